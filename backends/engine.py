@@ -1,0 +1,103 @@
+"""What the worker needs of an engine; `backends/mlx_engine.py` is one.
+
+An engine holds one model and one context. It evaluates given tokens, and it draws and evaluates new ones.
+It knows nothing of chunks, commands, pacing or events.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from routing.events import BackendInfo, ModelInfo, Sampling
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routing:
+    """Raw router output for `T` successive input tokens, before any arithmetic of ours.
+
+    Layers that the engine did not compute for these tokens are None.
+    """
+
+    tokens: int
+    experts: list[Ints | None]
+    """Per MoE layer [T, k], in the engine's own order."""
+    logits: list[Floats | None]
+    """Per MoE layer [T, E], as the router gave them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """One generated token: drawn from the prediction before it, then evaluated."""
+
+    id: int
+    logprob: float
+    top_margin: float
+    choice_gap: float
+    would_stop: bool
+    ends: bool
+    """It is an end-of-text token."""
+    routing: Routing
+
+
+class Detokenizer(Protocol):
+    """Turns ids into text piece by piece, holding back incomplete characters."""
+
+    def reset(self) -> None: ...
+    def add(self, token: int) -> str: ...
+    def finish(self) -> str: ...
+
+
+class Engine(ABC):
+    """One loaded model with one context."""
+
+    model: ModelInfo
+    backend: BackendInfo
+    has_chat_template: bool
+    context_length: int
+    warnings: list[str]
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """Tokens in the context, those drawn and not yet returned left out."""
+
+    @abstractmethod
+    def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
+        """Token ids of `text`: as a user turn through the chat template, or raw; `first` adds what begins a context."""
+
+    @abstractmethod
+    def detokenizer(self) -> Detokenizer:
+        """A fresh incremental detokeniser."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Empty the context."""
+
+    @abstractmethod
+    def configure(self, sampling: Sampling, *, reseed: bool) -> None:
+        """Draw the following tokens like this. `stop="never"` masks end-of-text and marks where it was drawn."""
+
+    @abstractmethod
+    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
+        """Evaluate given tokens; yields their routing in order. `progress` gets the number done so far."""
+
+    @abstractmethod
+    def draw(self, *, last: bool = False) -> Drawn:
+        """The next generated token, with its routing.
+
+        To keep the device busy an engine starts on the token after the one it returns. With `last` it does not: after
+        the call the context holds exactly the tokens returned, and given tokens may be evaluated. A later `draw`
+        without anything between goes on as if `last` had not been given.
+        """
+
+    def close(self) -> None:
+        """Let go of the model."""

@@ -1,0 +1,346 @@
+"""The events a run consists of, exactly as they stand in a session file and on the worker's pipe.
+
+One run is a `Header` followed by events in the order in which they happened. Everything that is shown
+or computed anywhere is a function of these. Shapes: `L` MoE layers, `E` experts, `k` experts per token.
+Quantities that could not be had are absent (`None`), never zero.
+
+Weights, entropies and margins are integers in the header's `units`: they are rounded here, once, so that
+a live run and its replay compute with the same numbers. Fixed names: docs/session-format.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+SCHEMA_MINOR = 0
+
+Phase = Literal["prefill", "decode"]
+TokenSource = Literal["prompt", "injected", "generated"]
+PerturbationForm = Literal["raw", "turn"]
+PerturbationSource = Literal["key", "schedule", "fork"]
+RunState = Literal["paused", "resumed", "fresh_context", "finished", "error", "dropped"]
+PauseReason = Literal["fast_instability", "negative_pressure", "multistep_chunk_complete"]
+
+
+class Units(msgspec.Struct, frozen=True):
+    """The size of one step of the integers in a token event."""
+
+    weights: float = 1e-4
+    entropy: float = 1e-4
+    margin: float = 1e-4
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was watched."""
+
+    name: str
+    architecture: str
+    layers: list[int]
+    """Model layer index of each MoE layer, ascending; position in this list is `l` everywhere else."""
+    experts: int
+    experts_per_token: int
+    gate: str
+    """How the router turns logits into weights, e.g. `softmax_top_k` or `top_k_softmax`."""
+    quantization: str | None = None
+    parameters: int | None = None
+    bytes: int | None = None
+    """Size of all weights as stored."""
+    expert_bytes: list[int] | None = None
+    """Size of one expert, per MoE layer."""
+    non_expert_bytes: int | None = None
+    context_length: int | None = None
+    trained_length: int | None = None
+    """Longest sequence seen in training, where the model says so: positions beyond it are flagged."""
+    fingerprint: str | None = None
+    """SHA-256 of metadata, tensor table and size; not of the weights."""
+
+
+class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine that ran the model."""
+
+    name: str
+    version: str
+    device: str
+    threads: int | None = None
+    tap: str
+    """How routing was observed."""
+    dtype: str | None = None
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is drawn. `temperature` 0 takes the likeliest; `top_p` 1 and `top_k` 0 leave all in."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int
+    stop: Literal["eos", "never"] = "eos"
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine, as far as it matters to a measurement; no names."""
+
+    system: str
+    machine: str
+    processor: str | None = None
+    cores: int | None = None
+    memory: int | None = None
+    python: str
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="cost"):
+    """Measured cost of observing: tokens per second with the tap off and on."""
+
+    tap_off: float
+    tap_on: float
+    ratio: float
+    interval: tuple[float, float] | None = None
+    i: int | None = None
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="session"):
+    """The first line of every session."""
+
+    schema: int = SCHEMA
+    schema_minor: int = SCHEMA_MINOR
+    units: Units = Units()
+    created: str
+    """UTC, ISO 8601."""
+    moe_watch: str
+    model: ModelInfo
+    backend: BackendInfo
+    sampling: Sampling
+    prompt: str
+    template: str | None = None
+    """How the prompt was wrapped (`chat`), or None for raw text."""
+    chunk_size: int = 20
+    pressure: str = "measured-v1"
+    capture: list[str]
+    """Which per-token quantities this run recorded."""
+    cost: Cost | None = None
+    host: Host | None = None
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+    """Base of everything that follows the header."""
+
+
+class Token(_Event, tag="token", gc=False):
+    """One token, with the routing of the forward pass whose input it is.
+
+    `logprob`, `top_margin` and `choice_gap` are those of the pass that predicted it, at temperature 1.
+    """
+
+    i: int
+    """Index in the run, 0-based, prompt and injected tokens included."""
+    t: float
+    """Seconds since the run began."""
+    phase: Phase
+    source: TokenSource
+    id: int
+    text: str
+    logprob: float | None = None
+    top_margin: float | None = None
+    choice_gap: float | None = None
+    would_stop: bool = False
+    """The model chose end-of-text here, and was told to go on."""
+    experts: list[int | None] = []
+    """Flat [L·k], by router probability descending; null for layers the engine did not compute."""
+    weights: list[int | None] | None = None
+    """Flat [L·k], in `units.weights`."""
+    entropy: list[int | None] | None = None
+    """[L], router entropy over ln E, in `units.entropy`."""
+    margin: list[int | None] | None = None
+    """[L], first minus second router probability, in `units.margin`."""
+    probs: list[int | None] | None = None
+    """Flat [L·E], only on request, in `units.weights`."""
+
+
+class Signals(msgspec.Struct, frozen=True, kw_only=True):
+    """What pressure is computed from: means over a chunk's decode tokens and all MoE layers."""
+
+    router_entropy: float
+    router_margin: float
+    top_margin: float
+    transition_prob: float
+    proximity_meso: float
+    proximity_macro: float
+    slow_confidence: float
+    coherence: float
+    delta_coherence: float
+    constraint_penalty: float = 0.0
+
+
+class Pressures(msgspec.Struct, frozen=True, kw_only=True):
+    """The pressures of one chunk and the weights that made the net."""
+
+    fast: float
+    mid: float
+    slow: float
+    net: float
+    w_fast: float
+    w_mid: float
+    w_slow: float
+
+
+class Chunk(_Event, tag="chunk"):
+    """A completed stretch of decode tokens."""
+
+    index: int
+    first: int
+    """Index `i` of its first decode token."""
+    last: int
+    """Index `i` of its last decode token."""
+    tokens: int
+    """How many decode tokens it holds; fewer than the chunk size if `partial`."""
+    partial: bool = False
+    warm_up: bool = False
+    signals: Signals | None = None
+    """None where a signal it needs was not recorded."""
+    pressures: Pressures | None = None
+    residual: float = 0.0
+    pause: PauseReason | None = None
+
+
+class Perturbation(_Event, tag="perturbation"):
+    """Text put into the context from outside; its tokens follow with `source` injected."""
+
+    i: int
+    """Index of the first injected token."""
+    t: float
+    text: str
+    ids: list[int]
+    form: PerturbationForm = "raw"
+    source: PerturbationSource = "key"
+    at_once: bool = False
+
+
+class Temperature(msgspec.Struct, frozen=True, kw_only=True):
+    """One sensor's reading."""
+
+    sensor: str
+    celsius: float
+    high: float | None = None
+
+
+class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True):
+    """How hard the system works to find memory, from one named source."""
+
+    level: Literal["ok", "warning", "critical"]
+    source: str
+    stalled: float | None = None
+    """Share of the last 10 s in which some task waited for memory, 0..1 (Linux PSI `some avg10`)."""
+
+
+class Vitals(_Event, tag="vitals"):
+    """The machine at one moment. Bytes and degrees Celsius."""
+
+    t: float
+    memory_total: int | None = None
+    memory_used: int | None = None
+    memory_available: int | None = None
+    swap_total: int | None = None
+    swap_used: int | None = None
+    process_memory: int | None = None
+    """Resident memory of the dashboard."""
+    worker_memory: int | None = None
+    """Resident memory of the process that runs the model."""
+    pressure: MemoryPressure | None = None
+    temperatures: list[Temperature] = []
+    throttling: bool | None = None
+    unavailable: dict[str, str] = {}
+    """Why a quantity is absent, by its field name."""
+
+
+class Marker(_Event, tag="marker"):
+    """A person's note."""
+
+    i: int
+    t: float
+    note: str = ""
+
+
+class State(_Event, tag="state"):
+    """What became of the run."""
+
+    state: RunState
+    i: int
+    """Tokens so far."""
+    t: float
+    why: str | None = None
+    """`eos`, `length`, `context`, `user`, `chunk`, …"""
+    message: str | None = None
+    count: int | None = None
+    """For `dropped`: how many events were lost."""
+
+
+class Keyframe(_Event, tag="keyframe"):
+    """All that later chunk values need, written at a chunk's end every 1,000 tokens or so."""
+
+    i: int
+    """Tokens so far: the next token has this index."""
+    chunks: int
+    """Chunks so far."""
+    rows_prefill: list[int]
+    """[L] rows observed."""
+    rows_decode: list[int]
+    counts_prefill: list[list[int]]
+    """[L][E] selections."""
+    counts_decode: list[list[int]]
+    average_rows: list[int]
+    """[L] rows that entered the averages."""
+    average_meso: list[list[float]]
+    """[L][E], not yet bias-corrected."""
+    average_macro: list[list[float]]
+    phases: list[list[float]]
+    coherence: float | None
+    residual: float
+    last_experts: list[list[int] | None]
+    """[L][k] of the token before, null where there was none."""
+
+
+Event = Header | Token | Chunk | Perturbation | Vitals | Marker | State | Keyframe | Cost
+"""Anything a session file may hold and this version knows."""
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """An event of a newer minor version: kept and passed on, never interpreted."""
+
+    name: str
+    raw: bytes
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):
+    """How far loading or prefill is. Shown, never recorded."""
+
+    stage: Literal["starting", "reading", "loading", "prefill"]
+    done: int = 0
+    total: int | None = None
+    unit: Literal["bytes", "tokens"] | None = None
+    note: str | None = None
+
+
+StreamItem = Event | Unknown | Progress
+"""What a source hands to whoever watches it."""
+
+_json_encoder = msgspec.json.Encoder()
+_json_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)
+
+
+def to_json(event: Event | Unknown) -> bytes:
+    """One event as one line of JSON, without the newline."""
+    return event.raw if isinstance(event, Unknown) else _json_encoder.encode(event)
+
+
+def from_json(line: bytes) -> Event:
+    """Read one line.
+
+    Raises:
+        msgspec.ValidationError: it is JSON, but no event of this version.
+        msgspec.DecodeError: it is no JSON.
+    """
+    event: Event = _json_decoder.decode(line)
+    return event

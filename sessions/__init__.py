@@ -1,0 +1,1 @@
+"""Runs: live from a worker or replayed from a file, recorded, instrumented and summarised."""

@@ -1,0 +1,85 @@
+"""What the dashboard knows of where its events come from.
+
+A live run (`sessions/live.py`) and a replay (`sessions/replay.py`) are both a `Source`. Nothing above asks
+which one it is: what a source cannot do, its `abilities` leave out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from routing.events import PerturbationForm, StreamItem
+
+Ability = Literal["pause", "perturb", "turn", "prompt", "rate", "speed", "record", "mark", "sampling", "restart"]
+"""`rate`: tokens per second of a generation; `speed`: a factor on recorded time. Never both."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingStatus:
+    """What the header bar says about the file. All of it may change from one frame to the next."""
+
+    mode: Literal["recording", "replay", "off", "failed"]
+    name: str = ""
+    """File name without its folder."""
+    path: str = ""
+    bytes: int = 0
+    problem: str = ""
+    """For `failed`: why nothing is recorded, and since which token."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaceStatus:
+    """How fast the source is asked to go."""
+
+    kind: Literal["rate", "speed"]
+    value: float
+    """Tokens per second, or the factor on recorded time; 0 is as fast as it goes."""
+    paused: bool
+
+
+class Source(Protocol):
+    """A run in progress. Every method returns at once; what it does arrives as events."""
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What can be done now."""
+
+    @property
+    def recording(self) -> RecordingStatus: ...
+
+    @property
+    def pace(self) -> PaceStatus: ...
+
+    @property
+    def ended(self) -> bool:
+        """No further event will come unless something is asked for."""
+
+    def start(self) -> None:
+        """Begin: spawn the worker or open the file."""
+
+    def drain(self) -> list[StreamItem]:
+        """Everything that arrived since the last call, in order; a `Header` begins a new run."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
+        """Put text into the context at the next chunk boundary, or at once."""
+
+    def prompt(self, text: str) -> None:
+        """End this run and begin another one with this prompt, in an empty context."""
+
+    def set_pace(self, value: float) -> None:
+        """Change `pace.value`."""
+
+    def set_recording(self, on: bool) -> None: ...
+
+    def mark(self, note: str) -> None: ...
+
+    def restart(self) -> None:
+        """After the worker died: begin again with a new one."""
+
+    def close(self) -> None:
+        """End the run, close the file, let go of the worker. Safe to call twice."""
