@@ -128,7 +128,7 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
     """Base of everything that follows the header."""
 
 
-class Token(_Event, tag="token", gc=False):
+class Token(_Event, tag="token", frozen=True, kw_only=True, gc=False):
     """One token, with the routing of the forward pass whose input it is.
 
     `logprob`, `top_margin` and `choice_gap` are those of the pass that predicted it, at temperature 1.
@@ -186,7 +186,7 @@ class Pressures(msgspec.Struct, frozen=True, kw_only=True):
     w_slow: float
 
 
-class Chunk(_Event, tag="chunk"):
+class Chunk(_Event, tag="chunk", frozen=True, kw_only=True):
     """A completed stretch of decode tokens."""
 
     index: int
@@ -205,7 +205,7 @@ class Chunk(_Event, tag="chunk"):
     pause: PauseReason | None = None
 
 
-class Perturbation(_Event, tag="perturbation"):
+class Perturbation(_Event, tag="perturbation", frozen=True, kw_only=True):
     """Text put into the context from outside; its tokens follow with `source` injected."""
 
     i: int
@@ -235,7 +235,7 @@ class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the last 10 s in which some task waited for memory, 0..1 (Linux PSI `some avg10`)."""
 
 
-class Vitals(_Event, tag="vitals"):
+class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
     """The machine at one moment. Bytes and degrees Celsius."""
 
     t: float
@@ -255,7 +255,7 @@ class Vitals(_Event, tag="vitals"):
     """Why a quantity is absent, by its field name."""
 
 
-class Marker(_Event, tag="marker"):
+class Marker(_Event, tag="marker", frozen=True, kw_only=True):
     """A person's note."""
 
     i: int
@@ -263,7 +263,7 @@ class Marker(_Event, tag="marker"):
     note: str = ""
 
 
-class State(_Event, tag="state"):
+class State(_Event, tag="state", frozen=True, kw_only=True):
     """What became of the run."""
 
     state: RunState
@@ -277,13 +277,33 @@ class State(_Event, tag="state"):
     """For `dropped`: how many events were lost."""
 
 
-class Keyframe(_Event, tag="keyframe"):
-    """All that later chunk values need, written at a chunk's end every 1,000 tokens or so."""
+class OpenChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chunk that has begun and not ended has gathered so far."""
+
+    first: int
+    last: int
+    tokens: int
+    sums: dict[str, float]
+    """Running sums by signal name, in the units of the token events."""
+    observed: dict[str, int]
+    """How many values are in each sum."""
+    counts: list[list[int]]
+    """[L][E] selections."""
+    start_rows: list[int]
+    start_meso: list[list[float]]
+    start_macro: list[list[float]]
+    """The averages as they were before the chunk."""
+
+
+class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
+    """All that later chunk values need, every 1,000 tokens and where a recording begins in the middle of a run."""
 
     i: int
     """Tokens so far: the next token has this index."""
     chunks: int
     """Chunks so far."""
+    complete_chunks: int
+    """Those of them that were not cut short."""
     rows_prefill: list[int]
     """[L] rows observed."""
     rows_decode: list[int]
@@ -300,6 +320,7 @@ class Keyframe(_Event, tag="keyframe"):
     residual: float
     last_experts: list[list[int] | None]
     """[L][k] of the token before, null where there was none."""
+    open_chunk: OpenChunk | None = None
 
 
 Event = Header | Token | Chunk | Perturbation | Vitals | Marker | State | Keyframe | Cost

@@ -1,0 +1,211 @@
+"""The instruments of a run: fed its events in order, they give its chunks and keyframes.
+
+A live run and its replay use the same instruments on the same events, so they show the same numbers.
+"""
+
+from __future__ import annotations
+
+from math import isnan, log
+
+import numpy as np
+
+from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
+from routing.averages import Coherence, UsageAverages
+from routing.chunks import ChunkClock
+from routing.events import Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
+from routing.open_chunk import ChunkSums, LastToken
+from routing.pressure import EXTERNAL, WARM_UP_CHUNKS, next_residual, pause_reason, pressures, reference_signals
+from routing.usage import UsageWindow
+
+KEYFRAME_TOKENS = 1000
+
+CUTTING_STATES = frozenset({"fresh_context", "finished", "error"})
+"""States that end a chunk before it is complete."""
+
+
+class Instruments:
+    """Derives `Chunk` and `Keyframe` events from the tokens of one run.
+
+    Args:
+        header: the run's header.
+        mode: the pressure mode to compute, the header's own by default.
+    """
+
+    def __init__(self, header: Header, mode: str | None = None) -> None:
+        self.mode = mode or header.pressure
+        self.units = header.units
+        self.layers = len(header.model.layers)
+        self.experts = header.model.experts
+        self.experts_per_token = header.model.experts_per_token
+        self._clock = ChunkClock(header.chunk_size)
+        self._prefill = UsageWindow(self.layers, self.experts)
+        self._decode = UsageWindow(self.layers, self.experts)
+        self._averages = UsageAverages(self.layers, self.experts)
+        self._phases = Coherence(self.layers, self.experts, header.sampling.seed)
+        self._coherence: float | None = None
+        self._residual = 0.0
+        self._chunks = 0
+        self._complete = 0
+        self._open: ChunkSums | None = None
+        self._last: LastToken | None = None
+        self._before: Ints | None = None
+        self._tokens = 0
+        self._next_keyframe = KEYFRAME_TOKENS
+
+    def feed(self, event: Event) -> list[Event]:
+        """Take in one event; returns the events derived from it, which follow it in the stream."""
+        if isinstance(event, Token):
+            return self._feed_token(event)
+        if isinstance(event, Perturbation):
+            return self._cut()
+        if isinstance(event, State) and event.state in CUTTING_STATES:
+            derived = self._cut()
+            if event.state == "fresh_context":
+                self._before = None
+            return derived
+        if isinstance(event, Keyframe) and not self._tokens:
+            self._restore(event)
+        return []
+
+    def _feed_token(self, token: Token) -> list[Event]:
+        experts = token_experts(token, self.layers, self.experts_per_token)
+        derived: list[Event] = []
+        if token.phase == "decode":
+            derived = self._feed_decode(token, experts)
+        else:
+            self._prefill.add(experts)
+            self._averages.add(experts)
+        self._before = experts
+        self._tokens = token.i + 1
+        if self._tokens >= self._next_keyframe:
+            derived.append(self.keyframe())
+            self._next_keyframe = self._tokens + KEYFRAME_TOKENS
+        return derived
+
+    def _feed_decode(self, token: Token, experts: Ints) -> list[Event]:
+        if self._open is None:
+            self._open = ChunkSums(np.zeros((self.layers, self.experts), np.int64), self._averages.copy())
+        self._open.add(token, experts, self._before)
+        self._decode.add(experts)
+        self._averages.add(experts)
+        if token.weights is not None:
+            self._phases.add(experts, self._weights(token.weights))
+        if self.mode == "chronomoe-v1":
+            self._last = LastToken.of(token, self.layers, self.units)
+        return [self._close(partial=False)] if self._clock.advance() else []
+
+    def _weights(self, values: list[int | None]) -> Floats:
+        steps = integers(values).reshape(self.layers, self.experts_per_token)
+        return np.where(steps == ABSENT, 0, steps) * self.units.weights
+
+    def _cut(self) -> list[Event]:
+        """End the chunk in the making, if there is one."""
+        return [self._close(partial=True)] if self._clock.cut() else []
+
+    def _close(self, *, partial: bool) -> Chunk:
+        sums, self._open = self._open, None
+        assert sums is not None
+        signals = self._signals(sums)
+        found = None if signals is None else pressures(signals, self._residual)
+        pause = None if found is None else pause_reason(found)
+        if found is not None:
+            self._residual = next_residual(self._residual, found, pause)
+        chunk = Chunk(
+            index=self._chunks,
+            first=sums.first,
+            last=sums.last,
+            tokens=sums.tokens,
+            partial=partial,
+            warm_up=self._complete < WARM_UP_CHUNKS,
+            signals=signals,
+            pressures=found,
+            residual=self._residual,
+            pause=pause,
+        )
+        self._chunks += 1
+        self._complete += not partial
+        return chunk
+
+    def _signals(self, sums: ChunkSums) -> Signals | None:
+        """What pressure is computed from, or None if something it needs was not recorded."""
+        coherence = self._phases.value()
+        change = 0.0 if self._coherence is None else coherence - self._coherence
+        self._coherence = coherence
+        signals = (
+            self._reference(coherence, change)
+            if self.mode == "chronomoe-v1"
+            else self._measured(sums, coherence, change)
+        )
+        needed = (signals.router_entropy, signals.router_margin, signals.top_margin, signals.transition_prob)
+        absent = any(isnan(value) for value in (*needed, signals.proximity_meso))
+        return None if absent else signals
+
+    def _measured(self, sums: ChunkSums, coherence: float, change: float) -> Signals:
+        meso, macro, between = sums.start.distances(sums.usage())
+        return Signals(
+            **sums.means(self.units),
+            proximity_meso=meso,
+            proximity_macro=macro,
+            slow_confidence=1 - between,
+            coherence=coherence,
+            delta_coherence=change,
+        )
+
+    def _reference(self, coherence: float, change: float) -> Signals:
+        assert self._last is not None
+        nats = self._last.router_entropy * log(self.experts)
+        return reference_signals(EXTERNAL, nats, self._last.router_margin, coherence, change)
+
+    def keyframe(self) -> Keyframe:
+        """The state after the events so far; feeding it to fresh instruments lets them go on from here."""
+        return Keyframe(
+            i=self._tokens,
+            chunks=self._chunks,
+            complete_chunks=self._complete,
+            rows_prefill=self._prefill.rows.tolist(),
+            rows_decode=self._decode.rows.tolist(),
+            counts_prefill=self._prefill.counts.tolist(),
+            counts_decode=self._decode.counts.tolist(),
+            average_rows=self._averages.rows.tolist(),
+            average_meso=self._averages.meso.tolist(),
+            average_macro=self._averages.macro.tolist(),
+            phases=self._phases.phases.tolist(),
+            coherence=self._coherence,
+            residual=self._residual,
+            last_experts=_rows(self._before, self.layers),
+            open_chunk=None if self._open is None else self._open.freeze(),
+        )
+
+    def _restore(self, frame: Keyframe) -> None:
+        self._tokens = frame.i
+        self._next_keyframe = frame.i + KEYFRAME_TOKENS
+        self._chunks, self._complete = frame.chunks, frame.complete_chunks
+        for window, rows, counts in (
+            (self._prefill, frame.rows_prefill, frame.counts_prefill),
+            (self._decode, frame.rows_decode, frame.counts_decode),
+        ):
+            window.rows = np.array(rows, np.int64)
+            window.counts = np.array(counts, np.int64)
+            window.tokens = int(window.rows.max(initial=0))
+        self._averages.rows = np.array(frame.average_rows, np.int64)
+        self._averages.meso = np.array(frame.average_meso)
+        self._averages.macro = np.array(frame.average_macro)
+        self._phases.phases = np.array(frame.phases)
+        self._coherence, self._residual = frame.coherence, frame.residual
+        self._before = self._thaw_experts(frame.last_experts)
+        if frame.open_chunk is not None:
+            self._open = ChunkSums.thaw(frame.open_chunk)
+            self._clock.filled = frame.open_chunk.tokens
+
+    def _thaw_experts(self, rows: list[list[int] | None]) -> Ints | None:
+        if all(row is None for row in rows):
+            return None
+        absent = [ABSENT] * self.experts_per_token
+        return np.array([absent if row is None else row for row in rows], np.int64)
+
+
+def _rows(experts: Ints | None, layers: int) -> list[list[int] | None]:
+    """Expert ids [L, k] as a keyframe has them: null for a layer that was not computed."""
+    if experts is None:
+        return [None] * layers
+    return [None if row[0] == ABSENT else row for row in experts.tolist()]

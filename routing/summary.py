@@ -1,0 +1,187 @@
+"""What a run comes to: one JSON object, a pure function of its events.
+
+`record --json` and `replay --headless --json` print the same object for the same run, to the last digit.
+Names: docs/measurements.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
+from routing.events import Chunk, Header, Marker, Perturbation, State, StreamItem, Token
+from routing.pressure import crossing
+from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
+
+Json = dict[str, Any]
+
+
+class Summary:
+    """Fed the items of a stream in order; `result()` may be asked at any time and covers the latest run."""
+
+    def __init__(self) -> None:
+        self._totals: _Totals | None = None
+
+    def feed(self, item: StreamItem) -> None:
+        """Take in one item; what is not part of a summary is ignored."""
+        if isinstance(item, Header):
+            self._totals = _Totals(item)
+        elif self._totals is not None:
+            self._totals.feed(item)
+
+    def result(self) -> Json:
+        """The run so far, as JSON-able values; `{}` before a header came."""
+        return {} if self._totals is None else self._totals.result()
+
+
+class _Totals:
+    """The sums of one run."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.layers = len(header.model.layers)
+        self.sources: Counter[str] = Counter()
+        self.events: Counter[type] = Counter()
+        self.would_stop = 0
+        self.chunks: list[Chunk] = []
+        self.ending: State | None = None
+        self.usage = {phase: UsageWindow(self.layers, header.model.experts) for phase in ("prefill", "decode")}
+        self.entropy = _LayerMean(self.layers)
+        self.margin = _LayerMean(self.layers)
+        self.overlap = _LayerMean(self.layers)
+        self.surprisal = _LayerMean(1)
+        self.before: Ints | None = None
+
+    def feed(self, item: StreamItem) -> None:
+        self.events[type(item)] += 1
+        if isinstance(item, Token):
+            self._token(item)
+        elif isinstance(item, Chunk):
+            self.chunks.append(item)
+        elif isinstance(item, State):
+            self._state(item)
+
+    def _token(self, token: Token) -> None:
+        self.sources[token.source] += 1
+        experts = token_experts(token, self.layers, self.header.model.experts_per_token)
+        self.usage[token.phase].add(experts)
+        if token.phase == "decode":
+            self._decode(token, experts)
+        self.before = experts
+
+    def _decode(self, token: Token, experts: Ints) -> None:
+        self.would_stop += token.would_stop
+        self.entropy.add_steps(token.entropy)
+        self.margin.add_steps(token.margin)
+        if token.logprob is not None:
+            self.surprisal.add(np.array([-token.logprob]))
+        if self.before is not None:
+            self.overlap.add(overlap(experts, self.before))
+
+    def _state(self, state: State) -> None:
+        if state.state in ("finished", "error"):
+            self.ending = state
+        elif state.state == "fresh_context":
+            self.before = None
+
+    def result(self) -> Json:
+        model, units = self.header.model, self.header.units
+        churn = self.overlap.result()
+        return {
+            "model": model.name,
+            "backend": self.header.backend.name,
+            "layers": model.layers,
+            "experts": model.experts,
+            "experts_per_token": model.experts_per_token,
+            "seed": self.header.sampling.seed,
+            "tokens": {source: self.sources[source] for source in ("prompt", "injected", "generated")},
+            "would_stop": self.would_stop,
+            "usage": {phase: _usage(window) for phase, window in self.usage.items()},
+            "router_entropy": self.entropy.result(units.entropy),
+            "router_margin": self.margin.result(units.margin),
+            "churn": churn and {"mean": 1 - churn["mean"], "per_layer": _complements(churn["per_layer"])},
+            "surprisal": (self.surprisal.result() or {}).get("mean"),
+            "chunk_size": self.header.chunk_size,
+            "pressure": self._pressure(),
+            "perturbations": self.events[Perturbation],
+            "marks": self.events[Marker],
+            "ended": None if self.ending is None else {"state": self.ending.state, "why": self.ending.why},
+        }
+
+    def _pressure(self) -> Json:
+        fitted = [chunk for chunk in self.chunks if chunk.pressures and not (chunk.warm_up or chunk.partial)]
+        mid = [chunk.pressures.mid for chunk in fitted if chunk.pressures]
+        at = crossing(mid)
+        return {
+            "mode": self.header.pressure,
+            "initial": mid[0] if mid else None,
+            "crossing": {"chunk": None if at is None else fitted[at].index},
+            "chunks": [_chunk(chunk) for chunk in self.chunks],
+        }
+
+
+class _LayerMean:
+    """Mean per layer over the rows that were computed."""
+
+    def __init__(self, layers: int) -> None:
+        self.total: Floats = np.zeros(layers)
+        self.rows: Ints = np.zeros(layers, np.int64)
+
+    def add_steps(self, values: list[int | None] | None) -> None:
+        """Take in one token's integers `[L]`."""
+        if values:
+            row = integers(values)
+            self.add(np.where(row == ABSENT, np.nan, row))
+
+    def add(self, row: Floats) -> None:
+        """Take in one token's values `[L]`, NaN where there are none."""
+        known = ~np.isnan(row)
+        self.total += np.where(known, row, 0.0)
+        self.rows += known
+
+    def result(self, unit: float = 1.0) -> Json | None:
+        """`{"mean", "per_layer"}`, or None if nothing was recorded."""
+        if not self.rows.any():
+            return None
+        with np.errstate(invalid="ignore"):
+            per_layer = self.total / self.rows * unit
+        return {"mean": float(self.total.sum() / self.rows.sum() * unit), "per_layer": _optional(per_layer)}
+
+
+def _usage(window: UsageWindow) -> Json:
+    """Usage of one phase, with what it is a share of."""
+    return {
+        "rows": window.rows.tolist(),
+        "counts": window.counts.tolist(),
+        "shares": [_optional(row) for row in window.shares()],
+        "usage_entropy": _optional(usage_entropy(window.counts)),
+        "gini": _optional(gini(window.counts)),
+        "experts_for_90": [int(n) or None for n in experts_for(window.counts, 0.9)],
+        "dead": [int(n) if rows else None for n, rows in zip(dead(window.counts), window.rows, strict=True)],
+    }
+
+
+def _chunk(chunk: Chunk) -> Json:
+    found = chunk.pressures
+    return {
+        "index": chunk.index,
+        "tokens": [chunk.first, chunk.last],
+        "partial": chunk.partial,
+        "warm_up": chunk.warm_up,
+        "fast": found and found.fast,
+        "mid": found and found.mid,
+        "slow": found and found.slow,
+        "net": found and found.net,
+    }
+
+
+def _optional(values: Floats) -> list[float | None]:
+    """A row as JSON has it: null for NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def _complements(values: list[float | None]) -> list[float | None]:
+    return [None if value is None else 1 - value for value in values]

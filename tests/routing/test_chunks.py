@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from routing.chunks import ChunkClock
+
+
+def test_a_chunk_completes_with_its_last_token():
+    clock = ChunkClock(3)
+    assert [clock.advance() for _ in range(7)] == [False, False, True, False, False, True, False]
+
+
+def test_what_completes_next_is_known_before():
+    clock = ChunkClock(2)
+    assert not clock.next_completes
+    clock.advance()
+    assert clock.next_completes
+    assert clock.missing == 1
+
+
+def test_a_cut_starts_counting_anew():
+    clock = ChunkClock(3)
+    assert not clock.cut()
+    clock.advance()
+    assert clock.cut()
+    assert clock.missing == 3
+
+
+def test_a_chunk_holds_at_least_one_token():
+    with pytest.raises(ValueError, match="at least one"):
+        ChunkClock(0)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from routing.events import Chunk, Header, Keyframe, Perturbation, State, Token
+from routing.instruments import KEYFRAME_TOKENS, Instruments
+from tests.routing.plain import PlainRun
+
+
+def flat(value, path=""):
+    """Nested numbers as (path, number) pairs."""
+    if isinstance(value, dict):
+        return [pair for key, inner in value.items() for pair in flat(inner, f"{path}.{key}")]
+    if isinstance(value, list):
+        return [pair for at, inner in enumerate(value) for pair in flat(inner, f"{path}[{at}]")]
+    return [(path, value)]
+
+
+def assert_same_numbers(left, right):
+    ours, theirs = flat(msgspec.to_builtins(left)), flat(msgspec.to_builtins(right))
+    assert [path for path, _ in ours] == [path for path, _ in theirs]
+    for (path, a), (_, b) in zip(ours, theirs, strict=True):
+        assert a == (pytest.approx(b, abs=1e-12) if isinstance(b, float) else b), path
+
+
+def derive(events, **options):
+    instruments = Instruments(events[0], **options)
+    return [derived for event in events[1:] for derived in instruments.feed(event)]
+
+
+def test_golden_chunks_are_recomputed(golden_events):
+    recorded = [event for event in golden_events if isinstance(event, Chunk)]
+    derived = derive([event for event in golden_events if not isinstance(event, Chunk | Keyframe)])
+    assert len(derived) == 3
+    for ours, theirs in zip(derived, recorded, strict=True):
+        assert_same_numbers(ours, theirs)
+
+
+def test_golden_keyframe_is_the_state_at_its_place(golden_events):
+    at = next(n for n, event in enumerate(golden_events) if isinstance(event, Keyframe))
+    instruments = Instruments(golden_events[0])
+    for event in golden_events[1:at]:
+        instruments.feed(event)
+    assert_same_numbers(instruments.keyframe(), golden_events[at])
+
+
+def make_run(tokens, *, layers=3, experts=6, k=2, chunk_size=5, seed=11, mode="measured-v1"):
+    """A header and seeded random tokens; the first four are the prompt."""
+    rng = np.random.default_rng(5)
+    model = {"name": "m", "architecture": "a", "layers": list(range(layers)), "experts": experts,
+             "experts_per_token": k, "gate": "top_k_softmax"}  # fmt: skip
+    header = {"event": "session", "created": "2026-01-01T00:00:00Z", "moe_watch": "0", "model": model, "prompt": "",
+              "backend": {"name": "x", "version": "0", "device": "cpu", "tap": "none"}, "capture": [],
+              "sampling": {"seed": seed}, "chunk_size": chunk_size, "pressure": mode}  # fmt: skip
+    lines = []
+    for i in range(tokens):
+        weights = rng.integers(1, 9999, layers)
+        line = {"event": "token", "i": i, "t": i / 10, "phase": "prefill" if i < 4 else "decode",
+                "source": "prompt" if i < 4 else "generated", "id": i, "text": "x",
+                "experts": [int(e) for _ in range(layers) for e in rng.permutation(experts)[:k]],
+                "weights": [int(v) for w in weights for v in (w, 10000 - w)],
+                "entropy": rng.integers(0, 10001, layers).tolist(), "margin": rng.integers(0, 10001, layers).tolist()}  # fmt: skip
+        if i >= 4:
+            line |= {"logprob": -1.0, "top_margin": round(float(rng.random()), 4), "choice_gap": 0.25}
+        lines.append(line)
+    return msgspec.convert(header, Header), lines
+
+
+def tokens_of(lines):
+    return [msgspec.convert(line, Token) for line in lines]
+
+
+def test_random_routing_gives_the_plain_computations_numbers():
+    header, lines = make_run(204)
+    plain = PlainRun(3, 6, 2, 5, 11)
+    for line in lines:
+        plain.add(line)
+    derived = derive([header, *tokens_of(lines)])
+    assert len(derived) == len(plain.chunks) == 40
+    for ours, theirs in zip(derived, plain.chunks, strict=True):
+        theirs = {**theirs, "warm_up": theirs["index"] < 10}
+        assert_same_numbers(ours, msgspec.convert(theirs, Chunk))
+
+
+@pytest.mark.parametrize("cut", [104, 106])
+def test_a_keyframe_lets_fresh_instruments_go_on(cut):
+    """At a chunk's end (104 = 4 + 20 × 5) and in the middle of one."""
+    header, lines = make_run(160)
+    tokens = tokens_of(lines)
+    whole = Instruments(header)
+    for token in tokens[:cut]:
+        whole.feed(token)
+    resumed = Instruments(header)
+    assert resumed.feed(msgspec.json.decode(msgspec.json.encode(whole.keyframe()), type=Keyframe)) == []
+    for token in tokens[cut:]:
+        assert resumed.feed(token) == whole.feed(token)
+    assert resumed.keyframe() == whole.keyframe()
+
+
+def test_keyframes_come_every_thousand_tokens_even_within_a_chunk():
+    header, lines = make_run(2 * KEYFRAME_TOKENS + 10, chunk_size=64, layers=1)
+    keyframes = [event for event in derive([header, *tokens_of(lines)]) if isinstance(event, Keyframe)]
+    assert [frame.i for frame in keyframes] == [1000, 2000]
+    assert keyframes[0].open_chunk is not None
+
+
+@pytest.mark.parametrize(
+    "cutter",
+    [
+        Perturbation(i=11, t=1.0, text="x", ids=[1], at_once=True),
+        State(state="finished", i=11, t=1.0, why="user"),
+        State(state="fresh_context", i=11, t=1.0),
+    ],
+)
+def test_a_chunk_cut_short_is_partial_and_counts_no_warm_up(cutter):
+    header, lines = make_run(20)
+    tokens = tokens_of(lines)
+    derived = derive([header, *tokens[:11], cutter, *tokens[11:16]])
+    assert [(chunk.tokens, chunk.partial) for chunk in derived] == [(5, False), (2, True), (5, False)]
+    assert [chunk.index for chunk in derived] == [0, 1, 2]
+
+
+def test_the_first_token_of_a_fresh_context_has_no_token_before_it():
+    header, lines = make_run(16)
+    tokens = tokens_of(lines)
+    fresh = State(state="fresh_context", i=9, t=1.0)
+    through, anew = derive([header, *tokens]), derive([header, *tokens[:9], fresh, *tokens[9:]])
+    assert anew[0] == through[0]
+    assert anew[1].signals.transition_prob != through[1].signals.transition_prob
+
+
+def test_ten_complete_chunks_are_warm_up():
+    header, lines = make_run(4 + 5 * 12)
+    assert [chunk.warm_up for chunk in derive([header, *tokens_of(lines)])] == [True] * 10 + [False] * 2
+
+
+def test_pressure_is_absent_where_a_signal_was_not_recorded():
+    header, lines = make_run(9)
+    for line in lines:
+        del line["entropy"]
+    (chunk,) = derive([header, *tokens_of(lines)])
+    assert chunk.signals is None
+    assert chunk.pressures is None
+
+
+def test_pressure_is_absent_while_the_averages_are_empty():
+    header, lines = make_run(9)
+    (chunk,) = derive([header, *tokens_of(lines[4:])])
+    assert chunk.pressures is None
+
+
+def test_the_reference_mode_reads_the_last_token_of_the_last_layer():
+    header, lines = make_run(9)
+    (chunk,) = derive([header, *tokens_of(lines)], mode="chronomoe-v1")
+    last = json.loads(json.dumps(lines[-1]))
+    assert chunk.signals.router_entropy == pytest.approx(last["entropy"][-1] * 1e-4 * np.log(6))
+    assert chunk.signals.router_margin == pytest.approx(last["margin"][-1] * 1e-4)
+    assert chunk.pressures.mid == pytest.approx(0.25519, abs=5e-6)

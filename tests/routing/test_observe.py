@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routing.arrays import ABSENT
+from routing.observe import effective_experts, normalised_entropy, observe, router_margin, softmax
+
+LOGITS = np.log(np.array([[[0.1, 0.4, 0.2, 0.3]]]))
+"""One token, one layer: the probabilities are the numbers inside the logarithm."""
+
+
+def test_experts_come_sorted_by_probability_whatever_the_engine_gave():
+    assert observe(LOGITS, np.array([[[3, 1]]]), "top_k_softmax").experts.tolist() == [[[1, 3]]]
+    assert observe(LOGITS, np.array([[[1, 3]]]), "top_k_softmax").experts.tolist() == [[[1, 3]]]
+
+
+def test_ties_are_ordered_by_id():
+    assert observe(np.zeros((1, 1, 4)), np.array([[[3, 1, 2]]]), "softmax_top_k").experts.tolist() == [[[1, 2, 3]]]
+
+
+def test_the_set_is_the_models_own_even_where_it_is_not_the_likeliest():
+    assert observe(LOGITS, np.array([[[0, 2]]]), "top_k_softmax").experts.tolist() == [[[2, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("gate", "weights"),
+    [("top_k_softmax", [5714, 4286]), ("softmax_top_k_renormalised", [5714, 4286]), ("softmax_top_k", [4000, 3000])],
+)
+def test_weights_are_what_the_gate_applies(gate, weights):
+    assert observe(LOGITS, np.array([[[1, 3]]]), gate).weights.tolist() == [[weights]]
+
+
+def test_entropy_and_margin_by_hand():
+    seen = observe(LOGITS, np.array([[[1, 3]]]), "top_k_softmax")
+    entropy = -(0.1 * math.log(0.1) + 0.4 * math.log(0.4) + 0.2 * math.log(0.2) + 0.3 * math.log(0.3)) / math.log(4)
+    assert seen.entropy.tolist() == [[round(entropy * 1e4)]]
+    assert seen.margin.tolist() == [[1000]]
+
+
+def test_an_unknown_gate_leaves_out_what_would_be_a_guess():
+    seen = observe(LOGITS, np.array([[[1, 3]]]), "sparsemixer")
+    assert (seen.weights, seen.entropy, seen.margin) == (None, None, None)
+    assert seen.experts.tolist() == [[[1, 3]]]
+
+
+def test_rows_that_were_not_computed_stay_absent():
+    logits = np.concatenate([LOGITS, np.full((1, 1, 4), np.nan)], axis=1)
+    seen = observe(logits, np.array([[[1, 3], [ABSENT, ABSENT]]]), "top_k_softmax")
+    assert seen.experts[0, 1].tolist() == [ABSENT, ABSENT]
+    assert seen.weights[0, 1].tolist() == [ABSENT, ABSENT]
+    assert seen.entropy.tolist()[0][1] == ABSENT
+    assert seen.margin.tolist()[0][1] == ABSENT
+
+
+def test_entropy_is_one_when_uniform_and_zero_when_certain():
+    assert normalised_entropy(np.full(7, 1 / 7)) == pytest.approx(1.0)
+    assert normalised_entropy(np.array([1.0, 0.0, 0.0])) == 0.0
+
+
+def test_effective_experts_runs_from_one_to_all():
+    assert effective_experts(1.0, 60) == pytest.approx(60)
+    assert effective_experts(0.0, 60) == 1
+
+
+@given(st.lists(st.floats(-30, 30), min_size=2, max_size=600))
+def test_quantities_stay_in_their_ranges(values):
+    probabilities = softmax(np.array(values))
+    assert probabilities.sum() == pytest.approx(1)
+    assert -1e-12 <= normalised_entropy(probabilities) <= 1 + 1e-12
+    assert 0 <= router_margin(probabilities) <= 1
