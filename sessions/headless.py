@@ -1,0 +1,75 @@
+"""Following a run to its end without a screen."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from routing.events import StreamItem
+from routing.summary import Summary
+from sessions.source import Source
+
+LONGEST_WAIT = 0.02
+"""Seconds between two looks at a source that had nothing."""
+
+
+def run_headless(source: Source, on_item: Callable[[StreamItem], None]) -> dict[str, Any]:
+    """Start a source, follow it to its end, close it, and sum it up.
+
+    Ctrl-C or SIGTERM ends the run as a person's wish: it is finished and recorded as such, and summed up as well. A
+    second one interrupts at once.
+
+    Args:
+        source: a source that was not started yet.
+        on_item: called with every item, in order.
+
+    Returns:
+        The run's summary, see `routing.summary`; empty if no run began.
+
+    Raises:
+        UserError: the source cannot be started.
+    """
+    summary = Summary()
+
+    def drain() -> bool:
+        items = source.drain()
+        for item in items:
+            summary.feed(item)
+            on_item(item)
+        return bool(items)
+
+    with _stop_signals() as stopped:
+        try:
+            source.start()
+            while not (stopped.is_set() or source.ended):
+                if not drain():
+                    stopped.wait(LONGEST_WAIT)
+        finally:
+            source.close()
+        drain()
+    return summary.result()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one is a `KeyboardInterrupt`."""
+    stopped = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield stopped
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

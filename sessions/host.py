@@ -1,0 +1,36 @@
+"""What a header says about this machine."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import psutil
+
+from routing.events import Host
+from vitals import sysctl
+from vitals.provider import UnavailableError
+
+
+def host() -> Host:
+    """This machine, as far as it matters to a measurement."""
+    return Host(
+        system=f"{platform.system()} {platform.release()}",
+        machine=platform.machine(),
+        processor=processor(),
+        cores=psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        memory=psutil.virtual_memory().total,
+        python=platform.python_version(),
+    )
+
+
+def processor(system: str = sys.platform, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The processor's name as its maker writes it, or None where the system does not tell."""
+    try:
+        if system == "darwin":
+            return sysctl.text("machdep.cpu.brand_string")
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        return names[0].partition(":")[2].strip() if names else None
+    except (OSError, UnavailableError):
+        return None

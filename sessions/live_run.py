@@ -1,0 +1,320 @@
+"""A live run from the inside: what a worker sends becomes a stream of events, recorded before anybody sees it.
+
+Everything here happens on one thread (see `sessions.mailbox`), so that the order of events in the file is the order in
+the stream. Other threads read a few attributes and take from the deque, nothing else.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from backends.process import WorkerProcess
+from backends.protocol import Batch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
+from routing.errors import UserError
+from routing.events import Event, Header, Marker, Perturbation, Progress, State, StreamItem, Token
+from routing.instruments import Instruments
+from sessions.paths import sessions_directory
+from sessions.recording import Recording
+from sessions.run_settings import RunSettings
+from sessions.text import whole_text
+from vitals.provider import Provider
+from vitals.sampler import VitalsSampler
+
+Stage = Literal["loading", "running", "finished", "failed", "closed"]
+"""`finished`: the model waits for more. `failed`: there is no model."""
+
+VITALS_SECONDS = 1.0
+STOP_SECONDS = 3.0
+"""How long to wait for a worker to confirm the end of a run before it is recorded without."""
+
+
+class Worker(Protocol):
+    """What a live run needs of `backends.process.WorkerProcess`."""
+
+    @property
+    def pid(self) -> int: ...
+    def send(self, command: Command) -> None: ...
+    def close(self) -> None: ...
+
+
+WorkerFactory = Callable[[Callable[[Message], None]], Worker]
+"""Starts a worker; its messages, in order, go to the callable, on any thread."""
+
+
+def _draw_seed() -> int:
+    return secrets.randbelow(1 << 31)  # llama.cpp's seeds are 32 bits, and the highest one means `any`
+
+
+def _local_time() -> datetime:
+    return datetime.now().astimezone()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a live run takes from the world around it."""
+
+    worker: WorkerFactory = WorkerProcess
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = _local_time
+    draw_seed: Callable[[], int] = _draw_seed
+    folder: Path = field(default_factory=sessions_directory)
+    """For recordings without a given name."""
+    providers: Sequence[Provider] | None = None
+    """Sources of vitals; None for this machine's own."""
+
+
+class LiveRun:
+    """One worker and the runs it makes, one after the other.
+
+    Args:
+        settings: what was asked for.
+        around: clocks, folders, and how to make a worker.
+        stream: where the items go, in order.
+        post: has something done on this run's thread.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        around: Surroundings,
+        stream: deque[StreamItem],
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self.stage: Stage = "loading"
+        self.ready: Ready | None = None
+        self.paused = False
+        self.rate = settings.rate
+        self.fatal_error: UserError | None = None
+        """Why no run could begin, until one does."""
+        self.worker_log: list[str] = []
+        """The last lines of the log of a worker that failed."""
+        self.recording = Recording(
+            wanted=settings.record,
+            output=settings.output,
+            force=settings.force,
+            folder=around.folder,
+            clock=around.clock,
+            today=lambda: around.now().date(),
+        )
+        self._settings = settings
+        self._around = around
+        self._stream = stream
+        self._post = post
+        self._worker: Worker | None = None
+        self._header: Header | None = None
+        self._instruments: Instruments | None = None
+        self._tokens = 0
+        self._has_run = False
+        self._resuming = False
+        """A finished run was asked to go on, and the worker has not answered yet."""
+        self._began = 0.0
+        self._vitals = VitalsSampler(self._seconds, self._worker_pid, around.providers)
+        self._vitals_due = 0.0
+        self._next_prompt: str | None = None
+        self._stop_by: float | None = None
+
+    # What the person asks for
+
+    def check(self) -> None:
+        """Refuse what could only fail later.
+
+        Raises:
+            UserError: what it is, and what to do.
+        """
+        self._settings.load()
+        self.recording.check()
+
+    def load(self) -> None:
+        """Start a worker and have it load the model; its `Ready` begins the run."""
+        self.stage = "loading"
+        self._header, self._instruments, self._tokens = None, None, 0
+        self._worker = self._around.worker(lambda message: self._post(lambda: self._receive(message)))
+        self._worker.send(self._settings.load())
+
+    def restart(self) -> None:
+        """A new worker in place of one that died."""
+        if self.stage == "failed":
+            self._close_worker()
+            self.load()
+
+    def send(self, command: Command) -> None:
+        """Pass a command on, if there is a model to take it."""
+        if self._worker is None or self.stage not in ("running", "finished"):
+            return
+        if self.stage == "finished" and isinstance(command, Perturb):
+            self.stage, self._resuming = "running", True
+        self._worker.send(command)
+
+    def set_rate(self, rate: float) -> None:
+        """Tokens per second at most, from now on and in later runs."""
+        self.rate = rate
+        self.send(SetRate(rate))
+
+    def begin_next(self, prompt: str) -> None:
+        """End this run, and begin another one with this prompt as soon as the worker has confirmed it."""
+        if self.stage == "running":
+            self._next_prompt = prompt
+            self.send(Stop())
+        elif self.stage == "finished":
+            self._begin(prompt)
+
+    def mark(self, note: str) -> None:
+        """Put a note into the stream."""
+        if self.stage in ("running", "finished"):
+            self._emit(Marker(i=self._tokens, t=self._seconds(), note=whole_text(note)))
+
+    def set_recording(self, on: bool) -> None:
+        """Close the file, or begin one that can be computed from although it begins in the middle of the run."""
+        self.recording.wanted = on
+        if not on:
+            self.recording.end()
+        elif self.stage in ("running", "finished") and not self.recording.active:
+            assert self._header is not None
+            assert self._instruments is not None
+            self.recording.begin(self._header, self._instruments.keyframe())
+
+    def close(self) -> None:
+        """End the run, and everything, once the worker has confirmed its end."""
+        self._next_prompt = None
+        if self.stage == "running":
+            self._stop_by = self._around.clock() + STOP_SECONDS
+            self.send(Stop())
+        else:
+            self._shut()
+
+    def tick(self) -> bool:
+        """Do what is due; True when everything has ended."""
+        now = self._around.clock()
+        if self._stop_by is not None and now >= self._stop_by and self.stage == "running":
+            self._emit(State(state="finished", i=self._tokens, t=self._seconds(), why="user"))
+            self._shut()
+        if self.stage == "running" and now >= self._vitals_due:
+            self._vitals_due = now + VITALS_SECONDS
+            self._emit(self._vitals.read())
+        return self.stage == "closed"
+
+    def fault(self, error: Exception) -> None:
+        """End the run because of an error of ours, which may well lie in the instruments."""
+        self._instruments = None
+        self.fail(f"moe-watch itself failed: {type(error).__name__}: {error}")
+
+    def fail(self, message: str) -> None:
+        """The run cannot go on: say so in the stream, and close the file."""
+        if self.stage in ("failed", "closed"):
+            return
+        if not self._has_run:
+            self.fatal_error = UserError(message)
+        self._emit(State(state="error", i=self._tokens, t=self._seconds(), message=message))
+        self.recording.end()
+        self.stage = "failed"
+        if self._stop_by is not None:
+            self._shut()
+
+    # What the worker tells
+
+    def _receive(self, message: Message) -> None:
+        match message:
+            case Ready():
+                self.ready = message
+                self._begin(self._settings.prompt)
+            case Batch():
+                for item in message.items:
+                    self._take(item)
+            case Failed(fatal=True):
+                self.worker_log = message.log
+                self.fail(message.message)
+            case Failed():
+                self._refused(message.message)
+
+    def _take(self, item: Token | Perturbation | State | Progress) -> None:
+        if isinstance(item, Progress):
+            self._stream.append(item)
+            return
+        self._emit(item)
+        if isinstance(item, Token):
+            self._tokens = item.i + 1
+            self._has_run, self.fatal_error = True, None
+        elif isinstance(item, State):
+            self._follow(item)
+
+    def _follow(self, state: State) -> None:
+        """Go where the worker says it is."""
+        if state.state in ("paused", "resumed"):
+            self.paused = state.state == "paused"
+            self.stage, self._resuming = "running", False
+        elif state.state in ("finished", "error"):
+            if state.state == "error" and not self._tokens:
+                self._never_began(state.message or "the run could not begin")
+            self._after_run()
+
+    def _never_began(self, message: str) -> None:
+        """Leave no file behind that holds no token, so that its name is free for another try."""
+        self.recording.discard()
+        if not self._has_run:
+            self.fatal_error = UserError(message)
+
+    def _refused(self, message: str) -> None:
+        """A command was not carried out: say so where it would have been."""
+        self.mark(message)
+        if self._resuming:
+            self._after_run()
+
+    def _after_run(self) -> None:
+        """The worker is idle: do what waited for that."""
+        self.paused = self._resuming = False
+        if self._stop_by is not None:
+            self._shut()
+        elif self._next_prompt is not None:
+            self._begin(self._next_prompt)
+        else:
+            self.stage = "finished"
+
+    # The course of things
+
+    def _begin(self, prompt: str) -> None:
+        assert self.ready is not None
+        around, self._next_prompt = self._around, None
+        seed = self._settings.seed if self._settings.seed is not None else around.draw_seed()
+        sampling = self._settings.sampling(seed)
+        header = self._settings.header(whole_text(prompt), sampling, self.ready, around.now())
+        self._header, self._instruments, self._tokens = header, Instruments(header), 0
+        self._began = self._vitals_due = around.clock()
+        self.stage, self.paused = "running", False
+        problem = self.recording.begin(header)
+        if problem is not None and self._settings.output is not None and not self._has_run:
+            self.fail(str(problem))
+            return
+        self._stream.append(header)
+        self.send(self._settings.start(header.prompt, sampling, self.rate))
+
+    def _emit(self, event: Event) -> None:
+        """Put an event and what the instruments derive from it into the file, and then into the stream."""
+        derived = [] if self._instruments is None else self._instruments.feed(event)
+        for each in (event, *derived):
+            self.recording.append(each)
+            self._stream.append(each)
+
+    def _shut(self) -> None:
+        try:
+            self.recording.end()
+            self._close_worker()
+        finally:
+            self.stage = "closed"
+
+    def _close_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+    def _worker_pid(self) -> int | None:
+        return None if self._worker is None else self._worker.pid
+
+    def _seconds(self) -> float:
+        """Since the run began; 0 before it did."""
+        return 0.0 if self._header is None else round(self._around.clock() - self._began, 3)

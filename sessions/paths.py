@@ -1,0 +1,74 @@
+"""Where sessions lie and what their files are called."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import date
+from pathlib import Path
+
+import platformdirs
+
+from routing.errors import UserError
+
+SUFFIX = ".moe.jsonl"
+MAX_NAME = 60
+"""Characters of a model's name in a file name; file systems allow 255 bytes in all."""
+
+
+def sessions_directory() -> Path:
+    """The folder for recordings in the platform's data directory. It need not exist."""
+    return platformdirs.user_data_path("moe-watch", appauthor=False) / "sessions"
+
+
+def session_stem(model: str, day: date) -> str:
+    """What a recording of this model on this day is called, before its number: `pocket-20261120`."""
+    return f"{safe_name(model)}-{day:%Y%m%d}"
+
+
+def safe_name(model: str) -> str:
+    """A model's name with only `A-Z a-z 0-9 . _ -`, not hidden, and not too long for a file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[:MAX_NAME] or "model"
+
+
+def exists_already(path: Path) -> UserError:
+    """What to say about a file that is in the way."""
+    return UserError(f"{path}: exists already", advice="choose another name, or replace it with --force")
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder, and those above it that are missing, for their owner alone."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+
+
+def create(path: Path) -> int:
+    """Create a file that only its owner may read, and its folders; returns a descriptor to write to.
+
+    Raises:
+        FileExistsError: there is one already.
+        OSError: it cannot be created.
+    """
+    make_private(path.parent)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def create_numbered(folder: Path, stem: str, first: int = 1) -> tuple[int, Path]:
+    """Create `STEM-NUMBER.moe.jsonl` with the first number that is free; returns a descriptor and the path.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    number = first
+    while True:
+        path = folder / f"{stem}-{number}{SUFFIX}"
+        try:
+            return create(path), path
+        except FileExistsError:
+            number += 1
+
+
+def stem_of(path: Path) -> str:
+    """A session file's name without its suffix."""
+    return path.name.removesuffix(SUFFIX) or path.name

@@ -1,0 +1,170 @@
+"""Whether what stands in a session file can be true: sizes, ids and order. JSON types are checked before.
+
+Files come from anywhere. What passes here may go into arrays without further checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import cast
+
+from routing.events import Event, Header, Keyframe, OpenChunk, Perturbation, Token, Unknown
+from routing.open_chunk import SUMMED
+from routing.pressure import MODES
+
+MAX_CELLS = 1 << 20
+"""Layers × experts; the largest known model has 94 × 512. A bound, so that a header cannot ask for all memory."""
+MAX_INTEGER = 1 << 53
+"""Larger integers are not exact in every JSON reader, and do not fit our arrays."""
+
+Rows = Sequence[Sequence[int | float]]
+
+
+class ShapeError(ValueError):
+    """An event that cannot be; `str()` says what is wrong with it."""
+
+
+def check_header(header: Header) -> None:
+    """Refuse a header that describes no possible run.
+
+    Raises:
+        ShapeError: what is impossible.
+    """
+    model = header.model
+    layers, experts, k = len(model.layers), model.experts, model.experts_per_token
+    _require(list(model.layers) == sorted(set(model.layers)), "the model's layers are not in ascending order")
+    _require(not layers or model.layers[0] >= 0, "a layer index is negative")
+    _require(experts >= 0 and layers * experts <= MAX_CELLS, f"{layers} layers × {experts} experts is impossible")
+    _require(0 <= k <= experts, f"{k} of {experts} experts per token is impossible")
+    _require(not layers or k > 0, "a model with MoE layers selects at least one expert per token")
+    _require(1 <= header.chunk_size <= MAX_INTEGER, f"a chunk size of {header.chunk_size} is impossible")
+    _require(0 <= header.sampling.seed <= MAX_INTEGER, f"a seed of {header.sampling.seed} is impossible")
+    for name in ("weights", "entropy", "margin"):
+        unit = getattr(header.units, name)
+        _require(0 < unit <= 1, f"a unit of {unit} for {name} is impossible")
+    _require(header.pressure in MODES, f"pressure mode {header.pressure!r} is not one of {', '.join(MODES)}")
+
+
+class EventChecker:
+    """Checks the events of one run, in order."""
+
+    def __init__(self, header: Header) -> None:
+        self._model_layers = header.model.layers
+        self._layers = len(header.model.layers)
+        self._experts = header.model.experts
+        self._ids = frozenset(range(self._experts))
+        self._k = header.model.experts_per_token
+        self._chunk_size = header.chunk_size
+        self._most = {
+            "entropy": round(1 / header.units.entropy),
+            "margin": round(1 / header.units.margin),
+            "weights": MAX_INTEGER,
+            "probs": round(1 / header.units.weights),
+        }
+        self._next = 0
+        self._begun = False
+
+    def check(self, event: Event | Unknown) -> None:
+        """Refuse an event that cannot follow those before it.
+
+        Raises:
+            ShapeError: what is impossible.
+        """
+        if isinstance(event, Header):
+            raise ShapeError("a second header; a session file holds one run")
+        if isinstance(event, Token):
+            self._check_token(event)
+        elif isinstance(event, Keyframe):
+            self._check_keyframe(event)
+        elif isinstance(event, Perturbation):
+            _require(0 <= event.i <= MAX_INTEGER, f"an index of {event.i} is impossible")
+
+    def _check_token(self, token: Token) -> None:
+        self._check_index(token.i)
+        self._check_time(token.t)
+        self._check_experts(token.experts)
+        self._check_values("weights", token.weights, self._layers * self._k)
+        self._check_values("entropy", token.entropy, self._layers)
+        self._check_values("margin", token.margin, self._layers)
+        self._check_values("probs", token.probs, self._layers * self._experts)
+
+    def _check_index(self, index: int) -> None:
+        _require(0 <= index <= MAX_INTEGER, f"a token index of {index} is impossible")
+        if self._begun and index < self._next:
+            kind = "twice" if index == self._next - 1 else "out of order"
+            raise ShapeError(f"token {index} {kind}; the one before was {self._next - 1}")
+        self._next = index + 1
+        self._begun = True
+
+    @staticmethod
+    def _check_time(seconds: float) -> None:
+        _require(isfinite(seconds) and seconds >= 0, f"a time of {seconds} s is impossible")
+
+    def _check_experts(self, experts: list[int | None]) -> None:
+        self._check_length("experts", experts, self._layers * self._k)
+        for layer, index in enumerate(self._model_layers):
+            selected = set(experts[layer * self._k : (layer + 1) * self._k])
+            if not (selected <= self._ids and len(selected) == self._k) and selected != {None}:
+                self._refuse_row(index, selected)
+
+    def _refuse_row(self, layer: int, selected: set[int | None]) -> None:
+        known = [expert for expert in selected if expert is not None]
+        _require(len(known) == len(selected), f"layer {layer} is null in part")
+        _require(min(known) >= 0, f"layer {layer} selects expert {min(known)}")
+        _require(max(known) < self._experts, f"layer {layer} selects expert {max(known)} of {self._experts}")
+        raise ShapeError(f"layer {layer} selects an expert twice")
+
+    def _check_values(self, name: str, values: list[int | None] | None, length: int) -> None:
+        if values is None:
+            return
+        self._check_length(name, values, length)
+        known = [value for value in values if value is not None] if None in values else cast("list[int]", values)
+        low, high = min(known, default=0), max(known, default=0)
+        _require(low >= 0, f"{name} holds {low}, which is negative")
+        _require(high <= self._most[name], f"{name} holds {high}, where {self._most[name]} is the most there can be")
+
+    @staticmethod
+    def _check_length(name: str, values: Sequence[object], length: int) -> None:
+        _require(len(values) == length, f"{name} holds {len(values)} values instead of {length}")
+
+    def _check_keyframe(self, frame: Keyframe) -> None:
+        if not self._begun:
+            _require(0 <= frame.i <= MAX_INTEGER, f"a keyframe after {frame.i} tokens is impossible")
+            self._next, self._begun = frame.i, True
+        _require(frame.i == self._next, f"a keyframe after {frame.i} tokens, where {self._next} were seen")
+        _require(0 <= frame.complete_chunks <= frame.chunks, "a keyframe with an impossible number of chunks")
+        for rows in (frame.rows_prefill, frame.rows_decode, frame.average_rows):
+            self._check_counts("keyframe rows", rows, self._layers)
+        for table in (frame.counts_prefill, frame.counts_decode, frame.average_meso, frame.average_macro, frame.phases):
+            self._check_table("keyframe table", table)
+        self._check_last_experts(frame.last_experts)
+        if frame.open_chunk is not None:
+            self._check_open_chunk(frame.open_chunk)
+
+    def _check_last_experts(self, rows: list[list[int] | None]) -> None:
+        self._check_length("last_experts", rows, self._layers)
+        absent: list[int | None] = [None] * self._k
+        self._check_experts([expert for row in rows for expert in (absent if row is None else row)])
+
+    def _check_open_chunk(self, chunk: OpenChunk) -> None:
+        _require(0 < chunk.tokens < self._chunk_size, f"an open chunk of {chunk.tokens} tokens is impossible")
+        _require(set(chunk.sums) == set(chunk.observed) == set(SUMMED), "an open chunk with other sums than ours")
+        self._check_counts("open_chunk start_rows", chunk.start_rows, self._layers)
+        for table in (chunk.counts, chunk.start_meso, chunk.start_macro):
+            self._check_table("open_chunk table", table)
+
+    def _check_table(self, name: str, table: Rows) -> None:
+        self._check_length(name, table, self._layers)
+        for row in table:
+            self._check_counts(name, row, self._experts)
+
+    def _check_counts(self, name: str, values: Sequence[int | float], length: int) -> None:
+        self._check_length(name, values, length)
+        low, high = min(values, default=0), max(values, default=0)
+        _require(low >= 0 and high <= MAX_INTEGER, f"{name} holds {low if low < 0 else high}")
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ShapeError(otherwise)

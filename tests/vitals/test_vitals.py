@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from routing.events import MemoryPressure, Temperature, Vitals
+from vitals import sysctl
+from vitals.heat import NO_SENSORS, Temperatures, Throttling
+from vitals.memory import ProcessMemory, Swap, SystemMemory
+from vitals.pressure import CRITICAL_STALL, WARNING_STALL, LinuxPressure, MacPressure, stall_level, system_pressure
+from vitals.provider import UnavailableError
+from vitals.sampler import VitalsSampler
+
+QUIET = """\
+some avg10=0.00 avg60=0.00 avg300=0.00 total=0
+full avg10=0.00 avg60=0.00 avg300=0.00 total=0
+"""
+LOADED = """\
+some avg10=46.91 avg60=29.08 avg300=8.75 total=47163914
+full avg10=44.02 avg60=27.14 avg300=8.15 total=44122862
+"""
+
+
+def reason(provider):
+    with pytest.raises(UnavailableError) as caught:
+        provider.read()
+    return str(caught.value)
+
+
+class TestMemory:
+    def test_this_machine(self):
+        values = SystemMemory().read()
+        assert set(values) == set(SystemMemory.fields)
+        assert 0 < values["memory_used"] < values["memory_total"] == psutil.virtual_memory().total
+        assert 0 < values["memory_available"] <= values["memory_total"]
+
+    def test_no_swap_is_a_total_of_zero(self):
+        assert Swap(lambda: SimpleNamespace(total=0, used=0)).read() == {"swap_total": 0, "swap_used": 0}
+
+    def test_own_process(self):
+        (resident,) = ProcessMemory("process_memory", os.getpid).read().values()
+        assert 5_000_000 < resident < psutil.virtual_memory().total
+
+    def test_no_process_yet(self):
+        assert reason(ProcessMemory("worker_memory", lambda: None)) == "the process is not running"
+
+    def test_process_that_has_ended(self):
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        assert reason(ProcessMemory("worker_memory", lambda: process.pid)) == "the process has ended"
+
+
+class TestLinuxPressure:
+    @pytest.fixture
+    def psi(self, tmp_path):
+        path = tmp_path / "memory"
+
+        def write(text):
+            path.write_text(text)
+            return LinuxPressure(path)
+
+        return write
+
+    def test_quiet(self, psi):
+        pressure = psi(QUIET).read()["pressure"]
+        assert pressure == MemoryPressure(level="ok", source="PSI some avg10", stalled=0.0)
+
+    def test_loaded(self, psi):
+        pressure = psi(LOADED).read()["pressure"]
+        assert (pressure.level, pressure.stalled) == ("critical", pytest.approx(0.4691))
+
+    def test_kernel_without_it(self, tmp_path):
+        assert reason(LinuxPressure(tmp_path / "none")) == "the kernel keeps no pressure-stall information (PSI)"
+
+    def test_file_of_another_shape(self, psi):
+        assert reason(psi("full avg10=0.00\n")).endswith("has no `some avg10`")
+
+    @pytest.mark.parametrize(
+        ("stalled", "level"),
+        [
+            (0.0, "ok"),
+            (WARNING_STALL - 0.001, "ok"),
+            (WARNING_STALL, "warning"),
+            (CRITICAL_STALL - 0.001, "warning"),
+            (CRITICAL_STALL, "critical"),
+            (1.0, "critical"),
+        ],
+    )
+    def test_levels(self, stalled, level):
+        assert stall_level(stalled) == level
+
+
+class TestMacPressure:
+    @pytest.mark.parametrize(("value", "level"), [(1, "ok"), (2, "warning"), (4, "critical")])
+    def test_levels(self, value, level):
+        asked = []
+
+        def read(name):
+            asked.append(name)
+            return value
+
+        pressure = MacPressure(read).read()["pressure"]
+        assert pressure == MemoryPressure(level=level, source="macOS memory pressure level")
+        assert asked == ["kern.memorystatus_vm_pressure_level"]
+
+    def test_level_that_no_header_names(self):
+        assert reason(MacPressure(lambda name: 3)) == "macOS gives an unknown memory pressure level, 3"
+
+    @pytest.mark.skipif(sys.platform != "darwin", reason="asks macOS itself")
+    def test_this_mac(self):
+        assert MacPressure().read()["pressure"].level in ("ok", "warning", "critical")
+        assert sysctl.text("machdep.cpu.brand_string")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="Linux's C library has no sysctlbyname")
+    def test_other_systems_have_no_sysctl(self):
+        assert reason(MacPressure()) == "only macOS has sysctl values by name"
+        with pytest.raises(UnavailableError):
+            sysctl.text("machdep.cpu.brand_string")
+
+    def test_the_system_decides_which_source_is_read(self):
+        assert isinstance(system_pressure("darwin"), MacPressure)
+        assert isinstance(system_pressure("linux"), LinuxPressure)
+
+
+class TestTemperatures:
+    # As psutil gives them on a laptop; the drive's missing limit is what its firmware reports.
+    LAPTOP = {  # noqa: RUF012
+        "coretemp": [
+            SimpleNamespace(label="Package id 0", current=61.0, high=100.0, critical=100.0),
+            SimpleNamespace(label="Core 0", current=59.5, high=100.0, critical=100.0),
+        ],
+        "nvme": [SimpleNamespace(label="Sensor 1", current=38.85, high=65261.85, critical=65261.85)],
+        "acpitz": [SimpleNamespace(label="", current=27.8, high=None, critical=None)],
+    }
+
+    def test_every_sensor_under_its_own_name(self):
+        assert Temperatures(lambda: self.LAPTOP).read()["temperatures"] == [
+            Temperature(sensor="coretemp Package id 0", celsius=61.0, high=100.0),
+            Temperature(sensor="coretemp Core 0", celsius=59.5, high=100.0),
+            Temperature(sensor="nvme Sensor 1", celsius=38.85),
+            Temperature(sensor="acpitz", celsius=27.8),
+        ]
+
+    def test_no_sensors(self):
+        assert reason(Temperatures(dict)) == NO_SENSORS
+
+    def test_no_interface(self):
+        assert reason(Temperatures(None, "darwin")) == "macOS has no public interface for temperatures"
+        assert reason(Temperatures(None, "win32")) == "psutil reads no temperatures on win32"
+
+
+class TestThrottling:
+    @pytest.fixture
+    def cpus(self, tmp_path):
+        def write(*counts):
+            for number, events in enumerate(counts):
+                folder = tmp_path / f"cpu{number}" / "thermal_throttle"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "package_throttle_count").write_text(f"{events}\n")
+            return tmp_path
+
+        return write
+
+    def test_known_from_the_second_reading_on(self, cpus):
+        throttling = Throttling(cpus(5, 5), "linux")
+        assert reason(throttling) == "known from the second reading on"
+        assert throttling.read() == {"throttling": False}
+        cpus(5, 6)
+        assert throttling.read() == {"throttling": True}
+        assert throttling.read() == {"throttling": False}
+
+    def test_no_counters(self, tmp_path):
+        (tmp_path / "cpufreq").mkdir()
+        (tmp_path / "cpu0").mkdir()
+        assert "Intel processors only" in reason(Throttling(tmp_path, "linux"))
+
+    def test_other_systems(self, tmp_path):
+        assert reason(Throttling(tmp_path, "darwin")) == "moe-watch knows no source for throttling on darwin"
+
+
+class TestSampler:
+    def test_this_machine(self):
+        vitals = VitalsSampler(lambda: 12.5, os.getpid).read()
+        assert vitals.t == 12.5
+        assert vitals.memory_total == psutil.virtual_memory().total
+        assert vitals.worker_memory > 5_000_000
+        for field in Vitals.__struct_fields__:
+            absent = getattr(vitals, field) in (None, [])
+            assert absent == (field in vitals.unavailable) or field == "unavailable", field
+        assert all(vitals.unavailable.values())
+
+    def test_each_absent_field_has_its_reason_and_the_others_their_values(self):
+        providers = [SystemMemory(), ProcessMemory("worker_memory", lambda: None), Temperatures(dict)]
+        vitals = VitalsSampler(lambda: 0.0, lambda: None, providers).read()
+        assert vitals.memory_total
+        assert vitals.unavailable == {"worker_memory": "the process is not running", "temperatures": NO_SENSORS}
+
+    def test_a_source_that_breaks_is_named_and_stops_nothing(self):
+        def broken():
+            raise RuntimeError("sensor on fire")
+
+        vitals = VitalsSampler(lambda: 0.0, lambda: None, [SystemMemory(broken), Swap()]).read()
+        assert vitals.memory_total is None
+        assert vitals.swap_total is not None
+        assert vitals.unavailable == dict.fromkeys(SystemMemory.fields, "reading failed: sensor on fire")
+
+    def test_worker_is_asked_for_anew_each_time(self):
+        pids = iter([None, os.getpid()])
+        sampler = VitalsSampler(lambda: 0.0, lambda: None, [ProcessMemory("worker_memory", lambda: next(pids))])
+        assert sampler.read().worker_memory is None
+        assert sampler.read().worker_memory

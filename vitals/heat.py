@@ -1,0 +1,90 @@
+"""Temperatures, and whether the processor slows itself down because of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from routing.events import Temperature
+from vitals.provider import UnavailableError
+
+NO_INTERFACE = {"darwin": "macOS has no public interface for temperatures"}
+NO_COUNTERS = "the kernel counts throttling for Intel processors only, and not in virtual machines"
+NO_SENSORS = "the system shows no temperature sensors, as is usual in virtual machines and containers"
+
+HIGHEST_LIMIT = 1000.0
+"""Some drives report 65261.85 °C where they have no limit to report."""
+
+Measure = Callable[[], Mapping[str, Any]]
+
+_MEASURE: Measure | None = getattr(psutil, "sensors_temperatures", None)
+
+
+class Temperatures:
+    """All temperature sensors that psutil finds, under the names the kernel gives them.
+
+    Args:
+        measure: `psutil.sensors_temperatures`, which not every system has.
+        platform: names the system where there is none.
+    """
+
+    fields = ("temperatures",)
+
+    def __init__(self, measure: Measure | None = _MEASURE, platform: str = sys.platform) -> None:
+        self._measure = measure
+        self._platform = platform
+
+    def read(self) -> Mapping[str, list[Temperature]]:
+        if self._measure is None:
+            general = f"psutil reads no temperatures on {self._platform}"
+            raise UnavailableError(NO_INTERFACE.get(self._platform, general))
+        found = [
+            Temperature(sensor=_sensor_name(chip, entry.label), celsius=entry.current, high=_limit(entry.high))
+            for chip, entries in self._measure().items()
+            for entry in entries
+        ]
+        if not found:
+            raise UnavailableError(NO_SENSORS)
+        return {"temperatures": found}
+
+
+class Throttling:
+    """Whether an Intel processor throttled itself between two readings, from the kernel's event counters.
+
+    Args:
+        cpus: the folder with a subfolder for each processor.
+    """
+
+    fields = ("throttling",)
+
+    def __init__(self, cpus: Path = Path("/sys/devices/system/cpu"), platform: str = sys.platform) -> None:
+        self._cpus = cpus
+        self._platform = platform
+        self._before: int | None = None
+
+    def read(self) -> Mapping[str, bool]:
+        if self._platform != "linux":
+            raise UnavailableError(f"moe-watch knows no source for throttling on {self._platform}")
+        before, self._before = self._before, self._events()
+        if before is None:
+            raise UnavailableError("known from the second reading on")
+        return {"throttling": self._before > before}
+
+    def _events(self) -> int:
+        """Throttling events since boot, added up; cores of one package may count the same event."""
+        counters = sorted(self._cpus.glob("cpu[0-9]*/thermal_throttle/package_throttle_count"))
+        if not counters:
+            raise UnavailableError(NO_COUNTERS)
+        return sum(int(counter.read_text()) for counter in counters)
+
+
+def _sensor_name(chip: str, label: str) -> str:
+    return f"{chip} {label}" if label else chip
+
+
+def _limit(high: float | None) -> float | None:
+    return high if high is not None and 0 < high < HIGHEST_LIMIT else None

@@ -1,0 +1,64 @@
+"""Memory of the system and of our processes, through psutil. Bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+
+from vitals.provider import UnavailableError
+
+
+class SystemMemory:
+    """Physical memory: total, used, and what could be had without swapping."""
+
+    fields = ("memory_total", "memory_used", "memory_available")
+
+    def __init__(self, measure: Callable[[], Any] = psutil.virtual_memory) -> None:
+        self._measure = measure
+
+    def read(self) -> Mapping[str, int]:
+        memory = self._measure()
+        return {
+            "memory_total": memory.total,
+            "memory_used": memory.used,
+            "memory_available": memory.available,
+        }
+
+
+class Swap:
+    """Swap space. A total of 0 means that none is set up."""
+
+    fields = ("swap_total", "swap_used")
+
+    def __init__(self, measure: Callable[[], Any] = psutil.swap_memory) -> None:
+        self._measure = measure
+
+    def read(self) -> Mapping[str, int]:
+        swap = self._measure()
+        return {"swap_total": swap.total, "swap_used": swap.used}
+
+
+class ProcessMemory:
+    """Resident memory of one process.
+
+    Args:
+        field: the field of `Vitals` to fill.
+        pid: the process, asked anew at each reading; None while there is none.
+    """
+
+    def __init__(self, field: str, pid: Callable[[], int | None]) -> None:
+        self.fields = (field,)
+        self._pid = pid
+
+    def read(self) -> Mapping[str, int]:
+        pid = self._pid()
+        if pid is None:
+            raise UnavailableError("the process is not running")
+        try:
+            return {self.fields[0]: psutil.Process(pid).memory_info().rss}
+        except psutil.NoSuchProcess as error:
+            raise UnavailableError("the process has ended") from error
+        except psutil.AccessDenied as error:
+            raise UnavailableError("the system does not let us look at the process") from error
