@@ -49,11 +49,10 @@ class Drawn:
 
 
 class Detokenizer(Protocol):
-    """Turns ids into text piece by piece, holding back incomplete characters."""
+    """Turns the ids of one context into text, token by token."""
 
-    def reset(self) -> None: ...
-    def add(self, token: int) -> str: ...
-    def finish(self) -> str: ...
+    def add(self, token: int) -> str:
+        """What this token adds; a character that needs several tokens comes whole, with the last of them."""
 
 
 class Engine(ABC):
@@ -76,7 +75,7 @@ class Engine(ABC):
 
     @abstractmethod
     def detokenizer(self) -> Detokenizer:
-        """A fresh incremental detokeniser."""
+        """A detokeniser for an empty context."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -99,5 +98,6 @@ class Engine(ABC):
         without anything between goes on as if `last` had not been given.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the model."""

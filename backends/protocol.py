@@ -108,10 +108,16 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The worker cannot do what was asked: one line for the user. `fatal`: the process leaves."""
+    """The worker cannot do what was asked: one line for the user.
+
+    A run that cannot go on while the worker can ends with a `State` of `error` instead.
+    """
 
     message: str
     fatal: bool = True
+    """The process leaves, or is dead already. Otherwise one command was not carried out, and all else goes on."""
+    log: list[str] = []
+    """If it died: the last lines that it wrote."""
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):

@@ -120,6 +120,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     pressure: str = "measured-v1"
     capture: list[str]
     """Which per-token quantities this run recorded."""
+    warnings: list[str] = []
+    """What a reader should know about the model, one line each."""
     cost: Cost | None = None
     host: Host | None = None
 
@@ -213,8 +215,8 @@ class Perturbation(_Event, tag="perturbation", frozen=True, kw_only=True):
     t: float
     text: str
     ids: list[int]
-    form: PerturbationForm = "raw"
-    source: PerturbationSource = "key"
+    form: PerturbationForm
+    source: PerturbationSource
     at_once: bool = False
 
 

@@ -30,7 +30,7 @@ class Observation:
     """
 
     experts: Ints
-    """[T, L, k], by router probability descending, ties by id."""
+    """[T, L, k], by router probability descending, ties by id; by id alone where the gate is not known."""
     weights: Ints | None
     """[T, L, k]"""
     entropy: Ints | None
@@ -77,7 +77,7 @@ def observe(logits: AnyFloats | None, experts: AnyInts, gate: str) -> Observatio
             leaves weights, entropy and margin out.
     """
     if logits is None or gate not in SOFTMAX_GATES:
-        return Observation(experts.astype(np.int64), None, None, None)
+        return Observation(np.sort(experts.astype(np.int64), axis=-1), None, None, None)
     computed = experts[..., 0] != ABSENT
     probabilities = softmax(np.where(computed[..., None], logits, 0.0))
     ordered, selected = _by_probability(np.where(computed[..., None], experts, 0), probabilities)

@@ -82,5 +82,6 @@ class RunSettings:
             template=None if self.raw else ready.template,
             chunk_size=self.chunk_size,
             capture=ready.capture,
+            warnings=ready.warnings,
             host=host(),
         )

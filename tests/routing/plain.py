@@ -80,9 +80,12 @@ class PlainRun:
 
     def close(self):
         usage = [
-            [sum(expert in sets[layer] for _, sets, _ in self.chunk) / (len(self.chunk) * self.k) for expert in range(self.experts)]
+            [
+                sum(expert in sets[layer] for _, sets, _ in self.chunk) / (len(self.chunk) * self.k)
+                for expert in range(self.experts)
+            ]
             for layer in range(self.layers)
-        ]  # fmt: skip
+        ]
         meso, macro = self.start[50], self.start[500]
         entropy = mean(value * 1e-4 for token, _, _ in self.chunk for value in token["entropy"])
         router_margin = mean(value * 1e-4 for token, _, _ in self.chunk for value in token["margin"])
@@ -93,7 +96,10 @@ class PlainRun:
             for now, then in zip(sets, before, strict=True)
             if None not in then
         )
-        far = {name: mean(jensen_shannon(u, a) for u, a in zip(usage, old, strict=True)) for name, old in (("meso", meso), ("macro", macro))}  # fmt: skip
+        far = {
+            name: mean(jensen_shannon(u, a) for u, a in zip(usage, old, strict=True))
+            for name, old in (("meso", meso), ("macro", macro))
+        }
         confidence = 1 - mean(jensen_shannon(a, b) for a, b in zip(meso, macro, strict=True))
         flat = [phase for row in self.phases for phase in row]
         coherence = abs(sum(cmath.exp(1j * phase) for phase in flat) / len(flat))
@@ -107,19 +113,34 @@ class PlainRun:
         self.residual = min(1.0, 0.7 * self.residual + 0.3 * mid)
         self.chunks.append(
             {
-                "event": "chunk", "index": len(self.chunks), "first": self.chunk[0][0]["i"], "last": self.chunk[-1][0]["i"],
-                "tokens": len(self.chunk), "warm_up": True,
+                "event": "chunk",
+                "index": len(self.chunks),
+                "first": self.chunk[0][0]["i"],
+                "last": self.chunk[-1][0]["i"],
+                "tokens": len(self.chunk),
+                "warm_up": True,
                 "signals": {
-                    "router_entropy": entropy, "router_margin": router_margin, "top_margin": top_margin,
-                    "transition_prob": transition, "proximity_meso": far["meso"], "proximity_macro": far["macro"],
-                    "slow_confidence": confidence, "coherence": coherence, "delta_coherence": change,
+                    "router_entropy": entropy,
+                    "router_margin": router_margin,
+                    "top_margin": top_margin,
+                    "transition_prob": transition,
+                    "proximity_meso": far["meso"],
+                    "proximity_macro": far["macro"],
+                    "slow_confidence": confidence,
+                    "coherence": coherence,
+                    "delta_coherence": change,
                     "constraint_penalty": 0.0,
                 },
                 "pressures": {
-                    "fast": fast, "mid": mid, "slow": slow, "net": w_fast * fast + w_mid * mid + w_slow * slow,
-                    "w_fast": w_fast, "w_mid": w_mid, "w_slow": w_slow,
+                    "fast": fast,
+                    "mid": mid,
+                    "slow": slow,
+                    "net": w_fast * fast + w_mid * mid + w_slow * slow,
+                    "w_fast": w_fast,
+                    "w_mid": w_mid,
+                    "w_slow": w_slow,
                 },
                 "residual": self.residual,
             }
-        )  # fmt: skip
+        )
         self.chunk = []

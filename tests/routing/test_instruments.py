@@ -51,19 +51,42 @@ def test_golden_keyframe_is_the_state_at_its_place(golden_events):
 def make_run(tokens, *, layers=3, experts=6, k=2, chunk_size=5, seed=11, mode="measured-v1"):
     """A header and seeded random tokens; the first four are the prompt."""
     rng = np.random.default_rng(5)
-    model = {"name": "m", "architecture": "a", "layers": list(range(layers)), "experts": experts,
-             "experts_per_token": k, "gate": "top_k_softmax"}  # fmt: skip
-    header = {"event": "session", "created": "2026-01-01T00:00:00Z", "moe_watch": "0", "model": model, "prompt": "",
-              "backend": {"name": "x", "version": "0", "device": "cpu", "tap": "none"}, "capture": [],
-              "sampling": {"seed": seed}, "chunk_size": chunk_size, "pressure": mode}  # fmt: skip
+    model = {
+        "name": "m",
+        "architecture": "a",
+        "layers": list(range(layers)),
+        "experts": experts,
+        "experts_per_token": k,
+        "gate": "top_k_softmax",
+    }
+    header = {
+        "event": "session",
+        "created": "2026-01-01T00:00:00Z",
+        "moe_watch": "0",
+        "model": model,
+        "prompt": "",
+        "backend": {"name": "x", "version": "0", "device": "cpu", "tap": "none"},
+        "capture": [],
+        "sampling": {"seed": seed},
+        "chunk_size": chunk_size,
+        "pressure": mode,
+    }
     lines = []
     for i in range(tokens):
         weights = rng.integers(1, 9999, layers)
-        line = {"event": "token", "i": i, "t": i / 10, "phase": "prefill" if i < 4 else "decode",
-                "source": "prompt" if i < 4 else "generated", "id": i, "text": "x",
-                "experts": [int(e) for _ in range(layers) for e in rng.permutation(experts)[:k]],
-                "weights": [int(v) for w in weights for v in (w, 10000 - w)],
-                "entropy": rng.integers(0, 10001, layers).tolist(), "margin": rng.integers(0, 10001, layers).tolist()}  # fmt: skip
+        line = {
+            "event": "token",
+            "i": i,
+            "t": i / 10,
+            "phase": "prefill" if i < 4 else "decode",
+            "source": "prompt" if i < 4 else "generated",
+            "id": i,
+            "text": "x",
+            "experts": [int(e) for _ in range(layers) for e in rng.permutation(experts)[:k]],
+            "weights": [int(v) for w in weights for v in (w, 10000 - w)],
+            "entropy": rng.integers(0, 10001, layers).tolist(),
+            "margin": rng.integers(0, 10001, layers).tolist(),
+        }
         if i >= 4:
             line |= {"logprob": -1.0, "top_margin": round(float(rng.random()), 4), "choice_gap": 0.25}
         lines.append(line)
@@ -111,7 +134,7 @@ def test_keyframes_come_every_thousand_tokens_even_within_a_chunk():
 @pytest.mark.parametrize(
     "cutter",
     [
-        Perturbation(i=11, t=1.0, text="x", ids=[1], at_once=True),
+        Perturbation(i=11, t=1.0, text="x", ids=[1], form="raw", source="key", at_once=True),
         State(state="finished", i=11, t=1.0, why="user"),
         State(state="fresh_context", i=11, t=1.0),
     ],

@@ -166,7 +166,9 @@ class ScriptedWorker:
         self.say(*[self._next("generated") for _ in range(number)])
 
     def perturb(self, command: Perturb) -> None:
-        injected = Perturbation(i=self._i, t=self._seconds(), text=command.text, ids=[1], form=command.form)
+        injected = Perturbation(
+            i=self._i, t=self._seconds(), text=command.text, ids=[1], form=command.form, source=command.source
+        )
         self.say(injected, self._next("injected"))
 
     def state(self, state: str, *, why: str | None = None, message: str | None = None) -> None:

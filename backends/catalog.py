@@ -1,0 +1,155 @@
+"""From the name a person gives to a model's files and the engine that reads them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from backends import hub
+from backends.protocol import BackendChoice
+from routing.errors import UserError
+from routing.events import Progress
+
+if TYPE_CHECKING:
+    from backends.engine import Engine
+
+Format = Literal["huggingface", "gguf"]
+Origin = Literal["embedded", "folder", "file", "hub"]
+
+POCKET = "pocket"
+POCKET_FOLDER = Path(__file__).parent / "pocket"
+POCKET_GGUF = POCKET_FOLDER / "pocket.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLocation:
+    """Where a model is."""
+
+    name: str
+    path: Path | None
+    """Its folder or file; None while it is still to be downloaded."""
+    format: Format
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEntry:
+    """How to get an engine that this version has."""
+
+    module: str
+    """Its `load(location, *, threads, progress)` gives the `Engine`."""
+    reads: Format
+    packages: tuple[str, ...]
+    """What must be installed."""
+    extra: str
+    """The extra of moe-watch that installs it."""
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "mlx": EngineEntry("backends.mlx_engine", "huggingface", ("mlx", "mlx_lm"), "mlx"),
+}
+"""The engines there are, in the order in which `auto` prefers them."""
+
+ENGINE_OF_FORMAT: dict[Format, str] = {"huggingface": "mlx", "gguf": "llama.cpp"}
+
+EXAMPLES = "give pocket, a folder in Hugging Face layout, a .gguf file, or a Hugging Face id (owner/name)"
+
+
+def locate(model: str, backend: str = "auto") -> ModelLocation:
+    """Find a model on this machine; asks no network.
+
+    Args:
+        model: `pocket`, a folder, a `.gguf` file, or a Hugging Face id.
+        backend: which engine is asked for; the embedded model comes in the form that it reads.
+
+    Raises:
+        UserError: the name stands for nothing.
+    """
+    if model == POCKET:
+        return _pocket(backend)
+    path = Path(os.path.expanduser(model))
+    if model and path.is_dir():
+        return ModelLocation(path.resolve().name, path, "huggingface", "folder")
+    if path.is_file():
+        return _file(path)
+    if model.startswith(("/", "./", "../", "~")) or model.endswith((".gguf", ".safetensors", "/")):
+        raise UserError(f"{model}: no such file or folder", advice="check the path")
+    if hub.MODEL_ID.fullmatch(model):
+        return ModelLocation(model, hub.cached_snapshot(model), "huggingface", "hub")
+    raise UserError(f"there is no model called {model!r}", advice=EXAMPLES)
+
+
+def _pocket(backend: str) -> ModelLocation:
+    name = _preferred_engine() if backend == "auto" else backend
+    if name == ENGINE_OF_FORMAT["gguf"]:
+        return ModelLocation(POCKET, POCKET_GGUF, "gguf", "embedded")
+    return ModelLocation(POCKET, POCKET_FOLDER, "huggingface", "embedded")
+
+
+def _preferred_engine() -> str:
+    return next((name for name, engine in ENGINES.items() if not missing_packages(engine)), next(iter(ENGINES)))
+
+
+def _file(path: Path) -> ModelLocation:
+    if path.suffix == ".gguf":
+        return ModelLocation(path.stem, path, "gguf", "file")
+    raise UserError(f"{path} is no model", advice="give a .gguf file, or the folder that holds config.json")
+
+
+def fetch(location: ModelLocation, progress: Callable[[Progress], None]) -> ModelLocation:
+    """Download the model if it is not on this machine.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if location.path is not None:
+        return location
+    return replace(location, path=hub.download(location.name, progress))
+
+
+def choose_backend(choice: str, location: ModelLocation) -> str:
+    """The name of the engine to use.
+
+    Raises:
+        UserError: it does not exist, is not installed, or does not read this model.
+    """
+    name = ENGINE_OF_FORMAT[location.format] if choice == "auto" else choice
+    engine = _entry(name)
+    if engine.reads != location.format:
+        raise UserError(
+            f"the {name} backend does not read {location.name} ({location.format} files)", advice="leave --backend out"
+        )
+    if missing_packages(engine):
+        raise UserError(f"the {name} backend is not installed", advice=f'pip install "moe-watch[{engine.extra}]"')
+    return name
+
+
+def _entry(name: str) -> EngineEntry:
+    if name in ENGINES:
+        return ENGINES[name]
+    if name in get_args(BackendChoice):
+        raise UserError(f"this version of moe-watch has no {name} engine yet", advice=f"it has: {', '.join(ENGINES)}")
+    raise UserError(f"there is no backend called {name!r}", advice=f"choose auto or {' or '.join(ENGINES)}")
+
+
+def missing_packages(engine: EngineEntry) -> list[str]:
+    """Which of the engine's packages are not installed. Imports none of them."""
+    return [package for package in engine.packages if importlib.util.find_spec(package) is None]
+
+
+def load_engine(
+    name: str, location: ModelLocation, *, threads: int | None, progress: Callable[[Progress], None]
+) -> Engine:
+    """Load a model with the engine that `choose_backend` named. This imports the engine's library.
+
+    Raises:
+        UserError: the model cannot be used.
+    """
+    module = importlib.import_module(ENGINES[name].module)
+    engine: Engine = module.load(location, threads=threads, progress=progress)
+    return engine

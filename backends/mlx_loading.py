@@ -1,0 +1,221 @@
+"""Loading a model with mlx-lm, so that it runs here and its routers can be watched."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import get_total_parameters, load_tokenizer
+from mlx_lm.utils import load_model as mlx_load_model
+
+from backends import model_config
+from backends.catalog import ModelLocation
+from backends.mlx_tap import UNKNOWN_GATE, RouterTap
+from backends.preflight import read_tensor_tables
+from backends.text import TextCodec
+from backends.weights import WeightFacts, weight_facts
+from routing.errors import UserError
+from routing.events import BackendInfo, ModelInfo, Progress
+
+Report = Callable[[Progress], None]
+
+HALF = (mx.float16, mx.bfloat16)
+
+READ_STEP = 64_000_000
+"""Bytes of weights read between two progress reports."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model that runs, with its tap in place."""
+
+    model: nn.Module
+    text: TextCodec
+    tap: RouterTap
+    info: ModelInfo
+    backend: BackendInfo
+    context_length: int
+    vocabulary: int
+    """Width of the logits."""
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one forward pass showed of the model."""
+
+    experts: int
+    experts_per_token: int
+    vocabulary: int
+
+
+def load_model(location: ModelLocation, *, threads: int | None, progress: Report) -> LoadedModel:
+    """Load the weights, hook the routers, and run one token through to see that all of them show.
+
+    Raises:
+        UserError: mlx-lm cannot load it, or it has no MoE layer that can be observed.
+    """
+    if location.path is None:
+        raise ValueError(f"{location.name} has not been fetched")
+    config = model_config.read_config(location.path)
+    facts = weight_facts(config, read_tensor_tables(location.path))
+    progress(Progress(stage="loading", total=facts.bytes, unit="bytes"))
+    model, text = _open(location.name, location.path, config)
+    stored = _weights_dtype(model)
+    computed = _cast_for_device(model, stored)
+    _wire_memory()
+    _read_weights(model, facts.bytes, progress)
+    tap = RouterTap(model)
+    shape = _probe(model, tap)
+    context = model_config.context_length(config)
+    return LoadedModel(
+        model=model,
+        text=text,
+        tap=tap,
+        info=_model_info(location.name, config, facts, model, tap, shape),
+        backend=_backend_info(tap, stored, computed),
+        context_length=context or sys.maxsize,
+        vocabulary=shape.vocabulary,
+        warnings=_warnings(config, text, threads),
+    )
+
+
+def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Module, TextCodec]:
+    """The model, its weights not yet read, and its tokenizer."""
+    try:
+        model, config = mlx_load_model(folder, lazy=True, model_config=model_config.rope_overrides(config))
+        tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    except Exception as error:  # a model's files reach deep into two libraries, which raise nearly everything
+        traceback.print_exc()
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice="try a newer mlx-lm or another model"
+        ) from error
+    return model, TextCodec(tokenizer, name)
+
+
+# -- weights
+
+
+def _arrays(model: nn.Module) -> list[Any]:
+    return [array for _, array in tree_flatten(model.parameters())]
+
+
+def _weights_dtype(model: nn.Module) -> Any:
+    """The floating-point type that most of the model's numbers are stored in; scales, in a quantised one."""
+    sizes: dict[Any, int] = {}
+    for array in _arrays(model):
+        if mx.issubdtype(array.dtype, mx.floating):
+            sizes[array.dtype] = sizes.get(array.dtype, 0) + array.size
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _cast_for_device(model: nn.Module, stored: Any) -> Any:
+    """On the CPU, MLX gathers experts in float32 or quantised only; returns the type that is computed in."""
+    is_quantized = any(hasattr(module, "bits") for module in model.modules())
+    if mx.default_device() != mx.Device(mx.cpu) or stored not in HALF or is_quantized:
+        return stored
+    model.set_dtype(mx.float32)
+    return mx.float32
+
+
+def _wire_memory() -> None:
+    """Let the weights stay in the GPU's memory, as far as the device recommends it (Apple silicon says how far)."""
+    limit = mx.device_info().get("max_recommended_working_set_size")
+    if limit is not None:
+        mx.set_wired_limit(int(limit))
+
+
+def _read_weights(model: nn.Module, stored_bytes: int, progress: Report) -> None:
+    """Read the weights, some at a time, so that progress can be shown."""
+    arrays = _arrays(model)
+    total = sum(array.nbytes for array in arrays)
+    done, waiting = 0, 0
+    batch: list[Any] = []
+    for array in arrays:
+        batch.append(array)
+        waiting += array.nbytes
+        if waiting >= READ_STEP or array is arrays[-1]:
+            mx.eval(batch)
+            batch, done, waiting = [], done + waiting, 0
+            progress(Progress(stage="loading", done=stored_bytes * done // total, total=stored_bytes, unit="bytes"))
+
+
+def _probe(model: nn.Module, tap: RouterTap) -> Shape:
+    """Run one token and look at what the tap caught."""
+    logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
+    mx.eval(logits)
+    unseen = [layer.index for layer, caught in zip(tap.layers, tap.frame.experts, strict=True) if caught is None]
+    if unseen:
+        raise UserError(f"the routing of layers {unseen} cannot be observed", advice="give another model")
+    shapes = {(layer.experts, caught.shape[-1]) for layer, caught in zip(tap.layers, tap.frame.experts, strict=True)}
+    if len(shapes) > 1:
+        raise UserError("layers with different numbers of experts cannot be shown", advice="give another model")
+    experts, experts_per_token = shapes.pop()
+    return Shape(experts, experts_per_token, logits.shape[-1])
+
+
+# -- descriptions
+
+
+def _model_info(
+    name: str, config: model_config.Config, facts: WeightFacts, model: nn.Module, tap: RouterTap, shape: Shape
+) -> ModelInfo:
+    layers = [layer.index for layer in tap.layers]
+    sizes = [facts.expert_bytes.get(layer) for layer in layers]
+    known = [size for size in sizes if size is not None]
+    return ModelInfo(
+        name=name,
+        architecture=str(config.get("model_type", "unknown")),
+        layers=layers,
+        experts=shape.experts,
+        experts_per_token=shape.experts_per_token,
+        gate=tap.gate,
+        quantization=model_config.quantization(config),
+        parameters=facts.parameters or int(get_total_parameters(model)),
+        bytes=facts.bytes,
+        expert_bytes=known if len(known) == len(layers) else None,
+        non_expert_bytes=facts.non_expert_bytes,
+        context_length=model_config.context_length(config),
+        trained_length=model_config.trained_length(config),
+        fingerprint=facts.fingerprint,
+    )
+
+
+def _backend_info(tap: RouterTap, stored: Any, computed: Any) -> BackendInfo:
+    device = mx.default_device()
+    kind = "CPU" if device == mx.Device(mx.cpu) else "GPU"
+    seen = "expert indices" if tap.gate == UNKNOWN_GATE else "expert indices and router logits"
+    return BackendInfo(
+        name="mlx",
+        version=f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",
+        device=f"{kind} ({mx.device_info().get('device_name', 'unnamed')})",
+        tap=f"{seen}, hooked lazily in every MoE layer",
+        dtype=_type_name(computed)
+        if computed == stored
+        else f"{_type_name(computed)} (stored as {_type_name(stored)})",
+    )
+
+
+def _type_name(dtype: Any) -> str:
+    return str(dtype).rpartition(".")[2]
+
+
+def _warnings(config: model_config.Config, text: TextCodec, threads: int | None) -> list[str]:
+    warnings = model_config.rope_warnings(config)
+    if not text.ends:
+        warnings.append("the model names no end-of-text token: it never stops by itself")
+    if model_config.context_length(config) is None:
+        warnings.append("config.json names no context length: a run ends only when it is told to")
+    if threads is not None:
+        warnings.append("MLX does not let the number of threads be set: --threads is ignored")
+    return warnings

@@ -1,0 +1,106 @@
+"""What can be wrong with a model's files, found before anything heavy is imported or any screen opens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from backends.catalog import ModelLocation
+from backends.gguf_files import GgufFile, read_parts
+from backends.model_config import expert_count, read_config
+from backends.tensor_files import AGAIN, Tensor, read_tensors
+from routing.errors import UserError
+
+WEIGHTS = "model*.safetensors"
+"""The names that mlx-lm loads."""
+INDEX = "model.safetensors.index.json"
+
+
+def preflight(location: ModelLocation) -> None:
+    """Check a model's files. A model that is still to be downloaded passes: it is checked when it is there.
+
+    Raises:
+        UserError: the model cannot be observed.
+    """
+    if location.path is None:
+        return
+    check = _check_gguf if location.format == "gguf" else _check_folder
+    try:
+        check(location.name, location.path)
+    except UserError as error:
+        if location.origin == "embedded":
+            raise UserError(f"the embedded model is damaged ({error.what})", advice="reinstall moe-watch") from error
+        if location.origin == "hub" and error.advice == AGAIN:
+            raise UserError(error.what, advice=f"run `hf download {location.name}`") from error
+        raise
+
+
+def _check_gguf(name: str, path: Path) -> None:
+    first = read_parts(path)[0]
+    if kind := _other_than_a_model(first):
+        raise UserError(f"{path} is {kind}", advice="give the model's own file")
+    if (first.number("expert_count") or 0) < 2:
+        raise UserError(
+            f"{name} is a dense model: its metadata name no experts", advice="give a Mixture-of-Experts model"
+        )
+
+
+def _other_than_a_model(file: GgufFile) -> str | None:
+    """What a GGUF file is that cannot be run by itself; None if it can."""
+    kind = str(file.metadata.get("general.type", "model"))
+    if kind == "adapter":
+        return "an adapter (LoRA), not a model"
+    if kind == "mmproj" or file.architecture == "clip":
+        return "the image or sound part of a model"
+    if not file.tensors:
+        return "a vocabulary without weights"
+    return None if kind == "model" else f"no model ({kind})"
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    config = _config(folder)
+    if expert_count(config) is None:
+        raise UserError(
+            f"{name} is a dense model: its config.json names no experts", advice="give a Mixture-of-Experts model"
+        )
+    read_tensor_tables(folder)
+
+
+def _config(folder: Path) -> dict[str, object]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", advice="check the path")
+    others = sorted(folder.glob("*.gguf"))
+    if others and not (folder / "config.json").exists():
+        raise UserError(f"{folder} has no config.json", advice=f"to use its GGUF file give {others[0]}")
+    return read_config(folder)
+
+
+def read_tensor_tables(folder: Path) -> list[Tensor]:
+    """The tensor tables of all weight files of a folder, each checked against its file's size.
+
+    Raises:
+        UserError: there are none, one is missing, or one is damaged.
+    """
+    return [tensor for path in _weight_files(folder) for tensor in read_tensors(path)]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob(WEIGHTS))
+    missing = sorted(_indexed_files(folder) - {path.name for path in files})
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{folder} lacks {missing[0]}{more}, named in {INDEX}", advice=AGAIN)
+    if not files:
+        raise UserError(f"{folder} has no weights ({WEIGHTS})", advice=AGAIN)
+    return files
+
+
+def _indexed_files(folder: Path) -> set[str]:
+    """The files that the index names; none if there is no index."""
+    path = folder / INDEX
+    if not path.exists():
+        return set()
+    try:
+        return {str(name) for name in json.loads(path.read_bytes())["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no valid index", advice=AGAIN) from error

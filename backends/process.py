@@ -1,0 +1,146 @@
+"""The worker process, as its parent sees it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO
+
+from backends.protocol import Command, Failed, Message, Shutdown, decode_message, encode
+
+ROOT = Path(__file__).parent.parent
+
+PATIENCE = 2.0
+"""Seconds a worker gets for each step of leaving: by itself, terminated, killed."""
+
+LOG_LINES = 20
+LOG_TAIL = 8192
+"""Bytes read back from the end of the log."""
+
+CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGTRAP"})
+
+ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class WorkerProcess:
+    """Starts a worker and stays in touch with it.
+
+    A plain `Popen` and not `multiprocessing.Process`: spawning the latter needs the real `sys.stderr`, which a
+    running dashboard has replaced.
+
+    Args:
+        on_message: called with every message, in order, on a thread of this object's. Should the worker die, the
+            last one is a fatal `Failed` that names the cause.
+        log: where its output goes; a temporary file by default.
+    """
+
+    def __init__(self, on_message: Callable[[Message], None], *, log: Path | None = None) -> None:
+        self._on_message = on_message
+        self._log: IO[bytes] = tempfile.TemporaryFile() if log is None else _create(log)  # noqa: SIM115
+        self._closing = False
+        self._has_failed = False
+        self._sending = threading.Lock()
+        self._process, self._commands, self._messages = _spawn(self._log)
+        self._reader = threading.Thread(target=self._read, name="worker messages", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, command: Command) -> None:
+        """Tell the worker. If it is dead this does nothing: its death is reported as a message."""
+        with self._sending, contextlib.suppress(OSError):
+            self._commands.send_bytes(encode(command))
+
+    def close(self) -> None:
+        """End the worker: by asking, then by force. Returns when it is gone. Safe to call twice, from any thread."""
+        self._closing = True
+        self.send(Shutdown())
+        self._end()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(PATIENCE)
+        with self._sending:
+            self._commands.close()
+        self._log.close()
+
+    def _end(self) -> int:
+        """Wait for the process to leave, helping it along; returns its exit status."""
+        for force in (self._process.terminate, self._process.kill):
+            try:
+                return self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                force()
+        return self._process.wait()
+
+    def _read(self) -> None:
+        with self._messages, contextlib.suppress(EOFError, OSError):
+            while True:
+                self._pass_on(decode_message(self._messages.recv_bytes()))
+        status = self._end()
+        if not self._closing and not self._has_failed:
+            self._pass_on(self._death(status))
+
+    def _pass_on(self, message: Message) -> None:
+        self._has_failed |= isinstance(message, Failed) and message.fatal
+        self._on_message(message)
+
+    def _death(self, status: int) -> Failed:
+        return Failed(message=f"the model's process {_cause(status)}", log=self._last_lines())
+
+    def _last_lines(self) -> list[str]:
+        with contextlib.suppress(OSError, ValueError):
+            size = os.fstat(self._log.fileno()).st_size
+            tail = os.pread(self._log.fileno(), LOG_TAIL, max(0, size - LOG_TAIL))
+            return tail.decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+        return []
+
+
+def _create(log: Path) -> IO[bytes]:
+    """An empty log that only its owner can read."""
+    return open(os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b")
+
+
+def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
+    """Start the process; returns it with the writing end for commands and the reading end for messages."""
+    commands_in, commands_out = os.pipe()
+    messages_in, messages_out = os.pipe()
+    search_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        # -P keeps the folder that the user happens to be in off the import path.
+        [sys.executable, "-P", "-m", "backends.worker", str(commands_in), str(messages_out)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=(commands_in, messages_out),
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": search_path},
+        process_group=0,  # Ctrl-C in the terminal is for the parent, also before the worker can ignore it
+    )
+    os.close(commands_in)
+    os.close(messages_out)
+    return process, Connection(commands_out, readable=False), Connection(messages_in, writable=False)
+
+
+def _cause(status: int) -> str:
+    """An exit status of `Popen` in words."""
+    if status >= 0:
+        return f"left with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    if name == "SIGKILL":
+        return f"was killed by the system ({name}): out of memory?"
+    return f"crashed ({name})" if name in CRASHES else f"was ended by {name}"

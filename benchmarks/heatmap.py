@@ -1,0 +1,114 @@
+"""What a frame of the heatmap costs: processor time per frame, every frame different, in a real terminal.
+
+python -m benchmarks.heatmap
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+SHAPES = ((6, 8), (32, 8), (48, 128), (94, 512))
+SIZES = ((120, 40), (200, 60))
+FRAMES = 120
+FPS = 12
+
+
+def child(layers: int, experts: int, report: Path) -> None:
+    """Show `FRAMES` random frames at `FPS` in this terminal; writes milliseconds per frame."""
+    from textual.app import App, ComposeResult
+
+    from tui.expert_heatmap import ExpertHeatmap
+    from tui.palette import HEAT_LEVELS
+
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, HEAT_LEVELS, (layers, experts)) for _ in range(FRAMES)]
+    newest = [np.stack([rng.permutation(experts)[:2] for _ in range(layers)]) for _ in range(FRAMES)]
+
+    class Bench(App[None]):
+        """One heatmap, alone."""
+
+        shown = 0
+        began = 0.0
+        spent = 0.0
+
+        def compose(self) -> ComposeResult:
+            yield ExpertHeatmap()
+
+        def on_mount(self) -> None:
+            self.set_interval(1 / FPS, self.show)
+
+        def show(self) -> None:
+            if self.shown == FRAMES:
+                self.spent = time.process_time() - self.began
+                self.exit()
+                return
+            if self.shown == 0:
+                self.began = time.process_time()
+            at = self.shown
+            self.query_one(ExpertHeatmap).set_levels(pictures[at].astype(np.int8), newest[at])
+            self.shown += 1
+
+    app = Bench()
+    app.run()
+    report.write_text(json.dumps(1000 * app.spent / FRAMES))
+
+
+def measure(layers: int, experts: int, size: tuple[int, int], report: Path) -> float:
+    """Milliseconds of processor time per frame."""
+    import fcntl
+    import struct
+    import termios
+    import threading
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    command = [sys.executable, "-m", "benchmarks.heatmap", "--child", str(layers), str(experts), str(report)]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    reader = threading.Thread(target=_swallow, args=(master,), daemon=True)
+    reader.start()
+    process.wait(timeout=180)
+    milliseconds: float = json.loads(report.read_text())
+    return milliseconds
+
+
+def _swallow(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 65536):
+            pass
+    except OSError:
+        pass
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--child", nargs=3)
+    parser.add_argument("--report", type=Path, default=Path("build/heatmap-frame.json"))
+    arguments = parser.parse_args()
+    if arguments.child:
+        layers, experts, report = arguments.child
+        child(int(layers), int(experts), Path(report))
+        return
+    arguments.report.parent.mkdir(parents=True, exist_ok=True)
+    print(f"| layers × experts | terminal | ms per frame | share of a core at {FPS} fps | at 30 fps |")
+    print("|---|---|---|---|---|")
+    for size in SIZES:
+        for layers, experts in SHAPES:
+            ms = measure(layers, experts, size, arguments.report)
+            shares = f"{ms * FPS / 10:.1f} % | {ms * 30 / 10:.1f} %"
+            print(f"| {layers} × {experts} | {size[0]}×{size[1]} | {ms:.2f} | {shares} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

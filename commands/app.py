@@ -1,0 +1,71 @@
+"""The command line's front door: the group of commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from commands.record import record
+from commands.replay import replay
+from commands.watch import watch
+from routing.errors import UserError
+from sessions.version import version
+
+FINE, NOT_FINE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: all well; the thing asked about is not; bad usage or input; stopped by Ctrl-C."""
+
+EXAMPLES = """
+\b
+Examples:
+  moe-watch                                 watch pocket, the model inside
+  moe-watch watch ./Mixtral-8x7B-4bit       watch a model from a folder
+  moe-watch record pocket --tokens 200      the same without a screen
+  moe-watch replay pocket-1.moe.jsonl       watch it again
+"""
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXAMPLES,
+)
+@click.version_option(version(), prog_name="moe-watch")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Watch a Mixture-of-Experts model think: which experts, how sure, how hard pressed, how hot.
+
+    Without a command: watch pocket, a small model that is inside.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(watch)
+
+
+for command in (watch, record, replay):
+    cli.add_command(command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every error of a person's becomes one line on stderr. Returns the exit status."""
+    try:
+        status = cli.main(args=arguments, prog_name="moe-watch", standalone_mode=False)
+    except UserError as error:
+        return _complain(str(error))
+    except click.UsageError as error:
+        help_command = error.ctx.command_path if error.ctx else "moe-watch"
+        return _complain(f"{error.format_message().rstrip('.')} (see `{help_command} --help`)")
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FINE
+    return status if isinstance(status, int) else FINE
+
+
+def _complain(message: str) -> int:
+    line = " ".join(message.split())
+    click.echo(f"moe-watch: {line}", err=True)
+    return BAD_INPUT

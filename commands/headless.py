@@ -1,0 +1,95 @@
+"""A run without a screen: a progress bar on standard error, the summary on standard output."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.summary_text import summary_lines
+from routing.events import Progress, State, StreamItem, Token
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as ProgressBar
+
+    from sessions.live import LiveSource
+    from sessions.replay import ReplaySource
+
+Json = dict[str, Any]
+
+
+def follow(source: LiveSource | ReplaySource, *, total: int | None) -> Json:
+    """Run a source to its end behind a progress bar; returns its summary.
+
+    Args:
+        source: not yet started.
+        total: decode tokens to come, where that is known.
+
+    Raises:
+        UserError: the run could not begin, or the file could not be read.
+    """
+    from sessions.headless import run_headless
+
+    with _progress_bar() as bar:
+        view = _BarView(bar, total)
+        summary = run_headless(source, view.show)
+    if source.fatal_error is not None:
+        raise source.fatal_error
+    return summary
+
+
+def finish(source: LiveSource | ReplaySource, summary: Json, *, as_json: bool) -> None:
+    """Print the summary on standard output, and everything else on standard error."""
+    recording = source.recording
+    for warning in source.warnings:
+        click.echo(f"moe-watch: {warning}", err=True)
+    if recording.problem:
+        click.echo(f"moe-watch: {recording.problem}", err=True)
+    if as_json:
+        click.echo(json.dumps(summary, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo("\n".join(summary_lines(summary)))
+    if recording.path and recording.mode != "replay":
+        click.echo(f"recorded to {recording.path}", err=True)
+
+
+def require_whole(summary: Json) -> None:
+    """Leave with status 1 if the run ended in an error."""
+    ended = summary.get("ended")
+    if ended and ended["state"] == "error":
+        raise click.exceptions.Exit(1)
+
+
+def _progress_bar() -> ProgressBar:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
+
+    return ProgressBar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+class _BarView:
+    """What the bar shows of a stream."""
+
+    def __init__(self, bar: ProgressBar, total: int | None) -> None:
+        self._bar = bar
+        self._total = total
+        self._task = bar.add_task("starting", total=None)
+        self._generated = 0
+
+    def show(self, item: StreamItem) -> None:
+        if isinstance(item, Progress):
+            self._bar.update(self._task, description=item.stage, completed=item.done, total=item.total)
+        elif isinstance(item, Token) and item.phase == "decode":
+            self._generated += 1
+            self._bar.update(self._task, description="tokens", completed=self._generated, total=self._total)
+        elif isinstance(item, State) and item.state == "error" and item.message:
+            click.echo(f"moe-watch: {' '.join(item.message.split())}", err=True)

@@ -1,0 +1,127 @@
+"""Options that mean the same on every command that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from routing.errors import UserError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_MODEL = "pocket"
+
+MAX_SEED = 2**32 - 2
+"""What every engine takes: llama.cpp's seeds have 32 bits, and the highest one means `any`."""
+
+
+def model_choice(command: Command) -> Command:
+    """MODEL, positional or as `--model`."""
+    named = click.option("--model", "model_option", metavar="MODEL", help="The same as the MODEL argument.")
+    return click.argument("model", required=False)(named(command))
+
+
+def chosen_model(positional: str | None, named: str | None) -> str:
+    """The one model that was asked for, `pocket` if none was.
+
+    Raises:
+        UserError: two different ones were.
+    """
+    if positional and named and positional != named:
+        raise UserError(f"two models given, {positional!r} and {named!r}", advice="name one of them")
+    return positional or named or DEFAULT_MODEL
+
+
+def generation_options(command: Command) -> Command:
+    """What to generate, and how. Collected by `Generation.of`."""
+    for option in reversed(_GENERATION):
+        command = option(command)
+    return command
+
+
+_GENERATION = (
+    click.option("--backend", default="auto", show_default=True, metavar="NAME", help="auto, mlx or llama.cpp."),
+    click.option("--prompt", metavar="TEXT", help="What the model goes on from."),
+    click.option("--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file."),
+    click.option("--raw", is_flag=True, help="Leave the prompt as it is, without the model's chat template."),
+    click.option("--tokens", type=int, metavar="N", help="Generate so many tokens."),
+    click.option("--chunk-size", type=int, default=20, show_default=True, metavar="N", help="Tokens in a chunk."),
+    click.option("--temperature", type=float, default=1.0, show_default=True, help="0 takes the likeliest token."),
+    click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability."),
+    click.option("--top-k", type=int, default=0, show_default=True, help="Draw from so many tokens; 0 is all."),
+    click.option("--seed", type=int, metavar="N", help="Repeat a run exactly. Drawn and recorded if not given."),
+    click.option("--stop", type=click.Choice(["eos", "never"]), help="At end of text: stop, or be told to go on."),
+    click.option("--perturb", metavar="TEXT", help="Inject this text on a schedule; needs --every."),
+    click.option("--every", type=int, default=0, metavar="CHUNKS", help="How often --perturb injects."),
+    click.option("--threads", type=int, metavar="N", help="Threads for the engine, where it can be told."),
+)
+
+
+def recording_options(command: Command) -> Command:
+    """Where the session goes."""
+    force = click.option("--force", is_flag=True, help="Write over an existing file.")
+    output = click.option(
+        "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Record to this file."
+    )
+    return output(force(command))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Checked generation options."""
+
+    backend: str
+    prompt: str | None
+    raw: bool
+    tokens: int | None
+    chunk_size: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: str | None
+    perturb: str | None
+    every: int
+    threads: int | None
+
+    @classmethod
+    def of(cls, *, prompt: str | None, prompt_file: Path | None, **options: Any) -> Generation:
+        """Check every option and read the prompt's file.
+
+        Raises:
+            UserError: an option is out of its range, or the file cannot be read.
+        """
+        found = cls(prompt=_prompt(prompt, prompt_file), **options)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        _require(self.tokens is None or self.tokens > 0, f"--tokens is {self.tokens}", "generate at least 1")
+        _require(self.chunk_size > 0, f"--chunk-size is {self.chunk_size}", "a chunk holds at least 1 token")
+        _require(0 <= self.temperature < float("inf"), f"--temperature is {self.temperature}", "use 0 or more")
+        _require(0 < self.top_p <= 1, f"--top-p is {self.top_p}", "use a share above 0 and up to 1")
+        _require(self.top_k >= 0, f"--top-k is {self.top_k}", "use 0 (all) or more")
+        _require(self.seed is None or 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}", f"use 0 up to {MAX_SEED}")
+        _require(self.threads is None or self.threads > 0, f"--threads is {self.threads}", "use at least 1")
+        _require(bool(self.perturb) == (self.every > 0), "--perturb and --every go together", "give text and chunks")
+
+
+def _prompt(text: str | None, file: Path | None) -> str | None:
+    if file is None:
+        return text
+    _require(text is None, "--prompt and --prompt-file both given", "keep one of them")
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read the prompt from {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
+
+
+def _require(holds: bool, what: str, advice: str) -> None:
+    if not holds:
+        raise UserError(what, advice=advice)

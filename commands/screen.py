@@ -1,0 +1,56 @@
+"""Opening the dashboard on a source, and what is said when it closes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from routing.errors import UserError
+
+if TYPE_CHECKING:
+    from sessions.live import LiveSource
+    from sessions.replay import ReplaySource
+
+
+def require_terminal(*, advice: str) -> None:
+    """Refuse to draw where nobody can see it.
+
+    Raises:
+        UserError: input or output is no terminal, or it is too small.
+    """
+    from tui.too_small import LEAST_HEIGHT, LEAST_WIDTH
+
+    for stream, name in ((sys.stdout, "output"), (sys.stdin, "input"), (sys.stderr, "error")):
+        if not stream.isatty():
+            raise UserError(f"standard {name} is not a terminal", advice=advice)
+    columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    if columns < LEAST_WIDTH or rows < LEAST_HEIGHT:
+        raise UserError(
+            f"the terminal is {columns}×{rows}, the dashboard needs {LEAST_WIDTH}×{LEAST_HEIGHT}",
+            advice=f"make it larger, or {advice}",
+        )
+
+
+def show(source: LiveSource | ReplaySource) -> None:
+    """Run the dashboard until the person leaves it; says where the recording is.
+
+    Raises:
+        UserError: the run could not begin, or the file could not be read.
+    """
+    from tui.app import MoeWatchApp
+
+    try:
+        source.start()
+        MoeWatchApp(source, clock=time.monotonic).run()
+    finally:
+        source.close()
+    if source.fatal_error is not None:
+        raise source.fatal_error
+    recording = source.recording
+    if recording.mode == "recording" or (recording.mode == "off" and recording.path):
+        click.echo(f"recorded to {recording.path}")
+        click.echo(f"watch it again with: moe-watch replay {recording.path}")

@@ -1,0 +1,80 @@
+"""A run's summary as a person reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def summary_lines(summary: Json) -> list[str]:
+    """The summary of `routing.summary` as lines of plain text; what was not recorded is said to be absent."""
+    if not summary:
+        return ["nothing was recorded"]
+    return [*_heading(summary), "", *_layers(summary), "", *_pressure(summary["pressure"]), *_ending(summary)]
+
+
+def _heading(summary: Json) -> list[str]:
+    tokens = summary["tokens"]
+    shape = f"{len(summary['layers'])} layers × {summary['experts']} experts, top-{summary['experts_per_token']}"
+    return [
+        f"{summary['model']} · {summary['backend']} · {shape} · seed {summary['seed']}",
+        f"{tokens['generated']:,} tokens generated, {tokens['prompt']:,} of prompt, {tokens['injected']:,} injected",
+        f"router entropy {_mean(summary['router_entropy'])} · router margin {_mean(summary['router_margin'])}"
+        f" · churn {_mean(summary['churn'])} · surprisal {_number(summary['surprisal'], 2)} nats",
+    ]
+
+
+def _layers(summary: Json) -> list[str]:
+    """One line per MoE layer, over decode tokens."""
+    usage = summary["usage"]["decode"]
+    lines = ["layer  router entropy  usage entropy  most used     dead"]
+    for at, layer in enumerate(summary["layers"]):
+        entropy = (summary["router_entropy"] or {}).get("per_layer", [None] * (at + 1))[at]
+        lines.append(
+            f"{layer:>5}  {_number(entropy, 4):>14}  {_number(usage['usage_entropy'][at], 4):>13}"
+            f"  {_most_used(usage['shares'][at]):<12}  {_dead(usage['dead'][at], summary['experts'])}"
+        )
+    return lines
+
+
+def _most_used(shares: list[float | None]) -> str:
+    known = [(share, -expert) for expert, share in enumerate(shares) if share is not None]
+    if not known:
+        return "n/a"
+    share, expert = max(known)
+    return f"{-expert} ({share:.1%})"
+
+
+def _dead(count: int | None, experts: int) -> str:
+    return "n/a" if count is None else f"{count} of {experts}"
+
+
+def _pressure(pressure: Json) -> list[str]:
+    chunks = [chunk for chunk in pressure["chunks"] if not chunk["partial"]]
+    measured = [chunk for chunk in chunks if not chunk["warm_up"] and chunk["mid"] is not None]
+    if not measured:
+        return [f"mid-pressure ({pressure['mode']}): n/a, {len(chunks)} of the 10 warm-up chunks so far"]
+    mids = [chunk["mid"] for chunk in measured]
+    at = pressure["crossing"]["chunk"]
+    crossing = "half of it not reached" if at is None else f"half of it first reached in chunk {at}"
+    return [
+        f"mid-pressure ({pressure['mode']}): {len(mids)} measured chunks, first {mids[0]:.4f}, last {mids[-1]:.4f},"
+        f" {min(mids):.4f} to {max(mids):.4f}; {crossing}"
+    ]
+
+
+def _ending(summary: Json) -> list[str]:
+    ended = summary["ended"]
+    found = [] if not summary["would_stop"] else [f"the model would have stopped {summary['would_stop']} times"]
+    if ended is None:
+        return [*found, "the recording ends in the middle of the run"]
+    return [*found, f"ended: {ended['why'] or ended['state']}"]
+
+
+def _mean(measure: Json | None) -> str:
+    return "n/a" if measure is None else _number(measure["mean"], 4)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from backends import catalog
+from backends.engine import Engine
+from backends.mlx_engine import load
+from tests.backends import tiny
+
+LoadFolder = Callable[..., Engine]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def mixtral_folder(folders: pathlib.Path) -> pathlib.Path:
+    return tiny.write_model(folders / "mixtral")
+
+
+@pytest.fixture(scope="session")
+def chat_folder(folders: pathlib.Path) -> pathlib.Path:
+    return tiny.write_model(folders / "chat", chat_template=tiny.CHAT_TEMPLATE)
+
+
+@pytest.fixture
+def changed(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+    """A copy of a model folder with other entries in its config.json; None takes an entry out."""
+
+    def change(folder: pathlib.Path, **entries: Any) -> pathlib.Path:
+        copy = tmp_path / "changed"
+        shutil.copytree(folder, copy)
+        config = json.loads((copy / "config.json").read_text()) | entries
+        kept = {name: value for name, value in config.items() if value is not None}
+        (copy / "config.json").write_text(json.dumps(kept))
+        return copy
+
+    return change
+
+
+def load_folder(folder: pathlib.Path, threads: int | None = None) -> Engine:
+    return load(catalog.locate(str(folder)), threads=threads, progress=lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def mixtral(mixtral_folder: pathlib.Path) -> Engine:
+    return load_folder(mixtral_folder)
+
+
+@pytest.fixture(scope="session")
+def chat(chat_folder: pathlib.Path) -> Engine:
+    return load_folder(chat_folder)

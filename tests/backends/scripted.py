@@ -1,0 +1,96 @@
+"""A run in this process: the real engine and the real run loop, with commands that come at known moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from backends.engine import Engine
+from backends.generation import Run
+from backends.observation import Observer
+from backends.outbox import Item, Outbox
+from backends.protocol import Batch, Command, Start, Stop
+from routing.events import Perturbation, Progress, Sampling, State, Token
+
+GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
+
+
+class ManualClock:
+    """Stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class ScriptedInbox:
+    """Commands that each come once the context holds so many tokens. When a run waits for ever, the next one comes."""
+
+    def __init__(self, engine: Engine, clock: ManualClock, script: Sequence[tuple[int, Command]]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._script = list(script)
+
+    def take(self, timeout: float | None) -> Command | None:
+        if timeout is None:
+            return self._script.pop(0)[1] if self._script else Stop()
+        if self._script and self._engine.position >= self._script[0][0]:
+            return self._script.pop(0)[1]
+        self._clock.now += timeout
+        return None
+
+
+class Session:
+    """What a run told its parent."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.clock = ManualClock()
+        self.batches: list[Batch] = []
+        self.refusals: list[str] = []
+        self.following: Start | None = None
+
+    def run(self, start: Start, *script: tuple[int, Command]) -> Session:
+        outbox = Outbox(self.batches.append, Observer(self.engine.model), self.clock)
+        inbox = ScriptedInbox(self.engine, self.clock, script)
+        refuse = self.refusals.append
+        run = Run(self.engine, start, inbox=inbox, outbox=outbox, refuse=refuse, clock=self.clock)
+        self.following = run.run()
+        return self
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for batch in self.batches for item in batch.items]
+
+    @property
+    def events(self) -> list[Token | Perturbation | State]:
+        return [item for item in self.items if not isinstance(item, Progress)]
+
+    @property
+    def tokens(self) -> list[Token]:
+        return [item for item in self.items if isinstance(item, Token)]
+
+    @property
+    def generated(self) -> list[int]:
+        return [token.id for token in self.tokens if token.source == "generated"]
+
+    @property
+    def states(self) -> list[tuple[str, str | None, int]]:
+        return [(item.state, item.why, item.i) for item in self.items if isinstance(item, State)]
+
+    @property
+    def perturbations(self) -> list[Perturbation]:
+        return [item for item in self.items if isinstance(item, Perturbation)]
+
+
+def start(prompt: str = "def f(x):", sampling: Sampling = GREEDY, **options: Any) -> Start:
+    return Start(prompt=prompt, sampling=sampling, **options)
+
+
+def first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> int | None:
+    return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
+
+
+Sessions = Callable[..., Session]

@@ -1,0 +1,222 @@
+"""Names of models, and what is wrong with their files, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from backends import catalog
+from backends.catalog import choose_backend, locate
+from backends.preflight import preflight
+from routing.errors import UserError
+
+Changed = Callable[..., pathlib.Path]
+
+
+@pytest.fixture
+def folder(mixtral_folder: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return shutil.copytree(mixtral_folder, tmp_path / "model")
+
+
+def refusal(folder: pathlib.Path) -> str:
+    with pytest.raises(UserError) as caught:
+        preflight(locate(str(folder)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -- names
+
+
+def test_pocket_is_in_the_package() -> None:
+    location = locate("pocket")
+    assert (location.name, location.format, location.origin) == ("pocket", "huggingface", "embedded")
+    preflight(location)
+    assert locate("pocket", "llama.cpp").path == catalog.POCKET_GGUF
+    preflight(locate("pocket", "llama.cpp"))
+
+
+def test_a_folder_and_a_file(folder: pathlib.Path) -> None:
+    assert locate(str(folder)) == catalog.ModelLocation("model", folder, "huggingface", "folder")
+    file = folder / "m.gguf"
+    file.write_bytes(b"GGUF" + bytes(20))
+    assert locate(str(file)) == catalog.ModelLocation("m", file, "gguf", "file")
+    preflight(locate(str(file)))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("./nowhere", "./nowhere: no such file or folder"),
+        ("~/nowhere-at-all", "no such file or folder"),
+        ("nowhere.gguf", "no such file or folder"),
+        ("mixtral", "there is no model called 'mixtral': give pocket, a folder"),
+        ("a/b/c", "there is no model called"),
+        ("", "there is no model called ''"),
+    ],
+)
+def test_names_that_stand_for_nothing(name: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        locate(name)
+    assert says in str(caught.value)
+
+
+def test_a_file_that_is_no_model(folder: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"give a \.gguf file, or the folder that holds config.json"):
+        locate(str(folder / "config.json"))
+
+
+# -- backends
+
+
+def test_auto_takes_the_engine_that_reads_the_files(folder: pathlib.Path) -> None:
+    assert choose_backend("auto", locate(str(folder))) == "mlx"
+    assert choose_backend("mlx", locate("pocket")) == "mlx"
+
+
+def test_backends_that_cannot_be_used(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = locate(str(folder))
+    with pytest.raises(UserError, match="there is no backend called 'vllm': choose auto or mlx"):
+        choose_backend("vllm", location)
+    monkeypatch.setitem(
+        catalog.ENGINES, "mlx", catalog.EngineEntry("backends.mlx_engine", "huggingface", ("no_such_package",), "mlx")
+    )
+    with pytest.raises(UserError, match=r'the mlx backend is not installed: pip install "moe-watch\[mlx\]"'):
+        choose_backend("auto", location)
+
+
+def test_a_backend_that_this_version_lacks(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(catalog.ENGINES, "llama.cpp", raising=False)
+    with pytest.raises(UserError, match=r"this version of moe-watch has no llama\.cpp engine yet: it has: mlx"):
+        choose_backend("llama.cpp", locate(str(folder)))
+    with pytest.raises(UserError, match=r"no llama\.cpp engine yet"):
+        choose_backend("auto", locate("pocket", "llama.cpp"))
+
+
+def test_mlx_reads_no_gguf() -> None:
+    with pytest.raises(UserError, match="the mlx backend does not read pocket"):
+        choose_backend("mlx", locate("pocket", "llama.cpp"))
+
+
+# -- files
+
+
+def test_a_whole_model_passes(folder: pathlib.Path) -> None:
+    preflight(locate(str(folder)))
+
+
+def test_a_folder_without_a_config(folder: pathlib.Path) -> None:
+    (folder / "config.json").unlink()
+    assert "has no config.json: give a folder in Hugging Face layout" in refusal(folder)
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    assert f"to use its GGUF file give {folder / 'm.gguf'}" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [("{", "is no valid JSON"), ("[]", "is no JSON object"), ("\xff", "no valid")]
+)
+def test_a_config_that_is_none(folder: pathlib.Path, content: str, says: str) -> None:
+    (folder / "config.json").write_bytes(content.encode("latin-1"))
+    assert says in refusal(folder)
+
+
+@pytest.mark.parametrize("experts", [None, 0, 1])
+def test_a_dense_model_is_refused(mixtral_folder: pathlib.Path, changed: Changed, experts: int | None) -> None:
+    assert "is a dense model: its config.json names no experts" in refusal(
+        changed(mixtral_folder, num_local_experts=experts)
+    )
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"n_routed_experts": 8}, {"text_config": {"num_experts": 8}}, {"ffn_config": {"moe_num_experts": 8}}],
+    ids=["deepseek", "nested", "dbrx"],
+)
+def test_experts_under_other_names(mixtral_folder: pathlib.Path, changed: Changed, entries: dict[str, object]) -> None:
+    preflight(locate(str(changed(mixtral_folder, num_local_experts=None, **entries))))
+
+
+def test_a_folder_without_weights(folder: pathlib.Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    assert "has no weights" in refusal(folder)
+
+
+def test_a_missing_shard(folder: pathlib.Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002.safetensors", "c": "model-00003.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks model-00002.safetensors and 1 more" in refusal(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert "is no valid index" in refusal(folder)
+
+
+def header_of(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda data: b"", "is truncated: 0 bytes"),
+        (lambda data: data[:5], "is truncated: 5 bytes"),
+        (lambda data: data[:100], "is truncated inside its header"),
+        (lambda data: data[: header_of(data)], "is truncated: its tensors need"),
+        (lambda data: data[:-1], "is truncated: its tensors need"),
+        (lambda data: data + b"\0", "is corrupt: 1 bytes belong to no tensor"),
+        (lambda data: b"\xff" * 8 + data[8:], "is no safetensors file: it claims a header of"),
+        (lambda data: data[:8] + b"!" * 50 + data[58:], "is corrupt: its header is no JSON"),
+        (lambda data: data.replace(b'"F32"', b'"F16"', 1), "does not fit its own size"),
+        (lambda data: data.replace(b'"data_offsets"', b'"data_offsetz"', 1), "is corrupt: bad entry for tensor"),
+        (lambda data: data.replace(b"[64,64]", b"[1e999]", 1), "is corrupt"),
+        (lambda data: (2).to_bytes(8, "little") + b"[]", "its header is no table of tensors"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+    ],
+    ids=[
+        "empty", "five bytes", "in the header", "no data", "one byte short", "one byte over", "absurd length",
+        "no JSON", "wrong type", "no offsets", "infinite", "a list", "LFS pointer",
+    ],
+)  # fmt: skip
+def test_damaged_weights(folder: pathlib.Path, damage: Callable[[bytes], bytes], says: str) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    message = refusal(folder)
+    assert says in message
+    assert str(path) in message
+
+
+def test_every_shard_is_checked(folder: pathlib.Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model-2.safetensors").write_bytes(whole[:-10])
+    assert "model-2.safetensors is truncated" in refusal(folder)
+
+
+def test_damage_to_the_embedded_model_says_reinstall(folder: pathlib.Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"the embedded model is damaged .*: reinstall moe-watch"):
+        preflight(catalog.ModelLocation("pocket", folder, "huggingface", "embedded"))
+
+
+def test_a_gguf_file_that_is_none(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"nope")
+    assert "is no GGUF file" in refusal(tmp_path / "m.gguf")
+
+
+# -- weight
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys, backends.process, backends.catalog, backends.preflight\n"
+        "backends.preflight.preflight(backends.catalog.locate('pocket'))\n"
+        "backends.catalog.choose_backend('auto', backends.catalog.locate('pocket'))\n"
+        "print([name for name in ('numpy', 'mlx', 'mlx_lm', 'transformers', 'huggingface_hub') if name in sys.modules])"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

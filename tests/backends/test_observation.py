@@ -1,0 +1,98 @@
+"""Raw routing to token events, and when they are sent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backends.engine import Drawn, Routing
+from backends.observation import Evaluated, Observer, TokenFacts, captured
+from backends.outbox import Outbox
+from backends.pace import Pace
+from backends.protocol import Batch
+from routing.events import ModelInfo, State, Token
+from tests.backends.scripted import ManualClock
+
+LAYERS, EXPERTS, CHOSEN = 2, 4, 2
+
+
+def model(gate: str = "top_k_softmax") -> ModelInfo:
+    return ModelInfo(name="m", architecture="m", layers=[0, 1], experts=EXPERTS, experts_per_token=CHOSEN, gate=gate)
+
+
+def routing(tokens: int, missing: int | None = None) -> Routing:
+    """Logits 0, 1, 2, 3, so that experts 3 and 2 are selected; one layer may not be computed."""
+    logits = [
+        None if layer == missing else np.tile(np.arange(4.0, dtype=np.float32), (tokens, 1)) for layer in range(2)
+    ]
+    experts = [None if layer == missing else np.tile(np.array([2, 3], np.uint32), (tokens, 1)) for layer in range(2)]
+    return Routing(tokens=tokens, experts=experts, logits=logits)
+
+
+def step(first: int, tokens: int = 1, missing: int | None = None) -> Evaluated:
+    return Evaluated([TokenFacts(first + n, 0.0, "prompt", 7, "x") for n in range(tokens)], routing(tokens, missing))
+
+
+def test_layers_that_were_not_computed_are_null() -> None:
+    whole, partial, after = Observer(model()).tokens([step(0), step(1, missing=1), step(2)])
+    assert whole.experts == after.experts == [3, 2, 3, 2]
+    assert partial.experts == [3, 2, None, None]
+    assert partial.weights == [7311, 2689, None, None]
+    assert (partial.entropy, partial.margin) == ([whole.entropy[0], None], [whole.margin[0], None])
+
+
+def test_an_unknown_gate_gives_experts_only() -> None:
+    [token] = Observer(model("sparsemixer")).tokens([step(0)])
+    assert sorted(token.experts[:2]) == [2, 3]
+    assert (token.weights, token.entropy, token.margin) == (None, None, None)
+    assert captured("sparsemixer") == ["experts", "logprob"]
+
+
+def test_a_generated_token_says_what_was_predicted() -> None:
+    drawn = Drawn(7, -1.23456789, 0.5, 0.25, would_stop=True, ends=False, routing=routing(1))
+    fact = TokenFacts(3, 1.5, "generated", 7, "x", drawn)
+    [token] = Observer(model()).tokens([Evaluated([fact], drawn.routing)])
+    assert (token.i, token.t, token.phase, token.source) == (3, 1.5, "decode", "generated")
+    assert (token.logprob, token.top_margin, token.choice_gap, token.would_stop) == (-1.2346, 0.5, 0.25, True)
+
+
+@pytest.mark.parametrize(
+    ("interval", "sizes"),
+    [(1 / 1024, [21, 21]), (8 / 1024, [3] * 10), (12 / 1024, [2] * 10), (50 / 1024, [1] * 10), (0.0, [64])],
+    ids=["fast", "in threes", "in pairs", "slow", "all at once"],
+)
+def test_no_token_waits_longer_than_twenty_milliseconds(interval: float, sizes: list[int]) -> None:
+    clock, batches = ManualClock(), list[Batch]()
+    outbox = Outbox(batches.append, Observer(model()), clock)
+    for i in range(sum(sizes)):
+        clock.now += interval
+        outbox.put_tokens(step(i))
+    assert [len(batch.items) for batch in batches] == sizes
+    assert all((size - 1) * interval <= 0.020 for size in sizes)
+
+
+def test_order_is_kept_and_flushing_empties() -> None:
+    batches: list[Batch] = []
+    outbox = Outbox(batches.append, Observer(model()), ManualClock())
+    outbox.put_tokens(step(0, tokens=2))
+    outbox.put(State(state="paused", i=2, t=0.0))
+    outbox.put_tokens(step(2))
+    outbox.flush()
+    outbox.flush()
+    [batch] = batches
+    assert [type(item) for item in batch.items] == [Token, Token, State, Token]
+
+
+def test_a_late_token_does_not_delay_the_next() -> None:
+    clock = ManualClock()
+    pace = Pace(10.0, clock)
+    pace.count()
+    clock.now += 0.15
+    assert pace.wait() == 0
+    pace.count()
+    assert pace.wait() == pytest.approx(0.05)
+    clock.now += 5.0
+    pace.count()
+    assert pace.wait() == 0
+    pace.rate = 0
+    assert pace.wait() == 0

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from commands.app import run
+
+
+@pytest.mark.parametrize("command", [[], ["watch"], ["record"], ["replay"]])
+def test_help_explains_and_succeeds(capsys, command):
+    assert run([*command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Usage: moe-watch")
+    assert len(shown.splitlines()) > 8
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("moe-watch, version ")
+
+
+def test_default_tokens_are_what_a_measurement_takes():
+    from commands.record import DEFAULT_TOKENS
+    from routing.pressure import WARM_UP_CHUNKS
+
+    assert DEFAULT_TOKENS == (WARM_UP_CHUNKS + 50) * 20

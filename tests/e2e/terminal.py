@@ -1,0 +1,101 @@
+"""A real pseudo-terminal with a real terminal emulator in it, for driving the real program."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyte
+
+PROGRAM = (sys.executable, "-m", "moe_watch")
+
+
+class Terminal:
+    """The program in a terminal of `size` (columns, rows). Use as a context manager."""
+
+    def __init__(self, *arguments: str, size: tuple[int, int] = (120, 40), env: dict[str, str] | None = None) -> None:
+        self.screen = pyte.Screen(*size)
+        self._stream = pyte.ByteStream(self.screen)
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})}
+        environment.pop("NO_COLOR", None)
+        root = str(Path(__file__).parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_own_the_terminal,
+        )
+        os.close(slave)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        os.close(self._master)
+
+    @property
+    def text(self) -> str:
+        """What is on the screen."""
+        return "\n".join(self.screen.display)
+
+    def press(self, keys: str) -> None:
+        """Type."""
+        os.write(self._master, keys.encode())
+
+    def wait_for(self, wanted: str | Callable[[str], bool], *, seconds: float = 60) -> str:
+        """Read until the screen shows `wanted`; returns the screen.
+
+        Raises:
+            AssertionError: it did not in time, or the program left; with the screen as it was last.
+        """
+        shows = wanted if callable(wanted) else lambda text: wanted in text
+        deadline = time.monotonic() + seconds
+        while not shows(self.text):
+            if time.monotonic() > deadline or not self._read():
+                raise AssertionError(f"never saw {wanted!r} (exit status {self.process.poll()}):\n{self.text}")
+        return self.text
+
+    def wait_for_exit(self, *, seconds: float = 30) -> int:
+        """Read until the program leaves; returns its exit status."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._read()
+        self._read()
+        status = self.process.poll()
+        assert status is not None, f"still running:\n{self.text}"
+        return status
+
+    def _read(self) -> bool:
+        """Feed what the program wrote to the emulator; False once it has left and everything is read."""
+        if not select.select([self._master], [], [], 0.05)[0]:
+            return self.process.poll() is None
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:
+            return False
+        self._stream.feed(data)
+        return bool(data)
+
+
+def _own_the_terminal() -> None:
+    """Make standard input the controlling terminal, so that ctrl+c is a signal."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,116 @@
+"""The real program, the real pocket model, a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+
+import psutil
+import pytest
+
+from commands.app import run
+from tests.e2e.terminal import Terminal
+
+pytestmark = pytest.mark.model
+
+WATCH = ("watch", "pocket", "--prompt", "def parse_", "--seed", "7", "--stop", "never")
+
+
+def events_of(path):
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def worker_of(terminal):
+    """The process that runs the model."""
+    (worker,) = [
+        child
+        for child in psutil.Process(terminal.process.pid).children(recursive=True)
+        if "backends.worker" in child.cmdline()
+    ]
+    return worker
+
+
+def chunk_shown(text):
+    """The chunk number on the screen, or -1."""
+    found = re.search(r"chunk (\d+)", text)
+    return int(found[1]) if found else -1
+
+
+@pytest.fixture
+def session(tmp_path):
+    return tmp_path / "seen.moe.jsonl"
+
+
+def test_stream_go_on_quit_and_replay(session):
+    with Terminal(*WATCH, "--rate", "60", "--output", str(session)) as terminal:
+        terminal.wait_for(lambda text: chunk_shown(text) >= 1)
+        for panel in ("STREAM", "EXPERTS", "ENTROPY", "PRESSURE", "VITALS"):
+            assert panel in terminal.text
+        assert "REC" in terminal.text
+        terminal.press("g")
+        shown = terminal.wait_for("Please continue:")
+        before = chunk_shown(shown)
+        terminal.wait_for(lambda text: chunk_shown(text) > before)
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0
+        assert "moe-watch replay" in terminal.text
+
+    events = events_of(session)
+    (injection,) = [event for event in events if event["event"] == "perturbation"]
+    injected = [event for event in events if event.get("source") == "injected"]
+    assert (injection["source"], injection["text"]) == ("key", " Please continue:")
+    assert [event["id"] for event in injected] == injection["ids"]
+    assert injected[0]["i"] == injection["i"]
+    assert (events[-1]["event"], events[-1].get("why")) in {("state", "user"), ("chunk", None)}
+
+    with Terminal("replay", str(session), "--speed", "16") as terminal:
+        terminal.wait_for("Please continue:")
+        assert "REPLAY" in terminal.text
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0
+
+
+def test_a_killed_worker_is_named_and_the_file_ends_with_the_error(session, capsys):
+    with Terminal(*WATCH, "--output", str(session)) as terminal:
+        terminal.wait_for(lambda text: chunk_shown(text) >= 0)
+        worker_of(terminal).send_signal(signal.SIGKILL)
+        terminal.wait_for("SIGKILL", seconds=10)
+        assert terminal.process.poll() is None
+        assert "EXPERTS" in terminal.text
+        terminal.press("q")
+        terminal.wait_for_exit()
+    errors = [event for event in events_of(session) if event["event"] == "state" and event["state"] == "error"]
+    assert "SIGKILL" in errors[-1]["message"]
+    assert run(["replay", str(session), "--headless", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ended"]["state"] == "error"
+
+
+def test_a_killed_dashboard_leaves_a_readable_file_and_no_worker(session, capsys):
+    with Terminal(*WATCH, "--output", str(session)) as terminal:
+        terminal.wait_for(lambda text: chunk_shown(text) >= 0)
+        worker = worker_of(terminal)
+        os.kill(terminal.process.pid, signal.SIGKILL)
+        worker.wait(timeout=30)
+        tokens = sum(b'"event":"token"' in line for line in session.read_bytes().splitlines(keepends=True))
+    assert run(["replay", str(session), "--headless", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["ended"] is None
+    assert sum(summary["tokens"].values()) in (tokens, tokens - 1)
+
+
+def test_ctrl_c_ends_the_run_whole(session):
+    with Terminal("record", "pocket", "--prompt", "x", "--tokens", "100000", "--output", str(session)) as terminal:
+        terminal.wait_for(lambda text: session.exists() and session.stat().st_size > 20_000)
+        terminal.press("\x03")
+        assert terminal.wait_for_exit() == 0
+        assert "ended: user" in terminal.text
+    assert any(event.get("why") == "user" for event in events_of(session)[-2:])
+
+
+@pytest.mark.parametrize("command", [("watch",), ("replay", "any.moe.jsonl")])
+def test_a_terminal_too_small_is_refused_in_one_line(command):
+    with Terminal(*command, size=(50, 12)) as terminal:
+        assert terminal.wait_for_exit() == 2
+        assert "the terminal is 50×12" in terminal.text.replace("\n", "")
