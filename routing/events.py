@@ -97,6 +97,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="co
     tap_off: float
     tap_on: float
     ratio: float
+    """Speed with the tap over speed without; below 1 is slower."""
     interval: tuple[float, float] | None = None
     i: int | None = None
 

@@ -118,7 +118,6 @@ def overlap(now: Ints, before: Ints) -> Floats:
 
     1 − overlap is `churn`.
     """
-    shared = (now[:, :, None] == before[:, None, :]).sum((1, 2))
-    result: Floats = shared / (2 * now.shape[1] - shared)
-    absent = (now[:, 0] == ABSENT) | (before[:, 0] == ABSENT)
-    return np.where(absent, np.nan, result) if absent.any() else result
+    present = (now[:, 0] != ABSENT) & (before[:, 0] != ABSENT)
+    shared = np.where(present, (now[:, :, None] == before[:, None, :]).sum((1, 2)), 0)
+    return np.where(present, shared / (2 * now.shape[1] - shared), np.nan)

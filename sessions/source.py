@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from routing.events import PerturbationForm, StreamItem
 
-Ability = Literal["pause", "perturb", "turn", "prompt", "rate", "speed", "record", "mark", "sampling", "restart"]
+Ability = Literal["pause", "perturb", "turn", "prompt", "rate", "speed", "record", "mark", "restart"]
 """`rate`: tokens per second of a generation; `speed`: a factor on recorded time. Never both."""
 
 
@@ -55,8 +55,16 @@ class Source(Protocol):
     def ended(self) -> bool:
         """No further event will come unless something is asked for."""
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the person should know about the model or the file, one line each; more may come."""
+
     def start(self) -> None:
-        """Begin: spawn the worker or open the file."""
+        """Begin: spawn the worker or open the file. Only the first call does anything.
+
+        Raises:
+            UserError: it cannot begin.
+        """
 
     def drain(self) -> list[StreamItem]:
         """Everything that arrived since the last call, in order; a `Header` begins a new run."""

@@ -1,0 +1,74 @@
+"""What every test of the dashboard needs: one place that starts it on a script, and nothing of this machine."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import pytest
+from textual.widgets import Input
+
+from tests.tui.events import main_run
+from tests.tui.scripted import ManualClock, Scripted
+from tui.app import MoeWatchApp
+
+
+@pytest.fixture(autouse=True)
+def same_on_every_machine(monkeypatch):
+    """No colour settings of this terminal, and no blinking cursors: the command palette has its own."""
+    for name in ("NO_COLOR", "COLORTERM", "TEXTUAL_THEME", "TEXTUAL_ANIMATIONS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Input, "cursor_blink", False)
+
+
+def make_app(items=None, *, theme=None, simulated=False, clock=None, fps=None, **source):
+    """The app on a scripted source, without a timer."""
+    script = Scripted(main_run() if items is None else items, **source)
+    return MoeWatchApp(script, clock=clock or ManualClock(), fps=fps, theme=theme, simulated=simulated)
+
+
+@asynccontextmanager
+async def running(items=None, *, size=(120, 40), **options):
+    """The app, its pilot and its source, with all items shown."""
+    app = make_app(items, **options)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await settle(app, pilot)
+        yield app, pilot, app.source
+
+
+async def settle(app, pilot):
+    """Draw what has arrived."""
+    await pilot.pause()
+    app.tick()
+    await pilot.pause()
+
+
+async def press(app, pilot, *keys):
+    """Press keys, and draw what they did."""
+    await pilot.press(*keys)
+    app.tick()
+    await pilot.pause()
+
+
+def lines(widget):
+    """What a drawn widget shows, line by line."""
+    return [widget.render_line(y).text.rstrip() for y in range(widget.content_size.height)]
+
+
+def shown(widget):
+    """What a drawn widget shows, as one text with its frame's title and note."""
+    frame = [str(part) for part in (widget._border_title, widget._border_subtitle) if part]
+    return "\n".join([*frame, *lines(widget)])
+
+
+def style_at(widget, x, y):
+    """The style of one cell of the content."""
+    for segment in widget.render_line(y):
+        x -= segment.cell_length
+        if x < 0:
+            return segment.style
+    raise AssertionError("nothing is drawn there")
+
+
+def toasts(app):
+    """The messages on the screen."""
+    return [notification.message for notification in app._notifications]

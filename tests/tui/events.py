@@ -1,0 +1,240 @@
+"""Made-up runs for tests of the dashboard: seeded, with real chunks computed from made-up routing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from math import exp
+
+import numpy as np
+
+from routing.events import (
+    BackendInfo,
+    Header,
+    MemoryPressure,
+    ModelInfo,
+    Perturbation,
+    Sampling,
+    State,
+    StreamItem,
+    Temperature,
+    Token,
+    Vitals,
+)
+from routing.instruments import Instruments
+from routing.observe import observe
+
+PROMPT = 'def read_chunks(path, size=1024):\n    """'
+TEXT = '''Yield the contents of *path* in chunks of at most *size* bytes.
+
+    The file is opened in binary mode and closed when the iterator is
+    exhausted or garbage collected. If *size* is negative or None, the whole
+    file is returned at once.
+
+    Raises OSError if the file cannot be opened, and ValueError if *size* is
+    zero. Chunks are bytes objects; an empty file yields nothing at all.
+
+    >>> list(read_chunks("empty.txt"))
+    []
+    """
+    if size == 0:
+        raise ValueError("chunk size must not be zero")
+    with open(path, "rb") as stream:
+        while True:
+            chunk = stream.read(size)
+            if not chunk:
+                break
+            yield chunk
+
+
+class ChunkReader:
+    """Read a stream in chunks and remember the position.
+
+    The reader may be used as a context manager. Calling close() more than
+    once has no effect, and every other method raises ValueError after it.
+    """
+
+    def __init__(self, stream, size=8192):
+        self._stream = stream
+        self._size = size
+        self._position = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        data = self._stream.read(self._size)
+        if not data:
+            raise StopIteration
+        self._position += len(data)
+        return data
+
+'''
+INJECTED = " Please continue:"
+CAPTURE = ["experts", "weights", "entropy", "margin", "logprob"]
+GIGABYTE = 1_000_000_000
+
+
+def pieces(text: str) -> list[str]:
+    """Text in pieces as a small vocabulary would have them."""
+    words = re.findall(r" ?\w+|\n *| *[^\w\s]+| +", text)
+    return [part for word in words for part in re.findall(r".{1,6}", word, re.DOTALL)]
+
+
+def header(layers: int = 6, experts: int = 8, k: int = 2, **changes) -> Header:
+    """The header of a made-up run."""
+    fields = {
+        "created": "2026-11-20T09:00:00Z",
+        "moe_watch": "0.1.0",
+        "model": ModelInfo(
+            name="pocket",
+            architecture="mixtral",
+            layers=list(range(layers)),
+            experts=experts,
+            experts_per_token=k,
+            gate="softmax_top_k_renormalised",
+            parameters=5_500_000,
+            context_length=2048,
+            trained_length=1536,
+        ),
+        "backend": BackendInfo(name="MLX", version="0.32.0", device="CPU", threads=2, tap="router output"),
+        "sampling": Sampling(seed=7),
+        "prompt": PROMPT,
+        "capture": CAPTURE,
+    }
+    return Header(**{**fields, **changes})
+
+
+class MadeUpRun:
+    """Makes the items of a run one after another; equal seeds make equal runs."""
+
+    def __init__(self, head: Header | None = None, *, seed: int = 7, rate: float = 30.0) -> None:
+        self.header = head or header()
+        self.i = 0
+        self.t = 0.0
+        self._step = 1 / rate
+        self._rng = np.random.default_rng(seed)
+        model = self.header.model
+        self._shape = (len(model.layers), model.experts, model.experts_per_token)
+        self._bias = self._rng.normal(0, 0.9, self._shape[:2])
+        self._mood = self._rng.normal(0, 1, self._shape[:2])
+        self._instruments = Instruments(self.header)
+        self._text = iter(())
+
+    def prompt(self) -> Iterator[StreamItem]:
+        """The header and the prompt's tokens."""
+        yield self.header
+        for text in pieces(self.header.prompt):
+            yield from self.token(text, "prompt")
+
+    def generate(self, tokens: int) -> Iterator[StreamItem]:
+        """Tokens as if drawn, with a reading of the machine every 30 of them."""
+        for _ in range(tokens):
+            yield from self.token(self._next_text(), "generated")
+            if self.i % 30 == 0:
+                yield self.vitals()
+
+    def inject(self, text: str = INJECTED, form: str = "raw") -> Iterator[StreamItem]:
+        """A perturbation and its tokens."""
+        parts = pieces(text)
+        ids = list(range(len(parts)))
+        yield from self.followed(Perturbation(i=self.i, t=self.t, text=text, ids=ids, form=form, source="key"))
+        for part in parts:
+            yield from self.token(part, "injected")
+
+    def state(self, name: str, **fields) -> Iterator[StreamItem]:
+        yield from self.followed(State(state=name, i=self.i, t=self.t, **fields))
+
+    def followed(self, item: StreamItem) -> Iterator[StreamItem]:
+        """An item and what the instruments derive from it."""
+        derived = self._instruments.feed(item)
+        if isinstance(item, State | Perturbation):
+            yield from derived
+            yield item
+        else:
+            yield item
+            yield from derived
+
+    def token(self, text: str, source: str) -> Iterator[StreamItem]:
+        """One token, with the chunk it may complete."""
+        yield from self.followed(self._token(text, source))
+
+    def _next_text(self) -> str:
+        text = next(self._text, None)
+        if text is None:
+            self._text = iter(pieces(TEXT))
+            text = next(self._text)
+        return text
+
+    def _token(self, text: str, source: str) -> Token:
+        rng, (layers, experts, k) = self._rng, self._shape
+        self._mood = 0.8 * self._mood + 0.6 * rng.normal(0, 1, (layers, experts))
+        logits = self._bias + self._mood
+        selected = np.argsort(-logits, -1)[:, :k]
+        seen = observe(logits[None], selected[None], self.header.model.gate)
+        word = text[:1].isalnum() or text.startswith(" ")
+        surprisal = float(rng.gamma(*((0.9, 1.1) if word else (0.5, 0.6))))
+        top = max(exp(-surprisal), float(rng.beta(4, 3)))
+        generated = source == "generated"
+        token = Token(
+            i=self.i,
+            t=round(self.t, 4),
+            phase="decode" if generated else "prefill",
+            source=source,
+            id=abs(hash_of(text)) % 4096,
+            text=text,
+            logprob=-surprisal if self.i else None,
+            top_margin=top * 0.7 if generated else None,
+            choice_gap=max(0.0, top - exp(-surprisal)) if generated else None,
+            experts=seen.experts[0].ravel().tolist(),
+            weights=seen.weights[0].ravel().tolist(),
+            entropy=seen.entropy[0].tolist(),
+            margin=seen.margin[0].tolist(),
+        )
+        self.i += 1
+        self.t += self._step if generated else self._step / 20
+        return token
+
+    def vitals(self) -> Vitals:
+        """A plausible small machine."""
+        wave = float(np.sin(self.t / 9))
+        return Vitals(
+            t=self.t,
+            memory_total=16 * GIGABYTE,
+            memory_used=int((10.4 + 0.5 * wave + 0.01 * self.t) * GIGABYTE),
+            memory_available=int(5.2 * GIGABYTE),
+            swap_total=2 * GIGABYTE,
+            swap_used=int(0.21 * GIGABYTE),
+            process_memory=int((88 + 3 * wave) * 1e6),
+            worker_memory=int((402 + 6 * wave) * 1e6),
+            pressure=MemoryPressure(level="ok", source="PSI", stalled=max(0.0, 0.004 + 0.004 * wave)),
+            temperatures=[
+                Temperature(sensor="cpu", celsius=58 + 9 * wave + float(self._rng.normal(0, 1)), high=100.0),
+                Temperature(sensor="nvme", celsius=41 + 2 * wave, high=85.0),
+            ],
+            unavailable={"throttling": "no thermal throttle counter in /sys on this machine"},
+        )
+
+
+def hash_of(text: str) -> int:
+    """A stable number for a text."""
+    return int.from_bytes(text.encode()[:6], "little")
+
+
+def main_run(tokens: int = 460, inject_after: int = 280, head: Header | None = None) -> list[StreamItem]:
+    """A run with one "go on", as the main screen shows it."""
+    return list(_pocket_run(tokens, inject_after)) if head is None else _run(tokens, inject_after, head)
+
+
+@cache
+def _pocket_run(tokens: int, inject_after: int) -> tuple[StreamItem, ...]:
+    return tuple(_run(tokens, inject_after, header()))
+
+
+def _run(tokens: int, inject_after: int, head: Header) -> list[StreamItem]:
+    run = MadeUpRun(head)
+    items = [*run.prompt(), *run.generate(min(tokens, inject_after))]
+    if tokens > inject_after:
+        items += [*run.inject(), *run.generate(tokens - inject_after)]
+    return items

@@ -1,0 +1,91 @@
+"""A source that plays a list, and a clock that stands still. For tests of the dashboard only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from routing.events import StreamItem
+from sessions.source import PaceStatus, RecordingStatus
+
+LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark"})
+REPLAY = frozenset({"pause", "speed"})
+RECORDING = RecordingStatus("recording", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
+REPLAYING = RecordingStatus("replay", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
+
+
+class ManualClock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Scripted:
+    """Hands out its items when drained and writes down what it is asked for."""
+
+    def __init__(
+        self,
+        items: Iterable[StreamItem] = (),
+        *,
+        abilities: Iterable[str] = LIVE,
+        recording: RecordingStatus = RECORDING,
+        pace: PaceStatus | None = None,
+        ended: bool = False,
+    ) -> None:
+        self.abilities = frozenset(abilities)
+        self.recording = recording
+        default = PaceStatus("speed", 1.0, False) if "speed" in self.abilities else PaceStatus("rate", 30.0, False)
+        self.pace = pace or default
+        self.ended = ended
+        self.warnings: list[str] = []
+        self.asked: list[tuple] = []
+        self._items = list(items)
+
+    def add(self, items: Iterable[StreamItem]) -> None:
+        """More to hand out."""
+        self._items += items
+
+    def start(self) -> None:
+        self.asked.append(("start",))
+
+    def drain(self) -> list[StreamItem]:
+        items, self._items = self._items, []
+        return items
+
+    def pause(self) -> None:
+        self.asked.append(("pause",))
+        self.pace = replace(self.pace, paused=True)
+
+    def resume(self) -> None:
+        self.asked.append(("resume",))
+        self.pace = replace(self.pace, paused=False)
+
+    def perturb(self, text: str, *, form: str = "raw", at_once: bool = False) -> None:
+        self.asked.append(("perturb", text, form, at_once))
+
+    def prompt(self, text: str) -> None:
+        self.asked.append(("prompt", text))
+
+    def set_pace(self, value: float) -> None:
+        self.asked.append(("set_pace", value))
+        self.pace = replace(self.pace, value=value)
+
+    def set_recording(self, on: bool) -> None:
+        self.asked.append(("set_recording", on))
+        self.recording = RECORDING if on else RecordingStatus("off")
+
+    def mark(self, note: str) -> None:
+        self.asked.append(("mark", note))
+
+    def restart(self) -> None:
+        self.asked.append(("restart",))
+
+    def close(self) -> None:
+        self.asked.append(("close",))

@@ -1,0 +1,179 @@
+"""What entropy, pressure and vitals say."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from routing.events import Chunk, MemoryPressure, Token, Vitals
+from tests.tui.conftest import lines, press, running, shown, style_at
+from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
+
+# Entropy
+
+
+async def test_entropy_has_a_number_for_every_layer_and_the_means():
+    async with running() as (app, _, _):
+        window = app.view.window
+        text = shown(app.dashboard.entropy)
+        for layer, value in enumerate(window.layer_entropy()):
+            assert any(line.startswith(f"{layer} ━") and f" {value:.2f}" in line for line in text.splitlines())
+        assert f"mean {window.mean_entropy():.2f}  effective experts {window.effective():.1f} of 8" in text
+        assert f"churn {window.churn():.2f}" in text
+
+
+async def test_many_layers_become_a_curve_with_its_extremes_named():
+    async with running(main_run(40, head=header(30, 8, 2))) as (app, _, _):
+        values = app.view.window.layer_entropy()
+        assert f"layer {values.argmin()} {values.min():.2f} to {values.argmax()} {values.max():.2f}" in shown(
+            app.dashboard.entropy
+        )
+
+
+async def test_entropy_that_was_not_recorded_is_said_to_be_absent():
+    head = header(capture=["experts"])
+    items = [
+        msgspec.structs.replace(item, entropy=None, margin=None) if isinstance(item, Token) else item
+        for item in MadeUpRun(head).prompt()
+    ]
+    async with running(items) as (app, _, _):
+        assert "n/a: this run did not record router entropy" in shown(app.dashboard.entropy)
+
+
+# Pressure
+
+
+async def test_before_the_first_chunk_the_missing_tokens_are_counted():
+    async with running(main_run(13)) as (app, _, _):
+        assert "first chunk in 7 tokens" in shown(app.dashboard.pressure)
+
+
+async def test_in_the_warm_up_nothing_is_measured():
+    async with running(main_run(95)) as (app, _, _):
+        text = shown(app.dashboard.pressure)
+        assert "warm-up 4 of 10 chunks: nothing is measured yet" in text
+        assert "P₀" not in text
+
+
+async def test_the_newest_pressure_its_start_and_its_half_are_numbers():
+    items = main_run()
+    async with running(items) as (app, _, _):
+        chunks = [item for item in items if isinstance(item, Chunk)]
+        start = chunks[10].pressures.mid
+        text = shown(app.dashboard.pressure)
+        assert text.startswith("PRESSURE  measured-v1 · mid by chunk")
+        assert f"mid {chunks[-1].pressures.mid:.3f}" in text
+        assert f"P₀ {start:.3f}  half {start / 2:.3f}" in text
+        assert f"↓ half of P₀ {start / 2:.2f}" in text
+
+
+async def test_an_injection_is_a_post_at_its_chunk_with_the_difference_around_it():
+    items = main_run()
+    async with running(items) as (app, _, _):
+        panel = app.dashboard.pressure
+        track = app.view.tracks["measured-v1"]
+        text = shown(panel)
+        assert f"▴{track.injections[0].chunk}" in text
+        column = next(line.index("┊") for line in text.splitlines() if "┊" in line)
+        row = next(y for y, line in enumerate(lines(panel)) if "┊" in line)
+        assert style_at(panel, column, row).color == panel.palette.accent.color
+        delta = f"{track.delta:+.3f}".replace("-", "−")
+        assert f"go on: P_mid {delta} (one chunk before/after, no control)" in text
+
+
+async def test_a_difference_in_the_warm_up_says_so():
+    async with running(main_run(130, 100)) as (app, _, _):
+        assert "(in the warm-up, no control)" in shown(app.dashboard.pressure)
+
+
+async def test_warm_up_chunks_are_grey_and_the_newest_one_is_now():
+    async with running() as (app, _, _):
+        panel = app.dashboard.pressure
+        ink = panel.palette
+        chart = [segment for y in range(2, 10) for segment in panel.render_line(y)]
+        dots = {segment.style.color for segment in chart if set(segment.text) & set("⠉⠒⠤⡠⠔⠊")}
+        assert ink.faint.color in dots
+        assert ink.series["mid"].color in dots
+        assert [segment.style for segment in chart if "●" in segment.text] == [ink.accent]
+
+
+async def test_f_adds_fast_slow_and_net():
+    async with running() as (app, pilot, _):
+        panel = app.dashboard.pressure
+        await press(app, pilot, "f")
+        last = app.view.tracks["measured-v1"].chunks[-1].pressures
+        for name in ("fast", "slow", "net"):
+            assert f"━ {name} {getattr(last, name):.3f}".replace("-", "−") in shown(panel)
+        await press(app, pilot, "f")
+        assert "fast" not in shown(panel)
+
+
+async def test_p_shows_the_reference_mode_and_why_it_has_no_half_life():
+    async with running() as (app, pilot, _):
+        panel = app.dashboard.pressure
+        await press(app, pilot, "p")
+        text = shown(panel)
+        initial = app.view.tracks["chronomoe-v1"].initial
+        assert text.startswith("PRESSURE  chronomoe-v1 · mid by chunk")
+        assert "computed here, not recorded" in text
+        assert f"unreachable: floor 0.179 > half {initial / 2:.3f}" in text
+        await press(app, pilot, "p")
+        assert "unreachable" not in shown(panel)
+
+
+async def test_crossing_half_is_marked():
+    items = [
+        msgspec.structs.replace(
+            item, pressures=msgspec.structs.replace(item.pressures, mid=0.1 if item.index > 14 else 0.5)
+        )
+        if isinstance(item, Chunk)
+        else item
+        for item in main_run()
+    ]
+    async with running(items) as (app, _, _):
+        text = shown(app.dashboard.pressure)
+        assert "half of P₀ crossed at chunk 15" in text
+        assert "◆" in text
+        assert " half of P₀ ╌" in text
+
+
+async def test_pressure_that_cannot_be_computed_is_said_to_be_absent():
+    items = [
+        msgspec.structs.replace(item, signals=None, pressures=None) if isinstance(item, Chunk) else item
+        for item in main_run(60)
+    ]
+    async with running(items) as (app, _, _):
+        assert "n/a: this run recorded no signals that pressure needs" in shown(app.dashboard.pressure)
+
+
+# Vitals
+
+
+async def test_vitals_have_numbers_sources_and_reasons():
+    async with running(size=(200, 60)) as (app, _, _):
+        last = app.view.vitals.last
+        text = shown(app.dashboard.vitals)
+        assert f"memory      {last.memory_used / GIGABYTE:.1f} of 16.0 GB" in text
+        assert "pressure    ok 0.8 % stalled  PSI" in text
+        assert f"cpu         {last.temperatures[0].celsius:.0f} °C of 100" in text
+        assert "throttling  n/a: no thermal throttle counter" in text
+        assert "▆" in text
+
+
+async def test_what_is_missing_has_its_reason_and_no_number():
+    bare = Vitals(t=1.0, unavailable={"memory_used": "no /proc here", "temperatures": "no sensors in a container"})
+    async with running([header(), bare]) as (app, _, _):
+        text = shown(app.dashboard.vitals)
+        assert "memory      n/a: no /proc here" in text
+        assert "temperature n/a: no sensors in a container" in text
+        assert not any(character.isdigit() for character in text)
+
+
+@pytest.mark.parametrize(("level", "ink"), [("ok", "good"), ("warning", "warn"), ("critical", "bad")])
+async def test_memory_pressure_has_a_word_and_a_colour(level, ink):
+    reading = Vitals(t=1.0, pressure=MemoryPressure(level=level, source="kernel"), throttling=level != "ok")
+    async with running([header(), reading]) as (app, _, _):
+        panel = app.dashboard.vitals
+        assert f"pressure    {level}" in shown(panel)
+        assert style_at(panel, 12, 0).color == getattr(panel.palette, ink).color
+        assert ("slowed down" in shown(panel)) == (level != "ok")

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from routing.events import Chunk, Perturbation, Pressures
+from tui.pressure_track import PressureTrack
+
+
+def chunk(index, mid, *, warm_up=False, partial=False):
+    pressures = (
+        None if mid is None else Pressures(fast=-0.1, mid=mid, slow=0.1, net=0.2, w_fast=0.2, w_mid=0.5, w_slow=0.1)
+    )
+    return Chunk(
+        index=index, first=20 * index, last=20 * index + 19, tokens=20,
+        warm_up=warm_up, partial=partial, pressures=pressures,
+    )  # fmt: skip
+
+
+def track(*chunks):
+    found = PressureTrack("measured-v1")
+    for each in chunks:
+        found.add(each)
+    return found
+
+
+def perturb(found, i):
+    found.inject(Perturbation(i=i, t=1.0, text="x", ids=[1], form="raw", source="key"), "go on")
+
+
+def test_the_warm_up_is_counted_and_is_never_the_start():
+    found = track(*(chunk(at, 0.9, warm_up=True) for at in range(4)))
+    assert found.warm_up_missing == 6
+    assert found.initial is None
+    assert found.half is None
+
+
+def test_the_start_is_the_first_measured_chunk():
+    found = track(chunk(0, 0.9, warm_up=True), chunk(1, 0.7, partial=True), chunk(2, 0.5), chunk(3, 0.4))
+    assert found.initial == 0.5
+    assert found.half == 0.25
+
+
+@pytest.mark.parametrize(("mids", "crossing"), [((0.5, 0.3, 0.25, 0.1), 12), ((0.5, 0.26), None)])
+def test_the_first_chunk_at_or_below_half_is_the_crossing(mids, crossing):
+    assert track(*(chunk(10 + at, mid) for at, mid in enumerate(mids))).crossing == crossing
+
+
+def test_delta_is_after_minus_before_the_last_injection():
+    found = track(chunk(0, 0.5), chunk(1, 0.52))
+    perturb(found, 40)
+    assert found.injections[-1].chunk == 2
+    assert found.delta is None
+    found.add(chunk(2, 0.40, partial=True))
+    assert found.delta is None
+    found.add(chunk(3, 0.49))
+    assert found.delta == pytest.approx(-0.03)
+    found.add(chunk(4, 0.9))
+    assert found.delta == pytest.approx(-0.03)
+
+
+def test_delta_is_absent_where_it_cannot_be_had():
+    first = track()
+    perturb(first, 5)
+    first.add(chunk(0, 0.5))
+    assert first.delta is None
+    unmeasured = track(chunk(0, None))
+    perturb(unmeasured, 20)
+    unmeasured.add(chunk(1, 0.5))
+    assert unmeasured.delta is None

@@ -1,0 +1,188 @@
+"""Whole screens as pictures. To look at one: render the SVG in headless Chromium with fonts-firacode."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import textual
+
+from routing.events import Progress, Vitals
+from sessions.source import PaceStatus, RecordingStatus
+from tests.tui.conftest import make_app
+from tests.tui.events import MadeUpRun, header, main_run
+from tests.tui.scripted import LIVE, REPLAY, REPLAYING
+
+BASELINE = "8.2.8"
+"""The Textual that the pictures were made with; another one draws other pictures of the same screens."""
+NARROW, WIDE, LARGE = (80, 24), (120, 40), (200, 60)
+
+LOADING = [Progress(stage="loading", done=12_400_000, total=28_900_000, unit="bytes", note="model.safetensors")]
+NO_SENSORS = Vitals(
+    t=1.0,
+    memory_total=16_000_000_000,
+    memory_used=9_000_000_000,
+    process_memory=91_000_000,
+    unavailable={
+        "worker_memory": "the worker has not said which process it is",
+        "swap_used": "no swap on this machine",
+        "pressure": "the kernel has no pressure stall information",
+        "temperatures": "no sensors in /sys/class/thermal",
+        "throttling": "not told to a container",
+    },
+)
+
+
+@pytest.fixture
+def snap(snap_compare, request):
+    """Compare a screen with its picture; pictures are made and compared with one version of Textual only."""
+    if textual.__version__ != BASELINE:
+        if request.config.option.update_snapshots:
+            pytest.exit(f"snapshots are made with Textual {BASELINE}, not {textual.__version__}")
+        pytest.skip(f"the pictures are Textual {BASELINE}'s")
+
+    def check(items=None, *, size=NARROW, press=(), **options):
+        app = make_app(items, **options)
+
+        async def before(pilot):
+            await pilot.pause()
+            app.tick()
+            await pilot.pause()
+            await pilot.press(*press)
+            app.tick()
+            await pilot.pause()
+
+        assert snap_compare(app, run_before=before, terminal_size=size)
+
+    return check
+
+
+def run(tokens=150):
+    made_up = MadeUpRun()
+    return made_up, [*made_up.prompt(), *made_up.generate(tokens)]
+
+
+def ended(state, **fields):
+    made_up, items = run()
+    return [*items, *made_up.state(state, **fields)]
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE, LARGE], ids=["80x24", "120x40", "200x60"])
+def test_main(snap, size):
+    snap(size=size)
+
+
+@pytest.mark.parametrize("theme", ["moe-watch-light", "ansi-dark"])
+def test_main_in_other_colours(snap, theme):
+    snap(size=WIDE, theme=theme)
+
+
+def test_main_without_colours(snap, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    snap()
+
+
+@pytest.mark.parametrize("key", ["2", "3", "4", "5"], ids=["experts", "entropy", "pressure", "vitals"])
+def test_tab(snap, key):
+    snap(press=[key])
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["80x24", "120x40"])
+def test_loading(snap, size):
+    snap(LOADING, size=size)
+
+
+def test_waiting_for_the_first_token(snap):
+    snap([header()])
+
+
+def test_prefill(snap):
+    snap([header(), Progress(stage="prefill", done=120, total=300, unit="tokens")])
+
+
+def test_paused(snap):
+    snap(run()[1], pace=PaceStatus("rate", 30.0, True))
+
+
+@pytest.mark.parametrize("why", ["eos", "context"])
+def test_finished(snap, why):
+    snap(ended("finished", why=why))
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["80x24", "120x40"])
+def test_failed(snap, size):
+    message = "the worker was killed by the system (signal 9): out of memory?"
+    snap(ended("error", message=message), size=size, abilities={"restart"})
+
+
+def test_not_recording(snap):
+    snap(run()[1], recording=RecordingStatus("off"))
+
+
+def test_recording_failed(snap):
+    problem = RecordingStatus("failed", "x.moe.jsonl", "/data/x.moe.jsonl", 0, "disk full since token 120")
+    snap(run()[1], recording=problem)
+
+
+def test_replay(snap):
+    snap(run()[1], abilities=REPLAY, recording=REPLAYING, pace=PaceStatus("speed", 2.0, False))
+
+
+def test_sensors_missing(snap):
+    snap([*run()[1], NO_SENSORS], press=["5"])
+
+
+def test_simulated(snap):
+    snap(run()[1], simulated=True)
+
+
+def test_warm_up(snap):
+    snap(main_run(95), press=["4"])
+
+
+def test_pressure_lines(snap):
+    snap(press=["4", "f"])
+
+
+def test_reference_pressure(snap):
+    snap(press=["4", "p"])
+
+
+def test_coloured_by_entropy_and_queued(snap):
+    snap(press=["v", "g"])
+
+
+def test_cursor_in_the_heatmap(snap):
+    snap(press=["2", "tab", "right", "down", "down"])
+
+
+def test_maximised(snap):
+    snap(size=WIDE, press=["2", "z"])
+
+
+def test_beyond_the_trained_length(snap):
+    head = header()
+    snap(main_run(120, head=header(model=msgspec.structs.replace(head.model, trained_length=96))), size=(100, 30))
+
+
+def test_help(snap):
+    snap(size=WIDE, press=["question_mark"])
+
+
+def test_say(snap):
+    snap(run()[1], press=["G", *"And"])
+
+
+def test_prompt(snap):
+    snap(run()[1], press=["N", *"def", "enter"])
+
+
+def test_palette(snap):
+    snap(run()[1], press=["ctrl+p"], abilities=LIVE)
+
+
+def test_refusal(snap):
+    snap(run()[1], press=["g"], abilities=REPLAY, recording=REPLAYING)
+
+
+def test_too_small(snap):
+    snap(size=(50, 12))

@@ -1,0 +1,166 @@
+"""The stream panel, and hostile text anywhere."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from textual.events import MouseScrollUp
+
+from routing.events import Token
+from sessions.source import RecordingStatus
+from tests.tui.conftest import lines, press, running, settle, shown, style_at
+from tests.tui.events import MadeUpRun, header, main_run
+from tests.tui.scripted import LIVE
+
+HOSTILE = (
+    "\x1b[2J\x1b]0;owned\x07[bold red]not bold[/bold red][@click=app.quit]quit[/] \u202etxet\u200b \x9b31m [/unclosed"
+)
+
+
+def tokens(*texts, run=None, **changes):
+    """A run whose generated tokens have these texts."""
+    run = run or MadeUpRun(header(prompt="def f():\n"))
+    prompt = list(run.prompt())
+    generated = [item for text in texts for item in run.token(text, "generated")]
+    changed = (msgspec.structs.replace(item, **changes) if isinstance(item, Token) else item for item in generated)
+    return [*prompt, *changed]
+
+
+async def test_text_is_shown_wrapped_with_the_newest_token_at_the_end():
+    async with running(tokens("alpha", " beta", " gamma")) as (app, _, _):
+        text = shown(app.dashboard.stream)
+        assert "alpha beta gamma▌" in text
+        assert "‘ gamma’" in text
+
+
+async def test_hostile_text_is_inert_everywhere_it_is_shown():
+    head = header(model=msgspec.structs.replace(header().model, name=HOSTILE))
+    run = MadeUpRun(head)
+    items = [*tokens(HOSTILE, run=run), *run.inject(HOSTILE), *run.state("error", message=HOSTILE)]
+    hostile = RecordingStatus("failed", HOSTILE, HOSTILE, 1, HOSTILE)
+    async with running(items, recording=hostile, abilities=LIVE | {"restart"}) as (app, _, _):
+        board = app.dashboard
+        everything = "\n".join(
+            [
+                *(shown(panel) for panel in board.panels),
+                *lines(board.query_one("#header")),
+                *lines(board.query_one("#banner")),
+            ]
+        )
+        assert "[bold red]not bold[/bold red][@click=app.quit]quit[/]" in everything.replace("│", "").replace("\n", "")
+        assert "␛[2J" in everything
+        assert not any(ord(character) < 32 and character != "\n" for character in everything)
+        assert not set("\x9b\u202e\u200b") & set(everything)
+        tooltip = str(board.query_one("#header").tooltip)
+        assert "\x1b" not in tooltip
+        assert "[/unclosed" in tooltip
+
+
+async def test_a_hostile_mark_note_is_inert():
+    async with running(tokens("x")) as (app, pilot, source):
+        await press(app, pilot, "s", *"[b]x[/b]", "enter")
+        assert source.asked[-1] == ("mark", "[b]x[/b]")
+
+
+@pytest.mark.parametrize(("logprob", "step"), [(-0.1, 0), (-0.7, 1), (-2.0, 2), (-4.0, 3), (-9.0, 4)])
+async def test_the_colour_of_a_token_is_its_surprisal(logprob, step):
+    async with running(tokens("word", logprob=logprob)) as (app, _, _):
+        stream = app.dashboard.stream
+        row = next(y for y, line in enumerate(lines(stream)) if line.startswith("word"))
+        style = style_at(stream, 0, row)
+        assert style.color == stream.palette.tokens[step].color
+        assert bool(style.underline) == (step == 4)
+
+
+async def test_v_colours_by_router_entropy_instead():
+    async with running(tokens("word", logprob=-9.0, entropy=[9500] * 6)) as (app, pilot, _):
+        stream = app.dashboard.stream
+        await press(app, pilot, "v")
+        assert "coloured by router entropy" in shown(stream)
+        row = next(y for y, line in enumerate(lines(stream)) if line.startswith("word"))
+        assert style_at(stream, 0, row).color == stream.palette.tokens[4].color
+        await press(app, pilot, "v")
+        assert "coloured by surprisal" in shown(stream)
+
+
+async def test_prompt_injection_and_marks_look_like_what_they_are():
+    run = MadeUpRun()
+    items = [
+        *tokens("text", run=run),
+        *run.inject(),
+        *run.token("after", "generated"),
+        *run.state("fresh_context"),
+        *run.token("again", "generated"),
+        *run.state("finished", why="eos"),
+    ]
+    async with running(items) as (app, _, _):
+        stream = app.dashboard.stream
+        text = lines(stream)
+        ink = stream.palette
+        assert style_at(stream, 0, 0).color == ink.muted.color
+        row = next(y for y, line in enumerate(text) if "⟶ go on" in line)
+        assert text[row] == " ⟶ go on  Please continue:"
+        assert style_at(stream, 1, row).bgcolor == ink.accent.color
+        assert style_at(stream, 12, row).color == ink.accent.color
+        assert text[row + 1] == "after"
+        assert f" fresh context at token {run.i - 1} " in text[row + 2]
+        assert text[row + 2].startswith("───")
+        assert text[row + 3 : row + 5] == ["again", "■ end of text"]
+
+
+async def test_where_the_model_would_have_stopped_is_marked():
+    run = MadeUpRun()
+    items = [*run.prompt(), *tokens_with_stop(run)]
+    async with running(items) as (app, _, _):
+        assert "one⊣two" in shown(app.dashboard.stream)
+
+
+def tokens_with_stop(run):
+    for text in ("one", "two"):
+        for item in run.token(text, "generated"):
+            yield msgspec.structs.replace(item, would_stop=text == "two") if isinstance(item, Token) else item
+
+
+async def test_scrolling_back_stays_there_until_the_end_is_asked_for():
+    run = MadeUpRun()
+    items = [*run.prompt(), *run.generate(600)]
+    async with running(items) as (app, pilot, source):
+        stream = app.dashboard.stream
+        assert "▌" in "".join(lines(stream))
+        await press(app, pilot, "pageup")
+        before = lines(stream)[:-1]
+        assert "lines below · end follows again" in shown(stream)
+        source.add(run.generate(60))
+        await settle(app, pilot)
+        assert lines(stream)[:-1] == before
+        await press(app, pilot, "end")
+        assert "▌" in "".join(lines(stream))
+        assert "lines below" not in shown(stream)
+
+
+async def test_wheel_and_page_down_scroll_too():
+    run = MadeUpRun()
+    async with running([*run.prompt(), *run.generate(600)]) as (app, pilot, _):
+        stream = app.dashboard.stream
+        stream.post_message(MouseScrollUp(stream, 3, 3, 0, -1, 0, False, False, False))
+        await settle(app, pilot)
+        assert stream.top is not None
+        await press(app, pilot, "pagedown")
+        assert stream.top is None
+
+
+async def test_a_token_under_the_mouse_is_read_out():
+    async with running(tokens("alpha", " beta", logprob=-0.5)) as (app, pilot, _):
+        stream = app.dashboard.stream
+        row = next(y for y, line in enumerate(lines(stream)) if line.startswith("alpha"))
+        await pilot.hover(stream, offset=(1 + stream.gutter.left, row + stream.gutter.top))
+        await settle(app, pilot)
+        assert lines(stream)[-1].startswith("▸ ‘alpha’  p 61 %  surprisal 0.50")
+
+
+async def test_narrower_wraps_anew_with_the_same_words():
+    async with running(main_run(200)) as (app, pilot, _):
+        await pilot.resize_terminal(100, 40)
+        await settle(app, pilot)
+        stream = app.dashboard.stream
+        assert all(stream.render_line(y).cell_length == stream.content_size.width for y in range(5))

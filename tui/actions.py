@@ -1,0 +1,176 @@
+"""Every action of the dashboard, once: key bindings, footer, command palette and help are made from this list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from textual.binding import Binding, BindingType
+
+from sessions.source import Ability
+from tui.frame import Frame
+
+Group = Literal["run", "text", "recording", "panels", "program"]
+GROUP_TITLES: dict[Group, str] = {
+    "run": "Run",
+    "text": "Put text in",
+    "recording": "Recording",
+    "panels": "Panels",
+    "program": "Program",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something a person can do."""
+
+    id: str
+    keys: tuple[str, ...]
+    """Textual's names of the keys; the first is the one shown."""
+    shown: str
+    """The key as a person knows it."""
+    title: str
+    """Two or three words, for footer and palette."""
+    description: str
+    """One sentence, for help and palette."""
+    group: Group
+    needs: frozenset[Ability] = frozenset()
+    """Any one of these is enough; none at all means that it is always there."""
+    lacking: str = ""
+    """Why it cannot be done without them, in a run."""
+    footer: int = 0
+    """Rank among the keys in the footer, 1 first; 0 leaves it out."""
+
+    def offered(self, frame: Frame) -> bool:
+        """It can be done now."""
+        return not self.needs or bool(self.needs & frame.abilities)
+
+    def refusal(self, frame: Frame) -> str:
+        """Why it cannot be done now."""
+        if frame.replay and self.needs & {"perturb", "turn", "prompt", "record"}:
+            return f"{self.title}: not in a replay, the recording is what it is"
+        return f"{self.title}: {self.lacking}"
+
+    def caption(self, frame: Frame) -> str:
+        """`title` as it reads in this moment."""
+        if self.id == "pause":
+            return "resume" if frame.resumable else "pause"
+        if self.id == "record" and frame.recording.mode == "recording":
+            return "stop recording"
+        return self.title
+
+
+def _needs(*abilities: Ability) -> frozenset[Ability]:
+    return frozenset(abilities)
+
+
+_PACE = _needs("rate", "speed")
+_NO_PACE = "this source keeps its own pace"
+_NO_TEXT = "nothing runs that text could be put into"
+
+# fmt: off
+ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
+    Action(
+        "pause", ("space",), "space", "pause", "Pause or resume; in a replay, playback.", "run",
+        _needs("pause"), "nothing runs that could be paused", footer=2,
+    ),
+    Action(
+        "faster", ("plus", "equals_sign"), "+", "faster", "Next higher pace.", "run",
+        _PACE, _NO_PACE, footer=11,
+    ),
+    Action(
+        "slower", ("minus",), "−", "slower", "Next lower pace.", "run",
+        _PACE, _NO_PACE, footer=12,
+    ),
+    Action(
+        "unlimited", ("0",), "0", "unlimited", "As fast as it goes.", "run",
+        _PACE, _NO_PACE, footer=13,
+    ),
+    Action(
+        "restart", ("R",), "R", "restart", "Start a new worker after the old one died.", "run",
+        _needs("restart"), "the worker runs", footer=1,
+    ),
+    Action(
+        "go_on", ("g",), "g", "go on", "Inject “ Please continue:” at the next chunk boundary.", "text",
+        _needs("perturb"), _NO_TEXT, footer=3,
+    ),
+    Action(
+        "say", ("G",), "G", "say…", "Inject a text of your own at the next chunk boundary.", "text",
+        _needs("perturb"), _NO_TEXT, footer=4,
+    ),
+    Action(
+        "turn", ("n",), "n", "next turn…", "Answer in this context, as the next turn of the conversation.", "text",
+        _needs("turn"), "this model has no chat template, so there are no turns", footer=5,
+    ),
+    Action(
+        "prompt", ("N",), "N", "new prompt…", "Begin a new run with a prompt of your own, in an empty context.", "text",
+        _needs("prompt"), "no model is loaded that could be asked", footer=6,
+    ),
+    Action(
+        "record", ("r",), "r", "record", "Switch the recording on or off.", "recording",
+        _needs("record"), "this source cannot be recorded", footer=7,
+    ),
+    Action(
+        "mark", ("s",), "s", "mark…", "Put a note into the recording, here.", "recording",
+        _needs("mark"), "there is no recording that could hold a mark", footer=9,
+    ),
+    Action(
+        "pressure_mode", ("p",), "p", "pressure mode",
+        "Pressure as measured (measured-v1), or as its reference computes it (chronomoe-v1).", "panels", footer=14,
+    ),
+    Action(
+        "pressure_lines", ("f",), "f", "fast/slow/net",
+        "Show or hide fast, slow and net pressure beside mid.", "panels", footer=10,
+    ),
+    Action(
+        "token_colour", ("v",), "v", "token colour",
+        "Colour tokens by surprisal or by router entropy.", "panels", footer=8,
+    ),
+    Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=15),
+    Action("theme", (), "", "theme…", "Choose a colour theme.", "program"),
+    Action(
+        "help", ("question_mark", "f1"), "?", "help", "All keys, what the panels show, and what the marks mean.",
+        "program", footer=1,
+    ),
+    Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=16),
+    Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=17),
+)
+# fmt: on
+BY_ID = {action.id: action for action in ACTIONS}
+
+FIXED_KEYS: tuple[tuple[str, str], ...] = (
+    ("tab", "next panel"),
+    ("1 … 5", "show (narrow terminal) or focus a panel"),
+    ("← →", "next tab in a narrow terminal; the cursor in the focused heatmap"),
+    ("↑ ↓ pgup pgdn end", "scroll the stream; end follows it again"),
+    ("mouse", "hover for the numbers of a cell or token, click a panel to focus it, wheel to scroll"),
+)
+"""Keys that move within the dashboard and do nothing to the run."""
+
+
+def bindings() -> list[BindingType]:
+    """Textual's bindings of all actions; the footer is our own, so none is shown by Textual."""
+    return [
+        Binding(
+            ",".join(action.keys),
+            f"app.perform('{action.id}')",
+            action.title,
+            key_display=action.shown,
+            tooltip=action.description,
+            id=action.id,
+            show=False,
+        )
+        for action in ACTIONS
+        if action.keys
+    ]
+
+
+def footer_actions(frame: Frame) -> list[Action]:
+    """What the footer offers now, the most useful first; help always."""
+    offered = [action for action in ACTIONS if action.footer and action.offered(frame)]
+    return sorted(offered, key=lambda action: action.footer)
+
+
+def palette_actions(frame: Frame) -> list[Action]:
+    """What the command palette offers now."""
+    return [action for action in ACTIONS if action.id != "palette" and action.offered(frame)]

@@ -1,0 +1,184 @@
+"""The Textual app: one timer takes in what the source has, folds it, and draws a frame."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import on
+from textual.app import App
+from textual.binding import BindingType
+from textual.timer import Timer
+
+from routing.errors import UserError
+from routing.events import StreamItem
+from sessions.source import Source
+from tui.actions import BY_ID, bindings
+from tui.commands import ActionProvider
+from tui.control import Control
+from tui.footer_bar import FooterBar
+from tui.frame import Frame
+from tui.frame_rate import FrameRate
+from tui.palette import DARK, THEMES
+from tui.screens.ask import NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
+from tui.screens.dashboard import DashboardScreen
+from tui.screens.help import HelpScreen
+from tui.view import RunView
+
+FOLD_SECONDS = 0.05
+"""A frame takes in items for so long at most; what is left waits for the next one."""
+HISTORY_KEPT = 50
+
+
+class MoeWatchApp(App[None]):
+    """The dashboard of one source.
+
+    Starts the source when it is mounted and closes it when it ends.
+
+    Args:
+        source: where events come from.
+        clock: seconds, monotonic; nothing here reads another clock.
+        fps: frames per second at most; None leaves the timer out, and `tick` must be called.
+        theme: name of a theme; None takes our dark one.
+        simulated: says loudly that what is shown was made up. For tests of the dashboard only.
+
+    Raises:
+        UserError: there is no such theme.
+    """
+
+    CSS_PATH = "dashboard.tcss"
+    TITLE = "moe-watch"
+    COMMANDS = {ActionProvider}  # noqa: RUF012 - Textual reads it from the class
+    BINDINGS: ClassVar[list[BindingType]] = bindings()
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        clock: Callable[[], float],
+        fps: float | None = 12.0,
+        theme: str | None = None,
+        simulated: bool = False,
+    ) -> None:
+        super().__init__()
+        self.animation_level = "none"
+        for known in THEMES:
+            self.register_theme(known)
+        if theme is not None and theme not in self.available_themes:
+            advice = f"one of {', '.join(sorted(self.available_themes))}"
+            raise UserError(f"no theme is called {theme!r}", advice=advice)
+        self.theme = theme or DARK.name
+        self.source = source
+        self.view = RunView()
+        self.control = Control(source, self.view)
+        self.simulated = simulated
+        self.dashboard = DashboardScreen()
+        self._clock = clock
+        self._rate = None if fps is None else FrameRate(fps)
+        self._timer: Timer | None = None
+        self._backlog: deque[StreamItem] = deque()
+        self._said: deque[str] = deque(maxlen=HISTORY_KEPT)
+        self._warned: list[str] = []
+        self._performers: dict[str, Callable[[], object]] = {
+            "pause": self.control.toggle_pause,
+            "faster": lambda: self.control.change_pace(1),
+            "slower": lambda: self.control.change_pace(-1),
+            "unlimited": self.control.unlimited,
+            "restart": source.restart,
+            "go_on": self.control.go_on,
+            "say": self._ask_say,
+            "turn": lambda: self._ask(TURN, lambda reply: self.control.turn(reply.text)),
+            "prompt": lambda: self._ask(PROMPT, lambda reply: self.source.prompt(reply.text)),
+            "record": self.control.toggle_recording,
+            "mark": lambda: self._ask(NOTE, self._mark),
+            "pressure_mode": self.dashboard.pressure.toggle_mode,
+            "pressure_lines": self.dashboard.pressure.toggle_lines,
+            "token_colour": self.dashboard.stream.toggle_colouring,
+            "maximize": self.dashboard.toggle_maximized,
+            "theme": self.search_themes,
+            "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
+            "palette": self.action_command_palette,
+            "quit": self.exit,
+        }
+
+    @property
+    def frame_now(self) -> Frame:
+        """This moment."""
+        return Frame.of(self.view, self.source, self.control.queued, self.simulated)
+
+    async def on_mount(self) -> None:
+        await self.push_screen(self.dashboard)
+        self.source.start()
+        self.call_after_refresh(self.tick)
+        self._set_timer()
+
+    def on_unmount(self) -> None:
+        self.source.close()
+
+    def tick(self) -> None:
+        """Take in what has arrived and draw a frame."""
+        started = self._clock()
+        self._backlog.extend(self.source.drain())
+        while self._backlog and self._clock() - started <= FOLD_SECONDS:
+            self.view.feed(self._backlog.popleft())
+        self._warn()
+        self._show()
+        if self._rate is not None:
+            self.call_after_refresh(self._frame_done, started)
+
+    def _warn(self) -> None:
+        """Say what the source has come to warn of."""
+        for warning in self.source.warnings:
+            if warning not in self._warned:
+                self._warned.append(warning)
+                self.notify(warning, severity="warning", timeout=10, markup=False)
+
+    def _show(self) -> None:
+        if self.dashboard.is_mounted:
+            with self.batch_update():
+                self.dashboard.show(self.frame_now)
+
+    def _frame_done(self, started: float) -> None:
+        if self._rate is not None and self._rate.took(self._clock() - started):
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        if self._rate is not None:
+            self._timer = self.set_interval(self._rate.interval, self.tick)
+
+    async def action_perform(self, name: str) -> None:
+        """Do what a key, the footer or the palette asks for, or say why not."""
+        action = BY_ID[name]
+        frame = self.frame_now
+        if not action.offered(frame):
+            self.notify(action.refusal(frame), severity="warning", markup=False)
+            return
+        self._performers[name]()
+        self._show()
+
+    @on(FooterBar.Chosen)
+    async def perform_chosen(self, message: FooterBar.Chosen) -> None:
+        """A key in the footer was clicked."""
+        await self.action_perform(message.action.id)
+
+    def _ask_say(self) -> None:
+        question = SAY_OR_TURN if "turn" in self.source.abilities else SAY
+        self._ask(question, lambda reply: self.control.say(reply.text, reply.form))
+
+    def _ask(self, question: Question, then: Callable[[Reply], None]) -> None:
+        """Ask for a text, and do something with it if there is one."""
+
+        def answered(reply: Reply | None) -> None:
+            if reply is not None:
+                self._said.append(reply.text)
+                then(reply)
+                self._show()
+
+        self.push_screen(AskScreen(question, list(self._said)), answered)
+
+    def _mark(self, reply: Reply) -> None:
+        self.source.mark(reply.text)
+        self.notify(f"marked at token {self.view.tokens:,}", markup=False)

@@ -1,0 +1,78 @@
+"""A line across the screen for what a person must not miss: it failed, it is not recorded, it has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from rich.cells import cell_len
+from rich.style import Style
+from textual.geometry import Size
+from textual.strip import Strip
+
+from tui.actions import BY_ID
+from tui.format import plural, size
+from tui.frame import Frame
+from tui.inert import one_line
+from tui.panel import Drawn
+from tui.row import Row, on
+
+Message = tuple[str, str, str]
+"""Urgency (`bad`, `more` of it, or `good`), the sentence, and what goes with it: what was saved, what can be done."""
+_GLYPHS = {"bad": "✗", "more": " ", "good": "■"}
+
+
+class Banner(Drawn):
+    """One row per message, no rows when there is nothing to say."""
+
+    def state(self, frame: Frame) -> Hashable:
+        return tuple(messages(frame))
+
+    def show(self, frame: Frame) -> None:
+        found = len(messages(frame))
+        self.display = bool(found)
+        self.styles.height = max(1, found)
+        super().show(frame)
+
+    def draw(self, frame: Frame, size: Size) -> list[Strip]:
+        return [self._draw_message(size.width, *message) for message in messages(frame)]
+
+    def _draw_message(self, width: int, urgency: str, sentence: str, offer: str) -> Strip:
+        ink = self.palette
+        ground = on(ink.good, ink.bar) if urgency == "good" else ink.bad + Style(reverse=True)
+        row = Row(width, ground).put(f" {_GLYPHS[urgency]} ", ground + Style(bold=True))
+        told = Row(max(0, row.room - cell_len(offer) - 2), ground).words(sentence)
+        row.put(told.text, ground + Style(bold=True))
+        return row.right((f"{offer} ", ground)).strip()
+
+
+def messages(frame: Frame) -> list[Message]:
+    """What must be said now, the most urgent first."""
+    found: list[Message] = []
+    if frame.status == "failed":
+        found.append(("bad", one_line(frame.view.message or "the run failed", 200), ""))
+        found.append(("more", _saved(frame), _offers(frame, "restart", "quit")))
+    if frame.recording.mode == "failed":
+        problem = one_line(frame.recording.problem or "the file cannot be written", 160)
+        found.append(("bad", f"not being recorded: {problem}", _offers(frame, "record")))
+    if frame.view.dropped:
+        found.append(("bad", f"{plural(frame.view.dropped, 'event')} lost: the numbers shown have a gap", ""))
+    if frame.status == "finished" and frame.view.header is not None:
+        after = plural(frame.view.tokens, "token")
+        why = frame.why or "no reason given"
+        found.append(("good", f"finished: {why}, after {after}", _offers(frame, "go_on", "prompt", "quit")))
+    return found
+
+
+def _saved(frame: Frame) -> str:
+    """What there is of the run, in words."""
+    recording = frame.recording
+    if recording.mode == "replay":
+        return "the recording ends here"
+    if not recording.name:
+        return "nothing was saved: this run was not recorded"
+    return f"saved: {plural(frame.view.tokens, 'token')} in {one_line(recording.name, 48)} ({size(recording.bytes)})"
+
+
+def _offers(frame: Frame, *actions: str) -> str:
+    offered = (BY_ID[name] for name in actions if BY_ID[name].offered(frame))
+    return " · ".join(f"{action.shown} {action.caption(frame)}" for action in offered)

@@ -1,0 +1,89 @@
+"""Curves in braille dots, and sparklines in blocks.
+
+A character cell holds 2 × 4 dots in one colour; where curves meet in a cell, the one drawn last wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import floor, isnan
+
+from rich.style import Style
+
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+"""Bit of the dot in column 0 or 1 and row 0..3 of a cell."""
+_BLANK = 0x2800
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_TOP_STEPS = 6
+"""Eighths used of a sparkline's top row: histories below each other must not grow together."""
+
+
+class BrailleCanvas:
+    """A grid of `width` × `height` character cells with a plot area of `x_range` × `y_range` over it."""
+
+    def __init__(self, width: int, height: int, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
+        self.width = width
+        self.height = height
+        self._x = x_range
+        self._y = y_range
+        self._bits = [[0] * width for _ in range(height)]
+        self._styles: list[list[Style | None]] = [[None] * width for _ in range(height)]
+
+    def dot_x(self, x: float) -> int:
+        """The dot column of a value."""
+        low, high = self._x
+        return round((x - low) / (high - low) * (2 * self.width - 1))
+
+    def dot_y(self, y: float) -> int:
+        """The dot row of a value, downwards."""
+        low, high = self._y
+        return round((high - y) / (high - low) * (4 * self.height - 1))
+
+    def dot(self, column: int, row: int, style: Style) -> None:
+        """Set one dot; outside the canvas nothing happens."""
+        if 0 <= column < 2 * self.width and 0 <= row < 4 * self.height:
+            self._bits[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
+            self._styles[row // 4][column // 2] = style
+
+    def line(self, start: tuple[float, float], end: tuple[float, float], style: Style) -> None:
+        """Join two points given in values."""
+        x0, y0, x1, y1 = self.dot_x(start[0]), self.dot_y(start[1]), self.dot_x(end[0]), self.dot_y(end[1])
+        steps = max(abs(x1 - x0), abs(y1 - y0), 1)
+        for step in range(steps + 1):
+            self.dot(floor(x0 + (x1 - x0) * step / steps + 0.5), floor(y0 + (y1 - y0) * step / steps + 0.5), style)
+
+    def curve(self, points: Sequence[tuple[float, float]], style: Style) -> None:
+        """Join points given in values; NaN leaves a gap."""
+        if len(points) == 1:
+            self.line(points[0], points[0], style)
+        for start, end in pairwise(points):
+            if not isnan(start[1]) and not isnan(end[1]):
+                self.line(start, end, style)
+
+    def level(self, y: float, style: Style, spacing: int = 4) -> None:
+        """A dotted horizontal line at a value."""
+        row = self.dot_y(y)
+        for column in range(0, 2 * self.width, spacing):
+            self.dot(column, row, style)
+
+    def cell(self, column: int, row: int) -> tuple[str, Style | None]:
+        """One character cell; a space with no style where nothing was drawn."""
+        bits = self._bits[row][column]
+        return (chr(_BLANK + bits), self._styles[row][column]) if bits else (" ", None)
+
+
+def sparkline(values: Sequence[float], width: int, height: int, low: float, high: float) -> list[str]:
+    """The last `width` values as bars, `height` rows tall and right-aligned; what is missing is blank."""
+    shown = list(values)[-width:] if width > 0 else []
+    steps = 8 * (height - 1) + _TOP_STEPS
+    bars = [_steps(value, steps, low, high) for value in shown]
+    rows = [[min(8, max(0, bar - 8 * below)) for bar in bars] for below in reversed(range(height))]
+    return ["".join(_EIGHTHS[eighths] for eighths in row).rjust(max(0, width)) for row in rows]
+
+
+def _steps(value: float, steps: int, low: float, high: float) -> int:
+    if isnan(value):
+        return 0
+    part = (value - low) / (high - low) if high > low else 0.0
+    return 1 + min(steps - 1, max(0, floor(part * steps)))

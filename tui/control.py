@@ -1,0 +1,81 @@
+"""What keys do to the source. Knows nothing of screens."""
+
+from __future__ import annotations
+
+from routing.events import PerturbationForm
+from sessions.source import Source
+from tui.frame import Queued, is_paused
+from tui.view import GO_ON, RunView
+
+RATES = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 0.0)
+"""Tokens per second that `+` and `−` go through; 0 is unlimited, and the fastest."""
+SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 0.0)
+"""Factors on recorded time, likewise."""
+
+
+class Control:
+    """Asks the source for things, and remembers what waits for the chunk boundary."""
+
+    def __init__(self, source: Source, view: RunView) -> None:
+        self.source = source
+        self.view = view
+        self._queued: Queued | None = None
+
+    @property
+    def queued(self) -> Queued | None:
+        """What was asked for and has not arrived."""
+        waiting = self._queued
+        if waiting is None:
+            return None
+        view = self.view
+        arrived = (view.runs, view.perturbations) != (waiting.runs, waiting.perturbations)
+        if arrived or view.status in ("finished", "failed"):
+            self._queued = None
+        return self._queued
+
+    def toggle_pause(self) -> None:
+        """Pause, or resume what is paused."""
+        if is_paused(self.source.pace, self.view):
+            self.source.resume()
+        else:
+            self.source.pause()
+
+    def go_on(self) -> None:
+        """Inject the standard text at the next chunk boundary."""
+        self._perturb(GO_ON, "raw", "go on")
+
+    def say(self, text: str, form: PerturbationForm) -> None:
+        """Inject a text at the next chunk boundary."""
+        self._perturb(text, form, "next turn" if form == "turn" else "say")
+
+    def turn(self, text: str) -> None:
+        """Answer in this context, at once."""
+        self.source.perturb(text, form="turn", at_once=True)
+
+    def change_pace(self, steps: int) -> None:
+        """Go to the next faster or slower pace."""
+        pace = self.source.pace
+        self.source.set_pace(next_pace(RATES if pace.kind == "rate" else SPEEDS, pace.value, steps))
+
+    def unlimited(self) -> None:
+        """As fast as it goes."""
+        self.source.set_pace(0.0)
+
+    def toggle_recording(self) -> None:
+        """Record, or stop recording."""
+        self.source.set_recording(self.source.recording.mode != "recording")
+
+    def _perturb(self, text: str, form: PerturbationForm, label: str) -> None:
+        self.source.perturb(text, form=form)
+        self._queued = Queued(label, self.view.runs, self.view.perturbations)
+
+
+def next_pace(paces: tuple[float, ...], value: float, steps: int) -> float:
+    """The next pace of the list above `value`, or below for a negative step; the ends stay."""
+
+    def order(pace: float) -> float:
+        return pace if pace > 0 else float("inf")
+
+    if steps > 0:
+        return next((pace for pace in paces if order(pace) > order(value)), paces[-1])
+    return next((pace for pace in reversed(paces) if order(pace) < order(value)), paces[0])

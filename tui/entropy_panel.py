@@ -1,0 +1,135 @@
+"""How undecided the routers are: a bar per layer, the mean token by token, effective experts, churn."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import zip_longest
+from math import isnan
+
+import numpy as np
+from textual.geometry import Size
+from textual.strip import Strip
+
+from routing.arrays import Floats
+from tui.chart import Axis, Chart
+from tui.format import NOT_AVAILABLE, number, plural
+from tui.frame import Frame
+from tui.panel import Panel
+from tui.windows import TokenWindow, mean_of_known
+
+LEAST_SPAN = 0.1
+CHART_WIDTH = 20
+"""Cells that the curve needs to be worth drawing."""
+AXIS_WIDTH = 5
+BAR_WIDTH = 14
+"""Cells a bar has beside the curve."""
+
+
+class EntropyPanel(Panel):
+    """Router entropy of the window, by layer and by token."""
+
+    NAME = "ENTROPY"
+
+    def state(self, frame: Frame) -> Hashable:
+        return frame.view.runs, frame.view.tokens
+
+    def draw(self, frame: Frame, size: Size) -> list[Strip]:
+        width, height = size
+        view = frame.view
+        window, header = view.window, view.header
+        if window is None or header is None or not window.tokens:
+            self.label("of the routers")
+            return self.message(width, height, "no token yet")
+        if "entropy" not in header.capture:
+            self.label("of the routers")
+            return self.message(width, height, "n/a: this run did not record router entropy")
+        of_prompt = " of the prompt" if view.window_phase == "prefill" else ""
+        self.label(f"of the routers, last {plural(window.tokens, 'token')}{of_prompt}")
+        summary = self._summary(window, width, header.model.experts)
+        body = height - 1 if height - 1 <= len(header.model.layers) else height - 2
+        rows = self._body(window, header.model.layers, width, body)
+        blank = self.row(width).strip()
+        return [*rows, *[blank] * (height - 1 - len(rows)), summary]
+
+    def _summary(self, window: TokenWindow, width: int, experts: int) -> Strip:
+        ink = self.palette
+        row = self.row(width).put("mean ", ink.muted).put(number(window.mean_entropy()), ink.strong)
+        row.put("  effective experts ", ink.muted).put(number(window.effective(), 1), ink.strong)
+        row.put(f" of {experts}", ink.muted)
+        churn = window.churn()
+        row.put("  churn ", ink.muted).put(number(churn), ink.muted if isnan(churn) else ink.strong)
+        return row.strip()
+
+    def _body(self, window: TokenWindow, layers: Sequence[int], width: int, height: int) -> list[Strip]:
+        """Layers at the left, tokens at the right if there is room; bars for few layers, a curve for many."""
+        values = window.layer_entropy()
+        few = len(layers) <= height
+        left = min(width, len(str(max(layers))) + 6 + BAR_WIDTH if few else width // 2)
+        right = width - left - 3
+        by_layer = self._bars(values, layers, left, height) if few else self._layer_curve(values, layers, left, height)
+        if right < CHART_WIDTH:
+            return self._bars(values, layers, width, height) if few else by_layer
+        return self._side_by_side(by_layer, self._token_curve(window, right, height))
+
+    def _side_by_side(self, left: list[Strip], right: list[Strip]) -> list[Strip]:
+        """Two columns; the shorter one is filled up with blank rows."""
+        gap, *blanks = (self.row(width).strip() for width in (3, left[0].cell_length, right[0].cell_length))
+        pairs = zip_longest(left, right)
+        return [Strip.join([a or blanks[0], gap, b or blanks[1]]) for a, b in pairs]
+
+    def _bars(self, values: Floats, layers: Sequence[int], width: int, height: int) -> list[Strip]:
+        """One bar per layer with its index and its number, spread over the height."""
+        label_width, spread = len(str(max(layers))), min(3, height // len(layers))
+        gap = [self.row(width).strip()] * (spread - 1)
+        rows = []
+        for layer, value in zip(layers, values.tolist(), strict=True):
+            rows += [self._bar(layer, value, label_width, width), *gap]
+        return rows
+
+    def _bar(self, layer: int, value: float, label_width: int, width: int) -> Strip:
+        ink = self.palette
+        row = self.row(width).put(f"{layer:>{label_width}} ", ink.muted)
+        room = width - label_width - 6
+        filled = 0 if isnan(value) else round(value * room)
+        row.put("━" * filled, ink.fill).put("━" * (room - filled), ink.track)
+        return row.put(f" {number(value)}", ink.text).strip()
+
+    def _layer_curve(self, values: Floats, layers: Sequence[int], width: int, height: int) -> list[Strip]:
+        """Layer after layer from left to right; the lowest and the highest are named."""
+        ink, row = self.palette, self.row(width)
+        if np.isnan(values).all():
+            return self.message(width, height, NOT_AVAILABLE)
+        low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
+        lowest, highest = (f"layer {layers[at]} {number(float(values[at]))}" for at in (low, high))
+        row.first_that_fits(
+            [("lowest ", ink.muted), (lowest, ink.text), ("  highest ", ink.muted), (highest, ink.text)],
+            [(lowest, ink.text), (" to ", ink.muted), (highest[6:], ink.text)],
+        )
+        return [*self._curve(values, width, height - 1, now=False), row.strip()]
+
+    def _token_curve(self, window: TokenWindow, width: int, height: int) -> list[Strip]:
+        """The mean over layers, token after token."""
+        values = window.token_entropy()
+        if np.isnan(values).all():
+            return self.message(width, height, NOT_AVAILABLE)
+        return self._curve(values, width, height, now=True)
+
+    def _curve(self, values: Floats, width: int, height: int, *, now: bool) -> list[Strip]:
+        """Values from left to right, neighbours averaged where there are more than dots; `now` marks the last."""
+        binned = _bin_by_mean(values, -(-len(values) // (2 * (width - AXIS_WIDTH))))
+        known = binned[~np.isnan(binned)].tolist()
+        axis = Axis.around(known, least=LEAST_SPAN, most_steps=max(2, min(6, (height - 1) // 2)))
+        chart = Chart(self.palette, width, height, (0, max(1, len(values) - 1)), axis)
+        step = (len(values) - 1) / max(1, len(binned) - 1)
+        points = [(at * step, value) for at, value in enumerate(binned.tolist())]
+        chart.canvas.curve(points, self.palette.text if now else self.palette.fill)
+        if now and not isnan(points[-1][1]):
+            chart.mark(chart.column(points[-1][0]), chart.line_of(points[-1][1]), "●", self.palette.accent)
+        return chart.rows()
+
+
+def _bin_by_mean(values: Floats, size: int) -> Floats:
+    if size <= 1:
+        return values
+    parts = [mean_of_known(values[at : at + size], 0) for at in range(0, len(values), size)]
+    return np.array(parts)

@@ -1,0 +1,60 @@
+"""Numbers as the dashboard writes them."""
+
+from __future__ import annotations
+
+from math import isnan
+
+NOT_AVAILABLE = "n/a"
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def size(count: int) -> str:
+    """Bytes with a decimal unit (KB = 1,000 bytes) and at most three digits: `84 KB`, `1.2 MB`."""
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    digits = 1 if unit >= 2 and value < 99.95 else 0
+    return f"{value:.{digits}f} {_UNITS[unit]}"
+
+
+def fraction(part: int, whole: int) -> str:
+    """Two sizes in the unit of the larger: `11.2 of 16.0 GB`."""
+    whole_text = size(whole)
+    unit = whole_text.split()[1]
+    scaled = part / 1000 ** _UNITS.index(unit)
+    return f"{scaled:.{1 if unit in ('MB', 'GB', 'TB') else 0}f} of {whole_text}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as percent, or `n/a` for NaN."""
+    return NOT_AVAILABLE if isnan(share) else f"{100 * share:.{digits}f} %"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign, the minus sign being a real one."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with fixed digits, or `n/a` for NaN."""
+    return NOT_AVAILABLE if isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def count(value: int) -> str:
+    """A whole number with thousands separated."""
+    return f"{value:,}"
+
+
+def rate(tokens_per_second: float) -> str:
+    """Tokens per second with about three digits."""
+    return f"{tokens_per_second:.1f}" if tokens_per_second < 99.95 else f"{tokens_per_second:,.0f}"
+
+
+def factor(value: float) -> str:
+    """A playback speed: `2×`, `0.25×`."""
+    return f"{value:g}×"
+
+
+def plural(number_of: int, noun: str) -> str:
+    """`1 token`, `57 tokens`."""
+    return f"{number_of:,} {noun}{'' if number_of == 1 else 's'}"

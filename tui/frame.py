@@ -1,0 +1,99 @@
+"""All that a frame of the dashboard is drawn from: the run's view and the source's own status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sessions.source import Ability, PaceStatus, RecordingStatus, Source
+from tui.format import factor, plural
+from tui.view import RunView, Status
+
+_WHY_FINISHED = {
+    "eos": "end of text",
+    "length": "as many tokens as asked for",
+    "context": "the context is full",
+    "user": "stopped by hand",
+}
+_WHY_PAUSED = {
+    "chunk": "chunk complete",
+    "multistep_chunk_complete": "chunk complete",
+    "negative_pressure": "negative pressure",
+    "fast_instability": "fast instability",
+}
+
+
+def is_paused(pace: PaceStatus, view: RunView) -> bool:
+    """Whether `resume` would do anything. A recorded pause is only told of: playback goes on through it."""
+    return pace.paused or (pace.kind == "rate" and view.status == "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A text that waits for the chunk boundary."""
+
+    label: str
+    runs: int
+    perturbations: int
+    """How many runs and perturbations there were when it was asked for: one more, and it has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One moment of the dashboard."""
+
+    view: RunView
+    recording: RecordingStatus
+    pace: PaceStatus
+    abilities: frozenset[Ability]
+    ended: bool
+    queued: Queued | None = None
+    simulated: bool = False
+
+    @classmethod
+    def of(cls, view: RunView, source: Source, queued: Queued | None, simulated: bool) -> Frame:
+        """Read the source's status."""
+        return cls(view, source.recording, source.pace, source.abilities, source.ended, queued, simulated)
+
+    @property
+    def replay(self) -> bool:
+        """The events come from a file."""
+        return self.recording.mode == "replay"
+
+    @property
+    def status(self) -> Status:
+        """What the run is doing; a source that was paused or has ended says so before the stream does."""
+        status = self.view.status
+        if status in ("failed", "finished"):
+            return status
+        if self.ended and self.view.header is not None:
+            return "finished"
+        return "paused" if self.pace.paused and status != "loading" else status
+
+    @property
+    def resumable(self) -> bool:
+        """Something waits for `resume`. A pause that is part of a recording does not."""
+        return is_paused(self.pace, self.view)
+
+    @property
+    def why(self) -> str:
+        """Why it is paused or finished, in words; empty if nothing is known."""
+        why = self.view.why or ""
+        if self.status == "finished" and self.view.status != "finished":
+            return "end of the recording" if self.replay else "the run has ended"
+        if self.status == "finished":
+            return _WHY_FINISHED.get(why, why)
+        return _WHY_PAUSED.get(why, why) if self.status == "paused" else ""
+
+    @property
+    def pace_text(self) -> str:
+        """How fast it is asked to go: `30 tok/s`, `2×`, `unlimited`."""
+        if self.pace.value == 0:
+            return "unlimited"
+        return factor(self.pace.value) if self.pace.kind == "speed" else f"{self.pace.value:g} tok/s"
+
+    @property
+    def queued_text(self) -> str:
+        """What waits for the chunk boundary, and for how long."""
+        if self.queued is None:
+            return ""
+        return f"{self.queued.label} queued for the chunk boundary, in {plural(self.view.clock.missing, 'token')}"

@@ -1,0 +1,58 @@
+"""Text from models and files, made safe to draw: what it contains is shown, nothing in it acts.
+
+A terminal obeys control characters, and bidirectional or invisible characters make a line read as what it
+is not. Every such character becomes one that can be seen.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from rich.cells import cell_len
+
+COMBINING_LIMIT = 3
+"""Combining marks kept on one base character; more of them only smear over the lines around."""
+
+_CONTROL_PICTURES = 0x2400
+_COMBINING = frozenset({"Mn", "Me", "Mc"})
+_VARIATION_SELECTORS = range(0xFE00, 0xFE10)
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
+
+
+def inert(text: str) -> str:
+    """`text` with every control, format and invisible character replaced by a visible one.
+
+    `␛` and its kind stand for the C0 controls, `⟨202E⟩` for any other hidden character by its code point.
+    Newlines are replaced too: who wraps lines splits at them first.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    shown: list[str] = []
+    marks = 0
+    for character in text:
+        combining = cell_len(character) == 0
+        marks = marks + 1 if combining else 0
+        hidden = _is_hidden(character) or (combining and (marks > COMBINING_LIMIT or not shown))
+        shown.append(_substitute(character) if hidden else character)
+    return "".join(shown)
+
+
+def one_line(text: str, limit: int = 80) -> str:
+    """`text` inert and cut to `limit` characters, for titles and messages."""
+    safe = inert(text[: limit + 1])
+    return safe if len(safe) <= limit else f"{safe[: limit - 1]}…"
+
+
+def _is_hidden(character: str) -> bool:
+    category = unicodedata.category(character)
+    invisible = cell_len(character) == 0 and category not in _COMBINING
+    return category in _HIDDEN or invisible or ord(character) in _VARIATION_SELECTORS
+
+
+def _substitute(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:
+        return chr(_CONTROL_PICTURES + code)
+    if code == 0x7F:
+        return "␡"
+    return f"⟨{code:04X}⟩"

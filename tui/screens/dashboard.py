@@ -1,0 +1,138 @@
+"""The main screen: two columns of panels, or one panel at a time where there is less room."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.screen import Screen
+
+from tui.banner import Banner
+from tui.entropy_panel import EntropyPanel
+from tui.expert_heatmap import ExpertHeatmap
+from tui.footer_bar import FooterBar
+from tui.frame import Frame
+from tui.header_bar import HeaderBar
+from tui.panel import Drawn, Panel
+from tui.pressure_panel import PressurePanel
+from tui.stream_panel import StreamPanel
+from tui.tab_bar import TABS, TabBar
+from tui.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
+from tui.vitals_panel import VitalsPanel
+
+MANY_EXPERTS = 96
+"""From here on the heatmap gets all the width that the text can spare."""
+MANY_LAYERS = 24
+"""From here on it gets some more height."""
+
+
+class DashboardScreen(Screen[None]):
+    """Everything of one run at a glance."""
+
+    AUTO_FOCUS = ""
+    ALLOW_IN_MAXIMIZED_VIEW = "HeaderBar, FooterBar"
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (LEAST_WIDTH, "-narrow"), (100, "-wide"), (160, "-rich")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (LEAST_HEIGHT, "-short"), (22, "-medium"), (28, "-tall"), (50, "-high")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(number), f"tab('{tab}')", show=False) for number, tab in enumerate(TABS, 1)),
+        Binding("left", "next_tab(-1)", show=False),
+        Binding("right", "next_tab(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("end", "follow", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(id="dashboard", classes=f"-tab-{TABS[0]}")
+        self.stream = StreamPanel(id="stream")
+        self.pressure = PressurePanel(id="pressure")
+        self.experts = ExpertHeatmap(id="experts")
+        self.entropy = EntropyPanel(id="entropy")
+        self.vitals = VitalsPanel(id="vitals")
+        self.tab_bar = TabBar(id="tabs")
+        self._all: tuple[Drawn, ...] = ()
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The five, in the order of their tabs."""
+        return self.stream, self.experts, self.entropy, self.pressure, self.vitals
+
+    def compose(self) -> ComposeResult:
+        bars = HeaderBar(id="header"), Banner(id="banner"), FooterBar(id="footer")
+        too_small = TooSmall(id="too-small")
+        self._all = (*bars, self.tab_bar, too_small, *self.panels)
+        yield bars[0]
+        yield bars[1]
+        yield self.tab_bar
+        with Container(id="main"):
+            with Container(id="left"):
+                yield self.stream
+                yield self.pressure
+            with Container(id="right"):
+                yield self.experts
+                with Container(id="lower"):
+                    yield self.entropy
+                    yield self.vitals
+        yield bars[2]
+        yield too_small
+
+    def on_mount(self) -> None:
+        """Take the layout for this size now: Textual would only do so after a first frame in the wrong one."""
+        width, height = self.app.size
+        for size, breakpoints in ((width, self.HORIZONTAL_BREAKPOINTS), (height, self.VERTICAL_BREAKPOINTS)):
+            self.add_class(max((least, name) for least, name in breakpoints if size >= least)[1])
+
+    def show(self, frame: Frame) -> None:
+        """Draw a frame: only what can be seen, only what has changed."""
+        if frame.view.header is not None:
+            self.set_class(frame.view.header.model.experts > MANY_EXPERTS, "-many")
+            self.set_class(len(frame.view.header.model.layers) > MANY_LAYERS, "-deep")
+        for drawn in self._all:
+            if isinstance(drawn, Banner) or drawn.is_on_screen:
+                drawn.show(frame)
+
+    def action_tab(self, tab: str) -> None:
+        """Show a panel in a narrow terminal; focus it anywhere else."""
+        if not self.one_column:
+            self.panels[TABS.index(tab)].focus()
+            return
+        self.minimize()
+        self.tab_bar.active = tab
+        for name in TABS:
+            self.set_class(name == tab, f"-tab-{name}")
+        self.tab_bar.redraw()
+
+    def action_next_tab(self, step: int) -> None:
+        """Show the panel beside this one."""
+        if self.one_column:
+            self.action_tab(TABS[(TABS.index(self.tab_bar.active) + step) % len(TABS)])
+
+    def action_page(self, pages: int) -> None:
+        """Scroll the stream."""
+        self.stream.page(pages)
+
+    def action_follow(self) -> None:
+        """Follow the end of the stream."""
+        self.stream.follow()
+
+    @property
+    def one_column(self) -> bool:
+        """Only one panel is shown at a time."""
+        return self.has_class("-narrow") or self.has_class("-short") or self.has_class("-medium")
+
+    def toggle_maximized(self) -> None:
+        """Let the focused panel fill the screen, or the one of the present tab; and back."""
+        if self.maximized is not None:
+            self.minimize()
+            return
+        focused = self.focused
+        panel = focused if isinstance(focused, Panel) else self.panels[TABS.index(self.tab_bar.active)]
+        self.maximize(panel, container=False)
+
+    @on(TabBar.Chosen)
+    def choose_tab(self, message: TabBar.Chosen) -> None:
+        """A tab was clicked."""
+        self.action_tab(message.tab)

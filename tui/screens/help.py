@@ -1,0 +1,75 @@
+"""Every key, from the registry of actions, and what the marks in the panels mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES
+from tui.frame import Frame
+
+MARKS: tuple[tuple[str, str], ...] = (
+    ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),
+    ("⊣", "the model chose to end its text here, and was told to go on"),
+    ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
+    ("── fresh context ──", "the context was full, and the run went on in an empty one"),
+    ("␛ ⟨202E⟩", "a control or hidden character of the text, shown instead of obeyed"),
+    ("underlined text", "the most surprising (or most undecided) tokens"),
+    ("[18] in a tile", "the cursor; numbers are percent of the layer's selections in the window"),
+    ("bright line under a tile", "an expert that the newest token went through"),
+    ("grey in pressure", "warm-up: shown, never measured"),
+)
+
+
+class HelpScreen(ModalScreen[None]):
+    """Scrolls; any of `?`, `F1`, `q` or `escape` closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,f1,q", "dismiss", show=False)]
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__(id="help")
+        self._frame = frame
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="help-box") as box:
+            box.border_title = "Help"
+            box.border_subtitle = "esc closes"
+            yield Static(self._keys(), id="help-keys")
+            yield Static(_table("Marks", MARKS))
+
+    def _keys(self) -> Table:
+        table = _empty_table()
+        for group, title in GROUP_TITLES.items():
+            table.add_row(Text(), Text(title, style="bold"))
+            for action in ACTIONS:
+                if action.group == group and action.shown:
+                    offered = action.offered(self._frame)
+                    description = action.description if offered else f"{action.description} (not now: {action.lacking})"
+                    table.add_row(Text(action.shown, style="bold"), Text(description, style="" if offered else "dim"))
+        table.add_row(Text(), Text("Moving about", style="bold"))
+        for key, description in FIXED_KEYS:
+            table.add_row(Text(key, style="bold"), Text(description))
+        return table
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    table = _empty_table()
+    table.add_row(Text(), Text(title, style="bold"))
+    for left, right in rows:
+        table.add_row(Text(left, style="bold"), Text(right))
+    return table
+
+
+def _empty_table() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", min_width=18)
+    table.add_column(ratio=1)
+    return table

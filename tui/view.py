@@ -1,0 +1,282 @@
+"""What the panels show, as a pure fold of a run's stream. No screen, no clock, bounded memory.
+
+Live and replay feed the same items and therefore show the same, cell for cell.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from math import exp
+from typing import Literal
+
+from routing.arrays import Floats, Ints, token_experts, token_layer_values
+from routing.chunks import ChunkClock
+from routing.errors import UserError
+from routing.events import (
+    Chunk,
+    Cost,
+    Event,
+    Header,
+    Keyframe,
+    Marker,
+    Perturbation,
+    Progress,
+    State,
+    StreamItem,
+    Token,
+    Vitals,
+)
+from routing.instruments import CUTTING_STATES, Instruments
+from routing.pressure import MODES
+from routing.usage import overlap
+from tui.pressure_track import PressureTrack
+from tui.vitals_history import VitalsHistory
+from tui.windows import TokenRate, TokenWindow, mean_of_known
+
+GO_ON = " Please continue:"
+"""The text that `g` injects."""
+GO_ON_TEXTS = (GO_ON, " go on")
+"""Injected texts that are called “go on”."""
+PIECES_KEPT = 20_000
+
+Status = Literal["loading", "waiting", "prefill", "streaming", "paused", "finished", "failed"]
+Role = Literal["prompt", "injected", "generated", "inject", "fresh", "end", "note"]
+"""The last four are marks between tokens, not text of the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token as the stream shows it, or a mark between two tokens."""
+
+    role: Role
+    text: str
+    i: int
+    surprisal: float | None = None
+    """Nats."""
+    entropy: float | None = None
+    """Mean router entropy over layers."""
+    would_stop: bool = False
+
+    @property
+    def probability(self) -> float | None:
+        """What the model gave this token."""
+        return None if self.surprisal is None else exp(-self.surprisal)
+
+
+class RunView:
+    """Everything known of the run so far; `feed` it the stream."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        """Headers so far: a panel that kept something of an earlier run starts anew when this changes."""
+        self.header: Header | None = None
+        self.vitals = VitalsHistory()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.status: Status = "loading"
+        self.why: str | None = None
+        """Of the last pause or end."""
+        self.message: str | None = None
+        """Of the last error."""
+        self.progress: Progress | None = None
+        self.cost: Cost | None = None
+        self.pieces: deque[Piece] = deque(maxlen=PIECES_KEPT)
+        self.pieces_seen = 0
+        self.tokens = 0
+        """Index of the next token."""
+        self.decoded = 0
+        """Decode tokens so far."""
+        self.dropped = 0
+        """Events that the source says were lost."""
+        self.perturbations = 0
+        self.rate = TokenRate()
+        self.newest: Ints | None = None
+        """Experts [L, k] of the newest token."""
+        self.windows: dict[str, TokenWindow] = {}
+        self.tracks: dict[str, PressureTrack] = {}
+        self.mode_problem: str | None = None
+        """Why the pressure mode that was not recorded cannot be computed."""
+        self.clock = ChunkClock(1)
+        self._context_start = 0
+        self._before: Ints | None = None
+        self._other: Instruments | None = None
+
+    @property
+    def window(self) -> TokenWindow | None:
+        """The last decode tokens; before the first of them, the last prompt tokens."""
+        if not self.windows:
+            return None
+        return self.windows["decode"] if self.windows["decode"].tokens else self.windows["prefill"]
+
+    @property
+    def window_phase(self) -> Literal["decode", "prefill"]:
+        """Which tokens `window` holds."""
+        return "decode" if self.windows and self.windows["decode"].tokens else "prefill"
+
+    @property
+    def position(self) -> int:
+        """Tokens in the present context."""
+        return self.tokens - self._context_start
+
+    @property
+    def chunks(self) -> int:
+        """Chunks so far."""
+        return self.tracks[self.header.pressure].seen if self.header else 0
+
+    @property
+    def beyond_trained(self) -> int | None:
+        """The longest sequence seen in training, if the context is longer than that."""
+        trained = self.header.model.trained_length if self.header else None
+        return trained if trained is not None and self.position > trained else None
+
+    def newest_pieces(self, number: int) -> list[Piece]:
+        """The last `number` pieces, oldest first."""
+        return list(islice(reversed(self.pieces), number))[::-1]
+
+    def feed(self, item: StreamItem) -> None:
+        """Take in the next item of the stream; what this version does not know changes nothing."""
+        match item:
+            case Token():
+                self._feed_token(item)
+            case Chunk():
+                self._track_recorded(item)
+            case Vitals():
+                self.vitals.add(item)
+            case State():
+                self._feed_state(item)
+            case Perturbation():
+                self._feed_perturbation(item)
+            case Header():
+                self._begin(item)
+            case Progress():
+                self._feed_progress(item)
+            case Marker():
+                self._add(Piece("note", item.note, item.i))
+            case Cost():
+                self.cost = item
+            case Keyframe():
+                self._derive(item)
+
+    def _begin(self, header: Header) -> None:
+        self._clear()
+        self.runs += 1
+        self.header = header
+        self.vitals = VitalsHistory()
+        self.status = "waiting"
+        self.cost = header.cost
+        self.clock = ChunkClock(header.chunk_size)
+        layers, experts = len(header.model.layers), header.model.experts
+        self.windows = {phase: TokenWindow(layers, experts) for phase in ("prefill", "decode")}
+        self.tracks = {mode: PressureTrack(mode) for mode in (header.pressure, *MODES)}
+        try:
+            self._other = Instruments(header, mode=self.other_mode)
+        except UserError as error:
+            self.mode_problem = str(error)
+
+    @property
+    def other_mode(self) -> str:
+        """The pressure mode that was not recorded and is computed here."""
+        recorded = self.header.pressure if self.header else MODES[0]
+        return next(mode for mode in MODES if mode != recorded)
+
+    def _feed_progress(self, progress: Progress) -> None:
+        self.progress = progress
+        if progress.stage != "prefill":
+            self.status = "loading"
+        elif self.header is not None and self.status != "paused":
+            self.status = "prefill"
+
+    def _feed_token(self, token: Token) -> None:
+        if self.header is None:
+            return
+        model, units = self.header.model, self.header.units
+        layers = len(model.layers)
+        experts = token_experts(token, layers, model.experts_per_token)
+        entropy = token_layer_values(token.entropy, layers) * units.entropy
+        churn = None if self._before is None else 1 - overlap(experts, self._before)
+        self.windows[token.phase].add(experts, entropy, churn)
+        self._before = self.newest = experts
+        self.tokens = token.i + 1
+        self._add(_piece(token, entropy))
+        self._count(token)
+        self._derive(token)
+
+    def _count(self, token: Token) -> None:
+        if token.phase == "decode":
+            self.decoded += 1
+            self.progress = None
+            self.clock.advance()
+            self.rate.add(token.t)
+        if self.status != "paused":
+            self.status = "streaming" if token.phase == "decode" else "prefill"
+
+    def _feed_perturbation(self, perturbation: Perturbation) -> None:
+        self.clock.cut()
+        self._derive(perturbation)
+        self.perturbations += 1
+        label = injection_label(perturbation)
+        for track in self.tracks.values():
+            track.inject(perturbation, label)
+        self._add(Piece("inject", label, perturbation.i))
+
+    def _feed_state(self, state: State) -> None:
+        if state.state in CUTTING_STATES:
+            self.clock.cut()
+        self._derive(state)
+        match state.state:
+            case "paused":
+                self.status, self.why = "paused", state.why
+            case "resumed":
+                self.status, self.why = "streaming", None
+            case "fresh_context":
+                self._fresh_context(state)
+            case "finished":
+                self.status, self.why = "finished", state.why
+                self._add(Piece("end", state.why or "", state.i))
+            case "error":
+                self.status, self.message = "failed", state.message or state.why
+            case "dropped":
+                self.dropped += state.count or 0
+
+    def _fresh_context(self, state: State) -> None:
+        self._context_start = state.i
+        self._before = None
+        self._add(Piece("fresh", state.why or "", state.i))
+
+    def _track_recorded(self, chunk: Chunk) -> None:
+        if self.header is not None:
+            self.tracks[self.header.pressure].add(chunk)
+
+    def _derive(self, event: Event) -> None:
+        """Compute the chunks of the mode that was not recorded."""
+        if self._other is None:
+            return
+        for derived in self._other.feed(event):
+            if isinstance(derived, Chunk):
+                self.tracks[self._other.mode].add(derived)
+
+    def _add(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.pieces_seen += 1
+
+
+def injection_label(perturbation: Perturbation) -> str:
+    """What an injection is called on the screen."""
+    if perturbation.form == "turn":
+        return "next turn"
+    return "go on" if perturbation.text in GO_ON_TEXTS else "say"
+
+
+def _piece(token: Token, entropy: Floats) -> Piece:
+    mean = float(mean_of_known(entropy, 0))
+    return Piece(
+        role=token.source,
+        text=token.text,
+        i=token.i,
+        surprisal=None if token.logprob is None else -token.logprob,
+        entropy=mean if mean == mean else None,
+        would_stop=token.would_stop,
+    )

@@ -1,0 +1,45 @@
+"""The machine's last readings, and how each of them went, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from routing.events import Temperature, Vitals
+
+READINGS_KEPT = 240
+SENSORS_KEPT = 32
+"""A file may name any number of sensors."""
+
+QUANTITIES = ("memory_used", "swap_used", "process_memory", "worker_memory")
+
+
+class VitalsHistory:
+    """The newest `Vitals`, and a history of every quantity in it."""
+
+    def __init__(self) -> None:
+        self.last: Vitals | None = None
+        self.seen = 0
+        self.quantities: dict[str, deque[float]] = {name: deque(maxlen=READINGS_KEPT) for name in QUANTITIES}
+        self.stalled: deque[float] = deque(maxlen=READINGS_KEPT)
+        self.sensors: dict[str, deque[float]] = {}
+        """Degrees Celsius by sensor."""
+
+    def add(self, vitals: Vitals) -> None:
+        """Take in one reading."""
+        self.last = vitals
+        self.seen += 1
+        for name, history in self.quantities.items():
+            value = getattr(vitals, name)
+            if value is not None:
+                history.append(float(value))
+        if vitals.pressure is not None and vitals.pressure.stalled is not None:
+            self.stalled.append(vitals.pressure.stalled)
+        for temperature in vitals.temperatures:
+            self._add_temperature(temperature)
+
+    def _add_temperature(self, temperature: Temperature) -> None:
+        if temperature.sensor not in self.sensors:
+            if len(self.sensors) >= SENSORS_KEPT:
+                return
+            self.sensors[temperature.sensor] = deque(maxlen=READINGS_KEPT)
+        self.sensors[temperature.sensor].append(temperature.celsius)

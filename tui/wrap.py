@@ -1,0 +1,167 @@
+"""Wrapping a growing text by words, token by token: adding a token touches only the last lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rich.cells import cell_len, get_character_cell_size, set_cell_size
+
+from tui.inert import inert
+from tui.view import Piece
+
+TAB = "⇥ "
+_PARTS = re.compile(r" +|[^ ]+")
+
+
+@dataclass(slots=True)
+class Run:
+    """What one piece has on one line."""
+
+    text: str
+    piece: Piece
+    mark: bool = False
+    """It is a sign about the piece, not its text."""
+
+
+@dataclass(slots=True)
+class Line:
+    """One wrapped line."""
+
+    number: int
+    """Of the piece it begins with, counted from the first one ever added."""
+    runs: list[Run] = field(default_factory=list)
+    drawn: object = None
+    """Whatever its drawer keeps here; forgotten when the line changes."""
+    rule: bool = False
+    """It separates two contexts and is drawn over the whole width."""
+
+
+class TokenWrap:
+    """Lines of at most `width` cells. Words are kept whole where they fit on a line."""
+
+    def __init__(self, width: int) -> None:
+        self.width = max(1, width)
+        self.pieces = 0
+        self.dropped = 0
+        """Lines dropped from the front so far."""
+        self.lines: list[Line] = [Line(0)]
+        self._column = 0
+        self._word: tuple[int, int, int] = (0, 0, 0)
+        """Where the word in the making begins: index of its run, offset in that run's text, column."""
+
+    def add(self, piece: Piece, text: str) -> None:
+        """Append a piece's text; newlines in it end lines."""
+        for position, part in enumerate(text.split("\n")):
+            if position:
+                self.new_line()
+            for word in _parts(inert(part.replace("\t", TAB))):
+                self._put(word, piece)
+        self.pieces += 1
+
+    def add_mark(self, piece: Piece, text: str) -> None:
+        """Append a sign, unbroken, and count it to the piece that follows or to none."""
+        if self._column and self._column + cell_len(text) > self.width:
+            self.new_line()
+        self._append(Run(set_cell_size(text, min(cell_len(text), self.width)), piece, mark=True))
+        self._end_word()
+
+    def add_rule(self, piece: Piece, text: str) -> None:
+        """Append a line of its own."""
+        self.end_line()
+        self.lines[-1].rule = True
+        self._append(Run(text, piece, mark=True))
+        self.new_line()
+
+    def end_line(self) -> None:
+        """Go to a new line, unless at the beginning of one."""
+        if self.lines[-1].runs:
+            self.new_line()
+
+    def new_line(self) -> None:
+        """Begin the next line."""
+        self.lines.append(Line(self.pieces))
+        self._column = 0
+        self._end_word()
+
+    def drop_before(self, piece: int) -> None:
+        """Forget lines that begin and end before the piece of this number."""
+        last = len(self.lines) - 1
+        keep = next((at for at in range(last) if self.lines[at + 1].number >= piece), last)
+        if keep:
+            del self.lines[:keep]
+            self.dropped += keep
+
+    def _put(self, word: str, piece: Piece) -> None:
+        cells = cell_len(word)
+        if word[0] == " ":
+            self._append(Run(word[: self.width - self._column], piece))
+            self._end_word()
+        elif self._column + cells <= self.width:
+            self._append(Run(word, piece))
+        elif self._word[2] > 0 and self._column - self._word[2] + cells <= self.width:
+            self._carry_word()
+            self._append(Run(word, piece))
+        else:
+            self._break_word(word, piece)
+        if cells == 2 and len(word) == 1:
+            self._end_word()
+
+    def _append(self, run: Run) -> None:
+        if not run.text:
+            return
+        self.lines[-1].drawn = None
+        runs = self.lines[-1].runs
+        if runs and runs[-1].piece is run.piece and runs[-1].mark == run.mark:
+            runs[-1].text += run.text
+        else:
+            runs.append(run)
+        self._column += cell_len(run.text)
+
+    def _end_word(self) -> None:
+        runs = self.lines[-1].runs
+        self._word = (len(runs) - 1, len(runs[-1].text), self._column) if runs else (0, 0, 0)
+
+    def _carry_word(self) -> None:
+        """Move the word in the making to the next line."""
+        self.lines[-1].drawn = None
+        runs = self.lines[-1].runs
+        index, offset, _ = self._word
+        first, tail = runs[index], runs[index + 1 :]
+        carried = [Run(first.text[offset:], first.piece, first.mark)] if first.text[offset:] else []
+        first.text = first.text[:offset]
+        del runs[index + 1 :]
+        self.new_line()
+        for run in carried + tail:
+            self._append(run)
+
+    def _break_word(self, word: str, piece: Piece) -> None:
+        """Put a word that no line can hold, as much as fits on each."""
+        for character in word:
+            if self._column + get_character_cell_size(character) > self.width:
+                self.new_line()
+            self._append(Run(character, piece))
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Words and stretches of spaces; wide characters one by one, since lines may break around them."""
+    for part in _PARTS.findall(text):
+        if part.isascii():
+            yield part
+        else:
+            yield from _wide_parts(part)
+
+
+def _wide_parts(word: str) -> Iterator[str]:
+    narrow = ""
+    for character in word:
+        if get_character_cell_size(character) == 2:
+            if narrow:
+                yield narrow
+            narrow = ""
+            yield character
+        else:
+            narrow += character
+    if narrow:
+        yield narrow
