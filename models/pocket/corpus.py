@@ -12,7 +12,9 @@ import random
 import sysconfig
 from dataclasses import dataclass
 
-LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "__pycache__", "encodings", "lib2to3", "pydoc_data"})
+LEFT_OUT = frozenset(
+    {"test", "tests", "idle_test", "site-packages", "__pycache__", "encodings", "lib2to3", "pydoc_data"}
+)
 """Folders that are no prose or code worth imitating: tests, installed packages and lookup tables."""
 
 HELD_OUT_SHARE = 0.03

@@ -21,9 +21,16 @@ PROGRAM = (sys.executable, "-m", "moe_watch")
 
 
 class Terminal:
-    """The program in a terminal of `size` (columns, rows). Use as a context manager."""
+    """A program in a terminal of `size` (columns, rows), by default moe-watch. Use as a context manager."""
 
-    def __init__(self, *arguments: str, size: tuple[int, int] = (120, 40), env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        size: tuple[int, int] = (120, 40),
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        program: tuple[str, ...] = PROGRAM,
+    ) -> None:
         self.screen = pyte.Screen(*size)
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
@@ -33,7 +40,8 @@ class Terminal:
         root = str(Path(__file__).parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
-            [*PROGRAM, *arguments],
+            [*program, *arguments],
+            cwd=cwd,
             stdin=slave,
             stdout=slave,
             stderr=slave,

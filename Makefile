@@ -1,0 +1,98 @@
+# Set-up, tests and checks. `make help` lists what there is.
+
+PYTHON ?= python3
+ARGS ?=
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+TRAIN := build/train
+POCKET := build/pocket
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# uv from the PATH, or this version of it, put into $(VENV) by pip.
+# (The redirection makes old versions of make ask the shell, which alone knows `command`.)
+UV_VERSION := 0.13.8
+UV_FOUND := $(shell command -v uv 2>/dev/null)
+UV := $(or $(UV_FOUND),$(BIN)/uv)
+MAKE_VENV = $(if $(UV_FOUND),$(UV) venv --quiet --python "$$(command -v $(PYTHON))",$(PYTHON) -m venv)
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/$(VENV)
+
+# Each target installs what it needs beside what is there; the versions are those of uv.lock.
+SYNC = $(UV) sync --quiet --frozen --inexact --no-default-groups
+WATCH_NEEDS := --extra mlx
+TEST_NEEDS := --extra all --group test
+LINT_NEEDS := --group lint
+
+.PHONY: help watch test lint format bench pocket truth wheel clean check-python
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+watch: $(INSTALLED)-watch ## open the dashboard on pocket (ARGS=… for moe-watch)
+	@$(BIN)/moe-watch $(ARGS)
+
+test: $(INSTALLED)-test ## run all tests (ARGS=… for pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)-lint ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy models/pocket/*.py
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)-lint ## rewrite the style that `lint` checks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)-test ## measure what watching and drawing cost
+	$(BIN)/python -m benchmarks.watching $(ARGS)
+	$(BIN)/python -m benchmarks.heatmap
+
+pocket: $(TRAIN)/.installed ## train, export and evaluate pocket anew (40 to 60 minutes on two cores)
+	mkdir -p $(POCKET)
+	set -o pipefail; $(TRAIN)/bin/python -u models/pocket/train.py --output $(POCKET) | tee $(POCKET)/train.log
+	$(TRAIN)/bin/python models/pocket/export.py --trained $(POCKET) --output backends/pocket
+	$(TRAIN)/bin/python models/pocket/evaluate.py --log $(POCKET)/train.log
+	$(TRAIN)/bin/python models/pocket/golden.py
+
+truth: $(TRAIN)/.installed ## remake the golden router outputs with transformers
+	$(TRAIN)/bin/python models/pocket/golden.py
+
+wheel: $(UV) ## build the wheel into dist/
+	$(UV) build --quiet --wheel --out-dir dist
+
+clean: ## remove everything that make makes
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "moe-watch needs Python 3.11 or newer, and $(PYTHON) is %d.%d. " % sys.version_info[:2] + \
+	  "Say which one to use: make … PYTHON=/path/to/python3.13")'
+
+$(BIN)/python: | check-python
+	$(MAKE_VENV) $(VENV)
+
+$(BIN)/uv: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(INSTALLED)-watch: NEEDS = $(WATCH_NEEDS)
+$(INSTALLED)-test: NEEDS = $(TEST_NEEDS)
+$(INSTALLED)-lint: NEEDS = $(LINT_NEEDS)
+$(INSTALLED)-watch $(INSTALLED)-test $(INSTALLED)-lint: pyproject.toml uv.lock | $(BIN)/python $(UV)
+	$(SYNC) $(NEEDS)
+	@touch $@
+
+# PyPI's torch brings gigabytes of CUDA on Linux, so torch comes from its own index, or from where TORCH_FROM says.
+TORCH_FROM ?= --torch-backend cpu
+$(TRAIN)/.installed: pyproject.toml uv.lock | $(UV) check-python
+	$(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" $(TRAIN)
+	$(UV) export --quiet --frozen --no-default-groups --extra train --no-hashes --no-emit-project \
+	  --output-file $(TRAIN)/pinned.txt
+	$(UV) pip install --quiet --python $(TRAIN)/bin/python $(TORCH_FROM) \
+	  --constraints $(TRAIN)/pinned.txt --editable '.[train]'
+	@touch $@

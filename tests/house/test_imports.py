@@ -1,0 +1,78 @@
+"""What is imported when: a fresh interpreter tells, since this one has everything loaded."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ENGINES = {"mlx", "mlx_lm", "llama_cpp", "transformers", "torch"}
+HEAVY = ENGINES | {"numpy", "textual"}
+ADAPTERS = ("backends.mlx_", "backends.llama_")
+"""Modules that the worker process imports once it knows which engine it runs."""
+PACKAGES = ("routing", "vitals", "backends", "sessions", "tui", "commands")
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that are loaded once `code` ran in a new interpreter, in the repository."""
+    report = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    command = [sys.executable, "-c", f"{code}\n{report}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def modules_of(package: str) -> list[str]:
+    """Names of all modules in a package, adapters left out."""
+    paths = sorted((ROOT / package).rglob("*.py"))
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    names = (name.removesuffix(".__init__") for name in names)
+    return [name for name in names if not name.endswith("__main__") and not name.startswith(ADAPTERS)]
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    assert modules_after("import numpy, textual") >= {"numpy", "textual"}
+
+
+def test_the_launcher_loads_nothing_heavy() -> None:
+    loaded = modules_after("import moe_watch")
+    assert "moe_watch" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["record", "--help"], ["watch", "--help"]], ids=" ".join
+)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    loaded = modules_after(
+        "import moe_watch\n"
+        f"try: moe_watch.main({arguments})\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        "else: raise AssertionError('main() returned')"
+    )
+    assert "commands" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_but_an_adapter_loads_an_engine(package: str) -> None:
+    names = modules_of(package)
+    assert names
+    loaded = modules_after("import " + ", ".join(names))
+    assert package in loaded
+    assert not loaded & ENGINES
+    assert package in ("tui", "commands") or "textual" not in loaded
+
+
+def test_every_package_is_held_by_the_import_rules_the_types_and_the_wheel() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert found >= set(PACKAGES)
+    assert found - {"benchmarks"} <= set(tools["importlinter"]["root_packages"])
+    assert found <= set(tools["mypy"]["packages"])
+    assert found - {"benchmarks"} <= set(tools["hatch"]["build"]["targets"]["wheel"]["only-include"])

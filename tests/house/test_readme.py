@@ -1,0 +1,81 @@
+"""Every command that the README shows is run here, as it stands there, in the order in which it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import backends
+from tests.e2e.terminal import PROGRAM, Terminal
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a reader would be: a folder with a model of their own in it."""
+    place = tmp_path_factory.mktemp("reader")
+    own = place / "my-moe"
+    own.mkdir()
+    for path in (Path(backends.__file__).parent / "pocket").iterdir():
+        if path.suffix in {".json", ".safetensors"}:
+            shutil.copy(path, own)
+    return place
+
+
+def watch_and_leave(terminal: Terminal) -> None:
+    """Wait until something is streaming, and quit."""
+    terminal.wait_for(lambda text: "STREAM" in text and re.search(r"token \d", text) is not None, seconds=120)
+    terminal.press("q")
+    assert terminal.wait_for_exit() == 0
+
+
+def run_plain(arguments: list[str], cwd: Path) -> str:
+    """A command without a screen; returns what it printed."""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
+    done = subprocess.run([*PROGRAM, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_shows_commands():
+    assert len(COMMANDS) >= 7
+    assert {shlex.split(command)[0] for command in COMMANDS} == {"make", "moe-watch"}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("moe-watch")])
+def test_command(command, folder):
+    _, *arguments = shlex.split(command)
+    if arguments[0] == "watch" or (arguments[0] == "replay" and "--headless" not in arguments):
+        with Terminal(*arguments, cwd=folder, env={"HOME": str(folder)}) as terminal:
+            watch_and_leave(terminal)
+        return
+    printed = run_plain(arguments, folder)
+    if "--json" in arguments:
+        assert json.loads(printed)["model"] == "pocket"
+
+
+def test_make_watch(folder):
+    """Sets up what is missing, then opens the dashboard."""
+    assert "make watch" in COMMANDS
+    with Terminal(
+        "watch", program=("make", f"PYTHON={sys.executable}"), cwd=ROOT, env={"HOME": str(folder)}
+    ) as terminal:
+        watch_and_leave(terminal)
+
+
+def test_make_test_is_what_ci_runs():
+    """This test runs inside it."""
+    assert "make test" in COMMANDS
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
