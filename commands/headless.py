@@ -36,6 +36,8 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None) -> Json:
         summary = run_headless(source, view.show)
     if source.fatal_error is not None:
         raise source.fatal_error
+    for error in view.errors:
+        click.echo(f"moe-watch: {error}", err=True)
     return summary
 
 
@@ -66,13 +68,15 @@ def _progress_bar() -> ProgressBar:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
+    console = Console(stderr=True)
     return ProgressBar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
@@ -84,6 +88,8 @@ class _BarView:
         self._total = total
         self._task = bar.add_task("starting", total=None)
         self._generated = 0
+        self.errors: list[str] = []
+        """What went wrong in the run, one line each."""
 
     def show(self, item: StreamItem) -> None:
         if isinstance(item, Progress):
@@ -92,4 +98,4 @@ class _BarView:
             self._generated += 1
             self._bar.update(self._task, description="tokens", completed=self._generated, total=self._total)
         elif isinstance(item, State) and item.state == "error" and item.message:
-            click.echo(f"moe-watch: {' '.join(item.message.split())}", err=True)
+            self.errors.append(" ".join(item.message.split()))

@@ -47,7 +47,7 @@ def test_record_says_what_is_wrong(capsys, arguments, said):
 def test_an_existing_output_is_left_alone(capsys, tmp_path):
     output = tmp_path / "kept.moe.jsonl"
     output.write_text("precious")
-    assert "exists: choose another name, or replace it with --force" in complaint(
+    assert "exists already: choose another name, or replace it with --force" in complaint(
         capsys, "record", "-o", str(output), "--tokens", "5"
     )
     assert output.read_text() == "precious"
