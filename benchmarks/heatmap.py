@@ -6,23 +6,28 @@ python -m benchmarks.heatmap
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
 SHAPES = ((6, 8), (32, 8), (48, 128), (94, 512))
-SIZES = ((120, 40), (200, 60))
+PANELS = {(120, 40): (60, 19), (200, 60): (112, 36)}
+"""Terminal sizes, and the size of the heatmap's panel in a dashboard of that size."""
 FRAMES = 120
 FPS = 12
 
 
-def child(layers: int, experts: int, report: Path) -> None:
+def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> None:
     """Show `FRAMES` random frames at `FPS` in this terminal; writes milliseconds per frame."""
     from textual.app import App, ComposeResult
 
@@ -41,7 +46,9 @@ def child(layers: int, experts: int, report: Path) -> None:
         spent = 0.0
 
         def compose(self) -> ComposeResult:
-            yield ExpertHeatmap()
+            heatmap = ExpertHeatmap()
+            heatmap.styles.width, heatmap.styles.height = panel
+            yield heatmap
 
         def on_mount(self) -> None:
             self.set_interval(1 / FPS, self.show)
@@ -64,14 +71,19 @@ def child(layers: int, experts: int, report: Path) -> None:
 
 def measure(layers: int, experts: int, size: tuple[int, int], report: Path) -> float:
     """Milliseconds of processor time per frame."""
-    import fcntl
-    import struct
-    import termios
-    import threading
-
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-    command = [sys.executable, "-m", "benchmarks.heatmap", "--child", str(layers), str(experts), str(report)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.heatmap",
+        "--report",
+        str(report),
+        "--child",
+        str(layers),
+        str(experts),
+        *map(str, PANELS[size]),
+    ]
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
@@ -93,21 +105,22 @@ def _swallow(descriptor: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--child", nargs=3)
+    parser.add_argument("--child", nargs=4, type=int)
     parser.add_argument("--report", type=Path, default=Path("build/heatmap-frame.json"))
     arguments = parser.parse_args()
     if arguments.child:
-        layers, experts, report = arguments.child
-        child(int(layers), int(experts), Path(report))
+        layers, experts, *panel = arguments.child
+        child(layers, experts, (panel[0], panel[1]), arguments.report)
         return
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
-    print(f"| layers × experts | terminal | ms per frame | share of a core at {FPS} fps | at 30 fps |")
-    print("|---|---|---|---|---|")
-    for size in SIZES:
+    print(f"| layers × experts | terminal | panel | ms per frame | share of a core at {FPS} fps | at 30 fps |")
+    print("|---|---|---|---|---|---|")
+    for size in PANELS:
         for layers, experts in SHAPES:
             ms = measure(layers, experts, size, arguments.report)
             shares = f"{ms * FPS / 10:.1f} % | {ms * 30 / 10:.1f} %"
-            print(f"| {layers} × {experts} | {size[0]}×{size[1]} | {ms:.2f} | {shares} |", flush=True)
+            place = f"{size[0]}×{size[1]} | {PANELS[size][0]}×{PANELS[size][1]}"
+            print(f"| {layers} × {experts} | {place} | {ms:.2f} | {shares} |", flush=True)
 
 
 if __name__ == "__main__":

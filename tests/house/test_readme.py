@@ -31,6 +31,8 @@ def folder(tmp_path_factory):
     for path in (Path(backends.__file__).parent / "pocket").iterdir():
         if path.suffix in {".json", ".safetensors"}:
             shutil.copy(path, own)
+        elif path.suffix == ".gguf":
+            shutil.copy(path, place / "my-moe.gguf")
     return place
 
 
