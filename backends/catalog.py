@@ -52,6 +52,7 @@ class EngineEntry:
 
 ENGINES: dict[str, EngineEntry] = {
     "mlx": EngineEntry("backends.mlx_engine", "huggingface", ("mlx", "mlx_lm"), "mlx"),
+    "llama.cpp": EngineEntry("backends.llama_engine", "gguf", ("llama_cpp",), "llama"),
 }
 """The engines there are, in the order in which `auto` prefers them."""
 

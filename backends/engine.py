@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +24,8 @@ Ints = npt.NDArray[np.integer[Any]]
 class Routing:
     """Raw router output for `T` successive input tokens, before any arithmetic of ours.
 
-    Layers that the engine did not compute for these tokens are None.
+    Layers that the engine did not compute for these tokens are None; single rows that it did not compute are −1 in
+    `experts` and NaN in `logits`.
     """
 
     tokens: int
@@ -32,6 +33,8 @@ class Routing:
     """Per MoE layer [T, k], in the engine's own order."""
     logits: list[Floats | None]
     """Per MoE layer [T, E], as the router gave them."""
+    weights: list[Floats | None] = field(default_factory=list)
+    """Per MoE layer [T, k], as the model applies them to `experts`; empty if the engine does not see them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +63,8 @@ class Engine(ABC):
 
     model: ModelInfo
     backend: BackendInfo
+    sees_weights: bool = False
+    """`Routing` carries the weights that the model applies."""
     has_chat_template: bool
     context_length: int
     warnings: list[str]

@@ -40,10 +40,8 @@ TENSOR_TYPES = {
 }  # fmt: skip
 """Name, elements of a block, bytes of a block, by number."""
 
-SCALARS = {
-    kind: struct.Struct(f"<{code}")
-    for kind, code in {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}.items()
-}
+SCALARS = {kind: struct.Struct(f"<{code}") for kind, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)}
+"""Numbers and truth values in metadata, by the number of their type."""
 STRING, ARRAY = 8, 9
 COUNT, NUMBER = SCALARS[10], SCALARS[4]
 
@@ -77,8 +75,8 @@ def read_parts(path: Path) -> list[GgufFile]:
         UserError: one is missing, truncated or no GGUF file, or `path` is not the first.
     """
     first = read_gguf(path)
-    count = first.metadata.get("split.count", 1)
-    if count <= 1:
+    count = first.metadata.get("split.count")
+    if not isinstance(count, int) or count <= 1:
         return [first]
     named = PART.fullmatch(path.name)
     if named is None or int(named["number"]) != 1 or int(named["count"]) != count:

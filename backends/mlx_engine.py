@@ -38,6 +38,7 @@ class MlxEngine(Engine):
     def __init__(self, loaded: LoadedModel) -> None:
         self.model = loaded.info
         self.backend = loaded.backend
+        self.sees_weights = loaded.tap.sees_weights
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
         self.has_chat_template = loaded.text.has_chat_template

@@ -19,12 +19,13 @@ from mlx_lm.utils import load_model as mlx_load_model
 
 from backends import model_config
 from backends.catalog import ModelLocation
-from backends.mlx_tap import UNKNOWN_GATE, RouterTap
+from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.text import TextCodec
 from backends.weights import WeightFacts, weight_facts
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo, Progress
+from routing.gates import UNKNOWN_GATE
 
 Report = Callable[[Progress], None]
 
@@ -154,7 +155,11 @@ def _probe(model: nn.Module, tap: RouterTap) -> Shape:
     """Run one token and look at what the tap caught."""
     logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
     mx.eval(logits)
-    unseen = [layer.index for layer, caught in zip(tap.layers, tap.frame.experts, strict=True) if caught is None]
+    unseen = [
+        layer.index
+        for layer, experts, logits in zip(tap.layers, tap.frame.experts, tap.frame.logits, strict=True)
+        if experts is None or (logits is None and layer.gate is not None)
+    ]
     if unseen:
         raise UserError(f"the routing of layers {unseen} cannot be observed", advice="give another model")
     shapes = {(layer.experts, caught.shape[-1]) for layer, caught in zip(tap.layers, tap.frame.experts, strict=True)}
@@ -194,7 +199,8 @@ def _model_info(
 def _backend_info(tap: RouterTap, stored: Any, computed: Any) -> BackendInfo:
     device = mx.default_device()
     kind = "CPU" if device == mx.Device(mx.cpu) else "GPU"
-    seen = "expert indices" if tap.gate == UNKNOWN_GATE else "expert indices and router logits"
+    known = "expert indices, router logits and weights" if tap.sees_weights else "expert indices and router logits"
+    seen = "expert indices" if tap.gate == UNKNOWN_GATE else known
     return BackendInfo(
         name="mlx",
         version=f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",

@@ -8,19 +8,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.sample_utils import make_sampler
 
-from routing.errors import UserError
+from backends.sampling import Choice, check_sampling
 from routing.events import Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A token that was drawn, and how likely it was at temperature 1, with nothing masked."""
-
-    id: int
-    logprob: float
-    top_margin: float
-    choice_gap: float
-    would_stop: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +40,7 @@ class NextToken:
     """
 
     def __init__(self, sampling: Sampling, ends: frozenset[int], vocabulary: int) -> None:
-        _check(sampling)
+        check_sampling(sampling)
         self._draw = make_sampler(
             temp=sampling.temperature,
             top_p=sampling.top_p,
@@ -80,12 +69,3 @@ def _facts(logprobs: Any, token: Any) -> tuple[Any, Any, Any]:
     second = mx.exp(mx.max(others, axis=-1))
     logprob = mx.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
     return logprob, first - second, first - mx.exp(logprob)
-
-
-def _check(sampling: Sampling) -> None:
-    if not sampling.temperature >= 0:
-        raise UserError(f"temperature {sampling.temperature} is negative", advice="give 0 (greedy) or more")
-    if not 0 < sampling.top_p <= 1:
-        raise UserError(f"top-p {sampling.top_p} is no share", advice="give more than 0 and at most 1")
-    if sampling.top_k < 0:
-        raise UserError(f"top-k {sampling.top_k} is negative", advice="give 0 (all) or more")

@@ -7,41 +7,36 @@ output of the same pass, so that they are computed with it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from backends.engine import Routing
+from backends.mlx_gates import linear_logits, raw_logits
+from backends.mlx_layers import MoeLayer, moe_layers
 from routing.errors import UserError
+from routing.gates import UNKNOWN_GATE
 
 Call = Callable[..., Any]
-
-ROUTERS = ("router", "gate")
-"""What model families call the module that scores experts."""
-
-UNKNOWN_GATE = "unknown"
-
-REWRITES_SELECTION = frozenset({"longcat_flash", "longcat_flash_ngram"})
-"""Families whose expert container does not see what the router selected."""
 
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """What one forward pass routed with, per MoE layer; lazy arrays."""
+    """What one forward pass routed with, per MoE layer; lazy arrays, None where nothing was caught."""
 
     experts: list[Any]
     """[..., T, k]"""
     logits: list[Any]
     """[..., T, E], float32"""
+    weights: list[Any]
+    """[..., T, k], float32: of `experts`, where the router returns them."""
 
     def arrays(self) -> list[Any]:
-        return [array for array in (*self.experts, *self.logits) if array is not None]
+        return [array for array in (*self.experts, *self.logits, *self.weights) if array is not None]
 
     def read(self) -> Routing:
         """As NumPy, waiting for the pass if need be.
@@ -49,27 +44,16 @@ class Frame:
         Only `np.asarray` here: any new MLX operation would queue behind the pass that is already under way.
         """
         experts = [_rows(array) for array in self.experts]
-        logits = [_rows(array) for array in self.logits]
-        return Routing(tokens=next(len(rows) for rows in experts if rows is not None), experts=experts, logits=logits)
+        return Routing(
+            tokens=next(len(rows) for rows in experts if rows is not None),
+            experts=experts,
+            logits=[_rows(array) for array in self.logits],
+            weights=[_rows(array) for array in self.weights] if any(w is not None for w in self.weights) else [],
+        )
 
 
 def _rows(array: Any) -> Any:
     return None if array is None else np.array(array).reshape(-1, array.shape[-1])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MoeLayer:
-    """One MoE layer of a model."""
-
-    index: int
-    """Model layer index."""
-    container: Any
-    """The module that holds the experts; it is called with their indices."""
-    router: Any
-    """The linear module that gives the logits, or None."""
-    experts: int
-    gate: str
-    """How logits become weights, or `UNKNOWN_GATE`."""
 
 
 class RouterTap:
@@ -82,26 +66,40 @@ class RouterTap:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = sorted(_moe_layers(model), key=lambda layer: layer.index)
+        self.layers = sorted(moe_layers(model), key=lambda layer: layer.index)
         if not self.layers:
             raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
         self.frame = self._new_frame()
         """Of the forward pass that was built last."""
         self._undo: list[Callable[[], None]] = []
         for position, layer in enumerate(self.layers):
-            self._hook(layer.container, _keep_indices(self, position))
-            if layer.router is not None:
-                self._hook(layer.router, _keep_logits(self, position))
+            self._hook_layer(position, layer)
         self._hook(model, _open_frame(self))
 
     @property
     def gate(self) -> str:
-        """The gate of all layers, `UNKNOWN_GATE` if they differ or show no logits."""
-        gates = {layer.gate if layer.router is not None else UNKNOWN_GATE for layer in self.layers}
+        """How all layers turn logits into weights, `UNKNOWN_GATE` if that is not known or differs."""
+        gates = {UNKNOWN_GATE if layer.gate is None else str(layer.gate) for layer in self.layers}
         return gates.pop() if len(gates) == 1 else UNKNOWN_GATE
 
+    @property
+    def sees_weights(self) -> bool:
+        """The pass that was built last showed the weights that the model applied."""
+        return any(caught is not None for caught in self.frame.weights)
+
+    def _hook_layer(self, position: int, layer: MoeLayer) -> None:
+        if layer.container is not None:
+            self._hook(layer.container, _keep_indices(self, position))
+        if layer.gate is None:
+            return
+        if layer.linear is not None:
+            self._hook(layer.linear, _keep_product(self, position, layer))
+        if layer.router is not layer.linear:
+            self._hook(layer.router, _keep_routes(self, position, layer))
+
     def _new_frame(self) -> Frame:
-        return Frame([None] * len(self.layers), [None] * len(self.layers))
+        nothing = [None] * len(self.layers)
+        return Frame(nothing.copy(), nothing.copy(), nothing.copy())
 
     def open_frame(self) -> Frame:
         """Begin a forward pass."""
@@ -142,7 +140,8 @@ def _keep_indices(tap: RouterTap, position: int) -> Callable[[Call], Call]:
 
     def wrap(call: Call) -> Call:
         def hooked(module: Any, x: Any, indices: Any, *args: Any, **options: Any) -> Any:
-            tap.frame.experts[position] = indices
+            if tap.frame.experts[position] is None:  # what the router returned is its own selection
+                tap.frame.experts[position] = indices
             return call(module, x, indices, *args, **options)
 
         return hooked
@@ -150,80 +149,39 @@ def _keep_indices(tap: RouterTap, position: int) -> Callable[[Call], Call]:
     return wrap
 
 
-def _keep_logits(tap: RouterTap, position: int) -> Callable[[Call], Call]:
-    """For a router: its output. Cast here, in the graph of the pass, because NumPy knows no bfloat16."""
+def _keep_product(tap: RouterTap, position: int, layer: MoeLayer) -> Callable[[Call], Call]:
+    """For the linear module of a router: its output. Cast in the graph of the pass, as NumPy knows no bfloat16."""
 
     def wrap(call: Call) -> Call:
         def hooked(module: Any, *args: Any, **options: Any) -> Any:
-            logits = call(module, *args, **options)
-            tap.frame.logits[position] = logits.astype(mx.float32)
-            return logits
+            product = call(module, *args, **options)
+            logits = tap.frame.logits[position] = linear_logits(layer.family, layer.router, product)
+            if layer.container is None:
+                tap.frame.experts[position] = _top(logits, layer.experts_per_token)
+            return product
 
         return hooked
 
     return wrap
 
 
-# -- finding the layers
+def _top(logits: Any, count: int) -> Any:
+    """What a family selects that passes no indices on: by probability, as it does itself, so that ties fall alike."""
+    return mx.argpartition(-mx.softmax(logits, axis=-1), kth=count - 1, axis=-1)[..., :count]
 
 
-def _moe_layers(model: nn.Module) -> Iterator[MoeLayer]:
-    modules = dict(model.named_modules())
-    for path, module in modules.items():
-        if not isinstance(module, SwitchGLU | SwitchMLP):
-            continue
-        owner = _owner(path, modules)
-        family = _family(modules[owner])
-        if family in REWRITES_SELECTION:
-            raise UserError(f"the {family} family hides which experts it selects from MLX", advice="give another model")
-        experts = module["fc1" if isinstance(module, SwitchMLP) else "gate_proj"].num_experts
-        yield MoeLayer(
-            index=_layer_index(path),
-            container=module,
-            router=_router(modules[owner], experts),
-            experts=experts,
-            gate=_gate(family, modules[owner]),
-        )
+def _keep_routes(tap: RouterTap, position: int, layer: MoeLayer) -> Callable[[Call], Call]:
+    """For a router around its linear module, or with a weight alone: what it returns, and its logits."""
 
+    def wrap(call: Call) -> Call:
+        def hooked(module: Any, x: Any, *args: Any, **options: Any) -> Any:
+            routes = call(module, x, *args, **options)
+            if layer.linear is None:
+                tap.frame.logits[position] = raw_logits(layer.family, module, x)
+            if isinstance(routes, tuple) and layer.returns_applied:
+                tap.frame.experts[position], tap.frame.weights[position] = routes[0], routes[1].astype(mx.float32)
+            return routes
 
-def _owner(path: str, modules: dict[str, nn.Module]) -> str:
-    """The path of the nearest module around an expert container that also owns a router; itself if none does."""
-    above = path
-    while above:
-        above = above.rpartition(".")[0]
-        if any(isinstance(modules[above].get(name), nn.Module) for name in ROUTERS):
-            return above
-    return path
+        return hooked
 
-
-def _router(owner: nn.Module, experts: int) -> nn.Module | None:
-    """The linear module that scores the experts: the router itself, or inside it."""
-    router = next((owner[name] for name in ROUTERS if isinstance(owner.get(name), nn.Module)), None)
-    if router is None:
-        return None
-    linear = (nn.Linear, nn.QuantizedLinear)
-    inside = (module for _, module in router.named_modules() if isinstance(module, linear))
-    return next((module for module in inside if module.weight.shape[0] == experts), None)
-
-
-def _layer_index(path: str) -> int:
-    numbers = re.findall(r"\.(\d+)(?=\.|$)", path)
-    return int(numbers[0]) if numbers else 0
-
-
-def _family(block: nn.Module) -> str:
-    """The mlx-lm file that a block's class comes from; several families share one."""
-    return type(block).__module__.rpartition(".")[2]
-
-
-def _gate(family: str, block: nn.Module) -> str:
-    """How this block turns logits into weights. Named only for blocks whose code was read and checked."""
-    match family:
-        case "mixtral" | "phixtral":
-            return "top_k_softmax"
-        case "qwen2_moe":
-            return "softmax_top_k"
-        case "qwen3_moe" | "olmoe":
-            return "softmax_top_k_renormalised" if block.norm_topk_prob else "softmax_top_k"
-        case _:
-            return UNKNOWN_GATE
+    return wrap

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from backends.engine import Drawn, Routing
 from routing.arrays import ABSENT, AnyInts, nullable
 from routing.events import ModelInfo, Phase, Token, TokenSource
-from routing.observe import SOFTMAX_GATES, Observation, observe
+from routing.gates import parse
+from routing.observe import Observation, observe
 
 Array = npt.NDArray[Any]
 
@@ -41,9 +42,18 @@ class Evaluated:
     routing: Routing
 
 
-def captured(gate: str) -> list[str]:
-    """The per-token quantities that such a router lets us have. `logprob` stands for the two margins beside it, too."""
-    return ["experts", *(["weights", "entropy", "margin"] if gate in SOFTMAX_GATES else []), "logprob"]
+def captured(gate: str, *, sees_weights: bool = False) -> list[str]:
+    """The per-token quantities that such a router lets us have. `logprob` stands for the two margins beside it, too.
+
+    Args:
+        gate: how the router turns logits into weights.
+        sees_weights: the engine sees those that are applied, so that they need not follow from the logits.
+    """
+    known = parse(gate)
+    if known is None:
+        return ["experts", "logprob"]
+    weights = ["weights"] if sees_weights or known.scale is not None else []
+    return ["experts", *weights, "entropy", "margin", "logprob"]
 
 
 class Observer:
@@ -55,7 +65,9 @@ class Observer:
     def tokens(self, steps: Sequence[Evaluated]) -> list[Token]:
         """The events of these steps, in order. The arithmetic is done once for all of them."""
         routings = [step.routing for step in steps]
-        observation = observe(self._logits(routings), self._experts(routings), self._model.gate)
+        observation = observe(
+            self._logits(routings), self._experts(routings), self._model.gate, self._weights(routings)
+        )
         facts = [token for step in steps for token in step.tokens]
         return [_token(fact, observation, row) for row, fact in enumerate(facts)]
 
@@ -65,9 +77,16 @@ class Observer:
 
     def _logits(self, routings: Sequence[Routing]) -> Array | None:
         """Router logits [T, L, E] of all steps together; None if it is not known what they mean."""
-        if self._model.gate not in SOFTMAX_GATES:
+        if parse(self._model.gate) is None:
             return None
         return self._stack([routing.logits for routing in routings], routings, self._model.experts, np.nan)
+
+    def _weights(self, routings: Sequence[Routing]) -> Array | None:
+        """Applied weights [T, L, k] of all steps together; None if the engine does not see them."""
+        if not all(routing.weights for routing in routings):
+            return None
+        rows = [routing.weights for routing in routings]
+        return self._stack(rows, routings, self._model.experts_per_token, np.nan)
 
     def _stack(
         self, rows: Sequence[Sequence[Array | None]], routings: Sequence[Routing], width: int, missing: float

@@ -108,7 +108,7 @@ def _ready(engine: Engine) -> Ready:
         model=engine.model,
         backend=engine.backend,
         template="chat" if engine.has_chat_template else None,
-        capture=captured(engine.model.gate),
+        capture=captured(engine.model.gate, sees_weights=engine.sees_weights),
         warnings=engine.warnings,
     )
 

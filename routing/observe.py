@@ -8,18 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from routing.arrays import ABSENT, AnyFloats, AnyInts, Floats, Ints
 from routing.events import Units
+from routing.gates import Gate, parse, probabilities, scores, weights
+from routing.gates import softmax as softmax
 
 UNITS = Units()
-
-SOFTMAX_GATES = ("top_k_softmax", "softmax_top_k", "softmax_top_k_renormalised")
-"""Gates whose probabilities are the softmax of the logits; they differ in the weights they apply:
-
-`top_k_softmax` takes the softmax of the selected logits, `softmax_top_k` the selected probabilities as they are,
-`softmax_top_k_renormalised` divides those by their sum. (First and last are the same number, computed differently.)
-"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +33,6 @@ class Observation:
     """[T, L], over ln E"""
     margin: Ints | None
     """[T, L]"""
-
-
-def softmax(logits: AnyFloats) -> Floats:
-    """Softmax over the last axis, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    total: Floats = shifted / shifted.sum(-1, keepdims=True)
-    return total
 
 
 def normalised_entropy(probabilities: Floats) -> Floats:
@@ -67,37 +56,47 @@ def router_margin(probabilities: Floats) -> Floats:
     return result
 
 
-def observe(logits: AnyFloats | None, experts: AnyInts, gate: str) -> Observation:
+def observe(logits: AnyFloats | None, experts: AnyInts, gate: str, applied: AnyFloats | None = None) -> Observation:
     """Turn a router's own output into what is recorded.
 
     Args:
-        logits: `[T, L, E]`, NaN in rows that were not computed; None if the router shows none.
+        logits: `[T, L, E]`, anything in rows that were not computed; None if the router shows none.
         experts: `[T, L, k]`, as selected by the model, in any order; `ABSENT` in rows not computed.
-        gate: how the model turns logits into weights, one of `SOFTMAX_GATES`; anything else is unknown and
+        gate: how the model turns logits into weights, as `routing.gates` names it; anything else is unknown and
             leaves weights, entropy and margin out.
+        applied: `[T, L, k]`, the weights that the model applied to `experts`, if it shows them; without them they
+            are computed from the logits.
     """
-    if logits is None or gate not in SOFTMAX_GATES:
+    known = parse(gate)
+    if logits is None or known is None:
         return Observation(np.sort(experts.astype(np.int64), axis=-1), None, None, None)
     computed = experts[..., 0] != ABSENT
-    probabilities = softmax(np.where(computed[..., None], logits, 0.0))
-    ordered, selected = _by_probability(np.where(computed[..., None], experts, 0), probabilities)
-    weights = selected if gate == "softmax_top_k" else selected / selected.sum(-1, keepdims=True)
+    chosen = np.where(computed[..., None], experts, 0).astype(np.int64)
+    return _observe(known, np.where(computed[..., None], logits, 0.0), chosen, applied, computed)
+
+
+def _observe(
+    gate: Gate, logits: AnyFloats, chosen: Ints, applied: AnyFloats | None, computed: npt.NDArray[np.bool_]
+) -> Observation:
+    """As `observe`, for a known gate and numbers in all rows; `computed` `[T, L]` says which of them count."""
+    scored = scores(gate, logits)
+    spread = probabilities(scored)
+    order = _by_probability(spread, chosen)
+    ordered = np.take_along_axis(chosen, order, -1)
+    multiplied = weights(gate, logits, scored, ordered) if applied is None else np.take_along_axis(applied, order, -1)
     return Observation(
         np.where(computed[..., None], ordered, ABSENT),
-        np.where(computed[..., None], _steps(weights, UNITS.weights), ABSENT),
-        np.where(computed, _steps(normalised_entropy(probabilities), UNITS.entropy), ABSENT),
-        np.where(computed, _steps(router_margin(probabilities), UNITS.margin), ABSENT),
+        None if multiplied is None else np.where(computed[..., None], _steps(multiplied, UNITS.weights), ABSENT),
+        np.where(computed, _steps(normalised_entropy(spread), UNITS.entropy), ABSENT),
+        np.where(computed, _steps(router_margin(spread), UNITS.margin), ABSENT),
     )
 
 
-def _by_probability(experts: AnyInts, probabilities: Floats) -> tuple[Ints, Floats]:
-    """Sort each token's experts by probability descending, ties by id; with their probabilities."""
-    by_id = np.sort(experts.astype(np.int64), axis=-1)
-    selected = np.take_along_axis(probabilities, by_id, -1)
-    order = np.argsort(-selected, axis=-1, kind="stable")
-    return np.take_along_axis(by_id, order, -1), np.take_along_axis(selected, order, -1)
+def _by_probability(spread: Floats, chosen: Ints) -> Ints:
+    """How to sort each token's experts by probability descending, ties by id: positions `[T, L, k]`."""
+    return np.lexsort((chosen, -np.take_along_axis(spread, chosen, -1)), axis=-1)
 
 
-def _steps(values: Floats, unit: float) -> Ints:
-    """Values as whole steps of `unit`."""
-    return np.rint(values / unit).astype(np.int64)
+def _steps(values: AnyFloats, unit: float) -> Ints:
+    """Values as whole steps of `unit`; 0 where there is no number, which is in rows that do not count."""
+    return np.rint(np.nan_to_num(values.astype(np.float64)) / unit).astype(np.int64)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from mlx_lm.models.base import create_attention_mask
 
-from backends.mlx_tap import UNKNOWN_GATE, RouterTap
+from backends.engine import Routing
+from backends.mlx_tap import RouterTap
 from backends.observation import captured
 from routing.errors import UserError
+from routing.gates import UNKNOWN_GATE
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.reference import load_unwatched
@@ -83,27 +85,57 @@ def test_a_dense_model_is_refused() -> None:
         RouterTap(tiny.random_model(tiny.LLAMA))
 
 
-def test_an_unknown_gate_shows_experts_and_guesses_nothing(tmp_path: pathlib.Path) -> None:
+def test_a_router_that_returns_its_routes_is_seen_with_them(tmp_path: pathlib.Path) -> None:
     folder = tiny.write_model(tmp_path / "glm", tiny.GLM4)
     engine = load_folder(folder)
-    assert (engine.model.gate, engine.model.layers) == (UNKNOWN_GATE, [1, 2])
-    assert captured(engine.model.gate) == ["experts", "logprob"]
+    assert (engine.model.gate, engine.model.layers) == ("sigmoid_top_k_renormalised", [1, 2])
+    assert captured(engine.model.gate) == ["experts", "weights", "entropy", "margin", "logprob"]
+    assert engine.backend.tap.startswith("expert indices, router logits and weights")
     routings = begin(engine) + [token.routing for token in draw(engine, 30)]
     drawn_again = [token.id for token in (begin(engine), draw(engine, 30))[1]]
-    assert (sets(routings) == glm_sets(folder, PROMPT + drawn_again)).all()
-    assert {layer is None for routing in routings for layer in routing.logits} == {True}
+    experts, weights, logits = glm_routes(folder, PROMPT + drawn_again)
+    np.testing.assert_array_equal(stacked(routings, "experts"), experts)
+    np.testing.assert_allclose(stacked(routings, "weights"), weights, atol=1e-5)
+    np.testing.assert_allclose(stacked(routings, "logits"), logits, atol=1e-4)
 
 
-def glm_sets(folder: pathlib.Path, ids: list[int]) -> np.ndarray:
-    """What the routers of an unwatched GLM select: [T, L, k], ascending."""
+def stacked(routings: list[Routing], what: str) -> np.ndarray:
+    """One quantity of successive steps: [T, L, …]."""
+    return np.concatenate([np.stack(getattr(routing, what), axis=1) for routing in routings])
+
+
+def glm_routes(folder: pathlib.Path, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the routers of an unwatched GLM return, [T, L, k] twice, and their logits [T, L, E]."""
     model = load_unwatched(folder)
     hidden = model.model.embed_tokens(mx.array([ids]))
     mask = create_attention_mask(hidden)
-    selected = []
+    routes = []
     for layer in model.layers:
         attended = hidden + layer.self_attn(layer.input_layernorm(hidden), mask)
         given = layer.post_attention_layernorm(attended)
         if "gate" in layer.mlp:
-            selected.append(np.array(layer.mlp.gate(given)[0])[0])
+            routes.append((*layer.mlp.gate(given), given @ layer.mlp.gate.weight.T))
         hidden = attended + layer.mlp(given)
-    return np.sort(np.stack(selected, axis=1), axis=-1)
+    experts, weights, logits = (
+        np.stack([np.array(part)[0] for part in parts], axis=1) for parts in zip(*routes, strict=True)
+    )
+    return experts, weights, logits
+
+
+def test_an_unknown_gate_shows_experts_and_guesses_nothing(tmp_path: pathlib.Path) -> None:
+    engine = load_folder(tiny.write_model(tmp_path / "klear", tiny.KLEAR))
+    assert engine.model.gate == UNKNOWN_GATE
+    assert captured(engine.model.gate) == ["experts", "logprob"]
+    assert engine.backend.tap.startswith("expert indices, hooked")
+    routings = begin(engine)
+    assert sets(routings).shape == (len(PROMPT), 2, 3)
+    assert {logits is None for routing in routings for logits in routing.logits} == {True}
+    assert [routing.weights for routing in routings] == [[]] * len(routings)
+
+
+def test_layers_that_route_in_different_ways_have_no_gate_in_common() -> None:
+    model = tiny.random_model(tiny.QWEN3)
+    assert RouterTap(model).gate == "softmax_top_k_renormalised"
+    model = tiny.random_model(tiny.QWEN3)
+    model.layers[2].mlp.norm_topk_prob = False
+    assert RouterTap(model).gate == UNKNOWN_GATE

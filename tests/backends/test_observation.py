@@ -41,6 +41,27 @@ def test_layers_that_were_not_computed_are_null() -> None:
     assert (partial.entropy, partial.margin) == ([whole.entropy[0], None], [whole.margin[0], None])
 
 
+def test_weights_that_the_engine_saw_are_recorded_as_they_are() -> None:
+    def seen(number: int, missing: int | None = None) -> Evaluated:
+        applied = [None if layer == missing else np.array([[0.25, 1.75]], np.float32) for layer in range(2)]
+        raw = routing(1, missing)
+        whole = Routing(raw.tokens, raw.experts, raw.logits, applied)
+        return Evaluated([TokenFacts(number, 0.0, "prompt", 7, "x")], whole)
+
+    whole, partial = Observer(model("top_k_softmax×per_expert")).tokens([seen(0), seen(1, missing=0)])
+    assert (whole.experts, whole.weights) == ([3, 2, 3, 2], [17500, 2500, 17500, 2500])
+    assert partial.weights == [None, None, 17500, 2500]
+    assert captured("top_k_softmax×per_expert", sees_weights=True) == captured("top_k_softmax")
+    computed, _ = Observer(model("top_k_softmax")).tokens([seen(0), step(1)])
+    assert computed.weights == [7311, 2689] * 2, "seen in one step only, they follow from the logits in both"
+
+
+def test_weights_of_each_experts_own_scale_need_an_engine_that_sees_them() -> None:
+    [token] = Observer(model("top_k_softmax×per_expert")).tokens([step(0)])
+    assert (token.weights, token.margin) == (None, [4070, 4070])
+    assert captured("top_k_softmax×per_expert") == ["experts", "entropy", "margin", "logprob"]
+
+
 def test_an_unknown_gate_gives_experts_only() -> None:
     [token] = Observer(model("sparsemixer")).tokens([step(0)])
     assert sorted(token.experts[:2]) == [2, 3]

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
-from mlx_lm.models import glm4_moe, llama, mixtral, qwen2_moe, qwen3_moe
+from mlx_lm.models import Klear, glm4_moe, llama, mixtral, qwen2_moe, qwen3_moe
 from mlx_lm.utils import quantize_model, save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -82,7 +82,30 @@ GLM4: dict[str, Any] = {
     "vocab_size": 258,
     "eos_token_id": EOS,
 }
-"""Its router is no linear module and gives indices, not logits."""
+"""Its router is no linear module, and returns indices and weights."""
+
+KLEAR: dict[str, Any] = {
+    "model_type": "Klear",
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attention_bias": False,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 1,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 2048,
+    "vocab_size": 258,
+    "eos_token_id": EOS,
+}
+"""No gate describes what it makes of its router's logits."""
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -97,6 +120,7 @@ LLAMA: dict[str, Any] = {
 """Dense."""
 
 FAMILIES = {
+    "Klear": Klear,
     "glm4_moe": glm4_moe,
     "llama": llama,
     "mixtral": mixtral,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.arrays import ABSENT
-from routing.observe import effective_experts, normalised_entropy, observe, router_margin, softmax
+from routing.gates import softmax
+from routing.observe import effective_experts, normalised_entropy, observe, router_margin
 
 LOGITS = np.log(np.array([[[0.1, 0.4, 0.2, 0.3]]]))
 """One token, one layer: the probabilities are the numbers inside the logarithm."""

@@ -1,0 +1,152 @@
+"""llama.cpp's shared libraries: its log, the layout of its tensors, and the memory behind them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+from llama_cpp import llama_cpp as lib
+
+from routing.errors import UserError
+
+VERSION = version("llama-cpp-python")
+
+INFO, ERROR = 2, 4
+"""Levels of `enum ggml_log_level`."""
+
+CPUS, GPUS = (0,), (1, 2)
+"""Kinds of `enum ggml_backend_dev_type`; a GPU may be built into the processor."""
+
+THROUGH = re.compile(r"^(?:\w+_\w+: |error loading model: )+")
+"""What stands before the reason in an error."""
+
+F32, I32 = int(lib.GGML_TYPE_F32), int(lib.GGML_TYPE_I32)
+
+
+class Tensor(ctypes.Structure):
+    """`struct ggml_tensor` of ggml.h, as far as it is read here."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
+    )
+
+
+class _InitParams(ctypes.Structure):
+    """`struct ggml_init_params`."""
+
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+def _library() -> ctypes.CDLL:
+    """The library that llama-cpp-python has loaded already, and through it those that it stands on.
+
+    They must not be opened by their own names: beside libllama lie copies of them, and a copy knows no device.
+    """
+    named = os.environ.get("LLAMA_CPP_LIB_PATH")
+    folder = Path(named) if named else Path(llama_cpp.__file__).parent / "lib"
+    found = next((path for path in (folder / "libllama.so", folder / "libllama.dylib") if path.exists()), None)
+    if found is None:
+        raise UserError(f"llama-cpp-python {VERSION} has no libllama in {folder}", advice="install it again")
+    return ctypes.CDLL(str(found))
+
+
+_ggml = _library()
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(_ggml, name)
+    function.restype, function.argtypes = result, list(arguments)
+    return function
+
+
+tensor_get = _function("ggml_backend_tensor_get", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
+"""Copies a tensor's bytes from wherever they are: (tensor, destination, offset, size)."""
+
+
+def check_layout() -> None:
+    """Make sure that `Tensor` describes this build's tensors, by having one made whose contents are known.
+
+    Raises:
+        UserError: it does not, so that nothing could be observed.
+    """
+    init = _function("ggml_init", ctypes.c_void_p, _InitParams)
+    free = _function("ggml_free", None, ctypes.c_void_p)
+    new = _function("ggml_new_tensor_2d", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 2)
+    get_rows = _function("ggml_get_rows", ctypes.c_void_p, *[ctypes.c_void_p] * 3)
+    set_name = _function("ggml_set_name", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    context = init(_InitParams(1 << 16, None, True))
+    try:
+        source, rows = new(context, F32, 3, 5), new(context, I32, 2, 1)
+        node = set_name(get_rows(context, source, rows), b"layout")
+        seen = Tensor.from_address(node)
+        given = Tensor.from_address(source)
+        fits = (seen.name, seen.src[0], seen.src[1], seen.src[2]) == (b"layout", source, rows, None)
+        if not fits or [*given.ne] != [3, 5, 1, 1] or [*given.nb] != [4, 12, 60, 60] or given.type != F32:
+            raise UserError(
+                f"llama-cpp-python {VERSION} lays its tensors out otherwise than moe-watch expects",
+                advice="install another version of it",
+            )
+    finally:
+        free(context)
+
+
+def operation(address: int) -> str:
+    """What computes a tensor, in ggml's word, such as `SOFT_MAX` or `SIGMOID`."""
+    return str(_function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address).decode())
+
+
+def device_name(on_gpu: bool) -> str:
+    """What computes, in words."""
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    kind = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    description = _function("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    wanted = GPUS if on_gpu else CPUS
+    chosen = next((device for device in map(get, range(count())) if kind(device) in wanted), None)
+    name = "unnamed" if chosen is None else description(chosen).decode(errors="replace").strip()
+    return f"{'GPU' if on_gpu else 'CPU'} ({name})"
+
+
+class Log:
+    """llama.cpp's own messages. They go to standard error, which in the worker is its log."""
+
+    def __init__(self) -> None:
+        self._error: str | None = None
+        self._callback = lib.llama_log_callback(self._write)
+
+    def _write(self, level: int, text: bytes, _: Any) -> None:
+        line = text.decode(errors="replace")
+        if level == ERROR and self._error is None:
+            self._error = line.strip()
+        if INFO <= level <= ERROR:
+            sys.stderr.write(line)
+
+    def listen(self) -> None:
+        """Have everything from now on, and forget earlier errors. There is one log, and whoever asked last has it."""
+        self._error = None
+        lib.llama_log_set(self._callback, ctypes.c_void_p(None))
+
+    def reason(self) -> str:
+        """Why it failed, in llama.cpp's words: the first error since `listen`, without the functions that it names."""
+        return THROUGH.sub("", self._error or "it does not say why")
+
+
+log = Log()
+"""Of the whole process; llama.cpp holds on to its callback."""

@@ -1,0 +1,251 @@
+"""Loading a GGUF file with llama.cpp, so that its routers can be watched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_cpp import llama_cpp as lib
+
+from backends import llama_facts
+from backends.catalog import ModelLocation
+from backends.gguf_files import GgufFile, read_parts
+from backends.llama_compiler import CannotCompile, compiled_tap
+from backends.llama_context import PREFILL_STEP, Settings, clear, evaluate, new_context
+from backends.llama_gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
+from backends.llama_library import VERSION, check_layout, device_name, log
+from backends.llama_tap import CompiledTap, PythonTap, RouterRows, Tap
+from backends.llama_text import LlamaTokenizer
+from backends.weights import WeightFacts
+from routing.errors import UserError
+from routing.events import BackendInfo, ModelInfo, Progress
+
+Report = Callable[[Progress], None]
+
+LONGEST_CONTEXT = 8192
+"""Tokens. A context's memory is taken at once, and many models are made for longer ones than a machine can hold."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """What one token showed of the model."""
+
+    rows: list[RouterRows]
+    gate: RouterGate
+    warnings: list[str]
+
+    @property
+    def layers(self) -> list[int]:
+        return [rows.layer for rows in self.rows]
+
+    @property
+    def experts(self) -> int:
+        return int(self.rows[0].scores.shape[1])
+
+    @property
+    def experts_per_token(self) -> int:
+        return int(self.rows[0].experts.shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model that runs, with its tap in place."""
+
+    model: Any
+    context: Any
+    tap: Tap
+    tokenizer: LlamaTokenizer
+    gate: RouterGate
+    info: ModelInfo
+    backend: BackendInfo
+    context_length: int
+    warnings: list[str]
+
+
+def load_model(location: ModelLocation, *, threads: int | None, progress: Report) -> LoadedModel:
+    """Load the weights, and run one token through to see that all routers show.
+
+    Raises:
+        UserError: llama.cpp cannot load it, or it has no MoE layer that can be observed.
+    """
+    if location.path is None:
+        raise ValueError(f"{location.name} has not been fetched")
+    check_layout()
+    parts = read_parts(location.path)
+    facts = llama_facts.weight_facts(parts)
+    model = _open(location, facts.bytes, progress)
+    settings = _settings(model, parts, threads)
+    tokenizer = LlamaTokenizer(model)
+    probe = _probe(model, parts[0].architecture, settings, tokenizer.begin)
+    tap, how = _tap(probe, settings)
+    context = new_context(model, settings, tap)
+    warnings = probe.warnings + _warnings(model, tokenizer, settings)
+    _check_tap(context, tap, tokenizer.begin, probe)
+    return LoadedModel(
+        model=model,
+        context=context,
+        tap=tap,
+        tokenizer=tokenizer,
+        gate=probe.gate,
+        info=_model_info(location.name, parts, facts, probe, settings),
+        backend=_backend_info(parts, how, probe, settings),
+        context_length=settings.context,
+        warnings=warnings,
+    )
+
+
+# -- the model
+
+
+def _open(location: ModelLocation, stored_bytes: int, progress: Report) -> Any:
+    """The model, its weights mapped into memory."""
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = -1 if lib.llama_supports_gpu_offload() else 0
+    params.progress_callback = lib.llama_progress_callback(_in_percent(stored_bytes, progress))
+    log.listen()
+    lib.llama_backend_init()
+    model = lib.llama_model_load_from_file(os.fsencode(str(location.path)), params)
+    if not model:
+        raise UserError(
+            f"llama.cpp ({VERSION}) cannot load {location.name} ({log.reason()})",
+            advice="try a newer llama-cpp-python or another model",
+        )
+    _check_kind(model, location.name)
+    return model
+
+
+def _in_percent(stored_bytes: int, progress: Report) -> Callable[[float, Any], bool]:
+    """What llama.cpp may call for every tensor, reporting whole per cents."""
+    shown = -1
+
+    def report(fraction: float, _: Any) -> bool:
+        nonlocal shown
+        if (percent := int(fraction * 100)) != shown:
+            shown = percent
+            done = int(fraction * stored_bytes)
+            progress(Progress(stage="loading", done=done, total=stored_bytes, unit="bytes"))
+        return True
+
+    return report
+
+
+def _check_kind(model: Any, name: str) -> None:
+    if lib.llama_model_has_encoder(model) or lib.llama_model_is_diffusion(model):
+        raise UserError(f"{name} does not generate token by token", advice="give another model")
+    if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == lib.LLAMA_VOCAB_TYPE_NONE:
+        raise UserError(f"{name} has no vocabulary", advice="convert the model with its tokenizer")
+
+
+def _settings(model: Any, parts: Sequence[GgufFile], threads: int | None) -> Settings:
+    if threads is not None and threads < 1:
+        raise UserError(f"{threads} threads cannot run a model", advice="give 1 or more")
+    return Settings(
+        context=min(lib.llama_model_n_ctx_train(model), LONGEST_CONTEXT),
+        threads=threads or default_threads(),
+        on_gpu=bool(lib.llama_supports_gpu_offload()),
+        exact=llama_facts.is_float32(parts),
+    )
+
+
+def default_threads() -> int:
+    """All cores but one: llama.cpp's threads wait for one another busily, and stall when the screen needs a core."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - 1)
+
+
+# -- what the model does
+
+
+def _probe(model: Any, architecture: str, settings: Settings, token: int) -> Probe:
+    """Run one token through a context of its own, whose tap reads more than the one that stays."""
+    tap = ProbeTap(apart=settings.on_gpu)
+    context = new_context(model, settings, tap)
+    try:
+        evaluate(context, [token])
+        rows = sorted(tap.take(), key=lambda rows: rows.layer)
+    finally:
+        lib.llama_free(context)
+    check_rows(rows)
+    return Probe(rows, *read_gate(architecture, rows, tap))
+
+
+def _tap(probe: Probe, settings: Settings) -> tuple[Tap, str]:
+    """The tap that stays, and what it is."""
+    try:
+        library = compiled_tap()
+    except CannotCompile as why:
+        return PythonTap(apart=settings.on_gpu), f"a callback in Python, slower: {why}"
+    tap = CompiledTap(
+        library,
+        rows=PREFILL_STEP,
+        layers=len(probe.layers),
+        experts=probe.experts,
+        experts_per_token=probe.experts_per_token,
+        apart=settings.on_gpu,
+    )
+    return tap, "a compiled callback"
+
+
+def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
+    """The tap that stays must see what the probe saw.
+
+    Raises:
+        UserError: it does not.
+    """
+    evaluate(context, [token])
+    seen = sorted(tap.take(), key=lambda rows: rows.layer)
+    clear(context)
+    check_rows(seen)
+    if [rows.layer for rows in seen] != probe.layers or not (probe.gate is UNKNOWN or are_scores(probe.gate, seen)):
+        raise UserError("the routing of this model cannot be observed reliably", advice="give another model")
+
+
+# -- descriptions
+
+
+def _model_info(
+    name: str, parts: Sequence[GgufFile], facts: WeightFacts, probe: Probe, settings: Settings
+) -> ModelInfo:
+    sizes = [facts.expert_bytes.get(layer) for layer in probe.layers]
+    known = [size for size in sizes if size is not None]
+    return ModelInfo(
+        name=name,
+        architecture=parts[0].architecture,
+        layers=probe.layers,
+        experts=probe.experts,
+        experts_per_token=probe.experts_per_token,
+        gate=probe.gate.name,
+        quantization=llama_facts.quantization(parts),
+        parameters=facts.parameters,
+        bytes=facts.bytes,
+        expert_bytes=known if len(known) == len(sizes) else None,
+        non_expert_bytes=facts.non_expert_bytes,
+        context_length=settings.context,
+        trained_length=llama_facts.trained_length(parts[0]),
+        fingerprint=facts.fingerprint,
+    )
+
+
+def _backend_info(parts: Sequence[GgufFile], how: str, probe: Probe, settings: Settings) -> BackendInfo:
+    seen = "expert indices" if probe.gate is UNKNOWN else "expert indices and router scores"
+    cache = "F32 cache, flash attention off" if settings.exact else "F16 cache, flash attention where it can"
+    return BackendInfo(
+        name="llama.cpp",
+        version=f"llama-cpp-python {VERSION}",
+        device=device_name(settings.on_gpu),
+        threads=settings.threads,
+        tap=f"{seen}, copied once per MoE layer by {how}",
+        dtype=f"{llama_facts.stored_as(parts)}; {cache}",
+    )
+
+
+def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: Settings) -> list[str]:
+    warnings = []
+    trained = lib.llama_model_n_ctx_train(model)
+    if trained > settings.context:
+        warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to spare memory")
+    if not tokenizer.eos_token_ids:
+        warnings.append("the model names no end-of-text token: it never stops by itself")
+    return warnings

@@ -1,0 +1,250 @@
+"""Watching the routers of a llama.cpp model while it runs.
+
+llama.cpp asks a callback about every node of its graph: "do you want this one?". It computes up to the node that was
+wanted, waits for the device, and hands it over. One yes per MoE layer is enough: the node `ffn_moe_weights-<layer>`
+picks the selected experts' scores, so it has the scores of all experts and the selected ids as its sources, and at
+that moment all three are in memory.
+
+The callback is a few lines of C, compiled when it is first needed (`llama_compiler`), because Python on every node
+of every token is felt: some 0.9 µs per node. Without a compiler it is Python all the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+from backends.engine import Floats, Ints, Routing
+from backends.llama_library import F32, I32, Tensor, tensor_get
+from routing.arrays import ABSENT
+
+READ_AT = "ffn_moe_weights"
+"""Selected scores, before the model normalises or scales them."""
+
+STOP_AT = "ffn_moe_probs"
+"""All scores. GPUs compute them and the selection in one step and never store them, unless they are asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouterRows:
+    """What the router of one layer computed for successive tokens."""
+
+    layer: int
+    """Model layer index."""
+    experts: Ints
+    """[T, k]"""
+    scores: Floats
+    """[T, E]: probabilities, or what else the model's gate makes of logits"""
+    weights: Floats
+    """[T, k], scores of the selected ones, as they were picked"""
+
+
+class Tap(ABC):
+    """What a context is given as its callback; keep it for as long as the context."""
+
+    callback: Any
+    user_data: Any = None
+
+    @abstractmethod
+    def take(self) -> list[RouterRows]:
+        """What was seen since the last call, in order.
+
+        Raises:
+            RuntimeError: a router's tensors are not what they should be.
+        """
+
+
+# -- in C
+
+
+class _TapState(ctypes.Structure):
+    """`struct tap` of llama_tap.c."""
+
+    _fields_ = (
+        *((f"{field}_at", ctypes.c_size_t) for field in ("type", "ne", "nb", "src", "name")),
+        ("type_f32", ctypes.c_int32),
+        ("type_i32", ctypes.c_int32),
+        ("read_at", ctypes.c_char_p),
+        ("stop_at", ctypes.c_char_p),
+        ("get", ctypes.c_void_p),
+        ("buffer", ctypes.c_void_p),
+        ("capacity", ctypes.c_size_t),
+        ("used", ctypes.c_size_t),
+        ("problem", ctypes.c_int32),
+    )
+
+
+PROBLEMS = {1: "its buffer is full", 2: "a router's tensors are not what they should be"}
+"""`enum problem` of llama_tap.c."""
+
+HEADER = 4
+"""Words at the beginning of a record: layer, T, E, k."""
+
+
+class CompiledTap(Tap):
+    """No Python while the graph is computed.
+
+    Args:
+        library: llama_tap.c, compiled.
+        rows: the most tokens of one pass.
+        layers: how many layers have a router.
+        experts: E.
+        experts_per_token: k.
+        apart: have the scores computed apart from the selection, as GPUs need it.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, *, rows: int, layers: int, experts: int, experts_per_token: int, apart: bool
+    ) -> None:
+        # Beside the records, room for the gaps between the ids of the last one while they are read.
+        record = HEADER + rows * (experts + 2 * experts_per_token)
+        self._buffer = np.empty(layers * record + rows * experts, np.int32)
+        self._state = _TapState(
+            **{f"{field}_at": getattr(Tensor, field).offset for field in ("type", "ne", "nb", "src", "name")},
+            type_f32=F32,
+            type_i32=I32,
+            read_at=READ_AT.encode(),
+            stop_at=STOP_AT.encode() if apart else None,
+            get=ctypes.cast(tensor_get, ctypes.c_void_p).value,
+            buffer=self._buffer.ctypes.data,
+            capacity=self._buffer.size,
+        )
+        self.callback = ctypes.cast(library.moe_watch_tap, lib.ggml_backend_sched_eval_callback)
+        self.user_data = ctypes.addressof(self._state)
+
+    def take(self) -> list[RouterRows]:
+        used, problem = self._state.used, self._state.problem
+        self._state.used = self._state.problem = 0
+        if problem:
+            raise RuntimeError(f"the tap failed: {PROBLEMS[problem]}")
+        return list(_records(self._buffer[:used].copy()))
+
+
+def _records(words: Ints) -> Iterator[RouterRows]:
+    at = 0
+    while at < len(words):
+        layer, rows, experts, k = words[at : at + HEADER].tolist()
+        scores, weights = at + HEADER, at + HEADER + rows * experts
+        ids, at = weights + rows * k, weights + 2 * rows * k
+        yield RouterRows(
+            layer,
+            words[ids:at].reshape(rows, k),
+            words[scores:weights].view(np.float32).reshape(rows, experts),
+            words[weights:ids].view(np.float32).reshape(rows, k),
+        )
+
+
+# -- in Python
+
+
+class PythonTap(Tap):
+    """The same in Python, where there is no compiler.
+
+    Args:
+        apart: have the scores computed apart from the selection, as GPUs need it.
+        further: names of more nodes to stop at, without their layer.
+    """
+
+    def __init__(self, *, apart: bool, further: Sequence[str] = ()) -> None:
+        names = "|".join([READ_AT, *further, *([STOP_AT] if apart else [])])
+        self._named = re.compile(rf"({names})-([0-9]+)".encode())
+        self.callback = lib.ggml_backend_sched_eval_callback(self._call)
+        self._seen: list[RouterRows] = []
+        self._error: Exception | None = None
+
+    def _call(self, address: int, ask: bool, _: Any) -> bool:
+        node = Tensor.from_address(address)
+        named = self._named.fullmatch(node.name)
+        if named is None or ask:
+            return named is not None
+        try:
+            self._read(named[1].decode(), int(named[2]), node)
+        except Exception as error:  # it cannot pass through llama.cpp, so it waits in `take`
+            self._error = error
+        return True
+
+    def _read(self, name: str, layer: int, node: Tensor) -> None:
+        if name == READ_AT and node.ne[2] > 0:
+            self._seen.append(read_router(layer, node))
+
+    def take(self) -> list[RouterRows]:
+        seen, self._seen = self._seen, []
+        error, self._error = self._error, None
+        if error is not None:
+            raise RuntimeError(f"the tap failed: {error}") from error
+        return seen
+
+
+def read_router(layer: int, node: Tensor) -> RouterRows:
+    """Copy a router's tensors out of the device's memory, from the node that picks the selected scores."""
+    scores, ids = (Tensor.from_address(node.src[number]) for number in range(2))
+    tokens, k, experts = node.ne[2], node.ne[1], scores.ne[1]
+    return RouterRows(
+        layer,
+        strided(ids, (tokens, k), np.int32, (ids.nb[1], ids.nb[0])),
+        strided(scores, (tokens, experts), np.float32, (scores.nb[2], scores.nb[1])),
+        strided(node, (tokens, k), np.float32, (node.nb[2], node.nb[1])),
+    )
+
+
+def strided(tensor: Tensor, shape: tuple[int, int], dtype: type, strides: tuple[int, int]) -> Any:
+    """Copy a tensor's elements by its own strides: selected ids are a view of a longer ranking."""
+    if tensor.type != (I32 if dtype is np.int32 else F32):
+        raise TypeError(f"{tensor.name.decode()} has type {tensor.type}")
+    span = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True)) + 4
+    memory: Any = np.empty(span // 4, dtype)
+    tensor_get(ctypes.addressof(tensor), memory.ctypes.data, 0, span)
+    return np.lib.stride_tricks.as_strided(memory, shape, strides).copy()
+
+
+# -- what a pass routed with
+
+
+def routing(
+    seen: Sequence[RouterRows],
+    layers: Sequence[int],
+    tokens: int,
+    logits: Callable[[Floats], Floats] | None,
+) -> Routing:
+    """Put together what one evaluation of `tokens` tokens showed.
+
+    Args:
+        seen: of successive passes, in order.
+        layers: model layer indices, ascending.
+        tokens: how many were evaluated.
+        logits: from scores to logits; without it none are given.
+    """
+    by_layer = {
+        layer: list(rows)
+        for layer, rows in groupby(sorted(seen, key=lambda rows: rows.layer), key=lambda rows: rows.layer)
+    }
+    experts = [_for_all(tokens, [rows.experts for rows in by_layer.get(layer, [])], ABSENT) for layer in layers]
+    if logits is None:
+        return Routing(tokens=tokens, experts=experts, logits=[None] * len(layers))
+    given = [_for_all(tokens, [logits(rows.scores) for rows in by_layer.get(layer, [])], np.nan) for layer in layers]
+    return Routing(tokens=tokens, experts=experts, logits=given)
+
+
+def _for_all(tokens: int, pieces: Sequence[Any], missing: float) -> Any:
+    """Rows of all tokens, `missing` where llama.cpp saved itself the work.
+
+    In the last layer it computes only tokens whose output is asked for, and that is the last one.
+    """
+    if not pieces:
+        return None
+    rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    if len(rows) == tokens:
+        return rows
+    if len(rows) != 1:
+        raise RuntimeError(f"the tap failed: {len(rows)} rows for {tokens} tokens")
+    every = np.full((tokens, rows.shape[1]), missing, rows.dtype)
+    every[-1] = rows[0]
+    return every

@@ -1,0 +1,33 @@
+"""What drawing a token means, whichever engine does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from routing.errors import UserError
+from routing.events import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A token that was drawn, and how likely it was at temperature 1, with nothing masked."""
+
+    id: int
+    logprob: float
+    top_margin: float
+    choice_gap: float
+    would_stop: bool
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse what cannot be drawn with.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    if not sampling.temperature >= 0:
+        raise UserError(f"temperature {sampling.temperature} is negative", advice="give 0 (greedy) or more")
+    if not 0 < sampling.top_p <= 1:
+        raise UserError(f"top-p {sampling.top_p} is no share", advice="give more than 0 and at most 1")
+    if sampling.top_k < 0:
+        raise UserError(f"top-k {sampling.top_k} is negative", advice="give 0 (all) or more")
