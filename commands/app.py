@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from commands.output import complain
 from commands.record import record
 from commands.replay import replay
 from commands.watch import watch
@@ -51,21 +52,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         status = cli.main(args=arguments, prog_name="moe-watch", standalone_mode=False)
     except UserError as error:
-        return _complain(str(error))
+        return _bad_input(str(error))
     except click.UsageError as error:
         help_command = error.ctx.command_path if error.ctx else "moe-watch"
-        return _complain(f"{error.format_message().rstrip('.')} (see `{help_command} --help`)")
+        return _bad_input(f"{error.format_message().rstrip('.')} (see `{help_command} --help`)")
     except click.ClickException as error:
-        return _complain(error.format_message())
+        return _bad_input(error.format_message())
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return FINE
+    except OSError as error:
+        return _bad_input(f"the output cannot be written: {error.strerror or error}")
     return status if isinstance(status, int) else FINE
 
 
-def _complain(message: str) -> int:
-    line = " ".join(message.split())
-    click.echo(f"moe-watch: {line}", err=True)
+def _bad_input(message: str) -> int:
+    complain(message)
     return BAD_INPUT

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from commands.output import complain, say
 from commands.summary_text import summary_lines
 from routing.events import Progress, State, StreamItem, Token
 
@@ -37,7 +38,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None) -> Json:
     if source.fatal_error is not None:
         raise source.fatal_error
     for error in view.errors:
-        click.echo(f"moe-watch: {error}", err=True)
+        complain(error)
     return summary
 
 
@@ -45,21 +46,22 @@ def finish(source: LiveSource | ReplaySource, summary: Json, *, as_json: bool) -
     """Print the summary on standard output, and everything else on standard error."""
     recording = source.recording
     for warning in source.warnings:
-        click.echo(f"moe-watch: {warning}", err=True)
+        complain(warning)
     if recording.problem:
-        click.echo(f"moe-watch: {recording.problem}", err=True)
+        complain(recording.problem)
     if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(summary, allow_nan=False))
     else:
-        click.echo("\n".join(summary_lines(summary)))
+        for line in summary_lines(summary):
+            say(line)
     if recording.path and recording.mode != "replay":
-        click.echo(f"recorded to {recording.path}", err=True)
+        say(f"recorded to {recording.path}", err=True)
 
 
-def require_whole(summary: Json) -> None:
-    """Leave with status 1 if the run ended in an error."""
+def require_whole(source: LiveSource, summary: Json) -> None:
+    """Leave with status 1 if the run ended in an error, or was not recorded to its end."""
     ended = summary.get("ended")
-    if ended and ended["state"] == "error":
+    if source.recording.problem or (ended and ended["state"] == "error"):
         raise click.exceptions.Exit(1)
 
 
@@ -98,4 +100,4 @@ class _BarView:
             self._generated += 1
             self._bar.update(self._task, description="tokens", completed=self._generated, total=self._total)
         elif isinstance(item, State) and item.state == "error" and item.message:
-            self.errors.append(" ".join(item.message.split()))
+            self.errors.append(item.message)

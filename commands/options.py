@@ -31,9 +31,10 @@ def chosen_model(positional: str | None, named: str | None) -> str:
     Raises:
         UserError: two different ones were.
     """
-    if positional and named and positional != named:
+    given = {model for model in (positional, named) if model is not None}
+    if len(given) > 1:
         raise UserError(f"two models given, {positional!r} and {named!r}", advice="name one of them")
-    return positional or named or DEFAULT_MODEL
+    return given.pop() if given else DEFAULT_MODEL
 
 
 def generation_options(command: Command) -> Command:
@@ -68,6 +69,16 @@ def recording_options(command: Command) -> Command:
         "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Record to this file."
     )
     return output(force(command))
+
+
+def checked_output(output: Path | None) -> Path | None:
+    """The file to record to.
+
+    Raises:
+        UserError: it is no file's name.
+    """
+    _require(output is None or str(output) not in {".", "-"}, "--output names no file", "give a file to record to")
+    return output
 
 
 @dataclass(frozen=True)

@@ -34,4 +34,4 @@ def record(as_json: bool, **options: Any) -> None:
     source = LiveSource(settings)
     summary = follow(source, total=settings.tokens)
     finish(source, summary, as_json=as_json)
-    require_whole(summary)
+    require_whole(source, summary)

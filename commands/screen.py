@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
 
-import click
-
+from commands.output import complain, say
 from routing.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,13 +20,15 @@ def require_terminal(*, advice: str) -> None:
     """Refuse to draw where nobody can see it.
 
     Raises:
-        UserError: input or output is no terminal, or it is too small.
+        UserError: input or output is no terminal, or it cannot draw, or is too small.
     """
     from tui.too_small import LEAST_HEIGHT, LEAST_WIDTH
 
     for stream, name in ((sys.stdout, "output"), (sys.stdin, "input"), (sys.stderr, "error")):
         if not stream.isatty():
             raise UserError(f"standard {name} is not a terminal", advice=advice)
+    if os.environ.get("TERM") == "dumb":
+        raise UserError("this terminal cannot draw (TERM is dumb)", advice=advice)
     columns, rows = os.get_terminal_size(sys.stdout.fileno())
     if columns < LEAST_WIDTH or rows < LEAST_HEIGHT:
         raise UserError(
@@ -51,6 +53,8 @@ def show(source: LiveSource | ReplaySource) -> None:
     if source.fatal_error is not None:
         raise source.fatal_error
     recording = source.recording
+    if recording.problem:
+        complain(recording.problem)
     if recording.mode == "recording" or (recording.mode == "off" and recording.path):
-        click.echo(f"recorded to {recording.path}")
-        click.echo(f"watch it again with: moe-watch replay {recording.path}")
+        say(f"recorded to {recording.path}")
+        say(f"watch it again with: moe-watch replay {shlex.quote(recording.path)}")

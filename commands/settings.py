@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from commands.options import Generation, chosen_model
+from commands.options import Generation, checked_output, chosen_model
 
 if TYPE_CHECKING:
     from sessions.run_settings import RunSettings
@@ -32,7 +32,7 @@ def run_settings(
     from sessions.run_settings import RunSettings
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
-    output, force = options.pop("output"), options.pop("force")
+    output, force = checked_output(options.pop("output")), options.pop("force")
     chosen = Generation.of(**options)
     _check_model(model, chosen.backend)
     return RunSettings(

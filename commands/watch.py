@@ -23,8 +23,9 @@ from routing.errors import UserError
 def watch(no_record: bool = False, rate: float = 30.0, **options: Any) -> None:
     """Watch MODEL generate: a folder, a Hugging Face id, or pocket, the small model inside.
 
-    Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. At the end of
-    the context the model begins again with its prompt.
+    Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. Where the model
+    ends its text the run waits for more (`--stop never` tells it to go on); at the end of the context it begins again
+    with its prompt.
     """
     if not 0 <= rate < float("inf"):
         raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as it goes")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from commands.app import run
@@ -38,6 +42,9 @@ def complaint(capsys, *arguments: str) -> str:
         (["pocket", "--model", "other/model"], "two models given, 'pocket' and 'other/model'"),
         (["--tokens", "many"], "'many' is not a valid integer"),
         (["--frobnicate"], "--frobnicate"),
+        (["--output", ""], "--output names no file"),
+        (["--output", "-"], "--output names no file"),
+        ([""], "there is no model called ''"),
     ],
 )
 def test_record_says_what_is_wrong(capsys, arguments, said):
@@ -82,3 +89,29 @@ def test_replay_says_what_is_wrong(capsys, arguments, said):
 
 def test_an_unknown_command(capsys):
     assert "No such command 'wach'" in complaint(capsys, "wach")
+
+
+def test_what_a_file_says_is_shown_and_not_obeyed(capsys, golden_path, tmp_path):
+    lines = golden_path.read_text().splitlines()
+    lines[0] = lines[0].replace('"name":"golden"', '"name":"g\\u001b]0;own\\u0007\\u202e"')
+    hostile = tmp_path / "hostile.moe.jsonl"
+    hostile.write_text("\n".join(lines) + "\n")
+    for extra in ([], ["--json"]):
+        assert run(["replay", str(hostile), "--headless", *extra]) == 0
+        shown = capsys.readouterr()
+        assert not {"\x1b", "\x07", "\u202e"} & set(shown.out + shown.err)
+        assert "own" in shown.out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_standard_output(golden_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "moe_watch", "replay", str(golden_path), "--headless"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["moe-watch: the output cannot be written: No space left on device"]
