@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Tests start a make of their own, which must not take over what this one was told.
+unexport ARGS MAKEFLAGS
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -11,6 +13,7 @@ VENV := .venv
 TRAIN := build/train
 POCKET := build/pocket
 BIN := $(VENV)/bin
+LLAMA_CPP := build/llama_cpp_python-0.3.36/vendor/llama.cpp
 INSTALLED := $(VENV)/.installed
 
 # uv from the PATH, or this version of it, put into $(VENV) by pip.
@@ -42,7 +45,7 @@ lint: $(INSTALLED)-lint ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy models/pocket/*.py
+	$(BIN)/mypy models/*/*.py
 	$(BIN)/lint-imports
 
 format: $(INSTALLED)-lint ## rewrite the style that `lint` checks
@@ -60,8 +63,17 @@ pocket: $(TRAIN)/.installed ## train, export and evaluate pocket anew (40 to 60 
 	$(TRAIN)/bin/python models/pocket/evaluate.py --log $(POCKET)/train.log
 	$(TRAIN)/bin/python models/pocket/golden.py
 
-truth: $(TRAIN)/.installed ## remake the golden router outputs with transformers
+truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## remake with transformers what engines are tested against
 	$(TRAIN)/bin/python models/pocket/golden.py
+	$(TRAIN)/bin/python models/truth/make.py
+	$(TRAIN)/bin/python models/truth/make_gguf.py --llama-cpp $(LLAMA_CPP)
+	$(BIN)/python -m models.truth.table
+	$(BIN)/python -m models.truth.llama_table
+
+# llama.cpp's own converter comes inside llama-cpp-python's source archive.
+$(LLAMA_CPP):
+	$(PYTHON) -m pip download --quiet --no-deps --no-binary :all: --dest build/archives llama-cpp-python==0.3.36
+	tar -xzf build/archives/llama_cpp_python-0.3.36.tar.gz -C build
 
 wheel: $(UV) ## build the wheel into dist/
 	$(UV) build --quiet --wheel --out-dir dist

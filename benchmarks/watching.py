@@ -1,4 +1,4 @@
-"""What watching costs: bare mlx-lm, with the tap, and with tap, recording and dashboard, in one interleaved run.
+"""What watching costs: the bare engine, with the tap, and with tap, recording and dashboard, in one interleaved run.
 
 python -m benchmarks.watching --rounds 10
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from backends import catalog
 from backends.engine import Engine
+from benchmarks import bare
 from benchmarks.made_models import Shape, make
 from benchmarks.ratios import interleave, table
 from routing.events import Sampling
@@ -31,41 +33,38 @@ def rate(stamps: Iterator[float], tokens: int) -> float:
     return (tokens - 1) / (seen[-1] - seen[0])
 
 
-def bare(engine: Any, ids: list[int], tokens: int) -> Callable[[], float]:
-    """mlx-lm's own generation loop on the same weights, without any hook."""
-    import mlx.core as mx
-    from mlx_lm.generate import generate_step
-    from mlx_lm.sample_utils import make_sampler
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what engines write to standard error while they load."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
-    def stamps() -> Iterator[float]:
-        for _ in generate_step(mx.array(ids), engine, max_tokens=-1, sampler=make_sampler(temp=1.0)):
-            yield time.perf_counter()
 
-    return lambda: rate(stamps(), tokens)
-
-
-def tapped(engine: Engine, ids: list[int], tokens: int) -> Callable[[], float]:
+def tapped(engine: Engine, ids: list[int]) -> Iterator[float]:
     """Our engine: every token with its routing, read into NumPy."""
-
-    def stamps() -> Iterator[float]:
-        engine.reset()
-        engine.configure(SAMPLING, reseed=True)
-        for _ in engine.prefill(ids, lambda _: None):
-            pass
-        while True:
-            engine.draw()
-            yield time.perf_counter()
-
-    return lambda: rate(stamps(), tokens)
+    engine.reset()
+    engine.configure(SAMPLING, reseed=True)
+    for _ in engine.prefill(ids, lambda _: None):
+        pass
+    while True:
+        engine.draw()
+        yield time.perf_counter()
 
 
-def watched(model: str, tokens: int, folder: Path) -> Callable[[], float]:
+def watched(model: str, backend: str, tokens: int, folder: Path) -> Callable[[], float]:
     """The program in a terminal of 120×40, recording, as fast as it goes. Read off the recording's own times."""
     output = folder / "watched.moe.jsonl"
+    generation = ("--prompt", PROMPT, "--tokens", str(tokens), "--stop", "never", "--seed", "7", "--rate", "0")
 
     def measure() -> float:
-        arguments = ("watch", model, "--prompt", PROMPT, "--tokens", str(tokens), "--rate", "0", "--stop", "never")
-        with Terminal(*arguments, "--seed", "7", "--output", str(output), "--force") as terminal:
+        arguments = ("watch", model, "--backend", backend, *generation, "--output", str(output), "--force")
+        with Terminal(*arguments) as terminal:
             terminal.wait_for("finished", seconds=300)
             terminal.press("q")
             terminal.wait_for_exit()
@@ -76,20 +75,21 @@ def watched(model: str, tokens: int, folder: Path) -> Callable[[], float]:
     return measure
 
 
-def run(model: str, *, rounds: int, tokens: int, folder: Path) -> str:
-    """Measure one model; returns its table."""
-    from mlx_lm.utils import load_model
-
-    location = catalog.locate(model, "mlx")
+def run(model: str, backend: str, *, rounds: int, tokens: int, folder: Path) -> str:
+    """Measure one model on one engine; returns its table."""
+    location = catalog.locate(model, backend)
     assert location.path is not None
-    engine = catalog.load_engine("mlx", location, threads=None, progress=lambda _: None)
-    unhooked, _ = load_model(location.path)
-    unhooked.set_dtype(__import__("mlx.core").core.float32)
-    ids = engine.encode(PROMPT, turn=False, first=True)
+    with quiet():
+        engine = catalog.load_engine(backend, location, threads=None, progress=lambda _: None)
+        ids = engine.encode(PROMPT, turn=False, first=True)
+        if backend == "mlx":
+            name, unhooked = "bare mlx-lm", bare.mlx(location.path, ids)
+        else:
+            name, unhooked = "bare llama.cpp", bare.llama(location.path, ids, engine.backend.threads or 1)
     variants = {
-        "bare mlx-lm": bare(unhooked, ids, tokens),
-        "tap": tapped(engine, ids, tokens),
-        "tap + recording + dashboard": watched(model, tokens, folder),
+        name: lambda: rate(unhooked(), tokens),
+        "tap": lambda: rate(tapped(engine, ids), tokens),
+        "tap + recording + dashboard": watched(model, backend, tokens, folder),
     }
     for warm_up in list(variants.values())[:2]:
         warm_up()
@@ -105,10 +105,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = make(MADE, folder / "made")
-        print("pocket, 6 layers × 8 experts, top-2, hidden 128, decode\n")
-        print(run("pocket", rounds=arguments.rounds, tokens=arguments.tokens, folder=folder), flush=True)
-        print(f"\na random model, {MADE}, decode\n")
-        print(run(str(made), rounds=arguments.rounds, tokens=arguments.tokens // 4, folder=folder), flush=True)
+        for model, backend, title, tokens in (
+            ("pocket", "mlx", "pocket on MLX: 6 layers × 8 experts, top-2, hidden 128", arguments.tokens),
+            ("pocket", "llama.cpp", "pocket on llama.cpp", arguments.tokens),
+            (str(made), "mlx", f"a random model on MLX: {MADE}", arguments.tokens // 4),
+        ):
+            print(f"{title}, decode\n", flush=True)
+            print(run(model, backend, rounds=arguments.rounds, tokens=tokens, folder=folder), flush=True)
+            print()
 
 
 if __name__ == "__main__":

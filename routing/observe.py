@@ -13,7 +13,6 @@ import numpy.typing as npt
 from routing.arrays import ABSENT, AnyFloats, AnyInts, Floats, Ints
 from routing.events import Units
 from routing.gates import Gate, parse, probabilities, scores, weights
-from routing.gates import softmax as softmax
 
 UNITS = Units()
 

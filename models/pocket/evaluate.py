@@ -23,7 +23,8 @@ from report import render
 from specialisation import prose_tokens, specialisation
 from transformers import AutoTokenizer, MixtralForCausalLM, PreTrainedTokenizerFast
 
-from routing.observe import normalised_entropy, softmax
+from routing.gates import softmax
+from routing.observe import normalised_entropy
 from routing.usage import dead, shares, usage_entropy
 
 HERE = pathlib.Path(__file__).resolve().parent

@@ -1,0 +1,13 @@
+"""The tiny models to compare engines on: small, but nothing that routing depends on is left out.
+
+Selection biases, expert groups, scaling factors, dense layers among MoE layers, shared experts, sliding windows and
+recurrent layers are all there where a family has them.
+"""
+
+from __future__ import annotations
+
+import sigmoid_families
+import softmax_families
+from tiny_model import TinyModel
+
+MODELS: dict[str, TinyModel] = softmax_families.MODELS | sigmoid_families.MODELS

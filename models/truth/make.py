@@ -1,0 +1,197 @@
+"""Make tiny random models with `transformers`, and write what their routers do, for other engines to be tested on.
+
+    python models/truth/make.py [NAME …]
+
+Each goes into tests/truth/models/NAME: config.json, model.safetensors (half precision, so that a file stays small),
+and golden.npz: one sequence of ids, and what float32 arithmetic on those weights makes of it, with plain attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from families import MODELS
+from layouts import as_published, config_as_published
+from tiny_model import COMMON, TinyModel
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+OUTPUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "truth" / "models"
+
+TOKENS = 40
+STEPWISE_TOLERANCE = 1e-3
+"""Of output logits, between the whole sequence at once and token by token."""
+
+ROUTERS = ("router", "gate")
+
+SELECTION_BIAS = ("e_score_correction_bias", "expert_bias", "router_bias")
+"""What families call the vector that is added to the scores for the selection alone."""
+
+KEPT_AS_MADE = ("A_log", "dt_bias", "D")
+"""Parameters of recurrent layers that only work within the range in which they are made."""
+
+
+@dataclass
+class Routes:
+    """What the router of one layer gave, pass by pass."""
+
+    layer: int
+    logits: list[torch.Tensor] = field(default_factory=list)
+    weights: list[torch.Tensor] = field(default_factory=list)
+    experts: list[torch.Tensor] = field(default_factory=list)
+
+    def keep(self, router: Any, _given: Any, output: Any) -> None:
+        """Forward hook of the router."""
+        if isinstance(output, torch.Tensor):  # DBRX: the block around it selects
+            self.logits.append(output)
+            return
+        logits, weights, experts = output if len(output) == 3 else scattered(*output)
+        # Gemma 4's shows probabilities; their logarithms are logits, too.
+        self.logits.append(logits.log() if "Gemma4" in type(router).__name__ else logits)
+        self.weights.append(weights)
+        self.experts.append(experts)
+
+    def keep_given(self, _experts: Any, given: tuple[torch.Tensor, ...]) -> None:
+        """Forward hook of the experts, for a router that does not select."""
+        if len(self.experts) < len(self.logits):
+            self.experts.append(given[1])
+            self.weights.append(given[2])
+
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """Logits [T, E], weights [T, k] and experts [T, k]."""
+        return tuple(torch.cat(kept).numpy() for kept in (self.logits, self.weights, self.experts))
+
+
+def scattered(scores: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For a router that gives a weight to all experts, 0 where not selected."""
+    count = int((scores > 0).sum(-1)[0])
+    weights, experts = scores.topk(count, dim=-1)
+    return logits, weights, experts
+
+
+def build(tiny: TinyModel) -> Any:
+    """The random model, in float32, with weights that half precision holds exactly."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(tiny.family, **{**COMMON, **tiny.settings})
+    make = (
+        getattr(transformers, tiny.model_class)._from_config if tiny.model_class else AutoModelForCausalLM.from_config
+    )
+    model = make(config, attn_implementation="eager", experts_implementation="eager")
+    model = model.float().eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            fill(name, tensor, selection_bias=tiny.selection_bias)
+            if tensor.is_floating_point():
+                # Matrices have 8 significant bits at most, so that half of their bytes are 0 and compress.
+                tensor.copy_(tensor.to(torch.float8_e4m3fn if tensor.ndim > 1 else torch.half).float())
+    return model
+
+
+def fill(name: str, tensor: torch.Tensor, *, selection_bias: bool) -> None:
+    """Weights so large that routers decide clearly, biases that matter, norms that are not all 1."""
+    last = name.rpartition(".")[2]
+    if last in KEPT_AS_MADE or not tensor.is_floating_point():
+        return
+    if last in SELECTION_BIAS:
+        tensor.uniform_(0.0, 0.3 if selection_bias else 0.0)
+    elif last == "per_expert_scale":
+        tensor.uniform_(0.5, 1.5)
+    elif "norm" in name:
+        # In steps, so that 1 + weight, which some families apply, has no rounding in half precision either.
+        tensor.add_((torch.randn_like(tensor) * 0.1 * 512).round() / 512)
+    elif last.endswith("bias"):
+        tensor.normal_(0.0, 0.1)
+    else:
+        fan_in = tensor.shape[-1] if tensor.ndim > 1 else 1
+        tensor.normal_(0.0, (2.0 if is_router(name) else 1.2) / fan_in**0.5)
+
+
+def is_router(name: str) -> bool:
+    return any(part in ROUTERS for part in name.split("."))
+
+
+def hook_routers(model: Any) -> list[Routes]:
+    """Watch the routers of all MoE layers, in the order of layers."""
+    routes = []
+    for path, module in model.named_modules():
+        router = next((getattr(module, name) for name in ROUTERS if hasattr(module, name)), None)
+        if router is not None and hasattr(module, "experts"):
+            layer = next(int(part) for part in path.split(".") if part.isdigit())
+            routes.append(Routes(layer))
+            router.register_forward_hook(routes[-1].keep)
+            module.experts.register_forward_pre_hook(routes[-1].keep_given)
+    return routes
+
+
+def run(model: Any, pieces: list[torch.Tensor]) -> tuple[list[Routes], Any]:
+    """Evaluate successive pieces of one sequence; the routes and the output logits [T, V]."""
+    routes = hook_routers(model)
+    past, outputs = None, []
+    with torch.no_grad():
+        for piece in pieces:
+            output = model(input_ids=piece[None], past_key_values=past, use_cache=True)
+            past = output.past_key_values
+            outputs.append(output.logits[0])
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return routes, torch.cat(outputs).numpy()
+
+
+def golden(model: Any, name: str, scale: float) -> dict[str, Any]:
+    """Arrays of `T` tokens, `L` MoE layers, `E` experts and `k` selected: see the keys."""
+    ids = torch.randint(2, model.config.get_text_config().vocab_size, (TOKENS,))
+    routes, output = run(model, [ids])
+    logits, weights, experts = (np.stack(arrays, axis=1) for arrays in zip(*(r.arrays() for r in routes), strict=True))
+    stepwise_routes, stepwise = run(model, list(ids[:, None]))
+    difference = np.abs(stepwise - output).max()
+    again = np.stack([r.arrays()[2] for r in stepwise_routes], axis=1)
+    if difference > STEPWISE_TOLERANCE or (np.sort(again) != np.sort(experts)).any():
+        raise SystemExit(f"{name}: token by token is not the whole sequence at once ({difference:.2g})")
+    return {
+        "ids": ids.numpy().astype(np.int32),  # [T]
+        "layers": np.array([r.layer for r in routes]),  # [L], index in the model
+        "router_logits": logits.astype(np.float32),  # [T, L, E]
+        "experts": experts.astype(np.int16),  # [T, L, k], in no particular order
+        "weights": (weights * scale).astype(np.float32),  # [T, L, k], as they are applied
+        "output_logits": output.astype(np.float32),  # [T, V]
+    }
+
+
+def write(folder: pathlib.Path, model: Any, tiny: TinyModel, arrays: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "golden.npz", **arrays)
+    model.half().save_pretrained(folder)
+    as_published(folder / "model.safetensors", tiny.family, model.config)
+    (folder / "model.safetensors").chmod(0o644)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config_as_published(config, tiny), indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[*MODELS, []], metavar="NAME", help="all, if none is given")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    for name in arguments.names or MODELS:
+        model = build(MODELS[name])
+        arrays = golden(model, name, MODELS[name].scaled_later)
+        folder = arguments.output / name
+        write(folder, model, MODELS[name], arrays)
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e3
+        print(f"{name}: {arrays['router_logits'].shape} {arrays['experts'].shape[-1]} {size:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

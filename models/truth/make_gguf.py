@@ -1,0 +1,252 @@
+"""Make GGUF files of the tiny models with llama.cpp's own converter, for llama.cpp to be tested on.
+
+    python models/truth/make_gguf.py --llama-cpp SOURCE [NAME …]
+
+Each goes beside what models/truth/make.py wrote, as tests/truth/models/NAME/model.gguf, all tensors float32. SOURCE is
+llama.cpp's source, of the version that is tested: it lies in llama-cpp-python's archive as vendor/llama.cpp.
+
+    pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36
+    tar -xf llama_cpp_python-0.3.36.tar.gz
+
+The converter needs torch and transformers, as make.py does. What it cannot convert is said, and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+MODELS = pathlib.Path(__file__).resolve().parents[2] / "tests" / "truth" / "models"
+
+TOKENS = [f"<{token}>" for token in range(128)]
+"""A vocabulary of made-up names: the tests give ids."""
+
+Tensors = dict[str, torch.Tensor]
+
+SIGMOID = {"scoring_func": "sigmoid"}
+
+ENTRIES: dict[str, dict[str, Any]] = {
+    "afmoe": {"route_norm": True, "score_func": "sigmoid"},
+    "bailing_hybrid": {
+        "gated_attention_proj_granularity_type": "head_wise",
+        "n_group": 4,
+        "no_kda_lora": True,
+        "norm_topk_prob": True,
+        "score_function": "sigmoid",
+    },
+    "deepseek_v32": {"index_head_dim": 64},
+    "dots1": SIGMOID | {"num_key_value_heads": 4},
+    "exaone_moe": SIGMOID,
+    "gemma4_text": {"global_head_dim": 16},
+    "glm4_moe_lite": SIGMOID | {"first_k_dense_replace": 1, "topk_method": "noaux_tc"},
+    "hunyuan_v1_moe": {
+        "moe_intermediate_size": [16] * 3,
+        "moe_topk": [3] * 3,
+        "num_shared_expert": [1] * 3,
+        # What "dynamic" scaling by alpha comes to; the converter takes it for heads of 128 only.
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0 * 1000.0 ** (16 / 14)},
+    },
+    "llama4_text": {"architectures": ["Llama4ForConditionalGeneration"]},
+    "mimo_v2_flash": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, "sliding_window": 16},
+    "minimax_m3_vl_text": SIGMOID
+    | {
+        "architectures": ["MiniMaxM3SparseForConditionalGeneration"],
+        "n_shared_experts": 1,
+        "moe_layer_freq": [0, 1, 1],
+        "sparse_attention_config": {
+            "sparse_num_index_heads": 2,
+            "sparse_index_dim": 16,
+            "sparse_topk_blocks": 16,
+            "sparse_block_size": 128,
+            "sparse_local_block": 1,
+        },
+    },
+    "mistral4": {"architectures": ["Mistral3ForConditionalGeneration"]},
+    "olmoe": {"num_key_value_heads": 4},
+    "phimoe": {
+        "architectures": ["PhiMoEForCausalLM"],
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1000000.0,
+            "original_max_position_embeddings": 512,
+        },
+    },
+    "qwen3_5_moe_text": {"model_type": "qwen3_5_moe_text"},
+}
+"""Over config.json: what published ones have and `transformers` does not write, or what says the same in terms of the
+converter; sizes that go with another layout of tensors."""
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "afmoe": {"attention.sliding_window_pattern": [True, False, True]},
+    "ernie4_5_moe": {"expert_shared_feed_forward_length": 16},
+    "ernie4_5_moe_biased": {"expert_shared_feed_forward_length": 16},
+    "gemma4_text": {"final_logit_softcapping": 0.0},
+    "kimi_linear": {"expert_group_count": 4, "expert_group_used_count": 2},
+    "laguna": {"attention.sliding_window_pattern": [False, True, False]},
+    "qwen3_5_moe_text": {"rope.dimension_sections": [1, 1, 0, 0]},
+}
+"""Metadata that llama.cpp reads and the converter leaves out, or guesses from the shape of published models."""
+
+
+def joined_experts(tensors: Tensors) -> Tensors:
+    """gpt-oss's experts as `transformers` has them; the tiny models hold them as MLX does."""
+    joined = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    for name in (name for name in tensors if ".experts.gate_proj." in name):
+        prefix, _, kind = name.rpartition(".gate_proj.")
+        pair = torch.stack([tensors[name], tensors[f"{prefix}.up_proj.{kind}"]], dim=2).flatten(1, 2)
+        down = tensors[f"{prefix}.down_proj.{kind}"]
+        suffix = "_bias" if kind == "bias" else ""
+        joined[f"{prefix}.gate_up_proj{suffix}"] = pair if suffix else pair.transpose(1, 2)
+        joined[f"{prefix}.down_proj{suffix}"] = down if suffix else down.transpose(1, 2)
+    return joined
+
+
+def repeated_heads(tensors: Tensors) -> Tensors:
+    """The same model with as many key and value heads as query heads, which llama.cpp needs of some families."""
+    parts = ("k_proj.weight", "v_proj.weight", "k_norm.weight")
+    return {
+        name: doubled(tensor) if name.endswith(parts) and len(tensor) == 32 else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """Of two heads, each one's rows twice, one copy after the other."""
+    return tensor.unflatten(0, (2, -1)).repeat_interleave(2, dim=0).flatten(0, 1)
+
+
+def with_indexers(tensors: Tensors) -> Tensors:
+    """MiniMax-M3's MoE layers choose blocks of tokens to attend to; with so few tokens all are chosen, by anything."""
+    shapes = {"q_proj.weight": (32, 64), "k_proj.weight": (16, 64), "q_norm.weight": (16,), "k_norm.weight": (16,)}
+    layers = (f"language_model.model.layers.{layer}.self_attn" for layer in (1, 2))
+    added = {f"{layer}.index_{part}": torch.zeros(shape) for layer in layers for part, shape in shapes.items()}
+    return tensors | added
+
+
+def wide_indexers(tensors: Tensors) -> Tensors:
+    """DeepSeek-V3.2's choose tokens to attend to, and choose all of these few; llama.cpp has none of 32 dimensions."""
+    rows = {"wk.weight": 64, "wq_b.weight": 128, "k_norm.weight": 64, "k_norm.bias": 64}
+    wide = dict(tensors)
+    for name in tensors:
+        if count := rows.get(name.rpartition("indexer.")[2]):
+            wide[name] = torch.zeros(count, *tensors[name].shape[1:])
+    return wide
+
+
+LAID_OUT: dict[str, Callable[[Tensors], Tensors]] = {
+    "deepseek_v32": wide_indexers,
+    "dots1": repeated_heads,
+    "gpt_oss": joined_experts,
+    "gpt_oss_untruncated_yarn": joined_experts,
+    "minimax_m3_vl_text": with_indexers,
+    "olmoe": repeated_heads,
+}
+"""Tensors that the converter needs in another layout."""
+
+
+def prepare(name: str, folder: pathlib.Path) -> None:
+    """Write into `folder` what the converter reads."""
+    entries = ENTRIES.get(name, {})
+    config = json.loads((MODELS / name / "config.json").read_text(encoding="utf-8"))
+    if "text_config" in config:
+        config["text_config"] |= entries
+    write_json(folder / "config.json", config | entries)
+    tensors = LAID_OUT.get(name, dict)(load_file(MODELS / name / "model.safetensors"))
+    # In half precision the converter would compute in it, too: −exp(A_log), for one.
+    exact = {key: tensor.float().contiguous() for key, tensor in tensors.items()}
+    save_file(exact, folder / "model.safetensors", metadata={"format": "pt"})
+    # Gemma's only counts them.
+    vocabulary = {token: index for index, token in enumerate(TOKENS)}
+    write_json(folder / "tokenizer.json", {"model": {"vocab": vocabulary}, "added_tokens": []})
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def add_tokenizer(writer: Any, gguf: Any) -> None:
+    """Something that llama.cpp takes for a byte-level BPE."""
+    kinds = [gguf.TokenType.CONTROL if token < 2 else gguf.TokenType.NORMAL for token in range(len(TOKENS))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+
+
+def add_fields(writer: Any, fields: dict[str, Any]) -> None:
+    """Metadata of the model's own, in place of what is there."""
+    adding = {list: writer.add_array, float: writer.add_float32, int: writer.add_uint32}
+    for key, value in fields.items():
+        full = f"{writer.arch}.{key}"
+        for stored in writer.kv_data:
+            stored.pop(full, None)
+        adding[type(value)](full, value)
+
+
+def make_converter(name: str, folder: pathlib.Path) -> Any:
+    """llama.cpp's converter of the model that `prepare` wrote, with a vocabulary and metadata of ours."""
+    conversion, gguf = importlib.import_module("conversion"), importlib.import_module("gguf")
+    settings = conversion.ModelBase.load_hparams(folder, False) | ENTRIES.get(name, {})
+    kind = conversion.get_model_class(conversion.get_model_architecture(settings, conversion.ModelType.TEXT))
+    kind.no_mtp = True
+    # Without entries it reads the configuration by itself, which some do in their own way.
+    given = {"hparams": settings} if name in ENTRIES else {}
+    outer = kind(folder, gguf.LlamaFileType.ALL_F32, folder / "model.gguf", eager=True, **given)
+    converter = getattr(outer, "impl", outer)
+    add_parameters = converter.set_gguf_parameters
+
+    def add_all_parameters() -> None:
+        add_parameters()
+        add_fields(converter.gguf_writer, FIELDS.get(name, {}))
+
+    converter.set_gguf_parameters = add_all_parameters
+    converter.set_vocab = lambda: add_tokenizer(converter.gguf_writer, gguf)
+    return converter
+
+
+def convert(name: str, path: pathlib.Path) -> None:
+    """Write the file of one model, or raise what the converter raises."""
+    with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
+        folder = pathlib.Path(temporary) / name  # which the file is named after, inside
+        folder.mkdir()
+        prepare(name, folder)
+        make_converter(name, folder).write()
+        shutil.copyfile(folder / "model.gguf", path)
+
+
+def main() -> None:
+    names = sorted(path.name for path in MODELS.iterdir())
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help="all, if none is given")
+    parser.add_argument("--llama-cpp", type=pathlib.Path, required=True, metavar="SOURCE")
+    parser.add_argument("--output", type=pathlib.Path, default=MODELS)
+    arguments = parser.parse_args()
+    sys.path[:0] = [str(arguments.llama_cpp / "gguf-py"), str(arguments.llama_cpp)]
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
+    for name in arguments.names or names:
+        path = arguments.output / name / "model.gguf"
+        path.unlink(missing_ok=True)
+        try:
+            convert(name, path)
+            print(f"{name}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
+        except Exception as error:
+            print(f"{name}: not converted: {type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

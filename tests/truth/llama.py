@@ -1,0 +1,116 @@
+"""What llama.cpp makes of the tiny models, seen through moe-watch's engine, and how far `transformers` is from that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+from backends import catalog
+from backends.engine import Routing
+from backends.llama_engine import LlamaEngine
+from backends.llama_loading import LoadedModel, load_model
+from routing.arrays import ABSENT
+from routing.events import Sampling
+from tests.truth.compare import MODELS, Array, Golden, Seen, probabilities, read_golden, scale, spread, stacked
+
+UNIT = 1e-4
+"""Of recorded weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """One model's sequence, evaluated twice."""
+
+    at_once: Seen
+    """Not computed in the last layer: all tokens but the last. `output_logits` [1, V] are the last one's."""
+    stepwise: Seen
+    architecture: str
+    """llama.cpp's name."""
+    dtype: str | None
+    """How the engine says it computes."""
+    drawn: int
+    """The most likely token after the sequence."""
+
+
+@cache
+def runs(name: str) -> Runs:
+    """Load a model as the worker does, and give it the golden sequence."""
+    loaded = load_model(catalog.locate(str(MODELS / name / "model.gguf"), "llama.cpp"), threads=1, progress=ignore)
+    engine = LlamaEngine(loaded)
+    engine.configure(Sampling(temperature=0.0, seed=0), reseed=True)
+    ids = read_golden(name).ids.tolist()
+    try:
+        at_once = watch(engine, loaded, [ids])
+        engine.reset()
+        stepwise = watch(engine, loaded, [[token] for token in ids])
+        return Runs(at_once, stepwise, loaded.info.architecture, loaded.backend.dtype, engine.draw().id)
+    finally:
+        engine.close()
+
+
+def ignore(_: object) -> None:
+    """Of progress."""
+
+
+def watch(engine: LlamaEngine, loaded: LoadedModel, pieces: list[list[int]]) -> Seen:
+    """Evaluate successive pieces of a sequence, and read the output after each."""
+    routings: list[Routing] = []
+    outputs = []
+    for piece in pieces:
+        routings += engine.prefill(piece, ignore)
+        outputs.append(output_logits(loaded))
+    return Seen(
+        layers=loaded.info.layers,
+        gate=loaded.info.gate,
+        logits=stacked(routings, "logits"),
+        experts=stacked(routings, "experts").astype(np.int64),
+        applied=None,
+        output_logits=np.stack(outputs),
+    )
+
+
+def output_logits(loaded: LoadedModel) -> Array:
+    """[V], of the last token."""
+    last = lib.llama_get_logits_ith(loaded.context, -1)
+    return np.ctypeslib.as_array(last, (loaded.tokenizer.vocabulary,)).copy()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far llama.cpp and `transformers` are apart, over what was computed: largest absolute differences."""
+
+    rows: int
+    """Tokens × layers."""
+    unequal: list[tuple[int, int]]
+    """Token and position of the MoE layer, where the selected sets differ. A tie is no excuse."""
+    weights: float | None
+    """Over the factor that the gate scales all weights by; None if the engine does not know the weights."""
+    probabilities: float
+    output_logits: float
+
+
+def compare(seen: Seen, golden: Golden) -> Comparison:
+    computed = seen.experts[..., 0] != ABSENT
+    same = (np.sort(seen.experts) == np.sort(golden.experts)).all(-1)
+    expected = probabilities(seen.gate, golden.router_logits[computed])
+    outputs = seen.output_logits - golden.output_logits[-len(seen.output_logits) :]
+    return Comparison(
+        rows=int(computed.sum()),
+        unequal=[(int(token), int(layer)) for token, layer in np.argwhere(computed & ~same)],
+        weights=weights_apart(seen, golden, computed),
+        probabilities=float(np.abs(probabilities(seen.gate, seen.logits[computed]) - expected).max()),
+        output_logits=float(np.abs(outputs).max()),
+    )
+
+
+def weights_apart(seen: Seen, golden: Golden, computed: Array) -> float | None:
+    observed = seen.observation()
+    if observed.weights is None:
+        return None
+    recorded = spread(
+        np.where(computed[..., None], observed.experts, 0), observed.weights * UNIT, seen.logits.shape[-1]
+    )
+    return float(np.abs(recorded - golden.all_weights())[computed].max() / scale(seen.gate))

@@ -1,0 +1,75 @@
+"""What is known of the tiny models in llama.cpp: other names of gates, and what it does not do as `transformers`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OTHER_GATES = {
+    "gemma4_text": "softmax_top_k_renormalised×per_expert",
+    "granitemoe": "softmax_top_k_renormalised",
+    "granitemoehybrid": "softmax_top_k_renormalised",
+    "hunyuan_v1_moe": "softmax_top_k_renormalised",
+    "jamba": "softmax_top_k",
+    "mimo_v2_flash": "sigmoid_top_k_renormalised",
+    "phimoe": "softmax_top_k_renormalised",
+}
+"""Where the gate has another name than in MLX.
+
+For Granite and Gemma it is another name of the same numbers, for Hunyuan and Jamba llama.cpp does as `transformers` and
+MLX does not; MiMo and Phi are among the known differences.
+"""
+
+NOT_CONVERTED = {
+    "longcat_flash": "llama.cpp has no such architecture",
+    "qwen3_moe_4_of_300": "the converter knows no dense layers among Qwen3's MoE layers",
+    "qwen3_moe_one_of_four_layers": "the converter knows no dense layers among Qwen3's MoE layers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far a model is from `transformers`, token by token; the output differs, too, so it is the engine's doing."""
+
+    reason: str
+    unequal: int
+    """Selected sets."""
+    probabilities: float
+    output_logits: float
+    before_any_router: bool = False
+    """Even the first token's first router has other logits."""
+
+
+DIFFERENT = {
+    "afmoe": Difference(
+        "llama.cpp leaves the rotation out in every fourth layer, whatever its attention; `transformers` in layers of "
+        "full attention. Published models are laid out so that this is the same, the tiny one is not",
+        29, 0.1315, 2.847,
+    ),
+    "deepseek_v2": Difference(
+        "llama.cpp ranks groups of experts by the sum of their two best, as DeepSeek-V3 does; DeepSeek-V2 does by the "
+        "best one",
+        10, 0.1653, 2.474,
+    ),
+    "gpt_oss_untruncated_yarn": Difference(
+        "llama.cpp rounds the range of YaRN's ramp to whole dimensions; `truncate: false`, which published gpt-oss "
+        "models have, is not read",
+        35, 0.6029, 3.397,
+    ),
+    "laguna": Difference(
+        "llama.cpp does not read `moe_router_logit_softcapping`",
+        1, 0.03739, 1.531, before_any_router=True,
+    ),
+    "mellum": Difference(
+        "llama.cpp reads the base of the rotation in sliding layers, and rotates by that of the others",
+        49, 0.6036, 2.852,
+    ),
+    "mimo_v2_flash": Difference(
+        "llama.cpp does not read `routed_scaling_factor`, which published models do without",
+        17, 0.1476, 3.197,
+    ),
+    "phimoe": Difference(
+        "llama.cpp normalises by the root mean square where the model has LayerNorm, and weights by the softmax in the "
+        "place of a sparsemixer",
+        65, 0.6890, 5.518, before_any_router=True,
+    ),
+}  # fmt: skip
