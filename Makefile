@@ -69,6 +69,7 @@ truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## remake with transfo
 	$(TRAIN)/bin/python models/truth/make_gguf.py --llama-cpp $(LLAMA_CPP)
 	$(BIN)/python -m models.truth.table
 	$(BIN)/python -m models.truth.llama_table
+	git diff --stat --exit-code -- tests/pocket tests/truth docs
 
 # llama.cpp's own converter comes inside llama-cpp-python's source archive.
 $(LLAMA_CPP):
