@@ -6,6 +6,14 @@ from typing import Any
 
 Json = dict[str, Any]
 
+ENDINGS = {
+    "eos": "the model ended its text",
+    "length": "all tokens that were asked for",
+    "context": "the context was full before all tokens came",
+    "user": "stopped by hand",
+}
+"""`why` of a finished run, in words."""
+
 
 def summary_lines(summary: Json) -> list[str]:
     """The summary of `routing.summary` as lines of plain text; what was not recorded is said to be absent."""
@@ -69,7 +77,7 @@ def _ending(summary: Json) -> list[str]:
     found = [] if not summary["would_stop"] else [f"the model would have stopped {summary['would_stop']} times"]
     if ended is None:
         return [*found, "the recording ends in the middle of the run"]
-    return [*found, f"ended: {ended['why'] or ended['state']}"]
+    return [*found, f"ended: {ENDINGS.get(ended['why'], ended['why'] or ended['state'])}"]
 
 
 def _mean(measure: Json | None) -> str:

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from commands.summary_text import summary_lines
+from routing.summary import Summary
+
+
+def lines_of(events):
+    summary = Summary()
+    for event in events:
+        summary.feed(event)
+    return summary_lines(summary.result())
+
+
+def test_the_golden_session_in_words(golden_events):
+    lines = lines_of(golden_events)
+    assert lines[0] == "golden · llama.cpp · 2 layers × 4 experts, top-2 · seed 7"
+    assert lines[1] == "6 tokens generated, 2 of prompt, 1 injected"
+    assert lines[2].startswith("router entropy 0.6492 · ")
+    assert lines[5].split() == ["1", "0.6150", "0.9796", "3", "(33.3%)", "0", "of", "4"]
+    assert "n/a, 3 of the 10 warm-up chunks so far" in lines[-2]
+    assert lines[-1] == "ended: all tokens that were asked for"
+
+
+def test_what_was_not_recorded_is_said_to_be_absent(golden_events):
+    text = "\n".join(lines_of(golden_events[:3]))
+    assert "router entropy n/a · router margin n/a · churn n/a" in text
+    assert "0 of 4" not in text
+    assert "the recording ends in the middle of the run" in text
+
+
+def test_nothing_at_all():
+    assert summary_lines({}) == ["nothing was recorded"]
