@@ -26,6 +26,11 @@ Report = Callable[[Progress], None]
 
 LONGEST_CONTEXT = 8192
 """Tokens. A context's memory is taken at once, and many models are made for longer ones than a machine can hold."""
+MOST_THREADS = 512
+"""What llama.cpp has room for."""
+MOST_THREADS_PER_CORE = 4
+FEWEST_MOST_THREADS = 16
+"""Allowed on any machine."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +59,7 @@ class LoadedModel:
     """A model that runs, with its tap in place."""
 
     model: Any
+    settings: Settings
     context: Any
     tap: Tap
     tokenizer: LlamaTokenizer
@@ -68,8 +74,9 @@ def load_model(location: ModelLocation, *, threads: int | None, progress: Report
     """Load the weights, and run one token through to see that all routers show.
 
     Raises:
-        UserError: llama.cpp cannot load it, or it has no MoE layer that can be observed.
+        UserError: llama.cpp cannot load it, not with so many threads, or it has no MoE layer that can be observed.
     """
+    _check_threads(threads)
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
     check_layout()
@@ -85,6 +92,7 @@ def load_model(location: ModelLocation, *, threads: int | None, progress: Report
     _check_tap(context, tap, tokenizer.begin, probe)
     return LoadedModel(
         model=model,
+        settings=settings,
         context=context,
         tap=tap,
         tokenizer=tokenizer,
@@ -139,14 +147,23 @@ def _check_kind(model: Any, name: str) -> None:
 
 
 def _settings(model: Any, parts: Sequence[GgufFile], threads: int | None) -> Settings:
-    if threads is not None and threads < 1:
-        raise UserError(f"{threads} threads cannot run a model", advice="give 1 or more")
     return Settings(
         context=min(lib.llama_model_n_ctx_train(model), LONGEST_CONTEXT),
         threads=threads or default_threads(),
         on_gpu=bool(lib.llama_supports_gpu_offload()),
         exact=llama_facts.is_float32(parts),
     )
+
+
+def _check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that llama.cpp hangs or dies of; there is no use in many more than cores.
+
+    Raises:
+        UserError: there are too few or too many.
+    """
+    most = max(FEWEST_MOST_THREADS, min(MOST_THREADS, MOST_THREADS_PER_CORE * (os.cpu_count() or 1)))
+    if threads is not None and not 1 <= threads <= most:
+        raise UserError(f"{threads} threads cannot run a model", advice=f"give 1 to {most}")
 
 
 def default_threads() -> int:

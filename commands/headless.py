@@ -32,7 +32,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None) -> Json:
     """
     from sessions.headless import run_headless
 
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         view = _BarView(bar, total)
         summary = run_headless(source, view.show)
     if source.fatal_error is not None:
@@ -65,7 +65,8 @@ def require_whole(source: LiveSource, summary: Json) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _progress_bar() -> ProgressBar:
+def progress_bar() -> ProgressBar:
+    """A bar on standard error; nothing where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar

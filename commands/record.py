@@ -27,7 +27,7 @@ def record(as_json: bool, **options: Any) -> None:
     """
     if options["tokens"] is None and options["stop"] != "eos":
         options["tokens"] = DEFAULT_TOKENS
-    settings = run_settings(options, stop="never")
+    settings = run_settings(options, stop="never", recording_required=True)
 
     from sessions.live import LiveSource
 

@@ -23,6 +23,7 @@ def run_settings(
     rate: float = 0.0,
     on_full_context: Literal["restart", "finish"] = "finish",
     record: bool = True,
+    recording_required: bool = False,
 ) -> RunSettings:
     """Settings of one live run; `options` are those of `generation_options` and `recording_options`.
 
@@ -34,12 +35,12 @@ def run_settings(
     model = chosen_model(options.pop("model"), options.pop("model_option"))
     output, force = checked_output(options.pop("output")), options.pop("force")
     chosen = Generation.of(**options)
-    _check_model(model, chosen.backend)
+    check_model(model, chosen.backend)
     return RunSettings(
         model=model,
-        backend=chosen.backend,  # type: ignore[arg-type]  # checked by `_check_model`
+        backend=chosen.backend,  # type: ignore[arg-type]  # checked by `check_model`
         threads=chosen.threads,
-        prompt=_default_prompt(model) if chosen.prompt is None else chosen.prompt,
+        prompt=default_prompt(model) if chosen.prompt is None else chosen.prompt,
         raw=chosen.raw,
         temperature=chosen.temperature,
         top_p=chosen.top_p,
@@ -53,17 +54,23 @@ def run_settings(
         perturb=chosen.perturb,
         perturb_every=chosen.every,
         record=record,
+        recording_required=recording_required,
         output=output,
         force=force,
     )
 
 
-def _default_prompt(model: str) -> str:
+def default_prompt(model: str) -> str:
+    """What a model goes on from if nothing else is asked for."""
     return POCKET_PROMPT if model == "pocket" else PROMPT
 
 
-def _check_model(model: str, backend: str) -> None:
-    """Say what can be said before a worker is started and a screen is opened."""
+def check_model(model: str, backend: str) -> None:
+    """Say what can be said before a worker is started and a screen is opened.
+
+    Raises:
+        UserError: the model cannot be found or used, or not with this engine.
+    """
     from backends.catalog import choose_backend, locate
     from backends.preflight import preflight
 

@@ -59,17 +59,22 @@ def _dead(count: int | None, experts: int) -> str:
 
 
 def _pressure(pressure: Json) -> list[str]:
-    chunks = [chunk for chunk in pressure["chunks"] if not chunk["partial"]]
-    measured = [chunk for chunk in chunks if not chunk["warm_up"] and chunk["mid"] is not None]
-    if not measured:
-        return [f"mid-pressure ({pressure['mode']}): n/a, {len(chunks)} of the 10 warm-up chunks so far"]
-    mids = [chunk["mid"] for chunk in measured]
+    name = f"mid-pressure ({pressure['mode']})"
+    complete = (chunk for chunk in pressure["chunks"] if not (chunk["warm_up"] or chunk["partial"]))
+    mids = [chunk["mid"] for chunk in complete if chunk["mid"] is not None]
+    if not mids:
+        missing = pressure["warm_up_missing"]
+        return [f"{name}: n/a, {f'{missing} more chunks of warm-up needed' if missing else 'no measured chunk yet'}"]
+    spread = f"{len(mids)} measured chunks, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
+    return [f"{name}: {spread}; {_crossing(pressure)}"]
+
+
+def _crossing(pressure: Json) -> str:
+    if pressure["initial"] is None:
+        return f"first one n/a, the recording begins at chunk {pressure['begins_at_chunk']}"
     at = pressure["crossing"]["chunk"]
-    crossing = "half of it not reached" if at is None else f"half of it first reached in chunk {at}"
-    return [
-        f"mid-pressure ({pressure['mode']}): {len(mids)} measured chunks, first {mids[0]:.4f}, last {mids[-1]:.4f},"
-        f" {min(mids):.4f} to {max(mids):.4f}; {crossing}"
-    ]
+    half = "half of it not reached" if at is None else f"half of it first reached in chunk {at}"
+    return f"first {pressure['initial']:.4f}, {half}"
 
 
 def _ending(summary: Json) -> list[str]:

@@ -23,6 +23,11 @@ CUTTING_STATES = frozenset({"fresh_context", "finished", "error"})
 """States that end a chunk before it is complete."""
 
 
+def start_is_before(frame: Keyframe) -> bool:
+    """Whether P₀ lies before a recording that begins with this keyframe, so that it cannot be known from it."""
+    return frame.complete_chunks > WARM_UP_CHUNKS
+
+
 class Instruments:
     """Derives `Chunk` and `Keyframe` events from the tokens of one run.
 

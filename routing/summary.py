@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
-from routing.events import Chunk, Header, Marker, Perturbation, State, StreamItem, Token
-from routing.pressure import crossing
+from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
+from routing.instruments import start_is_before
+from routing.pressure import WARM_UP_CHUNKS, crossing
 from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
 
 Json = dict[str, Any]
@@ -47,6 +48,8 @@ class _Totals:
         self.events: Counter[type] = Counter()
         self.would_stop = 0
         self.chunks: list[Chunk] = []
+        self.begins_at: Keyframe | None = None
+        """The state before the first token, if that is not the run's first one."""
         self.ending: State | None = None
         self.usage = {phase: UsageWindow(self.layers, header.model.experts) for phase in ("prefill", "decode")}
         self.entropy = _LayerMean(self.layers)
@@ -63,6 +66,8 @@ class _Totals:
             self.chunks.append(item)
         elif isinstance(item, State):
             self._state(item)
+        elif isinstance(item, Keyframe) and item.i and not self.events[Token]:
+            self.begins_at = item
 
     def _token(self, token: Token) -> None:
         self.sources[token.source] += 1
@@ -114,11 +119,16 @@ class _Totals:
     def _pressure(self) -> Json:
         fitted = [chunk for chunk in self.chunks if chunk.pressures and not (chunk.warm_up or chunk.partial)]
         mid = [chunk.pressures.mid for chunk in fitted if chunk.pressures]
-        at = crossing(mid)
+        begins_at = self.begins_at
+        known = begins_at is None or not start_is_before(begins_at)
+        at = crossing(mid) if known else None
+        complete = sum(not chunk.partial for chunk in self.chunks) + (begins_at.complete_chunks if begins_at else 0)
         return {
             "mode": self.header.pressure,
-            "initial": mid[0] if mid else None,
+            "initial": mid[0] if mid and known else None,
             "crossing": {"chunk": None if at is None else fitted[at].index},
+            "begins_at_chunk": None if begins_at is None else begins_at.chunks,
+            "warm_up_missing": max(0, WARM_UP_CHUNKS - complete),
             "chunks": [_chunk(chunk) for chunk in self.chunks],
         }
 

@@ -15,13 +15,14 @@ from sessions.source import Source
 
 LONGEST_WAIT = 0.02
 """Seconds between two looks at a source that had nothing."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_headless(source: Source, on_item: Callable[[StreamItem], None]) -> dict[str, Any]:
     """Start a source, follow it to its end, close it, and sum it up.
 
-    Ctrl-C or SIGTERM ends the run as a person's wish: it is finished and recorded as such, and summed up as well. A
-    second one interrupts at once.
+    Ctrl-C, SIGTERM or a closed terminal ends the run as a person's wish: it is finished and recorded as such, and
+    summed up as well. A second Ctrl-C or SIGTERM interrupts at once.
 
     Args:
         source: a source that was not started yet.
@@ -32,6 +33,7 @@ def run_headless(source: Source, on_item: Callable[[StreamItem], None]) -> dict[
 
     Raises:
         UserError: the source cannot be started.
+        KeyboardInterrupt: it was ended before there was a run, or a second time; the source is closed.
     """
     summary = Summary()
 
@@ -51,23 +53,28 @@ def run_headless(source: Source, on_item: Callable[[StreamItem], None]) -> dict[
         finally:
             source.close()
         drain()
-    return summary.result()
+    result = summary.result()
+    if stopped.is_set() and not result:
+        raise KeyboardInterrupt
+    return result
 
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one is a `KeyboardInterrupt`."""
+    """An event that the first of `STOP_SIGNALS` sets; the second one is a `KeyboardInterrupt`."""
     stopped = threading.Event()
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if stopped.is_set():
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stopped.is_set() and number != signal.SIGHUP:  # the shell and the system may both tell of a closed terminal
             raise KeyboardInterrupt
         stopped.set()
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield stopped
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # as `nohup` wants it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield stopped
     finally:

@@ -35,6 +35,8 @@ class LiveSource:
             return frozenset({"restart"})
         if run.stage not in ("running", "finished") or run.ready is None:
             return frozenset()
+        if run.void:
+            return frozenset({"prompt", "rate"})
         always: frozenset[Ability] = frozenset({"perturb", "prompt", "rate", "record", "mark"})
         turn: frozenset[Ability] = frozenset({"turn"} if run.ready.template else ())
         pause: frozenset[Ability] = frozenset({"pause"} if run.stage == "running" else ())

@@ -88,6 +88,8 @@ class LiveRun:
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self.stage: Stage = "loading"
+        self.void = False
+        """The last run could not begin, so that there is none that anything could be done to."""
         self.ready: Ready | None = None
         self.paused = False
         self.rate = settings.rate
@@ -104,6 +106,8 @@ class LiveRun:
             today=lambda: around.now().date(),
         )
         self._settings = settings
+        self._prompt = settings.prompt
+        """Of the run, or of the one that was asked for last."""
         self._around = around
         self._stream = stream
         self._post = post
@@ -117,7 +121,8 @@ class LiveRun:
         self._began = 0.0
         self._vitals = VitalsSampler(self._seconds, self._worker_pid, around.providers)
         self._vitals_due = 0.0
-        self._next_prompt: str | None = None
+        self._next_wanted = False
+        """Another run is to begin with `_prompt` as soon as this one has ended."""
         self._stop_by: float | None = None
 
     # What the person asks for
@@ -149,6 +154,8 @@ class LiveRun:
         if self._worker is None or self.stage not in ("running", "finished"):
             return
         if self.stage == "finished" and isinstance(command, Perturb):
+            if self.void:
+                return
             self.stage, self._resuming = "running", True
         self._worker.send(command)
 
@@ -159,15 +166,18 @@ class LiveRun:
 
     def begin_next(self, prompt: str) -> None:
         """End this run, and begin another one with this prompt as soon as the worker has confirmed it."""
+        if self.stage not in ("running", "finished"):
+            return
+        self._prompt = prompt
         if self.stage == "running":
-            self._next_prompt = prompt
+            self._next_wanted = True
             self.send(Stop())
-        elif self.stage == "finished":
-            self._begin(prompt)
+        else:
+            self._begin()
 
     def mark(self, note: str) -> None:
         """Put a note into the stream."""
-        if self.stage in ("running", "finished"):
+        if self.stage in ("running", "finished") and not self.void:
             self._emit(Marker(i=self._tokens, t=self._seconds(), note=whole_text(note)))
 
     def set_recording(self, on: bool) -> None:
@@ -175,14 +185,14 @@ class LiveRun:
         self.recording.wanted = on
         if not on:
             self.recording.end()
-        elif self.stage in ("running", "finished") and not self.recording.active:
+        elif self.stage in ("running", "finished") and not (self.void or self.recording.active):
             assert self._header is not None
             assert self._instruments is not None
             self.recording.begin(self._header, self._instruments.keyframe())
 
     def close(self) -> None:
         """End the run, and everything, once the worker has confirmed its end."""
-        self._next_prompt = None
+        self._next_wanted = False
         if self.stage == "running":
             self._stop_by = self._around.clock() + STOP_SECONDS
             self.send(Stop())
@@ -195,9 +205,8 @@ class LiveRun:
         if self._stop_by is not None and now >= self._stop_by and self.stage == "running":
             self._emit(State(state="finished", i=self._tokens, t=self._seconds(), why="user"))
             self._shut()
-        if self.stage == "running" and now >= self._vitals_due:
-            self._vitals_due = now + VITALS_SECONDS
-            self._emit(self._vitals.read())
+        if self.stage in ("running", "finished") and now >= self._vitals_due:
+            self._read_vitals(now)
         return self.stage == "closed"
 
     def fault(self, error: Exception) -> None:
@@ -223,7 +232,7 @@ class LiveRun:
         match message:
             case Ready():
                 self.ready = message
-                self._begin(self._settings.prompt)
+                self._begin()
             case Batch():
                 for item in message.items:
                     self._take(item)
@@ -256,6 +265,7 @@ class LiveRun:
 
     def _never_began(self, message: str) -> None:
         """Leave no file behind that holds no token, so that its name is free for another try."""
+        self.void = True
         self.recording.discard()
         if not self._has_run:
             self.fatal_error = UserError(message)
@@ -271,24 +281,25 @@ class LiveRun:
         self.paused = self._resuming = False
         if self._stop_by is not None:
             self._shut()
-        elif self._next_prompt is not None:
-            self._begin(self._next_prompt)
+        elif self._next_wanted:
+            self._begin()
         else:
             self.stage = "finished"
+            self._vitals_due = self._around.clock() + VITALS_SECONDS
 
     # The course of things
 
-    def _begin(self, prompt: str) -> None:
+    def _begin(self) -> None:
         assert self.ready is not None
-        around, self._next_prompt = self._around, None
+        around, self._next_wanted = self._around, False
         seed = self._settings.seed if self._settings.seed is not None else around.draw_seed()
         sampling = self._settings.sampling(seed)
-        header = self._settings.header(whole_text(prompt), sampling, self.ready, around.now())
+        header = self._settings.header(whole_text(self._prompt), sampling, self.ready, around.now())
         self._header, self._instruments, self._tokens = header, Instruments(header), 0
         self._began = self._vitals_due = around.clock()
-        self.stage, self.paused = "running", False
+        self.stage, self.paused, self.void = "running", False, False
         problem = self.recording.begin(header)
-        if problem is not None and self._settings.output is not None and not self._has_run:
+        if problem is not None and self._settings.needs_recording and not self._has_run:
             self.fail(str(problem))
             return
         self._stream.append(header)
@@ -300,6 +311,15 @@ class LiveRun:
         for each in (event, *derived):
             self.recording.append(each)
             self._stream.append(each)
+
+    def _read_vitals(self, now: float) -> None:
+        """Show how the machine is; it is part of the run, and recorded, until that has finished."""
+        self._vitals_due = now + VITALS_SECONDS
+        vitals = self._vitals.read()
+        if self.stage == "running":
+            self._emit(vitals)
+        else:
+            self._stream.append(vitals)
 
     def _shut(self) -> None:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -34,6 +36,32 @@ def safe_name(model: str) -> str:
 def exists_already(path: Path) -> UserError:
     """What to say about a file that is in the way."""
     return UserError(f"{path}: exists already", advice="choose another name, or replace it with --force")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong with a file or folder that is to be written, as a `UserError`."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise exists_already(path) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be written ({reason})", advice="choose another place with --output") from error
+
+
+def is_taken(path: Path) -> bool:
+    """Whether there is a file of this name.
+
+    Raises:
+        UserError: there cannot be one.
+    """
+    with writing(path):
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def make_private(folder: Path) -> None:

@@ -156,7 +156,7 @@ def _open(path: Path) -> BufferedReader:
             raise UserError(f"{path}: not a regular file", advice="name a .moe.jsonl file")
         return path.open("rb")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file", advice="`moe-watch sessions` lists recorded sessions") from error
+        raise UserError(f"{path}: no such file", advice="check the path") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", advice="name another file") from error
 

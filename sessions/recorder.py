@@ -13,14 +13,13 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from routing.errors import UserError
-from routing.events import Chunk, Event, Header, State, Token, Unknown, to_json
+from routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
 from sessions import paths
 from sessions.text import whole_text
 
@@ -42,16 +41,23 @@ class Recorder:
 
     Args:
         descriptor: the empty file to write to; closed if the header cannot be written.
-        path: where it lies.
+        path: what it is called.
         header: its first line.
         clock: monotonic seconds.
+        beside: where it lies until it holds a token, if `path` is another file's until then.
 
     Raises:
         OSError: the header cannot be written.
     """
 
     def __init__(
-        self, descriptor: int, path: Path, header: Header, clock: Callable[[], float] = time.monotonic
+        self,
+        descriptor: int,
+        path: Path,
+        header: Header,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        beside: Path | None = None,
     ) -> None:
         self.path = path
         self.bytes = 0
@@ -59,14 +65,14 @@ class Recorder:
         self.problem = ""
         """Why nothing is written any more, and since which token; empty while all is well."""
         self._descriptor: int | None = descriptor
+        self._file = beside or path
         self._clock = clock
         self._synced = clock()
         self._next_token = 0
         try:
             self._write(_line(header))
         except OSError:
-            self._release()
-            path.unlink(missing_ok=True)
+            self.discard()
             raise
 
     @classmethod
@@ -75,12 +81,13 @@ class Recorder:
     ) -> Recorder:
         """Begin a file under this name, in folders that are created if need be.
 
-        With `force` a file that is there already is replaced in one step, and not before the header is written.
+        With `force` a file that is there already is replaced in one step, and not before there is a token: a run that
+        never begins costs nothing.
 
         Raises:
             UserError: the file exists, or cannot be created.
         """
-        with _as_user_error(path):
+        with paths.writing(path):
             if force and path.exists():
                 return cls._replace(path.resolve(), header, clock)
             return cls(paths.create(path), path, header, clock)
@@ -94,7 +101,7 @@ class Recorder:
         Raises:
             UserError: it cannot be created.
         """
-        with _as_user_error(folder):
+        with paths.writing(folder):
             descriptor, path = paths.create_numbered(folder, stem, first)
             return cls(descriptor, path, header, clock)
 
@@ -103,10 +110,7 @@ class Recorder:
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[: paths.MAX_NAME]}.", dir=path.parent)
-        recorder = cls(descriptor, Path(beside), header, clock)
-        recorder.path.replace(path)
-        recorder.path = path
-        return recorder
+        return cls(descriptor, path, header, clock, beside=Path(beside))
 
     @property
     def name(self) -> str:
@@ -118,6 +122,11 @@ class Recorder:
         """Whether the file is open and well."""
         return self._descriptor is not None
 
+    @property
+    def in_place(self) -> bool:
+        """Whether `path` is this file, and no longer the one that it is to replace."""
+        return self._file == self.path
+
     def append(self, event: Event | Unknown) -> None:
         """Write one event. Never raises: see `problem`."""
         if self._descriptor is None:
@@ -126,6 +135,8 @@ class Recorder:
             self._next_token = event.i
         try:
             self._write(_line(event))
+            if not self.in_place and _holds_tokens(event):
+                self._file = self._file.replace(self.path)
             if self._clock() - self._synced >= _patience(event):
                 self._sync()
         except OSError as error:
@@ -134,7 +145,7 @@ class Recorder:
             self._next_token += isinstance(event, Token)
 
     def close(self) -> None:
-        """Write through and close. Safe to call twice."""
+        """Write through and close; a file that is not in its place yet is removed. Safe to call twice."""
         if self._descriptor is None:
             return
         try:
@@ -143,6 +154,12 @@ class Recorder:
             self._fail(error)
         else:
             self._release()
+
+    def discard(self) -> None:
+        """Close and remove the file. One that it was to replace stays."""
+        self._release()
+        with contextlib.suppress(OSError):
+            self._file.unlink()
 
     def _write(self, line: bytes) -> None:
         assert self._descriptor is not None
@@ -171,6 +188,14 @@ class Recorder:
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+        if not self.in_place:
+            with contextlib.suppress(OSError):
+                self._file.unlink()
+
+
+def _holds_tokens(event: Event | Unknown) -> bool:
+    """Whether a recording is worth keeping from this event on."""
+    return isinstance(event, Token) or (isinstance(event, Keyframe) and event.i > 0)
 
 
 def _patience(event: Event | Unknown) -> float:
@@ -178,17 +203,6 @@ def _patience(event: Event | Unknown) -> float:
     if isinstance(event, State):
         return 0.0
     return CHUNK_SYNC_SECONDS if isinstance(event, Chunk) else SYNC_SECONDS
-
-
-@contextlib.contextmanager
-def _as_user_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError as error:
-        raise paths.exists_already(path) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be written ({reason})", advice="choose another place with --output") from error
 
 
 def _line(event: Event | Unknown) -> bytes:

@@ -44,6 +44,8 @@ class Recording:
         self._clock = clock
         self._today = today
         self._recorder: Recorder | None = None
+        self._last_kept: Recorder | None = None
+        """The file before, which is told of while there is none of the present run."""
         self._problem = ""
 
     @property
@@ -53,10 +55,13 @@ class Recording:
 
     @property
     def status(self) -> RecordingStatus:
-        recorder, problem = self._recorder, self._problem
+        if self._problem:
+            return RecordingStatus("failed", problem=self._problem)
+        recorder = self._recorder or self._last_kept
         if recorder is None:
-            return RecordingStatus("failed" if problem else "off", problem=problem)
-        name, path, problem = recorder.name, str(recorder.path), recorder.problem
+            return RecordingStatus("off")
+        name, problem = recorder.name, recorder.problem
+        path = str(recorder.path) if recorder.writing or recorder.in_place else ""
         mode: Literal["recording", "failed", "off"] = (
             "recording" if recorder.writing else "failed" if problem else "off"
         )
@@ -66,9 +71,9 @@ class Recording:
         """Refuse an output file that could not be begun later.
 
         Raises:
-            UserError: it exists, and may not be replaced.
+            UserError: it exists and may not be replaced, or it cannot exist.
         """
-        if self.wanted and self._output is not None and self._output.exists() and not self._force:
+        if self.wanted and self._output is not None and paths.is_taken(self._output) and not self._force:
             raise paths.exists_already(self._output)
 
     def begin(self, header: Header, keyframe: Keyframe | None = None) -> UserError | None:
@@ -78,9 +83,10 @@ class Recording:
             Why it cannot be begun, if it cannot; `status` says so too.
         """
         self.end()
+        self._last_kept = self._recorder or self._last_kept
+        self._recorder, self._problem = None, ""
         if not self.wanted:
             return None
-        self._recorder, self._problem = None, ""
         try:
             self._recorder = self._open(header)
         except UserError as error:
@@ -96,16 +102,24 @@ class Recording:
             self._recorder.append(event)
 
     def end(self) -> None:
-        """Close the file, if there is one."""
-        if self._recorder is not None:
-            self._recorder.close()
+        """Close the file, if there is one. A file that holds no token replaces none."""
+        if self._recorder is None:
+            return
+        self._recorder.close()
+        if not (self._recorder.in_place or self._recorder.problem):
+            self._forget()
 
     def discard(self) -> None:
-        """Remove the file: nothing of the run came into being."""
-        self.end()
+        """Remove the run's file: nothing came into being. What it was to replace stays, and so does any other run's."""
         if self._recorder is not None:
-            self._recorder.path.unlink(missing_ok=True)
-            self._recorder = None
+            self._recorder.discard()
+            self._forget()
+
+    def _forget(self) -> None:
+        """There is no file of the present run; its name is free for another one."""
+        if self._last_kept is None:
+            self._output_used = False
+        self._recorder = None
 
     def _open(self, header: Header) -> Recorder:
         if self._output is None:

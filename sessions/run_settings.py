@@ -41,6 +41,13 @@ class RunSettings:
     """Where to record; None makes a name in the data directory."""
     force: bool = False
     """Replace `output` if it exists."""
+    recording_required: bool = False
+    """A run that cannot be recorded is not begun, whether a place was named or not."""
+
+    @property
+    def needs_recording(self) -> bool:
+        """The first run is not begun where its file cannot be."""
+        return self.recording_required or self.output is not None
 
     def load(self) -> Load:
         """The worker's first command.

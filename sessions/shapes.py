@@ -83,6 +83,7 @@ class EventChecker:
     def _check_token(self, token: Token) -> None:
         self._check_index(token.i)
         self._check_time(token.t)
+        _require(token.logprob is None or token.logprob <= 0, f"a log-probability of {token.logprob} is impossible")
         self._check_experts(token.experts)
         self._check_values("weights", token.weights, self._layers * self._k)
         self._check_values("entropy", token.entropy, self._layers)

@@ -53,7 +53,7 @@ class Source(Protocol):
 
     @property
     def ended(self) -> bool:
-        """No further event will come unless something is asked for."""
+        """No further event of the run will come unless something is asked for; vitals may."""
 
     @property
     def warnings(self) -> list[str]:

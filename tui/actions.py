@@ -9,8 +9,11 @@ from textual.binding import Binding, BindingType
 
 from sessions.source import Ability
 from tui.frame import Frame
+from tui.view import Status
 
 Group = Literal["run", "text", "recording", "panels", "program"]
+_ALTERING: frozenset[Ability] = frozenset({"perturb", "turn", "prompt", "record", "mark"})
+"""What would make the run, or the file, another one."""
 GROUP_TITLES: dict[Group, str] = {
     "run": "Run",
     "text": "Put text in",
@@ -37,7 +40,7 @@ class Action:
     needs: frozenset[Ability] = frozenset()
     """Any one of these is enough; none at all means that it is always there."""
     lacking: str = ""
-    """Why it cannot be done without them, in a run."""
+    """Why it cannot be done without them, if not because of what the run is doing now."""
     footer: int = 0
     """Rank among the keys in the footer, 1 first; 0 leaves it out."""
 
@@ -45,11 +48,19 @@ class Action:
         """It can be done now."""
         return not self.needs or bool(self.needs & frame.abilities)
 
-    def refusal(self, frame: Frame) -> str:
+    def reason(self, frame: Frame) -> str:
         """Why it cannot be done now."""
-        if frame.replay and self.needs & {"perturb", "turn", "prompt", "record"}:
-            return f"{self.title}: not in a replay, the recording is what it is"
-        return f"{self.title}: {self.lacking}"
+        if frame.replay and self.needs & _ALTERING:
+            return "not in a replay, the recording is what it is"
+        if "restart" in self.needs:
+            return "a replay has no worker" if frame.replay else self.lacking
+        if "turn" in self.needs and "perturb" in frame.abilities:
+            return self.lacking
+        return _standstill(frame) or self.lacking
+
+    def refusal(self, frame: Frame) -> str:
+        """`reason`, and of what."""
+        return f"{self.title}: {self.reason(frame)}"
 
     def caption(self, frame: Frame) -> str:
         """`title` as it reads in this moment."""
@@ -58,6 +69,20 @@ class Action:
         if self.id == "record" and frame.recording.mode == "recording":
             return "stop recording"
         return self.title
+
+
+def _standstill(frame: Frame) -> str:
+    """Why little can be done in this moment; empty while something runs."""
+    if frame.replay:
+        return "the recording has ended"
+    if "restart" in frame.abilities:
+        return "the worker has ended, R starts a new one"
+    standstills: dict[Status, str] = {
+        "loading": "the model is still being loaded",
+        "failed": "the run has failed",
+        "finished": "the run has finished",
+    }
+    return standstills.get(frame.status, "")
 
 
 def _needs(*abilities: Ability) -> frozenset[Ability]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 from typing import ClassVar
 
 from textual import on
@@ -12,14 +16,16 @@ from textual.binding import BindingType
 from textual.timer import Timer
 
 from routing.errors import UserError
-from routing.events import StreamItem
+from routing.events import Marker, StreamItem, Vitals
 from sessions.source import Source
+from sessions.text import whole_text
 from tui.actions import BY_ID, bindings
 from tui.commands import ActionProvider
 from tui.control import Control
 from tui.footer_bar import FooterBar
 from tui.frame import Frame
 from tui.frame_rate import FrameRate
+from tui.inert import one_line
 from tui.palette import DARK, THEMES
 from tui.screens.ask import NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
 from tui.screens.dashboard import DashboardScreen
@@ -29,6 +35,9 @@ from tui.view import RunView
 FOLD_SECONDS = 0.05
 """A frame takes in items for so long at most; what is left waits for the next one."""
 HISTORY_KEPT = 50
+TOAST_SECONDS = 10.0
+LEAVING_SIGNALS = ("SIGTERM", "SIGHUP")
+"""What ends the program from outside; not every system has all of them."""
 
 
 class MoeWatchApp(App[None]):
@@ -80,6 +89,12 @@ class MoeWatchApp(App[None]):
         self._backlog: deque[StreamItem] = deque()
         self._said: deque[str] = deque(maxlen=HISTORY_KEPT)
         self._warned: list[str] = []
+        self._marks: list[str] = []
+        """Notes of one's own that have not come back yet."""
+        self._refused: dict[str, float] = {}
+        """The last refusal, and when it was told."""
+        self._heard = clock()
+        """When the worker last said anything."""
         self._performers: dict[str, Callable[[], object]] = {
             "pause": self.control.toggle_pause,
             "faster": lambda: self.control.change_pace(1),
@@ -105,13 +120,32 @@ class MoeWatchApp(App[None]):
     @property
     def frame_now(self) -> Frame:
         """This moment."""
-        return Frame.of(self.view, self.source, self.control.queued, self.simulated)
+        return Frame.of(
+            self.view,
+            self.source,
+            caught_up=not self._backlog,
+            queued=self.control.queued,
+            simulated=self.simulated,
+            silent=self._clock() - self._heard,
+        )
 
     async def on_mount(self) -> None:
+        self._heed_signals()
         await self.push_screen(self.dashboard)
         self.source.start()
         self.call_after_refresh(self.tick)
         self._set_timer()
+
+    def _heed_signals(self) -> None:
+        """Leave in an orderly way when told to from outside: terminal restored, recording closed."""
+        loop = asyncio.get_running_loop()
+        for name in LEAVING_SIGNALS:
+            with suppress(AttributeError, NotImplementedError, RuntimeError):  # no such signal, or not for this loop
+                loop.add_signal_handler(getattr(signal, name), self.exit)
+
+    def action_help_quit(self) -> None:
+        """Textual's answer to ctrl+c, in our words."""
+        self.notify(f"{BY_ID['quit'].shown} quits, or ctrl+q from anywhere", markup=False)
 
     def on_unmount(self) -> None:
         self.source.close()
@@ -119,20 +153,43 @@ class MoeWatchApp(App[None]):
     def tick(self) -> None:
         """Take in what has arrived and draw a frame."""
         started = self._clock()
-        self._backlog.extend(self.source.drain())
+        self._listen(started)
         while self._backlog and self._clock() - started <= FOLD_SECONDS:
-            self.view.feed(self._backlog.popleft())
+            self._take_in(self._backlog.popleft())
         self._warn()
         self._show()
         if self._rate is not None:
             self.call_after_refresh(self._frame_done, started)
+
+    def _listen(self, now: float) -> None:
+        """Fetch what has arrived; readings of the machine and marks are made here and say nothing of the worker."""
+        arrived = self.source.drain()
+        self._backlog.extend(arrived)
+        if any(not isinstance(item, Vitals | Marker) for item in arrived):
+            self._heard = now
+
+    def _take_in(self, item: StreamItem) -> None:
+        self.view.feed(item)
+        if isinstance(item, Marker) and self.source.recording.mode != "replay":
+            self._tell_refusal(item.note)
+
+    def _tell_refusal(self, note: str) -> None:
+        """Say aloud what a mark says that nobody here made: a command was not carried out."""
+        if note in self._marks:
+            self._marks.remove(note)
+            return
+        self.control.refused()
+        now = self._clock()
+        if now - self._refused.get(note, -inf) >= TOAST_SECONDS:
+            self._refused = {note: now}
+            self.notify(one_line(note, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _warn(self) -> None:
         """Say what the source has come to warn of."""
         for warning in self.source.warnings:
             if warning not in self._warned:
                 self._warned.append(warning)
-                self.notify(warning, severity="warning", timeout=10, markup=False)
+                self.notify(warning, severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
@@ -180,5 +237,7 @@ class MoeWatchApp(App[None]):
         self.push_screen(AskScreen(question, list(self._said)), answered)
 
     def _mark(self, reply: Reply) -> None:
-        self.source.mark(reply.text)
+        note = whole_text(reply.text)
+        self._marks.append(note)
+        self.source.mark(note)
         self.notify(f"marked at token {self.view.tokens:,}", markup=False)

@@ -18,6 +18,7 @@ from tui.row import Row, on
 
 Message = tuple[str, str, str]
 """Urgency (`bad`, `more` of it, or `good`), the sentence, and what goes with it: what was saved, what can be done."""
+NOT_BEGUN = "this run had not begun, so nothing of it is missing"
 _GLYPHS = {"bad": "✗", "more": " ", "good": "■"}
 
 
@@ -50,7 +51,7 @@ def messages(frame: Frame) -> list[Message]:
     found: list[Message] = []
     if frame.status == "failed":
         found.append(("bad", one_line(frame.view.message or "the run failed", 200), ""))
-        found.append(("more", _saved(frame), _offers(frame, "restart", "quit")))
+        found.append(("more", _saved(frame), _offers(frame, "restart", "prompt", "quit")))
     if frame.recording.mode == "failed":
         problem = one_line(frame.recording.problem or "the file cannot be written", 160)
         found.append(("bad", f"not being recorded: {problem}", _offers(frame, "record")))
@@ -68,6 +69,8 @@ def _saved(frame: Frame) -> str:
     recording = frame.recording
     if recording.mode == "replay":
         return "the recording ends here"
+    if not frame.view.tokens:
+        return NOT_BEGUN
     if not recording.name:
         return "nothing was saved: this run was not recorded"
     return f"saved: {plural(frame.view.tokens, 'token')} in {one_line(recording.name, 48)} ({size(recording.bytes)})"

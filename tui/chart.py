@@ -84,6 +84,13 @@ class Chart:
         """Put one character in front of the curves."""
         self._marks[column, row] = (character, style)
 
+    def mark_beside(self, column: int, row: int, character: str, style: Style) -> None:
+        """Put one character in front of the curves, beside `column`, at the right if no mark is there."""
+        for at in (*range(column + 1, self.canvas.width), *range(column - 1, -1, -1)):
+            if (at, row) not in self._marks:
+                self.mark(at, row, character, style)
+                return
+
     def post(self, x: float, style: Style, character: str = "┊") -> None:
         """A vertical line behind the curves."""
         for row in range(self.canvas.height):

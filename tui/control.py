@@ -33,6 +33,10 @@ class Control:
             self._queued = None
         return self._queued
 
+    def refused(self) -> None:
+        """What was asked for will not come."""
+        self._queued = None
+
     def toggle_pause(self) -> None:
         """Pause, or resume what is paused."""
         if is_paused(self.source.pace, self.view):

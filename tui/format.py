@@ -30,6 +30,12 @@ def percent(share: float, digits: int = 1) -> str:
     return NOT_AVAILABLE if isnan(share) else f"{100 * share:.{digits}f} %"
 
 
+def probability(share: float) -> str:
+    """A probability that is not zero, as whole percent; never `0 %`."""
+    rounded = percent(share, 0)
+    return "<1 %" if rounded == "0 %" else rounded
+
+
 def signed(value: float, digits: int = 3) -> str:
     """A number with its sign, the minus sign being a real one."""
     return f"{value:+.{digits}f}".replace("-", "−")

@@ -21,6 +21,9 @@ _WHY_PAUSED = {
     "fast_instability": "fast instability",
 }
 
+PATIENCE_SECONDS = 5.0
+"""A worker at work that is not heard of for so long is said to be silent."""
+
 
 def is_paused(pace: PaceStatus, view: RunView) -> bool:
     """Whether `resume` would do anything. A recorded pause is only told of: playback goes on through it."""
@@ -48,11 +51,23 @@ class Frame:
     ended: bool
     queued: Queued | None = None
     simulated: bool = False
+    silent: float = 0.0
+    """Seconds since the last event of the run itself."""
 
     @classmethod
-    def of(cls, view: RunView, source: Source, queued: Queued | None, simulated: bool) -> Frame:
-        """Read the source's status."""
-        return cls(view, source.recording, source.pace, source.abilities, source.ended, queued, simulated)
+    def of(
+        cls,
+        view: RunView,
+        source: Source,
+        *,
+        caught_up: bool = True,
+        queued: Queued | None = None,
+        simulated: bool = False,
+        silent: float = 0.0,
+    ) -> Frame:
+        """Read the source's status; it has not ended before `view` has `caught_up` with what it handed out."""
+        ended = source.ended and caught_up
+        return cls(view, source.recording, source.pace, source.abilities, ended, queued, simulated, silent)
 
     @property
     def replay(self) -> bool:
@@ -68,6 +83,14 @@ class Frame:
         if self.ended and self.view.header is not None:
             return "finished"
         return "paused" if self.pace.paused and status != "loading" else status
+
+    @property
+    def silence(self) -> str:
+        """That a worker at work has not been heard of for too long; a replay has none that could hang."""
+        at_work = self.status in ("streaming", "prefill") and not self.replay
+        between_tokens = 1 / self.pace.value if self.pace.value else 0.0
+        patience = max(PATIENCE_SECONDS, 2 * between_tokens)
+        return f"no news for {int(self.silent)} s" if at_work and self.silent >= patience else ""
 
     @property
     def resumable(self) -> bool:

@@ -85,6 +85,9 @@ class HeaderBar(Drawn):
             "finished": ("■", ink.good),
             "failed": ("✗", ink.bad),
         }[frame.status]
+        if frame.silence:
+            status = f"{frame.status}, " if detail >= 3 else ""
+            return f"{glyph} {status}{frame.silence}", on(ink.warn, ink.bar)
         words = [glyph, frame.status]
         if frame.status in ("loading", "prefill") and (share := done_share(frame.view.progress)) is not None:
             words.append(percent(share, 0))
@@ -110,7 +113,7 @@ class HeaderBar(Drawn):
                 return [("○ not recording", on(ink.warn, ink.bar))]
 
     def _rate(self, frame: Frame) -> Part:
-        value = frame.view.rate.value() if frame.status == "streaming" else None
+        value = frame.view.rate.value() if frame.status == "streaming" and not frame.silence else None
         ink = self.palette
         return ("– tok/s", on(ink.muted, ink.bar)) if value is None else (f"{rate(value)} tok/s", ink.bar)
 

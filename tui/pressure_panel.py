@@ -15,13 +15,18 @@ from tui.chart import Axis, Chart, x_labels
 from tui.format import number, plural, signed
 from tui.frame import Frame
 from tui.panel import Panel
-from tui.pressure_track import PressureTrack
+from tui.pressure_track import Injection, PressureTrack
 
 SLOW_SETTLES = 1500
 """Tokens that the slow average needs: P_slow is grey before."""
 LEAST_SPAN = 0.1
 """The chart never magnifies noise beyond this range of pressure."""
 LINES = ("fast", "slow", "net")
+SIGNS = {"mid": "●", "fast": "f", "slow": "s", "net": "n"}
+"""What stands at the newest end of a curve, and before its name: colours alone would not tell them apart."""
+POSTS = 6
+"""Injections shown at full height and by number, the newest ones."""
+_FOOT = "╵"
 _FIRST_X = 2 * WARM_UP_CHUNKS
 
 
@@ -80,7 +85,8 @@ class PressurePanel(Panel):
         last = track.chunks[-1].pressures
         for name in ("mid", *(LINES if self.all_lines else ())):
             value = None if last is None else getattr(last, name)
-            row.put("━ ", ink.accent if name == "mid" and not self.all_lines else ink.series[name])
+            sign = SIGNS[name] if self.all_lines else "━"
+            row.put(f"{sign} ", ink.accent if name == "mid" else ink.series[name])
             row.put(f"{name} ", ink.muted).put("n/a" if value is None else number(value, 3), ink.strong).put("  ")
         if track.initial is not None and track.half is not None:
             start, half = number(track.initial, 3), number(track.half, 3)
@@ -97,6 +103,8 @@ class PressurePanel(Panel):
             lines.append(((f"{warm_up}: nothing is measured yet", warm_up), ink.muted))
         elif track.crossing is not None:
             lines.append(((f"half of P₀ crossed at chunk {track.crossing}",), ink.warn))
+        if track.initial_problem:
+            lines.append(((f"P₀ n/a: {track.initial_problem}",), ink.muted))
         lines += [((text,), ink.warn) for text in _unreachable(track)]
         lines += [(variants, ink.accent) for variants in _delta(track)]
         rows = ([((text, style),) for text in variants] for variants, style in lines)
@@ -110,15 +118,21 @@ class PressurePanel(Panel):
         first = track.chunks[0].index
         last = first + _nice_extent(track.chunks[-1].index - first + 1)
         chart = Chart(self.palette, width, height - 1, (first, last), axis)
-        for injection in track.injections:
-            if first <= injection.chunk <= last:
-                chart.post(injection.chunk - 0.5, self.palette.accent)
+        self._draw_injections(chart, track.injections, first)
         self._draw_half(chart, track)
         self._draw_warm_up(chart, track)
         for name in reversed(names):
             self._draw_curve(chart, track.chunks, name)
-        self._draw_marks(chart, track)
+        self._draw_marks(chart, track, names)
         return [*chart.rows(), self._x_axis(chart, track, first, last)]
+
+    def _draw_injections(self, chart: Chart, injections: Sequence[Injection], first: int) -> None:
+        """The newest as posts; of those before, which may be one per chunk, only the feet."""
+        shown = [injection.chunk - 0.5 for injection in injections if injection.chunk >= first]
+        for x in shown[:-POSTS]:
+            chart.write(chart.column(x), chart.canvas.height - 1, _FOOT, self.palette.accent)
+        for x in shown[-POSTS:]:
+            chart.post(x, self.palette.accent)
 
     def _draw_half(self, chart: Chart, track: PressureTrack) -> None:
         half = track.half
@@ -152,20 +166,25 @@ class PressurePanel(Panel):
             chart.canvas.line(point if before is None or chunk.partial else before, point, style)
             before = before if chunk.partial else point
 
-    def _draw_marks(self, chart: Chart, track: PressureTrack) -> None:
-        """The newest chunk, and the one that crossed the half."""
+    def _draw_marks(self, chart: Chart, track: PressureTrack, names: Sequence[str]) -> None:
+        """The newest chunk with a sign for each curve, and the one that crossed the half."""
         for chunk in track.chunks:
             if chunk.index == track.crossing and chunk.pressures:
                 chart.mark(chart.column(chunk.index), chart.line_of(chunk.pressures.mid), "◆", self.palette.warn)
         newest = track.chunks[-1]
-        if newest.pressures:
-            chart.mark(chart.column(newest.index), chart.line_of(newest.pressures.mid), "●", self.palette.accent)
+        if newest.pressures is None:
+            return
+        column = chart.column(newest.index)
+        chart.mark(column, chart.line_of(newest.pressures.mid), SIGNS["mid"], self.palette.accent)
+        for name in names[1:]:
+            row = chart.line_of(_value(newest.pressures, name))
+            chart.mark_beside(column, row, SIGNS[name], self.palette.series[name])
 
     def _x_axis(self, chart: Chart, track: PressureTrack, first: int, last: int) -> Strip:
         ink = self.palette
         marks = [
             (chart.column(injection.chunk - 0.5), f"▴{injection.chunk}", ink.accent)
-            for injection in reversed(track.injections)
+            for injection in reversed(list(track.injections)[-POSTS:])
             if first <= injection.chunk <= last
         ]
         step = _tick_step(last - first, chart.canvas.width)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from routing.events import Chunk, Perturbation
+from routing.events import Chunk, Keyframe, Perturbation
+from routing.instruments import start_is_before
 from routing.pressure import WARM_UP_CHUNKS, crossing
 
 CHUNKS_KEPT = 4000
@@ -33,13 +34,25 @@ class PressureTrack:
         self.seen = 0
         """Chunks so far, those no longer kept included."""
         self.complete = 0
+        """Complete chunks of the run so far, those before the recording included."""
         self.initial: float | None = None
         """P₀: P_mid of the first complete chunk after the warm-up."""
+        self.initial_problem = ""
+        """Why there will be no `initial`, whatever comes."""
         self.crossing: int | None = None
         """Index of the first chunk at or below half of P₀."""
         self.after: Chunk | None = None
         """The first complete chunk after the last injection."""
         self._last_complete: Chunk | None = None
+        self._first = 0
+        """Index of the first chunk to come."""
+
+    def begin_at(self, frame: Keyframe) -> None:
+        """Go on from the state before the first token of a recording that begins in the middle of a run."""
+        self._first = frame.chunks
+        self.complete = frame.complete_chunks
+        if start_is_before(frame):
+            self.initial_problem = "the recording begins after it"
 
     def add(self, chunk: Chunk) -> None:
         """Take in the next chunk."""
@@ -56,7 +69,7 @@ class PressureTrack:
 
     def inject(self, perturbation: Perturbation, label: str) -> None:
         """Text was put in after the chunks so far."""
-        next_chunk = self.chunks[-1].index + 1 if self.chunks else 0
+        next_chunk = self.chunks[-1].index + 1 if self.chunks else self._first
         self.injections.append(Injection(next_chunk, perturbation.i, label, self._last_complete))
         self.after = None
 
@@ -79,6 +92,8 @@ class PressureTrack:
         return self.after.pressures.mid - before.pressures.mid
 
     def _measure(self, index: int, mid: float) -> None:
+        if self.initial_problem:
+            return
         if self.initial is None:
             self.initial = mid
         elif self.crossing is None and crossing([self.initial, mid]):

@@ -13,7 +13,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from routing.events import Progress
-from tui.format import count, number, percent, size
+from tui.format import count, number, percent, probability, size
 from tui.frame import Frame
 from tui.header_bar import done_share
 from tui.inert import inert, one_line
@@ -168,6 +168,8 @@ class StreamPanel(Panel):
                 if piece.would_stop:
                     wrap.add_mark(piece, _WOULD_STOP)
                 wrap.add(piece, piece.text)
+                if piece.omitted:
+                    wrap.add_mark(piece, f"… {count(piece.omitted)} more characters")
         self._last_role = piece.role
 
     # Drawing
@@ -307,7 +309,7 @@ def _quoted(text: str) -> str:
 def _readings(piece: Piece) -> list[tuple[str, str]]:
     readings = []
     if piece.surprisal is not None and piece.probability is not None:
-        readings += [("p", percent(piece.probability, 0)), ("surprisal", number(piece.surprisal))]
+        readings += [("p", probability(piece.probability)), ("surprisal", number(piece.surprisal))]
     if piece.entropy is not None:
         readings.append(("entropy", number(piece.entropy)))
     return [*readings, ("token", count(piece.i))]

@@ -40,6 +40,8 @@ GO_ON = " Please continue:"
 GO_ON_TEXTS = (GO_ON, " go on")
 """Injected texts that are called “go on”."""
 PIECES_KEPT = 20_000
+CHARACTERS_KEPT = 4_000
+"""Of one token. No vocabulary has longer ones; a file may claim anything."""
 
 Status = Literal["loading", "waiting", "prefill", "streaming", "paused", "finished", "failed"]
 Role = Literal["prompt", "injected", "generated", "inject", "fresh", "end", "note"]
@@ -58,6 +60,8 @@ class Piece:
     entropy: float | None = None
     """Mean router entropy over layers."""
     would_stop: bool = False
+    omitted: int = 0
+    """Characters that `text` was too long to keep."""
 
     @property
     def probability(self) -> float | None:
@@ -158,7 +162,7 @@ class RunView:
             case Cost():
                 self.cost = item
             case Keyframe():
-                self._derive(item)
+                self._feed_keyframe(item)
 
     def _begin(self, header: Header) -> None:
         self._clear()
@@ -222,6 +226,13 @@ class RunView:
             track.inject(perturbation, label)
         self._add(Piece("inject", label, perturbation.i))
 
+    def _feed_keyframe(self, keyframe: Keyframe) -> None:
+        """Before the first token it tells what came before the recording; later ones tell nothing new."""
+        if keyframe.i and not self.tokens:
+            for track in self.tracks.values():
+                track.begin_at(keyframe)
+        self._derive(keyframe)
+
     def _feed_state(self, state: State) -> None:
         if state.state in CUTTING_STATES:
             self.clock.cut()
@@ -274,9 +285,10 @@ def _piece(token: Token, entropy: Floats) -> Piece:
     mean = float(mean_of_known(entropy, 0))
     return Piece(
         role=token.source,
-        text=token.text,
+        text=token.text[:CHARACTERS_KEPT],
         i=token.i,
         surprisal=None if token.logprob is None else -token.logprob,
         entropy=mean if mean == mean else None,
         would_stop=token.would_stop,
+        omitted=max(0, len(token.text) - CHARACTERS_KEPT),
     )

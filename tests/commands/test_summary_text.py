@@ -17,7 +17,7 @@ def test_the_golden_session_in_words(golden_events):
     assert lines[1] == "6 tokens generated, 2 of prompt, 1 injected"
     assert lines[2].startswith("router entropy 0.6492 · ")
     assert lines[5].split() == ["1", "0.6150", "0.9796", "3", "(33.3%)", "0", "of", "4"]
-    assert "n/a, 3 of the 10 warm-up chunks so far" in lines[-2]
+    assert "n/a, 7 more chunks of warm-up needed" in lines[-2]
     assert lines[-1] == "ended: all tokens that were asked for"
 
 

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
-from routing.events import Progress
+from routing.events import Chunk, Pressures, Progress
+from routing.instruments import Instruments
 from routing.summary import Summary
+from tests.routing.test_instruments import make_run, tokens_of
 
 
 def summarise(events):
@@ -13,6 +16,28 @@ def summarise(events):
     for event in events:
         summary.feed(event)
     return summary.result()
+
+
+PROMPT, CHUNK = 4, 5
+"""Tokens, of the runs that `make_run` makes."""
+
+
+def mid_chunk(index, mid):
+    pressures = Pressures(fast=0.0, mid=mid, slow=0.0, net=0.0, w_fast=0.2, w_mid=0.5, w_slow=0.1)
+    return Chunk(index=index, first=20 * index, last=20 * index + 19, tokens=20, pressures=pressures)
+
+
+def pressure_from(begin, chunks=30):
+    """The pressure of a run as a whole, and as a recording has it that was switched on after `begin` tokens."""
+    header, lines = make_run(PROMPT + CHUNK * chunks)
+    instruments, whole, part = Instruments(header), [header], [header]
+    for token in tokens_of(lines):
+        if token.i == begin:
+            part.append(instruments.keyframe())
+        events = [token, *instruments.feed(token)]
+        whole += events
+        part += events if token.i >= begin else []
+    return summarise(whole)["pressure"], summarise(part)["pressure"]
 
 
 def test_golden_summary_by_hand(golden_events):
@@ -35,6 +60,49 @@ def test_golden_summary_by_hand(golden_events):
 def test_crossing_is_absent_while_everything_is_warm_up(golden_events):
     assert summarise(golden_events)["pressure"]["crossing"] == {"chunk": None}
     assert summarise(golden_events)["pressure"]["initial"] is None
+
+
+@pytest.mark.parametrize("chunks", [0, 3, 10, 10.4])
+def test_recording_that_begins_before_the_start_of_the_measurement_knows_it(chunks):
+    whole, part = pressure_from(PROMPT + int(CHUNK * chunks))
+    assert whole["begins_at_chunk"] is None
+    assert part["begins_at_chunk"] == int(chunks)
+    assert part["initial"] == whole["initial"] is not None
+    assert part["crossing"] == whole["crossing"]
+    assert part["warm_up_missing"] == whole["warm_up_missing"] == 0
+    assert part["chunks"] == whole["chunks"][int(chunks) :]
+
+
+@pytest.mark.parametrize("chunks", [11, 20.6])
+def test_recording_that_begins_after_the_start_of_the_measurement_does_not_know_it(chunks):
+    whole, part = pressure_from(PROMPT + int(CHUNK * chunks))
+    assert whole["initial"] is not None
+    assert part["initial"] is None
+    assert part["crossing"] == {"chunk": None}
+    assert part["begins_at_chunk"] == int(chunks)
+    assert part["chunks"] == whole["chunks"][int(chunks) :]
+
+
+def test_crossing_that_is_only_one_from_where_the_recording_begins():
+    header, _ = make_run(PROMPT)
+    frame = msgspec.structs.replace(Instruments(header).keyframe(), i=100, chunks=15, complete_chunks=15)
+    mids = [mid_chunk(15, 0.5), mid_chunk(16, 0.1)]
+    assert summarise([header, *mids])["pressure"]["crossing"] == {"chunk": 16}
+    assert summarise([header, frame, *mids])["pressure"]["crossing"] == {"chunk": None}
+
+
+def test_warm_up_counts_what_was_before_the_recording():
+    whole, part = pressure_from(PROMPT + 3 * CHUNK, chunks=6)
+    assert part["warm_up_missing"] == whole["warm_up_missing"] == 4
+
+
+def test_keyframes_of_a_whole_run_change_nothing():
+    header, lines = make_run(PROMPT + CHUNK)
+    instruments = Instruments(header)
+    events = [header, instruments.keyframe()]
+    for token in tokens_of(lines):
+        events += [token, *instruments.feed(token)]
+    assert summarise([*events, instruments.keyframe()])["pressure"]["begins_at_chunk"] is None
 
 
 def test_nothing_decoded_is_null_and_never_zero(golden_events):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count, islice
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from routing.events import (
     TokenSource,
 )
 from sessions.live_run import Surroundings
+from sessions.replay import ReplaySource
 from sessions.source import Source
 
 LAYERS, EXPERTS, K = 3, 5, 2
@@ -231,3 +233,42 @@ class Stage:
     @property
     def worker(self) -> ScriptedWorker:
         return self.workers[-1]
+
+
+class Picky(ScriptedWorker):
+    """Takes no prompt of more than five characters."""
+
+    def send(self, command):
+        if isinstance(command, Start) and len(command.prompt) > 5:
+            self.state("error", message="the prompt has 2,000 tokens")
+        else:
+            super().send(command)
+
+
+class Hesitating(ScriptedWorker):
+    """Never gets to its first token."""
+
+    def send(self, command):
+        if isinstance(command, Start):
+            self._running = True
+        else:
+            super().send(command)
+
+
+def replayed(path):
+    source = ReplaySource(path, ManualClock(), speed=0)
+    source.start()
+    items = []
+    while not source.ended:
+        items += source.drain()
+    assert source.warnings == []
+    assert source.fatal_error is None
+    return items
+
+
+def path_of(source):
+    return Path(source.recording.path)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())

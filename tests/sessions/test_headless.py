@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from backends.protocol import Start
+from backends.protocol import Failed, Start
 from routing.errors import UserError
 from routing.events import Header, Progress, State, Token
 from routing.summary import Summary
-from sessions.headless import run_headless
+from sessions.headless import STOP_SIGNALS, run_headless
 from sessions.live import LiveSource
 from sessions.reader import read_session
 from sessions.replay import ReplaySource
@@ -28,6 +28,12 @@ class Finishing(ScriptedWorker):
         if isinstance(command, Start):
             self.generate(50)
             self.finish("length")
+
+
+class Loading(ScriptedWorker):
+    """Is never ready."""
+
+    ready = Failed(message="still at it", fatal=False)
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_replay_has_the_summary_of_the_live_run(live):
     assert isinstance(items[0], Header)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_signal_finishes_the_run(live, number):
     before = signal.getsignal(number)
     source = live(EndlessWorker)
@@ -106,6 +112,49 @@ def test_second_signal_interrupts_at_once_and_still_closes_the_file(live):
     with pytest.raises(KeyboardInterrupt):
         headless(source, interrupt)
     assert [event.why for event in read_session(source_path(source)) if isinstance(event, State)] == ["user"]
+
+
+def test_closed_terminal_that_is_told_of_twice_ends_the_run_whole(live):
+    source = live(EndlessWorker)
+
+    def hang_up(item):
+        if isinstance(item, Token) and item.i == 5:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+
+    summary, items = headless(source, hang_up)
+    assert summary["ended"] == {"state": "finished", "why": "user"}
+    assert list(read_session(source_path(source))) == [item for item in items if not isinstance(item, Progress)]
+
+
+def test_closed_terminal_that_is_to_be_ignored(live):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        summary, _ = headless(live(Finishing), lambda _: signal.raise_signal(signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert summary["ended"]["why"] == "length"
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_before_there_is_a_run(live, number):
+    source = live(Loading)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        headless(source, lambda _: signal.raise_signal(number))
+    assert source.ended
+    assert source.fatal_error is None
+    assert signal.getsignal(number) == before
+
+
+def test_run_that_cannot_be_recorded_is_over_at_once(tmp_path):
+    (tmp_path / "data").touch()
+    stage = Stage(tmp_path / "data", Finishing)
+    source = LiveSource(RunSettings(prompt="def", recording_required=True), stage.around)
+    summary, _ = headless(source)
+    assert summary == {}
+    assert "cannot be written" in str(source.fatal_error)
 
 
 def test_signal_stops_a_replay(tmp_path, golden_path):

@@ -1,61 +1,25 @@
 from __future__ import annotations
 
 import stat
-from pathlib import Path
 
-import msgspec
 import pytest
 
 from backends.protocol import Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
 from routing.errors import UserError
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, Progress, Sampling, State, Token, Vitals
 from sessions.live import LiveSource
-from sessions.live_run import STOP_SECONDS, VITALS_SECONDS
+from sessions.live_run import VITALS_SECONDS
 from sessions.reader import read_session
-from sessions.replay import ReplaySource
 from sessions.run_settings import RunSettings
-from tests.sessions.kit import BACKEND, CAPTURE, MODEL, Drained, ManualClock, ScriptedWorker, Stage, make_token
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def begin(folder):
-    """Starts a live run on a scripted worker, and closes it in the end."""
-    sources = []
-
-    def begin_run(worker=ScriptedWorker, **settings):
-        stage = Stage(folder, worker)
-        source = LiveSource(RunSettings(**({"prompt": "def", "chunk_size": 4} | settings)), stage.around)
-        sources.append(source)
-        source.start()
-        return stage, source, Drained(source)
-
-    yield begin_run
-    for source in sources:
-        source.close()
-
-
-def replayed(path):
-    source = ReplaySource(path, ManualClock(), speed=0)
-    source.start()
-    items = []
-    while not source.ended:
-        items += source.drain()
-    assert source.warnings == []
-    assert source.fatal_error is None
-    return items
-
-
-def path_of(source):
-    return Path(source.recording.path)
-
-
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+from tests.sessions.kit import (
+    BACKEND,
+    CAPTURE,
+    MODEL,
+    ScriptedWorker,
+    files,
+    path_of,
+    replayed,
+)
 
 
 class TestARun:
@@ -222,12 +186,44 @@ class TestVitals:
         for second in (1, 2, 3):
             stage.clock.advance(VITALS_SECONDS)
             assert drained.wait_for(Vitals, second + 1)[-1].t == second
+
+    def test_go_on_after_the_end_on_the_screen_but_not_in_the_file(self, begin):
+        stage, source, drained = begin()
+        drained.wait_for(Vitals)
         stage.worker.finish("length")
         drained.wait_for_end()
+        for second in (1, 2):
+            stage.clock.advance(VITALS_SECONDS)
+            assert drained.wait_for(Vitals, second + 1)[-1].t == second
+        assert source.ended
+        source.close()
+        assert [event.t for event in read_session(path_of(source)) if isinstance(event, Vitals)] == [0.0]
+
+    def test_are_recorded_again_when_the_run_goes_on(self, begin):
+        stage, source, drained = begin()
+        drained.wait_for(Vitals)
+        stage.worker.finish("length")
+        drained.wait_for_end()
+        source.perturb("more")
+        drained.wait_for(Perturbation)
+        stage.worker.state("resumed", why="perturbation")
+        drained.wait_for_state("resumed")
+        stage.clock.advance(VITALS_SECONDS)
+        drained.wait_for(Vitals, 2)
+        stage.worker.finish("length")
+        drained.wait_for_end()
+        source.close()
+        assert [event.t for event in read_session(path_of(source)) if isinstance(event, Vitals)] == [0.0, 1.0]
+
+    def test_stop_with_the_model(self, begin):
+        stage, source, drained = begin()
+        drained.wait_for(Vitals)
+        stage.worker.die("gone")
+        drained.wait_for_end()
         stage.clock.advance(10 * VITALS_SECONDS)
-        stage.worker.refuse("a message that comes after")
-        drained.wait_for(Marker)
-        assert len(drained.of(Vitals)) == 4
+        source.restart()
+        drained.wait_for(Header, 2)
+        assert len(drained.wait_for(Vitals, 2)) == 2
 
 
 class TestGoingOn:
@@ -319,262 +315,3 @@ class TestGoingOn:
             drained.wait_for(Header)
             source.prompt("again")
             assert [header.sampling.seed for header in drained.wait_for(Header, 2)] == seeds
-
-
-class TestRecording:
-    def test_off_from_the_beginning(self, begin, folder):
-        _, source, drained = begin(record=False)
-        drained.wait_for(Token, 2)
-        assert source.recording.mode == "off"
-        assert not folder.exists()
-
-    def test_off_and_on_makes_a_second_file_that_goes_on_with_the_same_numbers(self, begin, folder):
-        stage, source, drained = begin()
-        drained.wait_for(Token, 2)
-        stage.worker.generate(9)
-        source.set_recording(False)
-        source.mark("off")
-        drained.wait_for(Marker)
-        assert source.recording.mode == "off"
-        stage.worker.generate(9)
-        drained.wait_for(Token, 20)
-        source.set_recording(True)
-        source.mark("on")
-        drained.wait_for(Marker, 2)
-        assert source.recording.mode == "recording"
-        stage.worker.generate(30)
-        stage.worker.finish("length")
-        shown = drained.wait_for_end()
-        source.close()
-        first, second = (folder / name for name in files(folder))
-        header, keyframe, *rest = replayed(second)
-        assert header == shown[0]
-        assert keyframe.i == 20
-        assert keyframe.open_chunk is not None
-        assert rest == shown[shown.index(drained.of(Marker)[1]) :]
-        assert sum(isinstance(event, Chunk) for event in rest) == 8
-        assert list(read_session(first)) == shown[: shown.index(drained.of(Marker)[0])]
-
-    def test_on_while_it_is_on_changes_nothing(self, begin, folder):
-        _, source, drained = begin()
-        drained.wait_for(Header)
-        source.set_recording(True)
-        source.mark("still")
-        drained.wait_for(Marker)
-        assert len(files(folder)) == 1
-
-    def test_output_by_name_and_numbers_after_it(self, begin, tmp_path):
-        output = tmp_path / "mine.moe.jsonl"
-        _, source, drained = begin(output=output)
-        drained.wait_for(Header)
-        assert path_of(source) == output
-        source.prompt("again")
-        drained.wait_for(Header, 2)
-        assert path_of(source) == tmp_path / "mine-2.moe.jsonl"
-
-    def test_output_that_exists_is_refused_before_anything_is_loaded(self, folder, tmp_path):
-        output = tmp_path / "mine.moe.jsonl"
-        output.write_text("precious")
-        stage = Stage(folder)
-        source = LiveSource(RunSettings(output=output), stage.around)
-        with pytest.raises(UserError, match="exists already"):
-            source.start()
-        assert stage.workers == []
-        assert output.read_text() == "precious"
-        source.close()
-        assert source.ended
-
-    def test_output_that_exists_is_replaced_by_force(self, begin, tmp_path):
-        output = tmp_path / "mine.moe.jsonl"
-        output.write_text("precious")
-        _, source, drained = begin(output=output, force=True)
-        drained.wait_for(Token, 2)
-        source.close()
-        drained.of(Token)
-        assert list(read_session(output)) == drained.recorded
-
-    def test_output_that_cannot_be_written_ends_the_run_before_it_begins(self, begin, tmp_path):
-        (tmp_path / "file").touch()
-        _, source, drained = begin(output=tmp_path / "file" / "x.moe.jsonl")
-        drained.wait_for_end()
-        assert "cannot be written (Not a directory)" in str(source.fatal_error)
-        assert drained.of(Header) == []
-        assert drained.of(State)[0].state == "error"
-
-    def test_without_a_place_of_its_own_the_run_goes_on_unrecorded(self, begin, folder):
-        folder.touch()
-        stage, source, drained = begin()
-        drained.wait_for(Token, 2)
-        assert source.recording.mode == "failed"
-        assert "cannot be written" in source.recording.problem
-        stage.worker.generate(4)
-        drained.wait_for(Chunk)
-        folder.unlink()
-        source.set_recording(True)
-        source.mark("again")
-        drained.wait_for(Marker)
-        assert source.recording.mode == "recording"
-        assert [type(event) for event in read_session(path_of(source))] == [Header, Keyframe, Marker]
-
-    def test_file_deleted_underneath_is_said_and_the_run_goes_on(self, begin):
-        stage, source, drained = begin()
-        drained.wait_for(Token, 2)
-        path_of(source).unlink()
-        stage.clock.advance(2.0)
-        stage.worker.generate(8)
-        drained.wait_for(Token, 10)
-        assert source.recording.mode == "failed"
-        assert "the file was deleted" in source.recording.problem
-        source.set_recording(True)
-        source.mark("again")
-        drained.wait_for(Marker)
-        assert source.recording.mode == "recording"
-
-
-class TestFailure:
-    def test_worker_dies(self, begin, folder):
-        stage, source, drained = begin()
-        drained.wait_for(Token, 2)
-        stage.worker.generate(6)
-        stage.worker.die("the model's process was killed by the system (SIGKILL): out of memory?")
-        shown = drained.wait_for_end()
-        state = shown[-2]
-        assert (state.state, state.i) == ("error", 8)
-        assert "SIGKILL" in state.message
-        assert isinstance(shown[-1], Chunk)
-        assert shown[-1].partial
-        assert source.fatal_error is None
-        assert source.worker_log == ["last words"]
-        assert source.abilities == {"restart"}
-        assert source.recording.mode == "off"
-        assert replayed(path_of(source)) == shown
-
-    def test_restart_after_death(self, begin, folder):
-        stage, source, drained = begin()
-        drained.wait_for(Token, 2)
-        stage.worker.die("gone")
-        drained.wait_for_end()
-        source.restart()
-        drained.wait_for(Header, 2)
-        drained.wait_for(Token, 4)
-        assert stage.workers[0].closed
-        assert len(stage.workers) == 2
-        assert len(files(folder)) == 2
-        assert source.recording.mode == "recording"
-        assert "pause" in source.abilities
-
-    def test_restart_does_nothing_to_a_healthy_run(self, begin):
-        stage, source, drained = begin()
-        drained.wait_for(Header)
-        source.restart()
-        source.mark("still here")
-        drained.wait_for(Marker)
-        assert len(stage.workers) == 1
-
-    def test_model_cannot_be_loaded(self, begin, folder):
-        class Unloadable(ScriptedWorker):
-            ready = Failed(message="no such model: give a folder")
-
-        _, source, drained = begin(Unloadable)
-        drained.wait_for_end()
-        (state,) = drained.of(State)
-        assert (state.state, state.i, state.t) == ("error", 0, 0.0)
-        assert str(source.fatal_error) == "no such model: give a folder"
-        assert source.abilities == {"restart"}
-        assert not folder.exists()
-
-    def test_prompt_that_the_model_cannot_take_leaves_no_file(self, begin, tmp_path):
-        class Picky(ScriptedWorker):
-            def send(self, command):
-                if isinstance(command, Start) and len(command.prompt) > 3:
-                    self.state("error", message="the prompt has 2,000 tokens")
-                else:
-                    super().send(command)
-
-        output = tmp_path / "mine.moe.jsonl"
-        _, source, drained = begin(Picky, prompt="too long", output=output)
-        drained.wait_for_end()
-        assert str(source.fatal_error) == "the prompt has 2,000 tokens"
-        assert not output.exists()
-        assert "prompt" in source.abilities
-        source.prompt("def")
-        drained.wait_for(Token, 2)
-        assert source.fatal_error is None
-
-    def test_fault_of_ours_ends_the_run_visibly(self, begin):
-        stage, _, drained = begin()
-        drained.wait_for(Token, 2)
-        stage.worker.say(msgspec.structs.replace(make_token(2), experts=[1]))
-        drained.wait_for_end()
-        assert drained.of(State)[-1].message.startswith("moe-watch itself failed: ValueError: cannot reshape")
-
-
-class TestClose:
-    def test_waits_for_the_end_of_the_run_and_records_it(self, begin):
-        stage, source, drained = begin()
-        drained.wait_for(Token, 2)
-        stage.worker.generate(3)
-        source.close()
-        events = list(read_session(path_of(source)))
-        state = next(event for event in events if isinstance(event, State))
-        assert (state.state, state.why, state.i) == ("finished", "user", 5)
-        assert stage.worker.closed
-        drained.of(State)
-        assert events == drained.recorded
-        assert source.ended
-        assert source.recording.mode == "off"
-        assert source.recording.path
-
-    def test_twice(self, begin):
-        stage, source, drained = begin()
-        drained.wait_for(Header)
-        source.close()
-        source.close()
-        assert stage.worker.commands.count(Stop()) == 1
-
-    def test_without_start(self, folder):
-        source = LiveSource(RunSettings(), Stage(folder).around)
-        source.close()
-        assert source.ended
-        assert source.drain() == []
-
-    def test_worker_that_does_not_answer_is_not_waited_for_for_ever(self, begin):
-        class Deaf(ScriptedWorker):
-            confirms_stop = False
-
-            def send(self, command):
-                super().send(command)
-                if isinstance(command, Stop):
-                    stage.clock.advance(STOP_SECONDS)
-
-        stage, source, drained = begin(Deaf)
-        drained.wait_for(Token, 2)
-        source.close()
-        assert stage.worker.closed
-        *_, state = [event for event in read_session(path_of(source)) if isinstance(event, State)]
-        assert (state.state, state.why, state.i) == ("finished", "user", 2)
-
-    def test_worker_that_dies_while_being_stopped(self, begin):
-        class Dying(ScriptedWorker):
-            confirms_stop = False
-
-            def send(self, command):
-                super().send(command)
-                if isinstance(command, Stop):
-                    self.die("crashed (SIGSEGV)")
-
-        stage, source, drained = begin(Dying)
-        drained.wait_for(Token, 2)
-        source.close()
-        *_, state = [event for event in read_session(path_of(source)) if isinstance(event, State)]
-        assert (state.state, state.message) == ("error", "crashed (SIGSEGV)")
-        assert stage.worker.closed
-
-    def test_after_a_finished_run_nothing_is_added(self, begin):
-        stage, source, drained = begin()
-        drained.wait_for(Header)
-        stage.worker.finish("length")
-        shown = drained.wait_for_end()
-        source.close()
-        assert Stop() not in stage.worker.commands
-        assert list(read_session(path_of(source))) == shown

@@ -73,7 +73,7 @@ def test_blank_lines_and_carriage_returns_do_no_harm(write, lines):
 
 class TestFiles:
     def test_missing(self, tmp_path):
-        assert refusal(tmp_path / "none.moe.jsonl").startswith(": no such file: ")
+        assert refusal(tmp_path / "none.moe.jsonl") == ": no such file: check the path"
 
     def test_folder(self, tmp_path):
         assert refusal(tmp_path).startswith(": a folder, not a session file: ")
@@ -192,6 +192,18 @@ def test_numbers_that_json_does_not_have(write, lines, number):
 def test_number_too_large_for_a_float(write, lines):
     lines[3] = lines[3].replace(b'"logprob":-0.25', b'"logprob":1e999')
     assert ", line 4: no event: Number out of range" in refusal(write(lines))
+
+
+@pytest.mark.parametrize("number", [b"0.0001", b"7"])
+def test_log_probability_above_zero(write, lines, number):
+    lines[3] = lines[3].replace(b'"logprob":-0.25', b'"logprob":' + number)
+    assert f", line 4: a log-probability of {float(number)} is impossible: " in refusal(write(lines))
+
+
+@pytest.mark.parametrize("number", [b"0", b"-0.0"])
+def test_certain_token(write, lines, number):
+    lines[3] = lines[3].replace(b'"logprob":-0.25', b'"logprob":' + number)
+    assert len(list(read_session(write(lines)))) == len(lines)
 
 
 def test_second_header(write, lines):

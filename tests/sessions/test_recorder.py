@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from routing.errors import UserError
-from routing.events import Chunk, Marker, State, Token, Unknown
+from routing.events import Chunk, Marker, State, Token, Unknown, Vitals
+from routing.instruments import Instruments
 from sessions import paths
 from sessions.reader import read_session
 from sessions.recorder import CHUNK_SYNC_SECONDS, SYNC_SECONDS, Recorder
@@ -112,16 +113,69 @@ class TestNames:
     def test_force_leaves_what_a_reader_has_open(self, path):
         path.write_text("precious")
         with path.open() as file:
-            Recorder.create(path, HEADER, force=True).close()
+            recorder = Recorder.create(path, HEADER, force=True)
+            recorder.append(make_token(0))
+            recorder.close()
             assert file.read() == "precious"
+        assert path.read_text() != "precious"
 
     def test_force_writes_through_a_link(self, path):
         target = path.with_name("target.moe.jsonl")
         target.touch()
         path.symlink_to(target)
-        Recorder.create(path, HEADER, force=True).close()
+        recorder = Recorder.create(path, HEADER, force=True)
+        recorder.append(make_token(0))
+        recorder.close()
         assert path.is_symlink()
-        assert list(read_session(target)) == [HEADER]
+        assert list(read_session(target)) == [HEADER, make_token(0)]
+
+    def test_force_replaces_nothing_before_there_is_a_token(self, path):
+        path.write_text("precious")
+        recorder = Recorder.create(path, HEADER, force=True)
+        recorder.append(Vitals(t=0.0))
+        recorder.append(State(state="finished", i=0, t=0.0))
+        assert path.read_text() == "precious"
+        assert not recorder.in_place
+        recorder.append(make_token(0))
+        assert recorder.in_place
+        assert [type(event) for event in read_session(path)] == [type(HEADER), Vitals, State, Token]
+        recorder.close()
+        assert list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize("end", [Recorder.close, Recorder.discard])
+    def test_force_leaves_the_old_file_alone_if_no_token_came(self, path, end):
+        path.write_text("precious")
+        recorder = Recorder.create(path, HEADER, force=True)
+        recorder.append(State(state="error", i=0, t=0.0))
+        end(recorder)
+        assert path.read_text() == "precious"
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_force_that_cannot_take_the_place_any_more(self, path):
+        path.write_text("precious")
+        recorder = Recorder.create(path, HEADER, force=True)
+        path.unlink()
+        path.mkdir()
+        recorder.append(make_token(0))
+        assert recorder.problem == "Is a directory; nothing is recorded since token 0"
+        assert list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize("tokens_before", [0, 3])
+    def test_force_replaces_at_a_keyframe_of_a_run_that_has_begun(self, path, tokens_before):
+        path.write_text("precious")
+        instruments = Instruments(HEADER)
+        for token in tokens(tokens_before):
+            instruments.feed(token)
+        recorder = Recorder.create(path, HEADER, force=True)
+        recorder.append(instruments.keyframe())
+        assert recorder.in_place == (tokens_before > 0)
+        recorder.close()
+
+    def test_discarded(self, path):
+        recorder = Recorder.create(path, HEADER)
+        recorder.discard()
+        recorder.discard()
+        assert list(path.parent.iterdir()) == []
 
     @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
     def test_force_replaces_files_only(self, path, make):
@@ -211,6 +265,29 @@ class TestWriteThrough:
         assert synced == [recorder.bytes]
         recorder.close()
         assert synced == [recorder.bytes] * 2
+
+
+PENDING = """
+import sys, time
+from pathlib import Path
+from sessions.recorder import Recorder
+from tests.sessions.kit import HEADER
+recorder = Recorder.create(Path(sys.argv[1]), HEADER, force=True)
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+def test_killed_before_the_first_token(path):
+    path.write_text("precious")
+    process = subprocess.Popen([sys.executable, "-c", PENDING, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"begun\n"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert path.read_text() == "precious"
+    assert all(left.name.startswith(".") for left in path.parent.iterdir() if left != path)
 
 
 ENDLESS = """

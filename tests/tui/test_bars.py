@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import msgspec
 import pytest
 
-from routing.events import Cost, Progress
+from routing.events import Cost, Progress, State
 from sessions.source import PaceStatus, RecordingStatus
 from tests.tui.conftest import lines, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, header, main_run
-from tests.tui.scripted import RECORDING, REPLAY, REPLAYING
+from tests.tui.scripted import LIVE, RECORDING, REPLAY, REPLAYING, ManualClock
 
 # Bars
 
@@ -57,7 +59,7 @@ async def test_tap_cost_is_a_number_or_has_a_reason():
         assert "ratio 1.006 [1.001, 1.011]" in str(app.dashboard.query_one("#header").tooltip)
     async with running(main_run(30)) as (app, _, _):
         assert "tap cost n/a" in bar(app, "header")
-        assert "not measured for this model and engine" in str(app.dashboard.query_one("#header").tooltip)
+        assert "not measured in this run" in str(app.dashboard.query_one("#header").tooltip)
 
 
 async def test_simulated_data_is_called_simulated():
@@ -134,6 +136,62 @@ async def test_a_finished_run_says_why_and_what_next(why, words):
 async def test_a_replay_that_has_ended_says_so():
     async with running(main_run(30), abilities=REPLAY, recording=REPLAYING, ended=True) as (app, _, _):
         assert "finished: end of the recording" in lines(app.dashboard.query_one("#banner"))[0]
+
+
+async def test_a_run_has_ended_only_when_all_of_it_is_shown():
+    clock = count(0.0, 0.02)  # a slow machine: a frame takes in a few items
+    async with running(main_run(30), ended=True, clock=lambda: next(clock)) as (app, pilot, _):
+        seen = []
+        while app._backlog:
+            seen.append((app.view.tokens, app.dashboard.query_one("#banner").display, bar(app, "header")))
+            await settle(app, pilot)
+        assert len(seen) > 3
+        assert not any(banner or "finished" in header for _, banner, header in seen)
+        assert f"after {app.view.tokens} tokens" in lines(app.dashboard.query_one("#banner"))[0]
+
+
+async def test_a_next_run_that_could_not_begin_lost_nothing_and_asks_for_another_prompt():
+    items = [*main_run(30), header(prompt="x" * 99), State(state="error", i=0, t=0.0, message="the prompt is too long")]
+    options = {"abilities": LIVE - {"perturb", "turn", "pause"}, "recording": RecordingStatus("off")}
+    async with running(items, size=(140, 40), **options) as (app, _, _):
+        banner = lines(app.dashboard.query_one("#banner"))
+        assert banner[0].strip() == "✗ the prompt is too long"
+        assert "this run had not begun" in banner[1]
+        assert "N new prompt… · q quit" in banner[1]
+        assert "saved" not in banner[1]
+
+
+@pytest.mark.parametrize("width", [60, 120, 160])
+async def test_a_worker_that_is_not_heard_of_is_said_to_be_silent(width):
+    run, clock = MadeUpRun(), ManualClock()
+    async with running([*run.prompt(), *run.generate(60)], size=(width, 40), clock=clock) as (app, pilot, source):
+        for seconds, expected in ((4.9, "▸ streaming"), (2.2, "no news for 7 s")):
+            clock.advance(seconds)
+            source.add([run.vitals()])  # they are read here, not by the worker
+            await settle(app, pilot)
+            assert expected in bar(app, "header")
+        assert "– tok/s" in bar(app, "header")
+        source.add(run.generate(1))
+        await settle(app, pilot)
+        assert "▸ streaming" in bar(app, "header")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pace": PaceStatus("rate", 30.0, True)},
+        {"abilities": REPLAY, "recording": REPLAYING},
+        {"ended": True},
+        {"pace": PaceStatus("rate", 0.02, False)},
+    ],
+    ids=["paused", "replay", "ended", "slow-by-request"],
+)
+async def test_silence_is_no_news_only_where_a_worker_is_at_work(options):
+    clock = ManualClock()
+    async with running(main_run(30), clock=clock, **options) as (app, pilot, _):
+        clock.advance(60)
+        await settle(app, pilot)
+        assert "no news" not in bar(app, "header")
 
 
 async def test_no_banner_while_all_is_well():

@@ -213,8 +213,8 @@ async def test_every_offered_action_is_in_the_empty_palette(short):
         ("n", "next turn…: not in a replay"),
         ("N", "new prompt…: not in a replay"),
         ("r", "record: not in a replay"),
-        ("R", "restart: the worker runs"),
-        ("s", "mark…: there is no recording"),
+        ("R", "restart: a replay has no worker"),
+        ("s", "mark…: not in a replay"),
     ],
 )
 async def test_what_cannot_be_done_says_why(short, key, words):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from routing.events import Chunk, MemoryPressure, Token, Vitals
+from routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
+from tui.pressure_panel import POSTS
 
 # Entropy
 
@@ -103,9 +104,55 @@ async def test_f_adds_fast_slow_and_net():
         await press(app, pilot, "f")
         last = app.view.tracks["measured-v1"].chunks[-1].pressures
         for name in ("fast", "slow", "net"):
-            assert f"━ {name} {getattr(last, name):.3f}".replace("-", "−") in shown(panel)
+            assert f"{name[0]} {name} {getattr(last, name):.3f}".replace("-", "−") in shown(panel)
+        assert f"● mid {last.mid:.3f}" in shown(panel)
         await press(app, pilot, "f")
         assert "fast" not in shown(panel)
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(300, True), (90, False)], ids=["after", "before"])
+async def test_a_recording_that_begins_after_the_start_says_why_there_is_none(tokens, said):
+    run = MadeUpRun()
+    unseen = [*run.prompt(), *run.generate(tokens)]
+    async with running([unseen[0], run._instruments.keyframe(), *run.generate(60)]) as (app, _, _):
+        text = shown(app.dashboard.pressure)
+        assert ("P₀ n/a: the recording begins after it" in text) == said
+        assert "half" not in text
+        assert ("warm-up" in text) != said
+
+
+async def test_each_curve_ends_in_a_letter_of_its_own_colour():
+    async with running() as (app, pilot, _):
+        panel = app.dashboard.pressure
+        await press(app, pilot, "f")
+        chart = [segment for y in range(1, panel.content_size.height - 2) for segment in panel.render_line(y)]
+        for name in ("fast", "slow", "net"):
+            letters = [segment.style for segment in chart if segment.text.rstrip().endswith(name[0])]
+            assert letters == [panel.palette.series[name]]
+
+
+async def test_curves_that_end_in_the_same_place_keep_their_letters():
+    flat = Pressures(fast=0.5, mid=0.5, slow=0.5, net=0.5, w_fast=0.2, w_mid=0.7, w_slow=0.3)
+    items = [msgspec.structs.replace(item, pressures=flat) if isinstance(item, Chunk) else item for item in main_run()]
+    async with running(items) as (app, pilot, _):
+        await press(app, pilot, "f")
+        assert "●fsn" in shown(app.dashboard.pressure)
+
+
+async def test_injections_in_every_chunk_leave_room_for_the_curve():
+    run = MadeUpRun()
+    items = [*run.prompt()]
+    for _ in range(60):
+        items += [*run.generate(20), *run.inject()]
+    async with running(items) as (app, _, _):
+        text = lines(app.dashboard.pressure)
+        injections = [injection.chunk for injection in app.view.tracks["measured-v1"].injections]
+        assert len(injections) == 60
+        assert {line.count("┊") for line in text} <= set(range(POSTS + 1))
+        assert max(line.count("┊") for line in text) > 0
+        assert any(line.count("╵") > 10 for line in text)
+        assert f"▴{injections[-1]}" in text[-2]
+        assert text[-2].count("▴") <= POSTS < sum(character.isdigit() for character in text[-2])
 
 
 async def test_p_shows_the_reference_mode_and_why_it_has_no_half_life():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from routing.events import Chunk, Perturbation, Pressures
+from routing.events import Chunk, Keyframe, Perturbation, Pressures
 from tui.pressure_track import PressureTrack
 
 
@@ -18,6 +18,22 @@ def chunk(index, mid, *, warm_up=False, partial=False):
 
 def track(*chunks):
     found = PressureTrack("measured-v1")
+    for each in chunks:
+        found.add(each)
+    return found
+
+
+def keyframe(complete, *, partial=0):
+    return Keyframe(
+        i=20 * (complete + partial), chunks=complete + partial, complete_chunks=complete,
+        rows_prefill=[], rows_decode=[], counts_prefill=[], counts_decode=[], average_rows=[], average_meso=[],
+        average_macro=[], phases=[], coherence=None, residual=0.0, last_experts=[],
+    )  # fmt: skip
+
+
+def begun_at(frame, *chunks):
+    found = PressureTrack("measured-v1")
+    found.begin_at(frame)
     for each in chunks:
         found.add(each)
     return found
@@ -67,3 +83,29 @@ def test_delta_is_absent_where_it_cannot_be_had():
     perturb(unmeasured, 20)
     unmeasured.add(chunk(1, 0.5))
     assert unmeasured.delta is None
+
+
+def test_recording_that_begins_after_the_start_knows_neither_start_nor_crossing():
+    found = begun_at(keyframe(11), chunk(11, 0.5), chunk(12, 0.1))
+    assert found.initial is found.half is found.crossing is None
+    assert found.initial_problem == "the recording begins after it"
+    assert found.warm_up_missing == 0
+
+
+def test_recording_that_begins_with_the_first_measured_chunk_knows_the_start():
+    found = begun_at(keyframe(10), chunk(10, 0.5), chunk(11, 0.1))
+    assert (found.initial, found.crossing, found.initial_problem) == (0.5, 11, "")
+    assert track(chunk(10, 0.5), chunk(11, 0.1)).initial_problem == ""
+
+
+def test_recording_that_begins_in_the_warm_up_counts_what_was_before():
+    found = begun_at(keyframe(3, partial=2), chunk(5, 0.9, warm_up=True), chunk(6, 0.8, warm_up=True, partial=True))
+    assert found.warm_up_missing == 6
+    assert found.initial is None
+    assert found.initial_problem == ""
+
+
+def test_injection_before_the_first_chunk_of_a_recording_is_at_its_place_in_the_run():
+    found = begun_at(keyframe(11))
+    perturb(found, 220)
+    assert found.injections[-1].chunk == 11

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 import msgspec
 import pytest
 from textual.events import MouseScrollUp
@@ -11,6 +13,7 @@ from sessions.source import RecordingStatus
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
 from tests.tui.scripted import LIVE
+from tui.view import CHARACTERS_KEPT
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07[bold red]not bold[/bold red][@click=app.quit]quit[/] \u202etxet\u200b \x9b31m [/unclosed"
@@ -156,6 +159,23 @@ async def test_a_token_under_the_mouse_is_read_out():
         await pilot.hover(stream, offset=(1 + stream.gutter.left, row + stream.gutter.top))
         await settle(app, pilot)
         assert lines(stream)[-1].startswith("▸ ‘alpha’  p 61 %  surprisal 0.50")
+
+
+@pytest.mark.parametrize(("probability", "said"), [(0.004, "<1 %"), (0.0051, "1 %"), (1.0, "100 %")])
+async def test_what_is_unlikely_is_not_said_to_be_impossible(probability, said):
+    async with running(tokens("word", logprob=log(probability))) as (app, _, _):
+        assert f"  p {said}  surprisal" in lines(app.dashboard.stream)[-1]
+
+
+@pytest.mark.parametrize("character", ["漢", "\u0301", "\x1b", "\n", "a"])
+async def test_of_an_endless_token_only_the_beginning_is_drawn(character):
+    async with running(tokens(character * 1_048_576, " after")) as (app, _, _):
+        stream = app.dashboard.stream
+        assert "… 1,044,576 more characters" in shown(stream)
+        assert "after▌" in shown(stream)
+        drawn = sum(len(run.text) for line in stream._wrap.lines for run in line.runs)
+        assert drawn < 10 * CHARACTERS_KEPT
+        assert len(stream._wrap.lines) <= CHARACTERS_KEPT + 10
 
 
 async def test_narrower_wraps_anew_with_the_same_words():

@@ -13,13 +13,14 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES
+from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action
 from tui.frame import Frame
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),
     ("⊣", "the model chose to end its text here, and was told to go on"),
     ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
+    ("┊ and ╵ in pressure", "text was put in before this chunk: the last few times, and the times before"),
     ("── fresh context ──", "the context was full, and the run went on in an empty one"),
     ("␛ ⟨202E⟩", "a control or hidden character of the text, shown instead of obeyed"),
     ("underlined text", "the most surprising (or most undecided) tokens"),
@@ -51,13 +52,16 @@ class HelpScreen(ModalScreen[None]):
             table.add_row(Text(), Text(title, style="bold"))
             for action in ACTIONS:
                 if action.group == group and action.shown:
-                    offered = action.offered(self._frame)
-                    description = action.description if offered else f"{action.description} (not now: {action.lacking})"
-                    table.add_row(Text(action.shown, style="bold"), Text(description, style="" if offered else "dim"))
+                    table.add_row(Text(action.shown, style="bold"), self._explain(action))
         table.add_row(Text(), Text("Moving about", style="bold"))
         for key, description in FIXED_KEYS:
             table.add_row(Text(key, style="bold"), Text(description))
         return table
+
+    def _explain(self, action: Action) -> Text:
+        if action.offered(self._frame):
+            return Text(action.description)
+        return Text(f"{action.description} (not now: {action.reason(self._frame)})", style="dim")
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
