@@ -7,7 +7,7 @@ It knows nothing of chunks, commands, pacing or events.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -58,6 +58,21 @@ class Detokenizer(Protocol):
         """What this token adds; a character that needs several tokens comes whole, with the last of them."""
 
 
+class Bare(ABC):
+    """An engine's own way to run the weights that it has loaded, with nothing observed and a context of its own.
+
+    What observing costs is measured against it.
+    """
+
+    @abstractmethod
+    def prefill(self, ids: list[int]) -> None:
+        """Evaluate these tokens in an empty context, so that the next one can be drawn; waits until that is done."""
+
+    @abstractmethod
+    def decode(self, ids: list[int]) -> Generator[int, None, None]:
+        """Evaluate these tokens, and generate for ever. Close it before anything else is run."""
+
+
 class Engine(ABC):
     """One loaded model with one context."""
 
@@ -102,6 +117,10 @@ class Engine(ABC):
         the call the context holds exactly the tokens returned, and given tokens may be evaluated. A later `draw`
         without anything between goes on as if `last` had not been given.
         """
+
+    @abstractmethod
+    def bare(self) -> Bare:
+        """The same weights without observation. Must not be used while drawn tokens of this context are wanted."""
 
     @abstractmethod
     def close(self) -> None:

@@ -13,7 +13,7 @@ from backends.injections import Injections
 from backends.observation import Evaluated, TokenFacts
 from backends.outbox import Outbox
 from backends.pace import Pace
-from backends.protocol import Command, Load, Pause, Perturb, Resume, SetRate, SetSampling, Start, Stop
+from backends.protocol import Command, Load, Measure, Pause, Perturb, Resume, SetRate, SetSampling, Start, Stop
 from routing.chunks import ChunkClock
 from routing.errors import UserError
 from routing.events import Perturbation, PerturbationForm, Progress, RunState, State, TokenSource
@@ -270,6 +270,8 @@ class Run:
                 self._set_sampling(command)
             case Load():
                 self._decline("a model is loaded already")
+            case Measure():
+                self._decline("nothing was measured: a run is under way")
 
     def _pause(self) -> None:
         self._paused = True

@@ -28,8 +28,8 @@ class Settings:
     """In float32 throughout: the cache too, and without flash attention, which rounds."""
 
 
-def new_context(model: Any, settings: Settings, tap: Tap) -> Any:
-    """An empty context; its tap must live as long.
+def new_context(model: Any, settings: Settings, tap: Tap | None) -> Any:
+    """An empty context; its tap, if anything is to look on, must live as long.
 
     Raises:
         UserError: there is not enough memory for it.
@@ -38,7 +38,8 @@ def new_context(model: Any, settings: Settings, tap: Tap) -> Any:
     params.n_ctx = settings.context
     params.n_batch = params.n_ubatch = PREFILL_STEP
     params.n_threads = params.n_threads_batch = settings.threads
-    params.cb_eval, params.cb_eval_user_data = tap.callback, tap.user_data
+    if tap is not None:
+        params.cb_eval, params.cb_eval_user_data = tap.callback, tap.user_data
     if settings.exact:
         params.type_k = params.type_v = lib.GGML_TYPE_F32
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED

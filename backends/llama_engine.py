@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from llama_cpp import llama_cpp as lib
 
 from backends.catalog import ModelLocation
-from backends.engine import Detokenizer, Drawn, Engine, Routing
+from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing
+from backends.llama_bare import LlamaBare
 from backends.llama_context import PREFILL_STEP, clear, evaluate
 from backends.llama_loading import LoadedModel, load_model
 from backends.llama_sampling import NextToken
@@ -73,6 +74,9 @@ class LlamaEngine(Engine):
             ends=choice.id in self._ends,
             routing=self._evaluate([choice.id]),
         )
+
+    def bare(self) -> Bare:
+        return LlamaBare(self._loaded.model, self._loaded.settings)
 
     def close(self) -> None:
         self._next_token.close()

@@ -10,7 +10,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from backends.catalog import ModelLocation
-from backends.engine import Detokenizer, Drawn, Engine, Routing
+from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing
+from backends.mlx_bare import MlxBare
 from backends.mlx_loading import LoadedModel, load_model
 from backends.mlx_sampling import NextToken, Prediction
 from backends.mlx_tap import Frame
@@ -109,6 +110,9 @@ class MlxEngine(Engine):
             ends=ends,
             routing=routing,
         )
+
+    def bare(self) -> Bare:
+        return MlxBare(self._loaded.model, self._loaded.tap)
 
     def close(self) -> None:
         mx.synchronize()

@@ -57,7 +57,7 @@ def _rows(array: Any) -> Any:
 
 
 class RouterTap:
-    """Hooks into all MoE layers of a model; `close` takes them out again.
+    """Hooks into all MoE layers of a model; `close` takes them out again, and `open` puts them back.
 
     Quantise before this: quantising replaces the hooked modules.
 
@@ -71,10 +71,9 @@ class RouterTap:
             raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
         self.frame = self._new_frame()
         """Of the forward pass that was built last."""
+        self._model = model
         self._undo: list[Callable[[], None]] = []
-        for position, layer in enumerate(self.layers):
-            self._hook_layer(position, layer)
-        self._hook(model, _open_frame(self))
+        self.open()
 
     @property
     def gate(self) -> str:
@@ -115,6 +114,12 @@ class RouterTap:
             module.__class__ = original
 
         self._undo.append(undo)
+
+    def open(self) -> None:
+        """Hook in."""
+        for position, layer in enumerate(self.layers):
+            self._hook_layer(position, layer)
+        self._hook(self._model, _open_frame(self))
 
     def close(self) -> None:
         """Leave the model as it was."""

@@ -16,6 +16,7 @@ from routing.events import (
     Perturbation,
     PerturbationForm,
     PerturbationSource,
+    Phase,
     Progress,
     Sampling,
     State,
@@ -83,6 +84,18 @@ class SetRate(msgspec.Struct, frozen=True, tag=True):
     rate: float
 
 
+class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """How fast is this model? Heard between runs only; answered with `Measured`."""
+
+    variant: Literal["bare", "tap", "events"]
+    """The engine's own loop, ours, or ours with the events made and encoded, as for a run."""
+    phase: Phase
+    """A prompt evaluated (`events` is as `tap` there), or tokens generated."""
+    prompt: str
+    """Raw; for `prefill` repeated up to `tokens`."""
+    tokens: int
+
+
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """End the run; the model stays loaded and another `Start` may follow."""
 
@@ -93,7 +106,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Leave the process. So does the end of the pipe."""
 
 
-Command = Load | Start | Pause | Resume | Perturb | SetSampling | SetRate | Stop | Shutdown
+Command = Load | Start | Pause | Resume | Perturb | SetSampling | SetRate | Measure | Stop | Shutdown
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -120,13 +133,19 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """If it died: the last lines that it wrote."""
 
 
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Measure`."""
+
+    tokens_per_second: float
+
+
 class Batch(msgspec.Struct, frozen=True, tag=True):
     """Stream items in order."""
 
     items: list[Token | Perturbation | State | Progress]
 
 
-Message = Ready | Failed | Batch
+Message = Ready | Failed | Measured | Batch
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(Command)

@@ -19,10 +19,11 @@ from backends import catalog
 from backends.engine import Engine
 from backends.generation import Run
 from backends.inbox import Inbox, PipeInbox
+from backends.measuring import Measurements
 from backends.observation import Observer, captured
 from backends.outbox import Outbox
 from backends.preflight import preflight
-from backends.protocol import Batch, Failed, Load, Message, Perturb, Ready, Start, encode
+from backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
 from routing.errors import UserError
 from routing.events import Progress
 
@@ -89,6 +90,7 @@ def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
         send(Failed(message=why, fatal=False))
 
     send(_ready(engine))
+    measurements = Measurements(engine)
     following: Start | None = None
     while True:
         command, following = following or inbox.take(None), None
@@ -97,6 +99,8 @@ def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
                 outbox = Outbox(send, Observer(engine.model), time.monotonic)
                 run = Run(engine, command, inbox=inbox, outbox=outbox, refuse=refuse, clock=time.monotonic)
                 following = run.run()
+            case Measure():
+                send(Measured(measurements.take(command)))
             case Load():
                 refuse("a model is loaded already")
             case Perturb():

@@ -6,31 +6,24 @@ python -m benchmarks.watching --rounds 10
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from backends import catalog
-from backends.engine import Engine
-from benchmarks import bare
+from backends.measuring import Measurements
+from backends.protocol import Measure
 from benchmarks.made_models import Shape, make
-from benchmarks.ratios import interleave, table
-from routing.events import Sampling
+from routing.ratios import interleave, table
+from sessions.bench import recorded_rate
 from tests.e2e.terminal import Terminal
 
 PROMPT = "def parse_"
-SAMPLING = Sampling(seed=7, stop="never")
+ENGINE_NAMES = {"mlx": "mlx-lm", "llama.cpp": "llama.cpp"}
 MADE = Shape(layers=16, experts=8, hidden=512, expert_width=1024)
-
-
-def rate(stamps: Iterator[float], tokens: int) -> float:
-    """Tokens per second from the first to the last of `tokens` time stamps."""
-    seen = [next(stamps) for _ in range(tokens)]
-    return (tokens - 1) / (seen[-1] - seen[0])
 
 
 @contextmanager
@@ -46,17 +39,6 @@ def quiet() -> Iterator[None]:
             os.close(kept)
 
 
-def tapped(engine: Engine, ids: list[int]) -> Iterator[float]:
-    """Our engine: every token with its routing, read into NumPy."""
-    engine.reset()
-    engine.configure(SAMPLING, reseed=True)
-    for _ in engine.prefill(ids, lambda _: None):
-        pass
-    while True:
-        engine.draw()
-        yield time.perf_counter()
-
-
 def watched(model: str, backend: str, tokens: int, folder: Path) -> Callable[[], float]:
     """The program in a terminal of 120×40, recording, as fast as it goes. Read off the recording's own times."""
     output = folder / "watched.moe.jsonl"
@@ -68,9 +50,7 @@ def watched(model: str, backend: str, tokens: int, folder: Path) -> Callable[[],
             terminal.wait_for("finished", seconds=300)
             terminal.press("q")
             terminal.wait_for_exit()
-        events = [json.loads(line) for line in output.read_bytes().splitlines()]
-        stamps = [event["t"] for event in events if event["event"] == "token" and event["phase"] == "decode"]
-        return rate(iter(stamps), tokens)
+        return recorded_rate(output)
 
     return measure
 
@@ -78,22 +58,24 @@ def watched(model: str, backend: str, tokens: int, folder: Path) -> Callable[[],
 def run(model: str, backend: str, *, rounds: int, tokens: int, folder: Path) -> str:
     """Measure one model on one engine; returns its table."""
     location = catalog.locate(model, backend)
-    assert location.path is not None
     with quiet():
-        engine = catalog.load_engine(backend, location, threads=None, progress=lambda _: None)
-        ids = engine.encode(PROMPT, turn=False, first=True)
-        if backend == "mlx":
-            name, unhooked = "bare mlx-lm", bare.mlx(location.path, ids)
-        else:
-            name, unhooked = "bare llama.cpp", bare.llama(location.path, ids, engine.backend.threads or 1)
+        measurements = Measurements(catalog.load_engine(backend, location, threads=None, progress=lambda _: None))
+
+    def measured(variant: Literal["bare", "tap"]) -> Callable[[], float]:
+        asked = Measure(variant=variant, phase="decode", prompt=PROMPT, tokens=tokens)
+
+        def measure() -> float:
+            with quiet():
+                return measurements.take(asked)
+
+        return measure
+
     variants = {
-        name: lambda: rate(unhooked(), tokens),
-        "tap": lambda: rate(tapped(engine, ids), tokens),
+        f"bare {ENGINE_NAMES[backend]}": measured("bare"),
+        "tap": measured("tap"),
         "tap + recording + dashboard": watched(model, backend, tokens, folder),
     }
-    for warm_up in list(variants.values())[:2]:
-        warm_up()
-    return table(interleave(variants, rounds))
+    return table(interleave(variants, rounds, warm_up=1))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from commands.bench import bench
 from commands.output import complain
 from commands.record import record
 from commands.replay import replay
@@ -24,6 +25,7 @@ Examples:
   moe-watch watch ./Mixtral-8x7B-4bit       watch a model from a folder
   moe-watch record pocket --tokens 200      the same without a screen
   moe-watch replay pocket-1.moe.jsonl       watch it again
+  moe-watch bench ./Mixtral-8x7B-4bit       measure what observing costs here
 """
 
 
@@ -43,7 +45,7 @@ def cli(context: click.Context) -> None:
         context.invoke(watch)
 
 
-for command in (watch, record, replay):
+for command in (watch, record, replay, bench):
     cli.add_command(command)
 
 

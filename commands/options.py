@@ -44,8 +44,16 @@ def generation_options(command: Command) -> Command:
     return command
 
 
+def engine_options(command: Command) -> Command:
+    """What runs the model."""
+    return _BACKEND(_THREADS(command))
+
+
+_BACKEND = click.option("--backend", default="auto", show_default=True, metavar="NAME", help="auto, mlx or llama.cpp.")
+_THREADS = click.option("--threads", type=int, metavar="N", help="Threads for the engine, where it can be told.")
+
 _GENERATION = (
-    click.option("--backend", default="auto", show_default=True, metavar="NAME", help="auto, mlx or llama.cpp."),
+    _BACKEND,
     click.option("--prompt", metavar="TEXT", help="What the model goes on from."),
     click.option("--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file."),
     click.option("--raw", is_flag=True, help="Leave the prompt as it is, without the model's chat template."),
@@ -58,7 +66,7 @@ _GENERATION = (
     click.option("--stop", type=click.Choice(["eos", "never"]), help="At end of text: stop, or be told to go on."),
     click.option("--perturb", metavar="TEXT", help="Inject this text on a schedule; needs --every."),
     click.option("--every", type=int, default=0, metavar="CHUNKS", help="How often --perturb injects."),
-    click.option("--threads", type=int, metavar="N", help="Threads for the engine, where it can be told."),
+    _THREADS,
 )
 
 
@@ -77,7 +85,7 @@ def checked_output(output: Path | None) -> Path | None:
     Raises:
         UserError: it is no file's name.
     """
-    _require(output is None or str(output) not in {".", "-"}, "--output names no file", "give a file to record to")
+    require(output is None or str(output) not in {".", "-"}, "--output names no file", "give a file to record to")
     return output
 
 
@@ -111,20 +119,20 @@ class Generation:
         return found
 
     def _check(self) -> None:
-        _require(self.tokens is None or self.tokens > 0, f"--tokens is {self.tokens}", "generate at least 1")
-        _require(self.chunk_size > 0, f"--chunk-size is {self.chunk_size}", "a chunk holds at least 1 token")
-        _require(0 <= self.temperature < float("inf"), f"--temperature is {self.temperature}", "use 0 or more")
-        _require(0 < self.top_p <= 1, f"--top-p is {self.top_p}", "use a share above 0 and up to 1")
-        _require(self.top_k >= 0, f"--top-k is {self.top_k}", "use 0 (all) or more")
-        _require(self.seed is None or 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}", f"use 0 up to {MAX_SEED}")
-        _require(self.threads is None or self.threads > 0, f"--threads is {self.threads}", "use at least 1")
-        _require(bool(self.perturb) == (self.every > 0), "--perturb and --every go together", "give text and chunks")
+        require(self.tokens is None or self.tokens > 0, f"--tokens is {self.tokens}", "generate at least 1")
+        require(self.chunk_size > 0, f"--chunk-size is {self.chunk_size}", "a chunk holds at least 1 token")
+        require(0 <= self.temperature < float("inf"), f"--temperature is {self.temperature}", "use 0 or more")
+        require(0 < self.top_p <= 1, f"--top-p is {self.top_p}", "use a share above 0 and up to 1")
+        require(self.top_k >= 0, f"--top-k is {self.top_k}", "use 0 (all) or more")
+        require(self.seed is None or 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}", f"use 0 up to {MAX_SEED}")
+        check_threads(self.threads)
+        require(bool(self.perturb) == (self.every > 0), "--perturb and --every go together", "give text and chunks")
 
 
 def _prompt(text: str | None, file: Path | None) -> str | None:
     if file is None:
         return text
-    _require(text is None, "--prompt and --prompt-file both given", "keep one of them")
+    require(text is None, "--prompt and --prompt-file both given", "keep one of them")
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
@@ -133,6 +141,20 @@ def _prompt(text: str | None, file: Path | None) -> str | None:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
 
 
-def _require(holds: bool, what: str, advice: str) -> None:
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that cannot be one.
+
+    Raises:
+        UserError: it cannot.
+    """
+    require(threads is None or threads > 0, f"--threads is {threads}", "use at least 1")
+
+
+def require(holds: bool, what: str, advice: str) -> None:
+    """Refuse an option that cannot be used.
+
+    Raises:
+        UserError: `what` is wrong with it.
+    """
     if not holds:
         raise UserError(what, advice=advice)

@@ -10,6 +10,7 @@ from typing import Literal
 from backends.protocol import BackendChoice, Load, Ready, Start
 from routing.errors import UserError
 from routing.events import Header, Sampling
+from sessions.cost import known_cost
 from sessions.host import host
 from sessions.text import whole_text
 from sessions.version import version
@@ -90,5 +91,6 @@ class RunSettings:
             chunk_size=self.chunk_size,
             capture=ready.capture,
             warnings=ready.warnings,
+            cost=known_cost(ready.model, ready.backend),
             host=host(),
         )

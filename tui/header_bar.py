@@ -122,7 +122,7 @@ class HeaderBar(Drawn):
         cost = frame.view.cost
         if cost is None:
             return "tap cost n/a", on(ink.muted, ink.bar)
-        return f"tap {signed(100 * (cost.tap_off / cost.tap_on - 1), 1)} %", ink.bar
+        return f"tap {signed(100 * (1 / cost.ratio - 1), 1)} %", ink.bar
 
 
 def shape(header: Header, *, short: bool = False) -> str:
@@ -166,6 +166,6 @@ def _model_details(header: Header) -> list[str]:
 def _cost_details(frame: Frame) -> str:
     cost = frame.view.cost
     if cost is None:
-        return "tap cost: not measured in this run"
+        return "tap cost: not measured yet for this model and engine on this machine; `moe-watch bench` does"
     interval = "" if cost.interval is None else f" [{cost.interval[0]:.3f}, {cost.interval[1]:.3f}]"
     return f"tap cost: {rate(cost.tap_off)} tok/s without, {rate(cost.tap_on)} with, ratio {cost.ratio:.3f}{interval}"

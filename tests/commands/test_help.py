@@ -5,7 +5,7 @@ import pytest
 from commands.app import run
 
 
-@pytest.mark.parametrize("command", [[], ["watch"], ["record"], ["replay"]])
+@pytest.mark.parametrize("command", [[], ["watch"], ["record"], ["replay"], ["bench"]])
 def test_help_explains_and_succeeds(capsys, command):
     assert run([*command, "--help"]) == 0
     shown = capsys.readouterr().out

@@ -46,7 +46,9 @@ def test_the_launcher_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["record", "--help"], ["watch", "--help"]], ids=" ".join
+    "arguments",
+    [["--help"], ["--version"], ["record", "--help"], ["watch", "--help"], ["bench", "--help"]],
+    ids=" ".join,
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = modules_after(

@@ -53,13 +53,13 @@ async def test_the_header_says_where_the_events_go(recording, expected):
 
 
 async def test_tap_cost_is_a_number_or_has_a_reason():
-    cost = Cost(tap_off=100.6, tap_on=100.0, ratio=1.006, interval=(1.001, 1.011))
+    cost = Cost(tap_off=100.6, tap_on=100.0, ratio=0.994, interval=(0.989, 0.999))
     async with running(main_run(30, head=header(cost=cost))) as (app, _, _):
         assert "tap +0.6 %" in bar(app, "header")
-        assert "ratio 1.006 [1.001, 1.011]" in str(app.dashboard.query_one("#header").tooltip)
+        assert "ratio 0.994 [0.989, 0.999]" in str(app.dashboard.query_one("#header").tooltip)
     async with running(main_run(30)) as (app, _, _):
         assert "tap cost n/a" in bar(app, "header")
-        assert "not measured in this run" in str(app.dashboard.query_one("#header").tooltip)
+        assert "not measured yet" in str(app.dashboard.query_one("#header").tooltip)
 
 
 async def test_simulated_data_is_called_simulated():

@@ -237,7 +237,7 @@ def test_the_next_chunk_boundary_is_counted_down():
 
 
 def test_cost_and_loss_are_kept():
-    cost = Cost(tap_off=100.0, tap_on=98.0, ratio=1.02)
+    cost = Cost(tap_off=100.0, tap_on=98.0, ratio=0.98)
     view = fold(
         [header(), cost, State(state="dropped", i=3, t=0.1, count=4), State(state="dropped", i=3, t=0.1, count=2)]
     )

@@ -1,0 +1,121 @@
+"""`moe-watch bench`: what observing costs on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.headless import progress_bar
+from commands.options import check_threads, chosen_model, engine_options, model_choice, require
+from commands.output import complain, say
+from commands.settings import check_model, default_prompt
+
+if TYPE_CHECKING:
+    from backends.protocol import Ready
+    from routing.events import Cost, Progress
+    from sessions.bench import Row
+    from sessions.run_settings import RunSettings
+
+
+@click.command(short_help="Measure what observing costs.")
+@model_choice
+@engine_options
+@click.option("--rounds", type=int, default=10, show_default=True, metavar="N", help="Measure everything N times.")
+@click.option("--tokens", type=int, default=200, show_default=True, metavar="N", help="Tokens in a measurement.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> None:
+    """Measure what observing MODEL costs here: a folder, a .gguf file, a Hugging Face id, or pocket.
+
+    In turn: the engine's own loop, ours, ours with events, and ours recorded; ratios are to the first one in the same
+    round. The cost of the tap is kept, and shown at the top of the dashboard from then on.
+    """
+    from sessions.bench import Bench, cost_of
+
+    settings = _settings(rounds, tokens, **options)
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def loading(progress: Progress) -> None:
+            bar.update(task, description=progress.stage, completed=progress.done, total=progress.total)
+
+        with Bench(settings, loading) as running:
+            bar.reset(task, description="measuring", total=running.measurements(rounds))
+            rows = running.run(rounds, lambda: bar.advance(task))
+    ready, cost = running.ready, cost_of(rows)
+    if as_json:
+        click.echo(json.dumps(_result(ready, rounds, tokens, rows, cost), allow_nan=False))
+    else:
+        _print(ready, rounds, tokens, rows)
+    _keep(ready, cost)
+
+
+def _settings(
+    rounds: int, tokens: int, *, model: str | None, model_option: str | None, backend: str, threads: int | None
+) -> RunSettings:
+    """What to measure.
+
+    Raises:
+        UserError: an option cannot be used, or the model cannot be found, with what to do about it.
+    """
+    from sessions.bench import FEWEST_TOKENS
+    from sessions.run_settings import RunSettings
+
+    name = chosen_model(model, model_option)
+    require(rounds > 1, f"--rounds is {rounds}", "an interval needs at least 2")
+    require(tokens >= FEWEST_TOKENS, f"--tokens is {tokens}", f"a rate needs at least {FEWEST_TOKENS}")
+    check_threads(threads)
+    check_model(name, backend)
+    return RunSettings(
+        model=name,
+        backend=backend,  # type: ignore[arg-type]  # checked by `check_model`
+        threads=threads,
+        prompt=default_prompt(name),
+        tokens=tokens,
+    )
+
+
+def _result(ready: Ready, rounds: int, tokens: int, rows: Sequence[Row], cost: Cost) -> dict[str, Any]:
+    return {
+        "model": ready.model.name,
+        "backend": ready.backend.name,
+        "device": ready.backend.device,
+        "rounds": rounds,
+        "tokens": tokens,
+        "rows": [
+            {
+                "name": row.name,
+                "phase": row.phase,
+                "tokens_per_second": row.tokens_per_second,
+                "ratio": row.ratio.value,
+                "interval": [row.ratio.low, row.ratio.high],
+            }
+            for row in rows
+        ],
+        "cost": {"tap_off": cost.tap_off, "tap_on": cost.tap_on, "ratio": cost.ratio, "interval": cost.interval},
+    }
+
+
+def _print(ready: Ready, rounds: int, tokens: int, rows: Sequence[Row]) -> None:
+    """One table per phase: the ratios of one are not those of the other."""
+    from routing.ratios import table
+
+    backend = ready.backend
+    threads = "" if backend.threads is None else f", threads: {backend.threads}"
+    say(f"{ready.model.name} on {backend.name} ({backend.version}), {backend.device}{threads}")
+    say(f"{rounds} rounds, {tokens} generated tokens in each measurement")
+    for phase in ("decode", "prefill"):
+        say("")
+        for line in table({row.name: row.rates for row in rows if row.phase == phase}, corner=phase).splitlines():
+            say(line)
+
+
+def _keep(ready: Ready, cost: Cost) -> None:
+    from sessions.cost import keep_cost
+
+    try:
+        keep_cost(ready.model, ready.backend, cost)
+    except OSError as error:
+        complain(f"the dashboard will not show this cost: it cannot be kept ({error.strerror or error})")

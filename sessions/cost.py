@@ -1,0 +1,80 @@
+"""What observing was measured to cost, kept for every model and engine on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+from routing.events import BackendInfo, Cost, ModelInfo
+from sessions.paths import make_private
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """One file."""
+
+    measured: list[str | int | None]
+    """Whose cost it is, as `_identity` says it."""
+    cost: Cost
+
+
+def cost_directory() -> Path:
+    """The folder for measurements in the platform's cache directory. It need not exist."""
+    return platformdirs.user_cache_path("moe-watch", appauthor=False) / "cost"
+
+
+def known_cost(model: ModelInfo, backend: BackendInfo) -> Cost | None:
+    """What observing this model with this engine was last measured to cost here; None if that is not known."""
+    if model.fingerprint is None:
+        return None
+    identity = _identity(model, backend)
+    with contextlib.suppress(OSError, ValueError):  # of a damaged file too: it can be measured again
+        kept = msgspec.json.decode(_path(identity).read_bytes(), type=_Kept)
+        if kept.measured == identity and _is_sound(kept.cost):
+            return kept.cost
+    return None
+
+
+def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost) -> None:
+    """Remember a measurement, in place of an earlier one. A model without a fingerprint cannot be found again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if model.fingerprint is None:
+        return
+    identity = _identity(model, backend)
+    _replace(_path(identity), msgspec.json.encode(_Kept(identity, cost)))
+
+
+def _identity(model: ModelInfo, backend: BackendInfo) -> list[str | int | None]:
+    """What a cost depends on, besides the machine."""
+    return [model.fingerprint, backend.name, backend.version, backend.device, backend.threads, backend.tap]
+
+
+def _path(identity: list[str | int | None]) -> Path:
+    return cost_directory() / f"{hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]}.json"
+
+
+def _is_sound(cost: Cost) -> bool:
+    numbers = (cost.tap_off, cost.tap_on, cost.ratio, *(cost.interval or ()))
+    return all(math.isfinite(number) and number > 0 for number in numbers)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that whoever reads it finds the old one or the new one, whole."""
+    make_private(path.parent)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
