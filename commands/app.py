@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -63,11 +65,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        _drop_output()
         return FINE
     except OSError as error:
+        _drop_output()
         return _bad_input(f"the output cannot be written: {error.strerror or error}")
     return status if isinstance(status, int) else FINE
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere, or Python would fail to write it once more as it leaves."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _bad_input(message: str) -> int:
