@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from backends import hub
-from backends.protocol import BackendChoice
+from backends.protocol import BackendChoice, EngineOptions
 from routing.errors import UserError
 from routing.events import Progress
 
@@ -42,7 +42,7 @@ class EngineEntry:
     """How to get an engine that this version has."""
 
     module: str
-    """Its `load(location, *, threads, progress)` gives the `Engine`."""
+    """Its `load(location, *, options, progress)` gives the `Engine`."""
     reads: Format
     packages: tuple[str, ...]
     """What must be installed."""
@@ -144,7 +144,7 @@ def missing_packages(engine: EngineEntry) -> list[str]:
 
 
 def load_engine(
-    name: str, location: ModelLocation, *, threads: int | None, progress: Callable[[Progress], None]
+    name: str, location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]
 ) -> Engine:
     """Load a model with the engine that `choose_backend` named. This imports the engine's library.
 
@@ -152,5 +152,5 @@ def load_engine(
         UserError: the model cannot be used.
     """
     module = importlib.import_module(ENGINES[name].module)
-    engine: Engine = module.load(location, threads=threads, progress=progress)
+    engine: Engine = module.load(location, options=options, progress=progress)
     return engine

@@ -14,6 +14,7 @@ from backends.llama_loading import LoadedModel, load_model
 from backends.llama_sampling import NextToken
 from backends.llama_tap import routing
 from backends.llama_text import ByteDetokenizer
+from backends.protocol import EngineOptions
 from backends.text import TextCodec
 from routing.events import Progress, Sampling
 
@@ -91,10 +92,10 @@ class LlamaEngine(Engine):
         return routing(self._loaded.tap.take(), self.model.layers, len(ids), self._loaded.gate.logits)
 
 
-def load(location: ModelLocation, *, threads: int | None, progress: Callable[[Progress], None]) -> LlamaEngine:
+def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]) -> LlamaEngine:
     """Load a GGUF file.
 
     Raises:
         UserError: llama.cpp cannot load it, or it has no MoE layer that can be observed.
     """
-    return LlamaEngine(load_model(location, threads=threads, progress=progress))
+    return LlamaEngine(load_model(location, options=options, progress=progress))

@@ -18,6 +18,7 @@ from backends.llama_gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check
 from backends.llama_library import VERSION, check_layout, device_name, log
 from backends.llama_tap import CompiledTap, PythonTap, RouterRows, Tap
 from backends.llama_text import LlamaTokenizer
+from backends.protocol import EngineOptions
 from backends.weights import WeightFacts
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo, Progress
@@ -70,20 +71,20 @@ class LoadedModel:
     warnings: list[str]
 
 
-def load_model(location: ModelLocation, *, threads: int | None, progress: Report) -> LoadedModel:
+def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
     """Load the weights, and run one token through to see that all routers show.
 
     Raises:
         UserError: llama.cpp cannot load it, not with so many threads, or it has no MoE layer that can be observed.
     """
-    _check_threads(threads)
+    _check_threads(options.threads)
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
     check_layout()
     parts = read_parts(location.path)
     facts = llama_facts.weight_facts(parts)
     model = _open(location, facts.bytes, progress)
-    settings = _settings(model, parts, threads)
+    settings = _settings(model, parts, options.threads)
     tokenizer = LlamaTokenizer(model)
     probe = _probe(model, parts[0].architecture, settings, tokenizer.begin)
     tap, how = _tap(probe, settings)

@@ -15,6 +15,7 @@ from backends.mlx_bare import MlxBare
 from backends.mlx_loading import LoadedModel, load_model
 from backends.mlx_sampling import NextToken, Prediction
 from backends.mlx_tap import Frame
+from backends.protocol import EngineOptions
 from routing.events import Progress, Sampling
 
 PREFILL_STEP = 512
@@ -141,10 +142,10 @@ class MlxEngine(Engine):
             mx.clear_cache()
 
 
-def load(location: ModelLocation, *, threads: int | None, progress: Callable[[Progress], None]) -> MlxEngine:
+def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]) -> MlxEngine:
     """Load a model folder.
 
     Raises:
         UserError: mlx-lm cannot load it, or it has no MoE layer that can be observed.
     """
-    return MlxEngine(load_model(location, threads=threads, progress=progress))
+    return MlxEngine(load_model(location, options=options, progress=progress))

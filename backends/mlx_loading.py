@@ -21,6 +21,7 @@ from backends import model_config
 from backends.catalog import ModelLocation
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
+from backends.protocol import EngineOptions
 from backends.text import TextCodec
 from backends.weights import WeightFacts, weight_facts
 from routing.errors import UserError
@@ -59,7 +60,7 @@ class Shape:
     vocabulary: int
 
 
-def load_model(location: ModelLocation, *, threads: int | None, progress: Report) -> LoadedModel:
+def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
     """Load the weights, hook the routers, and run one token through to see that all of them show.
 
     Raises:
@@ -86,7 +87,7 @@ def load_model(location: ModelLocation, *, threads: int | None, progress: Report
         backend=_backend_info(tap, stored, computed),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
-        warnings=_warnings(config, text, threads),
+        warnings=_warnings(config, text, options.threads),
     )
 
 

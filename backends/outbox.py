@@ -6,10 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from backends.observation import Evaluated, Observer
-from backends.protocol import Batch
-from routing.events import Perturbation, Progress, State, Token
-
-Item = Token | Perturbation | State | Progress
+from backends.protocol import Batch, BatchItem
 
 LONGEST_WAIT = 0.020
 """Seconds that a token may wait for others to share its batch."""
@@ -29,12 +26,12 @@ class Outbox:
         self._send = send
         self._observer = observer
         self._clock = clock
-        self._waiting: list[Evaluated | Item] = []
+        self._waiting: list[Evaluated | BatchItem] = []
         self._tokens = 0
         self._since = 0.0
         self._last = clock()
 
-    def put(self, item: Item) -> None:
+    def put(self, item: BatchItem) -> None:
         """Add an event."""
         self._waiting.append(item)
 
@@ -57,9 +54,9 @@ class Outbox:
         for start in range(0, len(items), LARGEST_BATCH):
             self._send(Batch(items[start : start + LARGEST_BATCH]))
 
-    def _items(self) -> list[Item]:
+    def _items(self) -> list[BatchItem]:
         """What waits, as events; tokens that follow one another are observed together."""
-        items: list[Item] = []
+        items: list[BatchItem] = []
         for are_tokens, group in groupby(self._waiting, lambda entry: isinstance(entry, Evaluated)):
             if are_tokens:
                 items += self._observer.tokens([entry for entry in group if isinstance(entry, Evaluated)])

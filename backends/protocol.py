@@ -12,6 +12,8 @@ import msgspec
 
 from routing.events import (
     BackendInfo,
+    Change,
+    ForkArm,
     ModelInfo,
     Perturbation,
     PerturbationForm,
@@ -21,9 +23,32 @@ from routing.events import (
     Sampling,
     State,
     Token,
+    TokenSource,
 )
 
 BackendChoice = Literal["auto", "mlx", "llama.cpp"]
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be told to an engine. What is None or empty the engine chooses; what it cannot do it refuses."""
+
+    threads: int | None = None
+    gpu_layers: int | None = None
+    """Layers in the GPU's memory; −1 is all."""
+    context: int | None = None
+    """Tokens that the context holds."""
+    batch: int | None = None
+    """Tokens in one call of the engine at most."""
+    micro_batch: int | None = None
+    """Tokens evaluated at once at most."""
+    mmap: bool | None = None
+    """Map the model's file instead of reading it."""
+    mlock: bool | None = None
+    """Keep the model's memory from being swapped out."""
+    kv_type: str | None = None
+    """Type of the KV cache's numbers, e.g. `f16`, `f32`, `q8_0`."""
+    tensor_overrides: list[str] = []
+    """`PATTERN=BUFFER`: where tensors whose names match are kept, e.g. `ffn_.*_exps=CPU`."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -31,7 +56,34 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     model: str
     backend: BackendChoice = "auto"
-    threads: int | None = None
+    options: EngineOptions = EngineOptions()
+
+
+class ForkPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """At every so many chunk boundaries, what the next chunk would be without text, with neutral text, and with text.
+
+    docs/measurements.md, "Perturbation".
+    """
+
+    text: str
+    neutral: str
+    """Cut or repeated to as many tokens as `text` has."""
+    form: PerturbationForm = "raw"
+    replicates: int = 8
+    """Continuations of each arm, with independent seeds."""
+    every: int = 1
+    """Chunks from one forked boundary to the next."""
+    first: int = 0
+    """Complete chunks before the first forked boundary."""
+
+
+class TeacherTokens(msgspec.Struct, frozen=True):
+    """Successive tokens of another session that this run is to take."""
+
+    source: TokenSource
+    ids: list[int]
+    text: str
+    """What they stood for: another tokeniser's ids would mean something else."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -51,6 +103,11 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     perturb: str | None = None
     """Text injected on a schedule, every `perturb_every` chunks."""
     perturb_every: int = 0
+    multistep: bool = False
+    """Pause after every chunk until `Resume` or `Perturb`."""
+    forks: ForkPlan | None = None
+    teacher: list[TeacherTokens] = []
+    """Take these tokens instead of the prompt's and of drawing; the run ends with them."""
 
 
 class Pause(msgspec.Struct, frozen=True, tag=True):
@@ -76,6 +133,18 @@ class SetSampling(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+
+
+class SetTap(msgspec.Struct, frozen=True, tag=True):
+    """Observe routing, or leave it alone: what does watching cost?"""
+
+    on: bool
+
+
+class SetMultistep(msgspec.Struct, frozen=True, tag=True):
+    """Pause after every chunk, or no longer; switched off, a pause at a chunk's end is over."""
+
+    on: bool
 
 
 class SetRate(msgspec.Struct, frozen=True, tag=True):
@@ -106,7 +175,9 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Leave the process. So does the end of the pipe."""
 
 
-Command = Load | Start | Pause | Resume | Perturb | SetSampling | SetRate | Measure | Stop | Shutdown
+Command = (
+    Load | Start | Pause | Resume | Perturb | SetSampling | SetTap | SetMultistep | SetRate | Measure | Stop | Shutdown
+)
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -139,10 +210,26 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
     tokens_per_second: float
 
 
+class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="branch"):
+    """One continuation of a forked context. Its tokens are no part of the run."""
+
+    t: float
+    arm: ForkArm
+    replicate: int
+    seed: int
+    text: str
+    tokens: list[Token]
+    """Injected ones, then one chunk of generated ones; `i` goes on from the boundary."""
+
+
+BatchItem = Token | Perturbation | State | Progress | Change | Branch
+"""What a run sends, in the order in which it happened."""
+
+
 class Batch(msgspec.Struct, frozen=True, tag=True):
     """Stream items in order."""
 
-    items: list[Token | Perturbation | State | Progress]
+    items: list[BatchItem]
 
 
 Message = Ready | Failed | Measured | Batch

@@ -82,7 +82,7 @@ def _load(inbox: Inbox, send: Send) -> Engine:
     location = catalog.fetch(catalog.locate(command.model, command.backend), report)
     preflight(location)
     name = catalog.choose_backend(command.backend, location)
-    return catalog.load_engine(name, location, threads=command.threads, progress=report)
+    return catalog.load_engine(name, location, options=command.options, progress=report)
 
 
 def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:

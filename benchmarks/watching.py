@@ -15,7 +15,7 @@ from typing import Literal
 
 from backends import catalog
 from backends.measuring import Measurements
-from backends.protocol import Measure
+from backends.protocol import EngineOptions, Measure
 from benchmarks.made_models import Shape, make
 from routing.ratios import interleave, table
 from sessions.bench import recorded_rate
@@ -59,7 +59,9 @@ def run(model: str, backend: str, *, rounds: int, tokens: int, folder: Path) -> 
     """Measure one model on one engine; returns its table."""
     location = catalog.locate(model, backend)
     with quiet():
-        measurements = Measurements(catalog.load_engine(backend, location, threads=None, progress=lambda _: None))
+        measurements = Measurements(
+            catalog.load_engine(backend, location, options=EngineOptions(), progress=lambda _: None)
+        )
 
     def measured(variant: Literal["bare", "tap"]) -> Callable[[], float]:
         asked = Measure(variant=variant, phase="decode", prompt=PROMPT, tokens=tokens)

@@ -60,6 +60,7 @@ def _settings(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
+    from backends.protocol import EngineOptions
     from sessions.bench import FEWEST_TOKENS
     from sessions.run_settings import RunSettings
 
@@ -71,7 +72,7 @@ def _settings(
     return RunSettings(
         model=name,
         backend=backend,  # type: ignore[arg-type]  # checked by `check_model`
-        threads=threads,
+        options=EngineOptions(threads=threads),
         prompt=default_prompt(name),
         tokens=tokens,
     )

@@ -30,6 +30,7 @@ def run_settings(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
+    from backends.protocol import EngineOptions
     from sessions.run_settings import RunSettings
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
@@ -39,7 +40,7 @@ def run_settings(
     return RunSettings(
         model=model,
         backend=chosen.backend,  # type: ignore[arg-type]  # checked by `check_model`
-        threads=chosen.threads,
+        options=EngineOptions(threads=chosen.threads),
         prompt=default_prompt(model) if chosen.prompt is None else chosen.prompt,
         raw=chosen.raw,
         temperature=chosen.temperature,

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import msgspec
 
 SCHEMA = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 
 Phase = Literal["prefill", "decode"]
 TokenSource = Literal["prompt", "injected", "generated"]
 PerturbationForm = Literal["raw", "turn"]
 PerturbationSource = Literal["key", "schedule", "fork"]
 RunState = Literal["paused", "resumed", "fresh_context", "finished", "error", "dropped"]
+ForkArm = Literal["none", "neutral", "text"]
 PauseReason = Literal["fast_instability", "negative_pressure", "multistep_chunk_complete"]
 
 
@@ -68,6 +69,8 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
     tap: str
     """How routing was observed."""
     dtype: str | None = None
+    settings: dict[str, str | int | bool] = {}
+    """What the engine was told, or chose, that changes speed, memory or numbers: KV type, flash attention, batches."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +92,16 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     cores: int | None = None
     memory: int | None = None
     python: str
+
+
+class Teacher(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose tokens a run was made to take, so that two models or quantisations can be compared token by token."""
+
+    model: str
+    quantization: str | None = None
+    backend: str
+    tokens: int
+    """How many tokens, prompt included."""
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="cost"):
@@ -125,6 +138,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """What a reader should know about the model, one line each."""
     cost: Cost | None = None
     host: Host | None = None
+    multistep: bool = False
+    """The run began with a pause after every chunk; `Change` events say when that changed."""
+    teacher: Teacher | None = None
+    """Whose tokens this run took; None if it drew its own."""
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
@@ -324,9 +341,45 @@ class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
     last_experts: list[list[int] | None]
     """[L][k] of the token before, null where there was none."""
     open_chunk: OpenChunk | None = None
+    multistep: bool = False
 
 
-Event = Header | Token | Chunk | Perturbation | Vitals | Marker | State | Keyframe | Cost
+class Change(_Event, tag="change", frozen=True, kw_only=True):
+    """Something that a person changed while the run went on; what is None stayed as it was."""
+
+    i: int
+    """Tokens so far: the next token is the first one it holds for."""
+    t: float
+    tap: bool | None = None
+    """Whether routing is observed; while it is not, tokens carry null experts."""
+    multistep: bool | None = None
+    sampling: Sampling | None = None
+
+
+class Fork(_Event, tag="fork", frozen=True, kw_only=True):
+    """One chunk that the run could have gone on with: its context copied, a text appended, fresh randomness.
+
+    The run itself goes on as if it had not been forked.
+    """
+
+    i: int
+    """Tokens of the run before the fork: every fork at one boundary has the same."""
+    t: float
+    arm: ForkArm
+    """No text, a neutral text of as many tokens, or the text."""
+    replicate: int
+    seed: int
+    text: str
+    injected: list[int]
+    """Token ids of the text."""
+    generated: list[int]
+    """Token ids of the continuation."""
+    signals: Signals | None = None
+    """Of the continuation, as the chunk it would have been."""
+    pressures: Pressures | None = None
+
+
+Event = Header | Token | Chunk | Perturbation | Vitals | Marker | State | Keyframe | Cost | Change | Fork
 """Anything a session file may hold and this version knows."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
 from routing.averages import Coherence, UsageAverages
 from routing.chunks import ChunkClock
-from routing.events import Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
+from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
 from routing.open_chunk import ChunkSums, LastToken
 from routing.pressure import EXTERNAL, WARM_UP_CHUNKS, next_residual, pause_reason, pressures, reference_signals
 from routing.usage import UsageWindow
@@ -49,6 +49,7 @@ class Instruments:
         self._phases = Coherence(self.layers, self.experts, header.sampling.seed)
         self._coherence: float | None = None
         self._residual = 0.0
+        self._multistep = header.multistep
         self._chunks = 0
         self._complete = 0
         self._open: ChunkSums | None = None
@@ -70,6 +71,8 @@ class Instruments:
             return derived
         if isinstance(event, Keyframe) and not self._tokens:
             self._restore(event)
+        elif isinstance(event, Change) and event.multistep is not None:
+            self._multistep = event.multistep
         return []
 
     def _feed_token(self, token: Token) -> list[Event]:
@@ -112,7 +115,7 @@ class Instruments:
         assert sums is not None
         signals = self._signals(sums)
         found = None if signals is None else pressures(signals, self._residual)
-        pause = None if found is None else pause_reason(found)
+        pause = None if found is None else pause_reason(found, multistep=self._multistep)
         if found is not None:
             self._residual = next_residual(self._residual, found, pause)
         chunk = Chunk(
@@ -179,6 +182,7 @@ class Instruments:
             residual=self._residual,
             last_experts=_rows(self._before, self.layers),
             open_chunk=None if self._open is None else self._open.freeze(),
+            multistep=self._multistep,
         )
 
     def _restore(self, frame: Keyframe) -> None:
@@ -197,6 +201,7 @@ class Instruments:
         self._averages.macro = np.array(frame.average_macro)
         self._phases.phases = np.array(frame.phases)
         self._coherence, self._residual = frame.coherence, frame.residual
+        self._multistep = frame.multistep
         self._before = self._thaw_experts(frame.last_experts)
         if frame.open_chunk is not None:
             self._open = ChunkSums.thaw(frame.open_chunk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 
-from backends.protocol import Pause, Perturb, Resume
+from backends.protocol import Pause, Perturb, Resume, SetMultistep, SetTap
 from routing.errors import UserError
 from routing.events import PerturbationForm, StreamItem
 from sessions.live_run import LiveRun, Surroundings
@@ -39,7 +39,7 @@ class LiveSource:
             return frozenset({"prompt", "rate"})
         always: frozenset[Ability] = frozenset({"perturb", "prompt", "rate", "record", "mark"})
         turn: frozenset[Ability] = frozenset({"turn"} if run.ready.template else ())
-        pause: frozenset[Ability] = frozenset({"pause"} if run.stage == "running" else ())
+        pause: frozenset[Ability] = frozenset({"pause", "tap", "multistep"} if run.stage == "running" else ())
         return always | turn | pause
 
     @property
@@ -96,6 +96,12 @@ class LiveSource:
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         command = Perturb(text=whole_text(text), form=form, at_once=at_once)
         self._mailbox.post(partial(self._run.send, command))
+
+    def set_tap(self, on: bool) -> None:
+        self._mailbox.post(partial(self._run.send, SetTap(on)))
+
+    def set_multistep(self, on: bool) -> None:
+        self._mailbox.post(partial(self._run.send, SetMultistep(on)))
 
     def prompt(self, text: str) -> None:
         self._mailbox.post(partial(self._run.begin_next, text))

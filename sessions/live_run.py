@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from backends.process import WorkerProcess
-from backends.protocol import Batch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
+from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
 from routing.errors import UserError
-from routing.events import Event, Header, Marker, Perturbation, Progress, State, StreamItem, Token
+from routing.events import Event, Header, Marker, Progress, State, StreamItem, Token
 from routing.instruments import Instruments
+from sessions.forks import fork_event
 from sessions.paths import sessions_directory
 from sessions.recording import Recording
 from sessions.run_settings import RunSettings
@@ -242,9 +243,13 @@ class LiveRun:
             case Failed():
                 self._refused(message.message)
 
-    def _take(self, item: Token | Perturbation | State | Progress) -> None:
+    def _take(self, item: BatchItem) -> None:
         if isinstance(item, Progress):
             self._stream.append(item)
+            return
+        if isinstance(item, Branch):
+            assert self._instruments is not None
+            self._emit(fork_event(item, self._instruments))
             return
         self._emit(item)
         if isinstance(item, Token):

@@ -110,6 +110,12 @@ class ReplaySource:
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         """Nothing: what is recorded has happened."""
 
+    def set_tap(self, on: bool) -> None:
+        """Nothing: what is recorded has happened."""
+
+    def set_multistep(self, on: bool) -> None:
+        """Nothing: what is recorded has happened."""
+
     def prompt(self, text: str) -> None:
         """Nothing: there is no model."""
 

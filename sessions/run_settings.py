@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from backends.protocol import BackendChoice, Load, Ready, Start
+from backends.protocol import BackendChoice, EngineOptions, ForkPlan, Load, Ready, Start
 from routing.errors import UserError
 from routing.events import Header, Sampling
 from sessions.cost import known_cost
 from sessions.host import host
+from sessions.teacher import TeacherScript
 from sessions.text import whole_text
 from sessions.version import version
 
@@ -22,7 +23,7 @@ class RunSettings:
 
     model: str = "pocket"
     backend: BackendChoice = "auto"
-    threads: int | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
     prompt: str = ""
     raw: bool = False
     temperature: float = 1.0
@@ -37,6 +38,10 @@ class RunSettings:
     on_full_context: Literal["restart", "finish"] = "finish"
     perturb: str | None = None
     perturb_every: int = 0
+    multistep: bool = False
+    forks: ForkPlan | None = None
+    teacher: TeacherScript | None = None
+    """Take another session's tokens."""
     record: bool = True
     output: Path | None = None
     """Where to record; None makes a name in the data directory."""
@@ -58,7 +63,7 @@ class RunSettings:
         """
         if self.model != whole_text(self.model):
             raise UserError(f"{self.model!a} is not valid UTF-8", advice="rename the model's file")
-        return Load(model=self.model, backend=self.backend, threads=self.threads)
+        return Load(model=self.model, backend=self.backend, options=self.options)
 
     def sampling(self, seed: int) -> Sampling:
         """How tokens are drawn, with the seed that was given or drawn."""
@@ -76,6 +81,9 @@ class RunSettings:
             on_full_context=self.on_full_context,
             perturb=self.perturb and whole_text(self.perturb),
             perturb_every=self.perturb_every,
+            multistep=self.multistep,
+            forks=self.forks,
+            teacher=[] if self.teacher is None else self.teacher.tokens,
         )
 
     def header(self, prompt: str, sampling: Sampling, ready: Ready, now: datetime) -> Header:
@@ -93,4 +101,6 @@ class RunSettings:
             warnings=ready.warnings,
             cost=known_cost(ready.model, ready.backend),
             host=host(),
+            multistep=self.multistep,
+            teacher=None if self.teacher is None else self.teacher.facts,
         )

@@ -11,7 +11,9 @@ from typing import Literal, Protocol
 
 from routing.events import PerturbationForm, StreamItem
 
-Ability = Literal["pause", "perturb", "turn", "prompt", "rate", "speed", "record", "mark", "restart"]
+Ability = Literal[
+    "pause", "perturb", "turn", "prompt", "rate", "speed", "record", "mark", "restart", "tap", "multistep"
+]
 """`rate`: tokens per second of a generation; `speed`: a factor on recorded time. Never both."""
 
 
@@ -75,6 +77,12 @@ class Source(Protocol):
 
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         """Put text into the context at the next chunk boundary, or at once."""
+
+    def set_tap(self, on: bool) -> None:
+        """Observe routing, or leave it alone; a `Change` says when that begins to hold."""
+
+    def set_multistep(self, on: bool) -> None:
+        """Pause after every chunk, or no longer; a `Change` says when that begins to hold."""
 
     def prompt(self, text: str) -> None:
         """End this run and begin another one with this prompt, in an empty context."""

@@ -11,6 +11,7 @@ import pytest
 from backends import catalog
 from backends.engine import Engine
 from backends.mlx_engine import load
+from backends.protocol import EngineOptions
 from tests.backends import tiny
 
 LoadFolder = Callable[..., Engine]
@@ -47,7 +48,7 @@ def changed(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
 
 
 def load_folder(folder: pathlib.Path, threads: int | None = None) -> Engine:
-    return load(catalog.locate(str(folder)), threads=threads, progress=lambda _: None)
+    return load(catalog.locate(str(folder)), options=EngineOptions(threads=threads), progress=lambda _: None)
 
 
 @pytest.fixture(scope="session")

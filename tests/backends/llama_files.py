@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from backends import catalog
 from backends.engine import Engine
+from backends.protocol import EngineOptions
 from tests.backends import tiny
 
 QWEN3 = tiny.QWEN3 | {"mlp_only_layers": []}
@@ -150,7 +151,9 @@ def opening() -> Iterator[Open]:
     engines: list[Engine] = []
 
     def load_path(path: pathlib.Path | str) -> Engine:
-        engines.append(load(catalog.locate(str(path), "llama.cpp"), threads=1, progress=lambda _: None))
+        engines.append(
+            load(catalog.locate(str(path), "llama.cpp"), options=EngineOptions(threads=1), progress=lambda _: None)
+        )
         return engines[-1]
 
     try:

@@ -8,8 +8,8 @@ from typing import Any
 from backends.engine import Engine
 from backends.generation import Run
 from backends.observation import Observer
-from backends.outbox import Item, Outbox
-from backends.protocol import Batch, Command, Start, Stop
+from backends.outbox import Outbox
+from backends.protocol import Batch, BatchItem, Command, Start, Stop
 from routing.events import Perturbation, Progress, Sampling, State, Token
 
 GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
@@ -61,7 +61,7 @@ class Session:
         return self
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> list[BatchItem]:
         return [item for batch in self.batches for item in batch.items]
 
     @property

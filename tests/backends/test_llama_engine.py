@@ -17,6 +17,7 @@ from backends import catalog, llama_loading
 from backends.engine import Drawn, Engine, Routing
 from backends.llama_engine import load
 from backends.mlx_engine import load as load_mlx
+from backends.protocol import EngineOptions
 from routing.errors import UserError
 from routing.gates import softmax
 from tests.backends import llama_files, tiny
@@ -103,7 +104,7 @@ def test_pocket_routes_as_in_transformers(pocket: Engine) -> None:
 
 def test_pocket_is_the_same_on_both_engines(pocket: Engine) -> None:
     """Same tokens, same text, same experts of every token in every layer, over 200 tokens."""
-    other = load_mlx(catalog.locate("pocket", "mlx"), threads=None, progress=lambda _: None)
+    other = load_mlx(catalog.locate("pocket", "mlx"), options=EngineOptions(), progress=lambda _: None)
     prompt = pocket.encode("class Stack:\n    def push(self, item):\n", turn=False, first=True)
     assert prompt == other.encode("class Stack:\n    def push(self, item):\n", turn=False, first=True)
     runs = []
@@ -134,7 +135,7 @@ def ties(routings: list[Routing]) -> list[tuple[int, int]]:
 
 
 def test_pocket_says_what_it_is(pocket: Engine) -> None:
-    other = load_mlx(catalog.locate("pocket", "mlx"), threads=None, progress=lambda _: None).model
+    other = load_mlx(catalog.locate("pocket", "mlx"), options=EngineOptions(), progress=lambda _: None).model
     model = pocket.model
     for name in ("name", "layers", "experts", "experts_per_token", "gate", "parameters", "quantization"):
         assert getattr(model, name) == getattr(other, name), name
@@ -230,7 +231,7 @@ def test_a_long_context_is_limited(open_gguf: Open, tmp_path: pathlib.Path) -> N
 
 def test_threads(mixtral_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="0 threads cannot run a model"):
-        load(catalog.locate(str(mixtral_path)), threads=0, progress=lambda _: None)
+        load(catalog.locate(str(mixtral_path)), options=EngineOptions(threads=0), progress=lambda _: None)
     for usable, expected in ((8, 7), (1, 1)):
         monkeypatch.setattr(llama_loading.os, "sched_getaffinity", lambda _, n=usable: set(range(n)), raising=False)
         assert llama_loading.default_threads() == expected

@@ -15,6 +15,7 @@ import pytest
 from backends import catalog, llama_facts
 from backends.gguf_files import TENSOR_TYPES, read_gguf, read_parts
 from backends.preflight import preflight
+from backends.protocol import EngineOptions
 from routing.errors import UserError
 from tests.backends import llama_files, tiny
 
@@ -203,7 +204,7 @@ def loading(path: pathlib.Path) -> str:
     from backends.llama_engine import load
 
     with pytest.raises(UserError) as caught:
-        load(catalog.locate(str(path)), threads=1, progress=lambda _: None)
+        load(catalog.locate(str(path)), options=EngineOptions(threads=1), progress=lambda _: None)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
 from backends.process import WorkerProcess
-from backends.protocol import Failed, Load, Ready
+from backends.protocol import EngineOptions, Failed, Load, Ready
 from commands.app import run
 from routing.events import Header, Progress, Token
 from sessions.reader import read_session
@@ -34,7 +34,7 @@ def worker(listener: Listener) -> Iterator[WorkerProcess]:
 
 def test_the_worker_runs_a_gguf_file(worker: WorkerProcess, listener: Listener, tmp_path: pathlib.Path) -> None:
     path = llama_files.write_gguf(tmp_path / "tiny.gguf")
-    worker.send(Load(model=str(path), threads=1))
+    worker.send(Load(model=str(path), options=EngineOptions(threads=1)))
     worker.send(begin(tokens=50, chunk_size=10))
     listener.wait_for(lambda: listener.state("finished"))
     [ready] = listener.of(Ready)

@@ -11,6 +11,7 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 from backends import llama_loading
 from backends.catalog import ModelLocation
 from backends.llama_loading import load_model
+from backends.protocol import EngineOptions
 from routing.errors import UserError
 from routing.events import Progress
 
@@ -27,7 +28,7 @@ def _load(location: ModelLocation, threads: int) -> None:
     def never(progress: Progress) -> None:
         raise AssertionError(progress)
 
-    load_model(location, threads=threads, progress=never)
+    load_model(location, options=EngineOptions(threads=threads), progress=never)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from backends import catalog
 from backends.engine import Drawn, Engine
 from backends.measuring import Measurements
-from backends.protocol import Measure, Start
+from backends.protocol import EngineOptions, Measure, Start
 from routing.errors import UserError
 from routing.events import Sampling
 from tests.backends.scripted import GREEDY, Session
@@ -28,7 +28,7 @@ EVERYTHING = [("bare", "decode"), ("tap", "decode"), ("events", "decode"), ("bar
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request) -> Engine:
     location = catalog.locate("pocket", request.param)
-    return catalog.load_engine(request.param, location, threads=1, progress=lambda _: None)
+    return catalog.load_engine(request.param, location, options=EngineOptions(threads=1), progress=lambda _: None)
 
 
 def draw(engine: Engine, number: int = 6) -> list[Drawn]:

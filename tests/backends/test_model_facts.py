@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from backends.model_config import context_length, quantization, rope_overrides, rope_warnings, trained_length
 from backends.preflight import read_tensor_tables
+from backends.protocol import EngineOptions
 from backends.tensor_files import Tensor
 from backends.weights import fingerprint, weight_facts
 from tests.backends import tiny
@@ -100,7 +101,7 @@ def test_progress_reaches_the_end(mixtral_folder: pathlib.Path) -> None:
     from backends.mlx_engine import load
 
     steps = []
-    engine = load(catalog.locate(str(mixtral_folder)), threads=None, progress=steps.append)
+    engine = load(catalog.locate(str(mixtral_folder)), options=EngineOptions(), progress=steps.append)
     assert {(step.stage, step.unit, step.total) for step in steps} == {("loading", "bytes", engine.model.bytes)}
     assert [steps[0].done, steps[-1].done] == [0, engine.model.bytes]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from backends import catalog
 from backends.mlx_engine import load
+from backends.protocol import EngineOptions
 from routing.events import Sampling
 from tests.backends.test_mlx_engine import draw, logits, sets
 
@@ -17,7 +18,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "pocket" / "golden_transformers.npz
 def test_pocket_routes_as_in_transformers() -> None:
     golden = np.load(GOLDEN)
     ids, prompt_tokens = golden["ids"].tolist(), int(golden["prompt_tokens"])
-    engine = load(catalog.locate("pocket", "mlx"), threads=None, progress=lambda _: None)
+    engine = load(catalog.locate("pocket", "mlx"), options=EngineOptions(), progress=lambda _: None)
     engine.configure(Sampling(temperature=0.0, seed=0, stop="never"), reseed=True)
     prompt = engine.encode(str(golden["prompt"]), turn=False, first=True)
     assert prompt == ids[:prompt_tokens]
@@ -30,7 +31,7 @@ def test_pocket_routes_as_in_transformers() -> None:
 
 
 def test_pocket_says_what_it_is() -> None:
-    engine = load(catalog.locate("pocket", "mlx"), threads=None, progress=lambda _: None)
+    engine = load(catalog.locate("pocket", "mlx"), options=EngineOptions(), progress=lambda _: None)
     model = engine.model
     assert (model.name, model.experts, model.experts_per_token, len(model.layers)) == ("pocket", 8, 2, 6)
     assert (model.context_length, model.trained_length) == (2048, 2048)

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from backends.protocol import Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
+from backends.protocol import EngineOptions, Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
 from routing.errors import UserError
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, Progress, Sampling, State, Token, Vitals
 from sessions.live import LiveSource
@@ -35,11 +35,19 @@ class TestARun:
 
     def test_tells_the_worker_what_was_asked_for(self, begin):
         stage, _, drained = begin(
-            model="x", backend="mlx", threads=3, raw=True, tokens=9, rate=5.0, seed=1, perturb="go", perturb_every=2
+            model="x",
+            backend="mlx",
+            options=EngineOptions(threads=3),
+            raw=True,
+            tokens=9,
+            rate=5.0,
+            seed=1,
+            perturb="go",
+            perturb_every=2,
         )
         (header,) = drained.wait_for(Header)
         load, start = stage.worker.commands
-        assert load == Load(model="x", backend="mlx", threads=3)
+        assert load == Load(model="x", backend="mlx", options=EngineOptions(threads=3))
         assert (start.raw, start.tokens, start.rate) == (True, 9, 5.0)
         assert (start.perturb, start.perturb_every) == ("go", 2)
         assert header.template is None
@@ -147,7 +155,7 @@ class TestControl:
         stage, source, drained = begin()
         drained.wait_for(Header)
         always = {"perturb", "prompt", "rate", "record", "mark", "turn"}
-        assert source.abilities == always | {"pause"}
+        assert source.abilities == always | {"pause", "tap", "multistep"}
         stage.worker.finish("eos")
         drained.wait_for_end()
         assert source.abilities == always

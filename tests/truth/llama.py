@@ -12,6 +12,7 @@ from backends import catalog
 from backends.engine import Routing
 from backends.llama_engine import LlamaEngine
 from backends.llama_loading import LoadedModel, load_model
+from backends.protocol import EngineOptions
 from routing.arrays import ABSENT
 from routing.events import Sampling
 from tests.truth.compare import MODELS, Array, Golden, Seen, probabilities, read_golden, scale, spread, stacked
@@ -38,7 +39,11 @@ class Runs:
 @cache
 def runs(name: str) -> Runs:
     """Load a model as the worker does, and give it the golden sequence."""
-    loaded = load_model(catalog.locate(str(MODELS / name / "model.gguf"), "llama.cpp"), threads=1, progress=ignore)
+    loaded = load_model(
+        catalog.locate(str(MODELS / name / "model.gguf"), "llama.cpp"),
+        options=EngineOptions(threads=1),
+        progress=ignore,
+    )
     engine = LlamaEngine(loaded)
     engine.configure(Sampling(temperature=0.0, seed=0), reseed=True)
     ids = read_golden(name).ids.tolist()

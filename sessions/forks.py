@@ -1,0 +1,33 @@
+"""What a run could have gone on with: the continuations of a forked context, as events."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from backends.protocol import Branch
+from routing.events import Chunk, Fork
+from routing.instruments import Instruments
+
+
+def fork_event(branch: Branch, instruments: Instruments) -> Fork:
+    """One continuation, measured as the chunk that it would have been.
+
+    Args:
+        branch: what the worker generated in the copied context.
+        instruments: the run's own, fed all events up to the boundary; they are not changed.
+    """
+    copy = deepcopy(instruments)
+    chunks = [event for token in branch.tokens for event in copy.feed(token) if isinstance(event, Chunk)]
+    chunk = chunks[0] if chunks else None
+    return Fork(
+        i=branch.tokens[0].i,
+        t=branch.t,
+        arm=branch.arm,
+        replicate=branch.replicate,
+        seed=branch.seed,
+        text=branch.text,
+        injected=[token.id for token in branch.tokens if token.source == "injected"],
+        generated=[token.id for token in branch.tokens if token.source == "generated"],
+        signals=None if chunk is None else chunk.signals,
+        pressures=None if chunk is None else chunk.pressures,
+    )
