@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from backends import hub
+from backends import hub, hub_gguf
+from backends.engine_options import check_ranges, check_support
+from backends.hub_gguf import Wanted
 from backends.protocol import BackendChoice, EngineOptions
 from routing.errors import UserError
 from routing.events import Progress
@@ -58,14 +60,18 @@ ENGINES: dict[str, EngineEntry] = {
 
 ENGINE_OF_FORMAT: dict[Format, str] = {"huggingface": "mlx", "gguf": "llama.cpp"}
 
-EXAMPLES = "give pocket, a folder in Hugging Face layout, a .gguf file, or a Hugging Face id (owner/name)"
+EXAMPLES = (
+    "give pocket, a folder in Hugging Face layout, a .gguf file, or a Hugging Face id "
+    "(owner/name, for GGUF files owner/name:Q4_K_M)"
+)
 
 
 def locate(model: str, backend: str = "auto") -> ModelLocation:
     """Find a model on this machine; asks no network.
 
     Args:
-        model: `pocket`, a folder, a `.gguf` file, or a Hugging Face id.
+        model: `pocket`, a folder, a `.gguf` file, or a Hugging Face id; one that ends in GGUF, or goes on with a
+            quantisation or a file (`owner/name:Q4_K_M`), stands for GGUF files.
         backend: which engine is asked for; the embedded model comes in the form that it reads.
 
     Raises:
@@ -78,11 +84,20 @@ def locate(model: str, backend: str = "auto") -> ModelLocation:
         return ModelLocation(path.resolve().name, path, "huggingface", "folder")
     if path.is_file():
         return _file(path)
-    if model.startswith(("/", "./", "../", "~")) or model.endswith((".gguf", ".safetensors", "/")):
+    if model.startswith(("/", "./", "../", "~")) or (
+        model.endswith((".gguf", ".safetensors", "/")) and ":" not in model
+    ):
         raise UserError(f"{model}: no such file or folder", advice="check the path")
-    if hub.MODEL_ID.fullmatch(model):
-        return ModelLocation(model, hub.cached_snapshot(model), "huggingface", "hub")
+    if (wanted := Wanted.of(model)) is not None:
+        return _on_the_hub(model, wanted, backend)
     raise UserError(f"there is no model called {model!r}", advice=EXAMPLES)
+
+
+def _is_path(model: str) -> bool:
+    """It can only be meant as one; `owner/name:file.gguf` is on the Hub."""
+    return model.startswith(("/", "./", "../", "~")) or (
+        model.endswith((".gguf", ".safetensors", "/")) and ":" not in model
+    )
 
 
 def _pocket(backend: str) -> ModelLocation:
@@ -90,6 +105,14 @@ def _pocket(backend: str) -> ModelLocation:
     if name == ENGINE_OF_FORMAT["gguf"]:
         return ModelLocation(POCKET, POCKET_GGUF, "gguf", "embedded")
     return ModelLocation(POCKET, POCKET_FOLDER, "huggingface", "embedded")
+
+
+def _on_the_hub(model: str, wanted: Wanted, backend: str) -> ModelLocation:
+    """A repository whose GGUF files are meant says so by its name, by what is asked of it, or by the engine."""
+    is_gguf = wanted.what is not None or wanted.repository.upper().endswith("GGUF")
+    if is_gguf or backend == ENGINE_OF_FORMAT["gguf"]:
+        return ModelLocation(model, hub_gguf.cached(wanted), "gguf", "hub")
+    return ModelLocation(model, hub.cached_snapshot(model), "huggingface", "hub")
 
 
 def _preferred_engine() -> str:
@@ -110,6 +133,9 @@ def fetch(location: ModelLocation, progress: Callable[[Progress], None]) -> Mode
     """
     if location.path is not None:
         return location
+    wanted = Wanted.of(location.name)
+    if location.format == "gguf" and wanted is not None:
+        return replace(location, path=hub_gguf.download(wanted, progress))
     return replace(location, path=hub.download(location.name, progress))
 
 
@@ -149,8 +175,10 @@ def load_engine(
     """Load a model with the engine that `choose_backend` named. This imports the engine's library.
 
     Raises:
-        UserError: the model cannot be used.
+        UserError: the model cannot be used, or not like this.
     """
+    check_ranges(options)
+    check_support(name, options)
     module = importlib.import_module(ENGINES[name].module)
     engine: Engine = module.load(location, options=options, progress=progress)
     return engine

@@ -7,10 +7,12 @@ It knows nothing of chunks, commands, pacing or events.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -38,7 +40,16 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class Unobserved(Routing):
+    """Of `T` tokens that were evaluated while nobody looked on: no layer's is known."""
+
+    @classmethod
+    def of(cls, tokens: int, layers: int) -> Unobserved:
+        """So many tokens of a model with so many MoE layers."""
+        return cls(tokens=tokens, experts=[None] * layers, logits=[None] * layers)
+
+
+class Drawn(msgspec.Struct, frozen=True, eq=False):
     """One generated token: drawn from the prediction before it, then evaluated."""
 
     id: int
@@ -82,12 +93,19 @@ class Engine(ABC):
     """`Routing` carries the weights that the model applies."""
     has_chat_template: bool
     context_length: int
+    vocabulary: int
+    """Token ids are below this."""
     warnings: list[str]
 
     @property
     @abstractmethod
     def position(self) -> int:
         """Tokens in the context, those drawn and not yet returned left out."""
+
+    @property
+    @abstractmethod
+    def settled(self) -> bool:
+        """Nothing is begun ahead: whatever is set now holds from the next token on."""
 
     @abstractmethod
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
@@ -103,7 +121,30 @@ class Engine(ABC):
 
     @abstractmethod
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
-        """Draw the following tokens like this. `stop="never"` masks end-of-text and marks where it was drawn."""
+        """Draw the following tokens like this. `stop="never"` masks end-of-text and marks where it was drawn.
+
+        While something is begun ahead, that token is still drawn as before.
+        """
+
+    @abstractmethod
+    def observe(self, on: bool) -> None:
+        """Look on at the routers from the next evaluation on, or leave the model alone: routing is None then."""
+
+    @abstractmethod
+    def force(self, ids: Sequence[int]) -> None:
+        """Have the next draws take these tokens, with what the model thought of them; then it draws again.
+
+        Nothing may be begun ahead; `reset` forgets what was not taken.
+        """
+
+    @abstractmethod
+    def fork(self) -> AbstractContextManager[Callable[[], None]]:
+        """Come back to this place again and again: `with engine.fork() as rewind`.
+
+        Each `rewind` puts context, prediction, and everything that drawing goes on from (random numbers included)
+        back to what they were when the fork began; so does its end. Nothing may be begun ahead, and a fork must not
+        be reset or forked. Memory: the context is shared where the engine can, and copied where it cannot.
+        """
 
     @abstractmethod
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from typing import Literal
 
 import msgspec
 
+from backends.beginning import first_tokens
+from backends.branching import Boundary, Branching
+from backends.changes import Changes
 from backends.engine import Drawn, Engine
 from backends.inbox import Inbox
-from backends.injections import Injections
-from backends.observation import Evaluated, TokenFacts
+from backends.injections import Injection, Injections, prepare
+from backends.narration import Narration
 from backends.outbox import Outbox
 from backends.pace import Pace
-from backends.protocol import Command, Load, Measure, Pause, Perturb, Resume, SetRate, SetSampling, Start, Stop
+from backends.protocol import (
+    Command,
+    Failed,
+    Load,
+    Measure,
+    Pause,
+    Perturb,
+    Resume,
+    SetMultistep,
+    SetRate,
+    SetSampling,
+    SetTap,
+    Start,
+    Stop,
+    TeacherTokens,
+)
 from routing.chunks import ChunkClock
 from routing.errors import UserError
-from routing.events import Perturbation, PerturbationForm, Progress, RunState, State, TokenSource
+from routing.events import TokenSource
 
 
 class RunEnds(Exception):  # noqa: N818 - not an error
@@ -28,16 +47,6 @@ class RunEnds(Exception):  # noqa: N818 - not an error
         super().__init__(why)
 
 
-@dataclass(frozen=True, slots=True)
-class Injection:
-    """A text that can be injected."""
-
-    perturb: Perturb
-    form: PerturbationForm
-    ids: list[int]
-    needs_fresh_context: bool
-
-
 class Run:
     """What follows one `Start`.
 
@@ -46,7 +55,7 @@ class Run:
         start: how to run it.
         inbox: where commands come from.
         outbox: where events go.
-        refuse: told, in one line, of a command that cannot be carried out; the run goes on.
+        refuse: told of a command that cannot be carried out; the run goes on.
         clock: seconds, monotonic.
     """
 
@@ -57,82 +66,106 @@ class Run:
         *,
         inbox: Inbox,
         outbox: Outbox,
-        refuse: Callable[[str], None],
+        refuse: Callable[[Failed], None],
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
         self._start = start
         self._inbox = inbox
-        self._outbox = outbox
         self._refuse = refuse
-        self._clock = clock
-        self._began = clock()
-        self._sampling = start.sampling
+        self._narration = Narration(outbox, clock, engine.detokenizer())
         self._pace = Pace(start.rate, clock)
         self._chunks = ChunkClock(start.chunk_size)
+        self._whole_chunks = 0
+        """Those that were not cut short."""
+        self._changes = Changes(engine, start.sampling)
         self._injections = Injections(start)
-        self._detokenizer = engine.detokenizer()
+        self._branching = (
+            Branching(engine, start.forks, start.chunk_size, observed=outbox.observed, now=self._narration.now)
+            if start.forks
+            else None
+        )
+        self._multistep = start.multistep
         self._prompt: list[int] = []
-        self._i = 0
         self._left = start.tokens
-        self._paused = False
-        self._finished: str | None = None
+        self._paused: Literal["user", "chunk"] | None = None
+        self._takes = bool(start.teacher)
+        """The tokens are another session's."""
+        self._branches_off = False
+        """What the engine holds now is a continuation, not the run."""
+        self._finished = False
+        self._declined_once: set[str] = set()
 
     def run(self) -> Start | None:
         """Go on until a command ends the run; returns the next `Start` if that is the command."""
         try:
             self._begin()
             while True:
-                while self._finished is None:
+                while not self._finished:
                     self._next_token()
                 self._await_continuation()
         except RunEnds as end:
-            if self._finished is None:
+            if not self._finished:
                 self._finish(end.why)
             return end.following
         except UserError as error:
-            self._state("error", message=str(error))
+            self._narration.state("error", message=str(error))
             return None
         finally:
-            self._outbox.flush()
+            self._narration.flush()
+            self._engine.observe(True)
 
     # -- the course of a run
 
     def _begin(self) -> None:
         self._engine.reset()
-        self._engine.configure(self._sampling, reseed=True)
-        turn = self._engine.has_chat_template and not self._start.raw
-        self._prompt = self._engine.encode(self._start.prompt, turn=turn, first=True)
-        if not self._prompt:
-            raise UserError("the prompt is empty", advice="give at least one token to begin with")
-        if len(self._prompt) >= self._engine.context_length:
-            raise UserError(
-                f"the prompt has {len(self._prompt):,} tokens, the context holds {self._engine.context_length:,}",
-                advice="shorten the prompt",
-            )
+        self._engine.configure(self._start.sampling, reseed=True)
+        self._prompt = first_tokens(self._engine, self._start)
         self._evaluate(self._prompt, "prompt")
         if self._left == 0:
             self._finish("length")
+        elif self._takes:
+            self._take_over(self._start.teacher[1:])
+        else:
+            self._branch_if_due()
 
     def _next_token(self) -> None:
         self._listen()
-        due = self._injections.any_due(completes=self._chunks.next_completes)
-        drawn = self._engine.draw(last=due or self._is_final())
-        self._count(drawn)
-        completed = self._chunks.advance()
+        drawn, completed = self._draw(last=self._must_settle())
         why = self._why_over(drawn)
         if why == "context" and self._start.on_full_context == "restart":
-            self._fresh_context()
+            self._fresh_context(self._prompt)
         elif why is not None:
             self._finish(why)
             return
-        for perturb in self._injections.take_due(completed=completed):
+        if completed:
+            self._branch_if_due()
+        for perturb in self._injections.take_due(completed=self._whole_chunks if completed else None):
             if injection := self._prepare(perturb):
                 self._inject(injection)
+        if completed and self._multistep:
+            self._await_step()
 
-    def _is_final(self) -> bool:
-        """The next token is the last that may be generated here."""
-        return self._left == 1 or self._engine.position + 1 >= self._engine.context_length
+    def _must_settle(self) -> bool:
+        """Something may follow the next token that must find no other one under way."""
+        completed = self._whole_chunks + 1 if self._chunks.next_completes else None
+        forks = self._branching is not None and completed is not None and self._branching.is_due(completed)
+        may_stop = forks or (completed is not None and self._multistep)
+        is_final = self._left == 1 or self._engine.position + 1 >= self._engine.context_length
+        return is_final or may_stop or self._changes.wait or self._injections.any_due(completed=completed)
+
+    def _draw(self, *, last: bool) -> tuple[Drawn, bool]:
+        """The next token, and whether it completes its chunk."""
+        drawn = self._engine.draw(last=last)
+        self._narration.tokens([drawn.id], "generated", drawn.routing, drawn)
+        self._pace.count()
+        if self._pace.rate > 0:
+            self._narration.flush()
+        if self._left is not None:
+            self._left -= 1
+        completed = self._chunks.advance()
+        self._whole_chunks += completed
+        return drawn, completed
 
     def _why_over(self, drawn: Drawn) -> str | None:
         if drawn.ends:
@@ -141,108 +174,106 @@ class Run:
             return "length"
         return "context" if self._engine.position >= self._engine.context_length else None
 
-    def _fresh_context(self) -> None:
-        """Begin again with the prompt in an empty context; token indices, time and the draw go on."""
+    def _fresh_context(self, prompt: list[int]) -> None:
+        """Begin again with a prompt in an empty context; token indices, time and the draw go on."""
         self._chunks.cut()
-        self._state("fresh_context", why="context")
+        self._narration.state("fresh_context", why="context")
         self._engine.reset()
-        self._detokenizer = self._engine.detokenizer()
-        self._evaluate(self._prompt, "prompt")
+        self._narration.detokenizer = self._engine.detokenizer()
+        self._evaluate(prompt, "prompt")
 
     def _finish(self, why: str) -> None:
         self._chunks.cut()
-        self._finished = why
+        self._finished, self._takes = True, False
         if why == "length":
             self._left = None
-        self._state("finished", why=why)
+        self._narration.state("finished", why=why)
 
     def _await_continuation(self) -> None:
         """The run is over unless text comes to go on with."""
-        while (injection := self._next_asked()) is None:
+        while (injection := self._next_asked(at_once=True)) is None:
             self._obey(self._inbox.take(None))
-        self._finished = None
-        self._state("resumed", why="perturbation")
+        self._finished = False
+        self._narration.state("resumed", why="perturbation")
         self._inject(injection)
-
-    def _next_asked(self) -> Injection | None:
-        perturb = self._injections.take_asked()
-        return self._prepare(msgspec.structs.replace(perturb, at_once=True)) if perturb else None
-
-    # -- tokens
 
     def _evaluate(self, ids: list[int], source: TokenSource) -> None:
         """Put given tokens into the context. Commands are heard between the engine's steps."""
-
-        def report(done: int) -> None:
-            self._outbox.put(Progress(stage="prefill", done=done, total=len(ids), unit="tokens"))
-            self._outbox.flush()
-
         done = 0
-        for routing in self._engine.prefill(ids, report):
-            step = ids[done : done + routing.tokens]
-            self._outbox.put_tokens(Evaluated(self._facts(step, source), routing))
-            self._outbox.flush()
+        for routing in self._engine.prefill(ids, lambda done: self._narration.prefill(done, len(ids))):
+            self._narration.tokens(ids[done : done + routing.tokens], source, routing)
+            self._narration.flush()
             done += routing.tokens
-            while (command := self._inbox.take(0)) is not None:
-                self._obey(command)
+            self._hear()
 
-    def _count(self, drawn: Drawn) -> None:
-        """A token was generated."""
-        self._outbox.put_tokens(Evaluated(self._facts([drawn.id], "generated", drawn), drawn.routing))
-        self._pace.count()
-        if self._pace.rate > 0:
-            self._outbox.flush()
-        if self._left is not None:
-            self._left -= 1
+    # -- another session's tokens
 
-    def _facts(self, ids: Sequence[int], source: TokenSource, drawn: Drawn | None = None) -> list[TokenFacts]:
-        t = self._now()
-        facts = [
-            TokenFacts(i, t, source, token, self._detokenizer.add(token), drawn)
-            for i, token in enumerate(ids, start=self._i)
-        ]
-        self._i += len(facts)
-        return facts
+    def _take_over(self, teacher: Sequence[TeacherTokens]) -> None:
+        """Go through what follows the prompt, and finish."""
+        for tokens in teacher:
+            if tokens.source == "prompt":
+                self._fresh_context(tokens.ids)
+            elif tokens.source == "injected":
+                perturb = Perturb(text=tokens.text, source="schedule", at_once=self._chunks.filled > 0)
+                self._inject(Injection(perturb, "raw", tokens.ids))
+            else:
+                self._take(tokens.ids)
+            if self._left == 0:
+                break
+        self._finish("length")
+
+    def _take(self, ids: list[int]) -> None:
+        self._engine.force(ids)
+        for after in reversed(range(len(ids))):
+            self._listen()
+            _, completed = self._draw(last=after == 0 or self._left == 1 or self._changes.wait)
+            if self._left == 0:
+                return
+            if completed and self._multistep:
+                self._await_step()
+
+    # -- continuations beside the run
+
+    def _branch_if_due(self) -> None:
+        if self._branching is None or not self._branching.is_due(self._whole_chunks):
+            return
+        if why_not := self._branching.hindrance():
+            self._decline_once(why_not)
+            return
+        at = Boundary(self._narration.i, self._whole_chunks, self._changes.sampling)
+        self._branches_off = True
+        with closing(self._branching.branches(at)) as branches:
+            for branch in branches:
+                self._narration.branch(branch)
+                self._hear()
+        self._branches_off = False
+        self._apply_changes()
 
     # -- injections
 
+    def _next_asked(self, *, at_once: bool) -> Injection | None:
+        """What was asked for first, if it can be injected."""
+        perturb = self._injections.take_asked()
+        if perturb is None:
+            return None
+        return self._prepare(msgspec.structs.replace(perturb, at_once=at_once or perturb.at_once))
+
     def _prepare(self, perturb: Perturb) -> Injection | None:
         """Make sure that a text can be injected; says why not if it cannot."""
-        form: PerturbationForm = perturb.form if self._engine.has_chat_template else "raw"
+        # A fresh context is given by the run's own rule, or because the run was over.
+        may_restart = self._finished or self._start.on_full_context == "restart"
+        fresh_room = self._engine.context_length - len(self._prompt) if may_restart else 0
         try:
-            ids = self._engine.encode(perturb.text, turn=form == "turn", first=False)
+            return prepare(perturb, self._engine, fresh_room=fresh_room)
         except UserError as error:
             self._decline(f"nothing was injected: {error}")
             return None
-        room = self._engine.context_length - self._engine.position
-        fits_fresh = self._may_restart and len(self._prompt) + len(ids) < self._engine.context_length
-        if ids and (len(ids) < room or fits_fresh):
-            return Injection(perturb, form, ids, needs_fresh_context=len(ids) >= room)
-        why = f"the text has {len(ids):,} tokens, and the context has room for {room:,}" if ids else "the text is empty"
-        self._decline(f"nothing was injected: {why}")
-        return None
-
-    @property
-    def _may_restart(self) -> bool:
-        """Text that does not fit any more may get a fresh context: by the run's own rule, or because it was over."""
-        return self._finished is not None or self._start.on_full_context == "restart"
 
     def _inject(self, injection: Injection) -> None:
         if injection.needs_fresh_context:
-            self._fresh_context()
+            self._fresh_context(self._prompt)
         self._chunks.cut()
-        perturb = injection.perturb
-        self._outbox.put(
-            Perturbation(
-                i=self._i,
-                t=self._now(),
-                text=perturb.text,
-                ids=injection.ids,
-                form=injection.form,
-                source=perturb.source,
-                at_once=perturb.at_once,
-            )
-        )
+        self._narration.perturbation(injection.perturb, injection.ids, injection.form)
         self._evaluate(injection.ids, "injected")
 
     # -- commands
@@ -251,55 +282,103 @@ class Run:
         """Carry out commands until it is time for the next token."""
         while (command := self._inbox.take(self._pace.wait())) is not None:
             self._obey(command)
+        self._apply_changes()
+
+    def _hear(self) -> None:
+        """Carry out the commands that are there."""
+        while (command := self._inbox.take(0)) is not None:
+            self._obey(command)
 
     def _obey(self, command: Command | None) -> None:
         match command:
             case Start():
-                raise RunEnds("user", following=command)
+                self._end_for(command)
             case Stop():
                 raise RunEnds(command.why)
-            case Pause() if not self._paused and self._finished is None:
+            case Pause() if self._paused is None and not self._finished:
                 self._pause()
             case Resume():
-                self._paused = False
+                self._paused = None
             case Perturb():
-                self._injections.ask(command)
+                self._ask(command)
             case SetRate():
                 self._pace.rate = command.rate
-            case SetSampling():
-                self._set_sampling(command)
+            case SetSampling() | SetTap():
+                self._change(command)
+            case SetMultistep():
+                self._set_multistep(command.on)
             case Load():
                 self._decline("a model is loaded already")
             case Measure():
                 self._decline("nothing was measured: a run is under way")
 
+    def _ask(self, perturb: Perturb) -> None:
+        if self._takes:
+            self._decline("nothing was injected: the run takes another session's tokens")
+        else:
+            self._injections.ask(perturb)
+
     def _pause(self) -> None:
-        self._paused = True
-        self._state("paused", why="user")
+        self._paused = "user"
+        self._narration.state("paused", why="user")
         while self._paused:
             self._obey(self._inbox.take(None))
-        self._state("resumed", why="user")
+        self._narration.state("resumed", why="user")
 
-    def _set_sampling(self, change: SetSampling) -> None:
-        named = {field: value for field, value in msgspec.structs.asdict(change).items() if value is not None}
-        sampling = msgspec.structs.replace(self._sampling, **named)
+    def _await_step(self) -> None:
+        """Wait, after a whole chunk, for the next step: as before, or with a text."""
+        self._paused, injection = "chunk", None
+        self._narration.state("paused", why="chunk")
+        while self._paused and injection is None:
+            self._obey(self._inbox.take(None))
+            injection = self._next_asked(at_once=False)
+        self._paused = None
+        self._narration.state("resumed", why="perturbation" if injection else "user")
+        if injection:
+            self._inject(injection)
+
+    def _end_for(self, following: Start) -> None:
+        """End the run for the next one, unless that cannot begin and this one is still going on."""
         try:
-            self._engine.configure(sampling, reseed=False)
+            if not self._finished:
+                first_tokens(self._engine, following)
+        except UserError as error:
+            self._narration.flush()
+            self._refuse(Failed(message=str(error), fatal=False, start=True))
+        else:
+            raise RunEnds("user", following=following)
+
+    # -- changes
+
+    def _change(self, command: SetSampling | SetTap) -> None:
+        if self._takes and isinstance(command, SetSampling):
+            self._decline("sampling was not changed: the run takes another session's tokens")
+            return
+        try:
+            self._changes.ask(command)
         except UserError as error:
             self._decline(str(error))
-        else:
-            self._sampling = sampling
+        self._apply_changes()
 
-    # -- reporting
+    def _apply_changes(self) -> None:
+        """Make the changes that wait, unless a token is under way that was drawn without them."""
+        if self._changes.wait and self._engine.settled and not self._branches_off:
+            for tap, sampling in self._changes.make():
+                self._narration.change(tap=tap, sampling=sampling)
+
+    def _set_multistep(self, on: bool) -> None:
+        if on != self._multistep:
+            self._multistep = on
+            self._narration.change(multistep=on)
+        if not on and self._paused == "chunk":
+            self._paused = None
+
+    def _decline_once(self, why: str) -> None:
+        if why not in self._declined_once:
+            self._declined_once.add(why)
+            self._decline(why)
 
     def _decline(self, why: str) -> None:
         """Say that a command is not carried out, after everything that happened before it."""
-        self._outbox.flush()
-        self._refuse(why)
-
-    def _now(self) -> float:
-        return round(self._clock() - self._began, 3)
-
-    def _state(self, state: RunState, *, why: str | None = None, message: str | None = None) -> None:
-        self._outbox.put(State(state=state, i=self._i, t=self._now(), why=why, message=message))
-        self._outbox.flush()
+        self._narration.flush()
+        self._refuse(Failed(message=why, fatal=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,30 @@ def cached_snapshot(model_id: str) -> Path | None:
         return None
 
 
-def download(model_id: str, progress: Callable[[Progress], None]) -> Path:
+def files(model_id: str) -> list[str]:
+    """The paths of a repository's files, as the Hub lists them.
+
+    Raises:
+        UserError: there is no such repository, it may not be read, or the Hub cannot be reached.
+    """
+    try:
+        from huggingface_hub import model_info
+    except ImportError as error:
+        raise _no_client(model_id) from error
+    try:
+        # Not `list_repo_files`: that tries for half a minute to reach a Hub that cannot be reached.
+        return [sibling.rfilename for sibling in model_info(model_id).siblings or []]
+    except Exception as error:  # of the client's own kinds, and of its HTTP library's, which have no base in common
+        raise _explain(model_id, error) from error
+
+
+def download(model_id: str, progress: Callable[[Progress], None], *, patterns: Sequence[str] = FILES) -> Path:
     """Fetch what is missing of a model into the cache; returns its folder.
+
+    Args:
+        model_id: `OWNER/NAME`.
+        progress: told of bytes, while they come.
+        patterns: of the paths of the files that are wanted.
 
     Raises:
         UserError: there is no such model, it may not be read, or the Hub cannot be reached.
@@ -39,19 +61,24 @@ def download(model_id: str, progress: Callable[[Progress], None]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UserError(f"{model_id} is not on this machine", advice='pip install "moe-watch[mlx]"') from error
+        raise _no_client(model_id) from error
     progress(Progress(stage="reading", unit="bytes", note=f"downloading {model_id}"))
     try:
-        path = snapshot_download(model_id, allow_patterns=FILES, tqdm_class=_progress_bar(model_id, progress))
+        path = snapshot_download(model_id, allow_patterns=list(patterns), tqdm_class=_progress_bar(model_id, progress))
     except (OSError, ValueError) as error:
         raise _explain(model_id, error) from error
     return Path(path)
 
 
+def _no_client(model_id: str) -> UserError:
+    return UserError(f"{model_id} is not on this machine", advice="to download it: pip install huggingface_hub")
+
+
 def _explain(model_id: str, error: Exception) -> UserError:
-    """The one line for what can go wrong. Everything that the Hub's client raises is an OSError or a ValueError."""
+    """The one line for what can go wrong."""
     from huggingface_hub import errors
 
+    unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
     match error:
         case errors.GatedRepoError():
             advice = f"accept its terms at https://huggingface.co/{model_id}, then run `hf auth login`"
@@ -61,13 +88,18 @@ def _explain(model_id: str, error: Exception) -> UserError:
                 f"{model_id} is neither a folder here nor a model on the Hugging Face Hub that you may read",
                 advice="check the name; for a private model run `hf auth login`",
             )
-        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
+        case _ if isinstance(error, unreachable) or _is_of_transport(error):
             return UserError(
                 f"{model_id} is neither a folder here nor wholly in the local cache, and the Hub cannot be reached",
                 advice="go online, or give a local folder",
             )
         case _:
             return UserError(f"{model_id} cannot be downloaded ({type(error).__name__}: {_first_line(error)})")
+
+
+def _is_of_transport(error: Exception) -> bool:
+    """The HTTP library could not talk to the Hub. By name: the client has changed its library more than once."""
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 def _first_line(error: Exception) -> str:

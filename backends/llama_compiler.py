@@ -1,4 +1,4 @@
-"""Compiling `llama_tap.c` with the machine's own C compiler, once; the result stays in the user's cache."""
+"""Compiling what runs for every token with the machine's own C compiler, once; it stays in the user's cache."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import platformdirs
 
 from backends.llama_library import VERSION
 
-SOURCE = Path(__file__).with_name("llama_tap.c")
-FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
+TAP, LOGITS = (Path(__file__).with_name(name) for name in ("llama_tap.c", "llama_logits.c"))
+FLAGS = ("-std=c11", "-O3", "-fno-trapping-math", "-shared", "-fPIC")
+LIBRARIES = ("-lm",)
 PATIENCE = 60.0
 """Seconds for a compiler that takes one."""
 
@@ -27,16 +28,29 @@ class CannotCompile(Exception):  # noqa: N818 - a finding, after which Python do
 
 
 def compiled_tap() -> ctypes.CDLL:
-    """The compiled tap, from the cache if it is there.
+    """llama_tap.c, compiled, from the cache if it is there.
 
     Raises:
         CannotCompile: there is no C compiler, it fails, or what it made cannot be loaded.
     """
+    return _compiled(TAP)
+
+
+def compiled_logits() -> ctypes.CDLL:
+    """llama_logits.c, likewise.
+
+    Raises:
+        CannotCompile: as for `compiled_tap`.
+    """
+    return _compiled(LOGITS)
+
+
+def _compiled(source: Path) -> ctypes.CDLL:
     command = compiler()
-    path = _cached(command)
+    path = _cached(source, command)
     try:
         if not path.exists():
-            _compile(command, path)
+            _compile(command, source, path)
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise CannotCompile(error.strerror or str(error)) from error
@@ -54,21 +68,21 @@ def compiler() -> list[str]:
     return command
 
 
-def _cached(command: list[str]) -> Path:
-    """Where the tap of exactly this source, compiler, machine and llama.cpp lies."""
-    made_of = [SOURCE.read_text(), VERSION, platform.system(), platform.machine(), *command, *FLAGS]
+def _cached(source: Path, command: list[str]) -> Path:
+    """Where that of exactly this source, compiler, machine and llama.cpp lies."""
+    made_of = [source.read_text(), VERSION, platform.system(), platform.machine(), *command, *FLAGS, *LIBRARIES]
     key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:16]
-    return platformdirs.user_cache_path("moe-watch", appauthor=False) / f"llama_tap-{key}.so"
+    return platformdirs.user_cache_path("moe-watch", appauthor=False) / f"{source.stem}-{key}.so"
 
 
-def _compile(command: list[str], path: Path) -> None:
+def _compile(command: list[str], source: Path, path: Path) -> None:
     """Compile beside its place, and move it there whole: another process may be about to load it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         try:
             subprocess.run(
-                [*command, *FLAGS, "-o", str(made), str(SOURCE)],
+                [*command, *FLAGS, "-o", str(made), str(source), *LIBRARIES],
                 check=True,
                 capture_output=True,
                 text=True,

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from llama_cpp import llama_cpp as lib
 
 from backends.catalog import ModelLocation
-from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing
+from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing, Unobserved
 from backends.llama_bare import LlamaBare
 from backends.llama_context import PREFILL_STEP, clear, evaluate
+from backends.llama_fork import KeptPlace
 from backends.llama_loading import LoadedModel, load_model
-from backends.llama_sampling import NextToken
-from backends.llama_tap import routing
+from backends.llama_sampling import DrawState, NextToken
 from backends.llama_text import ByteDetokenizer
 from backends.protocol import EngineOptions
+from backends.recorded_routing import RowFormat
+from backends.sampling import Choice
 from backends.text import TextCodec
 from routing.events import Progress, Sampling
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a run stands: its context, and all that drawing goes on from."""
+
+    kept: KeptPlace
+    position: int
+    last: int | None
+    forced: tuple[int, ...]
+    draw_state: DrawState
+
+    def close(self) -> None:
+        self.kept.forget()
+        self.draw_state.close()
 
 
 class LlamaEngine(Engine):
@@ -27,10 +47,19 @@ class LlamaEngine(Engine):
         self.backend = loaded.backend
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
+        self.vocabulary = loaded.tokenizer.vocabulary
         self.has_chat_template = loaded.tokenizer.has_chat_template
         self._loaded = loaded
+        self._rows = RowFormat(
+            layers=loaded.info.layers,
+            experts=loaded.info.experts,
+            experts_per_token=loaded.info.experts_per_token,
+            logits=loaded.gate.logits,
+            is_scored=loaded.gate.is_scored,
+        )
         self._text = TextCodec(loaded.tokenizer, loaded.info.name)
         self._ends = self._text.ends
+        self._observes = True
         self._next_token = NextToken(self._ends, loaded.tokenizer.vocabulary)
         self.configure(Sampling(seed=0), reseed=True)
         self.reset()
@@ -38,6 +67,10 @@ class LlamaEngine(Engine):
     @property
     def position(self) -> int:
         return self._position
+
+    @property
+    def settled(self) -> bool:
+        return True  # nothing is ever begun ahead
 
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
         if not turn:
@@ -51,9 +84,27 @@ class LlamaEngine(Engine):
         clear(self._loaded.context)
         self._position = 0
         self._last: int | None = None
+        self._forced: deque[int] = deque()
+        """Tokens to take in place of drawing."""
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
         self._next_token.configure(sampling, reseed=reseed)
+
+    def observe(self, on: bool) -> None:
+        self._observes = on
+        self._loaded.tap.observe(on)
+
+    def force(self, ids: Sequence[int]) -> None:
+        self._forced = deque(ids)
+
+    @contextmanager
+    def fork(self) -> Iterator[Callable[[], None]]:
+        here = self._place()
+        try:
+            yield lambda: self._go_to(here)
+        finally:
+            self._go_to(here)
+            here.close()
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
         for start in range(0, len(ids), PREFILL_STEP):
@@ -65,7 +116,7 @@ class LlamaEngine(Engine):
     def draw(self, *, last: bool = False) -> Drawn:  # noqa: ARG002 - nothing is ever begun ahead
         if self._last is None:
             raise RuntimeError("the context is empty: evaluate a prompt first")
-        choice = self._next_token.draw(self._loaded.context)
+        choice = self._choose()
         return Drawn(
             id=choice.id,
             logprob=choice.logprob,
@@ -76,6 +127,11 @@ class LlamaEngine(Engine):
             routing=self._evaluate([choice.id]),
         )
 
+    def _choose(self) -> Choice:
+        if self._forced:
+            return self._next_token.take(self._loaded.context, self._forced.popleft())
+        return self._next_token.draw(self._loaded.context)
+
     def bare(self) -> Bare:
         return LlamaBare(self._loaded.model, self._loaded.settings)
 
@@ -84,12 +140,23 @@ class LlamaEngine(Engine):
         lib.llama_free(self._loaded.context)
         lib.llama_model_free(self._loaded.model)
 
+    def _place(self) -> Place:
+        kept = KeptPlace.of(self._loaded.context, self.vocabulary)
+        return Place(kept, self._position, self._last, tuple(self._forced), self._next_token.state())
+
+    def _go_to(self, place: Place) -> None:
+        place.kept.go_back()
+        self._position, self._last, self._forced = place.position, place.last, deque(place.forced)
+        self._next_token.go_on_from(place.draw_state)
+
     def _evaluate(self, ids: list[int]) -> Routing:
         """Put tokens into the context; the prediction after the last one can be drawn from then."""
         evaluate(self._loaded.context, ids)
         self._position += len(ids)
         self._last = ids[-1]
-        return routing(self._loaded.tap.take(), self.model.layers, len(ids), self._loaded.gate.logits)
+        if not self._observes:
+            return Unobserved.of(len(ids), len(self.model.layers))
+        return self._loaded.tap.routing(self._rows, len(ids))
 
 
 def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]) -> LlamaEngine:

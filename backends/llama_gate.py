@@ -45,6 +45,11 @@ class RouterGate:
     logits: Callable[[Floats], Floats] | None
     """From a router's scores to logits that mean the same; None if nothing is known."""
 
+    @property
+    def is_scored(self) -> bool:
+        """Scores are what the gate made of logits; otherwise they are logits."""
+        return self.logits is not _from_logits
+
 
 UNKNOWN = RouterGate(UNKNOWN_GATE, None)
 

@@ -13,6 +13,7 @@ from typing import Any
 import llama_cpp
 from llama_cpp import llama_cpp as lib
 
+from backends import out_of_memory
 from routing.errors import UserError
 
 VERSION = version("llama-cpp-python")
@@ -79,6 +80,9 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
 tensor_get = _function("ggml_backend_tensor_get", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
 """Copies a tensor's bytes from wherever they are: (tensor, destination, offset, size)."""
 
+logits_address = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+"""Where the logits of an output are, by its number: (context, number). As a number: a pointer object takes longer."""
+
 
 def check_layout() -> None:
     """Make sure that `Tensor` describes this build's tensors, by having one made whose contents are known.
@@ -124,28 +128,50 @@ def device_name(on_gpu: bool) -> str:
     return f"{'GPU' if on_gpu else 'CPU'} ({name})"
 
 
+def buffer_types() -> dict[str, int]:
+    """Addresses of the devices' own buffer types, by name, such as `CPU` or `CUDA0`."""
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    buffer_type = _function("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+    name = _function("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
+    types = [buffer_type(get(number)) for number in range(count())]
+    return {name(address).decode(): address for address in types if address is not None}
+
+
 class Log:
     """llama.cpp's own messages. They go to standard error, which in the worker is its log."""
 
     def __init__(self) -> None:
-        self._error: str | None = None
+        self._lines: list[str] = []
+        self._errors: list[str] = []
         self._callback = lib.llama_log_callback(self._write)
 
     def _write(self, level: int, text: bytes, _: Any) -> None:
         line = text.decode(errors="replace")
-        if level == ERROR and self._error is None:
-            self._error = line.strip()
+        if level == ERROR:
+            self._errors.append(line.strip())
         if INFO <= level <= ERROR:
+            self._lines.append(line)
             sys.stderr.write(line)
 
     def listen(self) -> None:
-        """Have everything from now on, and forget earlier errors. There is one log, and whoever asked last has it."""
-        self._error = None
+        """Have everything from now on, and forget what was. There is one log, and whoever asked last has it."""
+        self._lines, self._errors = [], []
         lib.llama_log_set(self._callback, ctypes.c_void_p(None))
 
     def reason(self) -> str:
         """Why it failed, in llama.cpp's words: the first error since `listen`, without the functions that it names."""
-        return THROUGH.sub("", self._error or "it does not say why")
+        return THROUGH.sub("", self._errors[0] if self._errors else "it does not say why")
+
+    @property
+    def lacks_memory(self) -> bool:
+        """An error since `listen` says that there is not enough memory."""
+        return any(out_of_memory.SAID.search(error) for error in self._errors)
+
+    def last(self, pattern: re.Pattern[str]) -> str | None:
+        """What the pattern's group stands for in the last line since `listen` that has it; None if none has."""
+        found = [match[1] for match in map(pattern.search, self._lines) if match]
+        return found[-1] if found else None
 
 
 log = Log()

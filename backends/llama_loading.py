@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,19 @@ from llama_cpp import llama_cpp as lib
 
 from backends import llama_facts
 from backends.catalog import ModelLocation
+from backends.engine_options import FEWEST_AT_ONCE, check_context
 from backends.gguf_files import GgufFile, read_parts
 from backends.llama_compiler import CannotCompile, compiled_tap
-from backends.llama_context import PREFILL_STEP, Settings, clear, evaluate, new_context
+from backends.llama_context import PREFILL_STEP, Settings, clear, evaluate, flash_attention, new_context
 from backends.llama_gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
-from backends.llama_library import VERSION, check_layout, device_name, log
+from backends.llama_library import VERSION, check_layout, device_name
+from backends.llama_model import Report, open_model
 from backends.llama_tap import CompiledTap, PythonTap, RouterRows, Tap
 from backends.llama_text import LlamaTokenizer
 from backends.protocol import EngineOptions
 from backends.weights import WeightFacts
 from routing.errors import UserError
-from routing.events import BackendInfo, ModelInfo, Progress
-
-Report = Callable[[Progress], None]
+from routing.events import BackendInfo, ModelInfo
 
 LONGEST_CONTEXT = 8192
 """Tokens. A context's memory is taken at once, and many models are made for longer ones than a machine can hold."""
@@ -83,13 +83,15 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     check_layout()
     parts = read_parts(location.path)
     facts = llama_facts.weight_facts(parts)
-    model = _open(location, facts.bytes, progress)
-    settings = _settings(model, parts, options.threads)
+    opened = open_model(location, options, facts.bytes, progress)
+    model = opened.handle
+    settings = _settings(model, parts, options)
     tokenizer = LlamaTokenizer(model)
     probe = _probe(model, parts[0].architecture, settings, tokenizer.begin)
     tap, how = _tap(probe, settings)
     context = new_context(model, settings, tap)
-    warnings = probe.warnings + _warnings(model, tokenizer, settings)
+    used = _context_settings(context, settings) | opened.settings
+    warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
     _check_tap(context, tap, tokenizer.begin, probe)
     return LoadedModel(
         model=model,
@@ -99,60 +101,29 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
         tokenizer=tokenizer,
         gate=probe.gate,
         info=_model_info(location.name, parts, facts, probe, settings),
-        backend=_backend_info(parts, how, probe, settings),
+        backend=_backend_info(parts, how, probe, settings, used),
         context_length=settings.context,
         warnings=warnings,
     )
 
 
-# -- the model
+# -- settings
 
 
-def _open(location: ModelLocation, stored_bytes: int, progress: Report) -> Any:
-    """The model, its weights mapped into memory."""
-    params = lib.llama_model_default_params()
-    params.n_gpu_layers = -1 if lib.llama_supports_gpu_offload() else 0
-    params.progress_callback = lib.llama_progress_callback(_in_percent(stored_bytes, progress))
-    log.listen()
-    lib.llama_backend_init()
-    model = lib.llama_model_load_from_file(os.fsencode(str(location.path)), params)
-    if not model:
-        raise UserError(
-            f"llama.cpp ({VERSION}) cannot load {location.name} ({log.reason()})",
-            advice="try a newer llama-cpp-python or another model",
-        )
-    _check_kind(model, location.name)
-    return model
-
-
-def _in_percent(stored_bytes: int, progress: Report) -> Callable[[float, Any], bool]:
-    """What llama.cpp may call for every tensor, reporting whole per cents."""
-    shown = -1
-
-    def report(fraction: float, _: Any) -> bool:
-        nonlocal shown
-        if (percent := int(fraction * 100)) != shown:
-            shown = percent
-            done = int(fraction * stored_bytes)
-            progress(Progress(stage="loading", done=done, total=stored_bytes, unit="bytes"))
-        return True
-
-    return report
-
-
-def _check_kind(model: Any, name: str) -> None:
-    if lib.llama_model_has_encoder(model) or lib.llama_model_is_diffusion(model):
-        raise UserError(f"{name} does not generate token by token", advice="give another model")
-    if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == lib.LLAMA_VOCAB_TYPE_NONE:
-        raise UserError(f"{name} has no vocabulary", advice="convert the model with its tokenizer")
-
-
-def _settings(model: Any, parts: Sequence[GgufFile], threads: int | None) -> Settings:
+def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> Settings:
+    trained = int(lib.llama_model_n_ctx_train(model))
+    check_context(options.context, trained)
+    context = options.context or min(trained, LONGEST_CONTEXT)
+    kv_type = options.kv_type.lower() if options.kv_type else "f32" if llama_facts.is_float32(parts) else "f16"
+    batch = max(FEWEST_AT_ONCE, min(context, options.batch or max(PREFILL_STEP, options.micro_batch or 0)))
     return Settings(
-        context=min(lib.llama_model_n_ctx_train(model), LONGEST_CONTEXT),
-        threads=threads or default_threads(),
+        context=context,
+        threads=options.threads or default_threads(),
         on_gpu=bool(lib.llama_supports_gpu_offload()),
-        exact=llama_facts.is_float32(parts),
+        exact=kv_type == "f32",
+        kv_type=kv_type,
+        batch=batch,
+        micro_batch=min(batch, options.micro_batch or PREFILL_STEP),
     )
 
 
@@ -197,7 +168,7 @@ def _tap(probe: Probe, settings: Settings) -> tuple[Tap, str]:
         return PythonTap(apart=settings.on_gpu), f"a callback in Python, slower: {why}"
     tap = CompiledTap(
         library,
-        rows=PREFILL_STEP,
+        rows=max(PREFILL_STEP, settings.batch),
         layers=len(probe.layers),
         experts=probe.experts,
         experts_per_token=probe.experts_per_token,
@@ -246,23 +217,38 @@ def _model_info(
     )
 
 
-def _backend_info(parts: Sequence[GgufFile], how: str, probe: Probe, settings: Settings) -> BackendInfo:
+def _context_settings(context: Any, settings: Settings) -> dict[str, str | int | bool]:
+    """What the context is, where llama.cpp can be asked."""
+    return {
+        "kv_type": settings.cache_type,
+        "flash_attention": flash_attention(settings),
+        "context": settings.context,
+        "batch": lib.llama_n_batch(context),
+        "micro_batch": lib.llama_n_ubatch(context),
+    }
+
+
+def _backend_info(
+    parts: Sequence[GgufFile], how: str, probe: Probe, settings: Settings, used: dict[str, str | int | bool]
+) -> BackendInfo:
     seen = "expert indices" if probe.gate is UNKNOWN else "expert indices and router scores"
-    cache = "F32 cache, flash attention off" if settings.exact else "F16 cache, flash attention where it can"
+    attention = "flash attention off" if settings.exact else "flash attention where it can"
+    cache = f"{settings.cache_type.upper()} cache, {attention}"
     return BackendInfo(
         name="llama.cpp",
         version=f"llama-cpp-python {VERSION}",
-        device=device_name(settings.on_gpu),
+        device=device_name(settings.on_gpu and used["gpu_layers"] != 0),
         threads=settings.threads,
         tap=f"{seen}, copied once per MoE layer by {how}",
         dtype=f"{llama_facts.stored_as(parts)}; {cache}",
+        settings=used,
     )
 
 
-def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: Settings) -> list[str]:
+def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: Settings, options: EngineOptions) -> list[str]:
     warnings = []
     trained = lib.llama_model_n_ctx_train(model)
-    if trained > settings.context:
+    if trained > settings.context and options.context is None:
         warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to spare memory")
     if not tokenizer.eos_token_ids:
         warnings.append("the model names no end-of-text token: it never stops by itself")

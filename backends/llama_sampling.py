@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Floats
+from backends.llama_prediction import facts
 from backends.sampling import Choice, check_sampling
 from routing.events import Sampling
 
@@ -41,6 +41,16 @@ class SamplerChain:
         """A token from the last prediction of a context."""
         return int(lib.llama_sampler_sample(self._chain, context, -1))
 
+    def random_numbers(self) -> Any:
+        """A copy of the sampler that has them, as it is now; free it when done."""
+        return lib.llama_sampler_clone(self._draw)
+
+    def go_on_from(self, random_numbers: Any) -> None:
+        """Draw with a copy of these from now on; `arrange` must follow."""
+        self._clear()
+        lib.llama_sampler_free(self._draw)
+        self._draw = lib.llama_sampler_clone(random_numbers)
+
     def _clear(self) -> None:
         """Take all samplers out, and keep the one that has the random numbers."""
         kept = ctypes.addressof(self._draw.contents)
@@ -67,7 +77,22 @@ def _samplers(sampling: Sampling, masked: Sequence[int], vocabulary: int) -> lis
         samplers.append(lib.llama_sampler_init_top_k(sampling.top_k))
     if sampling.top_p < 1:
         samplers.append(lib.llama_sampler_init_top_p(sampling.top_p, 1))
-    return [*samplers, lib.llama_sampler_init_temp(sampling.temperature)]
+    if sampling.temperature != 1:
+        samplers.append(lib.llama_sampler_init_temp(sampling.temperature))
+    return samplers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawState:
+    """All that drawing goes on from; close it when done."""
+
+    sampling: Sampling
+    random_numbers: list[Any]
+    """Samplers that have them, one per chain."""
+
+    def close(self) -> None:
+        for sampler in self.random_numbers:
+            lib.llama_sampler_free(sampler)
 
 
 class NextToken:
@@ -82,7 +107,9 @@ class NextToken:
         self._ends = ends
         self._vocabulary = vocabulary
         self._never_stops = False
+        self._sampling = Sampling(seed=0)
         self._chains = _chains(0)
+        self._facts = facts(vocabulary)
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
         """Draw like this from now on.
@@ -94,9 +121,24 @@ class NextToken:
         if reseed:
             self.close()
             self._chains = _chains(sampling.seed)
+        self._sampling = sampling
         self._never_stops = sampling.stop == "never"
         for chain, masked in zip(self._chains, ([], sorted(self._ends)), strict=True):
             chain.arrange(sampling, masked, self._vocabulary)
+
+    def state(self) -> DrawState:
+        """What drawing would go on from now."""
+        return DrawState(self._sampling, [chain.random_numbers() for chain in self._chains])
+
+    def go_on_from(self, state: DrawState) -> None:
+        """Draw as if nothing had been drawn since."""
+        for chain, random_numbers in zip(self._chains, state.random_numbers, strict=True):
+            chain.go_on_from(random_numbers)
+        self.configure(state.sampling, reseed=False)
+
+    def take(self, context: Any, token: int) -> Choice:
+        """Choose this token, whatever a context's last prediction is."""
+        return Choice(token, *self._facts(context, token), would_stop=False)
 
     def draw(self, context: Any) -> Choice:
         """Draw from a context's last prediction."""
@@ -105,12 +147,7 @@ class NextToken:
         would_stop = self._never_stops and token in self._ends
         if would_stop:
             token = masked.draw(context)
-        return Choice(token, *_facts(self._logits(context), token), would_stop)
-
-    def _logits(self, context: Any) -> Floats:
-        """[V], in llama.cpp's own memory."""
-        first = lib.llama_get_logits_ith(context, -1)
-        return np.ctypeslib.as_array(first, (self._vocabulary,))
+        return Choice(token, *self._facts(context, token), would_stop)
 
     def close(self) -> None:
         for chain in self._chains:
@@ -123,15 +160,3 @@ def _chains(seed: int) -> tuple[SamplerChain, SamplerChain]:
     Their random numbers must differ: the second one would otherwise choose with those that the first one had before.
     """
     return SamplerChain(seed), SamplerChain(seed + 1)
-
-
-def _facts(logits: Floats, token: int) -> tuple[float, float, float]:
-    """Log-probability of the token, and the likeliest token's lead over the second one and over it."""
-    best = int(logits.argmax())
-    shifted = logits - logits[best]
-    powers = np.exp(shifted)
-    total = float(powers.sum(dtype=np.float64))
-    powers[best] = 0.0
-    behind = float(shifted[token])
-    second = float(powers.max())
-    return behind - math.log(total), (1.0 - second) / total, (1.0 - math.exp(behind)) / total

@@ -22,6 +22,8 @@ struct tap {
     int32_t *buffer;
     size_t capacity, used;
     int32_t problem;
+    /* 0: no node is wanted. */
+    int32_t enabled;
 };
 
 static const void *field(const void *tensor, size_t at) { return (const char *)tensor + at; }
@@ -90,6 +92,9 @@ static void record(struct tap *tap, const void *node, long layer) {
 }
 
 bool moe_watch_tap(const void *node, bool ask, struct tap *tap) {
+    if (!tap->enabled) {
+        return !ask;
+    }
     const char *name = field(node, tap->name_at);
     long layer = layer_of(name, tap->read_at);
     if (ask) {

@@ -24,6 +24,7 @@ from llama_cpp import llama_cpp as lib
 
 from backends.engine import Floats, Ints, Routing
 from backends.llama_library import F32, I32, Tensor, tensor_get
+from backends.recorded_routing import HEADER, RecordedRouting, RowFormat
 from routing.arrays import ABSENT
 
 READ_AT = "ffn_moe_weights"
@@ -54,12 +55,24 @@ class Tap(ABC):
     user_data: Any = None
 
     @abstractmethod
+    def observe(self, on: bool) -> None:
+        """Look on at the next evaluations, or want nothing of them."""
+
+    @abstractmethod
     def take(self) -> list[RouterRows]:
         """What was seen since the last call, in order.
 
         Raises:
             RuntimeError: a router's tensors are not what they should be.
         """
+
+    def routing(self, form: RowFormat, tokens: int) -> Routing:
+        """What the evaluation of so many tokens showed, which was all since the last call.
+
+        Raises:
+            RuntimeError: as for `take`.
+        """
+        return routing(self.take(), form.layers, tokens, form.logits)
 
 
 # -- in C
@@ -79,14 +92,15 @@ class _TapState(ctypes.Structure):
         ("capacity", ctypes.c_size_t),
         ("used", ctypes.c_size_t),
         ("problem", ctypes.c_int32),
+        ("enabled", ctypes.c_int32),
     )
 
 
 PROBLEMS = {1: "its buffer is full", 2: "a router's tensors are not what they should be"}
 """`enum problem` of llama_tap.c."""
 
-HEADER = 4
-"""Words at the beginning of a record: layer, T, E, k."""
+TOKENS_IN_BUFFER = 64
+"""Generated tokens after which the next ones go into another buffer."""
 
 
 class CompiledTap(Tap):
@@ -105,8 +119,8 @@ class CompiledTap(Tap):
         self, library: ctypes.CDLL, *, rows: int, layers: int, experts: int, experts_per_token: int, apart: bool
     ) -> None:
         # Beside the records, room for the gaps between the ids of the last one while they are read.
-        record = HEADER + rows * (experts + 2 * experts_per_token)
-        self._buffer = np.empty(layers * record + rows * experts, np.int32)
+        self._pass = layers * (HEADER + rows * (experts + 2 * experts_per_token)) + rows * experts
+        self._tokens = TOKENS_IN_BUFFER * layers * (HEADER + experts + 2 * experts_per_token)
         self._state = _TapState(
             **{f"{field}_at": getattr(Tensor, field).offset for field in ("type", "ne", "nb", "src", "name")},
             type_f32=F32,
@@ -114,18 +128,39 @@ class CompiledTap(Tap):
             read_at=READ_AT.encode(),
             stop_at=STOP_AT.encode() if apart else None,
             get=ctypes.cast(tensor_get, ctypes.c_void_p).value,
-            buffer=self._buffer.ctypes.data,
-            capacity=self._buffer.size,
+            enabled=True,
         )
+        self._begin_buffer()
         self.callback = ctypes.cast(library.moe_watch_tap, lib.ggml_backend_sched_eval_callback)
         self.user_data = ctypes.addressof(self._state)
 
+    def observe(self, on: bool) -> None:
+        self._state.enabled = on
+
     def take(self) -> list[RouterRows]:
-        used, problem = self._state.used, self._state.problem
-        self._state.used = self._state.problem = 0
+        words, problem, self._state.problem = self._words(), self._state.problem, 0
         if problem:
             raise RuntimeError(f"the tap failed: {PROBLEMS[problem]}")
-        return list(_records(self._buffer[:used].copy()))
+        return list(_records(words))
+
+    def routing(self, form: RowFormat, tokens: int) -> Routing:
+        if tokens == 1 and self._state.used - self._taken == form.size:
+            return RecordedRouting(self._words(), form)  # all layers are there, so there was no problem
+        return super().routing(form, tokens)
+
+    def _words(self) -> Ints:
+        """All records since the last call, where they are: a copy would have to fetch them from the main memory."""
+        words = self._buffer[self._taken : self._state.used]
+        self._taken += len(words)
+        if self._taken > self._tokens:
+            self._begin_buffer()
+        return words
+
+    def _begin_buffer(self) -> None:
+        """Leave the old one to those who still read from it. What is not written to is not in memory."""
+        self._buffer = np.empty(self._tokens + self._pass, np.int32)
+        self._taken = self._state.used = 0
+        self._state.buffer, self._state.capacity = self._buffer.ctypes.data, self._buffer.size
 
 
 def _records(words: Ints) -> Iterator[RouterRows]:
@@ -159,8 +194,14 @@ class PythonTap(Tap):
         self.callback = lib.ggml_backend_sched_eval_callback(self._call)
         self._seen: list[RouterRows] = []
         self._error: Exception | None = None
+        self._enabled = True
+
+    def observe(self, on: bool) -> None:
+        self._enabled = on
 
     def _call(self, address: int, ask: bool, _: Any) -> bool:
+        if not self._enabled:
+            return not ask
         node = Tensor.from_address(address)
         named = self._named.fullmatch(node.name)
         if named is None or ask:

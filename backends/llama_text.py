@@ -26,6 +26,8 @@ class LlamaTokenizer:
         self._vocab = lib.llama_model_get_vocab(model)
         self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
         self.eos_token_ids = {token for token in range(self.vocabulary) if lib.llama_vocab_is_eog(self._vocab, token)}
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+        """Those asked for before: every generated token asks."""
         template = lib.llama_model_chat_template(model, None)
         self._template = template.decode(errors="replace") if template else None
 
@@ -69,6 +71,12 @@ class LlamaTokenizer:
 
     def piece(self, token: int, *, strip: bool = False) -> bytes:
         """The bytes that a token stands for, special ones as they are written; `strip` leaves out a leading space."""
+        known = self._pieces.get((token, strip))
+        if known is None:
+            known = self._pieces[token, strip] = self._piece(token, strip=strip)
+        return known
+
+    def _piece(self, token: int, *, strip: bool) -> bytes:
         room = LONGEST_PIECE
         while True:
             buffer = ctypes.create_string_buffer(room)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from itertools import islice
 
-from backends.engine import Bare, Engine
+from backends.engine import Bare, Drawn, Engine
 from backends.observation import Evaluated, Observer, TokenFacts
 from backends.outbox import Outbox
 from backends.protocol import Batch, Measure, encode
 from routing.errors import UserError
-from routing.events import Sampling
+from routing.events import Sampling, TokenSource
 
 SAMPLING = Sampling(seed=7, stop="never")
 
@@ -42,7 +42,7 @@ class Measurements:
         self._engine.reset()
         self._engine.configure(SAMPLING, reseed=True)
         if asked.phase == "prefill":
-            return self._prefill_rate(asked, ids)
+            return self._prefill_rate(asked, self._repeated(asked, ids))
         self._require_room(len(ids) + asked.tokens + 1)
         return self._decode_rate(asked, ids)
 
@@ -54,57 +54,78 @@ class Measurements:
                 advice="measure fewer tokens",
             )
 
-    # -- a prompt
-
-    def _prefill_rate(self, asked: Measure, ids: list[int]) -> float:
-        prompt = self._repeated(asked, ids)
-        evaluate: Callable[[list[int]], None] = self._bare.prefill if asked.variant == "bare" else self._prefill
-        began = time.perf_counter()
-        evaluate(prompt)
-        return len(prompt) / (time.perf_counter() - began)
-
     def _repeated(self, asked: Measure, ids: list[int]) -> list[int]:
         """The prompt again and again, up to so many tokens, and to what the context can hold."""
         more = self._engine.encode(asked.prompt, turn=False, first=False) or ids
         length = min(asked.tokens, self._engine.context_length - 1)
         return (ids + more * (length // len(more) + 1))[:length]
 
-    def _prefill(self, ids: list[int]) -> None:
-        for _ in self._engine.prefill(ids, lambda _: None):
-            pass
+    @contextmanager
+    def _own_loop(self, asked: Measure) -> Iterator[_Loop]:
+        """Ours, with the tap as asked for; it is on afterwards."""
+        self._engine.observe(asked.variant == "tap on")
+        try:
+            yield _Loop(self._engine)
+        finally:
+            self._engine.observe(True)
 
-    # -- generated tokens
+    def _prefill_rate(self, asked: Measure, ids: list[int]) -> float:
+        if asked.variant == "bare":
+            return _prefill_rate(self._bare.prefill, ids)
+        with self._own_loop(asked) as loop:
+            return _prefill_rate(loop.prefill, ids)
 
     def _decode_rate(self, asked: Measure, ids: list[int]) -> float:
         if asked.variant == "bare":
             with closing(self._bare.decode(ids)) as steps:
-                return _rate(islice(steps, asked.tokens))
-        self._prefill(ids)
-        rate = _rate(self._draw(asked.tokens) if asked.variant == "tap" else self._draw_and_encode(asked.tokens))
-        self._engine.draw(last=True)  # what was begun ahead must not run into the next measurement
-        return rate
+                return _decode_rate(islice(steps, asked.tokens))
+        with self._own_loop(asked) as loop:
+            loop.prefill(ids)
+            rate = _decode_rate(loop.decode(asked.tokens))
+            self._engine.draw(last=True)  # what was begun ahead must not run into the next measurement
+            return rate
 
-    def _draw(self, tokens: int) -> Iterator[object]:
+
+class _Loop:
+    """What the worker does with a run's tokens, but for the pipe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._outbox = Outbox(_encode, Observer(engine.model), time.monotonic)
+        self._detokenizer = engine.detokenizer()
+        self._i = 0
+
+    def prefill(self, ids: list[int]) -> None:
+        for routing in self._engine.prefill(ids, lambda _: None):
+            step = ids[self._i : self._i + routing.tokens]
+            self._outbox.put_tokens(Evaluated([self._facts(token, "prompt") for token in step], routing))
+            self._outbox.flush()
+
+    def decode(self, tokens: int) -> Iterator[object]:
         for _ in range(tokens):
-            yield self._engine.draw()
-
-    def _draw_and_encode(self, tokens: int) -> Iterator[object]:
-        """What the worker does with a token, but for the pipe."""
-        outbox = Outbox(_encode, Observer(self._engine.model), time.monotonic)
-        detokenizer = self._engine.detokenizer()
-        for i in range(tokens):
             drawn = self._engine.draw()
-            facts = TokenFacts(i, time.monotonic(), "generated", drawn.id, detokenizer.add(drawn.id), drawn)
-            outbox.put_tokens(Evaluated([facts], drawn.routing))
+            self._outbox.put_tokens(Evaluated([self._facts(drawn.id, "generated", drawn)], drawn.routing))
             yield drawn
-        outbox.flush()
+        self._outbox.flush()
+
+    def _facts(self, token: int, source: TokenSource, drawn: Drawn | None = None) -> TokenFacts:
+        facts = TokenFacts(self._i, time.monotonic(), source, token, self._detokenizer.add(token), drawn)
+        self._i += 1
+        return facts
 
 
 def _encode(batch: Batch) -> None:
     encode(batch)
 
 
-def _rate(steps: Iterator[object]) -> float:
+def _prefill_rate(evaluate: Callable[[list[int]], None], ids: list[int]) -> float:
+    """Tokens per second."""
+    began = time.perf_counter()
+    evaluate(ids)
+    return len(ids) / (time.perf_counter() - began)
+
+
+def _decode_rate(steps: Iterator[object]) -> float:
     """Tokens per second from the first one to the end of what is done for the last one."""
     next(steps)
     began = time.perf_counter()

@@ -17,8 +17,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_tokenizer
 from mlx_lm.utils import load_model as mlx_load_model
 
-from backends import model_config
+from backends import model_config, out_of_memory
 from backends.catalog import ModelLocation
+from backends.engine_options import check_context
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
@@ -31,6 +32,9 @@ from routing.gates import UNKNOWN_GATE
 Report = Callable[[Progress], None]
 
 HALF = (mx.float16, mx.bfloat16)
+
+KV_TYPES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
+"""Names as in `engine_options.KV_TYPES`."""
 
 READ_STEP = 64_000_000
 """Bytes of weights read between two progress reports."""
@@ -58,6 +62,8 @@ class Shape:
     experts: int
     experts_per_token: int
     vocabulary: int
+    kv_type: str | None
+    """Of what the layers keep of earlier tokens."""
 
 
 def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
@@ -69,25 +75,27 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
     config = model_config.read_config(location.path)
+    longest = model_config.context_length(config)
+    check_context(options.context, longest)
+    context = options.context or longest
     facts = weight_facts(config, read_tensor_tables(location.path))
     progress(Progress(stage="loading", total=facts.bytes, unit="bytes"))
     model, text = _open(location.name, location.path, config)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
     _wire_memory()
-    _read_weights(model, facts.bytes, progress)
+    _read_weights(location.name, model, facts.bytes, progress)
     tap = RouterTap(model)
     shape = _probe(model, tap)
-    context = model_config.context_length(config)
     return LoadedModel(
         model=model,
         text=text,
         tap=tap,
-        info=_model_info(location.name, config, facts, model, tap, shape),
-        backend=_backend_info(tap, stored, computed),
+        info=_model_info(location.name, config, facts, model, tap, shape, context),
+        backend=_backend_info(tap, stored, computed, _settings(context, shape)),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
-        warnings=_warnings(config, text, options.threads),
+        warnings=_warnings(text, config, context),
     )
 
 
@@ -137,8 +145,12 @@ def _wire_memory() -> None:
         mx.set_wired_limit(int(limit))
 
 
-def _read_weights(model: nn.Module, stored_bytes: int, progress: Report) -> None:
-    """Read the weights, some at a time, so that progress can be shown."""
+def _read_weights(name: str, model: nn.Module, stored_bytes: int, progress: Report) -> None:
+    """Read the weights, some at a time, so that progress can be shown.
+
+    Raises:
+        UserError: MLX cannot.
+    """
     arrays = _arrays(model)
     total = sum(array.nbytes for array in arrays)
     done, waiting = 0, 0
@@ -147,14 +159,27 @@ def _read_weights(model: nn.Module, stored_bytes: int, progress: Report) -> None
         batch.append(array)
         waiting += array.nbytes
         if waiting >= READ_STEP or array is arrays[-1]:
-            mx.eval(batch)
+            _read(name, batch)
             batch, done, waiting = [], done + waiting, 0
             progress(Progress(stage="loading", done=stored_bytes * done // total, total=stored_bytes, unit="bytes"))
 
 
+def _read(name: str, arrays: list[Any]) -> None:
+    try:
+        mx.eval(arrays)
+    except RuntimeError as error:
+        # The files are whole, that was checked: on processors MLX says that it cannot read where it has no memory.
+        traceback.print_exc()
+        raise UserError(
+            f"mlx {version('mlx')} cannot bring the weights of {name} into memory ({error})",
+            advice=out_of_memory.SMALLER_MODEL,
+        ) from error
+
+
 def _probe(model: nn.Module, tap: RouterTap) -> Shape:
     """Run one token and look at what the tap caught."""
-    logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
+    cache = make_prompt_cache(model)
+    logits = model(mx.array([[0]]), cache=cache)
     mx.eval(logits)
     unseen = [
         layer.index
@@ -167,14 +192,26 @@ def _probe(model: nn.Module, tap: RouterTap) -> Shape:
     if len(shapes) > 1:
         raise UserError("layers with different numbers of experts cannot be shown", advice="give another model")
     experts, experts_per_token = shapes.pop()
-    return Shape(experts, experts_per_token, logits.shape[-1])
+    return Shape(experts, experts_per_token, logits.shape[-1], _cache_type(cache))
+
+
+def _cache_type(cache: list[Any]) -> str | None:
+    """The type of the numbers that all layers keep; None if it is not one, or they do not show it."""
+    kept = {keys.dtype for layer in cache if (keys := getattr(layer, "keys", None)) is not None}
+    return KV_TYPES.get(kept.pop()) if len(kept) == 1 else None
 
 
 # -- descriptions
 
 
 def _model_info(
-    name: str, config: model_config.Config, facts: WeightFacts, model: nn.Module, tap: RouterTap, shape: Shape
+    name: str,
+    config: model_config.Config,
+    facts: WeightFacts,
+    model: nn.Module,
+    tap: RouterTap,
+    shape: Shape,
+    context: int | None,
 ) -> ModelInfo:
     layers = [layer.index for layer in tap.layers]
     sizes = [facts.expert_bytes.get(layer) for layer in layers]
@@ -191,13 +228,19 @@ def _model_info(
         bytes=facts.bytes,
         expert_bytes=known if len(known) == len(layers) else None,
         non_expert_bytes=facts.non_expert_bytes,
-        context_length=model_config.context_length(config),
+        context_length=context,
         trained_length=model_config.trained_length(config),
         fingerprint=facts.fingerprint,
     )
 
 
-def _backend_info(tap: RouterTap, stored: Any, computed: Any) -> BackendInfo:
+def _settings(context: int | None, shape: Shape) -> dict[str, str | int | bool]:
+    """As `BackendInfo.settings` says them; what is not known or not limited is left out."""
+    known: dict[str, str | int | None] = {"kv_type": shape.kv_type, "context": context}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _backend_info(tap: RouterTap, stored: Any, computed: Any, settings: dict[str, str | int | bool]) -> BackendInfo:
     device = mx.default_device()
     kind = "CPU" if device == mx.Device(mx.cpu) else "GPU"
     known = "expert indices, router logits and weights" if tap.sees_weights else "expert indices and router logits"
@@ -210,6 +253,7 @@ def _backend_info(tap: RouterTap, stored: Any, computed: Any) -> BackendInfo:
         dtype=_type_name(computed)
         if computed == stored
         else f"{_type_name(computed)} (stored as {_type_name(stored)})",
+        settings=settings,
     )
 
 
@@ -217,12 +261,10 @@ def _type_name(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
 
 
-def _warnings(config: model_config.Config, text: TextCodec, threads: int | None) -> list[str]:
+def _warnings(text: TextCodec, config: model_config.Config, context: int | None) -> list[str]:
     warnings = model_config.rope_warnings(config)
     if not text.ends:
         warnings.append("the model names no end-of-text token: it never stops by itself")
-    if model_config.context_length(config) is None:
-        warnings.append("config.json names no context length: a run ends only when it is told to")
-    if threads is not None:
-        warnings.append("MLX does not let the number of threads be set: --threads is ignored")
+    if context is None:
+        warnings.append("config.json names no context length: a run ends only when it is told to, or give --context")
     return warnings

@@ -1,30 +1,44 @@
-"""Drawing the next token with MLX, and what the model thought of it; all of it in the forward pass's own graph."""
+"""Drawing the next token with MLX in the forward pass's own graph, and what the model thought of it.
+
+What is said of the prediction is worked out by NumPy once the pass is over: while it waits for the next one, Python
+has the time, and every small operation in the graph would hold up the model.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
+from backends.engine import Floats
 from backends.sampling import Choice, check_sampling
 from routing.events import Sampling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The same, lazy."""
+    """A token that will have been drawn, and what from; lazy."""
 
     token: Any
     """[1], input of the next forward pass"""
-    facts: Any
-    """[4]: logprob, top_margin, choice_gap, would_stop"""
+    logprobs: Any
+    """[1, V], float32, at temperature 1"""
+    would_stop: Any
+    """[1], or None where end-of-text may be drawn"""
+
+    def arrays(self) -> list[Any]:
+        """What must be evaluated for `read`."""
+        return [self.token, self.logprobs] if self.would_stop is None else [self.token, self.logprobs, self.would_stop]
 
     def read(self) -> Choice:
         """Waits for the pass that predicts it."""
-        logprob, top_margin, choice_gap, would_stop = self.facts.tolist()
-        return Choice(self.token.item(), logprob, top_margin, choice_gap, bool(would_stop))
+        token = self.token.item()
+        would_stop = self.would_stop is not None and bool(self.would_stop.item())
+        return Choice(token, *_facts(np.asarray(self.logprobs)[0], token), would_stop)
 
 
 class NextToken:
@@ -49,23 +63,22 @@ class NextToken:
         self._ends = mx.array([token in ends for token in range(vocabulary)])
         self._never_stops = sampling.stop == "never"
 
-    def predict(self, logits: Any) -> Prediction:
-        """Draw from logits [1, V]; nothing is evaluated here."""
+    def predict(self, logits: Any, forced: int | None = None) -> Prediction:
+        """Draw from logits [1, V], or take the token that is forced; nothing is evaluated here."""
         logits = logits.astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        token = self._draw(logprobs)
-        would_stop = mx.zeros((1,), mx.bool_)
-        if self._never_stops:
+        token = self._draw(logprobs) if forced is None else mx.array([forced], mx.uint32)
+        would_stop = None
+        if self._never_stops and forced is None:
             would_stop = self._ends[token]
             token = mx.where(would_stop, self._draw(mx.where(self._ends, -mx.inf, logprobs)), token)
-        return Prediction(token, mx.concatenate([*_facts(logprobs, token), would_stop.astype(mx.float32)]))
+        return Prediction(token, logprobs, would_stop)
 
 
-def _facts(logprobs: Any, token: Any) -> tuple[Any, Any, Any]:
-    """Log-probability of the token, and the likeliest token's lead over the second one and over it; each [1]."""
-    best = mx.argmax(logprobs, axis=-1, keepdims=True)
-    others = mx.put_along_axis(logprobs, best, mx.array(-mx.inf, logprobs.dtype), axis=-1)
-    first = mx.exp(mx.max(logprobs, axis=-1))
-    second = mx.exp(mx.max(others, axis=-1))
-    logprob = mx.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
-    return logprob, first - second, first - mx.exp(logprob)
+def _facts(logprobs: Floats, token: int) -> tuple[float, float, float]:
+    """Log-probability of the token, and the likeliest token's lead over the second one and over it."""
+    best = int(logprobs.argmax())
+    others = [part[part.argmax()] for part in (logprobs[:best], logprobs[best + 1 :]) if len(part)]
+    first, second = math.exp(logprobs[best]), math.exp(max(others, default=-math.inf))
+    logprob = float(logprobs[token])
+    return logprob, first - second, first - math.exp(logprob)

@@ -8,14 +8,14 @@ output of the same pass, so that they are computed with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from backends.engine import Routing
+from backends.engine import Routing, Unobserved
 from backends.mlx_gates import linear_logits, raw_logits
 from backends.mlx_layers import MoeLayer, moe_layers
 from routing.errors import UserError
@@ -34,19 +34,22 @@ class Frame:
     """[..., T, E], float32"""
     weights: list[Any]
     """[..., T, k], float32: of `experts`, where the router returns them."""
+    observed: bool = True
+    """The tap was in place."""
 
     def arrays(self) -> list[Any]:
         return [array for array in (*self.experts, *self.logits, *self.weights) if array is not None]
 
-    def read(self) -> Routing:
-        """As NumPy, waiting for the pass if need be.
+    def read(self, tokens: int) -> Routing:
+        """As NumPy, of a pass over so many tokens, waiting for it if need be.
 
         Only `np.asarray` here: any new MLX operation would queue behind the pass that is already under way.
         """
-        experts = [_rows(array) for array in self.experts]
+        if not self.observed:
+            return Unobserved.of(tokens, len(self.experts))
         return Routing(
-            tokens=next(len(rows) for rows in experts if rows is not None),
-            experts=experts,
+            tokens=tokens,
+            experts=[_rows(array) for array in self.experts],
             logits=[_rows(array) for array in self.logits],
             weights=[_rows(array) for array in self.weights] if any(w is not None for w in self.weights) else [],
         )
@@ -120,6 +123,14 @@ class RouterTap:
         for position, layer in enumerate(self.layers):
             self._hook_layer(position, layer)
         self._hook(self._model, _open_frame(self))
+
+    def observe(self, on: bool) -> None:
+        """Look on at the passes built from now on, or leave them as they are without a tap: their frames are empty."""
+        if on and not self._undo:
+            self.open()
+        elif not on:
+            self.close()
+            self.frame = replace(self._new_frame(), observed=False)
 
     def close(self) -> None:
         """Leave the model as it was."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backends.engine import Drawn, Routing
+from backends.engine import Drawn, Routing, Unobserved
+from backends.recorded_routing import rows_of
 from routing.arrays import ABSENT, AnyInts, nullable
 from routing.events import ModelInfo, Phase, Token, TokenSource
 from routing.gates import parse
@@ -20,9 +22,11 @@ Array = npt.NDArray[Any]
 DECIMALS = 4
 """Of log-probability and margins: a step of the integers beside them."""
 
+MOST_AT_ONCE = 2**16
+"""Router outputs (tokens × layers × experts) in one piece of arithmetic: in float64 they still fit into a cache."""
 
-@dataclass(frozen=True, slots=True)
-class TokenFacts:
+
+class TokenFacts(msgspec.Struct, frozen=True, eq=False):
     """A token event without its routing."""
 
     i: int
@@ -34,8 +38,7 @@ class TokenFacts:
     """For generated tokens: what the model predicted."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Evaluated:
+class Evaluated(msgspec.Struct, frozen=True, eq=False):
     """Tokens that one step evaluated, and their routing, row by row."""
 
     tokens: Sequence[TokenFacts]
@@ -61,15 +64,56 @@ class Observer:
 
     def __init__(self, model: ModelInfo) -> None:
         self._model = model
+        self._at_once = max(1, MOST_AT_ONCE // (len(model.layers) * model.experts))
 
     def tokens(self, steps: Sequence[Evaluated]) -> list[Token]:
-        """The events of these steps, in order. The arithmetic is done once for all of them."""
-        routings = [step.routing for step in steps]
-        observation = observe(
-            self._logits(routings), self._experts(routings), self._model.gate, self._weights(routings)
+        """The events of these steps, in order. The arithmetic is done for many of them at once."""
+        events: list[Token] = []
+        waiting: list[Evaluated] = []
+        for piece in self._pieces(steps):
+            if sum(len(step.tokens) for step in waiting) + len(piece.tokens) > self._at_once:
+                events += self._observed(waiting)
+                waiting = []
+            waiting.append(piece)
+        return events + self._observed(waiting)
+
+    def _pieces(self, steps: Sequence[Evaluated]) -> Iterator[Evaluated]:
+        """The same, a long prompt cut into pieces."""
+        for step in steps:
+            if len(step.tokens) <= self._at_once:
+                yield step
+                continue
+            for start in range(0, len(step.tokens), self._at_once):
+                stop = start + self._at_once
+                yield Evaluated(step.tokens[start:stop], _cut(step.routing, start, stop))
+
+    def _observed(self, steps: Sequence[Evaluated]) -> list[Token]:
+        if not steps:
+            return []
+        if all(isinstance(step.routing, Unobserved) for step in steps):
+            absent: list[int | None] = [None] * (len(self._model.layers) * self._model.experts_per_token)
+            return [_token(fact, absent, None, None, None) for step in steps for fact in step.tokens]
+        observation = self._observe([step.routing for step in steps])
+        columns = zip(
+            _lists(observation.experts),
+            _lists(observation.weights),
+            _lists(observation.entropy),
+            _lists(observation.margin),
+            strict=False,
         )
-        facts = [token for step in steps for token in step.tokens]
-        return [_token(fact, observation, row) for row, fact in enumerate(facts)]
+        facts = (token for step in steps for token in step.tokens)
+        return [_token(fact, *row) for fact, row in zip(facts, columns, strict=False)]
+
+    def _observe(self, routings: Sequence[Routing]) -> Observation:
+        recorded = rows_of(routings)
+        if recorded is None:
+            weights = self._weights(routings)
+            return observe(self._logits(routings), self._experts(routings), self._model.gate, weights)
+        rows, form = recorded
+        scores, experts = form.scores_in(rows), form.experts_in(rows)
+        if form.is_scored:
+            return observe(None, experts, self._model.gate, scored=scores)
+        return observe(scores, experts, self._model.gate)
 
     def _experts(self, routings: Sequence[Routing]) -> Array:
         """Selected experts [T, L, k] of all steps together."""
@@ -91,18 +135,46 @@ class Observer:
     def _stack(
         self, rows: Sequence[Sequence[Array | None]], routings: Sequence[Routing], width: int, missing: float
     ) -> Array:
-        def layer(position: int) -> Array:
-            return np.concatenate(
-                [
-                    np.full((routing.tokens, width), missing) if step[position] is None else step[position]
-                    for step, routing in zip(rows, routings, strict=True)
-                ]
-            )
+        """[T, L, width] of all steps together, `missing` where there is nothing."""
+        layers = len(self._model.layers)
+        if all(piece is None for step in rows for piece in step):
+            return np.full((sum(routing.tokens for routing in routings), layers, width), missing)
+        pieces = [
+            np.full((routing.tokens, width), missing) if piece is None else piece
+            for step, routing in zip(rows, routings, strict=True)
+            for piece in step
+        ]
+        if all(len(piece) == 1 for piece in pieces):  # generated tokens, one after the other
+            return np.concatenate(pieces).reshape(-1, layers, width)
+        return np.stack([np.concatenate(pieces[position::layers]) for position in range(layers)], axis=1)
 
-        return np.stack([layer(position) for position in range(len(self._model.layers))], axis=1)
+
+def _cut(routing: Routing, start: int, stop: int) -> Routing:
+    """Of some of its tokens only."""
+
+    def cut(rows: Sequence[Array | None]) -> list[Array | None]:
+        return [None if layer is None else layer[start:stop] for layer in rows]
+
+    tokens = min(stop, routing.tokens) - start
+    return Routing(tokens, cut(routing.experts), cut(routing.logits), cut(routing.weights))
 
 
-def _token(fact: TokenFacts, observation: Observation, row: int) -> Token:
+def _lists(values: AnyInts | None) -> Iterable[list[int | None] | None]:
+    """A quantity [T, …] as one flat event list per token, null for `ABSENT`; None for ever if it was not observed."""
+    if values is None:
+        return repeat(None)
+    if (values == ABSENT).any():
+        return map(nullable, values)
+    return cast("list[list[int | None]]", values.reshape(len(values), -1).tolist())
+
+
+def _token(
+    fact: TokenFacts,
+    experts: list[int | None] | None,
+    weights: list[int | None] | None,
+    entropy: list[int | None] | None,
+    margin: list[int | None] | None,
+) -> Token:
     phase: Phase = "decode" if fact.source == "generated" else "prefill"
     drawn = fact.drawn
     return Token(
@@ -116,12 +188,8 @@ def _token(fact: TokenFacts, observation: Observation, row: int) -> Token:
         top_margin=round(drawn.top_margin, DECIMALS) if drawn else None,
         choice_gap=round(drawn.choice_gap, DECIMALS) if drawn else None,
         would_stop=drawn is not None and drawn.would_stop,
-        experts=nullable(observation.experts[row]),
-        weights=_row(observation.weights, row),
-        entropy=_row(observation.entropy, row),
-        margin=_row(observation.margin, row),
+        experts=experts or [],
+        weights=weights,
+        entropy=entropy,
+        margin=margin,
     )
-
-
-def _row(values: AnyInts | None, row: int) -> list[int | None] | None:
-    return None if values is None else nullable(values[row])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
 from backends.observation import Evaluated, Observer
 from backends.protocol import Batch, BatchItem
+from routing.events import Token
 
 LONGEST_WAIT = 0.020
 """Seconds that a token may wait for others to share its batch."""
@@ -15,6 +17,9 @@ LARGEST_BATCH = 64
 
 class Outbox:
     """Keeps the order of everything put into it.
+
+    Tokens become events on a thread of its own, while the model computes the next ones: engines let Python go on
+    meanwhile. Whatever goes wrong there comes out of the next call.
 
     Args:
         send: writes one message; may block.
@@ -26,6 +31,8 @@ class Outbox:
         self._send = send
         self._observer = observer
         self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+        self._under_way: Future[None] | None = None
         self._waiting: list[Evaluated | BatchItem] = []
         self._tokens = 0
         self._since = 0.0
@@ -44,20 +51,38 @@ class Outbox:
         self._waiting.append(tokens)
         self._tokens += len(tokens.tokens)
         if self._tokens >= LARGEST_BATCH or now - self._since + interval >= LONGEST_WAIT:
-            self.flush()
+            self._send_meanwhile()
+
+    def observed(self, steps: Sequence[Evaluated]) -> list[Token]:
+        """These tokens as events, for an item that carries its own."""
+        return self._observer.tokens(steps)
 
     def flush(self) -> None:
-        """Send everything now."""
-        items = self._items()
-        self._waiting.clear()
-        self._tokens = 0
+        """Send everything now; returns when that is done."""
+        self._send_meanwhile()
+        self._settle()
+
+    def _send_meanwhile(self) -> None:
+        """Begin to send everything, once what was begun before is sent."""
+        self._settle()
+        waiting, self._waiting, self._tokens = self._waiting, [], 0
+        if waiting:
+            self._under_way = self._thread.submit(self._send_all, waiting)
+
+    def _settle(self) -> None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def _send_all(self, waiting: Sequence[Evaluated | BatchItem]) -> None:
+        items = self._items(waiting)
         for start in range(0, len(items), LARGEST_BATCH):
             self._send(Batch(items[start : start + LARGEST_BATCH]))
 
-    def _items(self) -> list[BatchItem]:
+    def _items(self, waiting: Sequence[Evaluated | BatchItem]) -> list[BatchItem]:
         """What waits, as events; tokens that follow one another are observed together."""
         items: list[BatchItem] = []
-        for are_tokens, group in groupby(self._waiting, lambda entry: isinstance(entry, Evaluated)):
+        for are_tokens, group in groupby(waiting, lambda entry: isinstance(entry, Evaluated)):
             if are_tokens:
                 items += self._observer.tokens([entry for entry in group if isinstance(entry, Evaluated)])
             else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backends.catalog import ModelLocation
 from backends.gguf_files import GgufFile, read_parts
+from backends.hub_gguf import Wanted
 from backends.model_config import expert_count, read_config
 from backends.tensor_files import AGAIN, Tensor, read_tensors
 from routing.errors import UserError
@@ -31,8 +32,16 @@ def preflight(location: ModelLocation) -> None:
         if location.origin == "embedded":
             raise UserError(f"the embedded model is damaged ({error.what})", advice="reinstall moe-watch") from error
         if location.origin == "hub" and error.advice == AGAIN:
-            raise UserError(error.what, advice=f"run `hf download {location.name}`") from error
+            raise UserError(error.what, advice=f"run `{_download_again(location)}`") from error
         raise
+
+
+def _download_again(location: ModelLocation) -> str:
+    """The Hub's own command."""
+    wanted = Wanted.of(location.name)
+    if location.format == "huggingface" or wanted is None or location.path is None:
+        return f"hf download {location.name}"
+    return f'hf download {wanted.repository} --include "*{location.path.name}" --force-download'
 
 
 def _check_gguf(name: str, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
+from backends import out_of_memory
 from backends.protocol import Command, Failed, Message, Shutdown, decode_message, encode
 
 ROOT = Path(__file__).parent.parent
@@ -22,12 +24,23 @@ PATIENCE = 2.0
 """Seconds a worker gets for each step of leaving: by itself, terminated, killed."""
 
 LOG_LINES = 20
-LOG_TAIL = 8192
-"""Bytes read back from the end of the log."""
+LOG_TAIL = 65536
+"""Bytes read back from the end of the log: a crash writes the stacks of all threads after its cause."""
 
 CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGTRAP"})
 
-ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+ABORTED = re.compile(r"^\S+\.(?:[chm]|[ch]pp|cuh?|mm):\d+: (.+)$", re.MULTILINE)
+"""ggml's last words, `FILE:LINE: GGML_ASSERT(…) failed`, before it aborts the process."""
+UNCAUGHT = re.compile(r"^terminate called .*'(\S+)'(?:\s+what\(\):\s+(.+))?$", re.MULTILINE)
+"""Those of the C++ runtime: the exception's class, and what it says."""
+ANOTHER = "try another version of the engine, or another model"
+"""What to do about a crash that is nobody's memory."""
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GGML_NO_BACKTRACE": "1",  # it would start a debugger
+}
 
 
 class WorkerProcess:
@@ -98,14 +111,14 @@ class WorkerProcess:
         self._on_message(message)
 
     def _death(self, status: int) -> Failed:
-        return Failed(message=f"the model's process {_cause(status)}", log=self._last_lines())
+        log = self._log_tail()
+        return Failed(message=f"the model's process {_cause(status, log)}", log=log.splitlines()[-LOG_LINES:])
 
-    def _last_lines(self) -> list[str]:
+    def _log_tail(self) -> str:
         with contextlib.suppress(OSError, ValueError):
             size = os.fstat(self._log.fileno()).st_size
-            tail = os.pread(self._log.fileno(), LOG_TAIL, max(0, size - LOG_TAIL))
-            return tail.decode("utf-8", "replace").splitlines()[-LOG_LINES:]
-        return []
+            return os.pread(self._log.fileno(), LOG_TAIL, max(0, size - LOG_TAIL)).decode("utf-8", "replace")
+        return ""
 
 
 def _create(log: Path) -> IO[bytes]:
@@ -133,8 +146,8 @@ def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connect
     return process, Connection(commands_out, readable=False), Connection(messages_in, writable=False)
 
 
-def _cause(status: int) -> str:
-    """An exit status of `Popen` in words."""
+def _cause(status: int, log: str = "") -> str:
+    """An exit status of `Popen` in words, with what to do about it where its log says why it died."""
     if status >= 0:
         return f"left with exit status {status}"
     try:
@@ -142,5 +155,19 @@ def _cause(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     if name == "SIGKILL":
-        return f"was killed by the system ({name}): out of memory?"
-    return f"crashed ({name})" if name in CRASHES else f"was ended by {name}"
+        return f"was killed by the system ({name}): out of memory? {out_of_memory.SMALLER.capitalize()}"
+    if name not in CRASHES:
+        return f"was ended by {name}"
+    why = _last_words(log)
+    if why is None:
+        return f"crashed ({name})"
+    return f"crashed ({name}: {why}): {out_of_memory.SMALLER if out_of_memory.SAID.search(why) else ANOTHER}"
+
+
+def _last_words(log: str) -> str | None:
+    """Why it crashed, in the words of what ended it; None if it did not say."""
+    if uncaught := UNCAUGHT.findall(log):
+        kind, what = uncaught[-1]
+        return str(what or kind)
+    aborted = ABORTED.findall(log)
+    return str(aborted[-1]) if aborted else None

@@ -29,6 +29,10 @@ from routing.events import (
 BackendChoice = Literal["auto", "mlx", "llama.cpp"]
 
 
+MeasuredVariant = Literal["bare", "tap off", "tap on"]
+"""The engine's own loop; ours with nobody looking on; ours looking on. Ours make and encode events, as for a run."""
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What can be told to an engine. What is None or empty the engine chooses; what it cannot do it refuses."""
 
@@ -156,10 +160,9 @@ class SetRate(msgspec.Struct, frozen=True, tag=True):
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """How fast is this model? Heard between runs only; answered with `Measured`."""
 
-    variant: Literal["bare", "tap", "events"]
-    """The engine's own loop, ours, or ours with the events made and encoded, as for a run."""
+    variant: MeasuredVariant
     phase: Phase
-    """A prompt evaluated (`events` is as `tap` there), or tokens generated."""
+    """A prompt evaluated, or tokens generated."""
     prompt: str
     """Raw; for `prefill` repeated up to `tokens`."""
     tokens: int
@@ -202,6 +205,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The process leaves, or is dead already. Otherwise one command was not carried out, and all else goes on."""
     log: list[str] = []
     """If it died: the last lines that it wrote."""
+    start: bool = False
+    """It is a `Start` that was not carried out, and the run before it goes on."""
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from routing.errors import UserError
 from routing.events import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A token that was drawn, and how likely it was at temperature 1, with nothing masked."""
 
     id: int

@@ -86,9 +86,6 @@ def _load(inbox: Inbox, send: Send) -> Engine:
 
 
 def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
-    def refuse(why: str) -> None:
-        send(Failed(message=why, fatal=False))
-
     send(_ready(engine))
     measurements = Measurements(engine)
     following: Start | None = None
@@ -97,14 +94,14 @@ def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
         match command:
             case Start():
                 outbox = Outbox(send, Observer(engine.model), time.monotonic)
-                run = Run(engine, command, inbox=inbox, outbox=outbox, refuse=refuse, clock=time.monotonic)
+                run = Run(engine, command, inbox=inbox, outbox=outbox, refuse=send, clock=time.monotonic)
                 following = run.run()
             case Measure():
                 send(Measured(measurements.take(command)))
             case Load():
-                refuse("a model is loaded already")
+                send(Failed(message="a model is loaded already", fatal=False))
             case Perturb():
-                refuse("nothing was injected: no run is under way")
+                send(Failed(message="nothing was injected: no run is under way", fatal=False))
 
 
 def _ready(engine: Engine) -> Ready:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from routing.errors import UserError
+
+if TYPE_CHECKING:
+    from backends.protocol import EngineOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,15 +48,48 @@ def generation_options(command: Command) -> Command:
 
 
 def engine_options(command: Command) -> Command:
-    """What runs the model."""
-    return _BACKEND(_THREADS(command))
+    """What runs the model, and how. Collected by `engine_options_of`, except `--backend`."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command
 
 
-_BACKEND = click.option("--backend", default="auto", show_default=True, metavar="NAME", help="auto, mlx or llama.cpp.")
-_THREADS = click.option("--threads", type=int, metavar="N", help="Threads for the engine, where it can be told.")
+def engine_options_of(options: dict[str, Any]) -> EngineOptions:
+    """Take what is for the engine out of a command's options.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+    from backends.engine_options import check_ranges
+    from backends.protocol import EngineOptions
+
+    given = {name: options.pop(name) for name in EngineOptions.__struct_fields__}
+    found = EngineOptions(**given | {"tensor_overrides": list(given["tensor_overrides"])})
+    check_ranges(found)
+    return found
+
+
+_ENGINE = (
+    click.option("--backend", default="auto", show_default=True, metavar="NAME", help="auto, mlx or llama.cpp."),
+    click.option("--context", type=int, metavar="N", help="Tokens that the context holds."),
+    click.option("--threads", type=int, metavar="N", help="llama.cpp: threads. All cores but one if not given."),
+    click.option("--gpu-layers", type=int, metavar="N", help="llama.cpp: so many layers on the GPU; -1 is all."),
+    click.option("--batch", type=int, metavar="N", help="llama.cpp: tokens of a prompt in one call."),
+    click.option("--micro-batch", type=int, metavar="N", help="llama.cpp: tokens of a prompt evaluated at once."),
+    click.option("--mmap/--no-mmap", default=None, help="llama.cpp: map the file into memory, or read it."),
+    click.option("--mlock/--no-mlock", default=None, help="llama.cpp: keep the model from being swapped out."),
+    click.option("--kv-type", metavar="TYPE", help="llama.cpp: numbers in the KV cache; f32, f16, bf16, q8_0, q4_0, …"),
+    click.option(
+        "-ot",
+        "--override-tensor",
+        "tensor_overrides",
+        multiple=True,
+        metavar="PATTERN=BUFFER",
+        help="llama.cpp: where tensors are kept whose names match, e.g. ffn_.*_exps=CPU. Repeatable.",
+    ),
+)
 
 _GENERATION = (
-    _BACKEND,
     click.option("--prompt", metavar="TEXT", help="What the model goes on from."),
     click.option("--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file."),
     click.option("--raw", is_flag=True, help="Leave the prompt as it is, without the model's chat template."),
@@ -66,7 +102,10 @@ _GENERATION = (
     click.option("--stop", type=click.Choice(["eos", "never"]), help="At end of text: stop, or be told to go on."),
     click.option("--perturb", metavar="TEXT", help="Inject this text on a schedule; needs --every."),
     click.option("--every", type=int, default=0, metavar="CHUNKS", help="How often --perturb injects."),
-    _THREADS,
+    click.option(
+        "--teacher", type=click.Path(path_type=Path), metavar="FILE", help="Take the tokens of this recorded session."
+    ),
+    *_ENGINE,
 )
 
 
@@ -105,7 +144,8 @@ class Generation:
     stop: str | None
     perturb: str | None
     every: int
-    threads: int | None
+    teacher: Path | None
+    engine: EngineOptions
 
     @classmethod
     def of(cls, *, prompt: str | None, prompt_file: Path | None, **options: Any) -> Generation:
@@ -114,7 +154,8 @@ class Generation:
         Raises:
             UserError: an option is out of its range, or the file cannot be read.
         """
-        found = cls(prompt=_prompt(prompt, prompt_file), **options)
+        engine = engine_options_of(options)
+        found = cls(prompt=_prompt(prompt, prompt_file), engine=engine, **options)
         found._check()
         return found
 
@@ -125,8 +166,15 @@ class Generation:
         require(0 < self.top_p <= 1, f"--top-p is {self.top_p}", "use a share above 0 and up to 1")
         require(self.top_k >= 0, f"--top-k is {self.top_k}", "use 0 (all) or more")
         require(self.seed is None or 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}", f"use 0 up to {MAX_SEED}")
-        check_threads(self.threads)
         require(bool(self.perturb) == (self.every > 0), "--perturb and --every go together", "give text and chunks")
+        if self.teacher is not None:
+            self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        """All tokens are the teacher's: nothing is left to ask for."""
+        others = {"--prompt": self.prompt, "--tokens": self.tokens, "--perturb": self.perturb}
+        given = [name for name, value in others.items() if value is not None]
+        require(not given, f"--teacher and {' and '.join(given)} given", "the session has all tokens: keep one of them")
 
 
 def _prompt(text: str | None, file: Path | None) -> str | None:
@@ -139,15 +187,6 @@ def _prompt(text: str | None, file: Path | None) -> str | None:
         raise UserError(f"cannot read the prompt from {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that cannot be one.
-
-    Raises:
-        UserError: it cannot.
-    """
-    require(threads is None or threads > 0, f"--threads is {threads}", "use at least 1")
 
 
 def require(holds: bool, what: str, advice: str) -> None:

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from commands.options import Generation, checked_output, chosen_model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backends.protocol import EngineOptions
     from sessions.run_settings import RunSettings
+    from sessions.teacher import TeacherScript
 
 POCKET_PROMPT = '"""Helpers for reading'
 """How a module of the standard library begins: what pocket was trained to go on from."""
@@ -22,6 +26,7 @@ def run_settings(
     stop: Literal["eos", "never"],
     rate: float = 0.0,
     on_full_context: Literal["restart", "finish"] = "finish",
+    multistep: bool = False,
     record: bool = True,
     recording_required: bool = False,
 ) -> RunSettings:
@@ -30,19 +35,19 @@ def run_settings(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
-    from backends.protocol import EngineOptions
     from sessions.run_settings import RunSettings
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
     output, force = checked_output(options.pop("output")), options.pop("force")
     chosen = Generation.of(**options)
-    check_model(model, chosen.backend)
+    check_model(model, chosen.backend, chosen.engine)
+    teacher = None if chosen.teacher is None else _teacher(chosen.teacher)
     return RunSettings(
         model=model,
         backend=chosen.backend,  # type: ignore[arg-type]  # checked by `check_model`
-        options=EngineOptions(threads=chosen.threads),
-        prompt=default_prompt(model) if chosen.prompt is None else chosen.prompt,
-        raw=chosen.raw,
+        options=chosen.engine,
+        prompt=_prompt(model, chosen.prompt, teacher),
+        raw=chosen.raw or teacher is not None,
         temperature=chosen.temperature,
         top_p=chosen.top_p,
         top_k=chosen.top_k,
@@ -54,6 +59,8 @@ def run_settings(
         on_full_context=on_full_context,
         perturb=chosen.perturb,
         perturb_every=chosen.every,
+        multistep=multistep,
+        teacher=teacher,
         record=record,
         recording_required=recording_required,
         output=output,
@@ -61,20 +68,39 @@ def run_settings(
     )
 
 
+def _teacher(file: Path) -> TeacherScript:
+    """The tokens of a recorded session.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    from sessions.teacher import teacher_script
+
+    return teacher_script(file)
+
+
+def _prompt(model: str, given: str | None, teacher: TeacherScript | None) -> str:
+    """What the run begins with; the teacher's has its template in it already."""
+    if teacher is not None:
+        return "".join(piece.text for piece in teacher.tokens[:1] if piece.source == "prompt")
+    return default_prompt(model) if given is None else given
+
+
 def default_prompt(model: str) -> str:
     """What a model goes on from if nothing else is asked for."""
     return POCKET_PROMPT if model == "pocket" else PROMPT
 
 
-def check_model(model: str, backend: str) -> None:
+def check_model(model: str, backend: str, options: EngineOptions) -> None:
     """Say what can be said before a worker is started and a screen is opened.
 
     Raises:
-        UserError: the model cannot be found or used, or not with this engine.
+        UserError: the model cannot be found or used, or not with this engine, or the engine not with these options.
     """
     from backends.catalog import choose_backend, locate
+    from backends.engine_options import check_support
     from backends.preflight import preflight
 
     location = locate(model, backend)
-    choose_backend(backend, location)
+    check_support(choose_backend(backend, location), options)
     preflight(location)

@@ -20,7 +20,8 @@ from routing.errors import UserError
 @click.option(
     "--rate", type=float, default=30.0, show_default=True, help="Tokens per second at most; 0 is as fast as it goes."
 )
-def watch(no_record: bool = False, rate: float = 30.0, **options: Any) -> None:
+@click.option("--multistep", is_flag=True, help="Pause after every chunk, until told to go on.")
+def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, **options: Any) -> None:
     """Watch MODEL generate: a folder, a Hugging Face id, or pocket, the small model inside.
 
     Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. Where the model
@@ -30,7 +31,9 @@ def watch(no_record: bool = False, rate: float = 30.0, **options: Any) -> None:
     if not 0 <= rate < float("inf"):
         raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as it goes")
     require_terminal(advice="use `moe-watch record`, which needs none")
-    settings = run_settings(options, stop="eos", rate=rate, on_full_context="restart", record=not no_record)
+    settings = run_settings(
+        options, stop="eos", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record
+    )
 
     from sessions.live import LiveSource
 

@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import platformdirs
@@ -15,11 +16,13 @@ import platformdirs
 from routing.events import BackendInfo, Cost, ModelInfo
 from sessions.paths import make_private
 
+_Identity: TypeAlias = list[str | int | None]
+
 
 class _Kept(msgspec.Struct, frozen=True):
     """One file."""
 
-    measured: list[str | int | None]
+    measured: _Identity
     """Whose cost it is, as `_identity` says it."""
     cost: Cost
 
@@ -53,12 +56,13 @@ def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost) -> None:
     _replace(_path(identity), msgspec.json.encode(_Kept(identity, cost)))
 
 
-def _identity(model: ModelInfo, backend: BackendInfo) -> list[str | int | None]:
+def _identity(model: ModelInfo, backend: BackendInfo) -> _Identity:
     """What a cost depends on, besides the machine."""
-    return [model.fingerprint, backend.name, backend.version, backend.device, backend.threads, backend.tap]
+    told = [f"{name}={value}" for name, value in sorted(backend.settings.items())]
+    return [model.fingerprint, backend.name, backend.version, backend.device, backend.threads, backend.tap, *told]
 
 
-def _path(identity: list[str | int | None]) -> Path:
+def _path(identity: _Identity) -> Path:
     return cost_directory() / f"{hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]}.json"
 
 

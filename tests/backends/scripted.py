@@ -9,8 +9,8 @@ from backends.engine import Engine
 from backends.generation import Run
 from backends.observation import Observer
 from backends.outbox import Outbox
-from backends.protocol import Batch, BatchItem, Command, Start, Stop
-from routing.events import Perturbation, Progress, Sampling, State, Token
+from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Start, Stop
+from routing.events import Change, Perturbation, Progress, Sampling, State, Token
 
 GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
 
@@ -55,7 +55,10 @@ class Session:
     def run(self, start: Start, *script: tuple[int, Command]) -> Session:
         outbox = Outbox(self.batches.append, Observer(self.engine.model), self.clock)
         inbox = ScriptedInbox(self.engine, self.clock, script)
-        refuse = self.refusals.append
+
+        def refuse(failed: Failed) -> None:
+            self.refusals.append(failed.message)
+
         run = Run(self.engine, start, inbox=inbox, outbox=outbox, refuse=refuse, clock=self.clock)
         self.following = run.run()
         return self
@@ -65,7 +68,7 @@ class Session:
         return [item for batch in self.batches for item in batch.items]
 
     @property
-    def events(self) -> list[Token | Perturbation | State]:
+    def events(self) -> list[Token | Perturbation | State | Change | Branch]:
         return [item for item in self.items if not isinstance(item, Progress)]
 
     @property

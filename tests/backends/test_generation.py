@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from backends.engine import Engine
-from backends.protocol import Load, Pause, Perturb, Resume, SetRate, SetSampling, Start, Stop
-from routing.events import Perturbation, Progress, Sampling, State, Token
+from backends.protocol import Perturb, SetRate, Start, Stop
+from routing.events import Progress, Sampling, State, Token
 from tests.backends.conftest import load_folder
 from tests.backends.scripted import GREEDY, Session, start
 from tests.backends.tiny import BOS
@@ -310,72 +310,3 @@ def test_a_prompt_of_nothing_is_an_error(mixtral_folder: pathlib.Path, tmp_path:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     [state] = run(load_folder(folder), start("")).events
     assert (state.state, state.message) == ("error", "the prompt is empty: give at least one token to begin with")
-
-
-# -- commands
-
-
-def test_stop_ends_the_run(mixtral: Engine) -> None:
-    session = run(mixtral, start(), (PROMPT_TOKENS + 9, Stop(why="quit")))
-    assert session.states == [("finished", "quit", PROMPT_TOKENS + 9)]
-
-
-def test_stop_is_heard_between_prefill_steps(mixtral: Engine) -> None:
-    session = run(mixtral, start("x" * 1500), (512, Stop()))
-    assert session.states == [("finished", "user", 512)]
-
-
-def test_a_start_ends_the_run_and_begins_the_next(mixtral: Engine) -> None:
-    following = start("x")
-    session = run(mixtral, start(), (PROMPT_TOKENS + 4, following))
-    assert session.states == [("finished", "user", PROMPT_TOKENS + 4)]
-    assert session.following == following
-    assert [token.i for token in run(mixtral, following, (4, Stop())).tokens] == [0, 1, 2, 3]
-
-
-def test_a_pause_changes_nothing_but_time(mixtral: Engine) -> None:
-    sampling = Sampling(seed=4, stop="never")
-    paused = run(
-        mixtral,
-        start(tokens=20, sampling=sampling),
-        (PROMPT_TOKENS + 6, Pause()),
-        (0, SetRate(0.0)),
-        (0, Pause()),
-        (0, Resume()),
-    )
-    plain = run(mixtral, start(tokens=20, sampling=sampling))
-    assert paused.states == [
-        ("paused", "user", PROMPT_TOKENS + 6),
-        ("resumed", "user", PROMPT_TOKENS + 6),
-        ("finished", "length", PROMPT_TOKENS + 20),
-    ]
-    assert paused.generated == plain.generated
-
-
-def test_text_asked_for_in_a_pause_waits_for_its_end(mixtral: Engine) -> None:
-    script = [(PROMPT_TOKENS + 2, Pause()), (0, Perturb(text="ab", at_once=True)), (0, Resume())]
-    session = run(mixtral, start(tokens=9), *script)
-    kinds = [
-        event.state if isinstance(event, State) else type(event) for event in session.events[PROMPT_TOKENS + 2 :][:4]
-    ]
-    assert kinds == ["paused", "resumed", Token, Perturbation]
-
-
-def test_a_paused_run_can_be_stopped(mixtral: Engine) -> None:
-    session = run(mixtral, start(), (PROMPT_TOKENS + 2, Pause()), (0, Stop()))
-    assert [state[0] for state in session.states] == ["paused", "finished"]
-
-
-def test_sampling_can_be_changed(mixtral: Engine) -> None:
-    change = (PROMPT_TOKENS + 10, SetSampling(temperature=0.0))
-    session = run(mixtral, start(tokens=40, sampling=Sampling(seed=3)), change)
-    gaps = [token.choice_gap for token in session.tokens if token.source == "generated"]
-    assert max(gaps[:10]) > 0
-    assert set(gaps[12:]) == {0.0}
-
-
-def test_impossible_commands_are_refused_and_the_run_goes_on(mixtral: Engine) -> None:
-    script = [(PROMPT_TOKENS + 1, SetSampling(top_p=2.0)), (PROMPT_TOKENS + 2, Load(model="pocket"))]
-    session = run(mixtral, start(tokens=10), *script)
-    assert session.refusals == ["top-p 2.0 is no share: give more than 0 and at most 1", "a model is loaded already"]
-    assert len(session.generated) == 10

@@ -52,8 +52,8 @@ def test_another_source_is_another_file(
 ) -> None:
     compiled_tap()
     changed = tmp_path / "changed.c"
-    changed.write_text(llama_compiler.SOURCE.read_text() + "\n/* changed */\n")
-    monkeypatch.setattr(llama_compiler, "SOURCE", changed)
+    changed.write_text(llama_compiler.TAP.read_text() + "\n/* changed */\n")
+    monkeypatch.setattr(llama_compiler, "TAP", changed)
     compiled_tap()
     assert len(list(cache.iterdir())) == 2
 

@@ -19,7 +19,9 @@ from backends.llama_compiler import compiled_tap
 from backends.llama_context import Settings, evaluate, new_context
 from backends.llama_library import check_layout
 from backends.llama_tap import CompiledTap, PythonTap, RouterRows, Tap
+from backends.recorded_routing import RecordedRouting
 from routing.errors import UserError
+from routing.events import Sampling
 from tests.backends import llama_files
 from tests.backends.llama_files import Open
 from tests.backends.test_mlx_engine import begin, draw, logits, sets
@@ -83,7 +85,8 @@ def test_both_callbacks_see_the_same(open_gguf: Open, pocket: Engine, monkeypatc
 
 
 def test_a_buffer_that_is_too_small_is_told(pocket: Engine) -> None:
-    tap = compiled(rows=1)
+    tap = compiled()
+    tap._state.capacity = 64
     with pytest.raises(RuntimeError, match="its buffer is full"):
         seen_by(tap, pocket)
     assert tap.take() == []
@@ -131,3 +134,14 @@ def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_library, "Tensor", Longer)
     with pytest.raises(UserError, match="lays its tensors out otherwise than moe-watch expects"):
         check_layout()
+
+
+def test_routing_stays_as_it_was_read_when_the_buffer_is_full(pocket: Engine) -> None:
+    """What was read lies in the tap's own buffer, which other tokens must never be written into."""
+    begin(pocket, Sampling(seed=1))
+    read = [token.routing for token in draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)]
+    kept = [np.array(routing.logits) for routing in read[:5]]
+    draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)
+    for before, routing in zip(kept, read, strict=False):
+        np.testing.assert_array_equal(np.array(routing.logits), before)
+    assert len({id(routing.words.base) for routing in read if isinstance(routing, RecordedRouting)}) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from itertools import islice
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from backends import catalog
 from backends.engine import Drawn, Engine
 from backends.measuring import Measurements
-from backends.protocol import EngineOptions, Measure, Start
+from backends.protocol import EngineOptions, Measure, MeasuredVariant, Start
 from routing.errors import UserError
 from routing.events import Sampling
 from tests.backends.scripted import GREEDY, Session
@@ -22,13 +23,15 @@ ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(bool(catalog.missing_packages(entry)), reason=f"no {name} here"))
     for name, entry in catalog.ENGINES.items()
 ]
-EVERYTHING = [("bare", "decode"), ("tap", "decode"), ("events", "decode"), ("bare", "prefill"), ("tap", "prefill")]
+VARIANTS = get_args(MeasuredVariant)
+EVERYTHING = [(variant, phase) for variant in VARIANTS for phase in ("decode", "prefill")]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request) -> Engine:
     location = catalog.locate("pocket", request.param)
-    return catalog.load_engine(request.param, location, options=EngineOptions(threads=1), progress=lambda _: None)
+    options = EngineOptions(threads=1) if request.param == "llama.cpp" else EngineOptions()
+    return catalog.load_engine(request.param, location, options=options, progress=lambda _: None)
 
 
 def draw(engine: Engine, number: int = 6) -> list[Drawn]:
@@ -55,14 +58,14 @@ def test_the_engine_observes_the_same_afterwards(engine, variant, phase):
 def test_a_prompt_is_cut_to_the_context_and_too_many_tokens_are_refused(engine, monkeypatch):
     monkeypatch.setattr(engine, "context_length", 20)
     taken = Measurements(engine)
-    assert taken.take(Measure(variant="tap", phase="prefill", prompt="def f(x):", tokens=256)) > 0
+    assert taken.take(Measure(variant="tap on", phase="prefill", prompt="def f(x):", tokens=256)) > 0
     assert engine.position == 19
     with pytest.raises(UserError, match="the context of pocket holds 20: measure fewer tokens"):
-        taken.take(Measure(variant="tap", phase="decode", prompt="def f(x):", tokens=20))
+        taken.take(Measure(variant="tap on", phase="decode", prompt="def f(x):", tokens=20))
 
 
 def test_nothing_is_measured_during_a_run(engine):
-    asked = Measure(variant="tap", phase="decode", prompt="def f(x):", tokens=5)
+    asked = Measure(variant="tap on", phase="decode", prompt="def f(x):", tokens=5)
     session = Session(engine).run(Start(prompt="def f(x):", sampling=GREEDY, tokens=8), (10, asked))
     assert session.refusals == ["nothing was measured: a run is under way"]
     assert len(session.generated) == 8

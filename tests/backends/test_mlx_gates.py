@@ -177,7 +177,7 @@ def tokens(dtype: Any = mx.float32) -> mx.array:
 def watch(model: OneLayer, x: mx.array) -> tuple[str, Routing]:
     tap = RouterTap(model)
     mx.eval(model(x))
-    routing = tap.frame.read()
+    routing = tap.frame.read(TOKENS)
     tap.close()
     return tap.gate, routing
 

@@ -87,13 +87,10 @@ def test_a_packed_model_counts_its_parameters(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_a_config_leaves_out_is_said(mixtral_folder: pathlib.Path, changed: Changed) -> None:
-    engine = load_folder(changed(mixtral_folder, max_position_embeddings=None), threads=4)
+    engine = load_folder(changed(mixtral_folder, max_position_embeddings=None))
     assert engine.model.context_length is None
     assert engine.context_length > 10**9
-    assert [warning.split(":")[0] for warning in engine.warnings] == [
-        "config.json names no context length",
-        "MLX does not let the number of threads be set",
-    ]
+    assert [warning.split(":")[0] for warning in engine.warnings] == ["config.json names no context length"]
 
 
 def test_progress_reaches_the_end(mixtral_folder: pathlib.Path) -> None:

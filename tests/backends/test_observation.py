@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from backends.engine import Drawn, Routing
+from backends import observation
+from backends.engine import Drawn, Routing, Unobserved
 from backends.observation import Evaluated, Observer, TokenFacts, captured
 from backends.outbox import Outbox
 from backends.pace import Pace
 from backends.protocol import Batch
+from backends.recorded_routing import RecordedRouting, RowFormat, rows_of
 from routing.events import ModelInfo, State, Token
 from tests.backends.scripted import ManualClock
 
@@ -39,6 +44,65 @@ def test_layers_that_were_not_computed_are_null() -> None:
     assert partial.experts == [3, 2, None, None]
     assert partial.weights == [7311, 2689, None, None]
     assert (partial.entropy, partial.margin) == ([whole.entropy[0], None], [whole.margin[0], None])
+
+
+def words(form: RowFormat, token: int, order: Sequence[int] = (0, 1)) -> np.ndarray:
+    """What a tap writes of one token: in each layer the experts 3 and 1 are selected, with a probability of its own."""
+    rows = []
+    for layer in order:
+        scores = np.array([0.1, 0.2 + 0.01 * token, 0.1 + 0.1 * layer, 0.6 - 0.01 * token - 0.1 * layer], np.float32)
+        picked = scores[[1, 3]]
+        rows.append(
+            np.concatenate(
+                [np.array([layer, 1, EXPERTS, CHOSEN], np.int32), scores.view(np.int32), picked.view(np.int32), [1, 3]]
+            )
+        )
+    assert sum(map(len, rows)) == form.size
+    return np.concatenate(rows).astype(np.int32)
+
+
+@pytest.mark.parametrize("scored", [True, False], ids=["probabilities", "logits"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "out of order"])
+def test_rows_of_many_tokens_give_what_their_lists_give(scored: bool, order: Sequence[int]) -> None:
+    to_logits = np.log if scored else np.array
+    form = RowFormat(model().layers, EXPERTS, CHOSEN, to_logits, is_scored=scored)
+    flat = [RecordedRouting(words(form, token, order), form) for token in range(5)]
+    lists = [Routing(each.tokens, each.experts, each.logits, each.weights) for each in flat]
+    observer = Observer(model("softmax_top_k" if scored else "top_k_softmax"))
+
+    def events(routings: Sequence[Routing]) -> list[Token]:
+        return observer.tokens(
+            [Evaluated([TokenFacts(i, 0.0, "generated", 7, "x")], each) for i, each in enumerate(routings)]
+        )
+
+    assert events(flat) == events(lists) == events([flat[0], lists[1], *flat[2:]])
+    assert (rows_of(flat) is not None) == (order == (0, 1)), "the quick way is taken where it can be"
+    assert len({tuple(token.entropy or ()) for token in events(flat)}) == 5
+
+
+def test_rows_whose_meaning_is_not_known_give_experts_only() -> None:
+    form = RowFormat(model().layers, EXPERTS, CHOSEN, None, is_scored=True)
+    routing = RecordedRouting(words(form, 0), form)
+    assert routing.logits == [None, None]
+    [token] = Observer(model("unknown")).tokens([Evaluated([TokenFacts(0, 0.0, "prompt", 7, "x")], routing)])
+    assert (token.experts, token.weights, token.entropy) == ([1, 3, 1, 3], None, None)
+
+
+def test_pieces_that_fit_into_a_cache_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [step(i, missing=i % 3 if i % 3 < LAYERS else None) for i in range(12)] + [step(12, tokens=8)]
+    whole = Observer(model()).tokens(steps)
+    monkeypatch.setattr(observation, "MOST_AT_ONCE", 3 * LAYERS * EXPERTS)
+    assert Observer(model()).tokens(steps) == whole
+    assert [token.i for token in whole] == list(range(20))
+
+
+def test_tokens_that_nobody_looked_at_are_null() -> None:
+    unobserved = [Evaluated([TokenFacts(i, 0.0, "generated", 7, "x")], Unobserved.of(1, LAYERS)) for i in range(2)]
+    alone, _ = Observer(model()).tokens(unobserved)
+    _, beside = Observer(model()).tokens([step(0), unobserved[1]])
+    for token in (alone, beside):
+        assert token.experts == [None] * 4
+        assert set(token.weights or ()) | set(token.entropy or ()) | set(token.margin or ()) <= {None}
 
 
 def test_weights_that_the_engine_saw_are_recorded_as_they_are() -> None:
@@ -88,8 +152,37 @@ def test_no_token_waits_longer_than_twenty_milliseconds(interval: float, sizes: 
     for i in range(sum(sizes)):
         clock.now += interval
         outbox.put_tokens(step(i))
+    outbox.flush()  # waits for what is under way
     assert [len(batch.items) for batch in batches] == sizes
     assert all((size - 1) * interval <= 0.020 for size in sizes)
+
+
+def test_what_goes_wrong_while_tokens_are_sent_comes_out() -> None:
+    def refuse(_: Batch) -> None:
+        raise ConnectionError("nobody listens")
+
+    outbox = Outbox(refuse, Observer(model()), ManualClock())
+    for i in range(64):
+        outbox.put_tokens(step(i))
+    with pytest.raises(ConnectionError, match="nobody listens"):
+        outbox.flush()
+
+
+def test_tokens_are_sent_while_more_arrive() -> None:
+    """Putting the next ones does not wait for it."""
+    may_send, batches = threading.Event(), list[Batch]()
+
+    def send(batch: Batch) -> None:
+        assert may_send.wait(10)
+        batches.append(batch)
+
+    outbox = Outbox(send, Observer(model()), ManualClock())
+    for i in range(100):
+        outbox.put_tokens(step(i))
+    assert not batches
+    may_send.set()
+    outbox.flush()
+    assert [token.i for batch in batches for token in batch.items] == list(range(100))
 
 
 def test_order_is_kept_and_flushing_empties() -> None:

@@ -132,7 +132,10 @@ def test_a_killed_worker_is_reported(worker: WorkerProcess, listener: Listener, 
     listener.wait_for(lambda: listener.of(Failed))
     [failed] = listener.of(Failed)
     assert failed.fatal
-    assert failed.message == "the model's process was killed by the system (SIGKILL): out of memory?"
+    assert failed.message == (
+        "the model's process was killed by the system (SIGKILL): out of memory? "
+        "Free memory, or give a smaller model or --context"
+    )
     assert listener.messages[-1] is failed
     assert not worker.is_alive
     assert not psutil.pid_exists(worker.pid)
@@ -229,7 +232,10 @@ def test_a_worker_leaves_when_its_parent_dies(mixtral_folder: pathlib.Path, mome
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (-signal.SIGKILL, "was killed by the system (SIGKILL): out of memory?"),
+        (
+            -signal.SIGKILL,
+            "was killed by the system (SIGKILL): out of memory? Free memory, or give a smaller model or --context",
+        ),
         (-signal.SIGSEGV, "crashed (SIGSEGV)"),
         (-signal.SIGTERM, "was ended by SIGTERM"),
         (-40, "was ended by signal 40"),
@@ -238,3 +244,31 @@ def test_a_worker_leaves_when_its_parent_dies(mixtral_folder: pathlib.Path, mome
 )
 def test_causes_of_death(status: int, words: str) -> None:
     assert _cause(status) == words
+
+
+ADVICE = "try another version of the engine, or another model"
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (
+            "loading\n/src/llama-context.cpp:1785: GGML_ASSERT(n <= m) failed\nFatal Python error: Aborted\n",
+            f"crashed (SIGABRT: GGML_ASSERT(n <= m) failed): {ADVICE}",
+        ),
+        ("/src/ggml.c:9: fatal error\n", f"crashed (SIGABRT: fatal error): {ADVICE}"),
+        (
+            "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n",
+            "crashed (SIGABRT: std::bad_alloc): free memory, or give a smaller model or --context",
+        ),
+        (
+            "terminate called after throwing an instance of 'std::runtime_error'\n  what():  no such thing\n",
+            f"crashed (SIGABRT: no such thing): {ADVICE}",
+        ),
+        ("/lib/x.py:12: UserWarning: old\nFatal Python error: Aborted\n", "crashed (SIGABRT)"),
+        ("", "crashed (SIGABRT)"),
+    ],
+    ids=["assertion", "fatal error", "no memory", "uncaught", "nothing said", "no log"],
+)
+def test_last_words_of_the_dead(log: str, words: str) -> None:
+    assert _cause(-signal.SIGABRT, log) == words

@@ -82,7 +82,7 @@ def watch(name: str, ids: Array, *, stepwise: bool = False) -> Seen:
     routings, outputs = [], []
     for piece in np.split(ids, len(ids)) if stepwise else [ids]:
         outputs.append(np.array(model(mx.array(piece)[None], cache=cache))[0])
-        routings.append(tap.frame.read())
+        routings.append(tap.frame.read(len(piece)))
     return Seen(
         layers=[layer.index for layer in tap.layers],
         gate=tap.gate,

@@ -1,0 +1,62 @@
+"""What a person changes about a run while it goes on: how tokens are drawn, and whether routing is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from backends.engine import Engine
+from backends.protocol import SetSampling, SetTap
+from backends.sampling import check_sampling
+from routing.events import Sampling
+
+
+class Changes:
+    """Changes wait here until no token is under way that was drawn without them.
+
+    Args:
+        engine: the one to change.
+        sampling: how it draws now.
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling) -> None:
+        self.sampling = sampling
+        """How tokens are drawn."""
+        self._engine = engine
+        self._observes = True
+        self._asked: list[SetSampling | SetTap] = []
+
+    @property
+    def wait(self) -> bool:
+        """There is something to be changed."""
+        return bool(self._asked)
+
+    def ask(self, change: SetSampling | SetTap) -> None:
+        """Have this changed as soon as it can be.
+
+        Raises:
+            UserError: a value is out of range; nothing will be changed.
+        """
+        if isinstance(change, SetSampling):
+            check_sampling(self._with(change))
+        self._asked.append(change)
+
+    def make(self) -> Iterator[tuple[bool | None, Sampling | None]]:
+        """Make all changes; what is different now, tap or sampling, None for what stayed as it was."""
+        asked, self._asked = self._asked, []
+        for change in asked:
+            if isinstance(change, SetSampling):
+                sampling = self._with(change)
+                if sampling != self.sampling:
+                    self._engine.configure(sampling, reseed=False)
+                    self.sampling = sampling
+                    yield None, sampling
+            elif change.on != self._observes:
+                self._engine.observe(change.on)
+                self._observes = change.on
+                yield change.on, None
+
+    def _with(self, change: SetSampling) -> Sampling:
+        named = {field: value for field, value in msgspec.structs.asdict(change).items() if value is not None}
+        return msgspec.structs.replace(self.sampling, **named)
