@@ -104,6 +104,15 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True):
     """How many tokens, prompt included."""
 
 
+class Continues(msgspec.Struct, frozen=True, kw_only=True):
+    """Which recording a file goes on with, after one could not be written any more."""
+
+    file: str
+    """Name, without folder, of the run's first file."""
+    i: int
+    """Tokens of the run before this file."""
+
+
 class Cost(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="cost"):
     """Measured cost of observing: tokens per second with the tap off and on."""
 
@@ -142,6 +151,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """The run began with a pause after every chunk; `Change` events say when that changed."""
     teacher: Teacher | None = None
     """Whose tokens this run took; None if it drew its own."""
+    continues: Continues | None = None
+    """None in a run's first file."""
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):

@@ -18,6 +18,9 @@ from routing.pressure import EXTERNAL, WARM_UP_CHUNKS, next_residual, pause_reas
 from routing.usage import UsageWindow
 
 KEYFRAME_TOKENS = 1000
+KEYFRAME_PATIENCE = 200
+"""How many tokens later a keyframe may come so that it stands at a chunk's end: a chunk in the making makes it two
+thirds larger."""
 
 CUTTING_STATES = frozenset({"fresh_context", "finished", "error"})
 """States that end a chunk before it is complete."""
@@ -85,10 +88,14 @@ class Instruments:
             self._averages.add(experts)
         self._before = experts
         self._tokens = token.i + 1
-        if self._tokens >= self._next_keyframe:
+        if self._keyframe_is_due():
             derived.append(self.keyframe())
             self._next_keyframe = self._tokens + KEYFRAME_TOKENS
         return derived
+
+    def _keyframe_is_due(self) -> bool:
+        late = self._tokens - self._next_keyframe
+        return late >= (0 if self._open is None else KEYFRAME_PATIENCE)
 
     def _feed_decode(self, token: Token, experts: Ints) -> list[Event]:
         if self._open is None:
@@ -135,10 +142,12 @@ class Instruments:
         return chunk
 
     def _signals(self, sums: ChunkSums) -> Signals | None:
-        """What pressure is computed from, or None if something it needs was not recorded."""
+        """What pressure is computed from, or None if something it needs was not recorded at every token."""
         coherence = self._phases.value()
         change = 0.0 if self._coherence is None else coherence - self._coherence
         self._coherence = coherence
+        if not sums.is_whole(self.experts_per_token):
+            return None
         signals = (
             self._reference(coherence, change)
             if self.mode == "chronomoe-v1"

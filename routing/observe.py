@@ -12,9 +12,12 @@ import numpy.typing as npt
 
 from routing.arrays import ABSENT, AnyFloats, AnyInts, Floats, Ints
 from routing.events import Units
-from routing.gates import Gate, parse, probabilities, scores, weights
+from routing.gates import Gate, Weighting, parse, probabilities, scores, weights
 
 UNITS = Units()
+
+SMALLEST = float(np.finfo(np.float64).tiny)
+"""In place of a probability of 0, whose term in an entropy is 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,9 +39,8 @@ class Observation:
 
 def normalised_entropy(probabilities: Floats) -> Floats:
     """−Σ π ln π / ln E over the last axis: 0 is certain, 1 is uniform."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(probabilities > 0, probabilities * np.log(probabilities), 0.0)
-    result: Floats = -terms.sum(-1) / np.log(probabilities.shape[-1])
+    logarithms = np.log(np.maximum(probabilities, SMALLEST))
+    result: Floats = -np.einsum("...e,...e->...", probabilities, logarithms) / np.log(probabilities.shape[-1])
     return result
 
 
@@ -50,12 +52,23 @@ def effective_experts(router_entropy: Floats | float, experts: int) -> Floats:
 
 def router_margin(probabilities: Floats) -> Floats:
     """π₍₁₎ − π₍₂₎ over the last axis."""
-    top = np.partition(probabilities, -2, axis=-1)
-    result: Floats = top[..., -1] - top[..., -2]
+    rows = probabilities.reshape(-1, probabilities.shape[-1]).copy()
+    every = np.arange(len(rows))
+    best = rows.argmax(-1)
+    first = rows[every, best]
+    rows[every, best] = -1.0
+    result: Floats = (first - rows[every, rows.argmax(-1)]).reshape(probabilities.shape[:-1])
     return result
 
 
-def observe(logits: AnyFloats | None, experts: AnyInts, gate: str, applied: AnyFloats | None = None) -> Observation:
+def observe(
+    logits: AnyFloats | None,
+    experts: AnyInts,
+    gate: str,
+    applied: AnyFloats | None = None,
+    *,
+    scored: AnyFloats | None = None,
+) -> Observation:
     """Turn a router's own output into what is recorded.
 
     Args:
@@ -65,29 +78,39 @@ def observe(logits: AnyFloats | None, experts: AnyInts, gate: str, applied: AnyF
             leaves weights, entropy and margin out.
         applied: `[T, L, k]`, the weights that the model applied to `experts`, if it shows them; without them they
             are computed from the logits.
+        scored: `[T, L, E]`, in place of logits: what the gate made of them, where the router shows that; never for
+            a sparsemixer, whose weights depend on the logits themselves.
     """
     known = parse(gate)
-    if logits is None or known is None:
+    if scored is not None and known is not None and known.weighting is Weighting.SPARSEMIXER:
+        raise ValueError("a sparsemixer's weights do not follow from its scores")
+    given = logits if scored is None else scored
+    if given is None or known is None:
         return Observation(np.sort(experts.astype(np.int64), axis=-1), None, None, None)
     computed = experts[..., 0] != ABSENT
+    if computed.all():
+        return _observe(known, given, experts.astype(np.int64), applied, is_scored=scored is not None)
+    if not computed.any():
+        nothing = np.full(computed.shape, ABSENT, np.int64)
+        return Observation(experts.astype(np.int64), experts.astype(np.int64), nothing, nothing)
     chosen = np.where(computed[..., None], experts, 0).astype(np.int64)
-    return _observe(known, np.where(computed[..., None], logits, 0.0), chosen, applied, computed)
+    anything = np.where(computed[..., None], given, 1.0)
+    whole = None if applied is None else np.where(computed[..., None], applied, 0.0)
+    return _without(computed, _observe(known, anything, chosen, whole, is_scored=scored is not None))
 
 
-def _observe(
-    gate: Gate, logits: AnyFloats, chosen: Ints, applied: AnyFloats | None, computed: npt.NDArray[np.bool_]
-) -> Observation:
-    """As `observe`, for a known gate and numbers in all rows; `computed` `[T, L]` says which of them count."""
-    scored = scores(gate, logits)
+def _observe(gate: Gate, given: AnyFloats, chosen: Ints, applied: AnyFloats | None, *, is_scored: bool) -> Observation:
+    """As `observe`, for a known gate, where every layer was computed; `given` are scores or logits."""
+    scored = given.astype(np.float64) if is_scored else scores(gate, given)
     spread = probabilities(scored)
     order = _by_probability(spread, chosen)
     ordered = np.take_along_axis(chosen, order, -1)
-    multiplied = weights(gate, logits, scored, ordered) if applied is None else np.take_along_axis(applied, order, -1)
+    multiplied = weights(gate, given, scored, ordered) if applied is None else np.take_along_axis(applied, order, -1)
     return Observation(
-        np.where(computed[..., None], ordered, ABSENT),
-        None if multiplied is None else np.where(computed[..., None], _steps(multiplied, UNITS.weights), ABSENT),
-        np.where(computed, _steps(normalised_entropy(spread), UNITS.entropy), ABSENT),
-        np.where(computed, _steps(router_margin(spread), UNITS.margin), ABSENT),
+        ordered,
+        None if multiplied is None else _steps(multiplied, UNITS.weights),
+        _steps(normalised_entropy(spread), UNITS.entropy),
+        _steps(router_margin(spread), UNITS.margin),
     )
 
 
@@ -96,6 +119,17 @@ def _by_probability(spread: Floats, chosen: Ints) -> Ints:
     return np.lexsort((chosen, -np.take_along_axis(spread, chosen, -1)), axis=-1)
 
 
+def _without(computed: npt.NDArray[np.bool_], seen: Observation) -> Observation:
+    """The same with nothing in rows `[T, L]` that were not computed."""
+    return Observation(
+        np.where(computed[..., None], seen.experts, ABSENT),
+        None if seen.weights is None else np.where(computed[..., None], seen.weights, ABSENT),
+        None if seen.entropy is None else np.where(computed, seen.entropy, ABSENT),
+        None if seen.margin is None else np.where(computed, seen.margin, ABSENT),
+    )
+
+
 def _steps(values: AnyFloats, unit: float) -> Ints:
-    """Values as whole steps of `unit`; 0 where there is no number, which is in rows that do not count."""
-    return np.rint(np.nan_to_num(values.astype(np.float64)) / unit).astype(np.int64)
+    """Values as whole steps of `unit`; 0 where there is no number."""
+    steps = np.rint(values.astype(np.float64) / unit)
+    return np.where(np.isfinite(steps), steps, 0.0).astype(np.int64)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
-from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
-from routing.instruments import start_is_before
+from routing.events import Chunk, Header, Marker, Perturbation, State, StreamItem, Token
+from routing.fit_result import fit_result
+from routing.mid_series import MidSeries
 from routing.pressure import WARM_UP_CHUNKS, crossing
 from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
 
@@ -48,8 +49,7 @@ class _Totals:
         self.events: Counter[type] = Counter()
         self.would_stop = 0
         self.chunks: list[Chunk] = []
-        self.begins_at: Keyframe | None = None
-        """The state before the first token, if that is not the run's first one."""
+        self.series = MidSeries(header.pressure)
         self.ending: State | None = None
         self.usage = {phase: UsageWindow(self.layers, header.model.experts) for phase in ("prefill", "decode")}
         self.entropy = _LayerMean(self.layers)
@@ -60,14 +60,13 @@ class _Totals:
 
     def feed(self, item: StreamItem) -> None:
         self.events[type(item)] += 1
+        self.series.feed(item)
         if isinstance(item, Token):
             self._token(item)
         elif isinstance(item, Chunk):
             self.chunks.append(item)
         elif isinstance(item, State):
             self._state(item)
-        elif isinstance(item, Keyframe) and item.i and not self.events[Token]:
-            self.begins_at = item
 
     def _token(self, token: Token) -> None:
         self.sources[token.source] += 1
@@ -117,16 +116,16 @@ class _Totals:
         }
 
     def _pressure(self) -> Json:
-        fitted = [chunk for chunk in self.chunks if chunk.pressures and not (chunk.warm_up or chunk.partial)]
-        mid = [chunk.pressures.mid for chunk in fitted if chunk.pressures]
-        begins_at = self.begins_at
-        known = begins_at is None or not start_is_before(begins_at)
-        at = crossing(mid) if known else None
+        series, fit = self.series, self.series.fit()
+        mid, begins_at = series.mid, series.begins_at
+        at = crossing(mid) if series.knows_its_start else None
         complete = sum(not chunk.partial for chunk in self.chunks) + (begins_at.complete_chunks if begins_at else 0)
         return {
             "mode": self.header.pressure,
-            "initial": mid[0] if mid and known else None,
-            "crossing": {"chunk": None if at is None else fitted[at].index},
+            "initial": mid[0] if mid and series.knows_its_start else None,
+            "crossing": {"chunk": None if at is None else series.positions[at]},
+            "fit": fit and fit_result(fit, series.entropy_collapse()),
+            "fit_unavailable": series.unavailable or None,
             "begins_at_chunk": None if begins_at is None else begins_at.chunks,
             "warm_up_missing": max(0, WARM_UP_CHUNKS - complete),
             "chunks": [_chunk(chunk) for chunk in self.chunks],

@@ -124,11 +124,12 @@ def test_a_keyframe_lets_fresh_instruments_go_on(cut):
     assert resumed.keyframe() == whole.keyframe()
 
 
-def test_keyframes_come_every_thousand_tokens_even_within_a_chunk():
-    header, lines = make_run(2 * KEYFRAME_TOKENS + 10, chunk_size=64, layers=1)
+@pytest.mark.parametrize(("chunk_size", "places"), [(64, [1028, 2052]), (500, [1004, 2004]), (5000, [1200, 2400])])
+def test_keyframes_come_every_thousand_tokens_at_the_end_of_a_chunk_that_is_not_too_far(chunk_size, places):
+    header, lines = make_run(2 * KEYFRAME_TOKENS + 410, chunk_size=chunk_size, layers=1)
     keyframes = [event for event in derive([header, *tokens_of(lines)]) if isinstance(event, Keyframe)]
-    assert [frame.i for frame in keyframes] == [1000, 2000]
-    assert keyframes[0].open_chunk is not None
+    assert [frame.i for frame in keyframes] == places
+    assert all((frame.open_chunk is None) == (chunk_size < 5000) for frame in keyframes)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routing import gates
 from routing.arrays import ABSENT
 from routing.gates import softmax
 from routing.observe import effective_experts, normalised_entropy, observe, router_margin
@@ -74,3 +76,24 @@ def test_quantities_stay_in_their_ranges(values):
     assert probabilities.sum() == pytest.approx(1)
     assert -1e-12 <= normalised_entropy(probabilities) <= 1 + 1e-12
     assert 0 <= router_margin(probabilities) <= 1
+
+
+@given(st.sampled_from(["softmax_top_k", "sigmoid_top_k×2.5", "softmax_top_k_renormalised"]), st.integers(0, 2**32 - 1))
+def test_scores_say_what_their_logits_say(gate, seed):
+    logits = np.random.default_rng(seed).normal(0, 3, (3, 2, 8))
+    experts = np.argsort(logits, axis=-1)[..., -2:]
+    experts[1, 0] = ABSENT
+    scored = gates.scores(gates.parse(gate), logits)
+    from_logits, from_scores = observe(logits, experts, gate), observe(None, experts, gate, scored=scored)
+    for one, other in zip(astuple(from_logits), astuple(from_scores), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_sparsemixer_needs_the_logits_themselves():
+    with pytest.raises(ValueError, match="sparsemixer"):
+        observe(None, np.array([[[1, 3]]]), "sparsemixer(0.01)", scored=softmax(LOGITS))
+
+
+def test_nothing_computed_is_nothing_seen():
+    seen = observe(np.full((2, 1, 4), np.nan), np.full((2, 1, 2), ABSENT), "top_k_softmax")
+    assert all((values == ABSENT).all() for values in astuple(seen))

@@ -1,0 +1,104 @@
+"""All shapes fitted to one series, and how well each of them does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, inf, log
+
+import numpy as np
+import numpy.typing as npt
+
+from routing.arrays import Floats
+from routing.trend_bootstrap import Fitted
+from routing.trend_shapes import PARAMETERS, SHAPES, TRENDS, Axis, Shape, curve_values
+
+POINT_ROUNDS = 8
+"""Rounds of narrowing for the curve itself: its halving time is then known to some six digits."""
+INACCURACY = 1e-8
+"""Share of the largest value by which such a curve may be off."""
+SMALLEST = 1e-14
+"""Residuals below this share of the variance count as this much: what is left is rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One shape fitted to the series."""
+
+    shape: Shape
+    aicc: float
+    """Corrected Akaike information criterion; infinite where the series is too short for the shape."""
+    weight: float
+    """Akaike weight among all candidates, 0..1."""
+    parameters: dict[str, float]
+    """By the names of `trend_shapes.PARAMETERS`; times in chunks since the first one of the series."""
+    first: float
+    """Position of the series' first chunk."""
+
+    def values(self, t: npt.ArrayLike) -> Floats:
+        """The curve at chunk positions `t`, in the shape of `t`."""
+        since = np.asarray(t, float) - self.first
+        return curve_values(self.shape, np.array(list(self.parameters.values())), since)
+
+
+class Candidates:
+    """The candidates of a series.
+
+    Args:
+        axis: of the series.
+        series: `[n]`.
+        first: position of its first chunk.
+    """
+
+    def __init__(self, axis: Axis, series: Floats, first: int) -> None:
+        curves = {shape: axis.fit(shape, series[:, None], rounds=POINT_ROUNDS) for shape in SHAPES}
+        left = {shape: series - curve.values(axis.t)[:, 0] for shape, curve in curves.items()}
+        spread = float(left["constant"] @ left["constant"])
+        aicc = {shape: _aicc(shape, residuals, SMALLEST * spread) for shape, residuals in left.items()}
+        weights, among_trends = _weights(aicc), _weights({shape: aicc[shape] for shape in TRENDS})
+        self.all = tuple(
+            Candidate(shape, aicc[shape], weights[shape], _named(shape, curves[shape].parameters), float(first))
+            for shape in SHAPES
+        )
+        self.constant = self.all[0]
+        self._negligible = INACCURACY * float(np.abs(series).max())
+        self._fitted = {shape: Fitted(curves[shape], left[shape], among_trends.get(shape, 1.0)) for shape in SHAPES}
+
+    @property
+    def trend(self) -> Candidate:
+        """The likeliest one besides the constant."""
+        return min(self.all[1:], key=lambda each: each.aicc)
+
+    @property
+    def noise(self) -> Floats:
+        """What the closest trend leaves of the series, `[n]`; 0 where it only leaves the fit's own inaccuracy."""
+        left = min((self._fitted[shape].residuals for shape in TRENDS), key=lambda each: float(each @ each))
+        return np.where(np.abs(left) <= self._negligible, 0.0, left)
+
+    def half_time(self, chosen: Candidate) -> float:
+        """Chunks until the chosen curve is at half of its start; infinite for never."""
+        return float(self._fitted[chosen.shape].curve.half_times()[0])
+
+    def likely(self, chosen: Candidate) -> list[Fitted]:
+        """What the truth may be: any trend, as likely as it is; the constant alone if that was chosen."""
+        return [self._fitted[shape] for shape in (TRENDS if chosen.shape in TRENDS else ("constant",))]
+
+
+def _aicc(shape: Shape, residuals: Floats, smallest: float) -> float:
+    """AICc of a least-squares fit; the noise's spread is a parameter too."""
+    n, k = len(residuals), len(PARAMETERS[shape]) + 1
+    if n - k - 1 <= 0:
+        return inf
+    squares = max(float(residuals @ residuals), smallest, 1e-300)
+    return n * log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+
+
+def _weights(aicc: dict[Shape, float]) -> dict[Shape, float]:
+    """Akaike weights, which sum to 1."""
+    lowest = min(aicc.values())
+    likelihoods = {shape: exp((lowest - value) / 2) for shape, value in aicc.items()}
+    total = sum(likelihoods.values())
+    return {shape: value / total for shape, value in likelihoods.items()}
+
+
+def _named(shape: Shape, parameters: Floats) -> dict[str, float]:
+    return dict(zip(PARAMETERS[shape], parameters[:, 0].tolist(), strict=True))

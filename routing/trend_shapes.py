@@ -1,0 +1,212 @@
+"""The shapes a trend can have, fitted by least squares to many series at once.
+
+Every non-linear parameter is profiled on a grid, so a refit is a matrix product. Shapes: `n` chunks, `S` series, one
+per column; `t` is the time since the first chunk, in chunks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+
+from routing.arrays import AnyInts, Floats
+
+Shape = Literal["constant", "linear", "exponential", "cliff"]
+SHAPES: tuple[Shape, ...] = ("constant", "linear", "exponential", "cliff")
+TRENDS: tuple[Shape, ...] = ("linear", "exponential", "cliff")
+
+PARAMETERS: dict[Shape, tuple[str, ...]] = {
+    "constant": ("level",),
+    "linear": ("start", "slope"),
+    "exponential": ("start", "floor", "halving"),
+    "cliff": ("start", "after", "at"),
+}
+"""Names of each shape's parameters. `halving`: chunks in which the distance to the floor halves. `at`: first chunk at
+the level `after`; it is fitted like any parameter, and counts as one."""
+
+GRID = 64
+"""Halving times that are tried."""
+SHORTEST, LONGEST = 0.3, 10.0
+"""Chunks, and multiples of the series' length: below it is a cliff at the first chunk, above it a line."""
+ONE_THREAD = 1 << 18
+"""Multiplications up to which BLAS works in one thread: the other cores run the model that is being watched."""
+ROUNDING = 1e-12
+"""Spread below this share of the largest value is rounding of the machine, not a trend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """One shape's fit to each of `S` series."""
+
+    shape: Shape
+    parameters: Floats
+    """`[p, S]`, in the order of `PARAMETERS`."""
+
+    def values(self, t: Floats) -> Floats:
+        """The curves at times `t [m]`, as `[m, S]`."""
+        return curve_values(self.shape, self.parameters, np.asarray(t, float)[:, None])
+
+    def half_times(self) -> Floats:
+        """When each curve reaches half of its start, `[S]`; infinite where it never does."""
+        start = self.parameters[0]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self.shape == "linear":
+                times = np.where(self.parameters[1] < 0, -start / (2 * self.parameters[1]), np.inf)
+            elif self.shape == "exponential":
+                _, floor, halving = self.parameters
+                ratio = (start - floor) / (start / 2 - floor)
+                times = np.where(floor < start / 2, halving * np.log2(ratio), np.inf)
+            elif self.shape == "cliff":
+                times = np.where(self.parameters[1] <= start / 2, self.parameters[2], np.inf)
+            else:
+                times = np.full(len(start), np.inf)
+        return np.where(start > 0, times, np.inf)
+
+
+def curve_values(shape: Shape, parameters: Floats, t: Floats) -> Floats:
+    """`shape` at times `t`; parameters and times are broadcast."""
+    values: Floats
+    if shape == "constant":
+        values = parameters[0] + 0 * t
+    elif shape == "linear":
+        values = parameters[0] + parameters[1] * t
+    elif shape == "exponential":
+        start, floor, halving = parameters
+        values = floor + (start - floor) * np.exp2(-t / halving)
+    else:
+        start, after, at = parameters
+        values = np.where(t < at, start, after)
+    return values
+
+
+class Axis:
+    """The times of a series, with everything about them that does not depend on its values.
+
+    Args:
+        times: `[n]`, ascending from 0, in chunks.
+    """
+
+    def __init__(self, times: tuple[float, ...]) -> None:
+        self.t: Floats = np.array(times, float)
+        self.n = len(times)
+
+    @cached_property
+    def halvings(self) -> Floats:
+        """`[GRID]` halving times, ascending by a constant factor."""
+        return np.geomspace(SHORTEST, LONGEST * (self.t[-1] + 1), GRID)
+
+    @cached_property
+    def decays(self) -> Floats:
+        """`[GRID, n]`: the exponential of each halving time, centred and of length 1."""
+        return np.ascontiguousarray(_unit(np.exp2(-self.t[:, None] / self.halvings)).T)
+
+    @cached_property
+    def line(self) -> Floats:
+        """`[1, n]`: the line, centred and of length 1."""
+        return np.ascontiguousarray(_unit(self.t[:, None]).T)
+
+    def explained(self, shape: Shape, centred: Floats) -> Floats:
+        """Sums of squares that each trial of a shape explains beyond the mean, `[trials, S]`.
+
+        Args:
+            shape: one of `TRENDS`.
+            centred: series less their means, `[n, S]`.
+        """
+        if shape == "cliff":
+            before = np.arange(1, self.n)[:, None]
+            squares: Floats = np.cumsum(centred, axis=0)[:-1] ** 2
+            return squares * (self.n / (before * (self.n - before)))
+        trials = self.line if shape == "linear" else self.decays
+        width = max(1, ONE_THREAD // trials.size)
+        slices = [trials @ centred[:, at : at + width] for at in range(0, centred.shape[1], width)]
+        return np.concatenate(slices, axis=1) ** 2
+
+    def best_share(self, series: Floats) -> Floats:
+        """Largest share of each series' variance that any trend explains, `[S]` in 0..1; 0 for a flat one."""
+        centred = centre(series)
+        total = (centred**2).sum(axis=0)
+        best = np.max([self.explained(shape, centred).max(axis=0) for shape in TRENDS], axis=0)
+        share: Floats = np.divide(best, total, out=np.zeros_like(total), where=total > 0)
+        return share
+
+    def fit(self, shape: Shape, series: Floats, *, rounds: int = 0) -> Curves:
+        """The best curve of a shape for each series.
+
+        Args:
+            shape: which one.
+            series: `[n, S]`.
+            rounds: how often to narrow the halving time down further than one parabola through the grid does.
+        """
+        mean, centred = series.mean(axis=0), centre(series)
+        if shape == "constant":
+            return Curves(shape, mean[None])
+        if shape == "linear":
+            slope = (self.t - self.t.mean()) @ centred / ((self.t - self.t.mean()) ** 2).sum()
+            return Curves(shape, np.stack([mean - slope * self.t.mean(), slope]))
+        best = self.explained(shape, centred)
+        if shape == "cliff":
+            return self._cliff(series, best.argmax(axis=0) + 1)
+        return self._exponential(mean, centred, self._halving(best, centred, rounds))
+
+    def _cliff(self, series: Floats, at: AnyInts) -> Curves:
+        sums = np.cumsum(series, axis=0)
+        before = sums[at - 1, np.arange(series.shape[1])]
+        return Curves("cliff", np.stack([before / at, (sums[-1] - before) / (self.n - at), self.t[at]]))
+
+    def _halving(self, explained: Floats, centred: Floats, rounds: int) -> Floats:
+        """The best halving times `[S]`: by a parabola through the grid's best point and its neighbours, then closer."""
+        log_halvings = np.log(self.halvings)
+        step = log_halvings[1] - log_halvings[0]
+        at = np.clip(explained.argmax(axis=0), 1, GRID - 2)
+        columns = np.arange(len(at))
+        best = log_halvings[at] + step * _vertex(*(explained[at + k, columns] for k in (-1, 0, 1)))
+        for _ in range(rounds):
+            step /= 4
+            around = [self._explained_at(np.exp(best + k * step), centred) for k in (-1, 0, 1)]
+            best = best + step * _vertex(*around)
+        halving: Floats = np.exp(np.clip(best, log_halvings[0], log_halvings[-1]))
+        return halving
+
+    def _explained_at(self, halving: Floats, centred: Floats) -> Floats:
+        explained: Floats = (_unit(np.exp2(-self.t[:, None] / halving)) * centred).sum(axis=0) ** 2
+        return explained
+
+    def _exponential(self, mean: Floats, centred: Floats, halving: Floats) -> Curves:
+        decay = np.exp2(-self.t[:, None] / halving)
+        around = decay - decay.mean(axis=0)
+        amplitude = (around * centred).sum(axis=0) / (around**2).sum(axis=0)
+        floor = mean - amplitude * decay.mean(axis=0)
+        return Curves("exponential", np.stack([floor + amplitude, floor, halving]))
+
+
+@lru_cache(maxsize=4)
+def axis(times: tuple[float, ...]) -> Axis:
+    """The axis of these times, kept for the next fit of as many chunks."""
+    return Axis(times)
+
+
+def centre(series: Floats) -> Floats:
+    """Series `[n, S]` less their means; what is only rounding becomes 0."""
+    centred: Floats = series - series.mean(axis=0)
+    centred[:, np.abs(centred).max(axis=0) <= ROUNDING * np.abs(series).max(axis=0)] = 0
+    return centred
+
+
+def _unit(columns: Floats) -> Floats:
+    """Columns centred and of length 1."""
+    around = columns - columns.mean(axis=0)
+    unit: Floats = around / np.sqrt((around**2).sum(axis=0))
+    return unit
+
+
+def _vertex(left: Floats, middle: Floats, right: Floats) -> Floats:
+    """Where a parabola through values at −1, 0 and 1 is highest, at most 1 away."""
+    bend = left - 2 * middle + right
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place = (left - right) / (2 * bend)
+    uphill = np.where(right > left, 1.0, np.where(left > right, -1.0, 0.0))
+    best: Floats = np.clip(np.where(bend < 0, place, uphill), -1.0, 1.0)
+    return best

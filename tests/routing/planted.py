@@ -1,0 +1,119 @@
+"""Mid-pressure series whose half-life is known, because it was planted: a curve and noise from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, log2
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+CHUNKS = 50
+NOISE = 0.015
+"""Standard deviation from chunk to chunk; that of the embedded model."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A curve `value(t)` over chunks, with what should be found in it."""
+
+    name: str
+    shape: Literal["stable", "rising", "linear", "exponential", "cliff"]
+    half_life: float
+    """Chunks; infinite where half is never reached."""
+    start: float
+    other: float
+    """The floor, the level after the cliff, or the slope."""
+    time: float = 1.0
+    """The halving time, or the first chunk after the cliff; below 0 a cliff anywhere but in the outer five chunks."""
+
+    def curve(self, at: float | None = None, chunks: int = CHUNKS) -> Floats:
+        """The values without noise; `at` places a cliff."""
+        t = np.arange(chunks, dtype=float)
+        if self.shape == "exponential":
+            return self.other + (self.start - self.other) * 2.0 ** (-t / self.time)
+        if self.shape == "cliff":
+            return np.where(t < (self.time if at is None else at), self.start, self.other)
+        return self.start + self.other * t
+
+
+@dataclass(frozen=True)
+class Series:
+    """One noisy series of a planted curve."""
+
+    mid: list[float]
+    half_life: float
+    change: int | None
+    """First chunk after the cliff."""
+
+
+def exponential(start: float, floor: float, halving: float) -> Planted:
+    """Falls towards a floor, half of the way every `halving` chunks."""
+    half = halving * log2((start - floor) / (start / 2 - floor)) if floor < start / 2 else inf
+    return Planted(f"exponential {start:g} → {floor:g}, T {halving:g}", "exponential", half, start, floor, halving)
+
+
+def linear(start: float, slope: float) -> Planted:
+    """Falls by the same amount every chunk."""
+    return Planted(f"linear {start:g}, {slope:+g} per chunk", "linear", -start / (2 * slope), start, slope)
+
+
+def rising(start: float, slope: float) -> Planted:
+    """Rises by the same amount every chunk."""
+    return Planted(f"rising {start:g}, {slope:+g} per chunk", "rising", inf, start, slope)
+
+
+def constant(level: float) -> Planted:
+    """No trend at all."""
+    return Planted(f"constant {level:g}", "stable", inf, level, 0.0)
+
+
+def cliff(start: float, after: float, at: int = -1) -> Planted:
+    """Falls once, from one chunk to the next; anywhere but in the outer five chunks unless told where."""
+    half = at if after <= start / 2 else inf
+    return Planted(f"cliff {start:g} → {after:g}", "cliff", half, start, after, at)
+
+
+GRID = (
+    constant(0.45),
+    exponential(0.6, 0.0, 12.0),
+    exponential(0.6, 0.1, 12.0),
+    exponential(0.6, 0.0, 30.0),
+    exponential(0.6, 0.15, 30.0),
+    exponential(0.5, 0.3, 8.0),
+    linear(0.6, -0.01),
+    linear(0.6, -0.003),
+    cliff(0.5, 0.44),
+    cliff(0.5, 0.41),
+    cliff(0.6, 0.25),
+    rising(0.4, 0.003),
+)
+"""The known-answer grid. The cliffs are of 4, 6 and 23 standard deviations."""
+
+
+def noise(random: np.random.Generator, phi: float, sd: float = NOISE, chunks: int = CHUNKS) -> Floats:
+    """Stationary AR(1) noise; white for φ = 0."""
+    values = [random.standard_normal()]
+    for shock in random.standard_normal(chunks - 1):
+        values.append(phi * values[-1] + (1 - phi**2) ** 0.5 * shock)
+    return sd * np.array(values)
+
+
+def plant(planted: Planted, phi: float, seeds: range, *, sd: float = NOISE, chunks: int = CHUNKS) -> Iterator[Series]:
+    """One noisy series per seed."""
+    for seed in seeds:
+        random = np.random.default_rng([seed, round(100 * phi)])
+        change = _change(planted, random, chunks)
+        values = planted.curve(change, chunks) + noise(random, phi, sd, chunks)
+        reached = change is not None and planted.other <= planted.start / 2
+        yield Series(values.tolist(), float(change) if reached and change else planted.half_life, change)
+
+
+def _change(planted: Planted, random: np.random.Generator, chunks: int) -> int | None:
+    if planted.shape != "cliff":
+        return None
+    return int(planted.time) if planted.time >= 0 else int(random.integers(5, chunks - 5))
