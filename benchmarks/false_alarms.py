@@ -1,0 +1,75 @@
+"""How often a verdict other than `stable` comes out of a measurement: `python -m benchmarks.false_alarms RESULTS`.
+
+Beside the runs as they were it takes the same values in random order, which hold no trend: what is called one there is
+an alarm that the noise alone gives.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from routing.half_life import fit_half_life
+
+Series = list[list[float]]
+
+LAGS = (1, 2, 3, 5)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="results.json of `moe-watch measure`")
+    parser.add_argument("--shuffles", type=int, default=5, help="random orders of each run")
+    options = parser.parse_args()
+    found = json.loads(options.results.read_bytes())
+    plain, late = (_series(found[name]) for name in ("runs", "late_runs"))
+    print("| series | number | not `stable` | share, 95 % interval | verdicts |\n|---|---:|---:|---|---|")
+    _row("runs", plain, found["pressure"])
+    if late:
+        _row("late twins", late, found["pressure"])
+    _row("runs, in random order", _shuffled(plain, options.shuffles), found["pressure"])
+    _print_noise(plain)
+
+
+def _series(runs: list[dict[str, dict[str, list[float]]]]) -> Series:
+    return [run["trajectory"]["mid_pressures"] for run in runs]
+
+
+def _shuffled(series: Series, times: int) -> Series:
+    rng = np.random.default_rng(0)
+    return [rng.permutation(each).tolist() for each in series for _ in range(times)]
+
+
+def _row(name: str, series: Series, mode: str) -> None:
+    verdicts = Counter(fit_half_life(each, mode=mode).verdict for each in series)
+    alarms = len(series) - verdicts["stable"]
+    low, high = wilson(alarms, len(series))
+    shown = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    share = f"{alarms / len(series):.1%} [{low:.1%}, {high:.1%}]"
+    print(f"| {name} | {len(series)} | {alarms} | {share} | {shown} |")
+
+
+def wilson(hits: int, number: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share."""
+    z, p = 1.96, hits / number
+    middle, around = p + z * z / (2 * number), z * (p * (1 - p) / number + (z / (2 * number)) ** 2) ** 0.5
+    return (middle - around) / (1 + z * z / number), (middle + around) / (1 + z * z / number)
+
+
+def _print_noise(series: Series) -> None:
+    """How large and how persistent the noise is, each run around its own mean."""
+    values = np.array(series)
+    around = values - values.mean(axis=1, keepdims=True)
+    found = [float((around[:, lag:] * around[:, :-lag]).mean() / (around**2).mean()) for lag in LAGS]
+    print(f"\nnoise: sd {around.std():.4f}; correlation of chunks {', '.join(map(str, LAGS))} apart:", end=" ")
+    print(", ".join(f"{each:.2f}" for each in found), end="; AR(1) noise would have ")
+    print(", ".join(f"{found[0] ** lag:.2f}" for lag in LAGS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measuring a model: many runs, resumable, and what they come to together."""

@@ -1,0 +1,84 @@
+"""The folder of a measurement: whose it is, and what is written into it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from routing.errors import UserError
+from sessions import paths
+from sessions.measuring.plan import PLAN_FILE, Plan, differences, read_plan
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def claimed(folder: Path, plan: Plan) -> Iterator[None]:
+    """Have a folder for one measurement alone: made if need be, with its plan in it, and locked meanwhile.
+
+    Raises:
+        UserError: it holds another measurement or other files, cannot be written to, or is in use.
+    """
+    with creating(folder):
+        paths.make_private(folder)
+        lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(lock, folder)
+        _match(folder, plan)
+        yield
+    finally:
+        os.close(lock)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file, or leave the one that is there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with creating(path):
+        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+
+def _lock(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"{folder}: another measurement is writing there", advice="wait for it to end") from error
+
+
+def _match(folder: Path, plan: Plan) -> None:
+    kept = read_plan(folder)
+    if kept is None:
+        if visible := sorted(each.name for each in folder.iterdir() if not each.name.startswith(".")):
+            raise UserError(f"{folder}: holds other files ({visible[0]})", advice="give a new folder as --out")
+        write(folder / PLAN_FILE, plan.to_json())
+    elif names := differences(kept, plan):
+        raise UserError(
+            f"{folder}: holds a measurement with other settings ({', '.join(names)})",
+            advice="repeat its options to go on with it, or give another --out",
+        )
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[None]:
+    """What goes wrong with a file or folder that is to be written, as a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error})", advice="choose another place with --out"
+        ) from error

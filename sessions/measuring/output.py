@@ -1,0 +1,29 @@
+"""What a measurement leaves in its folder beside its sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sessions.measuring import figures
+from sessions.measuring.findings import Findings
+from sessions.measuring.folder import creating, write
+from sessions.measuring.report import report
+
+FIGURES = "figures"
+
+
+def write_all(findings: Findings, results: bytes, folder: Path) -> str:
+    """Write `results.json`, the figures, and `report.md`; returns why there are no figures, if there are none.
+
+    Raises:
+        UserError: something cannot be written.
+    """
+    write(folder / "results.json", results)
+    drawn: list[Path] = []
+    without = "" if figures.can_draw() else figures.MISSING
+    if not without:
+        with creating(folder / FIGURES):
+            drawn = figures.draw(findings, folder / FIGURES)
+    page = report(findings, [path.relative_to(folder) for path in drawn], without)
+    write(folder / "report.md", page.encode("utf-8", "replace"))
+    return without

@@ -1,0 +1,173 @@
+"""The findings of a measurement as a page to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from routing.half_life import Fit, in_words
+from routing.pressure import WARM_UP_CHUNKS
+from routing.reference_numbers import entropy_collapse
+from sessions.measuring.findings import Findings, FittedRun
+from sessions.measuring.plan import Plan
+from sessions.measuring.words import control_lines, energy_lines, summary_lines
+
+CAPTIONS = {
+    "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",
+    "half_lives": "Half-lives with 95 % intervals; a run without one has its verdict in its place",
+    "entropy": "Router entropy of every run (thin) and their mean",
+    "control": "Mean mid-pressure of plain runs and of their late twins, by age and by position",
+    "external_energy": "P_mid after the text minus P_mid after neutral text, at every forked boundary",
+}
+
+
+def report(findings: Findings, figures: Sequence[Path], without_figures: str = "") -> str:
+    """The page, in Markdown.
+
+    Args:
+        findings: what was found.
+        figures: PNG files, by paths relative to the page.
+        without_figures: why there are none, and how to get them.
+    """
+    shown = {path.stem: f"![{CAPTIONS[path.stem]}]({path.as_posix()})\n\n*{CAPTIONS[path.stem]}.*" for path in figures}
+    parts = [
+        f"# Mid-pressure of {findings.plain[0].run.header.model.name}",
+        "\n".join(f"- {line}" for line in summary_lines(findings)),
+        without_figures and f"*{without_figures}*",
+        "## What was measured",
+        _protocol(findings),
+        "## Runs",
+        _runs(findings),
+        shown.get("trajectories", ""),
+        shown.get("half_lives", ""),
+        "## Position or age",
+        "\n\n".join(_sentences(control_lines(findings.control))),
+        _CONTROL,
+        shown.get("control", ""),
+        "## Router entropy",
+        _entropy(findings),
+        shown.get("entropy", ""),
+        *(_energy(findings, shown) if findings.plan.forks else []),
+        "## ChronoMoE's numbers for the same runs",
+        _reference(findings),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_CONTROL = (
+    "A late twin has the prompt of its run, and text of another run before it. Plain and late chunks of the same age"
+    " differ in position alone; chunks at the same position differ in age alone. What stands before the prompt differs"
+    " too, so a part by position includes what any text there would do."
+)
+
+
+def _protocol(findings: Findings) -> str:
+    plan, header = findings.plan, findings.plain[0].run.header
+    backend, model = header.backend, header.model
+    lines = [
+        f"- model: {model.name}, {len(model.layers)} layers × {model.experts} experts, top-{model.experts_per_token},"
+        f" {model.quantization or 'quantization not known'}",
+        f"- engine: {backend.name} {backend.version}, {backend.device}",
+        f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.chunk_size} tokens;"
+        " where the model would have ended its text it was told to go on",
+        f"- drawing: {_drawing(plan)}",
+        f"- prompts: {_prompts(plan)}",
+        *(f"- {warning}" for warning in header.warnings),
+    ]
+    return "\n".join(lines)
+
+
+def _drawing(plan: Plan) -> str:
+    seeds = ", ".join(map(str, plan.seeds))
+    return f"temperature {plan.temperature:g}, top-p {plan.top_p:g}, top-k {plan.top_k or 'all'}, seeds {seeds}"
+
+
+def _prompts(plan: Plan) -> str:
+    shown = [f"`{' '.join(prompt.replace('`', '').split())[:100]}`" for prompt in plan.prompts[:5]]
+    more = len(plan.prompts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more, in turn" if more else "")
+
+
+def _runs(findings: Findings) -> str:
+    late = dict(zip((each.run.planned.number for each in findings.plain), findings.late, strict=False))
+    lines = [
+        "| run | seed | verdict | half-life, chunks | p of no trend | would have ended in chunk | late twin |",
+        "|---:|---:|---|---|---:|---|---|",
+    ]
+    for each in findings.plain:
+        run, fit = each.run, each.fit
+        twin = late.get(run.planned.number)
+        lines.append(
+            f"| {run.planned.number} | {run.planned.seed} | {fit.verdict} | {half_life_text(fit)} | {fit.p:.2g}"
+            f" | {_stops(each)} | {twin.fit.verdict if twin else 'not measured'} |"
+        )
+    return "\n".join([*lines, "", f"Mean of all runs: {in_words(findings.mean_fit)}."])
+
+
+def half_life_text(fit: Fit) -> str:
+    """A half-life with its interval, or why there is none, in a few words."""
+    if fit.half_life is not None:
+        return f"{fit.half_life:.1f}{_interval(fit)}"
+    if fit.censored:
+        return f"> {fit.span:.0f}"
+    if fit.never:
+        return f"never: floor {fit.never.floor:.2f} > half {fit.never.half:.2f}"
+    return "none"
+
+
+def _interval(fit: Fit) -> str:
+    if fit.interval is None:
+        return ""
+    low, high = fit.interval
+    return f" [{low:.1f}, {'∞' if high == float('inf') else f'{high:.1f}'}]"
+
+
+def _stops(fitted: FittedRun) -> str:
+    chunks = [fitted.run.chunk_of(i) for i in fitted.run.stops]
+    found = sorted({chunk for chunk in chunks if chunk is not None})
+    return ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "") if found else "none"
+
+
+def _entropy(findings: Findings) -> str:
+    collapses = [entropy_collapse(each.run.entropy) for each in findings.plain]
+    found = [each.early_late for each in collapses if each is not None]
+    if not found:
+        return "n/a: router entropy was not recorded."
+    mean = sum(found) / len(found)
+    return (
+        "Mean of the first 30 % of the measured chunks less mean of the last 30 %:"
+        f" {mean:+.4f} on average, {min(found):+.4f} to {max(found):+.4f} over runs (0 to 1 is the whole scale;"
+        " positive is a fall)."
+    )
+
+
+def _energy(findings: Findings, shown: dict[str, str]) -> list[str]:
+    forks = findings.plan.forks
+    assert forks is not None
+    how = (
+        f"At every {forks.every}. chunk boundary after the warm-up the context was copied and gone on with for one"
+        f" chunk, {forks.replicates} times each: without text, with {forks.neutral!r} cut or repeated to as many"
+        f" tokens as the text has, and with {forks.text!r}. The runs themselves went on as if nothing had been said."
+    )
+    found = "\n\n".join(_sentences(energy_lines(findings.energy)))
+    return ["## External energy", how, found, shown.get("external_energy", "")]
+
+
+def _sentences(lines: list[str]) -> list[str]:
+    return [f"{line[0].upper()}{line[1:]}." for line in lines]
+
+
+def _reference(findings: Findings) -> str:
+    lines = [
+        "| run | initial | final | linear slope | exponential tau | largest drop | at chunk | crossing |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for each in findings.plain:
+        numbers, crossing = each.fit.reference, each.fit.crossing
+        tau = "none" if numbers.exponential_tau is None else f"{numbers.exponential_tau:.1f}"
+        lines.append(
+            f"| {each.run.planned.number} | {numbers.initial_pressure:.4f} | {numbers.final_pressure:.4f}"
+            f" | {numbers.linear_slope:+.6f} | {tau} | {numbers.max_single_drop:+.4f} | {numbers.max_drop_at_chunk}"
+            f" | {'not reached' if crossing is None else crossing} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""Carrying out a measurement: every run once, also if it takes several attempts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from backends.protocol import Load
+from routing.errors import UserError
+from routing.events import BackendInfo, ModelInfo, Progress, State, StreamItem
+from sessions import paths
+from sessions.headless import run_headless
+from sessions.kept_worker import KeptWorker
+from sessions.live import LiveSource
+from sessions.live_run import Surroundings
+from sessions.measuring.folder import claimed, creating
+from sessions.measuring.plan import Plan, PlannedRun
+from sessions.measuring.recorded import NotWholeError, RecordedRun, read_run
+
+GO_ON = "the same command goes on from here"
+
+
+class Watcher(Protocol):
+    """Whoever is told how a measurement goes."""
+
+    def loading(self, progress: Progress) -> None:
+        """The model is being loaded; on any thread."""
+
+    def found(self, run: PlannedRun) -> None:
+        """A run is there already, whole."""
+
+    def begin(self, run: PlannedRun) -> None: ...
+
+    def item(self, item: StreamItem) -> None:
+        """Something of the present run."""
+
+    def end(self, run: PlannedRun) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All runs of a measurement."""
+
+    plan: Plan
+    plain: list[RecordedRun]
+    late: list[RecordedRun]
+    """Twins of the plain ones, in their order; empty if there is no control."""
+
+
+def measure(plan: Plan, folder: Path, watcher: Watcher) -> Measured:
+    """Make the runs that are not there yet, and read all of them.
+
+    Runs that are whole are never repeated, and a run that was cut off is made anew, so a measurement that was killed
+    goes on where it was; the same seeds give the same runs.
+
+    Raises:
+        UserError: the folder is another measurement's, the model cannot be used, or a run failed.
+        KeyboardInterrupt: it was stopped; what is whole stays.
+    """
+    load = plan.settings(plan.plain_runs()[0], folder).load()
+    with claimed(folder, plan), _Attempt(plan, folder, load, watcher) as attempt:
+        plain = [attempt.run(each) for each in plan.plain_runs()]
+        late = []
+        if plan.control:
+            for twin in plain:
+                donor = plain[plan.donor_of(twin.planned).number - 1]
+                late.append(attempt.run(plan.late_twin(twin.planned, donor.beginning)))
+        return Measured(plan, plain, late)
+
+
+class _Attempt:
+    """One process's part in a measurement. The model is loaded once, and only if a run is missing."""
+
+    def __init__(self, plan: Plan, folder: Path, load: Load, watcher: Watcher) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._load = load
+        self._watcher = watcher
+        self._exit = ExitStack()
+        self._worker: KeptWorker | None = None
+        self._measured: tuple[ModelInfo, BackendInfo] | None = None
+        """What the first run was made with; so are all others."""
+
+    def __enter__(self) -> _Attempt:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._exit.close()
+
+    def run(self, planned: PlannedRun) -> RecordedRun:
+        """The run, read if it is there and made otherwise."""
+        try:
+            found = read_run(self._folder, planned, self._plan)
+        except NotWholeError:
+            return self._make(planned)
+        self._require_same(found.header.model, found.header.backend)
+        self._watcher.found(planned)
+        return found
+
+    def _make(self, planned: PlannedRun) -> RecordedRun:
+        worker = self._loaded()
+        self._clear(planned)
+        self._watcher.begin(planned)
+        self._generate(planned, worker)
+        try:
+            run = read_run(self._folder, planned, self._plan)
+        except NotWholeError as error:
+            raise UserError(f"{self._folder / planned.file} is not whole: {error}", advice=GO_ON) from error
+        self._watcher.end(planned)
+        return run
+
+    def _clear(self, planned: PlannedRun) -> None:
+        """Remove what an earlier attempt at a run has left, continuations of its file as well."""
+        with creating(self._folder):
+            for left in self._folder.glob(f"{paths.stem_of(Path(planned.file))}.*"):
+                left.unlink()
+
+    def _loaded(self) -> KeptWorker:
+        """The worker with the model, which is the one that all other runs were made with."""
+        if self._worker is None:
+            self._worker = self._exit.enter_context(KeptWorker(self._load, self._watcher.loading))
+            ready = self._worker.ready
+            _require_room(self._plan, ready.model)
+            self._require_same(ready.model, ready.backend)
+        return self._worker
+
+    def _require_same(self, model: ModelInfo, backend: BackendInfo) -> None:
+        if self._measured is None:
+            self._measured = (model, backend)
+        elif names := _differences(self._measured[0], model) + _differences(self._measured[1], backend):
+            raise UserError(
+                f"{self._folder}: begun with another model or engine ({', '.join(names)} differ)",
+                advice="give another --out",
+            )
+
+    def _generate(self, planned: PlannedRun, worker: KeptWorker) -> None:
+        """One live run, to its end."""
+        source = LiveSource(self._plan.settings(planned, self._folder), Surroundings(worker=worker.lend))
+        states: list[State] = []
+
+        def take(item: StreamItem) -> None:
+            if isinstance(item, State):
+                states.append(item)
+            self._watcher.item(item)
+
+        run_headless(source, take)
+        if source.fatal_error is not None:
+            raise source.fatal_error
+        if source.recording.problem:
+            raise UserError(f"{planned.file}: {source.recording.problem}", advice=GO_ON)
+        last = states[-1]
+        if last.state == "error":
+            raise UserError(f"{planned.file}: {last.message or 'the run failed'}", advice=GO_ON)
+        if last.why == "user":
+            raise KeyboardInterrupt
+
+
+def _require_room(plan: Plan, model: ModelInfo) -> None:
+    """Refuse what the context cannot hold before an hour is spent on the part that it can."""
+    needed = plan.tokens + (plan.shift if plan.control else 0)
+    if model.context_length is not None and needed >= model.context_length:
+        with_control = f", {plan.shift:,} of them before the control's prompt" if plan.control else ""
+        raise UserError(
+            f"a run takes {needed:,} tokens and its prompt{with_control}, the context of {model.name} holds"
+            f" {model.context_length:,}",
+            advice="measure fewer chunks" + (", or add --no-control" if plan.control else ""),
+        )
+
+
+def _differences(one: ModelInfo | BackendInfo, other: ModelInfo | BackendInfo) -> list[str]:
+    """The names of what differs."""
+    return [name for name in one.__struct_fields__ if getattr(one, name) != getattr(other, name)]

@@ -1,0 +1,179 @@
+"""`moe-watch measure`: killed and resumed it gives what it gives undisturbed, and bad input is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from commands.app import run
+from sessions.measuring import figures
+from sessions.measuring.plan import read_plan
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+MEASURE = ("measure", "pocket", "--chunks", "5", "--chunk-size", "8", "--runs", "2", "--seed", "7")
+RUNS = [f"{kind}-00{number}.moe.jsonl" for kind in ("run", "late") for number in (1, 2)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_figures():
+    """Drawing takes longer than measuring does here, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "can_draw", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """results.json of a measurement that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run([*MEASURE, "--out", str(folder)]) == 0
+    return (folder / "results.json").read_bytes()
+
+
+def interrupt(folder, number):
+    """Start a measurement as a process of its own, and send it a signal in the middle of its second run."""
+    second = folder / "run-002.moe.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moe_watch", *MEASURE, "--out", str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    limit = time.monotonic() + PATIENCE
+    while not (second.exists() and b'"token"' in second.read_bytes()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert out == ""
+    return process.returncode, err
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_in_the_middle_it_goes_on_to_the_same_results(undisturbed, tmp_path, capsys, number):
+    status, err = interrupt(tmp_path, number)
+    assert status == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    if number == signal.SIGINT:
+        assert f"runs whole in {tmp_path}; the same command goes on from there" in err
+    assert not (tmp_path / "results.json").exists()
+    first = (tmp_path / "run-001.moe.jsonl").read_bytes()
+    assert run([*MEASURE, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "run-001.moe.jsonl").read_bytes() == first
+    assert (tmp_path / "results.json").read_bytes() == undisturbed
+    assert "run 1 of 2: recorded" not in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == sorted(RUNS)
+
+
+@pytest.mark.model
+def test_json_is_results_json_and_a_drawn_seed_is_kept(tmp_path, capsys):
+    small = ["measure", "--chunks", "5", "--chunk-size", "2", "--runs", "2", "--no-control", "--out", str(tmp_path)]
+    assert run([*small, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "results.json").read_bytes())
+    seeds = read_plan(tmp_path).seeds
+    assert seeds[1] == seeds[0] + 1
+    assert run(small) == 0
+    shown = capsys.readouterr()
+    assert "2 runs of 5 measured chunks of 2 tokens" in shown.out
+    assert "recorded" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--runs", "0"], "--runs is 0: measure at least 1"),
+        (["--chunks", "4"], "--chunks is 4: a fit needs at least 5"),
+        (["--chunk-size", "0"], "--chunk-size is 0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", str(2**32 - 3)], f"--seed is {2**32 - 3}: use 0 up to"),
+        (["--seeds", "1,x"], "--seeds is '1,x': write numbers with commas between"),
+        (["--seeds", "1,1"], "--seeds holds a seed twice"),
+        (["--seeds", "1,-2"], "--seeds holds -2"),
+        (["--seeds", "1,2", "--runs", "3"], "--runs is 3, and --seeds names 2"),
+        (["--seeds", "1", "--seed", "1"], "--seed and --seeds both given"),
+        (["--prompts", "nowhere.txt"], "cannot read prompts from nowhere.txt: No such file"),
+        (["--prompt", "a", "--prompts", "b"], "--prompt and --prompts both given"),
+        (["--prompt", " "], "--prompt is empty"),
+        (["--perturb", ""], "--perturb is empty: give the text"),
+        (["--perturb", "a", "--neutral", ""], "--neutral is empty"),
+        (["--perturb", "a", "--every", "0"], "--every is 0"),
+        (["--perturb", "a", "--replicates", "0"], "--replicates is 0"),
+        (["--every", "5"], "--every without --perturb"),
+        (["--neutral", "x"], "--neutral without --perturb"),
+        (["--temperature", "nan"], "--temperature is nan"),
+        (["--top-p", "0"], "--top-p is 0.0"),
+        (["--backend", "torch"], "there is no backend called 'torch'"),
+        (["./nowhere"], "./nowhere: no such file or folder"),
+        (["pocket", "--model", "other/model"], "two models given"),
+    ],
+)
+def test_what_is_wrong_is_one_line(capsys, tmp_path, arguments, said):
+    out = tmp_path / "out"
+    assert run(["measure", *arguments, "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert said in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no prompt"),
+        (b"\n \n", "holds no prompt"),
+        (b"[]", "holds no prompt"),
+        (b'["a", 1]', "holds more than texts"),
+        (b"a\xff", "is not UTF-8 text (byte 1)"),
+    ],
+)
+def test_prompts_that_are_none(capsys, tmp_path, content, said):
+    prompts = tmp_path / "prompts"
+    prompts.write_bytes(content)
+    assert run(["measure", "--prompts", str(prompts), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_place_for_the_results_is_needed(capsys):
+    assert run(["measure"]) == 2
+    assert "Missing option '--out'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [("one\ntwo\n\nthree", ["one", "two", "three"]), ('["a\\nb", "c"]', ["a\nb", "c"]), ("[x] = y", ["[x] = y"])],
+)
+def test_prompts_of_a_file(tmp_path, content, prompts):
+    from commands.measure import _prompts
+
+    (tmp_path / "prompts").write_text(content)
+    assert _prompts("pocket", None, tmp_path / "prompts") == prompts
+
+
+@pytest.mark.model
+def test_text_that_is_not_unicode_is_measured_as_what_can_be_written(tmp_path, capsys):
+    small = ["--chunks", "5", "--chunk-size", "2", "--runs", "1", "--no-control", "--out", str(tmp_path)]
+    assert run(["measure", "--prompt", "a\udcff", "--perturb", "b\udcff", "--replicates", "1", *small]) == 0
+    plan = read_plan(tmp_path)
+    assert (plan.prompts, plan.forks.text) == (["a\ufffd"], "b\ufffd")
+    assert "external energy" in capsys.readouterr().out
+
+
+def test_help_explains(capsys):
+    assert run(["measure", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "late twin" in shown
+    assert "--perturb" in shown
