@@ -2,36 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from commands.headless import finish, follow, require_whole
 from commands.options import generation_options, model_choice, recording_options
+from commands.output import complain
 from commands.settings import run_settings
+
+if TYPE_CHECKING:
+    from sessions.run_settings import RunSettings
 
 DEFAULT_TOKENS = 1200
 """What a measurement takes: ten warm-up and fifty measured chunks of twenty."""
+STANDARD_OUTPUT = Path("-")
 
 
 @click.command(short_help="Record a model without a screen.")
 @model_choice
 @generation_options
 @recording_options
+@click.option(
+    "--on-full-context",
+    type=click.Choice(["finish", "restart"]),
+    default="finish",
+    show_default=True,
+    help="At the end of the context: finish, or go on in a fresh one with the same prompt.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-def record(as_json: bool, **options: Any) -> None:
+def record(as_json: bool, on_full_context: Literal["finish", "restart"], **options: Any) -> None:
     """Record MODEL generating, without a screen: a folder, a Hugging Face id, or pocket, the small model inside.
 
     Generates 1,200 tokens unless told otherwise; where the model ends its text it is told to go on, and the place is
     marked (`--stop eos` ends there). The progress bar goes to standard error, the summary to standard output.
+
+    `--output FILE.moe.jsonl.zst` compresses the session. `--output -` writes it to standard output, line by line as it
+    happens, and everything else to standard error.
     """
-    if options["tokens"] is None and options["stop"] != "eos":
+    if options["tokens"] is None and options["stop"] != "eos" and options["teacher"] is None:
         options["tokens"] = DEFAULT_TOKENS
-    settings = run_settings(options, stop="never", recording_required=True)
+    streamed = options["output"] == STANDARD_OUTPUT
+    if streamed:
+        options["output"] = None
+    settings = run_settings(options, stop="never", on_full_context=on_full_context, recording_required=True)
+    if streamed:
+        with _standard_output() as descriptor:
+            _record(settings, as_json, descriptor)
+    else:
+        _record(settings, as_json, None)
 
+
+def _record(settings: RunSettings, as_json: bool, stream: int | None) -> None:
     from sessions.live import LiveSource
+    from sessions.live_run import Surroundings
 
-    source = LiveSource(settings)
+    source = LiveSource(settings, Surroundings(stream=stream))
     summary = follow(source, total=settings.tokens)
+    if stream is not None and source.recording.problem:
+        complain(source.recording.problem)
+        raise click.exceptions.Exit(1)
     finish(source, summary, as_json=as_json)
     require_whole(source, summary)
+
+
+@contextmanager
+def _standard_output() -> Iterator[int]:
+    """Standard output as a descriptor for the session alone: what else is printed meanwhile goes to standard error."""
+    sys.stdout.flush()
+    output, kept = os.dup(1), os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield output
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from commands.output import complain, say
@@ -14,6 +19,9 @@ from routing.errors import UserError
 if TYPE_CHECKING:
     from sessions.live import LiveSource
     from sessions.replay import ReplaySource
+
+PUT_OFF_SECONDS = 0.1
+LEAVING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def require_terminal(*, advice: str) -> None:
@@ -45,11 +53,13 @@ def show(source: LiveSource | ReplaySource) -> None:
     """
     from tui.app import MoeWatchApp
 
-    try:
-        source.start()
-        MoeWatchApp(source, clock=time.monotonic).run()
-    finally:
-        source.close()
+    with _signals_put_off():
+        try:
+            source.start()
+            MoeWatchApp(source, clock=time.monotonic).run()
+        finally:
+            _ignore_signals()
+            source.close()
     if source.fatal_error is not None:
         raise source.fatal_error
     recording = source.recording
@@ -58,3 +68,26 @@ def show(source: LiveSource | ReplaySource) -> None:
     if recording.mode == "recording" or (recording.mode == "off" and recording.path):
         say(f"recorded to {recording.path}")
         say(f"watch it again with: moe-watch replay {shlex.quote(recording.path)}")
+
+
+@contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Have a signal to leave come again until the dashboard is there to heed it, and can restore the terminal."""
+
+    def again(number: int, _frame: FrameType | None) -> None:
+        timer = threading.Timer(PUT_OFF_SECONDS, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    before = {number: signal.signal(number, again) for number in LEAVING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    """A terminal's end is told by the shell and by the system, and the second may not cut off what the first began."""
+    for number in LEAVING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

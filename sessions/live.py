@@ -11,7 +11,7 @@ from routing.events import PerturbationForm, StreamItem
 from sessions.live_run import LiveRun, Surroundings
 from sessions.mailbox import Mailbox
 from sessions.run_settings import RunSettings
-from sessions.source import Ability, PaceStatus, RecordingStatus
+from sessions.source import Ability, Jump, PaceStatus, RecordingStatus, Timeline
 from sessions.text import whole_text
 
 
@@ -53,6 +53,10 @@ class LiveSource:
     @property
     def ended(self) -> bool:
         return self._run.stage in ("finished", "failed", "closed") and not self._stream
+
+    @property
+    def timeline(self) -> Timeline | None:
+        return None
 
     @property
     def fatal_error(self) -> UserError | None:
@@ -108,6 +112,9 @@ class LiveSource:
 
     def set_pace(self, value: float) -> None:
         self._mailbox.post(partial(self._run.set_rate, max(0.0, value)))
+
+    def seek(self, jump: Jump) -> None:
+        """Nothing: a live run is where it is."""
 
     def set_recording(self, on: bool) -> None:
         self._mailbox.post(partial(self._run.set_recording, on))

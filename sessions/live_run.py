@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from backends.process import WorkerProcess
 from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
 from routing.errors import UserError
-from routing.events import Event, Header, Marker, Progress, State, StreamItem, Token
+from routing.events import Event, Header, Marker, Progress, Sampling, State, StreamItem, Token
 from routing.instruments import Instruments
 from sessions.forks import fork_event
 from sessions.paths import sessions_directory
@@ -69,6 +69,16 @@ class Surroundings:
     """For recordings without a given name."""
     providers: Sequence[Provider] | None = None
     """Sources of vitals; None for this machine's own."""
+    stream: int | None = None
+    """A descriptor to record to instead of a file; closed in the end. The run ends when nobody reads it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is to begin with."""
+
+    prompt: str
+    sampling: Sampling
 
 
 class LiveRun:
@@ -103,6 +113,7 @@ class LiveRun:
             output=settings.output,
             force=settings.force,
             folder=around.folder,
+            stream=around.stream,
             clock=around.clock,
             today=lambda: around.now().date(),
         )
@@ -122,8 +133,8 @@ class LiveRun:
         self._began = 0.0
         self._vitals = VitalsSampler(self._seconds, self._worker_pid, around.providers)
         self._vitals_due = 0.0
-        self._next_wanted = False
-        """Another run is to begin with `_prompt` as soon as this one has ended."""
+        self._following: deque[Plan] = deque()
+        """Runs that the worker was told to begin, and has not answered about; the first of them ends this one."""
         self._stop_by: float | None = None
 
     # What the person asks for
@@ -166,15 +177,16 @@ class LiveRun:
         self.send(SetRate(rate))
 
     def begin_next(self, prompt: str) -> None:
-        """End this run, and begin another one with this prompt as soon as the worker has confirmed it."""
+        """End this run, and begin another one with this prompt; a prompt that cannot be one leaves this run alone."""
         if self.stage not in ("running", "finished"):
             return
         self._prompt = prompt
+        plan = self._plan()
         if self.stage == "running":
-            self._next_wanted = True
-            self.send(Stop())
+            self._following.append(plan)
         else:
-            self._begin()
+            self._begin(plan)
+        self._send_start(plan)
 
     def mark(self, note: str) -> None:
         """Put a note into the stream."""
@@ -186,14 +198,16 @@ class LiveRun:
         self.recording.wanted = on
         if not on:
             self.recording.end()
+        elif self.recording.waiting:
+            self.recording.retry()
         elif self.stage in ("running", "finished") and not (self.void or self.recording.active):
             assert self._header is not None
             assert self._instruments is not None
-            self.recording.begin(self._header, self._instruments.keyframe())
+            self.recording.begin(self._header, self._instruments.keyframe, under_way=True)
 
     def close(self) -> None:
         """End the run, and everything, once the worker has confirmed its end."""
-        self._next_wanted = False
+        self._following.clear()
         if self.stage == "running":
             self._stop_by = self._around.clock() + STOP_SECONDS
             self.send(Stop())
@@ -208,6 +222,9 @@ class LiveRun:
             self._shut()
         if self.stage in ("running", "finished") and now >= self._vitals_due:
             self._read_vitals(now)
+        self.recording.tick()
+        if self.recording.broken_off and self._stop_by is None:
+            self.close()
         return self.stage == "closed"
 
     def fault(self, error: Exception) -> None:
@@ -221,9 +238,11 @@ class LiveRun:
             return
         if not self._has_run:
             self.fatal_error = UserError(message)
-        self._emit(State(state="error", i=self._tokens, t=self._seconds(), message=message))
-        self.recording.end()
-        self.stage = "failed"
+        try:
+            self._emit(State(state="error", i=self._tokens, t=self._seconds(), message=message))
+            self.recording.end()
+        finally:
+            self.stage = "failed"
         if self._stop_by is not None:
             self._shut()
 
@@ -233,13 +252,19 @@ class LiveRun:
         match message:
             case Ready():
                 self.ready = message
-                self._begin()
+                plan = self._plan()
+                self._begin(plan)
+                self._send_start(plan)
             case Batch():
                 for item in message.items:
                     self._take(item)
             case Failed(fatal=True):
                 self.worker_log = message.log
                 self.fail(message.message)
+            case Failed(start=True):
+                if self._following:
+                    self._following.popleft()
+                self.mark(message.message)
             case Failed():
                 self._refused(message.message)
 
@@ -286,36 +311,53 @@ class LiveRun:
         self.paused = self._resuming = False
         if self._stop_by is not None:
             self._shut()
-        elif self._next_wanted:
-            self._begin()
+        elif self._following:
+            self._begin(self._following.popleft())
         else:
             self.stage = "finished"
             self._vitals_due = self._around.clock() + VITALS_SECONDS
 
     # The course of things
 
-    def _begin(self) -> None:
+    def _plan(self) -> Plan:
+        seed = self._settings.seed
+        sampling = self._settings.sampling(self._around.draw_seed() if seed is None else seed)
+        return Plan(whole_text(self._prompt), sampling)
+
+    def _send_start(self, plan: Plan) -> None:
+        self.send(self._settings.start(plan.prompt, plan.sampling, self.rate))
+
+    def _begin(self, plan: Plan) -> None:
+        """Begin a run in the stream; the worker is told by `_send_start`."""
         assert self.ready is not None
-        around, self._next_wanted = self._around, False
-        seed = self._settings.seed if self._settings.seed is not None else around.draw_seed()
-        sampling = self._settings.sampling(seed)
-        header = self._settings.header(whole_text(self._prompt), sampling, self.ready, around.now())
+        around = self._around
+        header = self._settings.header(plan.prompt, plan.sampling, self.ready, around.now())
         self._header, self._instruments, self._tokens = header, Instruments(header), 0
         self._began = self._vitals_due = around.clock()
         self.stage, self.paused, self.void = "running", False, False
-        problem = self.recording.begin(header)
+        problem = self.recording.begin(header, self._instruments.keyframe)
         if problem is not None and self._settings.needs_recording and not self._has_run:
             self.fail(str(problem))
             return
         self._stream.append(header)
-        self.send(self._settings.start(header.prompt, sampling, self.rate))
 
     def _emit(self, event: Event) -> None:
-        """Put an event and what the instruments derive from it into the file, and then into the stream."""
-        derived = [] if self._instruments is None else self._instruments.feed(event)
-        for each in (event, *derived):
+        """Put an event and what the instruments derive from it into the file, and then into the stream.
+
+        Into the file first: where it cannot take the event, the next file begins with the instruments as they are.
+        """
+        self.recording.append(event)
+        derived = self._feed(event)
+        for each in derived:
             self.recording.append(each)
-            self._stream.append(each)
+        self._stream.extend((event, *derived))
+
+    def _feed(self, event: Event) -> list[Event]:
+        try:
+            return [] if self._instruments is None else self._instruments.feed(event)
+        except Exception:
+            self.recording.take_back()  # a replay could not compute with it either
+            raise
 
     def _read_vitals(self, now: float) -> None:
         """Show how the machine is; it is part of the run, and recorded, until that has finished."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -50,7 +51,8 @@ class Mailbox:
                 self._take()()
                 ended = tick()
             except Exception as error:  # a silent end of this thread would look like a model that thinks for ever
-                failed(error)
+                with contextlib.suppress(Exception):  # there may be no memory to say it with
+                    failed(error)
 
     def _take(self) -> Task:
         try:

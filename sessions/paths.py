@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import platformdirs
 from routing.errors import UserError
 
 SUFFIX = ".moe.jsonl"
+COMPRESSED = ".zst"
+"""At the end of a file's name: what is written to it is compressed."""
 MAX_NAME = 60
 """Characters of a model's name in a file name; file systems allow 255 bytes in all."""
 
@@ -82,7 +84,9 @@ def create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
-def create_numbered(folder: Path, stem: str, first: int = 1) -> tuple[int, Path]:
+def create_numbered(
+    folder: Path, stem: str, first: int = 1, *, between: str = "-", ending: str = SUFFIX
+) -> tuple[int, Path]:
     """Create `STEM-NUMBER.moe.jsonl` with the first number that is free; returns a descriptor and the path.
 
     Raises:
@@ -90,7 +94,7 @@ def create_numbered(folder: Path, stem: str, first: int = 1) -> tuple[int, Path]
     """
     number = first
     while True:
-        path = folder / f"{stem}-{number}{SUFFIX}"
+        path = folder / f"{stem}{between}{number}{ending}"
         try:
             return create(path), path
         except FileExistsError:
@@ -98,5 +102,20 @@ def create_numbered(folder: Path, stem: str, first: int = 1) -> tuple[int, Path]
 
 
 def stem_of(path: Path) -> str:
-    """A session file's name without its suffix."""
-    return path.name.removesuffix(SUFFIX) or path.name
+    """A session file's name without what says that it is one."""
+    return path.name.removesuffix(COMPRESSED).removesuffix(SUFFIX) or path.name
+
+
+def ending_of(path: Path) -> str:
+    """What the names of files that go on with this one end in: `.moe.jsonl`, or `.moe.jsonl.zst`."""
+    return SUFFIX + COMPRESSED if path.name.endswith(COMPRESSED) else SUFFIX
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,4 +1,7 @@
-"""Where a live run is recorded: one file per run, and a new one each time recording is switched on."""
+"""Where a live run is recorded.
+
+One file per run, another one each time recording is switched on, and a continuation where a file can take no more.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,17 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from routing.errors import UserError
-from routing.events import Event, Header, Keyframe
+from routing.events import Continues, Event, Header, Keyframe
 from sessions import paths
+from sessions.gap import Gap
 from sessions.recorder import Recorder
 from sessions.source import RecordingStatus
+
+StateNow = Callable[[], Keyframe]
+"""All that later events need, after those that were recorded so far."""
 
 
 class Recording:
@@ -22,6 +31,7 @@ class Recording:
         output: the first file; later ones are numbered after it. None makes names in `folder`.
         force: replace `output` if it exists.
         folder: where files without a given name go.
+        stream: a descriptor that the first run is written to instead of a file; closed with it.
         clock: monotonic seconds.
         today: the date for names.
     """
@@ -35,18 +45,30 @@ class Recording:
         folder: Path,
         clock: Callable[[], float],
         today: Callable[[], date],
+        stream: int | None = None,
     ) -> None:
         self.wanted = wanted
         self._output = output
         self._output_used = False
         self._force = force
         self._folder = folder
+        self._stream = stream
         self._clock = clock
         self._today = today
         self._recorder: Recorder | None = None
         self._last_kept: Recorder | None = None
         """The file before, which is told of while there is none of the present run."""
-        self._problem = ""
+        self._first: Path | None = None
+        """The present run's first file, once it has taken its place."""
+        self._parts = 0
+        """Files of the present run."""
+        self._header: Header | None = None
+        self._state: StateNow | None = None
+        self._gap: Gap | None = None
+        self._running = False
+        """More events of the present run may come."""
+        self._missing = ""
+        """What no file holds although it was to be recorded."""
 
     @property
     def active(self) -> bool:
@@ -54,18 +76,31 @@ class Recording:
         return self._recorder is not None and self._recorder.writing
 
     @property
+    def waiting(self) -> bool:
+        """Whether events are kept until there is a file to write them to."""
+        return self._gap is not None and self._running
+
+    @property
+    def broken_off(self) -> bool:
+        """The reader of the stream has gone: nobody waits for what the run may still give."""
+        return self._stream is not None and self._recorder is not None and bool(self._recorder.problem)
+
+    @property
     def status(self) -> RecordingStatus:
-        if self._problem:
-            return RecordingStatus("failed", problem=self._problem)
         recorder = self._recorder or self._last_kept
+        problem = self._problem(recorder)
         if recorder is None:
-            return RecordingStatus("off")
-        name, problem = recorder.name, recorder.problem
-        path = str(recorder.path) if recorder.writing or recorder.in_place else ""
-        mode: Literal["recording", "failed", "off"] = (
-            "recording" if recorder.writing else "failed" if problem else "off"
-        )
-        return RecordingStatus(mode, name, path, recorder.bytes, problem)
+            return RecordingStatus("failed" if problem else "off", problem=problem)
+        mode: Literal["recording", "failed", "off"] = "recording" if recorder.writing else "off"
+        if self._gap is not None or recorder.problem:
+            mode = "failed"
+        path = str(recorder.path) if recorder.path and (recorder.writing or recorder.in_place) else ""
+        return RecordingStatus(mode, recorder.name, path, recorder.bytes, problem)
+
+    def _problem(self, recorder: Recorder | None) -> str:
+        if self._gap is not None:
+            return self._gap.problem + (", trying again" if self._running else "")
+        return (recorder.problem if recorder is not None else "") or self._missing
 
     def check(self) -> None:
         """Refuse an output file that could not be begun later.
@@ -76,33 +111,92 @@ class Recording:
         if self.wanted and self._output is not None and paths.is_taken(self._output) and not self._force:
             raise paths.exists_already(self._output)
 
-    def begin(self, header: Header, keyframe: Keyframe | None = None) -> UserError | None:
-        """Begin a file, if recording is wanted; `keyframe` if the run has begun already.
+    def begin(self, header: Header, state: StateNow, *, under_way: bool = False) -> UserError | None:
+        """Begin a file, if recording is wanted.
+
+        Args:
+            header: of the run.
+            state: asked where a file begins after the run did.
+            under_way: the run has begun already.
 
         Returns:
-            Why it cannot be begun, if it cannot; `status` says so too.
+            Why it cannot be begun, if it cannot; `status` says so too, and it is tried again.
         """
         self.end()
         self._last_kept = self._recorder or self._last_kept
-        self._recorder, self._problem = None, ""
+        self._recorder, self._gap, self._first, self._missing = None, None, None, ""
+        self._parts = 0
+        self._header, self._state = header, state
         if not self.wanted:
             return None
+        self._running = True
+        start = state() if under_way else None
         try:
-            self._recorder = self._open(header)
+            self._recorder = self._begin_file(header)
         except UserError as error:
-            self._problem = str(error)
+            self._gap = Gap(str(error), start, lost=0, now=self._clock())
             return error
-        if keyframe is not None:
-            self.append(keyframe)
+        self._parts = 1
+        self._note_place()
+        if start is not None:
+            self.append(start)
         return None
 
     def append(self, event: Event) -> None:
-        """Record one event, if there is a file."""
-        if self._recorder is not None:
-            self._recorder.append(event)
+        """Record one event, if recording is on; to be called before `state` knows of it."""
+        if not self._running:
+            return
+        if self._gap is None and self._recorder is not None:
+            taken = self._recorder.append(event)
+            self._note_failure()
+            if taken:
+                self._note_place()
+                return
+        if self._gap is not None:
+            assert self._state is not None
+            self._gap.keep(event, self._state)
+
+    def take_back(self) -> None:
+        """Remove the event that was recorded last."""
+        if self._gap is not None:
+            self._gap.take_back()
+        elif self._recorder is not None:
+            self._recorder.take_back()
+
+    def tick(self) -> None:
+        """Do what is due; to be called several times a second."""
+        if self._gap is not None and self._gap.is_due(self._clock()):
+            self.retry()
+        elif self._recorder is not None:
+            self._recorder.tick()
+            self._note_failure()
+
+    def retry(self) -> None:
+        """Try to record again, if that is what recording waits for."""
+        gap, header = self._gap, self._header
+        if gap is None or header is None:
+            return
+        try:
+            recorder = self._next_file(header, gap)
+        except UserError:
+            gap.put_off(self._clock())
+            return
+        if not (all(recorder.append(event) for event in gap.events()) and recorder.flush()):
+            recorder.discard()
+            gap.put_off(self._clock())
+            return
+        self._recorder, self._gap = recorder, None
+        self._parts = 1 if self._first is None else self._parts + 1
+        self._note_place()
+        self._note_missing(gap)
+        if not self._running:
+            recorder.close()
 
     def end(self) -> None:
-        """Close the file, if there is one. A file that holds no token replaces none."""
+        """Close the file, if there is one, and what is kept for one. A file that holds no token replaces none."""
+        self._running = False
+        if self._gap is not None:
+            self._end_gap(self._gap)
         if self._recorder is None:
             return
         self._recorder.close()
@@ -111,9 +205,16 @@ class Recording:
 
     def discard(self) -> None:
         """Remove the run's file: nothing came into being. What it was to replace stays, and so does any other run's."""
+        self._gap = None
         if self._recorder is not None:
             self._recorder.discard()
             self._forget()
+
+    def _end_gap(self, gap: Gap) -> None:
+        if gap.worth_a_file:
+            self.retry()
+        else:
+            self._missing, self._gap = gap.problem, None
 
     def _forget(self) -> None:
         """There is no file of the present run; its name is free for another one."""
@@ -121,13 +222,47 @@ class Recording:
             self._output_used = False
         self._recorder = None
 
-    def _open(self, header: Header) -> Recorder:
+    def _note_failure(self) -> None:
+        """Keep what comes, if the file can take no more."""
+        recorder = self._recorder
+        if self._gap is not None or recorder is None or not recorder.problem or self._stream is not None:
+            return
+        assert self._state is not None
+        self._gap = Gap(recorder.problem, self._state(), lost=recorder.lost, now=self._clock())
+        if not recorder.in_place:
+            self._forget()
+
+    def _note_place(self) -> None:
+        if self._first is None and self._recorder is not None and self._recorder.in_place:
+            self._first = self._recorder.path
+
+    def _note_missing(self, gap: Gap) -> None:
+        if gap.lost:
+            token = 0 if gap.start is None else gap.start.i
+            self._missing = f"{gap.lost:,} events before token {token:,} are in no file"
+
+    def _next_file(self, header: Header, gap: Gap) -> Recorder:
+        if self._first is None:
+            return self._begin_file(header)
+        continues = Continues(file=self._first.name, i=0 if gap.start is None else gap.start.i)
+        header = msgspec.structs.replace(header, continues=continues)
+        return Recorder.continuation(self._first, header, number=self._parts + 1, clock=self._clock)
+
+    def _begin_file(self, header: Header) -> Recorder:
+        if self._stream is not None:
+            return self._begin_stream(self._stream, header)
         if self._output is None:
             stem = paths.session_stem(header.model.name, self._today())
             return Recorder.numbered(self._folder, stem, header, clock=self._clock)
         if self._output_used:
-            stem = paths.stem_of(self._output)
-            return Recorder.numbered(self._output.parent, stem, header, first=2, clock=self._clock)
+            stem, ending = paths.stem_of(self._output), paths.ending_of(self._output)
+            return Recorder.numbered(self._output.parent, stem, header, first=2, ending=ending, clock=self._clock)
         recorder = Recorder.create(self._output, header, force=self._force, clock=self._clock)
         self._output_used = True
         return recorder
+
+    def _begin_stream(self, descriptor: int, header: Header) -> Recorder:
+        try:
+            return Recorder.stream(descriptor, header, clock=self._clock)
+        except OSError as error:
+            raise UserError("standard output cannot be written", advice=error.strerror or str(error)) from error

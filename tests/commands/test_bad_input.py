@@ -32,6 +32,16 @@ def complaint(capsys, *arguments: str) -> str:
         (["--seed", "-1"], "--seed is -1"),
         (["--seed", str(2**32)], "--seed is 4294967296"),
         (["--threads", "0"], "--threads is 0"),
+        (["--threads", "2", "--backend", "mlx"], "the mlx backend cannot be told --threads: leave it out"),
+        (["--mlock", "--no-mmap", "--backend", "mlx"], "the mlx backend cannot be told --mmap or --mlock"),
+        (["--context", "0"], "--context is 0: use at least 1 token"),
+        (["--gpu-layers", "-2"], "--gpu-layers is -2: use 0 or more, or -1 for all"),
+        (["--batch", "4", "--micro-batch", "8"], "--micro-batch is 8 and --batch 4"),
+        (["--kv-type", "f8"], "--kv-type is 'f8': use one of f32, f16"),
+        (["-ot", "exps"], "--override-tensor is 'exps': use PATTERN=BUFFER"),
+        (["--teacher", "x", "--prompt", "y"], "--teacher and --prompt given"),
+        (["--teacher", "x", "--prompt-file", __file__, "--tokens", "5"], "--teacher and --prompt and --tokens given"),
+        (["--teacher", "x", "--perturb", "y", "--every", "1"], "--teacher and --perturb given"),
         (["--perturb", "x"], "--perturb and --every go together"),
         (["--every", "3"], "--perturb and --every go together"),
         (["--prompt", "x", "--prompt-file", "y"], "--prompt and --prompt-file both given"),
@@ -43,12 +53,26 @@ def complaint(capsys, *arguments: str) -> str:
         (["--tokens", "many"], "'many' is not a valid integer"),
         (["--frobnicate"], "--frobnicate"),
         (["--output", ""], "--output names no file"),
-        (["--output", "-"], "--output names no file"),
+        (["--output", "."], "--output names no file"),
         ([""], "there is no model called ''"),
     ],
 )
 def test_record_says_what_is_wrong(capsys, arguments, said):
     assert said in complaint(capsys, "record", *arguments)
+
+
+@pytest.mark.parametrize("command", ["record", "bench"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--context", "99999"], "--context is 99999: the model was made for 2,048 tokens at most"),
+        (["-ot", "ffn_.*_exps=NOWHERE"], "--override-tensor: there is no buffer 'NOWHERE': there is "),
+        (["--kv-type", "q8_0", "-ot", "(=CPU"], "Mismatched '(' and ')' in regular expression"),
+    ],
+)
+@pytest.mark.model
+def test_what_only_the_engine_knows(capsys, command, arguments, said):
+    assert said in complaint(capsys, command, "--backend", "llama.cpp", *arguments)
 
 
 def test_an_existing_output_is_left_alone(capsys, tmp_path):

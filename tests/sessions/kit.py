@@ -149,6 +149,8 @@ class ScriptedWorker:
                 self.say(Progress(stage="loading", done=1, total=2, unit="bytes"))
                 self._on_message(self.ready)
             case Start():
+                if self._running:
+                    self.finish("user")
                 self._i, self._running = 0, True
                 self.say(self._next("prompt"), self._next("prompt"))
             case Pause() | Resume():
@@ -179,6 +181,13 @@ class ScriptedWorker:
     def finish(self, why: str) -> None:
         self._running = False
         self.state("finished", why=why)
+
+    def turn_down(self, message: str) -> None:
+        """Refuse a `Start`: a run that is going on goes on."""
+        if self._running:
+            self._on_message(Failed(message=message, fatal=False, start=True))
+        else:
+            self.state("error", message=message)
 
     def refuse(self, message: str) -> None:
         self._on_message(Failed(message=message, fatal=False))
@@ -211,7 +220,7 @@ class EndlessWorker(ScriptedWorker):
 class Stage:
     """Surroundings for a live run: a manual clock, a folder of its own, no vitals; remembers the workers it made."""
 
-    def __init__(self, folder, worker=ScriptedWorker) -> None:
+    def __init__(self, folder, worker=ScriptedWorker, stream=None) -> None:
         self.clock = ManualClock()
         self.workers: list[ScriptedWorker] = []
         self.around = Surroundings(
@@ -221,6 +230,7 @@ class Stage:
             draw_seed=count(7).__next__,
             folder=folder,
             providers=[],
+            stream=stream,
         )
 
     def _make(self, kind):
@@ -240,7 +250,7 @@ class Picky(ScriptedWorker):
 
     def send(self, command):
         if isinstance(command, Start) and len(command.prompt) > 5:
-            self.state("error", message="the prompt has 2,000 tokens")
+            self.turn_down("the prompt has 2,000 tokens")
         else:
             super().send(command)
 

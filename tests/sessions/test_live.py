@@ -266,15 +266,14 @@ class TestGoingOn:
         drained.wait_for_end()
         assert source.ended
 
-    def test_new_prompt_waits_for_the_old_run_to_end(self, begin, folder):
+    def test_new_prompt_ends_the_old_run(self, begin, folder):
         stage, source, drained = begin()
         drained.wait_for(Token, 2)
         stage.worker.generate(5)
         source.prompt("class")
         _, second = drained.wait_for(Header, 2)
         assert second.prompt == "class"
-        assert stage.worker.commands[2] == Stop()
-        assert stage.worker.commands[3].prompt == "class"
+        assert stage.worker.commands[2].prompt == "class"
         drained.wait_for(Token, 9)
         stage.worker.finish("length")
         drained.wait_for_end()
@@ -298,11 +297,18 @@ class TestGoingOn:
         assert len(files(folder)) == 2
 
     def test_new_prompt_while_a_finished_run_is_asked_to_go_on(self, begin):
-        class Silent(ScriptedWorker):
-            def perturb(self, command):
-                pass
+        class Slow(ScriptedWorker):
+            """Takes its time with what it is asked for after the first run."""
 
-        stage, source, drained = begin(Silent)
+            slow = True
+
+            def send(self, command):
+                if self.slow and self._i and isinstance(command, Start | Perturb):
+                    self.commands.append(command)
+                else:
+                    super().send(command)
+
+        stage, source, drained = begin(Slow)
         drained.wait_for(Header)
         stage.worker.finish("eos")
         drained.wait_for_end()
@@ -310,12 +316,38 @@ class TestGoingOn:
         source.prompt("class")
         source.mark("asked for both")
         drained.wait_for(Marker)
-        assert stage.worker.commands[-1] == Stop()
+        assert stage.worker.commands[-1].prompt == "class"
         stage.worker.generate(1)
         stage.worker.finish("user")
         drained.wait_for(Header, 2)
         at = drained.recorded.index(drained.of(Header)[1])
         assert [token.i for token in drained.recorded[:at] if isinstance(token, Token)] == [0, 1, 2]
+        stage.worker.slow = False
+        stage.worker.send(stage.worker.commands[-1])
+
+    def test_every_prompt_asked_for_at_once_has_its_own_run(self, begin, folder):
+        class Held(ScriptedWorker):
+            """Ends a run for the next one only when it is told to."""
+
+            def send(self, command):
+                if isinstance(command, Start) and self._running:
+                    self.commands.append(command)
+                else:
+                    super().send(command)
+
+        stage, source, drained = begin(Held)
+        drained.wait_for(Token, 2)
+        for prompt in ("class", "import"):
+            source.prompt(prompt)
+        source.mark("both asked for")
+        drained.wait_for(Marker)
+        for command in stage.worker.commands[2:]:
+            stage.worker.finish("user")
+            stage.worker.send(command)
+        drained.wait_for(Token, 6)
+        assert [header.prompt for header in drained.of(Header)] == ["def", "class", "import"]
+        source.close()
+        assert [read_session(folder / name).header.prompt for name in files(folder)] == ["def", "class", "import"]
 
     def test_seed_is_drawn_for_every_run_unless_it_is_given(self, begin):
         for given, seeds in ((None, [7, 8]), (3, [3, 3])):

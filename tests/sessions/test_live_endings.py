@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from backends.protocol import Failed, Perturb, Stop
+from backends.protocol import Failed, Perturb, Start, Stop
 from routing.events import Chunk, Header, Marker, State, Token
 from sessions.live import LiveSource
 from sessions.live_run import STOP_SECONDS
@@ -86,7 +86,7 @@ class TestFailure:
     def test_restart_takes_a_prompt_that_the_worker_died_before(self, begin):
         class Dying(ScriptedWorker):
             def send(self, command):
-                if isinstance(command, Stop):
+                if isinstance(command, Start) and self._running:
                     self.die("gone")
                 else:
                     super().send(command)
@@ -135,19 +135,36 @@ class TestFailure:
         assert [read_session(path).header.prompt for path in (output, path_of(source))] == ["def", "abc"]
 
     def test_run_that_never_begins_takes_no_other_runs_file_with_it(self, begin, folder):
-        _, source, drained = begin(Picky)
+        stage, source, drained = begin(Picky)
         drained.wait_for(Token, 2)
         source.set_recording(False)
+        stage.worker.finish("eos")
+        drained.wait_for_end()
         source.prompt("too long")
         drained.wait_for_state("error")
         drained.wait_for_end()
         assert (source.recording.mode, files(folder)) == ("off", [source.recording.name])
         assert len(list(read_session(path_of(source)))) > 2
 
-    def test_after_a_prompt_that_the_model_cannot_take_there_is_no_run(self, begin, folder):
+    def test_a_prompt_that_the_model_cannot_take_leaves_the_run_alone(self, begin, folder):
+        stage, source, drained = begin(Picky)
+        drained.wait_for(Token, 2)
+        source.prompt("too long")
+        assert drained.wait_for(Marker)[0].note == "the prompt has 2,000 tokens"
+        stage.worker.generate(3)
+        drained.wait_for(Token, 5)
+        assert len(drained.of(Header)) == 1
+        source.prompt("abc")
+        drained.wait_for(Token, 7)
+        assert [header.prompt for header in drained.of(Header)] == ["def", "abc"]
+        assert len(files(folder)) == 2
+
+    def test_after_the_end_a_prompt_that_the_model_cannot_take_leaves_no_run(self, begin, folder):
         stage, source, drained = begin(Picky)
         drained.wait_for(Token, 2)
         first = path_of(source)
+        stage.worker.finish("eos")
+        drained.wait_for_end()
         source.prompt("too long")
         assert drained.wait_for_state("error").message == "the prompt has 2,000 tokens"
         drained.wait_for_end()

@@ -6,10 +6,11 @@ import re
 
 import msgspec
 import pytest
+import zstandard
 
 from routing.errors import UserError
 from routing.events import Header, Keyframe, Token, Unknown, from_json, to_json
-from sessions import reader
+from sessions import lines as session_lines
 from sessions.reader import read_session
 from tests.sessions.kit import HEADER, tokens
 
@@ -98,8 +99,25 @@ class TestFiles:
     def test_text(self, write):
         assert refusal(write([b"Dear diary"])).startswith(", line 1: no session header: not JSON: ")
 
-    def test_compressed(self, write):
-        assert refusal(write([b"\x28\xb5\x2f\xfd\x00"])).startswith(": compressed with zstd: unpack it first")
+    def test_compressed_whatever_its_name(self, tmp_path, golden_path, golden_events):
+        path = tmp_path / "any.name"
+        path.write_bytes(zstandard.compress(golden_path.read_bytes()))
+        assert list(read_session(path)) == golden_events
+
+    def test_compressed_in_many_frames(self, tmp_path, lines, golden_events):
+        path = tmp_path / "session.moe.jsonl.zst"
+        path.write_bytes(b"".join(zstandard.compress(line + b"\n") for line in lines))
+        assert list(read_session(path)) == golden_events
+
+    def test_compressed_and_cut_off(self, tmp_path, lines, golden_events):
+        path = tmp_path / "session.moe.jsonl.zst"
+        packed = b"".join(zstandard.compress(line + b"\n") for line in lines)
+        path.write_bytes(packed[:-5])
+        assert list(read_session(path)) == golden_events[:-1]
+
+    def test_compressed_and_damaged(self, write):
+        text = refusal(write([b"\x28\xb5\x2f\xfd" + b"garbage" * 10]))
+        assert text.endswith(": the compressed data is damaged")
 
 
 HEADER_FAULTS = {
@@ -231,7 +249,7 @@ def test_a_whole_surrogate_pair_is_one_character(write, lines):
 
 
 def test_line_without_end_is_not_read_into_memory(write, lines, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_LINE", 1 << 20)
+    monkeypatch.setattr(session_lines, "MAX_LINE", 1 << 20)
     path = write([*lines[:3]], end=b"\n")
     with path.open("ab") as file:
         file.truncate(1 << 33)
@@ -240,9 +258,9 @@ def test_line_without_end_is_not_read_into_memory(write, lines, monkeypatch):
 
 def test_longest_line_allowed(write, lines, monkeypatch):
     longest = max(map(len, lines))
-    monkeypatch.setattr(reader, "MAX_LINE", longest)
+    monkeypatch.setattr(session_lines, "MAX_LINE", longest)
     assert len(list(read_session(write(lines)))) == len(lines)
-    monkeypatch.setattr(reader, "MAX_LINE", longest - 1)
+    monkeypatch.setattr(session_lines, "MAX_LINE", longest - 1)
     assert f", line {1 + [len(line) for line in lines].index(longest)}: longer than" in refusal(write(lines))
 
 
@@ -381,3 +399,37 @@ def test_dense_model(write):
     token = from_json(b'{"event":"token","i":0,"t":0,"phase":"decode","source":"generated","id":1,"text":"a"}')
     path = write([to_json(msgspec.structs.replace(HEADER, model=model)), to_json(token)])
     assert list(read_session(path))[1] == token
+
+
+class TestExamine:
+    def test_every_line_with_its_place(self, golden_path, golden_events, lines):
+        examined = list(read_session(golden_path).examine())
+        assert [each.event for each in examined] == golden_events[1:]
+        assert [each.line for each in examined] == list(range(2, len(lines) + 1))
+        data = golden_path.read_bytes()
+        assert all(data[each.offset :].startswith(lines[each.line - 1]) for each in examined)
+
+    def test_goes_on_behind_an_error(self, write, lines):
+        examined = list(read_session(write([*lines[:3], b"garbage", b"", *lines[3:]])).examine())
+        bad = [each for each in examined if each.event is None]
+        assert [(each.line, each.offset, each.torn) for each in bad] == [(4, sum(map(len, lines[:3])) + 3, False)]
+        assert bad[0].problem.startswith("not JSON: ")
+        assert len(examined) == len(lines)
+
+    def test_goes_on_behind_a_line_that_is_too_long(self, write, lines, monkeypatch):
+        longest = max(map(len, lines))
+        path = write([*lines[:3], b"x" * 100_000, *lines[3:]])
+        monkeypatch.setattr(session_lines, "MAX_LINE", longest)
+        examined = list(read_session(path).examine())
+        assert [(each.line, each.problem) for each in examined if each.event is None] == [(4, "longer than 0 MB")]
+        assert len(examined) == len(lines)
+
+    def test_torn_end(self, write, lines):
+        *_, last = read_session(write(lines[:5], end=b'\n{"event":"tok')).examine()
+        assert (last.line, last.event, last.torn) == (6, None, True)
+
+    def test_what_follows_from_an_error_is_found_too(self, write, lines):
+        examined = list(read_session(write([*lines[:4], lines[2], *lines[4:]])).examine())
+        assert [(each.line, each.problem) for each in examined if each.problem] == [
+            (5, "token 1 out of order; the one before was 2")
+        ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -260,6 +262,23 @@ class TestWriteThrough:
         recorder.append(chunk)
         assert len(synced) == 1
 
+    def test_on_macos_beyond_the_memory_of_the_disk(self, recorder, synced, monkeypatch):
+        full = []
+        monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+        monkeypatch.setattr(fcntl, "fcntl", lambda descriptor, command: full.append((descriptor, command)))
+        recorder.append(State(state="finished", i=0, t=0.0))
+        assert full == [(recorder._sink.fileno(), 51)]
+        assert synced == []
+
+    def test_on_macos_where_the_file_system_has_no_such_thing(self, recorder, synced, monkeypatch):
+        def refuse(descriptor, command):
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+        monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+        monkeypatch.setattr(fcntl, "fcntl", refuse)
+        recorder.append(State(state="finished", i=0, t=0.0))
+        assert synced == [recorder.bytes]
+
     def test_when_the_run_changes_state_and_at_the_end(self, recorder, synced):
         recorder.append(State(state="finished", i=0, t=0.0))
         assert synced == [recorder.bytes]
@@ -371,7 +390,7 @@ def test_full_disk(path):
     recorder = Recorder.create(path, HEADER)
     recorder.append(make_token(0))
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, recorder._descriptor)  # from here on the kernel answers every write with ENOSPC
+    os.dup2(full, recorder._sink.fileno())  # from here on the kernel answers every write with ENOSPC
     os.close(full)
     recorder.append(make_token(1))
     recorder.append(make_token(2))

@@ -282,6 +282,38 @@ class TestTiming:
         assert source.drain() == [late]
         assert source.ended
 
+    def test_long_wait_is_cut_short(self, write, clock):
+        late = msgspec.structs.replace(make_token(2), t=600.0)
+        source = self.start(write([HEADER, *tokens(2), late, msgspec.structs.replace(make_token(3), t=600.05)]), clock)
+        source.drain()
+        clock.advance(0.0501)
+        assert times(source.drain()) == [0.05]
+        clock.advance(1.9)
+        assert source.drain() == []
+        clock.advance(0.1)
+        assert times(source.drain()) == [600.0]
+        clock.advance(0.0501)
+        assert times(source.drain()) == [600.05]
+
+    def test_readings_of_the_machine_do_not_make_a_wait_longer(self, write, clock):
+        readings = [Vitals(t=float(second)) for second in range(1, 60)]
+        late = msgspec.structs.replace(make_token(1), t=60.0)
+        source = self.start(write([HEADER, make_token(0), *readings, late]), clock)
+        source.drain()
+        clock.advance(1.99)
+        assert [type(item) for item in source.drain()] == [Vitals]
+        clock.advance(0.02)
+        assert source.drain() == [*readings[1:], late]
+
+    def test_a_slow_run_is_waited_for(self, write, clock):
+        slow = [msgspec.structs.replace(token, t=1.9 * token.i) for token in tokens(3)]
+        source = self.start(write([HEADER, *slow]), clock)
+        source.drain()
+        clock.advance(1.8)
+        assert source.drain() == []
+        clock.advance(0.1001)
+        assert times(source.drain()) == [1.9]
+
     def test_a_time_before_the_last_one_does_not_turn_time_back(self, write, clock):
         events = [HEADER, make_token(4), Marker(i=5, t=0.0), make_token(5)]
         source = self.start(write(events), clock)
@@ -294,7 +326,7 @@ class TestAsSource:
     def test_abilities(self, golden_path, clock):
         source = ReplaySource(golden_path, clock)
         source.start()
-        assert source.abilities == {"pause", "speed"}
+        assert source.abilities == {"pause", "speed", "seek"}
         source.close()
         assert source.abilities == frozenset()
 
