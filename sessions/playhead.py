@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 SLOWEST, FASTEST = 0.25, 16.0
+LONGEST_WAIT = 2.0
+"""Recorded seconds in which nothing happens that are waited for; the rest of a longer pause is skipped."""
 
 
 class Playhead:
@@ -23,17 +25,31 @@ class Playhead:
         """Recorded seconds at the time `_since`; None until the first event has set it."""
         self._since = 0.0
 
-    def reaches(self, recorded: float) -> bool:
-        """Whether an event of this time is due. The first one always is: what came before it was not recorded."""
+    def reaches(self, recorded: float, quiet_since: float | None = None) -> bool:
+        """Whether an event of this time is due. The first one always is: what came before it was not recorded.
+
+        Args:
+            recorded: the event's time.
+            quiet_since: when something happened last, if one need not wait longer than `LONGEST_WAIT` after it.
+        """
         if self.paused:
             return False
         if self._recorded is None or self.speed == 0:
             self.move_to(recorded)
-        return recorded <= self._position()
+        until = recorded if quiet_since is None else min(recorded, quiet_since + LONGEST_WAIT)
+        if self._position() < until:
+            return False
+        if self._position() < recorded:
+            self.move_to(recorded)
+        return True
 
     def move_to(self, recorded: float) -> None:
         """Be at this time now."""
         self._recorded, self._since = recorded, self._clock()
+
+    def reset(self) -> None:
+        """Be nowhere: the next event is due whatever its time."""
+        self._recorded = None
 
     def hold(self) -> None:
         """Stand still."""

@@ -7,27 +7,28 @@ memory than a line.
 from __future__ import annotations
 
 import re
-import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterator
-from io import BufferedReader
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from routing.errors import UserError
-from routing.events import SCHEMA, SCHEMA_MINOR, Event, Header, Unknown, from_json
-from sessions.shapes import EventChecker, ShapeError, check_header
-
-MAX_LINE = 16 * 1024 * 1024
-"""Bytes. A keyframe of 94 × 512 takes about 5 MB."""
+from routing.events import Event, Header, Unknown, from_json
+from sessions.lines import Line, Lines, LineTooLongError
+from sessions.migration import is_newer, refusal
+from sessions.shapes import MAX_INTEGER, EventChecker, ShapeError, check_header
+from sessions.store import Store, open_whole
 
 DAMAGED = "the file is damaged there; what comes before that line can still be read if you cut it off"
 NOT_A_SESSION = "this is not a moe-watch session"
+MOST_BLANK_LINES = 10_000
+"""In a row. None of ours are, and a file may hold nothing else."""
 
 _EVENT_NAMES = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 _NOT_JSON_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 class _Name(msgspec.Struct):
@@ -40,20 +41,39 @@ class _Version(msgspec.Struct):
     schema_minor: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What one line of a file turned out to be."""
+
+    line: int
+    """1-based."""
+    offset: int
+    """Of its first byte."""
+    event: Event | Unknown | None
+    """None if there is a problem."""
+    problem: str = ""
+    """What is wrong with it, in a few words."""
+    torn: bool = False
+    """It is the last line and was cut off, as a power cut leaves it."""
+    content: bytes = b""
+    """The line as it stands, without its end; empty if it is longer than any may be."""
+
+
 class SessionReader:
-    """The events of one file, beginning with its header. Can be gone through once.
+    """The events of one file, beginning with its header.
+
+    Args:
+        source: the file, or the bytes of one. They are closed with the reader.
 
     Raises:
         UserError: at once if there is no header that can be read, later at the first line that is no event.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, source: Path | Store) -> None:
+        self._store = open_whole(source) if isinstance(source, Path) else source
         self.torn = ""
         """Set at the end if the last line was cut off, as a power cut leaves it: one line for the user."""
-        self.line = 0
-        """Number of the line read last, 1-based."""
-        self._file = _open(path)
+        self._lines = Lines(self._store)
         try:
             self.header = self._read_header()
         except BaseException:
@@ -63,41 +83,97 @@ class SessionReader:
 
     def __iter__(self) -> Iterator[Event | Unknown]:
         yield self.header
-        for line in self._lines():
-            try:
-                event = self._decode(line)
-            except ShapeError as error:
-                if self._is_torn(line):
-                    self.torn = f"{self.path}: the last line is cut off; read up to line {self.line - 1}"
-                    return
-                raise self._refusal(str(error), DAMAGED) from error
+        while (event := self.poll()) is not None:
             yield event
+
+    @property
+    def line(self) -> int:
+        """Number of the line read last, 1-based."""
+        return self._lines.number
+
+    @property
+    def at_end(self) -> bool:
+        """Everything was read, and nothing more will come."""
+        return bool(self.torn) or self._lines.at_end
+
+    def poll(self) -> Event | Unknown | None:
+        """The next event; None if there is none, of a file that grows: if there is none yet.
+
+        Raises:
+            UserError: the next line is no event, or cannot be read.
+        """
+        if self.torn:
+            return None
+        try:
+            line = self._next_line()
+            return None if line is None else self._decode(line.content)
+        except ShapeError as error:
+            if line is not None and self._is_torn(line):
+                name, number = self._store.where(self.line)
+                self.torn = f"{name}: the last line is cut off; read up to line {number - 1}"
+                return None
+            raise self._refusal(str(error), DAMAGED) from error
+        except LineTooLongError as error:
+            raise self._refusal(str(error), DAMAGED) from error
+
+    def examine(self) -> Iterator[Examined]:
+        """Every line after the header, whether it is an event or not. Empty lines are left out.
+
+        Raises:
+            UserError: the file cannot be read any further.
+        """
+        while True:
+            offset = self._lines.offset
+            try:
+                line = self._next_line()
+            except LineTooLongError as error:
+                yield Examined(self.line, offset, None, str(error))
+                continue
+            if line is None:
+                return
+            yield self._examined(line)
+
+    def go_to(self, line: int, offset: int) -> None:
+        """Have the line of this number, which begins at this offset, read next, as if none came before it.
+
+        It should hold a keyframe, or be the one after the header.
+        """
+        self._lines.go_to(line, offset)
+        self._checker = EventChecker(self.header)
+        self.torn = ""
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
-        self._file.close()
+        self._store.close()
 
-    def _lines(self) -> Iterator[bytes]:
-        while line := self._file.readline(MAX_LINE + 1):
-            self.line += 1
-            if len(line) > MAX_LINE and not line.endswith(b"\n"):
-                raise self._refusal(f"longer than {MAX_LINE >> 20} MB", NOT_A_SESSION if self.line == 1 else DAMAGED)
-            if line.strip():
-                yield line.rstrip(b"\r\n")
+    def _next_line(self) -> Line | None:
+        """The next line that is not empty."""
+        for _ in range(MOST_BLANK_LINES):
+            line = self._lines.next()
+            if line is None or line.content.strip():
+                return line
+        raise self._refusal(f"{MOST_BLANK_LINES} empty lines in a row", DAMAGED)
+
+    def _examined(self, line: Line) -> Examined:
+        try:
+            return Examined(line.number, line.offset, self._decode(line.content), content=line.content)
+        except ShapeError as error:
+            return Examined(line.number, line.offset, None, str(error), self._is_torn(line), line.content)
 
     def _read_header(self) -> Header:
-        line = next(self._lines(), None)
-        if line is None:
-            raise UserError(f"{self.path}: the file is empty", advice=NOT_A_SESSION)
-        if line.startswith(_ZSTANDARD):
-            raise UserError(f"{self.path}: compressed with zstd", advice="unpack it first, with `zstd -d`")
         try:
-            self._check_version(line)
-            header = _parse(line)
+            line = self._next_line()
+            if line is None:
+                raise UserError(f"{self._store.name}: the file is empty", advice=NOT_A_SESSION)
+            content = line.content.removeprefix(BOM_UTF8)  # as editors on Windows put it there
+            self._check_version(content)
+            header = _parse(content)
             assert isinstance(header, Header)
             check_header(header)
         except ShapeError as error:
             raise self._refusal(f"no session header: {error}", NOT_A_SESSION) from error
+        except LineTooLongError as error:
+            raise self._refusal(str(error), NOT_A_SESSION) from error
         return header
 
     def _check_version(self, line: bytes) -> None:
@@ -108,12 +184,10 @@ class SessionReader:
             raise ShapeError(_json_fault(line, error)) from error
         if version.event != "session":
             raise ShapeError(f"the first event is {version.event!r} instead of 'session'")
-        if version.schema > SCHEMA:
-            raise self._refusal(
-                f"schema {version.schema}, and this moe-watch reads schema {SCHEMA}", "update moe-watch to read it"
-            )
-        if version.schema < 1:
-            raise ShapeError(f"schema {version.schema} does not exist")
+        if not 0 <= version.schema_minor <= MAX_INTEGER:
+            raise ShapeError("a minor version that cannot be")
+        if reason := refusal(version.schema):
+            raise self._refusal(reason, "update moe-watch to read it") if version.schema > 0 else ShapeError(reason)
 
     def _decode(self, line: bytes) -> Event | Unknown:
         _check_encoding(line)
@@ -123,7 +197,7 @@ class SessionReader:
 
     def _newer(self, line: bytes) -> Unknown | None:
         """The line as an event that only a newer minor version knows, if it is one."""
-        if self.header.schema_minor <= SCHEMA_MINOR:
+        if not is_newer(self.header.schema_minor):
             return None
         try:
             name = msgspec.json.decode(line, type=_Name).event
@@ -131,11 +205,12 @@ class SessionReader:
             return None
         return None if name in _EVENT_NAMES else Unknown(name, line)
 
-    def _is_torn(self, line: bytes) -> bool:
-        return not _is_json(line) and not self._file.peek(1)
+    def _is_torn(self, line: Line) -> bool:
+        return self._lines.at_end and not _is_json(line.content)
 
     def _refusal(self, reason: str, advice: str) -> UserError:
-        return UserError(f"{self.path}, line {self.line}: {reason}", advice=advice)
+        name, number = self._store.where(self.line)
+        return UserError(f"{name}, line {number}: {reason}", advice=advice)
 
 
 def read_session(path: Path) -> SessionReader:
@@ -145,20 +220,6 @@ def read_session(path: Path) -> SessionReader:
         UserError: the file cannot be read, or holds no session.
     """
     return SessionReader(path)
-
-
-def _open(path: Path) -> BufferedReader:
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise UserError(f"{path}: a folder, not a session file", advice="name a .moe.jsonl file in it")
-        if not stat.S_ISREG(mode):
-            raise UserError(f"{path}: not a regular file", advice="name a .moe.jsonl file")
-        return path.open("rb")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file", advice="check the path") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", advice="name another file") from error
 
 
 def _check_encoding(line: bytes) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isclose
 from typing import Any
 
 import msgspec
 
-from routing.events import Chunk, Event, Keyframe, Token, Unknown
+from routing.events import Chunk, Event, Header, Keyframe, Token, Unknown
 from routing.instruments import Instruments
-from sessions.reader import SessionReader
 
 TOLERANCE = 1e-9
 """How far recorded and recomputed numbers may lie apart, relative above 1 and absolute below: other machines may round
@@ -18,37 +16,47 @@ the last digits of a sum or of `tanh` differently."""
 
 
 class Recomputed:
-    """The events of a file, chunks and keyframes replaced by those that the instruments give on its tokens.
+    """A file's events, chunks and keyframes replaced by those that the instruments give on its tokens.
 
     A keyframe that comes before any token is where the recording of a longer run begins: it is taken as it stands.
+
+    Args:
+        header: the file's header.
+        differing: where to note recorded chunks and keyframes that differ from the recomputed ones by more than
+            `TOLERANCE`.
     """
 
-    def __init__(self, reader: SessionReader) -> None:
-        self._reader = reader
-        self._instruments = Instruments(reader.header)
+    def __init__(self, header: Header, differing: set[tuple[type, int]]) -> None:
+        self._instruments = Instruments(header)
+        self._differing = differing
         self._derived: dict[tuple[type, int], Event] = {}
         self._begun = False
-        self.mismatches = 0
-        """Recorded chunks and keyframes so far that differ from the recomputed ones by more than `TOLERANCE`."""
+        self._chunks_before = 0
+        """Chunks that the keyframe at the beginning counts already: they cannot be computed from what follows it."""
 
-    def __iter__(self) -> Iterator[Event | Unknown]:
-        for event in self._reader:
-            if isinstance(event, Chunk):
-                self._compare(event, self._derived.get((Chunk, event.index)))
-            elif isinstance(event, Keyframe) and self._begun:
-                self._compare(event, self._derived.get((Keyframe, event.i)) or self._instruments.keyframe())
-            else:
-                yield event
-                yield from self._feed(event)
+    def take(self, event: Event | Unknown) -> list[Event | Unknown]:
+        """What stands in the place of the next event."""
+        if isinstance(event, Chunk):
+            if event.index < self._chunks_before:
+                return [event]
+            self._compare(event, self._derived.get((Chunk, event.index)))
+            return []
+        if isinstance(event, Keyframe) and self._begun:
+            self._compare(event, self._derived.get((Keyframe, event.i)) or self._instruments.keyframe())
+            return []
+        return [event, *self._feed(event)]
 
     def _feed(self, event: Event | Unknown) -> list[Event]:
+        if isinstance(event, Keyframe):
+            self._chunks_before = event.chunks
         self._begun |= isinstance(event, Token | Keyframe)
         derived = [] if isinstance(event, Unknown) else self._instruments.feed(event)
         self._derived = {_key(each): each for each in derived}
         return derived
 
     def _compare(self, recorded: Event, computed: Event | None) -> None:
-        self.mismatches += computed is None or not agree(recorded, computed)
+        if computed is None or not agree(recorded, computed):
+            self._differing.add(_key(recorded))
 
 
 def agree(a: Any, b: Any) -> bool:

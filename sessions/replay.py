@@ -3,55 +3,107 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from routing.errors import UserError
-from routing.events import Event, PerturbationForm, State, StreamItem, Token, Unknown
+from routing.events import Chunk, Event, PerturbationForm, State, StreamItem, Token, Unknown, Vitals
+from sessions.index import LineIndex, Place
+from sessions.parts import JoinedStore, open_run
 from sessions.playhead import Playhead
-from sessions.reader import SessionReader, read_session
+from sessions.reader import SessionReader
 from sessions.recompute import Recomputed
-from sessions.source import Ability, PaceStatus, RecordingStatus
+from sessions.seeking import landing, target_line
+from sessions.source import END, STEP, Ability, Jump, PaceStatus, RecordingStatus, Timeline
+from sessions.store import Store
 
 ITEMS_PER_DRAIN = 256
 SECONDS_PER_DRAIN = 0.03
 """A call gives at most so many items, and takes little longer than this, so that whoever drains gets to draw."""
+MOST_BEHIND = 2048
+"""Tokens that may wait for their chunks to be computed; each takes some 20 kB."""
+FINAL_STATES = frozenset({"finished", "error"})
 
 
 class ReplaySource:
-    """Plays a session file by the times recorded in it. A `sessions.source.Source`.
+    """Plays a session by the times recorded in it. A `sessions.source.Source`.
 
-    Events without a time come with the one before them. The file is read as it is played, one line ahead. Where the
-    drain cannot keep up, the replay slows down; it skips nothing.
+    Events without a time come with the one before them. Where the drain cannot keep up, the replay slows down; it
+    skips nothing but waits.
+
+    What is played is computed from the tokens. After a jump, chunks are given as recorded; those since the keyframe
+    that was begun with are computed as well, a little at a time, before anything more is played.
 
     Args:
-        path: the file.
+        source: the file, or the bytes of one.
         clock: monotonic seconds.
         speed: factor on recorded time, 0.25 to 16, or 0 for as fast as it is drained.
+        follow: take in what is written to the file later, and, unless `speed` is 0, begin at its end.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, speed: float = 1.0) -> None:
+    def __init__(
+        self,
+        source: Path | Store,
+        clock: Callable[[], float] = time.monotonic,
+        speed: float = 1.0,
+        *,
+        follow: bool = False,
+    ) -> None:
         self.fatal_error: UserError | None = None
         """Why the file could not be read to its end, if it could not."""
-        self._path = path
-        self._size = 0
+        self._source = source
         self._clock = clock
         self._playhead = Playhead(clock, speed)
+        self._follow = follow
+        self._at_edge = follow and speed != 0
+        """Everything that comes is shown at once."""
+        self._store: Store | None = None
+        self._index: LineIndex | None = None
+        self._all_known = False
+        """No line will come that the index does not have."""
+        self._extent: tuple[Place, Place] | None = None
+        """The first and the last token's."""
         self._reader: SessionReader | None = None
         self._recomputed: Recomputed | None = None
-        self._items: Iterator[Event | Unknown] = iter(())
-        self._next: Event | Unknown | None = None
-        self._tokens = 0
+        self._differing: set[tuple[type, int]] = set()
+        self._ready: deque[Event | Unknown] = deque()
+        """What is read and not due yet."""
+        self._jumps: deque[Jump] = deque()
+        """Where one was asked to go since the last drain."""
+        self._target: int | None = None
+        """The line up to which everything is shown at once, after a jump."""
+        self._as_recorded = False
+        """What is shown on the way to `_target` stands in the file like that, and waits in `_behind`."""
+        self._behind: deque[Event | Unknown] = deque()
+        self._stepping = False
+        """What comes before the next token but `_steps` is shown whatever the time."""
+        self._steps = 0
+        self._position = 0
+        """Index of the next token."""
+        self._newest_chunk = -1
         self._time = 0.0
+        """Of what was shown last."""
+        self._quiet_since: float | None = None
+        self._over = False
+        """The run's last state was shown."""
         self._ended = False
+        self._closed = False
+
+    # -- what it is
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        return frozenset() if self._ended else frozenset({"pause", "speed"})
+        if self._closed or self._reader is None:
+            return frozenset()
+        return frozenset({"seek"}) if self._ended else frozenset({"pause", "speed", "seek"})
 
     @property
     def recording(self) -> RecordingStatus:
-        return RecordingStatus("replay", self._path.name, str(self._path), self._size)
+        size = self._index.start_of(self._index.lines) if self._index else 0
+        if isinstance(self._source, Path):
+            return RecordingStatus("replay", self._source.name, str(self._source), size)
+        return RecordingStatus("replay", self._source.name, "", size)
 
     @property
     def pace(self) -> PaceStatus:
@@ -59,16 +111,41 @@ class ReplaySource:
 
     @property
     def ended(self) -> bool:
-        return self._ended
+        return self._closed or self._ended
+
+    @property
+    def timeline(self) -> Timeline | None:
+        index = self._index
+        if index is None or self._extent is None:
+            return None
+        first, last = self._extent
+        return Timeline(
+            first=first.i,
+            tokens=last.i + 1,
+            seconds=last.t,
+            position=self._position,
+            time=self._time,
+            chunks=len(index.chunks),
+            marks=index.marks,
+            perturbations=index.perturbations,
+        )
 
     @property
     def warnings(self) -> list[str]:
         """What the person should know about the file, as far as it was played; one line each."""
         found = [self._reader.torn] if self._reader and self._reader.torn else []
-        if self._recomputed and self._recomputed.mismatches:
-            count = self._recomputed.mismatches
-            found.append(f"{self._path}: {count} chunks or keyframes differ from what the tokens give, which is shown")
+        if isinstance(self._store, JoinedStore):
+            found += self._store.notes
+        if self._reader and (before := self._reader.header.continues):
+            found.append(f"{self._source.name}: goes on at token {before.i} with what {before.file} began, read alone")
+        if self._differing:
+            assert self._store is not None
+            count = len(self._differing)
+            name = self._store.name
+            found.append(f"{name}: {count} chunks or keyframes differ from what the tokens give, which is shown")
         return found
+
+    # -- what it does
 
     def start(self) -> None:
         """Open the file. Only the first call does anything.
@@ -76,27 +153,38 @@ class ReplaySource:
         Raises:
             UserError: it cannot be read, or holds no session.
         """
-        if self._reader is not None:
+        if self._store is not None:
             return
-        self._reader = read_session(self._path)
-        self._size = self._path.stat().st_size
-        self._recomputed = Recomputed(self._reader)
-        self._items = iter(self._recomputed)
-        self._advance()
+        source = self._source
+        self._store = open_run(source, follow=self._follow) if isinstance(source, Path) else source
+        self._index = LineIndex(self._store)
+        try:
+            self._extend()
+        except UserError:
+            self._store.close()
+            raise
 
     def drain(self) -> list[StreamItem]:
         items: list[StreamItem] = []
+        if self._closed or self._store is None or self.fatal_error is not None:
+            return items
         enough = self._clock() + SECONDS_PER_DRAIN
-        while self._next is not None and self._is_due(self._next) and not self._ended:
-            if len(items) == ITEMS_PER_DRAIN or self._clock() >= enough:
-                self._playhead.move_to(self._time)
-                return items
-            items.append(self._next)
-            self._tokens += isinstance(self._next, Token)
-            self._advance()
-        if self._next is None and not self._ended:
-            items += self._end()
+        try:
+            self._extend()
+            self._jump()
+            if self._target is not None:
+                self._land(items, enough)
+            elif self._reader is not None and self._catch_up(items, enough):
+                self._play(items, enough)
+        except UserError as error:
+            self._fail(error, items)
         return items
+
+    def seek(self, jump: Jump) -> None:
+        if self._closed or self._reader is None:
+            return
+        self.fatal_error, self._ended = None, False
+        self._jumps.append(jump)
 
     def pause(self) -> None:
         self._playhead.hold()
@@ -106,6 +194,13 @@ class ReplaySource:
 
     def set_pace(self, value: float) -> None:
         self._playhead.set_speed(value)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._store is not None:
+            self._store.close()
+
+    # -- what there is no model for
 
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         """Nothing: what is recorded has happened."""
@@ -128,27 +223,159 @@ class ReplaySource:
     def restart(self) -> None:
         """Nothing: there is no worker."""
 
-    def close(self) -> None:
-        self._ended = True
-        if self._reader is not None:
-            self._reader.close()
+    # -- reading
+
+    def _extend(self) -> None:
+        """Take in what the file has become, and begin once its first line is there."""
+        assert self._store is not None
+        assert self._index is not None
+        if self._all_known:
+            return
+        self._all_known = complete = self._store.complete
+        lines = self._index.lines
+        self._index.extend()
+        if self._index.lines > lines:
+            self._extent = self._index.extent()
+        if self._reader is None and (self._index.lines or complete):
+            self._reader = SessionReader(self._store)
+            self._restart_instruments()
+            self._ready.append(self._reader.header)
+            if self._at_edge:
+                self._jumps.append(END)
+
+    def _jump(self) -> None:
+        """Set out for where one was asked to go."""
+        while self._jumps:
+            jump = self._jumps.popleft()
+            if jump == STEP and self._target is None:
+                self._stepping, self._steps = True, self._steps + 1
+            else:
+                self._begin_again(self._line_of(jump))
+                self._at_edge = self._follow and jump == END
+
+    def _line_of(self, jump: Jump) -> int:
+        assert self._index is not None
+        here = self._index.token_line(self._position + self._steps) if self._target is None else self._target
+        return target_line(self._index, jump, here)
+
+    def _begin_again(self, target: int) -> None:
+        """Have everything before this line shown anew, as fast as it can be read."""
+        assert self._reader is not None
+        assert self._index is not None
+        way = landing(self._index, target)
+        self._reader.go_to(way.base + 1, self._index.start_of(way.base))
+        self._restart_instruments()
+        self._ready = deque([self._reader.header, *way.earlier])
+        self._target, self._as_recorded = target, bool(self._index.chunks)
+        self._position, self._newest_chunk, self._time = 0, -1, 0.0
+        self._quiet_since, self._over = None, False
+        self._stepping, self._steps = False, 0
+        self._playhead.reset()
+
+    def _restart_instruments(self) -> None:
+        assert self._reader is not None
+        self._recomputed = Recomputed(self._reader.header, self._differing)
+        self._behind.clear()
+
+    def _land(self, items: list[StreamItem], enough: float) -> None:
+        """Show what lies before the target of a jump."""
+        assert self._reader is not None
+        while self._target is not None:
+            there = not self._ready and self._reader.line >= self._target
+            if there or not self._show_recorded(items):
+                self._arrive()
+            elif self._clock() >= enough:
+                return
+
+    def _show_recorded(self, items: list[StreamItem]) -> bool:
+        assert self._reader is not None
+        assert self._recomputed is not None
+        if self._ready:
+            while self._ready:
+                self._give(self._ready.popleft(), items)
+            return True
+        event = self._reader.poll()
+        if event is None:
+            return False
+        if not self._as_recorded:
+            self._ready.extend(self._recomputed.take(event))
+            return True
+        self._give(event, items)
+        self._behind.append(event)
+        if len(self._behind) > MOST_BEHIND:
+            self._recomputed.take(self._behind.popleft())
+        return True
+
+    def _arrive(self) -> None:
+        self._target = None
+        if self._position:
+            self._playhead.move_to(self._time)
+
+    def _catch_up(self, items: list[StreamItem], enough: float) -> bool:
+        """Compute the chunks of what was shown as recorded; True if that is done.
+
+        One that was not recorded, because the recording ended before, is shown then.
+        """
+        assert self._recomputed is not None
+        while self._behind:
+            for event in self._recomputed.take(self._behind.popleft()):
+                if isinstance(event, Chunk) and event.index > self._newest_chunk:
+                    self._give(event, items)
+            if self._clock() >= enough:
+                return False
+        return True
+
+    def _play(self, items: list[StreamItem], enough: float) -> None:
+        """Show what is due."""
+        assert self._reader is not None
+        while (event := self._peek()) is not None and self._is_due(event):
+            if len(items) >= ITEMS_PER_DRAIN or self._clock() >= enough:
+                self._playhead.move_to(self._time_of(event))
+                return
+            self._give(self._ready.popleft(), items)
+        self._ended = event is None and (self._reader.at_end or (self._follow and self._over))
+
+    def _peek(self) -> Event | Unknown | None:
+        """What comes next, as far as it can be known yet."""
+        assert self._reader is not None
+        assert self._recomputed is not None
+        while not self._ready:
+            event = self._reader.poll()
+            if event is None:
+                return None
+            self._ready.extend(self._recomputed.take(event))
+        return self._ready[0]
 
     def _is_due(self, event: Event | Unknown) -> bool:
-        recorded = getattr(event, "t", None)
-        if recorded is None:
+        if self._stepping and not (isinstance(event, Token) and self._steps == 0):
+            return True
+        if self._stepping:
+            self._stepping = False
+            self._playhead.move_to(self._time)
+        if self._at_edge or getattr(event, "t", None) is None:
             return not self._playhead.paused
-        self._time = max(self._time, recorded)
-        return self._playhead.reaches(self._time)
+        return self._playhead.reaches(self._time_of(event), self._quiet_since)
 
-    def _advance(self) -> None:
-        try:
-            self._next = next(self._items, None)
-        except UserError as error:
-            self.fatal_error = error
-            self._next = None
+    def _time_of(self, event: Event | Unknown) -> float:
+        """When an event is due: at its own time, or with the one before it."""
+        return max(self._time, getattr(event, "t", 0.0))
 
-    def _end(self) -> list[StreamItem]:
-        self.close()
-        if self.fatal_error is None:
-            return []
-        return [State(state="error", i=self._tokens, t=self._time, message=str(self.fatal_error))]
+    def _give(self, event: Event | Unknown, items: list[StreamItem]) -> None:
+        items.append(event)
+        if isinstance(event, Token):
+            self._position = event.i + 1
+            self._steps = max(0, self._steps - 1)
+            self._over = False
+        elif isinstance(event, Chunk):
+            self._newest_chunk = event.index
+        elif isinstance(event, State):
+            self._over = event.state in FINAL_STATES
+        if getattr(event, "t", None) is not None:
+            self._time = self._time_of(event)
+            if self._quiet_since is None or not isinstance(event, Vitals):
+                self._quiet_since = self._time
+
+    def _fail(self, error: UserError, items: list[StreamItem]) -> None:
+        self.fatal_error = error
+        self._ended = True
+        items.append(State(state="error", i=self._position, t=self._time, message=str(error)))

@@ -5,18 +5,28 @@ Files come from anywhere. What passes here may go into arrays without further ch
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from math import isfinite
-from typing import cast
+from typing import Any, cast
 
-from routing.events import Event, Header, Keyframe, OpenChunk, Perturbation, Token, Unknown
+import msgspec
+import numpy as np
+
+from routing.events import Change, Cost, Event, Header, Keyframe, OpenChunk, Token, Unknown
 from routing.open_chunk import SUMMED
 from routing.pressure import MODES
 
 MAX_CELLS = 1 << 20
 """Layers × experts; the largest known model has 94 × 512. A bound, so that a header cannot ask for all memory."""
+MAX_CHOSEN = 1 << 16
+"""Layers × experts per token; some 2,000 in the largest known model. Screens hold the last few hundred tokens'."""
 MAX_INTEGER = 1 << 53
-"""Larger integers are not exact in every JSON reader, and do not fit our arrays."""
+"""Larger integers are not exact in every JSON reader, and do not fit our arrays; larger numbers overflow sums."""
+LEAST_UNIT = 1e-12
+ABSENT_ID = -1
+"""The id of a token whose recording does not have it."""
+
+SIXTEEN_BITS = (1 << 16) - 1
 
 Rows = Sequence[Sequence[int | float]]
 
@@ -40,10 +50,28 @@ def check_header(header: Header) -> None:
     _require(not layers or k > 0, "a model with MoE layers selects at least one expert per token")
     _require(1 <= header.chunk_size <= MAX_INTEGER, f"a chunk size of {header.chunk_size} is impossible")
     _require(0 <= header.sampling.seed <= MAX_INTEGER, f"a seed of {header.sampling.seed} is impossible")
+    _require(layers * k <= MAX_CHOSEN, f"{layers} layers × {k} experts per token is impossible")
     for name in ("weights", "entropy", "margin"):
         unit = getattr(header.units, name)
-        _require(0 < unit <= 1, f"a unit of {unit} for {name} is impossible")
+        _require(LEAST_UNIT <= unit <= 1, f"a unit of {unit} for {name} is impossible")
+    _check_cost(header.cost)
+    _check_numbers(header)
     _require(header.pressure in MODES, f"pressure mode {header.pressure!r} is not one of {', '.join(MODES)}")
+
+
+def check_alone(event: Event) -> None:
+    """Refuse an event, neither token nor keyframe, that cannot be whatever comes before it.
+
+    Raises:
+        ShapeError: what is impossible.
+    """
+    index = getattr(event, "i", None)
+    _require(index is None or index >= 0, f"an index of {index} is impossible")
+    _check_numbers(event)
+    if isinstance(event, Cost):
+        _check_cost(event)
+    elif isinstance(event, Change) and event.sampling is not None:
+        _require(event.sampling.seed >= 0, f"a seed of {event.sampling.seed} is impossible")
 
 
 class EventChecker:
@@ -77,13 +105,14 @@ class EventChecker:
             self._check_token(event)
         elif isinstance(event, Keyframe):
             self._check_keyframe(event)
-        elif isinstance(event, Perturbation):
-            _require(0 <= event.i <= MAX_INTEGER, f"an index of {event.i} is impossible")
+        elif not isinstance(event, Unknown):
+            check_alone(event)
 
     def _check_token(self, token: Token) -> None:
         self._check_index(token.i)
         self._check_time(token.t)
-        _require(token.logprob is None or token.logprob <= 0, f"a log-probability of {token.logprob} is impossible")
+        _require(ABSENT_ID <= token.id <= MAX_INTEGER, f"a token id of {token.id} is impossible")
+        self._check_prediction(token)
         self._check_experts(token.experts)
         self._check_values("weights", token.weights, self._layers * self._k)
         self._check_values("entropy", token.entropy, self._layers)
@@ -99,15 +128,34 @@ class EventChecker:
         self._begun = True
 
     @staticmethod
+    def _check_prediction(token: Token) -> None:
+        if token.logprob is not None and not -MAX_INTEGER <= token.logprob <= 0:
+            raise ShapeError(f"a log-probability of {token.logprob} is impossible")
+        for name, value in (("top_margin", token.top_margin), ("choice_gap", token.choice_gap)):
+            if value is not None and not 0 <= value <= 1:
+                raise ShapeError(f"a {name} of {value} is impossible")
+
+    @staticmethod
     def _check_time(seconds: float) -> None:
-        _require(isfinite(seconds) and seconds >= 0, f"a time of {seconds} s is impossible")
+        _require(0 <= seconds <= MAX_INTEGER, f"a time of {seconds} s is impossible")
 
     def _check_experts(self, experts: list[int | None]) -> None:
         self._check_length("experts", experts, self._layers * self._k)
+        if self._surely_sound(experts):
+            return
         for layer, index in enumerate(self._model_layers):
             selected = set(experts[layer * self._k : (layer + 1) * self._k])
             if not (selected <= self._ids and len(selected) == self._k) and selected != {None}:
                 self._refuse_row(index, selected)
+
+    def _surely_sound(self, experts: list[int | None]) -> bool:
+        """Whether all rows are there, of different experts of the model; a quick look, for most tokens are so."""
+        try:
+            ids = np.frombuffer(bytes(cast("list[int]", experts)), np.uint8)
+        except (TypeError, ValueError):
+            return False
+        rows = np.sort(ids.reshape(self._layers, self._k), axis=1)
+        return bool(rows.max(initial=0) < self._experts and (rows[:, 1:] != rows[:, :-1]).all())
 
     def _refuse_row(self, layer: int, selected: set[int | None]) -> None:
         known = [expert for expert in selected if expert is not None]
@@ -120,6 +168,8 @@ class EventChecker:
         if values is None:
             return
         self._check_length(name, values, length)
+        if _fit_in(values, self._most[name]):
+            return
         known = [value for value in values if value is not None] if None in values else cast("list[int]", values)
         low, high = min(known, default=0), max(known, default=0)
         _require(low >= 0, f"{name} holds {low}, which is negative")
@@ -140,6 +190,8 @@ class EventChecker:
         for table in (frame.counts_prefill, frame.counts_decode, frame.average_meso, frame.average_macro, frame.phases):
             self._check_table("keyframe table", table)
         self._check_last_experts(frame.last_experts)
+        for value in (frame.chunks, frame.coherence, frame.residual):
+            _check_number(value)
         if frame.open_chunk is not None:
             self._check_open_chunk(frame.open_chunk)
 
@@ -151,6 +203,8 @@ class EventChecker:
     def _check_open_chunk(self, chunk: OpenChunk) -> None:
         _require(0 < chunk.tokens < self._chunk_size, f"an open chunk of {chunk.tokens} tokens is impossible")
         _require(set(chunk.sums) == set(chunk.observed) == set(SUMMED), "an open chunk with other sums than ours")
+        for values in ((chunk.first, chunk.last), chunk.sums.values(), chunk.observed.values()):
+            self._check_counts("an open chunk", list(values), len(values))
         self._check_counts("open_chunk start_rows", chunk.start_rows, self._layers)
         for table in (chunk.counts, chunk.start_meso, chunk.start_macro):
             self._check_table("open_chunk table", table)
@@ -164,6 +218,46 @@ class EventChecker:
         self._check_length(name, values, length)
         low, high = min(values, default=0), max(values, default=0)
         _require(low >= 0 and high <= MAX_INTEGER, f"{name} holds {low if low < 0 else high}")
+
+
+def _fit_in(values: list[int | None], most: int) -> bool:
+    """Whether all are integers from 0 to the most there can be, told quickly; False may mean that it is not known."""
+    try:
+        known = array("H", cast("list[int]", values))
+    except (TypeError, OverflowError):
+        return False
+    return most >= SIXTEEN_BITS or max(known, default=0) <= most
+
+
+def _check_cost(cost: Cost | None) -> None:
+    """Speeds and their ratio divide other numbers."""
+    speeds = () if cost is None else (cost.tap_off, cost.tap_on, cost.ratio, *(cost.interval or ()))
+    _require(all(1 / MAX_INTEGER <= speed <= MAX_INTEGER for speed in speeds), "a cost with an impossible speed")
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse numbers that are too large to be computed with, at any depth of an event."""
+    if isinstance(value, int | float):
+        _check_number(value)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            _check_numbers(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_numbers(each)
+    elif isinstance(value, dict):
+        _check_numbers(list(value.values()))
+
+
+def _check_number(value: float | None) -> None:
+    if value is not None and abs(value) > MAX_INTEGER:
+        raise ShapeError(f"a number of {_short(value)} is impossible")
+
+
+def _short(value: object) -> str:
+    """A number for a message: integers may have thousands of digits."""
+    text = str(value)
+    return text if len(text) <= 24 else f"{len(text)} digits"
 
 
 def _require(condition: bool, otherwise: str) -> None:

@@ -6,13 +6,14 @@ which one it is: what a source cannot do, its `abilities` leave out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from routing.events import PerturbationForm, StreamItem
+from routing.events import Marker, Perturbation, PerturbationForm, StreamItem
 
 Ability = Literal[
-    "pause", "perturb", "turn", "prompt", "rate", "speed", "record", "mark", "restart", "tap", "multistep"
+    "pause", "perturb", "turn", "prompt", "rate", "speed", "seek", "record", "mark", "restart", "tap", "multistep"
 ]
 """`rate`: tokens per second of a generation; `speed`: a factor on recorded time. Never both."""
 
@@ -40,6 +41,50 @@ class PaceStatus:
     paused: bool
 
 
+JumpUnit = Literal["token", "time", "chunk", "mark", "perturbation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Where in a recording to go. What lies beyond either end is that end.
+
+    One is always between two tokens: at token 7 one has seen everything before it, marks and injections that stand
+    there included; at a chunk, mark or injection one has just seen it.
+    """
+
+    unit: JumpUnit
+    to: float
+    """Token index, seconds, chunk index, or the number of a mark or injection from 0; infinity is the end."""
+    relative: bool = False
+    """`to` counts from here: -1 is the one before."""
+
+
+HOME = Jump("token", 0)
+END = Jump("token", float("inf"))
+STEP = Jump("token", 1, relative=True)
+BACK = Jump("token", -1, relative=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """How long a recording is, as far as it is known, and where in it one is."""
+
+    first: int
+    """Index of its first token."""
+    tokens: int
+    """Index behind its last token."""
+    seconds: float
+    """Time of its last token."""
+    position: int
+    """Index of the next token to come."""
+    time: float
+    """Seconds, of what was shown last."""
+    chunks: int
+    marks: Sequence[Marker]
+    """In order, each with its token index and time."""
+    perturbations: Sequence[Perturbation]
+
+
 class Source(Protocol):
     """A run in progress. Every method returns at once; what it does arrives as events."""
 
@@ -60,6 +105,10 @@ class Source(Protocol):
     @property
     def warnings(self) -> list[str]:
         """What the person should know about the model or the file, one line each; more may come."""
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """The recording's extent and the position in it; None where there is no recording to move in."""
 
     def start(self) -> None:
         """Begin: spawn the worker or open the file. Only the first call does anything.
@@ -89,6 +138,13 @@ class Source(Protocol):
 
     def set_pace(self, value: float) -> None:
         """Change `pace.value`."""
+
+    def seek(self, jump: Jump) -> None:
+        """Go elsewhere in the recording.
+
+        A step of one token forward goes on with the stream. Any other jump begins it anew: a `Header`, then all that
+        a screen needs to be what it would be had it played up to there.
+        """
 
     def set_recording(self, on: bool) -> None: ...
 

@@ -1,0 +1,80 @@
+"""A session through a pipe into the dashboard, the keyboard being the terminal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from routing.events import to_json
+from tests.e2e.terminal import PROGRAM, Terminal
+from tests.sessions.kit import HEADER, tokens
+
+REPLAY = f"{PROGRAM[0]} -m moe_watch replay"
+
+
+def shell(command):
+    return Terminal("-c", command, program=("sh",))
+
+
+@pytest.fixture
+def session(tmp_path):
+    path = tmp_path / "session.moe.jsonl"
+    path.write_bytes(b"".join(to_json(event) + b"\n" for event in (HEADER, *tokens(120))))
+    return path
+
+
+@pytest.mark.parametrize("option", ["", "--follow"])
+def test_a_piped_session_is_shown_and_keys_work(session, option):
+    with shell(f"(cat {session}; sleep 60) | {{ {REPLAY} {option} -; echo left with $?; }}") as terminal:
+        terminal.wait_for("t7")
+        terminal.press("?")
+        terminal.wait_for("esc closes")
+        terminal.press("\x1b")
+        terminal.wait_for(lambda text: "esc closes" not in text)
+        terminal.press("q")
+        terminal.wait_for("left with 0")
+
+
+def test_a_file_is_followed_while_it_is_written(session):
+    late = to_json(next(tokens(1, first=120))).replace(b" t120", b" latecomer")
+    with Terminal("replay", "--follow", str(session)) as terminal:
+        terminal.wait_for("t119")
+        with session.open("ab") as file:
+            file.write(late + b"\n")
+        terminal.wait_for("latecomer")
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0
+
+
+@pytest.mark.model
+def test_a_run_is_recorded_here_and_watched_there(tmp_path):
+    output = tmp_path / "run.moe.jsonl"
+    record = f"{sys.executable} -m moe_watch record pocket --prompt x --tokens 200 --output {output}"
+    with shell(f"{record} >/dev/null 2>&1; cat {output} | {REPLAY} --follow -") as terminal:
+        terminal.wait_for("as many tokens as asked for")
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0
+
+
+def test_headless_from_a_pipe(session):
+    done = subprocess.run(
+        [*PROGRAM, "replay", "-", "--headless", "--json"], input=session.read_bytes(), capture_output=True, check=True
+    )
+    assert json.loads(done.stdout)["tokens"]["generated"] == 120
+
+
+def test_a_terminal_is_no_session():
+    with Terminal("replay", "-") as terminal:
+        assert terminal.wait_for_exit() == 2
+        assert "standard input is a terminal, not a session" in terminal.text
+
+
+def test_no_terminal_to_take_keys_from(session):
+    done = subprocess.run(
+        [*PROGRAM, "replay", "-"], input=session.read_bytes(), capture_output=True, start_new_session=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == b"moe-watch: there is no terminal to take keys from: use --headless\n"
