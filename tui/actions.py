@@ -12,7 +12,7 @@ from tui.frame import Frame
 from tui.view import Status
 
 Group = Literal["run", "text", "recording", "panels", "program"]
-_ALTERING: frozenset[Ability] = frozenset({"perturb", "turn", "prompt", "record", "mark"})
+_ALTERING: frozenset[Ability] = frozenset({"perturb", "turn", "prompt", "record", "mark", "tap", "multistep"})
 """What would make the run, or the file, another one."""
 GROUP_TITLES: dict[Group, str] = {
     "run": "Run",
@@ -66,6 +66,10 @@ class Action:
         """`title` as it reads in this moment."""
         if self.id == "pause":
             return "resume" if frame.resumable else "pause"
+        if self.id == "tap":
+            return "tap off" if frame.view.tap_off_at is None else "tap on"
+        if self.id == "multistep":
+            return "multistep off" if frame.view.multistep else "multistep"
         if self.id == "record" and frame.recording.mode == "recording":
             return "stop recording"
         return self.title
@@ -100,16 +104,24 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _needs("pause"), "nothing runs that could be paused", footer=2,
     ),
     Action(
+        "multistep", ("m",), "m", "multistep", "Pause after every chunk and wait, or go on by itself again.", "run",
+        _needs("multistep"), "nothing runs that could be paused", footer=9,
+    ),
+    Action(
+        "tap", ("o",), "o", "tap off", "Stop observing routing, or observe again, to see what watching costs.", "run",
+        _needs("tap"), "nothing runs that could be observed", footer=10,
+    ),
+    Action(
         "faster", ("plus", "equals_sign"), "+", "faster", "Next higher pace.", "run",
-        _PACE, _NO_PACE, footer=11,
+        _PACE, _NO_PACE, footer=13,
     ),
     Action(
         "slower", ("minus",), "−", "slower", "Next lower pace.", "run",
-        _PACE, _NO_PACE, footer=12,
+        _PACE, _NO_PACE, footer=14,
     ),
     Action(
         "unlimited", ("0",), "0", "unlimited", "As fast as it goes.", "run",
-        _PACE, _NO_PACE, footer=13,
+        _PACE, _NO_PACE, footer=15,
     ),
     Action(
         "restart", ("R",), "R", "restart", "Start a new worker after the old one died.", "run",
@@ -120,7 +132,13 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _needs("perturb"), _NO_TEXT, footer=3,
     ),
     Action(
-        "say", ("G",), "G", "say…", "Inject a text of your own at the next chunk boundary.", "text",
+        "go_on_now", ("exclamation_mark",), "!", "go on at once",
+        "Inject “ Please continue:” after the next token; the chunk in the making ends there.", "text",
+        _needs("perturb"), _NO_TEXT, footer=12,
+    ),
+    Action(
+        "say", ("G",), "G", "say…",
+        "Inject a text of your own: raw or as a turn, at the next chunk boundary or at once.", "text",
         _needs("perturb"), _NO_TEXT, footer=4,
     ),
     Action(
@@ -137,28 +155,33 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "mark", ("s",), "s", "mark…", "Put a note into the recording, here.", "recording",
-        _needs("mark"), "there is no recording that could hold a mark", footer=9,
+        _needs("mark"), "there is no recording that could hold a mark", footer=11,
     ),
     Action(
         "pressure_mode", ("p",), "p", "pressure mode",
-        "Pressure as measured (measured-v1), or as its reference computes it (chronomoe-v1).", "panels", footer=14,
+        "Pressure as measured (measured-v1), or as its reference computes it (chronomoe-v1).", "panels", footer=17,
     ),
     Action(
         "pressure_lines", ("f",), "f", "fast/slow/net",
-        "Show or hide fast, slow and net pressure beside mid.", "panels", footer=10,
+        "Show or hide fast, slow and net pressure beside mid.", "panels", footer=16,
+    ),
+    Action(
+        "pressure_fits", ("t",), "t", "fitted curves",
+        "All four curves that were tried on the pressure, with their weights; enter in the panel does the same.",
+        "panels", footer=18,
     ),
     Action(
         "token_colour", ("v",), "v", "token colour",
         "Colour tokens by surprisal or by router entropy.", "panels", footer=8,
     ),
-    Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=15),
+    Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=19),
     Action("theme", (), "", "theme…", "Choose a colour theme.", "program"),
     Action(
         "help", ("question_mark", "f1"), "?", "help", "All keys, what the panels show, and what the marks mean.",
         "program", footer=1,
     ),
-    Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=16),
-    Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=17),
+    Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=20),
+    Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=21),
 )
 # fmt: on
 BY_ID = {action.id: action for action in ACTIONS}

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
 from typing import ClassVar
@@ -30,10 +31,13 @@ from tui.palette import DARK, THEMES
 from tui.screens.ask import NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.help import HelpScreen
+from tui.trends import Trends
 from tui.view import RunView
 
 FOLD_SECONDS = 0.05
-"""A frame takes in items for so long at most; what is left waits for the next one."""
+"""A frame without a timer takes in items for so long at most; what is left waits for the next one."""
+FOLD_SHARE = 0.5
+"""With a timer, for this share of the time between frames: a slower rate must not take in less."""
 HISTORY_KEPT = 50
 TOAST_SECONDS = 10.0
 LEAVING_SIGNALS = ("SIGTERM", "SIGHUP")
@@ -51,6 +55,7 @@ class MoeWatchApp(App[None]):
         fps: frames per second at most; None leaves the timer out, and `tick` must be called.
         theme: name of a theme; None takes our dark one.
         simulated: says loudly that what is shown was made up. For tests of the dashboard only.
+        executor: where fits are made; None for one thread beside the screen's.
 
     Raises:
         UserError: there is no such theme.
@@ -69,6 +74,7 @@ class MoeWatchApp(App[None]):
         fps: float | None = 12.0,
         theme: str | None = None,
         simulated: bool = False,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__()
         self.animation_level = "none"
@@ -81,6 +87,7 @@ class MoeWatchApp(App[None]):
         self.source = source
         self.view = RunView()
         self.control = Control(source, self.view)
+        self.trends = Trends(executor or ThreadPoolExecutor(1, thread_name_prefix="fits"), clock)
         self.simulated = simulated
         self.dashboard = DashboardScreen()
         self._clock = clock
@@ -97,11 +104,14 @@ class MoeWatchApp(App[None]):
         """When the worker last said anything."""
         self._performers: dict[str, Callable[[], object]] = {
             "pause": self.control.toggle_pause,
+            "multistep": self.control.toggle_multistep,
+            "tap": self.control.toggle_tap,
             "faster": lambda: self.control.change_pace(1),
             "slower": lambda: self.control.change_pace(-1),
             "unlimited": self.control.unlimited,
             "restart": source.restart,
             "go_on": self.control.go_on,
+            "go_on_now": lambda: self.control.go_on(at_once=True),
             "say": self._ask_say,
             "turn": lambda: self._ask(TURN, lambda reply: self.control.turn(reply.text)),
             "prompt": lambda: self._ask(PROMPT, lambda reply: self.source.prompt(reply.text)),
@@ -109,6 +119,7 @@ class MoeWatchApp(App[None]):
             "mark": lambda: self._ask(NOTE, self._mark),
             "pressure_mode": self.dashboard.pressure.toggle_mode,
             "pressure_lines": self.dashboard.pressure.toggle_lines,
+            "pressure_fits": self.dashboard.pressure.toggle_fits,
             "token_colour": self.dashboard.stream.toggle_colouring,
             "maximize": self.dashboard.toggle_maximized,
             "theme": self.search_themes,
@@ -127,6 +138,7 @@ class MoeWatchApp(App[None]):
             queued=self.control.queued,
             simulated=self.simulated,
             silent=self._clock() - self._heard,
+            trend=self.trends.of(self.view, self.dashboard.pressure.mode(self.view)),
         )
 
     async def on_mount(self) -> None:
@@ -148,18 +160,22 @@ class MoeWatchApp(App[None]):
         self.notify(f"{BY_ID['quit'].shown} quits, or ctrl+q from anywhere", markup=False)
 
     def on_unmount(self) -> None:
+        self.trends.close()
         self.source.close()
 
     def tick(self) -> None:
         """Take in what has arrived and draw a frame."""
         started = self._clock()
         self._listen(started)
-        while self._backlog and self._clock() - started <= FOLD_SECONDS:
+        budget = FOLD_SECONDS if self._rate is None else FOLD_SHARE * self._rate.interval
+        while self._backlog and self._clock() - started <= budget:
             self._take_in(self._backlog.popleft())
+        drawing = self._clock()
         self._warn()
+        self.trends.follow(self.view, self.dashboard.pressure.mode(self.view))
         self._show()
         if self._rate is not None:
-            self.call_after_refresh(self._frame_done, started)
+            self.call_after_refresh(self._frame_done, drawing)
 
     def _listen(self, now: float) -> None:
         """Fetch what has arrived; readings of the machine and marks are made here and say nothing of the worker."""
@@ -189,15 +205,16 @@ class MoeWatchApp(App[None]):
         for warning in self.source.warnings:
             if warning not in self._warned:
                 self._warned.append(warning)
-                self.notify(warning, severity="warning", timeout=TOAST_SECONDS, markup=False)
+                self.notify(one_line(warning, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
             with self.batch_update():
                 self.dashboard.show(self.frame_now)
 
-    def _frame_done(self, started: float) -> None:
-        if self._rate is not None and self._rate.took(self._clock() - started):
+    def _frame_done(self, drawing: float) -> None:
+        """Adapt the rate to what drawing takes; taking in has a share of its own, whatever the rate is."""
+        if self._rate is not None and self._rate.took(self._clock() - drawing):
             self._set_timer()
 
     def _set_timer(self) -> None:
@@ -223,18 +240,23 @@ class MoeWatchApp(App[None]):
 
     def _ask_say(self) -> None:
         question = SAY_OR_TURN if "turn" in self.source.abilities else SAY
-        self._ask(question, lambda reply: self.control.say(reply.text, reply.form))
+        self._ask(question, lambda reply: self.control.say(reply.text, reply.form, at_once=reply.at_once))
 
     def _ask(self, question: Question, then: Callable[[Reply], None]) -> None:
         """Ask for a text, and do something with it if there is one."""
 
         def answered(reply: Reply | None) -> None:
             if reply is not None:
-                self._said.append(reply.text)
+                self._remember(reply.text)
                 then(reply)
                 self._show()
 
         self.push_screen(AskScreen(question, list(self._said)), answered)
+
+    def _remember(self, text: str) -> None:
+        """Keep what was written, so that it can be written again; the same text twice only once."""
+        if text and text not in list(self._said)[-1:]:
+            self._said.append(text)
 
     def _mark(self, reply: Reply) -> None:
         note = whole_text(reply.text)

@@ -10,16 +10,17 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from tui.actions import BY_ID
-from tui.format import plural, size
+from tui.format import count, plural, size
 from tui.frame import Frame
 from tui.inert import one_line
 from tui.panel import Drawn
 from tui.row import Row, on
 
 Message = tuple[str, str, str]
-"""Urgency (`bad`, `more` of it, or `good`), the sentence, and what goes with it: what was saved, what can be done."""
+"""Urgency (`bad`, `more` of it, `good`, or `wait`), the sentence, and what goes with it: what was saved, what can be
+done."""
 NOT_BEGUN = "this run had not begun, so nothing of it is missing"
-_GLYPHS = {"bad": "✗", "more": " ", "good": "■"}
+_GLYPHS = {"bad": "✗", "more": " ", "good": "■", "wait": "‖"}
 
 
 class Banner(Drawn):
@@ -39,7 +40,8 @@ class Banner(Drawn):
 
     def _draw_message(self, width: int, urgency: str, sentence: str, offer: str) -> Strip:
         ink = self.palette
-        ground = on(ink.good, ink.bar) if urgency == "good" else ink.bad + Style(reverse=True)
+        calm = {"good": ink.good, "wait": ink.accent}
+        ground = on(calm[urgency], ink.bar) if urgency in calm else ink.bad + Style(reverse=True)
         row = Row(width, ground).put(f" {_GLYPHS[urgency]} ", ground + Style(bold=True))
         told = Row(max(0, row.room - cell_len(offer) - 2), ground).words(sentence)
         row.put(told.text, ground + Style(bold=True))
@@ -61,7 +63,21 @@ def messages(frame: Frame) -> list[Message]:
         after = plural(frame.view.tokens, "token")
         why = frame.why or "no reason given"
         found.append(("good", f"finished: {why}, after {after}", _offers(frame, "go_on", "prompt", "quit")))
+    if frame.at_boundary:
+        found.append(("wait", _boundary(frame), ""))
     return found
+
+
+def _boundary(frame: Frame) -> str:
+    """Which chunk is complete, what goes on from there, and why the run waits, as the chunk has it."""
+    view = frame.view
+    assert view.header is not None
+    chunks = view.tracks[view.header.pressure].chunks
+    goes_on = "space or g goes on" if frame.resumable else "the run waited here"
+    if not chunks:
+        return f"a chunk is complete: {goes_on}"
+    why = f" ({chunks[-1].pause})" if chunks[-1].pause else ""
+    return f"chunk {count(chunks[-1].index)} is complete: {goes_on}{why}"
 
 
 def _saved(frame: Frame) -> str:

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import floor, isnan
 
+import numpy as np
 from rich.style import Style
+
+from routing.arrays import Floats, Ints
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of the dot in column 0 or 1 and row 0..3 of a cell."""
@@ -35,6 +38,11 @@ class BrailleCanvas:
         low, high = self._x
         return round((x - low) / (high - low) * (2 * self.width - 1))
 
+    def x_of(self, columns: Ints) -> Floats:
+        """The values of dot columns."""
+        low, high = self._x
+        return low + columns.astype(np.float64) * ((high - low) / (2 * self.width - 1))
+
     def dot_y(self, y: float) -> int:
         """The dot row of a value, downwards."""
         low, high = self._y
@@ -45,6 +53,11 @@ class BrailleCanvas:
         if 0 <= column < 2 * self.width and 0 <= row < 4 * self.height:
             self._bits[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
             self._styles[row // 4][column // 2] = style
+
+    def is_blank(self, column: int, row: int) -> bool:
+        """Nothing was drawn in the character cell of this dot; outside the canvas nothing ever is."""
+        inside = 0 <= column < 2 * self.width and 0 <= row < 4 * self.height
+        return not inside or not self._bits[row // 4][column // 2]
 
     def line(self, start: tuple[float, float], end: tuple[float, float], style: Style) -> None:
         """Join two points given in values."""

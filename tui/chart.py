@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import ceil, floor, log10
 
+import numpy as np
 from rich.style import Style
 from textual.strip import Strip
 
+from routing.arrays import Floats
 from tui.braille import BrailleCanvas
 from tui.format import number
 from tui.palette import Palette
-from tui.row import Row
+from tui.row import Row, on
 
 _GRID_SPACING = 6
 _SLACK = 1e-9
@@ -66,6 +68,7 @@ class Chart:
         self.canvas = BrailleCanvas(max(1, width - self.gutter), max(1, height), x_range, (axis.low, axis.high))
         self._words: dict[tuple[int, int], tuple[str, Style]] = {}
         self._marks: dict[tuple[int, int], tuple[str, Style]] = {}
+        self._shaded: set[tuple[int, int]] = set()
 
     def column(self, x: float) -> int:
         """The cell column of a value, from the left of the plot area."""
@@ -96,6 +99,18 @@ class Chart:
         for row in range(self.canvas.height):
             self._words[self.column(x), row] = (character, style)
 
+    def band(self, curve: Callable[[Floats], tuple[Floats, Floats]], first: float, last: float) -> None:
+        """Shade where a curve may lie between `first` and `last`; its bounds are dotted where no curve is drawn yet."""
+        columns = np.arange(self.canvas.dot_x(first), self.canvas.dot_x(last) + 1)
+        low, high = curve(self.canvas.x_of(columns))
+        for column, bottom, top in zip(columns.tolist(), low.tolist(), high.tolist(), strict=True):
+            below, above = self.canvas.dot_y(bottom), self.canvas.dot_y(top)
+            rows = range(max(0, above // 4), min(self.canvas.height, below // 4 + 1))
+            self._shaded.update((column // 2, row) for row in rows)
+            for row in (below, above):
+                if column % 2 == 0 and self.canvas.is_blank(column, row):
+                    self.canvas.dot(column, row, self.ink.faint)
+
     def rows(self) -> list[Strip]:
         """The finished chart."""
         labels = self._labels()
@@ -116,7 +131,9 @@ class Chart:
         stretch, style = "", self.ink.faint
         for column in range(self.canvas.width):
             character, own_style = self._cell(column, y, grid=bool(label))
-            if character != " " and own_style != style:
+            if (column, y) in self._shaded:
+                own_style = on(own_style, self.ink.shade)
+            if own_style != style and (character != " " or own_style.bgcolor != style.bgcolor):
                 row.narrow(stretch, style)
                 stretch, style = "", own_style
             stretch += character

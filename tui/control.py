@@ -44,13 +44,21 @@ class Control:
         else:
             self.source.pause()
 
-    def go_on(self) -> None:
-        """Inject the standard text at the next chunk boundary."""
-        self._perturb(GO_ON, "raw", "go on")
+    def toggle_tap(self) -> None:
+        """Observe routing, or leave it alone."""
+        self.source.set_tap(self.view.tap_off_at is not None)
 
-    def say(self, text: str, form: PerturbationForm) -> None:
-        """Inject a text at the next chunk boundary."""
-        self._perturb(text, form, "next turn" if form == "turn" else "say")
+    def toggle_multistep(self) -> None:
+        """Pause after every chunk, or no longer."""
+        self.source.set_multistep(not self.view.multistep)
+
+    def go_on(self, *, at_once: bool = False) -> None:
+        """Inject the standard text at the next chunk boundary, or at once."""
+        self._perturb(GO_ON, "raw", "go on", at_once=at_once)
+
+    def say(self, text: str, form: PerturbationForm, *, at_once: bool = False) -> None:
+        """Inject a text at the next chunk boundary, or at once."""
+        self._perturb(text, form, "next turn" if form == "turn" else "say", at_once=at_once)
 
     def turn(self, text: str) -> None:
         """Answer in this context, at once."""
@@ -69,9 +77,9 @@ class Control:
         """Record, or stop recording."""
         self.source.set_recording(self.source.recording.mode != "recording")
 
-    def _perturb(self, text: str, form: PerturbationForm, label: str) -> None:
-        self.source.perturb(text, form=form)
-        self._queued = Queued(label, self.view.runs, self.view.perturbations)
+    def _perturb(self, text: str, form: PerturbationForm, label: str, *, at_once: bool) -> None:
+        self.source.perturb(text, form=form, at_once=at_once)
+        self._queued = Queued(label, self.view.runs, self.view.perturbations, at_once)
 
 
 def next_pace(paces: tuple[float, ...], value: float, steps: int) -> float:

@@ -12,7 +12,7 @@ from textual.strip import Strip
 
 from routing.arrays import Floats
 from tui.chart import Axis, Chart
-from tui.format import NOT_AVAILABLE, number, plural
+from tui.format import NOT_AVAILABLE, number
 from tui.frame import Frame
 from tui.panel import Panel
 from tui.windows import TokenWindow, mean_of_known
@@ -31,20 +31,20 @@ class EntropyPanel(Panel):
     NAME = "ENTROPY"
 
     def state(self, frame: Frame) -> Hashable:
-        return frame.view.runs, frame.view.tokens
+        return frame.view.runs, frame.view.observed, frame.view.tap_off_at
 
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
         width, height = size
         view = frame.view
         window, header = view.window, view.header
+        note = ((f" {view.tap_off_text} ", self.palette.warn),) if view.tap_off_text else ()
         if window is None or header is None or not window.tokens:
-            self.label("of the routers")
+            self.label("of the routers", *note)
             return self.message(width, height, "no token yet")
         if "entropy" not in header.capture:
             self.label("of the routers")
             return self.message(width, height, "n/a: this run did not record router entropy")
-        of_prompt = " of the prompt" if view.window_phase == "prefill" else ""
-        self.label(f"of the routers, last {plural(window.tokens, 'token')}{of_prompt}")
+        self.label(f"of the routers, {view.window_text}", *note)
         summary = self._summary(window, width, header.model.experts)
         body = height - 1 if height - 1 <= len(header.model.layers) else height - 2
         rows = self._body(window, header.model.layers, width, body)

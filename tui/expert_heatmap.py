@@ -17,11 +17,13 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 
 from routing.arrays import Floats, Ints
-from tui.format import count, percent, plural
+from tui.format import count, percent
 from tui.frame import Frame
 from tui.heat_grid import HeatGrid, Levels, nice_scale, quantise
 from tui.heat_painter import SIDE_WIDTH, HeatPainter, HeatPicture
 from tui.panel import Panel
+from tui.row import Part
+from tui.view import RunView
 
 HEADS = 1
 """Rows above the cells."""
@@ -56,7 +58,7 @@ class ExpertHeatmap(Panel):
         self._strips: dict[int, Strip] = {}
 
     def state(self, frame: Frame) -> Hashable:
-        return frame.view.runs, frame.view.tokens
+        return frame.view.runs, frame.view.observed, frame.view.tap_off_at
 
     def draw(self, frame: Frame, size: Size) -> list[Strip]:  # noqa: ARG002 - `set_levels` needs no frame
         return [self.render_line(y) for y in range(size.height)]
@@ -70,7 +72,7 @@ class ExpertHeatmap(Panel):
         self._shares = view.window.usage.shares()
         self._scale = nice_scale(self._shares)
         self.set_levels(quantise(self._shares, self._scale), view.newest)
-        self._describe(view.window.tokens, of_prompt=view.window_phase == "prefill")
+        self._describe(view)
 
     def set_levels(self, levels: Levels, newest: Ints | None = None) -> None:
         """Show these levels, and repaint the rows that differ.
@@ -94,16 +96,19 @@ class ExpertHeatmap(Panel):
         self._keys = keys
         self._repaint(changed)
 
-    def _describe(self, tokens: int, *, of_prompt: bool) -> None:
+    def _describe(self, view: RunView) -> None:
         assert self.picture is not None
         binning = self.picture.grid.binning
-        last = f"last {plural(tokens, 'token')}{' of the prompt' if of_prompt else ''}"
-        self.label(f"{last} · {binning}" if binning else f"usage, {last}")
+        self.label(f"{view.window_text} · {binning}" if binning else f"usage, {view.window_text}", *self._note(view))
+
+    def _note(self, view: RunView) -> tuple[Part, ...]:
+        """Why nothing new is shown."""
+        return ((f" {view.tap_off_text} ", self.palette.warn),) if view.tap_off_text else ()
 
     def _clear(self) -> None:
         self.picture = self._levels = self._shares = self.cursor = None
         self._keys = []
-        self.label()
+        self.label("", *(self._note(self.frame.view) if self.frame else ()))
         self._repaint(range(self.content_size.height))
 
     def _repaint(self, rows: Iterable[int]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sessions.source import Ability, PaceStatus, RecordingStatus, Source
 from tui.format import factor, plural
+from tui.inert import one_line
+from tui.trends import Trend
 from tui.view import RunView, Status
 
 _WHY_FINISHED = {
@@ -20,6 +22,8 @@ _WHY_PAUSED = {
     "negative_pressure": "negative pressure",
     "fast_instability": "fast instability",
 }
+WHY_LIMIT = 40
+"""Characters of a reason that is not one of ours."""
 
 PATIENCE_SECONDS = 5.0
 """A worker at work that is not heard of for so long is said to be silent."""
@@ -32,12 +36,14 @@ def is_paused(pace: PaceStatus, view: RunView) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A text that waits for the chunk boundary."""
+    """A text that waits for the chunk boundary, or for the next token."""
 
     label: str
     runs: int
     perturbations: int
     """How many runs and perturbations there were when it was asked for: one more, and it has arrived."""
+    at_once: bool = False
+    """It waits for the next token only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class Frame:
     simulated: bool = False
     silent: float = 0.0
     """Seconds since the last event of the run itself."""
+    trend: Trend | None = None
+    """Of the pressure trajectory on the screen."""
 
     @classmethod
     def of(
@@ -64,10 +72,11 @@ class Frame:
         queued: Queued | None = None,
         simulated: bool = False,
         silent: float = 0.0,
+        trend: Trend | None = None,
     ) -> Frame:
         """Read the source's status; it has not ended before `view` has `caught_up` with what it handed out."""
         ended = source.ended and caught_up
-        return cls(view, source.recording, source.pace, source.abilities, ended, queued, simulated, silent)
+        return cls(view, source.recording, source.pace, source.abilities, ended, queued, simulated, silent, trend)
 
     @property
     def replay(self) -> bool:
@@ -93,6 +102,11 @@ class Frame:
         return f"no news for {int(self.silent)} s" if at_work and self.silent >= patience else ""
 
     @property
+    def at_boundary(self) -> bool:
+        """A chunk is complete, and the run waits."""
+        return self.status == "paused" and self.view.why == "chunk"
+
+    @property
     def resumable(self) -> bool:
         """Something waits for `resume`. A pause that is part of a recording does not."""
         return is_paused(self.pace, self.view)
@@ -104,8 +118,8 @@ class Frame:
         if self.status == "finished" and self.view.status != "finished":
             return "end of the recording" if self.replay else "the run has ended"
         if self.status == "finished":
-            return _WHY_FINISHED.get(why, why)
-        return _WHY_PAUSED.get(why, why) if self.status == "paused" else ""
+            return _WHY_FINISHED.get(why, one_line(why, WHY_LIMIT))
+        return _WHY_PAUSED.get(why, one_line(why, WHY_LIMIT)) if self.status == "paused" else ""
 
     @property
     def pace_text(self) -> str:
@@ -119,4 +133,6 @@ class Frame:
         """What waits for the chunk boundary, and for how long."""
         if self.queued is None:
             return ""
+        if self.queued.at_once or self.at_boundary:
+            return f"{self.queued.label} asked for, at once"
         return f"{self.queued.label} queued for the chunk boundary, in {plural(self.view.clock.missing, 'token')}"

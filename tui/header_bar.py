@@ -15,6 +15,7 @@ from tui.frame import Frame
 from tui.inert import one_line
 from tui.panel import Drawn
 from tui.row import Part, Row, cells_of, on
+from tui.view import drawn_in_words
 
 DETAIL_LEVELS = (5, 4, 3, 2, 1)
 """From everything to what fits 60 columns: our name goes first, then words, then the file's name."""
@@ -57,9 +58,11 @@ class HeaderBar(Drawn):
             left += [("moe-watch", on(ink.accent_bold, ink.bar)), ("  ", text)]
         left += self._model(frame.view.header, detail)
         left += [("  ", text), self._status(frame, detail)]
+        if frame.view.multistep and detail >= 3:
+            left.append(("  multistep", muted))
         separator: Part = (" · ", muted)
         right = [*self._recording(frame, detail), separator, self._rate(frame)]
-        if detail > 1:
+        if detail > 1 or frame.view.tap_off_at is not None:
             right += [separator, self._cost(frame)]
         return tuple(left), tuple(right)
 
@@ -120,6 +123,8 @@ class HeaderBar(Drawn):
     def _cost(self, frame: Frame) -> Part:
         ink = self.palette
         cost = frame.view.cost
+        if frame.view.tap_off_at is not None:
+            return "tap off", on(ink.warn, ink.bar)
         if cost is None:
             return "tap cost n/a", on(ink.muted, ink.bar)
         return f"tap {signed(100 * (1 / cost.ratio - 1), 1)} %", ink.bar
@@ -141,6 +146,7 @@ def done_share(progress: Progress | None) -> float | None:
 def details(frame: Frame) -> list[str]:
     """All that the bar may have to leave out, for the tooltip."""
     lines = [] if frame.view.header is None else _model_details(frame.view.header)
+    lines += _changed_details(frame)
     recording = frame.recording
     if recording.path:
         lines.append(f"file: {one_line(recording.path, 120)}")
@@ -155,11 +161,21 @@ def _model_details(header: Header) -> list[str]:
     model, backend = header.model, header.backend
     name = f"{one_line(model.name)} ({one_line(model.architecture)}), {shape(header)}"
     engine = f"{one_line(backend.name)} {one_line(backend.version)} on {one_line(backend.device)}"
-    drawn = header.sampling
     lines = [name, f"engine: {engine}", f"tap: {one_line(backend.tap)}"]
     if model.parameters is not None:
         lines.append(f"parameters: {count(model.parameters)}")
-    lines.append(f"sampling: temperature {drawn.temperature:g}, top-p {drawn.top_p:g}, seed {drawn.seed}")
+    return lines
+
+
+def _changed_details(frame: Frame) -> list[str]:
+    """What can change while the run goes on."""
+    view, lines = frame.view, []
+    if view.sampling is not None:
+        lines.append(f"sampling: {drawn_in_words(view.sampling)}, seed {view.sampling.seed}")
+    if view.multistep:
+        lines.append("multistep: waits after every chunk")
+    if view.tap_off_at is not None:
+        lines.append(f"tap: off, routing is not observed from token {count(view.tap_off_at)} on")
     return lines
 
 

@@ -102,6 +102,10 @@ class Palette:
     bad: Style
     bar: Style
     """Text on the header and footer bars."""
+    fit: Style
+    """A fitted curve."""
+    shade: Style
+    """The ground of an area in a chart, for its background only."""
     heat: tuple[RichColor, ...]
     """From nothing to the most; empty where only the 16 colours of the terminal may be used."""
     glyphs: tuple[tuple[str, Style], ...]
@@ -152,6 +156,8 @@ def _palette(
         warn=ink(warn),
         bad=ink(bad),
         bar=ink(foreground, on=surface),
+        fit=ink("#8fa6ee" if dark else "#4a5fb0"),
+        shade=ink(foreground, on=base.blend(Color.parse("#7484b4" if dark else "#7c88ad"), 0.16)),
         heat=_heat(_HEAT_ON_DARK if dark else _HEAT_ON_LIGHT),
         glyphs=(),
         tokens=tuple(ink(colour) for colour in (_TOKENS_ON_DARK if dark else _TOKENS_ON_LIGHT)),
@@ -184,6 +190,8 @@ def _ansi_palette() -> Palette:
         warn=ink("yellow"),
         bad=ink("red", bold=True),
         bar=ink("default"),
+        fit=ink("blue"),
+        shade=ink("default"),
         heat=(),
         glyphs=tuple((glyph, ink(colour)) for glyph, colour in zip(" ░▒▓█", _ANSI_HEAT, strict=True)),
         tokens=(ink("default"), ink("default"), ink("magenta"), ink("yellow"), ink("red", bold=True)),

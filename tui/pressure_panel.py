@@ -1,39 +1,38 @@
-"""Pressure by chunk: where it began, how it went, where text was put in. No fit, and no verdict."""
+"""Pressure by chunk: how it went, what was fitted to it, and what text that was put in did to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import cast
+from collections.abc import Hashable
+from typing import ClassVar
 
-from rich.style import Style
+from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.events import Chunk, Pressures
-from routing.pressure import WARM_UP_CHUNKS, Mode, reachability
-from tui.chart import Axis, Chart, x_labels
-from tui.format import number, plural, signed
+from routing.half_life import Fit
+from routing.pressure import MODES, Mode
+from tui.fit_table import fit_table
+from tui.format import number, plural
 from tui.frame import Frame
+from tui.mode_bounds import mode_bounds
 from tui.panel import Panel
-from tui.pressure_track import Injection, PressureTrack
+from tui.pressure_chart import SIGNS, PressureChart, value_of
+from tui.pressure_track import PressureTrack
+from tui.pressure_words import Note, notes_on
+from tui.row import cells_of
+from tui.trends import Trend
+from tui.view import RunView
 
-SLOW_SETTLES = 1500
-"""Tokens that the slow average needs: P_slow is grey before."""
-LEAST_SPAN = 0.1
-"""The chart never magnifies noise beyond this range of pressure."""
 LINES = ("fast", "slow", "net")
-SIGNS = {"mid": "●", "fast": "f", "slow": "s", "net": "n"}
-"""What stands at the newest end of a curve, and before its name: colours alone would not tell them apart."""
-POSTS = 6
-"""Injections shown at full height and by number, the newest ones."""
-_FOOT = "╵"
-_FIRST_X = 2 * WARM_UP_CHUNKS
+CHART_LEAST = 4
+"""Rows that a chart needs with its axis, to be worth more than another line of words."""
 
 
 class PressurePanel(Panel):
     """The trajectory of one pressure mode."""
 
     NAME = "PRESSURE"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "app.perform('pressure_fits')", show=False)]
 
     def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
         super().__init__(id=id)
@@ -41,11 +40,18 @@ class PressurePanel(Panel):
         """Show the mode that was not recorded."""
         self.all_lines = False
         """Show fast, slow and net beside mid."""
+        self.all_fits = False
+        """Show the candidates that were fitted in place of the picture."""
 
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
         waiting = view.clock.missing if view.chunks == 0 else 0
-        return view.runs, view.chunks, view.perturbations, waiting, self.other_mode, self.all_lines
+        run = view.runs, view.chunks, view.perturbations, waiting, view.tap_off_at, bool(view.forks)
+        return run, frame.trend, self.other_mode, self.all_lines, self.all_fits
+
+    def mode(self, view: RunView) -> str:
+        """The mode that is shown."""
+        return view.other_mode if self.other_mode or view.header is None else view.header.pressure
 
     def toggle_mode(self) -> None:
         """Show the other pressure mode."""
@@ -57,175 +63,88 @@ class PressurePanel(Panel):
         self.all_lines = not self.all_lines
         self.redraw()
 
+    def toggle_fits(self) -> None:
+        """Show the four fitted curves as a table, or the picture again."""
+        self.all_fits = not self.all_fits
+        self.redraw()
+
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
         width, height = size
         view = frame.view
         if view.header is None:
             self.label("mid by chunk")
             return self.message(width, height, "no chunk yet")
-        mode = view.other_mode if self.other_mode else view.header.pressure
+        mode = self.mode(view)
         note = ((" computed here, not recorded ", self.palette.muted),) if self.other_mode else ()
-        self.label(f"{mode} · mid by chunk", *note)
+        self.label(f"{mode} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *note)
         if self.other_mode and view.mode_problem:
             return self.message(width, height, f"n/a: {view.mode_problem}")
-        track = view.tracks[mode]
+        if self.all_fits and mode in MODES:
+            return self._table(view, frame.trend, mode, width)
+        return self._picture(view, frame.trend, width, height)
+
+    def _table(self, view: RunView, trend: Trend | None, mode: Mode, width: int) -> list[Strip]:
+        assert view.header is not None
+        problem = "no chunk is measured yet" if trend is None else trend.problem
+        fit = None if trend is None else trend.fit
+        return fit_table(self.palette, fit, problem, mode, view.header.model.experts, width)
+
+    def _picture(self, view: RunView, trend: Trend | None, width: int, height: int) -> list[Strip]:
+        track = view.tracks[self.mode(view)]
         if not track.chunks:
             return self.message(width, height, f"first chunk in {plural(view.clock.missing, 'token')}")
         if not any(chunk.pressures for chunk in track.chunks):
-            return self.message(width, height, "n/a: this run recorded no signals that pressure needs")
-        notes = self._notes(track, width)[: max(1, height - 6)]
-        chart_height = height - len(notes) - 1
-        if chart_height < 2:
-            return [self._numbers(track, width), *notes]
-        return [self._numbers(track, width), *self._chart(track, width, chart_height), *notes]
+            why = view.tap_off_text or "this run recorded no signals that pressure needs"
+            return self.message(width, height, f"n/a: {why}")
+        notes = self._notes(view, track, trend)[: max(1, height - CHART_LEAST - 3)]
+        told = [self._note(note, width) for note in notes]
+        rows, numbers = height - len(told) - 1, self._numbers(view, track, width)
+        if rows < CHART_LEAST:
+            return [numbers, *told]
+        fit = None if trend is None else trend.fit
+        return [numbers, *self._chart(view, track, fit).draw(width, rows), *told]
 
-    def _numbers(self, track: PressureTrack, width: int) -> Strip:
-        """The newest values, and the start with its half."""
+    def _chart(self, view: RunView, track: PressureTrack, fit: Fit | None) -> PressureChart:
+        names = ("mid", *LINES) if self.all_lines else ("mid",)
+        return PressureChart(self.palette, track, fit, self._limits(view, track), names)
+
+    def _limits(self, view: RunView, track: PressureTrack) -> tuple[float, float] | None:
+        """The lowest and the highest P_mid of the mode; None for one that is not known here."""
+        if view.header is None or track.mode not in MODES:
+            return None
+        return mode_bounds(track.mode, view.header.model.experts).mid
+
+    def _notes(self, view: RunView, track: PressureTrack, trend: Trend | None) -> list[Note]:
+        recorded = view.header is not None and view.header.pressure == track.mode
+        if not view.forks:
+            energy_problem = ""
+        elif recorded:
+            energy_problem = "no boundary has all three arms yet"
+        else:
+            energy_problem = "the forks were measured in the other mode"
+        return notes_on(track, trend, tap_off=view.tap_off_text, energy_problem=energy_problem)
+
+    def _note(self, note: Note, width: int) -> Strip:
+        ink = self.palette
+        style = {"plain": ink.muted, "verdict": ink.strong, "warning": ink.warn, "injection": ink.accent}[note.tone]
+        return self.row(width).first_that_fits(*([(text, style)] for text in note.variants)).strip()
+
+    def _numbers(self, view: RunView, track: PressureTrack, width: int) -> Strip:
+        """The newest values, how far the mode's P_mid can go, and the start with its half."""
         ink, row = self.palette, self.row(width)
         last = track.chunks[-1].pressures
         for name in ("mid", *(LINES if self.all_lines else ())):
-            value = None if last is None else getattr(last, name)
             sign = SIGNS[name] if self.all_lines else "━"
             row.put(f"{sign} ", ink.accent if name == "mid" else ink.series[name])
-            row.put(f"{name} ", ink.muted).put("n/a" if value is None else number(value, 3), ink.strong).put("  ")
+            value = "n/a" if last is None else number(value_of(last, name), 3)
+            row.put(f"{name} ", ink.muted).put(value, ink.strong).put("  ")
         if track.initial is not None and track.half is not None:
             start, half = number(track.initial, 3), number(track.half, 3)
-            row.right(("P₀ ", ink.muted), (start, ink.text), ("  half ", ink.muted), (half, ink.text))
-        return row.strip()
-
-    def _notes(self, track: PressureTrack, width: int) -> list[Strip]:
-        """What is missing, what cannot happen, and what the last injection did."""
-        ink = self.palette
-        lines: list[tuple[Sequence[str], Style]] = []
-        if track.warm_up_missing:
-            done = WARM_UP_CHUNKS - track.warm_up_missing
-            warm_up = f"warm-up {done} of {WARM_UP_CHUNKS} chunks"
-            lines.append(((f"{warm_up}: nothing is measured yet", warm_up), ink.muted))
-        elif track.crossing is not None:
-            lines.append(((f"half of P₀ crossed at chunk {track.crossing}",), ink.warn))
-        if track.initial_problem:
-            lines.append(((f"P₀ n/a: {track.initial_problem}",), ink.muted))
-        lines += [((text,), ink.warn) for text in _unreachable(track)]
-        lines += [(variants, ink.accent) for variants in _delta(track)]
-        rows = ([((text, style),) for text in variants] for variants, style in lines)
-        return [self.row(width).first_that_fits(*variants).strip() for variants in rows]
-
-    def _chart(self, track: PressureTrack, width: int, height: int) -> list[Strip]:
-        """The chart and its row of chunk numbers, `height` + 1 rows in all."""
-        names = ("mid", *LINES) if self.all_lines else ("mid",)
-        values = [getattr(chunk.pressures, name) for chunk in track.chunks if chunk.pressures for name in names]
-        axis = Axis.around(values, least=LEAST_SPAN, most_steps=max(2, min(8, (height - 2) // 2)))
-        first = track.chunks[0].index
-        last = first + _nice_extent(track.chunks[-1].index - first + 1)
-        chart = Chart(self.palette, width, height - 1, (first, last), axis)
-        self._draw_injections(chart, track.injections, first)
-        self._draw_half(chart, track)
-        self._draw_warm_up(chart, track)
-        for name in reversed(names):
-            self._draw_curve(chart, track.chunks, name)
-        self._draw_marks(chart, track, names)
-        return [*chart.rows(), self._x_axis(chart, track, first, last)]
-
-    def _draw_injections(self, chart: Chart, injections: Sequence[Injection], first: int) -> None:
-        """The newest as posts; of those before, which may be one per chunk, only the feet."""
-        shown = [injection.chunk - 0.5 for injection in injections if injection.chunk >= first]
-        for x in shown[:-POSTS]:
-            chart.write(chart.column(x), chart.canvas.height - 1, _FOOT, self.palette.accent)
-        for x in shown[-POSTS:]:
-            chart.post(x, self.palette.accent)
-
-    def _draw_half(self, chart: Chart, track: PressureTrack) -> None:
-        half = track.half
-        if half is None:
-            return
-        if chart.axis.low <= half <= chart.axis.high:
-            row = chart.line_of(half)
-            chart.write(0, row, "╌" * chart.canvas.width, self.palette.warn)
-            chart.write(1, row, " half of P₀ ", self.palette.warn)
-        elif half < chart.axis.low:
-            text = f"↓ half of P₀ {number(half, 2)}"
-            chart.write(chart.canvas.width - len(text), chart.canvas.height - 1, text, self.palette.faint)
-
-    def _draw_warm_up(self, chart: Chart, track: PressureTrack) -> None:
-        if track.chunks[0].warm_up and chart.column(track.chunks[0].index + WARM_UP_CHUNKS) >= 9:
-            chart.write(1, chart.canvas.height - 1, "warm-up", self.palette.faint)
-
-    def _draw_curve(self, chart: Chart, chunks: Iterable[Chunk], name: str) -> None:
-        """Join complete chunks; grey where the value has not settled; partial chunks are single dots."""
-        ink = self.palette
-        settled: Callable[[Chunk], bool] = (
-            (lambda chunk: chunk.last >= SLOW_SETTLES) if name == "slow" else (lambda chunk: not chunk.warm_up)
-        )
-        before: tuple[float, float] | None = None
-        for chunk in chunks:
-            if chunk.pressures is None:
-                before = None
-                continue
-            point = (float(chunk.index), _value(chunk.pressures, name))
-            style = ink.series[name] if settled(chunk) and not chunk.partial else ink.faint
-            chart.canvas.line(point if before is None or chunk.partial else before, point, style)
-            before = before if chunk.partial else point
-
-    def _draw_marks(self, chart: Chart, track: PressureTrack, names: Sequence[str]) -> None:
-        """The newest chunk with a sign for each curve, and the one that crossed the half."""
-        for chunk in track.chunks:
-            if chunk.index == track.crossing and chunk.pressures:
-                chart.mark(chart.column(chunk.index), chart.line_of(chunk.pressures.mid), "◆", self.palette.warn)
-        newest = track.chunks[-1]
-        if newest.pressures is None:
-            return
-        column = chart.column(newest.index)
-        chart.mark(column, chart.line_of(newest.pressures.mid), SIGNS["mid"], self.palette.accent)
-        for name in names[1:]:
-            row = chart.line_of(_value(newest.pressures, name))
-            chart.mark_beside(column, row, SIGNS[name], self.palette.series[name])
-
-    def _x_axis(self, chart: Chart, track: PressureTrack, first: int, last: int) -> Strip:
-        ink = self.palette
-        marks = [
-            (chart.column(injection.chunk - 0.5), f"▴{injection.chunk}", ink.accent)
-            for injection in reversed(list(track.injections)[-POSTS:])
-            if first <= injection.chunk <= last
-        ]
-        step = _tick_step(last - first, chart.canvas.width)
-        ticks = [(chart.column(at), str(at), ink.muted) for at in range(-(-first // step) * step, last + 1, step)]
-        return x_labels(ink, chart.width, chart.gutter, [*marks, *ticks])
-
-
-def _value(pressures: Pressures, name: str) -> float:
-    return cast(float, getattr(pressures, name))
-
-
-def _unreachable(track: PressureTrack) -> list[str]:
-    """Says so, with both numbers, if this mode cannot fall to half of where it began."""
-    if track.initial is None:
-        return []
-    found = reachability(cast(Mode, track.mode), track.initial)
-    return [] if found.reachable else [f"unreachable: floor {number(found.floor, 3)} > half {number(found.half, 3)}"]
-
-
-def _delta(track: PressureTrack) -> list[Sequence[str]]:
-    """The difference around the last injection, called what it is, in longer and shorter words."""
-    if not track.injections:
-        return []
-    label, before, delta = track.injections[-1].label, track.injections[-1].before, track.delta
-    if delta is not None and before is not None:
-        change = f"{label}: P_mid {signed(delta)}"
-        if before.warm_up:
-            return [(f"{change} (in the warm-up, no control)", f"{change}, no control")]
-        return [(f"{change} (one chunk before/after, no control)", f"{change}, no control")]
-    missing = "no complete chunk before it" if before is None else "after the next complete chunk"
-    return [(f"{label}: before/after n/a, {missing}", f"{label}: n/a, {missing}")]
-
-
-def _nice_extent(chunks: int) -> int:
-    """How far the axis goes, so that it does not move with every chunk."""
-    extent = _FIRST_X
-    while extent < chunks:
-        extent = extent * 3 // 2 if extent % 3 else extent * 4 // 3
-    return extent
-
-
-def _tick_step(extent: int, width: int) -> int:
-    steps = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-    return next((step for step in steps if extent / step * 8 <= width), steps[-1])
+            parts = [("P₀ ", ink.muted), (start, ink.text), ("  half ", ink.muted), (half, ink.text)]
+        else:
+            parts = []
+        limits = self._limits(view, track)
+        reach = [] if limits is None else [(f"of {number(limits[0])} to {number(limits[1])}", ink.muted)]
+        if cells_of(*reach, *parts) + 3 <= row.room:
+            row.first_that_fits(reach)
+        return row.right(*parts).strip()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from routing.events import Chunk, Keyframe, Perturbation
 from routing.instruments import start_is_before
+from routing.mid_series import MidSeries
 from routing.pressure import WARM_UP_CHUNKS, crossing
 
 CHUNKS_KEPT = 4000
@@ -43,13 +44,21 @@ class PressureTrack:
         """Index of the first chunk at or below half of P₀."""
         self.after: Chunk | None = None
         """The first complete chunk after the last injection."""
+        self.series = MidSeries(mode)
+        """What a trend is fitted to."""
         self._last_complete: Chunk | None = None
         self._first = 0
         """Index of the first chunk to come."""
 
     def begin_at(self, frame: Keyframe) -> None:
-        """Go on from the state before the first token of a recording that begins in the middle of a run."""
+        """Go on from the state before the first token, where a recording begins, or is entered, in mid-run.
+
+        Chunks that came before it are known if it was entered there, and nothing is missing then.
+        """
+        if self.chunks:
+            return
         self._first = frame.chunks
+        self.series.feed(frame)
         self.complete = frame.complete_chunks
         if start_is_before(frame):
             self.initial_problem = "the recording begins after it"
@@ -57,6 +66,7 @@ class PressureTrack:
     def add(self, chunk: Chunk) -> None:
         """Take in the next chunk."""
         self.chunks.append(chunk)
+        self.series.feed(chunk)
         self.seen += 1
         if chunk.partial:
             return

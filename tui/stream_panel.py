@@ -162,6 +162,8 @@ class StreamPanel(Panel):
                 wrap.end_line()
                 wrap.add_mark(piece, _FINISHED_MARKS.get(piece.text, f"■ {one_line(piece.text)}"))
                 wrap.end_line()
+            case "change":
+                wrap.add_mark(piece, f"◇ {piece.text} ")
             case "note":
                 wrap.add_mark(piece, f"◆ {one_line(piece.text, 60)} " if piece.text else "◆ ")
             case _:
@@ -243,7 +245,9 @@ class StreamPanel(Panel):
     def _style(self, run: Run) -> Style:
         ink, piece = self.palette, run.piece
         if run.mark:
-            return {"inject": ink.chip, "end": ink.good, "note": ink.accent_bold}.get(piece.role, ink.warn)
+            return {"inject": ink.chip, "end": ink.good, "note": ink.accent_bold, "change": ink.accent}.get(
+                piece.role, ink.warn
+            )
         if piece.role == "prompt":
             style = ink.muted
         elif piece.role == "injected":

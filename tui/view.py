@@ -11,18 +11,23 @@ from itertools import islice
 from math import exp
 from typing import Literal
 
+import msgspec
+
 from routing.arrays import Floats, Ints, token_experts, token_layer_values
 from routing.chunks import ChunkClock
 from routing.errors import UserError
 from routing.events import (
+    Change,
     Chunk,
     Cost,
     Event,
+    Fork,
     Header,
     Keyframe,
     Marker,
     Perturbation,
     Progress,
+    Sampling,
     State,
     StreamItem,
     Token,
@@ -31,6 +36,7 @@ from routing.events import (
 from routing.instruments import CUTTING_STATES, Instruments
 from routing.pressure import MODES
 from routing.usage import overlap
+from tui.format import count, plural
 from tui.pressure_track import PressureTrack
 from tui.vitals_history import VitalsHistory
 from tui.windows import TokenRate, TokenWindow, mean_of_known
@@ -40,12 +46,13 @@ GO_ON = " Please continue:"
 GO_ON_TEXTS = (GO_ON, " go on")
 """Injected texts that are called “go on”."""
 PIECES_KEPT = 20_000
+FORKS_KEPT = 20_000
 CHARACTERS_KEPT = 4_000
 """Of one token. No vocabulary has longer ones; a file may claim anything."""
 
 Status = Literal["loading", "waiting", "prefill", "streaming", "paused", "finished", "failed"]
-Role = Literal["prompt", "injected", "generated", "inject", "fresh", "end", "note"]
-"""The last four are marks between tokens, not text of the context."""
+Role = Literal["prompt", "injected", "generated", "inject", "change", "fresh", "end", "note"]
+"""The last five are marks between tokens, not text of the context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +98,26 @@ class RunView:
         self.pieces_seen = 0
         self.tokens = 0
         """Index of the next token."""
+        self.observed = 0
+        """Tokens whose routing is in the windows."""
         self.decoded = 0
         """Decode tokens so far."""
         self.dropped = 0
         """Events that the source says were lost."""
         self.perturbations = 0
+        self.tap_off_at: int | None = None
+        """Index of the first token whose routing is not observed; None while it is."""
+        self.multistep = False
+        """The run pauses after every chunk."""
+        self.sampling: Sampling | None = None
+        """How tokens are drawn now."""
         self.rate = TokenRate()
         self.newest: Ints | None = None
         """Experts [L, k] of the newest token."""
         self.windows: dict[str, TokenWindow] = {}
         self.tracks: dict[str, PressureTrack] = {}
+        self.forks: deque[Fork] = deque(maxlen=FORKS_KEPT)
+        """What the run could have gone on with, without the texts."""
         self.mode_problem: str | None = None
         """Why the pressure mode that was not recorded cannot be computed."""
         self.clock = ChunkClock(1)
@@ -119,6 +136,19 @@ class RunView:
     def window_phase(self) -> Literal["decode", "prefill"]:
         """Which tokens `window` holds."""
         return "decode" if self.windows and self.windows["decode"].tokens else "prefill"
+
+    @property
+    def window_text(self) -> str:
+        """Which tokens `window` holds, in words."""
+        held = 0 if self.window is None else self.window.tokens
+        observed = "observed " if self.tap_off_at is not None else ""
+        of_prompt = " of the prompt" if self.window_phase == "prefill" else ""
+        return f"last {plural(held, f'{observed}token')}{of_prompt}"
+
+    @property
+    def tap_off_text(self) -> str:
+        """That nothing new is observed, and since when; empty while routing is observed."""
+        return "" if self.tap_off_at is None else f"tap off since token {count(self.tap_off_at)}"
 
     @property
     def position(self) -> int:
@@ -163,6 +193,10 @@ class RunView:
                 self.cost = item
             case Keyframe():
                 self._feed_keyframe(item)
+            case Change():
+                self._feed_change(item)
+            case Fork():
+                self.forks.append(msgspec.structs.replace(item, text="", injected=[], generated=[], signals=None))
 
     def _begin(self, header: Header) -> None:
         self._clear()
@@ -171,6 +205,7 @@ class RunView:
         self.vitals = VitalsHistory()
         self.status = "waiting"
         self.cost = header.cost
+        self.multistep, self.sampling = header.multistep, header.sampling
         self.clock = ChunkClock(header.chunk_size)
         layers, experts = len(header.model.layers), header.model.experts
         self.windows = {phase: TokenWindow(layers, experts) for phase in ("prefill", "decode")}
@@ -200,9 +235,11 @@ class RunView:
         layers = len(model.layers)
         experts = token_experts(token, layers, model.experts_per_token)
         entropy = token_layer_values(token.entropy, layers) * units.entropy
-        churn = None if self._before is None else 1 - overlap(experts, self._before)
-        self.windows[token.phase].add(experts, entropy, churn)
-        self._before = self.newest = experts
+        if self.tap_off_at is None:
+            churn = None if self._before is None else 1 - overlap(experts, self._before)
+            self.windows[token.phase].add(experts, entropy, churn)
+            self._before = self.newest = experts
+            self.observed += 1
         self.tokens = token.i + 1
         self._add(_piece(token, entropy))
         self._count(token)
@@ -229,9 +266,23 @@ class RunView:
     def _feed_keyframe(self, keyframe: Keyframe) -> None:
         """Before the first token it tells what came before the recording; later ones tell nothing new."""
         if keyframe.i and not self.tokens:
+            self.clock.filled = keyframe.open_chunk.tokens if keyframe.open_chunk else 0
+            self.multistep = keyframe.multistep
             for track in self.tracks.values():
                 track.begin_at(keyframe)
         self._derive(keyframe)
+
+    def _feed_change(self, change: Change) -> None:
+        self._derive(change)
+        if change.tap is not None:
+            self.tap_off_at = None if change.tap else change.i
+            self._before = self.newest = None
+        if change.multistep is not None:
+            self.multistep = change.multistep
+        if change.sampling is not None:
+            self.sampling = change.sampling
+        for words in _changes(change):
+            self._add(Piece("change", words, change.i))
 
     def _feed_state(self, state: State) -> None:
         if state.state in CUTTING_STATES:
@@ -279,6 +330,19 @@ def injection_label(perturbation: Perturbation) -> str:
     if perturbation.form == "turn":
         return "next turn"
     return "go on" if perturbation.text in GO_ON_TEXTS else "say"
+
+
+def drawn_in_words(sampling: Sampling) -> str:
+    """How tokens are drawn."""
+    top_k = f", top-k {sampling.top_k}" if sampling.top_k else ""
+    return f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}{top_k}"
+
+
+def _changes(change: Change) -> list[str]:
+    """What was changed, one piece of text for each."""
+    switched = {"tap": change.tap, "multistep": change.multistep}
+    found = [f"{name} {'on' if on else 'off'}" for name, on in switched.items() if on is not None]
+    return found if change.sampling is None else [*found, drawn_in_words(change.sampling)]
 
 
 def _piece(token: Token, entropy: Floats) -> Piece:

@@ -15,6 +15,7 @@ from tests.e2e.terminal import Terminal
 
 pytestmark = pytest.mark.model
 
+VERDICT = r"(?:stable|rising|linear|exponential|cliff)[:,] [^│]+"
 WATCH = ("watch", "pocket", "--prompt", "def parse_", "--seed", "7", "--stop", "never")
 
 
@@ -113,3 +114,56 @@ def test_a_terminal_too_small_is_refused_in_one_line(command):
     with Terminal(*command, size=(50, 12)) as terminal:
         assert terminal.wait_for_exit() == 2
         assert "the terminal is 50×12" in terminal.text.replace("\n", "")
+
+
+def test_multistep_waits_at_every_chunk_and_the_tap_can_be_switched(session):
+    with Terminal(*WATCH, "--rate", "0", "--multistep", "--output", str(session)) as terminal:
+        terminal.wait_for("chunk 0 is complete: space or g goes on (multistep_chunk_complete)")
+        terminal.press("o")
+        terminal.press(" ")
+        terminal.wait_for("chunk 1 is complete")
+        terminal.wait_for("tap off since token")
+        terminal.press("o")
+        terminal.press("g")
+        terminal.wait_for("chunk 2 is complete")
+        terminal.wait_for(lambda text: "tap off since token" not in text)
+        terminal.press("m")
+        terminal.wait_for(lambda text: "is complete" not in text and chunk_shown(text) > 12)
+        terminal.press("!")
+        terminal.wait_for(lambda text: text.count("Please continue:") >= 1)
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0
+
+    events = events_of(session)
+    chunks = {event["index"]: event for event in events if event["event"] == "chunk"}
+    tokens = {event["i"]: event for event in events if event["event"] == "token"}
+    tap = [(event["tap"], event["i"]) for event in events if event["event"] == "change" and "tap" in event]
+    assert [on for on, _ in tap] == [False, True]
+    unobserved = range(tap[0][1], tap[1][1])
+    assert unobserved
+    assert all(set(tokens[i]["experts"]) == {None} for i in unobserved)
+    assert None not in tokens[unobserved.stop]["experts"]
+    assert "pressures" in chunks[0]
+    assert "pressures" not in chunks[1]
+    assert [chunks[index].get("pause") for index in (0, 2)] == ["multistep_chunk_complete"] * 2
+    asked = [event for event in events if event["event"] == "perturbation"]
+    assert [event.get("at_once", False) for event in asked] == [False, True]
+    assert asked[0]["i"] == chunks[1]["last"] + 1
+
+
+def test_the_verdict_on_the_screen_is_that_of_the_recording(session, capsys):
+    assert run(["record", "pocket", "--prompt", "def ", "--seed", "7", "--stop", "never", "--tokens", "700",
+                "--output", str(session)]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert run(["fit", str(session)]) == 0
+    verdict = capsys.readouterr().out
+    with Terminal("replay", str(session), "--speed", "0", size=(80, 24)) as terminal:
+        terminal.press("4")
+        terminal.wait_for("finished: as many tokens as asked for, after 70")
+        shown = terminal.wait_for(lambda text: bool(re.search(VERDICT, text)) and " old" not in text)
+        (words,) = re.findall(VERDICT, shown)
+        assert words.strip() in verdict
+        terminal.press("t")
+        terminal.wait_for(lambda text: all(shape in text for shape in ("constant", "linear", "exponential", "cliff")))
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 
 import pytest
@@ -20,10 +21,23 @@ def same_on_every_machine(monkeypatch):
     monkeypatch.setattr(Input, "cursor_blink", False)
 
 
-def make_app(items=None, *, theme=None, simulated=False, clock=None, fps=None, **source):
+class AtOnce(Executor):
+    """Does the work where it is asked for."""
+
+    def submit(self, work, /, *arguments, **named):
+        done = Future()
+        try:
+            done.set_result(work(*arguments, **named))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+def make_app(items=None, *, theme=None, simulated=False, clock=None, fps=None, executor=None, **source):
     """The app on a scripted source, without a timer."""
     script = Scripted(main_run() if items is None else items, **source)
-    return MoeWatchApp(script, clock=clock or ManualClock(), fps=fps, theme=theme, simulated=simulated)
+    clock, executor = clock or ManualClock(), executor or AtOnce()
+    return MoeWatchApp(script, clock=clock, fps=fps, theme=theme, simulated=simulated, executor=executor)
 
 
 @asynccontextmanager

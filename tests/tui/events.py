@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from functools import cache
 from math import exp
 
+import msgspec
 import numpy as np
 
 from routing.events import (
     BackendInfo,
+    Change,
+    Chunk,
+    Fork,
     Header,
     MemoryPressure,
     ModelInfo,
@@ -135,6 +139,15 @@ class MadeUpRun:
             if self.i % 30 == 0:
                 yield self.vitals()
 
+    def unobserved(self, tokens: int) -> Iterator[StreamItem]:
+        """Tokens drawn while the tap is off."""
+        for _ in range(tokens):
+            token = self._token(self._next_text(), "generated")
+            absent = [None] * len(token.experts)
+            yield from self.followed(
+                msgspec.structs.replace(token, experts=absent, weights=None, entropy=None, margin=None)
+            )
+
     def inject(self, text: str = INJECTED, form: str = "raw") -> Iterator[StreamItem]:
         """A perturbation and its tokens."""
         parts = pieces(text)
@@ -238,3 +251,60 @@ def _run(tokens: int, inject_after: int, head: Header) -> list[StreamItem]:
     if tokens > inject_after:
         items += [*run.inject(), *run.generate(tokens - inject_after)]
     return items
+
+
+def with_mid(items, curve, seed=3):
+    """The chunks' P_mid by `curve(chunk index)`, with a little noise."""
+    noise = np.random.default_rng(seed).normal(0, 0.008, 5000)
+
+    def planted(item):
+        if not isinstance(item, Chunk):
+            return item
+        mid = float(curve(item.index) + noise[item.index])
+        return msgspec.structs.replace(item, pressures=msgspec.structs.replace(item.pressures, mid=mid))
+
+    return [planted(item) for item in items]
+
+
+def halving(chunk):
+    """P_mid that falls to half of its way in 15 chunks."""
+    return 0.12 + 0.45 * 2 ** (-max(0, chunk - 10) / 15)
+
+
+def falling_at_24(chunk):
+    """P_mid that falls off a cliff."""
+    return 0.52 if chunk < 24 else 0.2
+
+
+def decay():
+    """A run whose pressure decays."""
+    return with_mid(main_run(900, 700), halving)
+
+
+def forks(boundaries=6, replicates=4, effect=0.02):
+    """Continuations in three arms, the text's higher by `effect`."""
+    pressures = next(item.pressures for item in main_run() if isinstance(item, Chunk))
+    noise = np.random.default_rng(1)
+    shifts = {"none": 0.0, "neutral": 0.005, "text": 0.005 + effect}
+    return [
+        Fork(
+            i=40 * at, t=1.0, arm=arm, replicate=replicate, seed=replicate, text="x", injected=[1], generated=[2, 3],
+            pressures=msgspec.structs.replace(pressures, mid=float(0.5 + shift + noise.normal(0, 0.004))),
+        )
+        for at in range(boundaries)
+        for arm, shift in shifts.items()
+        for replicate in range(replicates)
+    ]  # fmt: skip
+
+
+def tap_off(observed=50, unobserved=30):
+    """A run, and its items: the tap is switched off at a token."""
+    run = MadeUpRun()
+    items = [*run.prompt(), *run.generate(observed)]
+    return run, [*items, *run.followed(Change(i=run.i, t=run.t, tap=False)), *run.unobserved(unobserved)]
+
+
+def at_boundary(tokens=40):
+    """A run in multistep, and its items: it waits after a chunk."""
+    run = MadeUpRun(header(multistep=True))
+    return run, [*run.prompt(), *run.generate(tokens), *run.state("paused", why="chunk")]

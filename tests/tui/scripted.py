@@ -8,7 +8,7 @@ from dataclasses import replace
 from routing.events import StreamItem
 from sessions.source import PaceStatus, RecordingStatus
 
-LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark"})
+LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep"})
 REPLAY = frozenset({"pause", "speed"})
 RECORDING = RecordingStatus("recording", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
 REPLAYING = RecordingStatus("replay", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
@@ -69,6 +69,12 @@ class Scripted:
 
     def perturb(self, text: str, *, form: str = "raw", at_once: bool = False) -> None:
         self.asked.append(("perturb", text, form, at_once))
+
+    def set_tap(self, on: bool) -> None:
+        self.asked.append(("set_tap", on))
+
+    def set_multistep(self, on: bool) -> None:
+        self.asked.append(("set_multistep", on))
 
     def prompt(self, text: str) -> None:
         self.asked.append(("prompt", text))

@@ -86,6 +86,24 @@ async def test_with_a_timer_frames_come_by_themselves():
         assert app.view.decoded == 30
 
 
+async def test_a_flood_of_items_does_not_slow_the_frames_down(monkeypatch):
+    clock = ManualClock()
+    app = make_app(main_run(400), clock=clock, fps=12.0)
+    feed = app.view.feed
+
+    def feed_slowly(item):
+        clock.advance(0.002)
+        feed(item)
+
+    monkeypatch.setattr(app.view, "feed", feed_slowly)
+    async with app.run_test(size=(120, 40)) as pilot:
+        for _ in range(60):
+            app.tick()
+            await pilot.pause()
+        assert app.view.decoded == 400
+        assert app._rate.fps == 12.0
+
+
 def test_a_theme_that_does_not_exist_is_refused_in_one_line():
     with pytest.raises(UserError, match=r"no theme is called 'neon': one of .*moe-watch-dark"):
         make_app([], theme="neon")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
 from routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
-from tui.pressure_panel import POSTS
+from tui.pressure_chart import POSTS
 
 # Entropy
 
@@ -79,23 +81,22 @@ async def test_an_injection_is_a_post_at_its_chunk_with_the_difference_around_it
         row = next(y for y, line in enumerate(lines(panel)) if "┊" in line)
         assert style_at(panel, column, row).color == panel.palette.accent.color
         delta = f"{track.delta:+.3f}".replace("-", "−")
-        assert f"go on: P_mid {delta} (one chunk before/after, no control)" in text
+        assert f"go on: Δ {delta}, forecast n/a (no control)" in text
 
 
 async def test_a_difference_in_the_warm_up_says_so():
     async with running(main_run(130, 100)) as (app, _, _):
-        assert "(in the warm-up, no control)" in shown(app.dashboard.pressure)
+        assert re.search(r"go on: Δ P_mid [+−]0\.\d{3} before/after \(no control\)", shown(app.dashboard.pressure))
 
 
 async def test_warm_up_chunks_are_grey_and_the_newest_one_is_now():
     async with running() as (app, _, _):
         panel = app.dashboard.pressure
         ink = panel.palette
-        chart = [segment for y in range(2, 10) for segment in panel.render_line(y)]
-        dots = {segment.style.color for segment in chart if set(segment.text) & set("⠉⠒⠤⡠⠔⠊")}
-        assert ink.faint.color in dots
-        assert ink.series["mid"].color in dots
-        assert [segment.style for segment in chart if "●" in segment.text] == [ink.accent]
+        chart = [segment for y in range(1, 10) for segment in panel.render_line(y)]
+        dots = {segment.style.color for segment in chart if any("⠁" <= each <= "⣿" for each in segment.text)}
+        assert dots >= {ink.faint.color, ink.series["mid"].color, ink.fit.color}
+        assert [segment.style.color for segment in chart if "●" in segment.text] == [ink.accent.color]
 
 
 async def test_f_adds_fast_slow_and_net():
@@ -116,7 +117,7 @@ async def test_a_recording_that_begins_after_the_start_says_why_there_is_none(to
     unseen = [*run.prompt(), *run.generate(tokens)]
     async with running([unseen[0], run._instruments.keyframe(), *run.generate(60)]) as (app, _, _):
         text = shown(app.dashboard.pressure)
-        assert ("P₀ n/a: the recording begins after it" in text) == said
+        assert ("the recording begins at chunk 15" in text) == said
         assert "half" not in text
         assert ("warm-up" in text) != said
 
@@ -127,8 +128,8 @@ async def test_each_curve_ends_in_a_letter_of_its_own_colour():
         await press(app, pilot, "f")
         chart = [segment for y in range(1, panel.content_size.height - 2) for segment in panel.render_line(y)]
         for name in ("fast", "slow", "net"):
-            letters = [segment.style for segment in chart if segment.text.rstrip().endswith(name[0])]
-            assert letters == [panel.palette.series[name]]
+            letters = [segment.style.color for segment in chart if segment.text.rstrip().endswith(name[0])]
+            assert letters == [panel.palette.series[name].color]
 
 
 async def test_curves_that_end_in_the_same_place_keep_their_letters():
@@ -151,16 +152,16 @@ async def test_injections_in_every_chunk_leave_room_for_the_curve():
         assert {line.count("┊") for line in text} <= set(range(POSTS + 1))
         assert max(line.count("┊") for line in text) > 0
         assert any(line.count("╵") > 10 for line in text)
-        assert f"▴{injections[-1]}" in text[-2]
-        assert text[-2].count("▴") <= POSTS < sum(character.isdigit() for character in text[-2])
+        axis = next(line for line in text if f"▴{injections[-1]}" in line)
+        assert axis.count("▴") <= POSTS < sum(character.isdigit() for character in axis)
 
 
 async def test_p_shows_the_reference_mode_and_why_it_has_no_half_life():
-    async with running() as (app, pilot, _):
+    async with running(size=(160, 50)) as (app, pilot, _):
         panel = app.dashboard.pressure
         await press(app, pilot, "p")
         text = shown(panel)
-        initial = app.view.tracks["chronomoe-v1"].initial
+        initial = app.frame_now.trend.fit.start
         assert text.startswith("PRESSURE  chronomoe-v1 · mid by chunk")
         assert "computed here, not recorded" in text
         assert f"unreachable: floor 0.179 > half {initial / 2:.3f}" in text

@@ -109,3 +109,13 @@ def test_injection_before_the_first_chunk_of_a_recording_is_at_its_place_in_the_
     found = begun_at(keyframe(11))
     perturb(found, 220)
     assert found.injections[-1].chunk == 11
+
+
+def test_a_recording_that_is_entered_in_its_middle_knows_the_chunks_before():
+    found = track(*(chunk(at, 0.9, warm_up=True) for at in range(10)), chunk(10, 0.5), chunk(11, 0.4))
+    found.begin_at(keyframe(12))
+    found.add(chunk(12, 0.2))
+    assert (found.initial, found.initial_problem, found.crossing) == (0.5, "", 12)
+    assert found.series.positions == [10, 11, 12]
+    assert found.series.mid == [0.5, 0.4, 0.2]
+    assert found.complete == 13

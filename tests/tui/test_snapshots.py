@@ -9,12 +9,23 @@ import textual
 from routing.events import Progress, Vitals
 from sessions.source import PaceStatus, RecordingStatus
 from tests.tui.conftest import make_app
-from tests.tui.events import MadeUpRun, header, main_run
+from tests.tui.events import (
+    MadeUpRun,
+    at_boundary,
+    decay,
+    falling_at_24,
+    forks,
+    header,
+    main_run,
+    tap_off,
+    with_mid,
+)
 from tests.tui.scripted import LIVE, REPLAY, REPLAYING
 
 BASELINE = "8.2.8"
 """The Textual that the pictures were made with; another one draws other pictures of the same screens."""
 NARROW, WIDE, LARGE = (80, 24), (120, 40), (200, 60)
+SIZES = pytest.mark.parametrize("size", [NARROW, WIDE, LARGE], ids=["80x24", "120x40", "200x60"])
 
 LOADING = [Progress(stage="loading", done=12_400_000, total=28_900_000, unit="bytes", note="model.safetensors")]
 NO_SENSORS = Vitals(
@@ -66,7 +77,7 @@ def ended(state, **fields):
     return [*items, *made_up.state(state, **fields)]
 
 
-@pytest.mark.parametrize("size", [NARROW, WIDE, LARGE], ids=["80x24", "120x40", "200x60"])
+@SIZES
 def test_main(snap, size):
     snap(size=size)
 
@@ -143,6 +154,47 @@ def test_pressure_lines(snap):
     snap(press=["4", "f"])
 
 
+@SIZES
+def test_tap_off(snap, size):
+    snap(tap_off(observed=250)[1], size=size)
+
+
+def test_tap_off_in_the_entropy_panel(snap):
+    snap(tap_off(observed=250)[1], press=["3"])
+
+
+@SIZES
+def test_chunk_complete(snap, size):
+    snap(at_boundary(260)[1], size=size)
+
+
+@SIZES
+def test_half_life(snap, size):
+    snap(decay(), size=size, press=["4"])
+
+
+def test_cliff(snap):
+    snap(with_mid(main_run(900, 700), falling_at_24), press=["4"])
+
+
+@SIZES
+def test_fitted_curves(snap, size):
+    snap(decay(), size=size, press=["4", "t"])
+
+
+def test_fitted_curves_of_the_reference_mode(snap):
+    snap(decay(), press=["4", "p", "t"])
+
+
+@SIZES
+def test_external_energy(snap, size):
+    snap([*main_run(), *forks()], size=size, press=["4"])
+
+
+def test_half_life_in_the_colours_of_the_terminal(snap):
+    snap(decay(), press=["4"], theme="ansi-dark")
+
+
 def test_reference_pressure(snap):
     snap(press=["4", "p"])
 
@@ -168,8 +220,17 @@ def test_help(snap):
     snap(size=WIDE, press=["question_mark"])
 
 
+def test_help_to_its_end(snap):
+    snap(press=["question_mark", "end"])
+
+
 def test_say(snap):
     snap(run()[1], press=["G", *"And"])
+
+
+@SIZES
+def test_say_several_lines_at_once(snap, size):
+    snap(run()[1], size=size, press=["G", *"And", "ctrl+l", "enter", *"then?", "ctrl+b", "ctrl+t"])
 
 
 def test_prompt(snap):

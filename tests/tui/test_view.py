@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from routing.events import Chunk, Cost, Header, Keyframe, Marker, Progress, State, Token, Unknown
+from routing.events import Change, Chunk, Cost, Header, Keyframe, Marker, Progress, Sampling, State, Token, Unknown
 from routing.usage import overlap
 from tests.tui.events import CAPTURE, MadeUpRun, header, main_run
 from tui.view import GO_ON, PIECES_KEPT, RunView
@@ -275,3 +275,34 @@ def test_the_golden_session_folds(golden_events):
     assert view.tracks[view.header.pressure].seen == sum(isinstance(event, Chunk) for event in golden_events)
     assert view.perturbations == 1
     assert view.vitals.last is not None
+
+
+def test_a_recording_that_begins_within_a_chunk_counts_down_to_its_end():
+    run = MadeUpRun(header(multistep=True))
+    list(run.prompt())
+    list(run.generate(33))
+    view = fold([run.header, run._instruments.keyframe()])
+    assert view.clock.missing == 7
+    assert view.multistep
+
+
+def test_changes_are_folded_and_marked():
+    run = MadeUpRun()
+    sampling = Sampling(temperature=0.5, seed=7)
+    items = [
+        *run.prompt(),
+        Change(i=run.i, t=0.0, tap=False, multistep=True, sampling=sampling),
+    ]
+    view = fold(items)
+    assert (view.tap_off_at, view.multistep, view.sampling) == (run.i, True, sampling)
+    marks = [piece.text for piece in view.pieces if piece.role == "change"]
+    assert marks == ["tap off", "multistep on", "temperature 0.5, top-p 1"]
+    view.feed(Change(i=run.i, t=0.0, tap=True))
+    assert (view.tap_off_at, view.multistep) == (None, True)
+
+
+def test_a_new_run_is_observed_whatever_the_one_before_was():
+    run = MadeUpRun()
+    view = fold([*run.prompt(), Change(i=run.i, t=0.0, tap=False), *main_run(25)])
+    assert view.tap_off_at is None
+    assert view.window.tokens == 25

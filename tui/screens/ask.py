@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static, TextArea
 
@@ -23,6 +24,8 @@ class Reply:
 
     text: str
     form: PerturbationForm = "raw"
+    at_once: bool = False
+    """Not at the next chunk boundary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +36,43 @@ class Question:
     explanation: str
     placeholder: str = ""
     lines: bool = False
-    """Several lines may be written."""
+    """Begin with several lines."""
     forms: bool = False
     """The text may be raw or a turn."""
+    moments: bool = False
+    """The text may go in at the next chunk boundary or at once."""
     may_be_empty: bool = False
 
 
-SAY = Question(
-    "Say something",
-    "Put into the context at the next chunk boundary, before the model goes on.",
-    "text to inject",
-)
-SAY_OR_TURN = Question(SAY.title, SAY.explanation, SAY.placeholder, forms=True)
+SAY = Question("Say something", "Put into the context, before the model goes on.", "text to inject", moments=True)
+SAY_OR_TURN = Question(SAY.title, SAY.explanation, SAY.placeholder, forms=True, moments=True)
 TURN = Question("Next turn", "The model answers in this context, right away.", "your turn")
 PROMPT = Question("New prompt", "Ends this run and begins another one, in an empty context.", lines=True)
 NOTE = Question("Mark", "A note for the recording, at this token.", "what happens here", may_be_empty=True)
+
+
+class Recall(Message):
+    """An older text is wanted, or a newer one if `back` is negative."""
+
+    def __init__(self, back: int) -> None:
+        super().__init__()
+        self.back = back
+
+
+class Area(TextArea):
+    """Several lines; `up` in the first one and `down` in the last one go through what was written before."""
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        if self.cursor_at_first_line and not select:
+            self.post_message(Recall(1))
+        else:
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if self.cursor_at_last_line and not select:
+            self.post_message(Recall(-1))
+        else:
+            super().action_cursor_down(select)
 
 
 class AskScreen(ModalScreen[Reply | None]):
@@ -56,6 +81,8 @@ class AskScreen(ModalScreen[Reply | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", show=False, priority=True),
         Binding("ctrl+t", "change_form", show=False, priority=True),
+        Binding("ctrl+b", "change_moment", show=False, priority=True),
+        Binding("ctrl+l", "change_lines", show=False, priority=True),
         Binding("ctrl+s,ctrl+enter", "send", show=False, priority=True),
         Binding("up", "recall(1)", show=False),
         Binding("down", "recall(-1)", show=False),
@@ -65,6 +92,9 @@ class AskScreen(ModalScreen[Reply | None]):
         super().__init__(id="ask")
         self.question = question
         self.form: PerturbationForm = "raw"
+        self.at_once = False
+        self.lines = question.lines
+        """An area is shown, not a line."""
         self._history = list(history)
         self._recalled = 0
 
@@ -73,57 +103,111 @@ class AskScreen(ModalScreen[Reply | None]):
         with Vertical(id="ask-box") as box:
             box.border_title = question.title
             yield Static(Content(question.explanation), id="ask-explanation")
-            if question.lines:
-                area = TextArea(id="ask-area", soft_wrap=True, highlight_cursor_line=False)
-                area.cursor_blink = False
-                yield area
-            else:
-                line = Input(placeholder=question.placeholder, id="ask-line")
-                line.cursor_blink = False
-                yield line
+            line = Input(placeholder=question.placeholder, id="ask-line")
+            area = Area(id="ask-area", soft_wrap=True, highlight_cursor_line=False)
+            line.cursor_blink = area.cursor_blink = False
+            yield line
+            yield area
             if question.forms:
                 yield Static(id="ask-form")
-            yield Static(Content(self._keys()), id="ask-keys")
+            if question.moments:
+                yield Static(id="ask-moment")
+            yield Static(id="ask-keys")
 
     def on_mount(self) -> None:
-        self._show_form()
+        self._show_lines()
+        self._show_choices()
+
+    @property
+    def _line(self) -> Input:
+        return self.query_one("#ask-line", Input)
+
+    @property
+    def _area(self) -> Area:
+        return self.query_one("#ask-area", Area)
+
+    @property
+    def _written(self) -> str:
+        return self._area.text if self.lines else self._line.value
+
+    def _write(self, text: str) -> None:
+        """Show this text; one of several lines needs the area."""
+        if "\n" in text and not self.lines:
+            self.lines = True
+            self._show_lines()
+        if self.lines:
+            self._area.text = text
+            self._area.move_cursor(self._area.document.end)
+        else:
+            self._line.value = text
+            self._line.cursor_position = len(text)
+
+    def _show_lines(self) -> None:
+        self._line.display, self._area.display = not self.lines, self.lines
+        (self._area if self.lines else self._line).focus()
+        self.query_one("#ask-keys", Static).update(Content(self._keys()))
 
     def _keys(self) -> str:
-        keys = ["ctrl+s start" if self.question.lines else "enter send"]
-        if self.question.forms:
-            keys.append("ctrl+t raw or turn")
-        if self._history and not self.question.lines:
+        keys = ["ctrl+s sends" if self.lines else "enter sends"]
+        if not self.question.lines:
+            keys.append("ctrl+l one line" if self.lines else "ctrl+l several lines")
+        if self._history:
             keys.append("↑ ↓ history")
-        return " · ".join([*keys, "esc cancel"])
+        return " · ".join([*keys, "esc cancels"])
 
-    def _show_form(self) -> None:
+    def _show_choices(self) -> None:
         if self.question.forms:
-            raw, turn = ("●", "○") if self.form == "raw" else ("○", "●")
-            self.query_one("#ask-form", Static).update(Content(f"{raw} raw continuation   {turn} user turn"))
+            choices = _choices("ctrl+t", self.form == "turn", "raw continuation", "user turn")
+            self.query_one("#ask-form", Static).update(choices)
+        if self.question.moments:
+            choices = _choices("ctrl+b", self.at_once, "at the chunk boundary", "at once")
+            self.query_one("#ask-moment", Static).update(choices)
 
     def action_change_form(self) -> None:
         """Raw or turn."""
         if self.question.forms:
             self.form = "turn" if self.form == "raw" else "raw"
-            self._show_form()
+            self._show_choices()
+
+    def action_change_moment(self) -> None:
+        """At the boundary or at once."""
+        if self.question.moments:
+            self.at_once = not self.at_once
+            self._show_choices()
+
+    def action_change_lines(self) -> None:
+        """One line or several; from several to one, line ends become spaces."""
+        if self.question.lines:
+            return
+        text = self._written
+        self.lines = not self.lines
+        self._show_lines()
+        self._write(text if self.lines else " ".join(text.splitlines()))
 
     def action_recall(self, back: int) -> None:
-        """Put an earlier text into the line."""
-        if self.question.lines or not self._history:
+        """Write an earlier text."""
+        if not self._history:
             return
         self._recalled = min(max(0, self._recalled + back), len(self._history))
-        line = self.query_one("#ask-line", Input)
-        line.value = self._history[-self._recalled] if self._recalled else ""
-        line.cursor_position = len(line.value)
+        self._write(self._history[-self._recalled] if self._recalled else "")
+
+    @on(Recall)
+    def recall(self, message: Recall) -> None:
+        """The area's cursor left it."""
+        self.action_recall(message.back)
 
     @on(Input.Submitted)
     def action_send(self) -> None:
         """Give back what was written."""
-        lines = self.question.lines
-        written = self.query_one("#ask-area", TextArea).text if lines else self.query_one("#ask-line", Input).value
-        if written.strip() or self.question.may_be_empty:
-            self.dismiss(Reply(written, self.form))
+        if self._written.strip() or self.question.may_be_empty:
+            self.dismiss(Reply(self._written, self.form, self.at_once))
 
     def action_cancel(self) -> None:
         """Give back nothing."""
         self.dismiss(None)
+
+
+def _choices(key: str, second: bool, first_name: str, second_name: str) -> Content:
+    """Two choices, the one taken with a full dot, and the key that changes it."""
+    first_dot, second_dot = ("○", "●") if second else ("●", "○")
+    return Content(f"{first_dot} {first_name}   {second_dot} {second_name}   {key}")

@@ -13,14 +13,19 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from routing.pressure import MODES
 from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action
 from tui.frame import Frame
+from tui.mode_bounds import branches
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),
     ("⊣", "the model chose to end its text here, and was told to go on"),
+    ("◇ tap off", "something about the run was changed here"),
     ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
     ("┊ and ╵ in pressure", "text was put in before this chunk: the last few times, and the times before"),
+    ("╎ and ▾ in pressure", "a cliff was found: the fitted curve falls or rises at once at this chunk"),
+    ("blue curve in pressure", "fitted to the measured chunks, dotted where it is a forecast; its 95 % band is shaded"),
     ("── fresh context ──", "the context was full, and the run went on in an empty one"),
     ("␛ ⟨202E⟩", "a control or hidden character of the text, shown instead of obeyed"),
     ("underlined text", "the most surprising (or most undecided) tokens"),
@@ -44,7 +49,9 @@ class HelpScreen(ModalScreen[None]):
             box.border_title = "Help"
             box.border_subtitle = "esc closes"
             yield Static(self._keys(), id="help-keys")
-            yield Static(_table("Marks", MARKS))
+            yield Static(_table("Marks", MARKS), id="help-marks")
+            if self._frame.view.header is not None:
+                yield Static(self._pauses(self._frame.view.header.model.experts))
 
     def _keys(self) -> Table:
         table = _empty_table()
@@ -56,6 +63,15 @@ class HelpScreen(ModalScreen[None]):
         table.add_row(Text(), Text("Moving about", style="bold"))
         for key, description in FIXED_KEYS:
             table.add_row(Text(key, style="bold"), Text(description))
+        return table
+
+    def _pauses(self, experts: int) -> Table:
+        """For which reasons the reference pauses after a chunk, and whether each mode can come to it at all."""
+        table = _table("Pauses", ())
+        for mode in MODES:
+            table.add_row(Text(), Text(f"as {mode} finds them, with {experts} experts", style="dim"))
+            for reason, words in branches(mode, experts):
+                table.add_row(Text(reason, style="bold"), Text(words))
         return table
 
     def _explain(self, action: Action) -> Text:

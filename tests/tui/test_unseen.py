@@ -1,0 +1,57 @@
+"""The dashboard that nobody looks at draws what a terminal would get, and leaves when its source has ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from routing.errors import UserError
+from tests.tui.events import main_run
+from tests.tui.scripted import Scripted
+from tui.unseen import UnseenDriver, run_unseen
+
+
+@pytest.fixture
+def written(monkeypatch) -> list[str]:
+    """What is thrown away."""
+    frames: list[str] = []
+    write = UnseenDriver.write
+
+    def keep(driver: UnseenDriver, data: str) -> None:
+        frames.append(data)
+        write(driver, data)
+
+    monkeypatch.setattr(UnseenDriver, "write", keep)
+    return frames
+
+
+class EndsOnceShown(Scripted):
+    """Over when the model's name has been drawn, or after more frames than that can take."""
+
+    frames: list[str]
+    drained = 0
+
+    def drain(self):
+        self.drained += 1
+        self.ended = self.drained > 100 or "pocket" in "".join(self.frames)
+        return super().drain()
+
+
+def test_it_draws_in_true_colour_and_leaves(written, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    source = EndsOnceShown(main_run(tokens=60))
+    source.frames = written
+    run_unseen(source)
+    assert source.asked[0] == ("start",)
+    assert source.asked[-1] == ("close",)
+    drawn = "".join(written)
+    assert "\x1b[38;2;" in drawn
+    assert "pocket" in drawn
+
+
+def test_a_failure_is_said(written, capsys):
+    class Broken(Scripted):
+        def drain(self):
+            raise ValueError("no more")
+
+    with pytest.raises(UserError, match="the dashboard failed"):
+        run_unseen(Broken(ended=True))
