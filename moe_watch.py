@@ -1,9 +1,38 @@
-"""moe-watch: watch a Mixture-of-Experts model think. The launcher; imports nothing heavy."""
+"""moe-watch: watch a Mixture-of-Experts model think. The launcher, and sessions for notebooks; imports nothing heavy.
+
+import moe_watch
+
+session = moe_watch.open("run.moe.jsonl")
+session.usage(phase="decode")  # shares [layers, experts] as a NumPy array
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sessions.notebook import Session
+
+__all__ = ["main", "open"]
+
+
+def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_watch.open`
+    """A recorded session as NumPy arrays.
+
+    Args:
+        path: a session file, plain or compressed.
+
+    Raises:
+        UserError: the file cannot be read, or holds no session; one line that says what to do.
+    """
+    from pathlib import Path
+
+    from sessions.notebook import Session
+
+    return Session(Path(path))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

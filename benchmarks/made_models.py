@@ -1,51 +1,99 @@
-"""Random models of a stated shape, in Hugging Face layout, to measure what is slower than pocket."""
+"""Random models of a stated shape for both engines, to measure what is slower than pocket."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import backends
+
+POCKET = Path(backends.__file__).parent / "pocket"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A Mixtral of random float32 weights."""
+    """A model of random weights: float32 for MLX; for llama.cpp the same ones, its experts in float16."""
 
+    name: str
+    """Of the folder and the file."""
     layers: int
     experts: int
+    experts_per_token: int
     hidden: int
     expert_width: int
-    experts_per_token: int = 2
+    family: dict[str, Any] = field(default_factory=dict)
+    """Further keys of its config.json."""
 
     def __str__(self) -> str:
-        return f"{self.layers} layers × {self.experts} experts, top-{self.experts_per_token}, hidden {self.hidden}"
+        shape = f"{self.layers} layers × {self.experts} experts, top-{self.experts_per_token}"
+        return f"{shape}, hidden {self.hidden}, experts {self.expert_width} wide"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json, with pocket's tokens."""
+        tokens = json.loads((POCKET / "config.json").read_text())
+        kept = ("vocab_size", "bos_token_id", "eos_token_id", "rope_theta", "max_position_embeddings", "rms_norm_eps")
+        return {name: tokens[name] for name in kept} | {
+            "hidden_size": self.hidden,
+            "intermediate_size": self.expert_width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.hidden // 64,
+            "num_key_value_heads": self.hidden // 128,
+            "num_experts_per_tok": self.experts_per_token,
+            "tie_word_embeddings": False,
+            **self.family,
+        }
 
 
-def make(shape: Shape, folder: Path, *, seed: int = 0) -> Path:
-    """Write a model of this shape into `folder`, with pocket's tokenizer."""
+FEW_LARGE = Shape("few-large", 32, 8, 2, 384, 768, {"model_type": "mixtral", "num_local_experts": 8})
+"""As many layers and experts as Mixtral 8x7B has."""
+
+MANY_SMALL = Shape(
+    *("many-small", 48, 128, 8, 256, 128),
+    {
+        "model_type": "qwen3_moe",
+        "num_experts": 128,
+        "moe_intermediate_size": 128,
+        "head_dim": 64,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    },
+)
+"""As many layers and experts as Qwen3-30B-A3B has."""
+
+
+def make_folder(shape: Shape, folder: Path) -> Path:
+    """Write a model folder for MLX; returns it."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from mlx_lm.models.mixtral import Model, ModelArgs
 
-    pocket = Path(backends.__file__).parent / "pocket"
-    config = json.loads((pocket / "config.json").read_text()) | {
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.expert_width,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.hidden // 64,
-        "num_key_value_heads": max(1, shape.hidden // 128),
-        "num_local_experts": shape.experts,
-        "num_experts_per_tok": shape.experts_per_token,
-    }
-    config.pop("head_dim", None)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    from tests.backends import tiny
+
+    made = folder / shape.name
+    made.mkdir(parents=True)
+    (made / "config.json").write_text(json.dumps(shape.config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(pocket / name, folder)
-    mx.random.seed(seed)
-    model = Model(ModelArgs.from_dict(config))
-    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    return folder
+        shutil.copy(POCKET / name, made)
+    weights = dict(tree_flatten(tiny.random_model(shape.config).parameters()))
+    mx.save_safetensors(str(made / "model.safetensors"), weights)
+    return made
+
+
+def make_file(shape: Shape, folder: Path) -> Path:
+    """Write a GGUF file for llama.cpp; returns it."""
+    import gguf
+
+    from models.pocket.to_gguf import add_tokenizer
+    from tests.backends.llama_files import write_gguf
+
+    tokenizer = json.loads((POCKET / "tokenizer.json").read_text())
+    return write_gguf(
+        folder / f"{shape.name}.gguf",
+        shape.config,
+        experts_as=gguf.GGMLQuantizationType.F16,
+        tokenizer=lambda writer: add_tokenizer(writer, tokenizer, shape.config),
+    )

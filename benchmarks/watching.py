@@ -1,6 +1,6 @@
-"""What watching costs: the bare engine, with the tap, and with tap, recording and dashboard, in one interleaved run.
+"""What watching costs: pocket and two made models, on both engines, and what else there is to observe routing with.
 
-python -m benchmarks.watching --rounds 10
+python -m benchmarks.watching --rounds 8
 """
 
 from __future__ import annotations
@@ -8,95 +8,100 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from backends import catalog
-from backends.measuring import Measurements
-from backends.protocol import EngineOptions, Measure
-from benchmarks.made_models import Shape, make
-from routing.ratios import interleave, table
-from sessions.bench import recorded_rate
-from tests.e2e.terminal import Terminal
+from backends.protocol import BackendChoice
+from benchmarks import in_transformers
+from benchmarks.made_models import FEW_LARGE, MANY_SMALL, Shape, make_file, make_folder
+from routing.ratios import table
+from sessions.bench import Bench, Row, Variants
+from sessions.run_settings import RunSettings
+from tui.unseen import run_unseen
 
 PROMPT = "def parse_"
-ENGINE_NAMES = {"mlx": "mlx-lm", "llama.cpp": "llama.cpp"}
-MADE = Shape(layers=16, experts=8, hidden=512, expert_width=1024)
+IN_PYTHON = "tap on, callback in Python"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one engine."""
+
+    title: str
+    backend: BackendChoice
+    tokens: int
+    """In one measurement: so many that it takes about half a second."""
+    shape: Shape | None = None
+    """None is pocket."""
+
+    def model(self, folder: Path) -> str:
+        """What to load; made if need be."""
+        if self.shape is None:
+            return "pocket"
+        return str((make_file if self.backend == "llama.cpp" else make_folder)(self.shape, folder))
+
+
+CASES = (
+    Case("pocket on llama.cpp: 6 layers × 8 experts, top-2, hidden 128", "llama.cpp", 800),
+    Case("pocket on MLX", "mlx", 150),
+    Case(f"{FEW_LARGE}, on llama.cpp", "llama.cpp", 60, FEW_LARGE),
+    Case(f"{FEW_LARGE}, on MLX", "mlx", 40, FEW_LARGE),
+    Case(f"{MANY_SMALL}, on llama.cpp", "llama.cpp", 60, MANY_SMALL),
+    Case(f"{MANY_SMALL}, on MLX", "mlx", 30, MANY_SMALL),
+)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without what engines write to standard error while they load."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+def no_compiler() -> Iterator[None]:
+    """Have workers started now do without a compiled callback."""
+    before = os.environ.get("CC")
+    os.environ["CC"] = "none"
+    try:
+        yield
+    finally:
+        os.environ.pop("CC")
+        if before is not None:
+            os.environ["CC"] = before
 
 
-def watched(model: str, backend: str, tokens: int, folder: Path) -> Callable[[], float]:
-    """The program in a terminal of 120×40, recording, as fast as it goes. Read off the recording's own times."""
-    output = folder / "watched.moe.jsonl"
-    generation = ("--prompt", PROMPT, "--tokens", str(tokens), "--stop", "never", "--seed", "7", "--rate", "0")
-
-    def measure() -> float:
-        arguments = ("watch", model, "--backend", backend, *generation, "--output", str(output), "--force")
-        with Terminal(*arguments) as terminal:
-            terminal.wait_for("finished", seconds=300)
-            terminal.press("q")
-            terminal.wait_for_exit()
-        return recorded_rate(output)
-
-    return measure
+def rows_of(case: Case, model: str, rounds: int) -> list[Row]:
+    """Measure one model on one engine; on llama.cpp also as it is without a compiler."""
+    settings = RunSettings(model=model, backend=case.backend, prompt=PROMPT, tokens=case.tokens)
+    with ExitStack() as stack:
+        bench = stack.enter_context(Bench(settings, lambda _: None, dashboard=run_unseen))
+        if case.backend != "llama.cpp":
+            return bench.run(rounds, lambda: None)
+        with no_compiler():
+            in_python = stack.enter_context(Bench(settings, lambda _: None))
+        beside: Variants = {("decode", IN_PYTHON): lambda: in_python.measure("tap on", "decode")}
+        return bench.run(rounds, lambda: None, beside)
 
 
-def run(model: str, backend: str, *, rounds: int, tokens: int, folder: Path) -> str:
-    """Measure one model on one engine; returns its table."""
-    location = catalog.locate(model, backend)
-    with quiet():
-        measurements = Measurements(
-            catalog.load_engine(backend, location, options=EngineOptions(), progress=lambda _: None)
-        )
-
-    def measured(variant: Literal["bare", "tap"]) -> Callable[[], float]:
-        asked = Measure(variant=variant, phase="decode", prompt=PROMPT, tokens=tokens)
-
-        def measure() -> float:
-            with quiet():
-                return measurements.take(asked)
-
-        return measure
-
-    variants = {
-        f"bare {ENGINE_NAMES[backend]}": measured("bare"),
-        "tap": measured("tap"),
-        "tap + recording + dashboard": watched(model, backend, tokens, folder),
-    }
-    return table(interleave(variants, rounds, warm_up=1))
+def show(title: str, rows: list[Row]) -> None:
+    """Print the tables of one case."""
+    print(f"## {title}\n")
+    for phase in ("decode", "prefill"):
+        print(table({row.name: row.rates for row in rows if row.phase == phase}, corner=phase), flush=True)
+        print()
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=400, help="decode tokens of pocket per measurement")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--only", default="", help="cases whose title contains this")
+    parser.add_argument("--torch", type=Path, help="a Python that has torch and transformers")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        made = make(MADE, folder / "made")
-        for model, backend, title, tokens in (
-            ("pocket", "mlx", "pocket on MLX: 6 layers × 8 experts, top-2, hidden 128", arguments.tokens),
-            ("pocket", "llama.cpp", "pocket on llama.cpp", arguments.tokens),
-            (str(made), "mlx", f"a random model on MLX: {MADE}", arguments.tokens // 4),
-        ):
-            print(f"{title}, decode\n", flush=True)
-            print(run(model, backend, rounds=arguments.rounds, tokens=tokens, folder=folder), flush=True)
-            print()
+    for case in CASES:
+        if arguments.only in case.title:
+            with tempfile.TemporaryDirectory(prefix="moe-watch-made-") as folder:
+                show(case.title, rows_of(case, case.model(Path(folder)), arguments.rounds))
+    for shape in (FEW_LARGE, MANY_SMALL):
+        title = f"{shape}, in transformers"
+        if arguments.only in title:
+            print(f"## {title}\n\n{in_transformers.measured(shape.config, arguments.rounds, arguments.torch)}\n")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,16 @@ from collections.abc import Sequence
 import click
 
 from commands.bench import bench
+from commands.compare import compare
+from commands.export import export
+from commands.fit import fit
+from commands.import_ import import_
+from commands.measure import measure
 from commands.output import complain
 from commands.record import record
 from commands.replay import replay
+from commands.sessions import sessions
+from commands.verify import verify
 from commands.watch import watch
 from routing.errors import UserError
 from sessions.version import version
@@ -27,6 +34,9 @@ Examples:
   moe-watch watch ./Mixtral-8x7B-4bit       watch a model from a folder
   moe-watch record pocket --tokens 200      the same without a screen
   moe-watch replay pocket-1.moe.jsonl       watch it again
+  moe-watch fit pocket-1.moe.jsonl          how its pressure falls, and its half-life
+  moe-watch measure pocket --out results    the same over many runs, with control
+  moe-watch compare a.moe.jsonl b.moe.jsonl  half-lives, usage and routing of two runs
   moe-watch bench ./Mixtral-8x7B-4bit       measure what observing costs here
 """
 
@@ -47,7 +57,7 @@ def cli(context: click.Context) -> None:
         context.invoke(watch)
 
 
-for command in (watch, record, replay, bench):
+for command in (watch, record, replay, fit, compare, bench, measure, sessions, export, import_, verify):
     cli.add_command(command)
 
 

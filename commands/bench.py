@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.headless import progress_bar
-from commands.options import check_threads, chosen_model, engine_options, model_choice, require
+from commands.options import chosen_model, engine_options, engine_options_of, model_choice, require
 from commands.output import complain, say
 from commands.settings import check_model, default_prompt
 
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> None:
     """Measure what observing MODEL costs here: a folder, a .gguf file, a Hugging Face id, or pocket.
 
-    In turn: the engine's own loop, ours, ours with events, and ours recorded; ratios are to the first one in the same
-    round. The cost of the tap is kept, and shown at the top of the dashboard from then on.
+    In turn: the engine's own loop; ours with the tap off, and on; ours recorded; and with the dashboard beside it.
+    Ratios are to the first one in the same round. The cost of the tap is kept, and shown at the top of the dashboard
+    from then on.
     """
     from sessions.bench import Bench, cost_of
+    from tui.unseen import run_unseen
 
     settings = _settings(rounds, tokens, **options)
     with progress_bar() as bar:
@@ -41,7 +43,7 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> None:
         def loading(progress: Progress) -> None:
             bar.update(task, description=progress.stage, completed=progress.done, total=progress.total)
 
-        with Bench(settings, loading) as running:
+        with Bench(settings, loading, dashboard=run_unseen) as running:
             bar.reset(task, description="measuring", total=running.measurements(rounds))
             rows = running.run(rounds, lambda: bar.advance(task))
     ready, cost = running.ready, cost_of(rows)
@@ -53,26 +55,25 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> None:
 
 
 def _settings(
-    rounds: int, tokens: int, *, model: str | None, model_option: str | None, backend: str, threads: int | None
+    rounds: int, tokens: int, *, model: str | None, model_option: str | None, backend: str, **engine: Any
 ) -> RunSettings:
     """What to measure.
 
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
-    from backends.protocol import EngineOptions
     from sessions.bench import FEWEST_TOKENS
     from sessions.run_settings import RunSettings
 
     name = chosen_model(model, model_option)
     require(rounds > 1, f"--rounds is {rounds}", "an interval needs at least 2")
     require(tokens >= FEWEST_TOKENS, f"--tokens is {tokens}", f"a rate needs at least {FEWEST_TOKENS}")
-    check_threads(threads)
-    check_model(name, backend)
+    options = engine_options_of(engine)
+    check_model(name, backend, options)
     return RunSettings(
         model=name,
         backend=backend,  # type: ignore[arg-type]  # checked by `check_model`
-        options=EngineOptions(threads=threads),
+        options=options,
         prompt=default_prompt(name),
         tokens=tokens,
     )

@@ -1,18 +1,19 @@
-"""What observing costs: the engine's own loop, ours, and ours recorded, in turn, in one worker process."""
+"""What observing costs: the engine's own loop, ours, ours recorded and shown, in turn, in one worker process."""
 
 from __future__ import annotations
 
 import queue
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Literal, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import TypeVar, get_args
 
 from backends.process import WorkerProcess
-from backends.protocol import Batch, Command, Failed, Load, Measure, Measured, Message, Ready, Stop
+from backends.protocol import Batch, Command, Failed, Load, Measure, Measured, MeasuredVariant, Message, Ready, Stop
 from routing.errors import UserError
 from routing.events import Cost, Phase, Progress, State, Token
 from routing.ratios import Ratio, interleave, ratio
@@ -26,11 +27,17 @@ FEWEST_TOKENS = 20
 """A recording's times are whole milliseconds, and of fewer tokens a rate could not be told."""
 PREFILL_TOKENS = 256
 WARM_UP_ROUNDS = 1
+MEASURED: tuple[MeasuredVariant, ...] = get_args(MeasuredVariant)
+"""What the worker measures by itself."""
 
 Answer = TypeVar("Answer", Ready, Measured)
 OnMessage = Callable[[Message], None]
+Follow = Callable[[LiveSource], object]
+"""Starts a source, follows it to its end, and closes it."""
 Variant = tuple[Phase, str]
 """A phase, and the name of what is measured in it; the first one of each phase is what the others are compared to."""
+Variants = Mapping[Variant, Callable[[], float]]
+"""How each is measured, in tokens per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class Bench:
     Args:
         settings: model, engine, prompt, and how many tokens to generate in a measurement.
         on_progress: told how loading goes, on any thread.
+        dashboard: follows a source on a screen; without it that is not measured.
 
     Raises:
         UserError: on entering, the model cannot be used; later, a measurement failed. The worker's death is one too.
@@ -62,9 +70,12 @@ class Bench:
 
     ready: Ready
 
-    def __init__(self, settings: RunSettings, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, settings: RunSettings, on_progress: Callable[[Progress], None], *, dashboard: Follow | None = None
+    ) -> None:
         self._settings = replace(settings, raw=True, stop="never", force=True, recording_required=True)
         self._on_progress = on_progress
+        self._dashboard = dashboard
         self._answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._live: OnMessage | None = None
         """The live run that the worker's messages are for, while there is one."""
@@ -83,12 +94,18 @@ class Bench:
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self._worker.close()
 
-    def run(self, rounds: int, on_measured: Callable[[], None]) -> list[Row]:
+    def run(
+        self,
+        rounds: int,
+        on_measured: Callable[[], None],
+        beside: Variants = MappingProxyType({}),
+    ) -> list[Row]:
         """Measure everything in so many rounds, after one to warm up.
 
         Args:
             rounds: at least 2, so that there is an interval.
-            on_measured: called after every measurement; there are `measurements(rounds)`.
+            on_measured: called after every measurement; there are `measurements(rounds)`, and those of `beside`.
+            beside: what else is measured in the same rounds, in tokens per second.
         """
 
         def noted(measure: Callable[[], float]) -> Callable[[], float]:
@@ -100,7 +117,8 @@ class Bench:
             return measure_and_note
 
         with TemporaryDirectory(prefix="moe-watch-bench-") as name:
-            variants = {variant: noted(measure) for variant, measure in self._variants(Path(name)).items()}
+            everything = {**self._variants(Path(name)), **beside}
+            variants = {variant: noted(measure) for variant, measure in everything.items()}
             rates = interleave(variants, rounds, warm_up=WARM_UP_ROUNDS)
         return [Row(*variant, taken, ratio(taken, rates[variant[0], "bare"])) for variant, taken in rates.items()]
 
@@ -110,35 +128,33 @@ class Bench:
 
     def _variants(self, folder: Path) -> dict[Variant, Callable[[], float]]:
         """What is measured, those first that say at once whether so many tokens can be generated."""
-        return {
-            ("decode", "bare"): lambda: self._measure("bare", "decode"),
-            ("decode", "tap"): lambda: self._measure("tap", "decode"),
-            ("decode", "tap + events"): lambda: self._measure("events", "decode"),
-            ("decode", "tap + recording"): lambda: self._record(folder / "bench.moe.jsonl"),
-            ("prefill", "bare"): lambda: self._measure("bare", "prefill"),
-            ("prefill", "tap"): lambda: self._measure("tap", "prefill"),
-        }
+        path = folder / "bench.moe.jsonl"
+        variants: dict[Variant, Callable[[], float]] = {}
+        for name in MEASURED:
+            variants["decode", name] = partial(self.measure, name, "decode")
+        variants["decode", "tap + recording"] = partial(self._record, path, _without_screen)
+        if self._dashboard is not None:
+            variants["decode", "tap + recording + dashboard"] = partial(self._record, path, self._dashboard)
+        for name in MEASURED:
+            variants["prefill", name] = partial(self.measure, name, "prefill")
+        return variants
 
-    def _measure(self, variant: Literal["bare", "tap", "events"], phase: Phase) -> float:
+    def measure(self, variant: MeasuredVariant, phase: Phase) -> float:
+        """Tokens per second, once."""
         tokens = PREFILL_TOKENS if phase == "prefill" else self._settings.tokens
         assert tokens is not None
         self._worker.send(Measure(variant=variant, phase=phase, prompt=self._settings.prompt, tokens=tokens))
         return self._await(Measured).tokens_per_second
 
-    def _record(self, path: Path) -> float:
-        """A whole run without a screen, on the worker that is loaded already; its rate by the recording's times."""
+    def _record(self, path: Path, follow: Follow) -> float:
+        """A whole run on the worker that is loaded already; its rate by the recording's times."""
         settings = replace(self._settings, output=path)
         source = LiveSource(settings, Surroundings(worker=lambda on_message: _LoadedWorker(self, on_message)))
-        states: list[State] = []
-        run_headless(source, lambda item: states.append(item) if isinstance(item, State) else None)
+        follow(source)
         if source.fatal_error is not None:
             raise source.fatal_error
         if source.recording.problem:
             raise UserError(source.recording.problem, advice="make room for temporary files")
-        if states[-1].state == "error":
-            raise UserError(states[-1].message or "the run failed")
-        if states[-1].why == "user":
-            raise KeyboardInterrupt
         return recorded_rate(path)
 
     # -- the worker
@@ -184,16 +200,31 @@ class _LoadedWorker:
         self._bench._worker.send(Stop())
 
 
+def _without_screen(source: LiveSource) -> None:
+    run_headless(source, lambda _: None)
+
+
 def recorded_rate(path: Path) -> float:
-    """Decode tokens per second of a recording, by its own times."""
-    times = [event.t for event in read_session(path) if isinstance(event, Token) and event.phase == "decode"]
+    """Decode tokens per second of a recorded run, by its own times.
+
+    Raises:
+        UserError: the run failed.
+        KeyboardInterrupt: it was ended before it was over.
+    """
+    events = list(read_session(path))
+    times = [event.t for event in events if isinstance(event, Token) and event.phase == "decode"]
+    last = next(event for event in reversed(events) if isinstance(event, State))
+    if last.state == "error":
+        raise UserError(last.message or "the run failed")
+    if last.why == "user":
+        raise KeyboardInterrupt
     return (len(times) - 1) / (times[-1] - times[0])
 
 
 def cost_of(rows: Sequence[Row]) -> Cost:
     """The cost of the tap, as a header carries it."""
     decode = {row.name: row for row in rows if row.phase == "decode"}
-    bare, tap = decode["bare"], decode["tap"]
+    bare, tap = decode["bare"], decode["tap on"]
     against = tap.ratio
     return Cost(
         tap_off=bare.tokens_per_second,

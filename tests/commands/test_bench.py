@@ -22,14 +22,9 @@ ENGINES = [
     for name, entry in catalog.ENGINES.items()
 ]
 TINY = ("--rounds", "2", "--tokens", "20")
-ROWS = [
-    ("decode", "bare"),
-    ("decode", "tap"),
-    ("decode", "tap + events"),
-    ("decode", "tap + recording"),
-    ("prefill", "bare"),
-    ("prefill", "tap"),
-]
+DECODE = ["bare", "tap off", "tap on", "tap + recording", "tap + recording + dashboard"]
+PREFILL = ["bare", "tap off", "tap on"]
+ROWS = [*(("decode", name) for name in DECODE), *(("prefill", name) for name in PREFILL)]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +52,7 @@ def test_json(capsys, kept, engine):
         assert row["tokens_per_second"] > 0
         if row["name"] == "bare":
             assert (low, row["ratio"], high) == (1, 1, 1)
-    bare, tap = result["rows"][:2]
+    bare, _, tap = result["rows"][:3]
     cost = result["cost"]
     assert (cost["tap_off"], cost["tap_on"]) == (bare["tokens_per_second"], tap["tokens_per_second"])
     assert (cost["ratio"], cost["interval"]) == (tap["ratio"], tap["interval"])
@@ -72,7 +67,7 @@ def test_tables(capsys, engine):
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].startswith(f"pocket on {engine} (")
     number, interval = r"[\d,.]+", r"[\d.]+ \[[\d.]+, [\d.]+\]"
-    for phase, names in (("decode", ["tap", "tap + events", "tap + recording"]), ("prefill", ["tap"])):
+    for phase, (_, *names) in (("decode", DECODE), ("prefill", PREFILL)):
         lines = [f"| {phase} | tokens/s, median | ratio to bare, 95 % interval |", "|---|---|---|"]
         rows = [rf"\| bare \| {number} \| 1 \|", *(rf"\| {re.escape(n)} \| {number} \| {interval} \|" for n in names)]
         assert re.search("\n".join([*map(re.escape, lines), *rows]), shown), shown

@@ -1,0 +1,304 @@
+"""How far routing drifts when a model is quantised: every quantisation takes the tokens that float32 drew.
+
+    python -m benchmarks.quantization [--tokens 400] [--page docs/quantization.md]
+
+Makes pocket and two random models in float32, quantises them with llama.cpp's and mlx-lm's own quantisers, records each
+with `--teacher`, and compares it with the float32 run as `moe-watch compare` does. With --page the tables are written
+into the page, between its marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.gguf_files import read_gguf
+from benchmarks.made_models import POCKET
+from commands.app import run
+from routing.agreement import Agreement
+from routing.events import Header
+from sessions.compare_tokens import compare_tokens
+from sessions.reader import read_session
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+SEED = 7
+PROMPT = "def parse("
+GROUP = 64
+"""Weights that share a scale in MLX; what mlx-lm converts with by default."""
+
+FEW_EXPERTS = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6, "num_local_experts": 8}
+MANY_EXPERTS = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "head_dim": 64,
+    "mlp_only_layers": [],
+}
+"""Rows of 256 or multiples, so that K-quants are possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to store a model."""
+
+    engine: str
+    name: str
+    path: Path
+    cache: str = "f32"
+    """Type of the KV cache on llama.cpp: as exact as it can be, so that weights alone make a difference."""
+
+    @property
+    def options(self) -> list[str]:
+        """What `moe-watch record` is given."""
+        cache = ["--kv-type", self.cache] if self.engine == "llama.cpp" else []
+        return [str(self.path), "--backend", self.engine, *cache]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What became of the routing in one of them."""
+
+    variant: Variant
+    header: Header
+    surprisal: float
+    """Of the teacher's tokens, nats."""
+    routing: Agreement
+
+
+# -- making and quantising
+
+
+def quantize_gguf(source: Path, target: Path, kind: str) -> Path:
+    """Quantise a GGUF file with llama.cpp's own quantiser.
+
+    Args:
+        source: in float32.
+        target: written, replacing what is there.
+        kind: as llama.cpp names it, e.g. `Q4_K_M`. Rows that do not fit it are stored in another type.
+
+    Raises:
+        ValueError: llama.cpp cannot.
+    """
+    from llama_cpp import llama_cpp as lib
+
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    params.nthread = 1
+    with _silenced():
+        status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), params)
+    if status:
+        raise ValueError(f"llama.cpp cannot quantise {source} to {kind} (status {status})")
+    return target
+
+
+def quantize_folder(source: Path, target: Path, bits: int) -> Path:
+    """Quantise a model folder with mlx-lm's own converter; what is left as it is stays float32."""
+    from mlx_lm import convert
+
+    with _silenced():
+        convert(str(source), str(target), quantize=True, q_bits=bits, q_group_size=GROUP, dtype="float32")
+    return target
+
+
+def made(config: dict[str, Any], folder: Path) -> tuple[Path, Path]:
+    """A model of random weights in float32: as a folder, and as a GGUF file."""
+    from tests.backends import llama_files, tiny
+
+    return tiny.write_model(folder / "float32", config), llama_files.write_gguf(folder / "float32.gguf", config)
+
+
+def pocket(folder: Path) -> tuple[Path, Path]:
+    """The model inside, which is stored in float16 values: in float32 as a folder, and as a GGUF file."""
+    copy = folder / "float32"
+    shutil.copytree(POCKET, copy, ignore=shutil.ignore_patterns("*.gguf"))
+    return copy, POCKET / "pocket.gguf"
+
+
+def variants(folder: Path, make: Callable[[Path], tuple[Path, Path]]) -> Iterator[Variant]:
+    """A model in all ways to store it; float32 comes first."""
+    plain, file = make(folder)
+    yield Variant("llama.cpp", "float32", file)
+    yield Variant("mlx", "float32", plain)
+    yield Variant("llama.cpp", "float32, f16 cache", file, cache="f16")
+    for kind in ("Q8_0", "Q4_K_M"):
+        yield Variant("llama.cpp", kind, quantize_gguf(file, folder / f"{kind}.gguf", kind))
+    for bits in (8, 4):
+        yield Variant("mlx", f"{bits}-bit", quantize_folder(plain, folder / f"{bits}-bit", bits))
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Without what libraries in C and in Python write meanwhile."""
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(io.StringIO()):
+        for descriptor in (1, 2):
+            os.dup2(nowhere.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            for descriptor, before in zip((1, 2), kept, strict=True):
+                os.dup2(before, descriptor)
+                os.close(before)
+
+
+# -- measuring
+
+
+def drifts(folder: Path, make: Callable[[Path], tuple[Path, Path]], tokens: int) -> list[Drift]:
+    """Record float32 drawing its own tokens, then everything taking them."""
+    found: list[Drift] = []
+    teacher = folder / "teacher.moe.jsonl"
+    for variant in variants(folder, make):
+        if not teacher.exists():
+            record(variant, teacher, "--prompt", PROMPT, "--raw", "--tokens", str(tokens), "--seed", str(SEED))
+        output = folder / f"{variant.engine}-{variant.name}.moe.jsonl"
+        found.append(_drift(variant, teacher, output))
+    return found
+
+
+def record(variant: Variant, output: Path, *options: str) -> dict[str, Any]:
+    """Record one run, as a person would; returns its summary.
+
+    Raises:
+        RuntimeError: it did not work.
+    """
+    arguments = ["record", *variant.options, "--output", str(output), *options, "--json"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as said:
+        status = run(arguments)
+    if status:
+        raise RuntimeError(f"{variant.path} could not be recorded: {said.getvalue().strip()}")
+    summary: dict[str, Any] = json.loads(printed.getvalue())
+    return summary
+
+
+def _drift(variant: Variant, teacher: Path, output: Path) -> Drift:
+    surprisal = record(variant, output, "--teacher", str(teacher))["surprisal"]
+    compared = compare_tokens(teacher, output)
+    assert compared.routing is not None, compared.not_comparable
+    assert not compared.ended, compared.ended
+    with contextlib.closing(read_session(output)) as session:
+        return Drift(variant, session.header, surprisal, compared.routing)
+
+
+# -- writing
+
+
+def table(found: list[Drift]) -> str:
+    """All ways to store one model, over all layers."""
+    lines = [
+        "| engine | weights | router | sets equal | experts kept | top-1 equal | top-1 still chosen"
+        " | usage JS | usage rank | surprisal |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+        *map(_row, found),
+    ]
+    return "\n".join(lines)
+
+
+def _row(drift: Drift) -> str:
+    routing, rows = drift.routing, int(drift.routing.rows.sum())
+    sets, top_1, lost = int(routing.sets.sum()), int(routing.top_1.sum()), int(routing.rank_of_top_1[:, -1].sum())
+    return (
+        f"| {drift.variant.engine} | {stored(drift)} | {router_type(drift)}"
+        f" | {sets:,} of {rows:,}, {_percent(sets, rows)}"
+        f" | {_percent(int(routing.kept.sum()), rows * routing.k)} | {_percent(top_1, rows)}"
+        f" | {_percent(rows - lost, rows)} | {np.nanmean(routing.usage_distance):.4f}"
+        f" | {np.nanmean(routing.usage_correlation):.3f} | {drift.surprisal:.4f} |"
+    )
+
+
+def stored(drift: Drift) -> str:
+    """What a variant is called, and what the session's header says of its weights."""
+    return f"{drift.variant.name}: {drift.header.model.quantization or 'not quantised'}"
+
+
+def router_type(drift: Drift) -> str:
+    """How the routers' own weights are stored: each quantiser has its own mind about them."""
+    path, quantised = drift.variant.path, drift.header.model.quantization is not None
+    if drift.variant.engine == "llama.cpp":
+        types = {tensor.dtype for tensor in read_gguf(path).tensors if ".ffn_gate_inp." in tensor.name}
+        return ", ".join(sorted(types))
+    settings = json.loads((path / "config.json").read_text()).get("quantization", {})
+    own = {entry["bits"] for name, entry in settings.items() if name.endswith(".gate") and isinstance(entry, dict)}
+    return ", ".join(f"{bits}-bit" for bits in sorted(own or {settings["bits"]})) if quantised else "F32"
+
+
+def layer_table(found: list[Drift]) -> str:
+    """Sets that are equal, layer by layer."""
+    layers = range(len(found[0].routing.rows))
+    lines = [
+        f"| sets equal in layer | {' | '.join(map(str, layers))} |",
+        f"|---|{'---:|' * len(layers)}",
+        *(
+            f"| {drift.variant.engine} {drift.variant.name} | "
+            + " | ".join(_percent(int(drift.routing.sets[at]), int(drift.routing.rows[at])) for at in layers)
+            + " |"
+            for drift in found
+        ),
+        f"| n | {' | '.join(_rows(found, at) for at in layers)} |",
+    ]
+    return "\n".join(lines)
+
+
+def _rows(found: list[Drift], layer: int) -> str:
+    counts = sorted({int(drift.routing.rows[layer]) for drift in found})
+    return " to ".join(f"{count:,}" for count in (counts[:1] + counts[1:][-1:]))
+
+
+def _percent(part: int, whole: int) -> str:
+    """100 % only if it is all of them."""
+    return "100 %" if part == whole else f"{min(99.9, 100 * part / whole):.1f} %"
+
+
+def measured(tokens: int) -> Iterator[str]:
+    """Every model's tables."""
+    from tests.backends import tiny
+
+    yield f"Measured with llama-cpp-python {version('llama-cpp-python')}, mlx-lm {version('mlx-lm')}."
+    models: dict[str, Callable[[Path], tuple[Path, Path]]] = {
+        "pocket: 6 layers × 8 experts, top-2, hidden 128, trained": pocket,
+        "random weights: 6 layers × 8 experts, top-2, hidden 256": lambda folder: made(
+            tiny.MIXTRAL | FEW_EXPERTS, folder
+        ),
+        "random weights: 4 layers × 64 experts, top-8, hidden 256": lambda folder: made(
+            tiny.QWEN3 | MANY_EXPERTS, folder
+        ),
+    }
+    for title, make in models.items():
+        with tempfile.TemporaryDirectory() as name:
+            found = drifts(Path(name), make, tokens)
+        yield f"### {title}\n\n{table(found)}\n\n{layer_table(found)}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=400, help="generated tokens")
+    parser.add_argument("--page", type=Path, help="write the tables into this page")
+    arguments = parser.parse_args()
+    parts = []
+    for part in measured(arguments.tokens):
+        print(f"{part}\n", flush=True)
+        parts.append(part)
+    if arguments.page is not None:
+        text = arguments.page.read_text(encoding="utf-8")
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        arguments.page.write_text(f"{before}{BEGIN}\n{chr(10).join(f'{part}{chr(10)}' for part in parts)}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What is compared: sessions, measurements of many runs, and bare series, each read into its runs."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from routing.arrays import Ints
+from routing.errors import UserError
+from routing.events import Header
+from routing.half_life import Fit, fit_half_life, too_long, too_short
+from routing.mid_series import MidSeries
+from routing.pressure import MODES
+from routing.reference_numbers import EntropyCollapse, entropy_collapse
+from routing.summary import Summary
+from sessions.fitting import SNIFFED, is_session
+from sessions.measuring.plan import read_plan
+from sessions.reader import read_session
+from sessions.recompute import Recomputed
+from sessions.series import Series, parse_series, read_content
+
+Json = dict[str, Any]
+
+Kind = Literal["session", "measurement", "series"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, as far as it is compared."""
+
+    name: str
+    mid: list[float]
+    """P_mid of measured chunks."""
+    positions: list[int]
+    """Index of each of them in its run."""
+    fit: Fit | None
+    unavailable: str
+    """Why nothing was fitted; empty if it was."""
+    collapse: EntropyCollapse | None
+    summary: Json = field(default_factory=dict)
+    """Of a session, as `record --json` prints it; empty for a bare series."""
+
+    @property
+    def half_life(self) -> float:
+        """In chunks; infinite where the run has none."""
+        return inf if self.fit is None or self.fit.half_life is None else self.fit.half_life
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of the things that are compared."""
+
+    path: Path
+    kind: Kind
+    runs: list[Run]
+    header: Header | None
+    """Of its first session; None for a bare series."""
+    mode: str | None
+    """The pressure mode of its runs, where it is known."""
+    warnings: list[str] = field(default_factory=list)
+    """What a reader should know, one line each."""
+
+    @property
+    def fits(self) -> list[Fit]:
+        """Of the runs that could be fitted."""
+        return [run.fit for run in self.runs if run.fit is not None]
+
+    @property
+    def usage(self) -> Ints | None:
+        """Selections of decode tokens over all runs `[L, E]`; None for a bare series."""
+        return self._sum("counts")
+
+    @property
+    def rows(self) -> Ints | None:
+        """Rows that those selections were made in `[L]`; None for a bare series."""
+        return self._sum("rows")
+
+    def mean(self, name: str) -> float | None:
+        """Mean over runs of a quantity of their summaries, e.g. `router_entropy`; None where no run has it."""
+        found = [run.summary[name] for run in self.runs if run.summary.get(name) is not None]
+        values = [each["mean"] if isinstance(each, dict) else each for each in found]
+        return float(np.mean(values)) if values else None
+
+    def _sum(self, name: str) -> Ints | None:
+        found = [np.array(run.summary["usage"]["decode"][name]) for run in self.runs if run.summary]
+        return np.sum(found, axis=0) if found else None
+
+
+def letter(at: int) -> str:
+    """What a source is called by its place: A to Z, then 27, 28 and on."""
+    return ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1)
+
+
+def read_source(path: Path, mode: str | None = None) -> Source:
+    """Read a session file, a folder of `moe-watch measure`, or a file with one series or several.
+
+    Args:
+        path: of the file or folder.
+        mode: the pressure mode: of sessions, the one to compute (their own by default); of series, the one they are in.
+
+    Raises:
+        UserError: nothing there can be compared.
+    """
+    if mode is not None and mode not in MODES:
+        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {' or '.join(MODES)}")
+    if path.is_dir():
+        return _read_folder(path, mode)
+    if is_session(read_content(path, SNIFFED)):
+        return _read_session(path, mode)
+    return _read_series(path, mode)
+
+
+def _read_session(path: Path, mode: str | None) -> Source:
+    warnings: list[str] = []
+    header, run = _session_run(path, mode, warnings)
+    return Source(path, "session", [run], header, header.pressure, warnings)
+
+
+def _read_folder(path: Path, mode: str | None) -> Source:
+    """The plain runs of a measurement; late twins are another experiment."""
+    plan = read_plan(path)
+    if plan is None:
+        raise UserError(f"{path}: no measurement", advice="give a folder that `moe-watch measure` made, or a session")
+    files = [path / run.file for run in plan.plain_runs()]
+    there = [file for file in files if file.is_file()]
+    if not there:
+        raise UserError(f"{path}: no run of the measurement is there", advice="give the same `moe-watch measure` again")
+    warnings = [] if len(there) == len(files) else [f"{path}: {len(there)} of {len(files)} runs are there"]
+    read = [_session_run(file, mode, warnings) for file in there]
+    header = read[0][0]
+    return Source(path, "measurement", [run for _, run in read], header, header.pressure, warnings)
+
+
+def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, Run]:
+    """Read one session; its chunks are computed anew from its tokens."""
+    with closing(read_session(path)) as reader:
+        header = _usable(reader.header, path, mode)
+        recomputed, series, summary = Recomputed(header, set()), MidSeries(header.pressure), Summary()
+        for event in reader:
+            for each in recomputed.take(header if isinstance(event, Header) else event):
+                series.feed(each)
+                summary.feed(each)
+        if reader.torn:
+            warnings.append(reader.torn)
+    found = summary.result()
+    if not sum(found["tokens"].values()):
+        raise UserError(f"{path}: holds no token", advice="give a session that got further")
+    return header, _run(path.name, series, found)
+
+
+def _usable(header: Header, path: Path, mode: str | None) -> Header:
+    """The header, with the pressure mode to compute.
+
+    Raises:
+        UserError: the model has no experts.
+    """
+    if not header.model.layers:
+        raise UserError(f"{path}: {header.model.name} is dense, without experts", advice="give sessions of MoE models")
+    return header if mode is None else msgspec.structs.replace(header, pressure=mode)
+
+
+def _run(name: str, series: MidSeries, summary: Json) -> Run:
+    return Run(
+        name=name,
+        mid=series.mid,
+        positions=series.positions,
+        fit=series.fit(),
+        unavailable=series.unavailable,
+        collapse=series.entropy_collapse(),
+        summary=summary,
+    )
+
+
+def _read_series(path: Path, mode: str | None) -> Source:
+    """A bare series; or those of a JSON file with several runs, each as ChronoMoE's measurement writes one."""
+    content = read_content(path)
+    found = [parse_series(each, name) for name, each in _runs_within(content, str(path))]
+    runs = [_series_run(path, series, mode) for series in found]
+    return Source(path, "measurement" if len(runs) > 1 else "series", runs, None, mode or found[0].mode)
+
+
+def _runs_within(content: bytes, name: str) -> list[tuple[str, bytes]]:
+    """The series in a file, each with what messages call it."""
+    try:
+        found = json.loads(content) if content.lstrip()[:1] == b"{" else None
+    except (ValueError, RecursionError):
+        found = None
+    runs = found.get("runs") if isinstance(found, dict) else None
+    if not isinstance(runs, list) or not runs:
+        return [(name, content)]
+    pressure = {"pressure": found.get("pressure")} if isinstance(found, dict) else {}
+    parts = [pressure | run if isinstance(run, dict) else run for run in runs]
+    return [(f"{name}, run {at}", json.dumps(part).encode()) for at, part in enumerate(parts, 1)]
+
+
+def _series_run(path: Path, series: Series, mode: str | None) -> Run:
+    why = too_short(len(series.mid)) or too_long(len(series.mid))
+    if why:
+        raise UserError(f"{path}: {why}", advice="measure a longer run")
+    return Run(
+        name=path.name,
+        mid=series.mid,
+        positions=series.positions or list(range(len(series.mid))),
+        fit=fit_half_life(series.mid, mode=mode or series.mode, positions=series.positions),
+        unavailable="",
+        collapse=entropy_collapse(series.entropies) if series.entropies else None,
+    )

@@ -1,0 +1,1 @@
+"""Sessions as tables for other programs: Parquet, CSV, JSON, NPZ."""

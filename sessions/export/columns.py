@@ -1,0 +1,73 @@
+"""What the tables of a session consist of: columns, and batches of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from routing.arrays import Floats
+
+Kind = Literal["integer", "number", "truth", "text", "label"]
+"""A label is one of a few short words."""
+
+Values = npt.NDArray[Any] | list[str] | list[str | None]
+"""Of one column: integers and truth values as masked arrays, numbers with NaN for null, text as a list with None."""
+
+Batch = dict[str, Values]
+"""Some rows of a table, column by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    """What it is and its unit, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's name and columns, in order."""
+
+    name: str
+    row: str
+    """What one row is."""
+    columns: tuple[Column, ...]
+
+
+def batch_of(table: Table, rows: Sequence[Sequence[Any]]) -> Batch:
+    """Rows, each with a value or None for every column, as a batch."""
+    columns = zip(*rows, strict=True) if rows else ([] for _ in table.columns)
+    return {column.name: _values(column, values) for column, values in zip(table.columns, columns, strict=True)}
+
+
+def rows_in(batch: Batch) -> int:
+    """How many rows a batch has."""
+    return len(next(iter(batch.values())))
+
+
+def masked(values: npt.NDArray[Any], absent: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """An array with null where `absent` says so."""
+    result: npt.NDArray[Any] = np.ma.MaskedArray(values, absent)
+    return result
+
+
+def _values(column: Column, values: Iterable[Any]) -> Values:
+    given = list(values)
+    if column.kind == "number":
+        return _numbers(given)
+    if column.kind in ("text", "label"):
+        return given
+    dtype: type[np.generic] = np.bool_ if column.kind == "truth" else np.int64
+    known = np.array([0 if value is None else value for value in given], dtype)
+    return masked(known, np.array([value is None for value in given], np.bool_))
+
+
+def _numbers(values: list[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], np.float64)

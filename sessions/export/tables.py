@@ -1,0 +1,334 @@
+"""The tables of a session, and their rows out of its events. Their columns are documented in docs/data.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from routing.arrays import ABSENT, Floats, Ints
+from routing.events import (
+    Change,
+    Chunk,
+    Event,
+    Fork,
+    Header,
+    Marker,
+    Perturbation,
+    Pressures,
+    Signals,
+    State,
+    Unknown,
+    Vitals,
+)
+from routing.usage import shares
+from sessions.export.columns import Batch, Column, Table, masked
+from sessions.token_arrays import TokenArrays
+
+TOKENS = Table(
+    "tokens",
+    "one token",
+    (
+        Column("i", "integer", "index in the run"),
+        Column("t", "number", "seconds since the run began"),
+        Column("phase", "label", "prefill or decode"),
+        Column("source", "label", "prompt, injected or generated"),
+        Column("id", "integer", "token id"),
+        Column("text", "text", "what it decodes to, as recorded"),
+        Column("logprob", "number", "log-probability at temperature 1, nats"),
+        Column("top_margin", "number", "p of the likeliest token minus p of the second"),
+        Column("choice_gap", "number", "p of the likeliest token minus p of this one"),
+        Column("would_stop", "truth", "the model chose end of text here, and was told to go on"),
+        Column("router_entropy", "number", "mean over the layers that were observed, 0..1"),
+        Column("router_margin", "number", "mean over the layers that were observed, 0..1"),
+        Column("churn", "number", "mean over the layers that were observed, 0..1"),
+    ),
+)
+
+_SIGNALS = {
+    "router_entropy": "mean over the chunk, 0..1",
+    "router_margin": "mean over the chunk, 0..1",
+    "top_margin": "mean over the chunk, 0..1",
+    "transition_prob": "mean overlap of successive expert sets, 0..1",
+    "proximity_meso": "distance of usage from its average over 50 tokens, 0..1",
+    "proximity_macro": "distance of usage from its average over 500 tokens, 0..1",
+    "slow_confidence": "1 minus the distance of the two averages, 0..1",
+    "coherence": "R, 0..1",
+    "delta_coherence": "R minus R of the chunk before",
+    "constraint_penalty": "0: no constraint is defined",
+}
+_PRESSURES = {
+    "fast": "P_fast, -1..1",
+    "mid": "P_mid, -1..1",
+    "slow": "P_slow, -1..1",
+    "net": "P_net, -1..1",
+    "w_fast": "weight of P_fast in P_net",
+    "w_mid": "weight of P_mid in P_net",
+    "w_slow": "weight of P_slow in P_net",
+}
+_MEASURES = tuple(Column(name, "number", meaning) for name, meaning in (_SIGNALS | _PRESSURES).items())
+
+CHUNKS = Table(
+    "chunks",
+    "one stretch of decode tokens",
+    (
+        Column("index", "integer", "of the chunk in the run"),
+        Column("first", "integer", "index of its first token"),
+        Column("last", "integer", "index of its last token"),
+        Column("tokens", "integer", "decode tokens in it"),
+        Column("partial", "truth", "it was cut short"),
+        Column("warm_up", "truth", "it fed the averages only, and is never fitted"),
+        *_MEASURES,
+        Column("residual", "number", "carried to the next chunk, 0..1"),
+        Column("pause", "label", "why the run paused after it"),
+    ),
+)
+
+USAGE = Table(
+    "usage",
+    "one expert of one layer in one phase, over the whole run",
+    (
+        Column("phase", "label", "prefill or decode"),
+        Column("l", "integer", "place of the layer among the MoE layers, from 0"),
+        Column("layer", "integer", "the model's own index of the layer"),
+        Column("expert", "integer", "id"),
+        Column("selections", "integer", "how often it was selected"),
+        Column("rows", "integer", "tokens observed in this layer and phase"),
+        Column("share", "number", "of the selections in this layer and phase, 0..1"),
+    ),
+)
+
+PROBABILITIES = Table(
+    "probabilities",
+    "one expert of one layer at one token; only of runs that recorded them",
+    (
+        Column("i", "integer", "index of the token"),
+        Column("l", "integer", "place of the layer among the MoE layers, from 0"),
+        Column("layer", "integer", "the model's own index of the layer"),
+        Column("expert", "integer", "id"),
+        Column("probability", "number", "of the router, 0..1"),
+    ),
+)
+
+VITALS = Table(
+    "vitals",
+    "the machine at one moment",
+    (
+        Column("t", "number", "seconds since the run began"),
+        Column("memory_total", "integer", "bytes"),
+        Column("memory_used", "integer", "bytes"),
+        Column("memory_available", "integer", "bytes"),
+        Column("swap_total", "integer", "bytes"),
+        Column("swap_used", "integer", "bytes"),
+        Column("process_memory", "integer", "bytes resident in the dashboard"),
+        Column("worker_memory", "integer", "bytes resident in the process that runs the model"),
+        Column("pressure_level", "label", "of memory: ok, warning or critical"),
+        Column("pressure_source", "text", "who says so"),
+        Column("pressure_stalled", "number", "share of the last 10 s in which some task waited for memory"),
+        Column("hottest_sensor", "text", "its name"),
+        Column("hottest_celsius", "number", "degrees"),
+        Column("throttling", "truth", "the system slows itself down"),
+    ),
+)
+
+EVENTS = Table(
+    "events",
+    "something that happened to the run",
+    (
+        Column("event", "label", "perturbation, marker, state or change"),
+        Column("i", "integer", "tokens of the run before it"),
+        Column("t", "number", "seconds since the run began"),
+        Column("what", "label", "form of the injection, new state, or what was changed"),
+        Column("why", "text", "source of the injection, or reason of the state"),
+        Column("text", "text", "what was injected, noted or said; the new value of what was changed"),
+    ),
+)
+
+FORKS = Table(
+    "forks",
+    "one continuation of a copied context",
+    (
+        Column("i", "integer", "tokens of the run before it"),
+        Column("t", "number", "seconds since the run began"),
+        Column("arm", "label", "none, neutral or text"),
+        Column("replicate", "integer", "number within its arm"),
+        Column("seed", "integer", "of its draws"),
+        Column("text", "text", "what was injected"),
+        Column("injected", "integer", "tokens of the text"),
+        Column("generated", "integer", "tokens of the continuation"),
+        *_MEASURES,
+    ),
+)
+
+
+def routing_table(experts_per_token: int) -> Table:
+    """One row per token and MoE layer; experts by router probability descending."""
+    ranks = range(1, experts_per_token + 1)
+    return Table(
+        "routing",
+        "one token in one MoE layer",
+        (
+            Column("i", "integer", "index of the token"),
+            Column("phase", "label", "prefill or decode"),
+            Column("l", "integer", "place of the layer among the MoE layers, from 0"),
+            Column("layer", "integer", "the model's own index of the layer"),
+            *(Column(f"expert_{rank}", "integer", f"id of selection {rank}, likeliest first") for rank in ranks),
+            *(Column(f"weight_{rank}", "number", f"what its output was multiplied by, {rank}") for rank in ranks),
+            Column("router_entropy", "number", "over ln E, 0..1"),
+            Column("router_margin", "number", "first minus second router probability, 0..1"),
+            Column("churn", "number", "1 minus the overlap with the set of the token before, 0..1"),
+        ),
+    )
+
+
+def tables(header: Header) -> dict[str, Table]:
+    """All tables that a session may have, by name."""
+    routing = routing_table(header.model.experts_per_token)
+    all_tables = (TOKENS, routing, CHUNKS, USAGE, PROBABILITIES, FORKS, EVENTS, VITALS)
+    return {table.name: table for table in all_tables}
+
+
+# -- rows of tokens
+
+
+def token_batch(tokens: TokenArrays) -> Batch:
+    """Rows of `TOKENS`."""
+    return {
+        "i": masked(tokens.i, np.zeros(len(tokens), np.bool_)),
+        "t": tokens.t,
+        "phase": tokens.phase,
+        "source": tokens.source,
+        "id": _ids(tokens.id),
+        "text": tokens.text,
+        "logprob": tokens.logprob,
+        "top_margin": tokens.top_margin,
+        "choice_gap": tokens.choice_gap,
+        "would_stop": masked(tokens.would_stop, np.zeros(len(tokens), np.bool_)),
+        "router_entropy": _mean_of_known(tokens.entropy),
+        "router_margin": _mean_of_known(tokens.margin),
+        "churn": _mean_of_known(tokens.churn),
+    }
+
+
+def routing_batch(tokens: TokenArrays, header: Header) -> Batch:
+    """Rows of the routing table, layers of a token together."""
+    size, layers, chosen = tokens.experts.shape
+    experts = tokens.experts.reshape(-1, chosen)
+    weights = tokens.weights.reshape(-1, chosen)
+    return {
+        "i": _ids(np.repeat(tokens.i, layers)),
+        "phase": np.repeat(np.array(tokens.phase, object), layers).tolist(),
+        "l": _ids(np.tile(np.arange(layers), size)),
+        "layer": _ids(np.tile(np.array(header.model.layers, np.int64), size)),
+        **{f"expert_{rank + 1}": _ids(experts[:, rank]) for rank in range(chosen)},
+        **{f"weight_{rank + 1}": weights[:, rank] for rank in range(chosen)},
+        "router_entropy": tokens.entropy.ravel(),
+        "router_margin": tokens.margin.ravel(),
+        "churn": tokens.churn.ravel(),
+    }
+
+
+def probability_batch(tokens: TokenArrays, header: Header) -> Batch | None:
+    """Rows of `PROBABILITIES`; None if these tokens have none."""
+    if tokens.probabilities is None:
+        return None
+    size, layers, experts = tokens.probabilities.shape
+    return {
+        "i": _ids(np.repeat(tokens.i, layers * experts)),
+        "l": _ids(np.tile(np.repeat(np.arange(layers), experts), size)),
+        "layer": _ids(np.tile(np.repeat(np.array(header.model.layers, np.int64), experts), size)),
+        "expert": _ids(np.tile(np.arange(experts), size * layers)),
+        "probability": tokens.probabilities.ravel(),
+    }
+
+
+def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> list[list[Any]]:
+    """Rows of `USAGE` for one phase: `counts [L, E]` selections among `rows [L]` tokens."""
+    portions = shares(counts)
+    return [
+        [phase, at, layer, expert, int(counts[at, expert]), int(rows[at]), _known(portions[at, expert])]
+        for at, layer in enumerate(header.model.layers)
+        for expert in range(header.model.experts)
+    ]
+
+
+# -- rows of other events
+
+
+def rows_of(event: Event | Unknown) -> tuple[str, list[list[Any]]] | None:
+    """The table that an event other than a token has rows in, and these rows."""
+    match event:
+        case Chunk():
+            return "chunks", [_chunk(event)]
+        case Vitals():
+            return "vitals", [_vitals(event)]
+        case Fork():
+            return "forks", [_fork(event)]
+        case Perturbation():
+            return "events", [["perturbation", event.i, event.t, event.form, event.source, event.text]]
+        case Marker():
+            return "events", [["marker", event.i, event.t, None, None, event.note]]
+        case State():
+            return "events", [["state", event.i, event.t, event.state, event.why, event.message]]
+        case Change():
+            return "events", [["change", event.i, event.t, name, None, value] for name, value in _changes(event)]
+    return None
+
+
+def chunk_row(chunk: Chunk) -> dict[str, Any]:
+    """A row of `CHUNKS` by column."""
+    return {column.name: value for column, value in zip(CHUNKS.columns, _chunk(chunk), strict=True)}
+
+
+def _chunk(chunk: Chunk) -> list[Any]:
+    facts = [chunk.index, chunk.first, chunk.last, chunk.tokens, chunk.partial, chunk.warm_up]
+    return [*facts, *_measures(chunk.signals, chunk.pressures), chunk.residual, chunk.pause]
+
+
+def _fork(fork: Fork) -> list[Any]:
+    facts = [fork.i, fork.t, fork.arm, fork.replicate, fork.seed, fork.text, len(fork.injected), len(fork.generated)]
+    return [*facts, *_measures(fork.signals, fork.pressures)]
+
+
+def _measures(signals: Signals | None, pressures: Pressures | None) -> list[float | None]:
+    return [
+        *(None if signals is None else getattr(signals, name) for name in _SIGNALS),
+        *(None if pressures is None else getattr(pressures, name) for name in _PRESSURES),
+    ]
+
+
+def _vitals(vitals: Vitals) -> list[Any]:
+    hottest = max(vitals.temperatures, key=lambda each: each.celsius, default=None)
+    pressure = vitals.pressure
+    memory = VITALS.columns[1:8]
+    return [
+        vitals.t,
+        *(getattr(vitals, column.name) for column in memory),
+        *((None, None, None) if pressure is None else (pressure.level, pressure.source, pressure.stalled)),
+        *((None, None) if hottest is None else (hottest.sensor, hottest.celsius)),
+        vitals.throttling,
+    ]
+
+
+def _changes(change: Change) -> list[tuple[str, str]]:
+    switched = {"tap": change.tap, "multistep": change.multistep}
+    found = [(name, "on" if on else "off") for name, on in switched.items() if on is not None]
+    sampling = [] if change.sampling is None else [("sampling", msgspec.json.encode(change.sampling).decode())]
+    return [*found, *sampling]
+
+
+def _ids(values: Ints) -> Any:
+    return masked(values, values == ABSENT)
+
+
+def _mean_of_known(values: Floats) -> Floats:
+    """Mean over layers `[T]` of what is not NaN; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        result: Floats = np.where(known, values, 0.0).sum(-1) / known.sum(-1)
+    return result
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,1 @@
+"""Routing that other programs recorded, as session files. What a format lacks stays absent."""

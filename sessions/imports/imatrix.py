@@ -1,0 +1,81 @@
+"""llama.cpp's importance matrix: how often `llama-imatrix` saw each expert selected, over a text.
+
+In its GGUF form, `blk.N.ffn_down_exps.weight.counts [1, experts]` holds the selections; the tensors of attention beside
+it were used once per token. The older form (`.dat`) has no counts per expert.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends.gguf_files import GgufFile, read_gguf
+from routing.errors import UserError
+from sessions.imports.loading import Array
+from sessions.imports.traces import CountedTrace, ImportOptions, counted
+
+EXPERTS = re.compile(r"blk\.(\d{1,6})\.ffn_(?:down|up|gate|gate_up)_exps\.weight\.counts")
+ATTENTION = re.compile(r"blk\.\d{1,6}\.attn_\w+\.weight\.counts")
+
+
+def read_imatrix(path: Path, options: ImportOptions) -> CountedTrace:
+    """The counts of an importance matrix.
+
+    Raises:
+        UserError: it cannot be read, or counts no experts.
+    """
+    file = read_gguf(path)
+    if file.metadata.get("general.type") != "imatrix":
+        raise UserError(f"{path}: a GGUF file, and no importance matrix", advice="give what llama-imatrix wrote")
+    tensors = _tensors(path, file)
+    by_layer = _expert_counts(tensors, path)
+    layers, counts = sorted(by_layer), [by_layer[layer] for layer in sorted(by_layer)]
+    if len({len(each) for each in counts}) != 1:
+        raise UserError(f"{path}: layers with different numbers of experts", advice="such models cannot be imported")
+    chosen = options.experts_per_token or _experts_per_token(counts, tensors, path)
+    known = ImportOptions(experts=options.experts, experts_per_token=chosen, layers=options.layers or layers)
+    shape, whole, rows = counted(np.stack(counts), known, str(path))
+    warnings = ["llama-imatrix evaluates a text and generates nothing: all selections stand under prefill"]
+    return CountedTrace("llama.cpp", "llama.cpp's importance matrix", shape, whole, rows, "prefill", warnings=warnings)
+
+
+def _tensors(path: Path, file: GgufFile) -> dict[str, Array]:
+    """Tensors of counts by name, flat."""
+    wanted = {tensor.name for tensor in file.tensors if tensor.name.endswith(".counts") and tensor.dtype == "F32"}
+    reader = _gguf_reader(path)
+    return {
+        tensor.name: np.array(tensor.data, np.float64).ravel() for tensor in reader.tensors if tensor.name in wanted
+    }
+
+
+def _gguf_reader(path: Path) -> Any:
+    try:
+        gguf = import_module("gguf")
+    except ImportError as error:
+        raise UserError(f"{path}: needs gguf, which is not installed", advice="pip install gguf") from error
+    try:
+        return gguf.GGUFReader(path)
+    except (ValueError, KeyError, IndexError, OverflowError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: gguf cannot read it ({error})", advice="write it again with llama-imatrix") from error
+
+
+def _expert_counts(tensors: dict[str, Array], path: Path) -> dict[int, Array]:
+    """Selections `[E]` by layer; all matrices of an expert are used together, so any of them tells."""
+    found = {int(match[1]): tensors[name] for name in sorted(tensors) if (match := EXPERTS.fullmatch(name))}
+    if not found:
+        raise UserError(f"{path}: no experts were counted", advice="give the importance matrix of a MoE model")
+    return found
+
+
+def _experts_per_token(counts: list[Array], tensors: dict[str, Array], path: Path) -> int:
+    """Selections per token, tokens being how often attention was used."""
+    tokens = max((each[0] for name, each in tensors.items() if ATTENTION.fullmatch(name) and each.size == 1), default=0)
+    selections = max(each.sum() for each in counts)
+    if not tokens or selections % tokens:
+        advice = "say --experts-per-token N"
+        raise UserError(f"{path}: does not tell how many experts a token is sent to", advice=advice)
+    return int(selections // tokens)

@@ -1,0 +1,151 @@
+"""An imported trace as a session file: a header that says what is there, and only events that can be had.
+
+Routing per token becomes tokens. Counts become one keyframe, the state of a run after tokens that nobody recorded, so
+that no token is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from routing.arrays import nullable
+from routing.errors import UserError
+from routing.events import BackendInfo, Event, Header, Keyframe, ModelInfo, Sampling, State, Token
+from routing.gates import UNKNOWN_GATE
+from routing.instruments import Instruments
+from sessions import paths
+from sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
+from sessions.recorder import Recorder
+from sessions.shapes import EventChecker, ShapeError, check_header
+from sessions.version import version
+
+UNKNOWN = "unknown"
+NO_ID = -1
+"""Stands for a token id that the trace does not have."""
+
+
+def write_trace(
+    trace: Trace, source: Path, output: Path | None, *, model: str | None, force: bool, folder: Path | None = None
+) -> Path:
+    """Record a trace; returns the file.
+
+    Args:
+        trace: what was imported.
+        source: the file that it comes from.
+        output: where to record it; None makes a name in `folder`.
+        model: what the model is called.
+        force: replace `output` if it exists.
+        folder: for files without a given name, the one for recordings by default.
+
+    Raises:
+        UserError: the trace is impossible, or the file cannot be written.
+    """
+    check_size(trace.shape, str(source))
+    now = datetime.now(UTC)
+    header = header_of(trace, source, model or trace.model or UNKNOWN, now)
+    events = _checked(header, trace, source)
+    recorder = _recorder(header, output, force=force, folder=folder or paths.sessions_directory(), now=now)
+    try:
+        for event in events:
+            recorder.append(event)
+    except BaseException:
+        recorder.discard()
+        raise
+    recorder.close()
+    if recorder.problem or recorder.path is None:
+        raise UserError(f"{recorder.name}: {recorder.problem}", advice="choose another place with --output")
+    return recorder.path
+
+
+def header_of(trace: Trace, source: Path, model: str, now: datetime) -> Header:
+    """The header of an imported run. What no field can leave open is said in its warnings."""
+    routed = isinstance(trace, RoutedTrace)
+    absent = [
+        f"imported from {source.name}, {trace.what}: when it ran, temperature and seed are not known",
+        *(() if routed else ("only counts of selections: no tokens, and nothing that needs their order",)),
+        *(("no token ids",) if isinstance(trace, RoutedTrace) and trace.ids is None else ()),
+        *(("no text",) if isinstance(trace, RoutedTrace) and trace.texts is None else ()),
+    ]
+    return Header(
+        created=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        moe_watch=version(),
+        model=ModelInfo(
+            name=model,
+            architecture=UNKNOWN,
+            layers=trace.shape.layers,
+            experts=trace.shape.experts,
+            experts_per_token=trace.shape.experts_per_token,
+            gate=UNKNOWN_GATE,
+        ),
+        backend=BackendInfo(name=trace.engine, version=UNKNOWN, device=UNKNOWN, tap=f"import of {trace.what}"),
+        sampling=Sampling(seed=0),
+        prompt="",
+        capture=["experts"] if routed else ["counts"],
+        warnings=[*absent, *trace.warnings],
+    )
+
+
+def _checked(header: Header, trace: Trace, source: Path) -> Iterator[Event]:
+    """The events of a trace, each as a reader of the file would accept it."""
+    checker = EventChecker(header)
+    try:
+        check_header(header)
+        for event in _events(header, trace):
+            checker.check(event)
+            yield event
+    except ShapeError as error:
+        raise UserError(f"{source}: {error}", advice="check --experts and --layers") from error
+
+
+def _events(header: Header, trace: Trace) -> Iterator[Event]:
+    instruments = Instruments(header)
+    if isinstance(trace, CountedTrace):
+        yield _keyframe(instruments, trace)
+        yield State(state="finished", i=int(trace.rows.max(initial=0)), t=0.0, why="imported")
+        return
+    for token in _tokens(trace):
+        yield token
+        yield from instruments.feed(token)
+    ending = State(state="finished", i=len(trace.experts), t=0.0, why="imported")
+    yield ending
+    yield from instruments.feed(ending)
+
+
+def _tokens(trace: RoutedTrace) -> Iterator[Token]:
+    for i, experts in enumerate(trace.experts):
+        prompt = i < trace.prompt_tokens
+        yield Token(
+            i=i,
+            t=0.0,
+            phase="prefill" if prompt else "decode",
+            source="prompt" if prompt else "generated",
+            id=NO_ID if trace.ids is None else int(trace.ids[i]),
+            text="" if trace.texts is None else trace.texts[i],
+            experts=nullable(experts),
+        )
+
+
+def _keyframe(instruments: Instruments, trace: CountedTrace) -> Keyframe:
+    """The state of fresh instruments, but for what was counted: there are no averages without an order."""
+    nothing = np.zeros_like(trace.counts).tolist(), np.zeros_like(trace.rows).tolist()
+    here = trace.counts.tolist(), trace.rows.tolist()
+    prefill, decode = (here, nothing) if trace.phase == "prefill" else (nothing, here)
+    return msgspec.structs.replace(
+        instruments.keyframe(),
+        i=int(trace.rows.max(initial=0)),
+        counts_prefill=prefill[0],
+        rows_prefill=prefill[1],
+        counts_decode=decode[0],
+        rows_decode=decode[1],
+    )
+
+
+def _recorder(header: Header, output: Path | None, *, force: bool, folder: Path, now: datetime) -> Recorder:
+    if output is not None:
+        return Recorder.create(output, header, force=force)
+    return Recorder.numbered(folder, paths.session_stem(header.model.name, now.date()), header)

@@ -1,0 +1,295 @@
+"""A recorded session as NumPy arrays, for notebooks and scripts: what `moe_watch.open` returns.
+
+Shapes: `T` tokens, `C` chunks, `L` MoE layers, `E` experts, `k` experts per token. All numbers are in natural units.
+What was not recorded is -1 in arrays of integers and NaN in all others; an array of nothing else is refused.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from routing.arrays import Floats, Ints
+from routing.errors import UserError
+from routing.events import Chunk, Event, Header, Keyframe, Phase, Token, Unknown
+from routing.half_life import Fit
+from routing.mid_series import MidSeries
+from routing.usage import add_selections, shares
+from sessions.export.columns import Column
+from sessions.export.tables import CHUNKS, chunk_row
+from sessions.reader import SessionReader, read_session
+from sessions.recompute import Recomputed
+from sessions.token_arrays import TokenArrays, TokenBatches, token_arrays
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+PRESSURES = ("index", "first", "last", "partial", "warm_up", "fast", "mid", "slow", "net")
+"""What `Session.pressures` takes of a chunk."""
+
+
+class Session:
+    """One recorded session. It is read when a quantity is first asked for, and kept in memory from then on.
+
+    Args:
+        path: a session file, plain or compressed.
+
+    Raises:
+        UserError: the file cannot be read, or holds no session.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with closing(read_session(path)) as reader:
+            self.header: Header = reader.header
+
+    def __repr__(self) -> str:
+        model = self.header.model
+        shape = f"{len(model.layers)} layers × {model.experts} experts, top-{model.experts_per_token}"
+        return f"<moe_watch session {str(self.path)!r}: {model.name!r}, {shape}>"
+
+    def __len__(self) -> int:
+        """Tokens in the file."""
+        return len(self._read.arrays["i"])
+
+    @property
+    def layers(self) -> Ints:
+        """The model's own index of each MoE layer `[L]`."""
+        return np.array(self.header.model.layers, np.int64)
+
+    @property
+    def torn(self) -> str:
+        """One line if the file's last line was cut off, and is left out; else empty."""
+        return self._read.torn
+
+    # -- tokens
+
+    def tokens(self, phase: Phase | None = None) -> Arrays:
+        """What is known of each token but its routing, by name `[T]`: ready for `pandas.DataFrame(…)`.
+
+        `i`, `t` (seconds), `phase`, `source`, `id`, `text`, `logprob` (nats), `top_margin`, `choice_gap`, `would_stop`.
+
+        Args:
+            phase: only tokens of this phase.
+        """
+        chosen = self._chosen(phase)
+        return {name: self._read.arrays[name][chosen] for name in _TOKEN_COLUMNS}
+
+    def experts(self, phase: Phase | None = None) -> npt.NDArray[np.int32]:
+        """Selected experts by router probability descending `[T, L, k]`; -1 in layers that were not observed."""
+        found: npt.NDArray[np.int32] = self._read.arrays["experts"][self._chosen(phase)]
+        return found
+
+    def weights(self, phase: Phase | None = None) -> npt.NDArray[np.float32]:
+        """What the selected experts' outputs were multiplied by `[T, L, k]`.
+
+        Raises:
+            UserError: they were not recorded.
+        """
+        return self._recorded("weights", phase)
+
+    def entropy(self, phase: Phase | None = None) -> Floats:
+        """Router entropy over ln E, 0..1 `[T, L]`.
+
+        Raises:
+            UserError: it was not recorded.
+        """
+        return self._recorded("entropy", phase)
+
+    def margin(self, phase: Phase | None = None) -> Floats:
+        """First minus second router probability, 0..1 `[T, L]`.
+
+        Raises:
+            UserError: it was not recorded.
+        """
+        return self._recorded("margin", phase)
+
+    def churn(self, phase: Phase | None = None) -> Floats:
+        """1 − Jaccard of each token's expert set and the one before, 0..1 `[T, L]`; NaN where there is none before."""
+        found: Floats = self._read.arrays["churn"][self._chosen(phase)]
+        return found
+
+    def probabilities(self, phase: Phase | None = None) -> npt.NDArray[np.float32]:
+        """The router's probabilities of all experts `[T, L, E]`, of runs that recorded them.
+
+        Raises:
+            UserError: they were not recorded.
+        """
+        return self._recorded("probabilities", phase)
+
+    # -- usage
+
+    def counts(self, phase: Phase = "decode", last: int | None = None) -> Ints:
+        """How often each expert was selected `[L, E]`.
+
+        Args:
+            phase: prefill and decode are kept apart.
+            last: of this many last tokens of the phase; None is the whole run, with what came before the recording.
+
+        Raises:
+            UserError: there is no such phase or window.
+        """
+        if last is not None and last < 1:
+            raise UserError(f"a window of the last {last} tokens", advice="use 1 or more, or None for the whole run")
+        before = self._read.before[_checked(phase)]
+        counts = np.zeros_like(before) if last is not None else before.copy()
+        experts = self.experts(phase)
+        for each in experts if last is None else experts[-last:]:
+            add_selections(counts, each.astype(np.int64))
+        return counts
+
+    def usage(self, phase: Phase = "decode", last: int | None = None) -> Floats:
+        """Share of the selections in its layer that each expert got, 0..1 `[L, E]`; NaN in layers without any.
+
+        Args:
+            phase: prefill and decode are kept apart.
+            last: of this many last tokens of the phase; None is the whole run, with what came before the recording.
+
+        Raises:
+            UserError: there is no such phase or window.
+        """
+        return shares(self.counts(phase, last))
+
+    # -- chunks
+
+    def chunks(self) -> Arrays:
+        """Chunks computed from the tokens, by name `[C]`: ready for `pandas.DataFrame(…)`.
+
+        `index`, `first`, `last`, `tokens`, `partial`, `warm_up`, the signals, the pressures and their weights,
+        `residual`, `pause`.
+        """
+        rows = [chunk_row(chunk) for chunk in self._read.chunks]
+        return {column.name: _array(column, [row[column.name] for row in rows]) for column in CHUNKS.columns}
+
+    def pressures(self) -> Arrays:
+        """`index`, `first`, `last`, `partial`, `warm_up`, `fast`, `mid`, `slow` and `net` of each chunk `[C]`."""
+        chunks = self.chunks()
+        return {name: chunks[name] for name in PRESSURES}
+
+    def fit(self) -> Fit:
+        """The half-life of mid-pressure, over complete chunks after the warm-up.
+
+        Raises:
+            UserError: nothing can be fitted, and why.
+        """
+        series = self._read.series
+        found = series.fit()
+        if found is None:
+            raise UserError(f"{self.path}: {series.unavailable}", advice="record a longer run from its beginning")
+        return found
+
+    # -- reading
+
+    @cached_property
+    def _read(self) -> _Contents:
+        with closing(read_session(self.path)) as reader:
+            return _Contents(reader, self.path)
+
+    def _chosen(self, phase: Phase | None) -> Any:
+        """An index for the tokens of a phase."""
+        return slice(None) if phase is None else self._read.arrays["phase"] == _checked(phase)
+
+    def _recorded(self, name: str, phase: Phase | None) -> npt.NDArray[Any]:
+        found = self._read.arrays.get(name)
+        if found is None or (len(found) and np.isnan(found).all()):
+            advice = f"this run recorded {', '.join(self.header.capture) or 'nothing per token'}"
+            raise UserError(f"{self.path}: no {name} in this recording", advice=advice)
+        result: npt.NDArray[Any] = found[self._chosen(phase)]
+        return result
+
+
+_PROBABILITIES = "probabilities"
+_LABEL = "<U9"
+"""Characters of the longest phase or source."""
+_TOKEN_COLUMNS = ("i", "t", "phase", "source", "id", "text", "logprob", "top_margin", "choice_gap", "would_stop")
+
+
+class _Contents:
+    """All that a session file holds, in compact arrays.
+
+    Args:
+        reader: at the file's beginning; it is read to its end.
+        path: what messages call it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+
+    def __init__(self, reader: SessionReader, path: Path) -> None:
+        self.header = reader.header
+        self.chunks: list[Chunk] = []
+        self.series = MidSeries(self.header.pressure)
+        shape = len(self.header.model.layers), self.header.model.experts
+        self.before: dict[str, Ints] = {phase: np.zeros(shape, np.int64) for phase in get_args(Phase)}
+        """[L, E] selections before the recording begins."""
+        self._pieces: list[Arrays] = []
+        self._begun = False
+        try:
+            self._read(reader)
+        except OverflowError as error:
+            what = f"{path}, line {reader.line}: a number is too large for an array"
+            raise UserError(what, advice="see the line") from error
+        self.arrays = self._joined()
+        """One quantity of all tokens each `[T, …]`; without probabilities, if no token has them."""
+        self.torn = reader.torn
+
+    def _read(self, reader: SessionReader) -> None:
+        recomputed, batches = Recomputed(self.header, set()), TokenBatches(self.header)
+        for recorded in reader:
+            for event in recomputed.take(recorded):
+                self._pieces.extend(map(_compact, batches.take(event)))
+                self._feed(event)
+        self._pieces.extend(map(_compact, batches.rest()))
+
+    def _feed(self, event: Event | Unknown) -> None:
+        if isinstance(event, Chunk):
+            self.chunks.append(event)
+        elif isinstance(event, Keyframe) and not self._begun:
+            self.before["prefill"] += np.array(event.counts_prefill, np.int64)
+            self.before["decode"] += np.array(event.counts_decode, np.int64)
+        if not isinstance(event, Unknown):
+            self.series.feed(event)
+        self._begun |= isinstance(event, Token | Keyframe)
+
+    def _joined(self) -> Arrays:
+        pieces, self._pieces = self._pieces, []
+        pieces = pieces or [_compact(token_arrays([], self.header))]
+        sizes = [len(piece["i"]) for piece in pieces]
+        found = {
+            name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0] if name != _PROBABILITIES
+        }
+        if any(_PROBABILITIES in piece for piece in pieces):
+            shape = len(self.header.model.layers), self.header.model.experts
+            gaps = (np.full((size, *shape), np.nan, np.float32) for size in sizes)
+            parts = [piece.get(_PROBABILITIES, gap) for piece, gap in zip(pieces, gaps, strict=True)]
+            found[_PROBABILITIES] = np.concatenate(parts)
+        return found
+
+
+def _compact(tokens: TokenArrays) -> Arrays:
+    """Tokens in half of the memory: ids need no more than 32 bits, and steps of 0.0001 no more than 24."""
+    found: Arrays = {name: getattr(tokens, name) for name in ("entropy", "margin", "churn", *_TOKEN_COLUMNS)}
+    found["phase"], found["source"] = np.array(tokens.phase, _LABEL), np.array(tokens.source, _LABEL)
+    found["text"] = np.array(tokens.text, object)
+    found["experts"] = tokens.experts.astype(np.int32)
+    found["weights"] = tokens.weights.astype(np.float32)
+    if tokens.probabilities is not None:
+        found[_PROBABILITIES] = tokens.probabilities.astype(np.float32)
+    return found
+
+
+def _array(column: Column, values: list[Any]) -> npt.NDArray[Any]:
+    """Values of a chunk column; in those of numbers and text something may be missing."""
+    if column.kind == "number":
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    return np.array(values, {"integer": np.int64, "truth": np.bool_}.get(column.kind, np.object_))
+
+
+def _checked(phase: str) -> str:
+    if phase not in get_args(Phase):
+        raise UserError(f"there is no phase called {phase!r}", advice=f"use {' or '.join(get_args(Phase))}")
+    return phase

@@ -1,0 +1,172 @@
+"""Tokens as arrays in natural units: what exports and notebooks are made of.
+
+Shapes: `T` tokens, `L` MoE layers, `E` experts, `k` experts per token. `ABSENT` (-1) and NaN where nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from routing.arrays import ABSENT, Floats, Ints, integers
+from routing.events import Event, Header, State, Token, Unknown
+from routing.usage import overlap
+
+BATCH_ROWS = 65_536
+"""Tokens × layers, and × experts where probabilities were recorded, that are held at once, but for the last token's."""
+BATCH_CHARACTERS = 16_000_000
+"""Text that is held at once, but for the last token's."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenArrays:
+    """Successive tokens, quantity by quantity."""
+
+    i: Ints
+    """[T]"""
+    t: Floats
+    """[T], seconds since the run began."""
+    phase: list[str]
+    source: list[str]
+    id: Ints
+    """[T], `ABSENT` where the recording does not have it."""
+    text: list[str]
+    logprob: Floats
+    """[T], nats."""
+    top_margin: Floats
+    """[T]"""
+    choice_gap: Floats
+    """[T]"""
+    would_stop: npt.NDArray[np.bool_]
+    """[T]"""
+    experts: Ints
+    """[T, L, k]"""
+    weights: Floats
+    """[T, L, k]"""
+    entropy: Floats
+    """[T, L], router entropy over ln E."""
+    margin: Floats
+    """[T, L], router margin."""
+    churn: Floats
+    """[T, L], NaN where either of two successive tokens was not observed."""
+    probabilities: Floats | None
+    """[T, L, E]; None if no token has them."""
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+
+class TokenBatches:
+    """Collects the tokens of one run, and hands them out in batches of bounded size.
+
+    Args:
+        header: of the run.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._layers = max(1, len(header.model.layers))
+        self._tokens: list[Token] = []
+        self._rows = self._characters = 0
+        self._before: Ints | None = None
+        """Experts `[1, L, k]` of the token before the batch, if it was in the same context."""
+
+    def take(self, event: Event | Unknown) -> Iterator[TokenArrays]:
+        """Take in the next event; gives the tokens that are complete with it, if it is time to hand them on."""
+        if isinstance(event, Token):
+            self._tokens.append(event)
+            self._rows += self._layers if event.probs is None else max(self._layers, len(event.probs))
+            self._characters += len(event.text)
+            if self._rows >= BATCH_ROWS or self._characters >= BATCH_CHARACTERS:
+                yield from self.rest()
+        elif isinstance(event, State) and event.state == "fresh_context":
+            yield from self.rest()
+            self._before = None
+
+    def rest(self) -> Iterator[TokenArrays]:
+        """The tokens that were not handed out yet, if there are any."""
+        if self._tokens:
+            arrays = token_arrays(self._tokens, self._header, self._before)
+            self._tokens, self._rows, self._characters = [], 0, 0
+            self._before = arrays.experts[-1:]
+            yield arrays
+
+
+def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = None) -> TokenArrays:
+    """Successive tokens of one context as arrays.
+
+    Args:
+        tokens: at least one, as `sessions.shapes` allows them.
+        header: of their run.
+        before: experts `[1, L, k]` of the token before them; None if their context begins with them.
+    """
+    model, units = header.model, header.units
+    layers, chosen = len(model.layers), len(model.layers) * model.experts_per_token
+    by_layer, by_choice = (len(tokens), layers), (len(tokens), layers, model.experts_per_token)
+    experts = _steps([token.experts for token in tokens], chosen).reshape(by_choice)
+    return TokenArrays(
+        i=np.array([token.i for token in tokens], np.int64),
+        t=np.array([token.t for token in tokens]),
+        phase=[token.phase for token in tokens],
+        source=[token.source for token in tokens],
+        id=np.array([token.id for token in tokens], np.int64),
+        text=[token.text for token in tokens],
+        logprob=_floats([token.logprob for token in tokens]),
+        top_margin=_floats([token.top_margin for token in tokens]),
+        choice_gap=_floats([token.choice_gap for token in tokens]),
+        would_stop=np.array([token.would_stop for token in tokens], np.bool_),
+        experts=experts,
+        weights=_natural([token.weights for token in tokens], chosen, units.weights).reshape(by_choice),
+        entropy=_natural([token.entropy for token in tokens], layers, units.entropy).reshape(by_layer),
+        margin=_natural([token.margin for token in tokens], layers, units.margin).reshape(by_layer),
+        churn=_churn(experts, before),
+        probabilities=_probabilities(tokens, header),
+    )
+
+
+def natural(steps: Ints, unit: float) -> Floats:
+    """Integers of token events in natural units, NaN for `ABSENT`.
+
+    Where a whole number of steps makes one, they are divided by it: 3 steps of 0.0001 are 0.0003, to the last digit.
+    """
+    known = np.where(steps == ABSENT, np.nan, steps)
+    whole = round(1 / unit)
+    result: Floats = known / whole if 1 / whole == unit else known * unit
+    return result
+
+
+def _probabilities(tokens: Sequence[Token], header: Header) -> Floats | None:
+    if all(token.probs is None for token in tokens):
+        return None
+    layers, experts = len(header.model.layers), header.model.experts
+    found = _natural([token.probs for token in tokens], layers * experts, header.units.weights)
+    return found.reshape(len(tokens), layers, experts)
+
+
+def _churn(experts: Ints, before: Ints | None) -> Floats:
+    """1 − Jaccard of each token's set and the one before `[T, L]`."""
+    tokens, layers, chosen = experts.shape
+    if not experts.size:
+        return np.full((tokens, layers), np.nan)
+    start = np.full_like(experts[:1], ABSENT) if before is None else before
+    earlier = np.concatenate([start, experts[:-1]])
+    return 1 - overlap(experts.reshape(-1, chosen), earlier.reshape(-1, chosen)).reshape(tokens, layers)
+
+
+def _natural(rows: list[list[int | None] | None], width: int, unit: float) -> Floats:
+    return natural(_steps(rows, width), unit)
+
+
+def _steps(rows: Sequence[Sequence[int | None] | None], width: int) -> Ints:
+    """Rows of integers `[T, width]`; a row that is not there is `ABSENT` throughout."""
+    nothing: list[int | None] = [None] * width
+    flat = list(chain.from_iterable(nothing if row is None else row for row in rows))
+    return integers(flat).reshape(len(rows), width)
+
+
+def _floats(values: list[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values])
