@@ -90,7 +90,9 @@ check-python:
 $(BIN)/python: | check-python
 	$(MAKE_VENV) $(VENV)
 
+# A .venv that uv made has no pip.
 $(BIN)/uv: $(BIN)/python
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(INSTALLED)-watch: NEEDS = $(WATCH_NEEDS)

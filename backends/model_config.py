@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,16 @@ def quantization(config: Config) -> str | None:
         return str(settings.get("quant_method") or settings.get("quant_algo") or "quantised")
     method = settings.get("mode") or settings.get("quant_method") or "affine"
     groups = f", groups of {settings['group_size']}" if "group_size" in settings else ""
-    return f"{settings['bits']}-bit {method}{groups}"
+    return f"{settings['bits']}-bit {method}{groups}{_exceptions(settings)}"
+
+
+def _exceptions(settings: Config) -> str:
+    """Modules that mlx-lm's converter stored otherwise, e.g. `; 4 modules 8-bit`."""
+    bits = Counter(entry["bits"] for entry in settings.values() if isinstance(entry, dict) and "bits" in entry)
+    usual = settings["bits"]
+    found = [f"{number} modules {width}-bit" for width, number in sorted(bits.items()) if width != usual]
+    whole = sum(entry is False for entry in settings.values())
+    return "".join(f"; {each}" for each in [*found, *([f"{whole} modules not quantised"] if whole else [])])
 
 
 def rope_overrides(config: Config) -> Config:

@@ -281,7 +281,8 @@ def measured(tokens: int) -> Iterator[str]:
     for title, make in models.items():
         with tempfile.TemporaryDirectory() as name:
             found = drifts(Path(name), make, tokens)
-        yield f"### {title}\n\n{table(found)}\n\n{layer_table(found)}"
+            tables = f"{table(found)}\n\n{layer_table(found)}"
+        yield f"### {title}\n\n{tables}"
 
 
 def main() -> None:

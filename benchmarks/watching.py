@@ -32,7 +32,9 @@ class Case:
     title: str
     backend: BackendChoice
     tokens: int
-    """In one measurement: so many that it takes about half a second."""
+    """Generated in one measurement: so many that it takes about half a second."""
+    prompt: int
+    """Tokens of the prompt that is measured by itself."""
     shape: Shape | None = None
     """None is pocket."""
 
@@ -44,12 +46,12 @@ class Case:
 
 
 CASES = (
-    Case("pocket on llama.cpp: 6 layers × 8 experts, top-2, hidden 128", "llama.cpp", 800),
-    Case("pocket on MLX", "mlx", 150),
-    Case(f"{FEW_LARGE}, on llama.cpp", "llama.cpp", 60, FEW_LARGE),
-    Case(f"{FEW_LARGE}, on MLX", "mlx", 40, FEW_LARGE),
-    Case(f"{MANY_SMALL}, on llama.cpp", "llama.cpp", 60, MANY_SMALL),
-    Case(f"{MANY_SMALL}, on MLX", "mlx", 30, MANY_SMALL),
+    Case("pocket on llama.cpp: 6 layers × 8 experts, top-2, hidden 128", "llama.cpp", 800, 256),
+    Case("pocket on MLX", "mlx", 150, 256),
+    Case(f"{FEW_LARGE}, on llama.cpp", "llama.cpp", 60, 128, FEW_LARGE),
+    Case(f"{FEW_LARGE}, on MLX", "mlx", 10, 16, FEW_LARGE),
+    Case(f"{MANY_SMALL}, on llama.cpp", "llama.cpp", 60, 128, MANY_SMALL),
+    Case(f"{MANY_SMALL}, on MLX", "mlx", 15, 16, MANY_SMALL),
 )
 
 
@@ -70,7 +72,7 @@ def rows_of(case: Case, model: str, rounds: int) -> list[Row]:
     """Measure one model on one engine; on llama.cpp also as it is without a compiler."""
     settings = RunSettings(model=model, backend=case.backend, prompt=PROMPT, tokens=case.tokens)
     with ExitStack() as stack:
-        bench = stack.enter_context(Bench(settings, lambda _: None, dashboard=run_unseen))
+        bench = stack.enter_context(Bench(settings, lambda _: None, dashboard=run_unseen, prefill_tokens=case.prompt))
         if case.backend != "llama.cpp":
             return bench.run(rounds, lambda: None)
         with no_compiler():

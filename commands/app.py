@@ -36,7 +36,7 @@ Examples:
   moe-watch replay pocket-1.moe.jsonl       watch it again
   moe-watch fit pocket-1.moe.jsonl          how its pressure falls, and its half-life
   moe-watch measure pocket --out results    the same over many runs, with control
-  moe-watch compare a.moe.jsonl b.moe.jsonl  half-lives, usage and routing of two runs
+  moe-watch compare results-a results-b     half-lives, usage and routing side by side
   moe-watch bench ./Mixtral-8x7B-4bit       measure what observing costs here
 """
 

@@ -25,9 +25,7 @@ Columns: docs/data.md, and session.json beside the tables.
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--to", "form", type=click.Choice(["parquet", "csv", "npz", "json"]), required=True, help="Format.")
 @click.option("--table", metavar="NAME", help="Only this table, as one file.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="A folder; with --table, a file."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="A folder; with --table, a file.")
 @click.option("--force", is_flag=True, help="Write over existing files.")
 @click.option(
     "--spreadsheet", is_flag=True, help="CSV: keep text that begins with =, +, - or @ from being taken for a formula."

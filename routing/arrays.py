@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing.events import Token
+from routing.events import Table, Token
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -39,6 +39,18 @@ def token_layer_values(values: Sequence[int | None] | None, layers: int) -> Floa
     row = integers(values).astype(np.float64)
     row[row == ABSENT] = np.nan
     return row
+
+
+def packed(values: Floats) -> bytes:
+    """A table `[L, E]` as events hold it."""
+    return values.astype("<f8").tobytes()
+
+
+def unpacked(table: Table) -> Floats:
+    """The numbers of an event's table in a row `[L·E]`, in an array of their own."""
+    if isinstance(table, bytes):
+        return np.frombuffer(table, "<f8").astype(np.float64)
+    return np.array(table, np.float64).ravel()
 
 
 def nullable(row: AnyInts) -> list[int | None]:

@@ -190,7 +190,7 @@ class Token(_Event, tag="token", frozen=True, kw_only=True, gc=False):
     """Flat [L·E], only on request, in `units.weights`."""
 
 
-class Signals(msgspec.Struct, frozen=True, kw_only=True):
+class Signals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What pressure is computed from: means over a chunk's decode tokens and all MoE layers."""
 
     router_entropy: float
@@ -205,7 +205,7 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     constraint_penalty: float = 0.0
 
 
-class Pressures(msgspec.Struct, frozen=True, kw_only=True):
+class Pressures(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The pressures of one chunk and the weights that made the net."""
 
     fast: float
@@ -217,7 +217,7 @@ class Pressures(msgspec.Struct, frozen=True, kw_only=True):
     w_slow: float
 
 
-class Chunk(_Event, tag="chunk", frozen=True, kw_only=True):
+class Chunk(_Event, tag="chunk", frozen=True, kw_only=True, gc=False):
     """A completed stretch of decode tokens."""
 
     index: int
@@ -308,6 +308,10 @@ class State(_Event, tag="state", frozen=True, kw_only=True):
     """For `dropped`: how many events were lost."""
 
 
+Table = bytes | list[list[float]]
+"""[L][E] numbers: 64-bit floats, little-endian, row by row, which are base64 in JSON; lists in files of schema 1.0."""
+
+
 class OpenChunk(msgspec.Struct, frozen=True, kw_only=True):
     """What a chunk that has begun and not ended has gathered so far."""
 
@@ -321,13 +325,13 @@ class OpenChunk(msgspec.Struct, frozen=True, kw_only=True):
     counts: list[list[int]]
     """[L][E] selections."""
     start_rows: list[int]
-    start_meso: list[list[float]]
-    start_macro: list[list[float]]
+    start_meso: Table
+    start_macro: Table
     """The averages as they were before the chunk."""
 
 
 class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
-    """All that later chunk values need, every 1,000 tokens and where a recording begins in the middle of a run."""
+    """All that later chunk values need, every 700 tokens and where a recording begins in the middle of a run."""
 
     i: int
     """Tokens so far: the next token has this index."""
@@ -343,10 +347,10 @@ class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
     counts_decode: list[list[int]]
     average_rows: list[int]
     """[L] rows that entered the averages."""
-    average_meso: list[list[float]]
-    """[L][E], not yet bias-corrected."""
-    average_macro: list[list[float]]
-    phases: list[list[float]]
+    average_meso: Table
+    """Not yet bias-corrected."""
+    average_macro: Table
+    phases: Table
     coherence: float | None
     residual: float
     last_experts: list[list[int] | None]

@@ -9,7 +9,7 @@ from math import isnan, log
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
+from routing.arrays import ABSENT, Floats, Ints, integers, packed, token_experts, unpacked
 from routing.averages import Coherence, UsageAverages
 from routing.chunks import ChunkClock
 from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
@@ -17,7 +17,8 @@ from routing.open_chunk import ChunkSums, LastToken
 from routing.pressure import EXTERNAL, WARM_UP_CHUNKS, next_residual, pause_reason, pressures, reference_signals
 from routing.usage import UsageWindow
 
-KEYFRAME_TOKENS = 1000
+KEYFRAME_TOKENS = 700
+"""A jump reads up to so many tokens more than it shows. At 48 layers × 128 experts a keyframe takes 250 kB."""
 KEYFRAME_PATIENCE = 200
 """How many tokens later a keyframe may come so that it stands at a chunk's end: a chunk in the making makes it two
 thirds larger."""
@@ -37,10 +38,12 @@ class Instruments:
     Args:
         header: the run's header.
         mode: the pressure mode to compute, the header's own by default.
+        keyframes: derive `Keyframe` events, too.
     """
 
-    def __init__(self, header: Header, mode: str | None = None) -> None:
+    def __init__(self, header: Header, mode: str | None = None, *, keyframes: bool = True) -> None:
         self.mode = mode or header.pressure
+        self._keyframes = keyframes
         self.units = header.units
         self.layers = len(header.model.layers)
         self.experts = header.model.experts
@@ -95,7 +98,7 @@ class Instruments:
 
     def _keyframe_is_due(self) -> bool:
         late = self._tokens - self._next_keyframe
-        return late >= (0 if self._open is None else KEYFRAME_PATIENCE)
+        return self._keyframes and late >= (0 if self._open is None else KEYFRAME_PATIENCE)
 
     def _feed_decode(self, token: Token, experts: Ints) -> list[Event]:
         if self._open is None:
@@ -148,11 +151,12 @@ class Instruments:
         self._coherence = coherence
         if not sums.is_whole(self.experts_per_token):
             return None
-        signals = (
-            self._reference(coherence, change)
-            if self.mode == "chronomoe-v1"
-            else self._measured(sums, coherence, change)
-        )
+        if self.mode != "chronomoe-v1":
+            signals = self._measured(sums, coherence, change)
+        elif self._last is not None:
+            signals = self._reference(self._last, coherence, change)
+        else:  # the chunk began before a keyframe, which does not hold its last token, and no token came since
+            return None
         needed = (signals.router_entropy, signals.router_margin, signals.top_margin, signals.transition_prob)
         absent = any(isnan(value) for value in (*needed, signals.proximity_meso))
         return None if absent else signals
@@ -168,10 +172,9 @@ class Instruments:
             delta_coherence=change,
         )
 
-    def _reference(self, coherence: float, change: float) -> Signals:
-        assert self._last is not None
-        nats = self._last.router_entropy * log(self.experts)
-        return reference_signals(EXTERNAL, nats, self._last.router_margin, coherence, change)
+    def _reference(self, last: LastToken, coherence: float, change: float) -> Signals:
+        nats = last.router_entropy * log(self.experts)
+        return reference_signals(EXTERNAL, nats, last.router_margin, coherence, change)
 
     def keyframe(self) -> Keyframe:
         """The state after the events so far; feeding it to fresh instruments lets them go on from here."""
@@ -184,9 +187,9 @@ class Instruments:
             counts_prefill=self._prefill.counts.tolist(),
             counts_decode=self._decode.counts.tolist(),
             average_rows=self._averages.rows.tolist(),
-            average_meso=self._averages.meso.tolist(),
-            average_macro=self._averages.macro.tolist(),
-            phases=self._phases.phases.tolist(),
+            average_meso=packed(self._averages.meso),
+            average_macro=packed(self._averages.macro),
+            phases=packed(self._phases.phases),
             coherence=self._coherence,
             residual=self._residual,
             last_experts=_rows(self._before, self.layers),
@@ -206,21 +209,24 @@ class Instruments:
             window.counts = np.array(counts, np.int64)
             window.tokens = int(window.rows.max(initial=0))
         self._averages.rows = np.array(frame.average_rows, np.int64)
-        self._averages.meso = np.array(frame.average_meso)
-        self._averages.macro = np.array(frame.average_macro)
-        self._phases.phases = np.array(frame.phases)
+        shape = (self.layers, self.experts)
+        self._averages.meso = unpacked(frame.average_meso).reshape(shape)
+        self._averages.macro = unpacked(frame.average_macro).reshape(shape)
+        self._phases.phases = unpacked(frame.phases).reshape(shape)
         self._coherence, self._residual = frame.coherence, frame.residual
         self._multistep = frame.multistep
-        self._before = self._thaw_experts(frame.last_experts)
+        self._before = experts_before(frame, self.experts_per_token)
         if frame.open_chunk is not None:
             self._open = ChunkSums.thaw(frame.open_chunk)
             self._clock.filled = frame.open_chunk.tokens
 
-    def _thaw_experts(self, rows: list[list[int] | None]) -> Ints | None:
-        if all(row is None for row in rows):
-            return None
-        absent = [ABSENT] * self.experts_per_token
-        return np.array([absent if row is None else row for row in rows], np.int64)
+
+def experts_before(frame: Keyframe, experts_per_token: int) -> Ints | None:
+    """Expert ids [L, k] of the token before a keyframe, `ABSENT` where not computed; None if none was observed."""
+    if all(row is None for row in frame.last_experts):
+        return None
+    absent = [ABSENT] * experts_per_token
+    return np.array([absent if row is None else row for row in frame.last_experts], np.int64)
 
 
 def _rows(experts: Ints | None, layers: int) -> list[list[int] | None]:

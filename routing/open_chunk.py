@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints, integers, token_layer_values
+from routing.arrays import ABSENT, Floats, Ints, integers, packed, token_layer_values, unpacked
 from routing.averages import UsageAverages
 from routing.events import OpenChunk, Token, Units
 from routing.usage import add_selections, overlap, shares
@@ -86,8 +86,8 @@ class ChunkSums:
             observed=dict(self.observed),
             counts=self.counts.tolist(),
             start_rows=self.start.rows.tolist(),
-            start_meso=self.start.meso.tolist(),
-            start_macro=self.start.macro.tolist(),
+            start_meso=packed(self.start.meso),
+            start_macro=packed(self.start.macro),
         )
 
     @classmethod
@@ -96,8 +96,8 @@ class ChunkSums:
         counts = np.array(frozen.counts, np.int64)
         start = UsageAverages(*counts.shape)
         start.rows = np.array(frozen.start_rows, np.int64)
-        start.meso = np.array(frozen.start_meso)
-        start.macro = np.array(frozen.start_macro)
+        start.meso = unpacked(frozen.start_meso).reshape(counts.shape)
+        start.macro = unpacked(frozen.start_macro).reshape(counts.shape)
         return cls(counts, start, frozen.first, frozen.last, frozen.tokens, dict(frozen.sums), dict(frozen.observed))
 
 

@@ -63,6 +63,7 @@ class Bench:
         settings: model, engine, prompt, and how many tokens to generate in a measurement.
         on_progress: told how loading goes, on any thread.
         dashboard: follows a source on a screen; without it that is not measured.
+        prefill_tokens: length of the prompt that is measured by itself.
 
     Raises:
         UserError: on entering, the model cannot be used; later, a measurement failed. The worker's death is one too.
@@ -71,11 +72,17 @@ class Bench:
     ready: Ready
 
     def __init__(
-        self, settings: RunSettings, on_progress: Callable[[Progress], None], *, dashboard: Follow | None = None
+        self,
+        settings: RunSettings,
+        on_progress: Callable[[Progress], None],
+        *,
+        dashboard: Follow | None = None,
+        prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
         self._settings = replace(settings, raw=True, stop="never", force=True, recording_required=True)
         self._on_progress = on_progress
         self._dashboard = dashboard
+        self._prefill_tokens = prefill_tokens
         self._answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._live: OnMessage | None = None
         """The live run that the worker's messages are for, while there is one."""
@@ -141,7 +148,7 @@ class Bench:
 
     def measure(self, variant: MeasuredVariant, phase: Phase) -> float:
         """Tokens per second, once."""
-        tokens = PREFILL_TOKENS if phase == "prefill" else self._settings.tokens
+        tokens = self._prefill_tokens if phase == "prefill" else self._settings.tokens
         assert tokens is not None
         self._worker.send(Measure(variant=variant, phase=phase, prompt=self._settings.prompt, tokens=tokens))
         return self._await(Measured).tokens_per_second

@@ -136,6 +136,9 @@ def _read_folder(path: Path, mode: str | None) -> Source:
     warnings = [] if len(there) == len(files) else [f"{path}: {len(there)} of {len(files)} runs are there"]
     read = [_session_run(file, mode, warnings) for file in there]
     header = read[0][0]
+    for file, (other, _) in zip(there, read, strict=True):
+        if (other.model, other.pressure) != (header.model, header.pressure):
+            raise UserError(f"{file}: is of another model than {there[0].name}", advice="measure again in a new folder")
     return Source(path, "measurement", [run for _, run in read], header, header.pressure, warnings)
 
 

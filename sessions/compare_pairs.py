@@ -165,8 +165,8 @@ def _usage_distance(a: Source, b: Source) -> UsageDistance | str:
     assert usage_b is not None
     assert rows_a is not None
     assert rows_b is not None
-    if not (rows_a.any() and rows_b.any()):
-        return f"{(b if rows_a.any() else a).path.name} holds no generated token whose routing is known"
+    if not (rows_a * rows_b).any():
+        return "in no layer both hold a generated token whose routing is known"
     return UsageDistance(jensen_shannon_distance(shares(usage_a), shares(usage_b)), rows_a, rows_b)
 
 

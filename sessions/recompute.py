@@ -6,8 +6,10 @@ from math import isclose
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from routing.events import Chunk, Event, Header, Keyframe, Token, Unknown
+from routing.arrays import unpacked
+from routing.events import Chunk, Event, Header, Keyframe, Table, Token, Unknown
 from routing.instruments import Instruments
 
 TOLERANCE = 1e-9
@@ -65,6 +67,8 @@ def agree(a: Any, b: Any) -> bool:
         return True
     if isinstance(a, int | float) and isinstance(b, int | float):
         return isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    if isinstance(a, bytes) or isinstance(b, bytes):
+        return _tables_agree(a, b)
     if type(a) is not type(b):
         return False
     if isinstance(a, msgspec.Struct):
@@ -72,6 +76,14 @@ def agree(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(agree(a[key], b[key]) for key in a)
     return isinstance(a, list) and len(a) == len(b) and all(map(agree, a, b))
+
+
+def _tables_agree(a: Table, b: Table) -> bool:
+    first, second = unpacked(a), unpacked(b)
+    if first.shape != second.shape:
+        return False
+    most = np.maximum(1.0, np.maximum(np.abs(first), np.abs(second)))
+    return bool((np.abs(first - second) <= TOLERANCE * most).all())
 
 
 def _key(event: Event) -> tuple[type, int]:

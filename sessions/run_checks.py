@@ -71,8 +71,7 @@ class RoutingChecks:
             for at in np.flatnonzero(faults > np.maximum(self._usage.rows, 1) / 2).tolist():
                 rows = self._usage.rows[at]
                 self._in_layer(name, at, f"they contradict each other in {faults[at]} of {rows} rows")
-        for layer in range(len(self._header.model.layers)):
-            self._judge_usage(layer)
+        self._judge_layers()
         if self._pairs >= FEWEST_PAIRS and self._pairs == self._equal_pairs:
             self._findings.add(
                 "context", f"all {self._pairs} tokens with an id seen before are routed as then: the context is lost"
@@ -134,18 +133,26 @@ class RoutingChecks:
                 self._pairs += 1
                 self._equal_pairs += before == routing
 
-    def _judge_usage(self, at: int) -> None:
-        experts, k = self._header.model.experts, self._header.model.experts_per_token
-        rows = int(self._usage.rows[at])
-        if self._decoded.any() and not self._decoded[at]:
-            self._in_layer("missing layers", at, f"no decode token of {int(self._decoded.max())} has its routing")
-        if rows < FEWEST_ROWS or k == experts:
-            return
-        if self._constant[at]:
-            self._in_layer("constant usage", at, f"all {rows} rows select the same experts")
-        elif chance_of_evenness(self._usage.counts[at], rows) < CHANCE:
-            low, high = int(self._usage.counts[at].min()), int(self._usage.counts[at].max())
-            self._in_layer("uniform usage", at, f"every expert is selected {low} to {high} times in {rows} rows")
+    def _judge_layers(self) -> None:
+        decoded = int(self._decoded.max(initial=0))
+        for at in np.flatnonzero((self._decoded == 0) & (decoded > 0)).tolist():
+            self._in_layer("missing layers", at, f"no decode token of {decoded} has its routing")
+        model = self._header.model
+        enough = [at for at, rows in enumerate(self._usage.rows.tolist()) if rows >= FEWEST_ROWS]
+        if model.experts_per_token < model.experts and enough:
+            self._judge_usage(enough)
+
+    def _judge_usage(self, layers: list[int]) -> None:
+        """Whether layers select always the same, or all equally often: one layer alone, or all of them a little."""
+        rows, counts = self._usage.rows, self._usage.counts
+        chances = {at: chance_of_evenness(counts[at], int(rows[at])) for at in layers if not self._constant[at]}
+        too_even = max(chances.values(), default=1.0) ** len(chances) < CHANCE
+        for at in layers:
+            if self._constant[at]:
+                self._in_layer("constant usage", at, f"all {rows[at]} rows select the same experts")
+            elif chances[at] < CHANCE or too_even:
+                text = f"every expert is selected {counts[at].min()} to {counts[at].max()} times in {rows[at]} rows"
+                self._in_layer("uniform usage", at, text)
 
     def _in_layer(self, check: str, at: int, text: str) -> None:
         self._findings.add(check, f"layer {self._header.model.layers[at]}: {text}")

@@ -12,7 +12,8 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from routing.events import Change, Cost, Event, Header, Keyframe, OpenChunk, Token, Unknown
+from routing.arrays import unpacked
+from routing.events import Change, Cost, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
 from routing.open_chunk import SUMMED
 from routing.pressure import MODES
 
@@ -74,6 +75,16 @@ def check_alone(event: Event) -> None:
         _require(event.sampling.seed >= 0, f"a seed of {event.sampling.seed} is impossible")
 
 
+def most_of(header: Header) -> dict[str, int]:
+    """The largest integers that a token's lists may hold, by the names of its fields."""
+    return {
+        "entropy": round(1 / header.units.entropy),
+        "margin": round(1 / header.units.margin),
+        "weights": MAX_INTEGER,
+        "probs": round(1 / header.units.weights),
+    }
+
+
 class EventChecker:
     """Checks the events of one run, in order."""
 
@@ -84,12 +95,7 @@ class EventChecker:
         self._ids = frozenset(range(self._experts))
         self._k = header.model.experts_per_token
         self._chunk_size = header.chunk_size
-        self._most = {
-            "entropy": round(1 / header.units.entropy),
-            "margin": round(1 / header.units.margin),
-            "weights": MAX_INTEGER,
-            "probs": round(1 / header.units.weights),
-        }
+        self._most = most_of(header)
         self._next = 0
         self._begun = False
 
@@ -107,6 +113,16 @@ class EventChecker:
             self._check_keyframe(event)
         elif not isinstance(event, Unknown):
             check_alone(event)
+
+    def check_decoded(self, token: Token) -> None:
+        """Refuse a token of `sessions.decoding` that cannot follow the events before it.
+
+        Raises:
+            ShapeError: what is impossible.
+        """
+        self._check_index(token.i)
+        if not self._surely_different(token.experts):
+            self._check_experts(token.experts)
 
     def _check_token(self, token: Token) -> None:
         self._check_index(token.i)
@@ -141,21 +157,19 @@ class EventChecker:
 
     def _check_experts(self, experts: list[int | None]) -> None:
         self._check_length("experts", experts, self._layers * self._k)
-        if self._surely_sound(experts):
-            return
         for layer, index in enumerate(self._model_layers):
             selected = set(experts[layer * self._k : (layer + 1) * self._k])
             if not (selected <= self._ids and len(selected) == self._k) and selected != {None}:
                 self._refuse_row(index, selected)
 
-    def _surely_sound(self, experts: list[int | None]) -> bool:
-        """Whether all rows are there, of different experts of the model; a quick look, for most tokens are so."""
+    def _surely_different(self, experts: list[int | None]) -> bool:
+        """Whether all rows are there, of different experts; a quick look, for most tokens are so."""
         try:
-            ids = np.frombuffer(bytes(cast("list[int]", experts)), np.uint8)
+            rows = np.frombuffer(bytearray(cast("list[int]", experts)), np.uint8).reshape(self._layers, self._k)
         except (TypeError, ValueError):
             return False
-        rows = np.sort(ids.reshape(self._layers, self._k), axis=1)
-        return bool(rows.max(initial=0) < self._experts and (rows[:, 1:] != rows[:, :-1]).all())
+        rows.sort(axis=1)
+        return not (rows[:, 1:] == rows[:, :-1]).any()
 
     def _refuse_row(self, layer: int, selected: set[int | None]) -> None:
         known = [expert for expert in selected if expert is not None]
@@ -187,7 +201,9 @@ class EventChecker:
         _require(0 <= frame.complete_chunks <= frame.chunks, "a keyframe with an impossible number of chunks")
         for rows in (frame.rows_prefill, frame.rows_decode, frame.average_rows):
             self._check_counts("keyframe rows", rows, self._layers)
-        for table in (frame.counts_prefill, frame.counts_decode, frame.average_meso, frame.average_macro, frame.phases):
+        for counts in (frame.counts_prefill, frame.counts_decode):
+            self._check_rows("keyframe table", counts)
+        for table in (frame.average_meso, frame.average_macro, frame.phases):
             self._check_table("keyframe table", table)
         self._check_last_experts(frame.last_experts)
         for value in (frame.chunks, frame.coherence, frame.residual):
@@ -206,10 +222,20 @@ class EventChecker:
         for values in ((chunk.first, chunk.last), chunk.sums.values(), chunk.observed.values()):
             self._check_counts("an open chunk", list(values), len(values))
         self._check_counts("open_chunk start_rows", chunk.start_rows, self._layers)
-        for table in (chunk.counts, chunk.start_meso, chunk.start_macro):
+        self._check_rows("open_chunk table", chunk.counts)
+        for table in (chunk.start_meso, chunk.start_macro):
             self._check_table("open_chunk table", table)
 
-    def _check_table(self, name: str, table: Rows) -> None:
+    def _check_table(self, name: str, table: Table) -> None:
+        if not isinstance(table, bytes):
+            self._check_rows(name, table)
+            return
+        size = 8 * self._layers * self._experts
+        _require(len(table) == size, f"{name} holds {len(table)} bytes instead of {size}")
+        sound = all(0 <= bound <= MAX_INTEGER for bound in _bounds(table))  # no number is neither
+        _require(sound, f"{name} holds a number that cannot be")
+
+    def _check_rows(self, name: str, table: Rows) -> None:
         self._check_length(name, table, self._layers)
         for row in table:
             self._check_counts(name, row, self._experts)
@@ -218,6 +244,11 @@ class EventChecker:
         self._check_length(name, values, length)
         low, high = min(values, default=0), max(values, default=0)
         _require(low >= 0 and high <= MAX_INTEGER, f"{name} holds {low if low < 0 else high}")
+
+
+def _bounds(table: bytes) -> tuple[float, ...]:
+    numbers = unpacked(table)
+    return (float(numbers.min()), float(numbers.max())) if len(numbers) else ()
 
 
 def _fit_in(values: list[int | None], most: int) -> bool:

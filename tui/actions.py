@@ -11,12 +11,13 @@ from sessions.source import Ability
 from tui.frame import Frame
 from tui.view import Status
 
-Group = Literal["run", "text", "recording", "panels", "program"]
+Group = Literal["run", "text", "seek", "recording", "panels", "program"]
 _ALTERING: frozenset[Ability] = frozenset({"perturb", "turn", "prompt", "record", "mark", "tap", "multistep"})
 """What would make the run, or the file, another one."""
 GROUP_TITLES: dict[Group, str] = {
     "run": "Run",
     "text": "Put text in",
+    "seek": "Move in a replay",
     "recording": "Recording",
     "panels": "Panels",
     "program": "Program",
@@ -52,6 +53,8 @@ class Action:
         """Why it cannot be done now."""
         if frame.replay and self.needs & _ALTERING:
             return "not in a replay, the recording is what it is"
+        if "seek" in self.needs:
+            return "nothing of the recording is read yet" if frame.replay else self.lacking
         if "restart" in self.needs:
             return "a replay has no worker" if frame.replay else self.lacking
         if "turn" in self.needs and "perturb" in frame.abilities:
@@ -96,6 +99,8 @@ def _needs(*abilities: Ability) -> frozenset[Ability]:
 _PACE = _needs("rate", "speed")
 _NO_PACE = "this source keeps its own pace"
 _NO_TEXT = "nothing runs that text could be put into"
+_SEEK = _needs("seek")
+_NO_SEEK = "only a recording can be moved about in"
 
 # fmt: off
 ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
@@ -105,23 +110,23 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "multistep", ("m",), "m", "multistep", "Pause after every chunk and wait, or go on by itself again.", "run",
-        _needs("multistep"), "nothing runs that could be paused", footer=9,
+        _needs("multistep"), "nothing runs that could be paused", footer=14,
     ),
     Action(
         "tap", ("o",), "o", "tap off", "Stop observing routing, or observe again, to see what watching costs.", "run",
-        _needs("tap"), "nothing runs that could be observed", footer=10,
+        _needs("tap"), "nothing runs that could be observed", footer=15,
     ),
     Action(
         "faster", ("plus", "equals_sign"), "+", "faster", "Next higher pace.", "run",
-        _PACE, _NO_PACE, footer=13,
+        _PACE, _NO_PACE, footer=18,
     ),
     Action(
         "slower", ("minus",), "−", "slower", "Next lower pace.", "run",
-        _PACE, _NO_PACE, footer=14,
+        _PACE, _NO_PACE, footer=19,
     ),
     Action(
         "unlimited", ("0",), "0", "unlimited", "As fast as it goes.", "run",
-        _PACE, _NO_PACE, footer=15,
+        _PACE, _NO_PACE, footer=20,
     ),
     Action(
         "restart", ("R",), "R", "restart", "Start a new worker after the old one died.", "run",
@@ -129,59 +134,94 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "go_on", ("g",), "g", "go on", "Inject “ Please continue:” at the next chunk boundary.", "text",
-        _needs("perturb"), _NO_TEXT, footer=3,
+        _needs("perturb"), _NO_TEXT, footer=8,
     ),
     Action(
         "go_on_now", ("exclamation_mark",), "!", "go on at once",
         "Inject “ Please continue:” after the next token; the chunk in the making ends there.", "text",
-        _needs("perturb"), _NO_TEXT, footer=12,
+        _needs("perturb"), _NO_TEXT, footer=17,
     ),
     Action(
         "say", ("G",), "G", "say…",
         "Inject a text of your own: raw or as a turn, at the next chunk boundary or at once.", "text",
-        _needs("perturb"), _NO_TEXT, footer=4,
+        _needs("perturb"), _NO_TEXT, footer=9,
     ),
     Action(
         "turn", ("n",), "n", "next turn…", "Answer in this context, as the next turn of the conversation.", "text",
-        _needs("turn"), "this model has no chat template, so there are no turns", footer=5,
+        _needs("turn"), "this model has no chat template, so there are no turns", footer=10,
     ),
     Action(
         "prompt", ("N",), "N", "new prompt…", "Begin a new run with a prompt of your own, in an empty context.", "text",
-        _needs("prompt"), "no model is loaded that could be asked", footer=6,
+        _needs("prompt"), "no model is loaded that could be asked", footer=11,
+    ),
+    Action(
+        "back", ("left",), "←", "5 s back", "Go five recorded seconds back.", "seek", _SEEK, _NO_SEEK, footer=3,
+    ),
+    Action(
+        "on", ("right",), "→", "5 s on", "Go five recorded seconds on.", "seek", _SEEK, _NO_SEEK, footer=4,
+    ),
+    Action(
+        "previous_token", ("comma",), ",", "token back", "Hold playback, and go one token back.", "seek",
+        _SEEK, _NO_SEEK, footer=7,
+    ),
+    Action(
+        "next_token", ("full_stop",), ".", "token on", "Hold playback, and show one token more.", "seek",
+        _SEEK, _NO_SEEK, footer=27,
+    ),
+    Action(
+        "previous_mark", ("left_square_bracket",), "[", "mark back", "Go to the mark or injection before.", "seek",
+        _SEEK, _NO_SEEK, footer=5,
+    ),
+    Action(
+        "next_mark", ("right_square_bracket",), "]", "mark on", "Go to the next mark or injection.", "seek",
+        _SEEK, _NO_SEEK, footer=6,
+    ),
+    Action("home", ("home",), "home", "beginning", "Play from the beginning.", "seek", _SEEK, _NO_SEEK),
+    Action(
+        "end", ("end",), "end", "end", "Go to the end; if the text was scrolled back, follow it first.", "seek",
+        _SEEK, _NO_SEEK,
+    ),
+    Action(
+        "jump", ("j",), "j", "jump…", "Go to a token (1200), a share (30%) or a time (1:30, 90s).", "seek",
+        _SEEK, _NO_SEEK, footer=28,
     ),
     Action(
         "record", ("r",), "r", "record", "Switch the recording on or off.", "recording",
-        _needs("record"), "this source cannot be recorded", footer=7,
+        _needs("record"), "this source cannot be recorded", footer=12,
     ),
     Action(
         "mark", ("s",), "s", "mark…", "Put a note into the recording, here.", "recording",
-        _needs("mark"), "there is no recording that could hold a mark", footer=11,
+        _needs("mark"), "there is no recording that could hold a mark", footer=16,
+    ),
+    Action(
+        "sessions", ("S",), "S", "sessions…", "The recorded sessions: replay, rename or delete one.", "recording",
+        footer=29,
     ),
     Action(
         "pressure_mode", ("p",), "p", "pressure mode",
-        "Pressure as measured (measured-v1), or as its reference computes it (chronomoe-v1).", "panels", footer=17,
+        "Pressure as measured (measured-v1), or as its reference computes it (chronomoe-v1).", "panels", footer=22,
     ),
     Action(
         "pressure_lines", ("f",), "f", "fast/slow/net",
-        "Show or hide fast, slow and net pressure beside mid.", "panels", footer=16,
+        "Show or hide fast, slow and net pressure beside mid.", "panels", footer=21,
     ),
     Action(
         "pressure_fits", ("t",), "t", "fitted curves",
         "All four curves that were tried on the pressure, with their weights; enter in the panel does the same.",
-        "panels", footer=18,
+        "panels", footer=23,
     ),
     Action(
         "token_colour", ("v",), "v", "token colour",
-        "Colour tokens by surprisal or by router entropy.", "panels", footer=8,
+        "Colour tokens by surprisal or by router entropy.", "panels", footer=13,
     ),
-    Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=19),
+    Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=24),
     Action("theme", (), "", "theme…", "Choose a colour theme.", "program"),
     Action(
         "help", ("question_mark", "f1"), "?", "help", "All keys, what the panels show, and what the marks mean.",
         "program", footer=1,
     ),
-    Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=20),
-    Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=21),
+    Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=25),
+    Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=26),
 )
 # fmt: on
 BY_ID = {action.id: action for action in ACTIONS}
@@ -189,9 +229,12 @@ BY_ID = {action.id: action for action in ACTIONS}
 FIXED_KEYS: tuple[tuple[str, str], ...] = (
     ("tab", "next panel"),
     ("1 … 5", "show (narrow terminal) or focus a panel"),
-    ("← →", "next tab in a narrow terminal; the cursor in the focused heatmap"),
+    ("← →", "the cursor in the focused heatmap; else, while a model runs, next tab in a narrow terminal"),
     ("↑ ↓ pgup pgdn end", "scroll the stream; end follows it again"),
-    ("mouse", "hover for the numbers of a cell or token, click a panel to focus it, wheel to scroll"),
+    (
+        "mouse",
+        "hover for the numbers of a cell or token, click a panel to focus it, wheel to scroll, drag the timeline",
+    ),
 )
 """Keys that move within the dashboard and do nothing to the run."""
 

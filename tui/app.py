@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
 from textual.app import App
 from textual.binding import BindingType
+from textual.filter import LineFilter
 from textual.timer import Timer
 
 from routing.errors import UserError
 from routing.events import Marker, StreamItem, Vitals
-from sessions.source import Source
+from sessions.replay import ReplaySource
+from sessions.source import END, HOME, Source
 from sessions.text import whole_text
 from tui.actions import BY_ID, bindings
 from tui.commands import ActionProvider
@@ -27,10 +30,13 @@ from tui.footer_bar import FooterBar
 from tui.frame import Frame
 from tui.frame_rate import FrameRate
 from tui.inert import one_line
+from tui.inert_filter import InertFilter
 from tui.palette import DARK, THEMES
-from tui.screens.ask import NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
+from tui.screens.ask import JUMP, NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.help import HelpScreen
+from tui.screens.sessions import SessionsScreen
+from tui.timeline_bar import TimelineBar
 from tui.trends import Trends
 from tui.view import RunView
 
@@ -84,6 +90,7 @@ class MoeWatchApp(App[None]):
             advice = f"one of {', '.join(sorted(self.available_themes))}"
             raise UserError(f"no theme is called {theme!r}", advice=advice)
         self.theme = theme or DARK.name
+        self._inert = InertFilter()
         self.source = source
         self.view = RunView()
         self.control = Control(source, self.view)
@@ -109,14 +116,24 @@ class MoeWatchApp(App[None]):
             "faster": lambda: self.control.change_pace(1),
             "slower": lambda: self.control.change_pace(-1),
             "unlimited": self.control.unlimited,
-            "restart": source.restart,
+            "restart": lambda: self.source.restart(),
             "go_on": self.control.go_on,
             "go_on_now": lambda: self.control.go_on(at_once=True),
             "say": self._ask_say,
             "turn": lambda: self._ask(TURN, lambda reply: self.control.turn(reply.text)),
             "prompt": lambda: self._ask(PROMPT, lambda reply: self.source.prompt(reply.text)),
+            "back": lambda: self.control.seek_seconds(-1),
+            "on": lambda: self.control.seek_seconds(1),
+            "previous_token": lambda: self.control.step(-1),
+            "next_token": lambda: self.control.step(1),
+            "previous_mark": lambda: self._seek_stop(-1),
+            "next_mark": lambda: self._seek_stop(1),
+            "home": lambda: self.control.seek(HOME),
+            "end": lambda: self.control.seek(END),
+            "jump": lambda: self._ask(JUMP, lambda reply: self._seek_written(reply.text)),
             "record": self.control.toggle_recording,
             "mark": lambda: self._ask(NOTE, self._mark),
+            "sessions": self._show_sessions,
             "pressure_mode": self.dashboard.pressure.toggle_mode,
             "pressure_lines": self.dashboard.pressure.toggle_lines,
             "pressure_fits": self.dashboard.pressure.toggle_fits,
@@ -140,6 +157,9 @@ class MoeWatchApp(App[None]):
             silent=self._clock() - self._heard,
             trend=self.trends.of(self.view, self.dashboard.pressure.mode(self.view)),
         )
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), self._inert]
 
     async def on_mount(self) -> None:
         self._heed_signals()
@@ -179,6 +199,7 @@ class MoeWatchApp(App[None]):
 
     def _listen(self, now: float) -> None:
         """Fetch what has arrived; readings of the machine and marks are made here and say nothing of the worker."""
+        self.control.follow_aim()
         arrived = self.source.drain()
         self._backlog.extend(arrived)
         if any(not isinstance(item, Vitals | Marker) for item in arrived):
@@ -231,12 +252,55 @@ class MoeWatchApp(App[None]):
             self.notify(action.refusal(frame), severity="warning", markup=False)
             return
         self._performers[name]()
-        self._show()
+        if "seek" in action.needs:  # or the next frame would only set out for there
+            self.tick()
+        else:
+            self._show()
+
+    @on(TimelineBar.Sought)
+    def seek_pointed(self, message: TimelineBar.Sought) -> None:
+        """The timeline was clicked, or dragged."""
+        self.control.aim(message.token)
 
     @on(FooterBar.Chosen)
     async def perform_chosen(self, message: FooterBar.Chosen) -> None:
         """A key in the footer was clicked."""
         await self.action_perform(message.action.id)
+
+    def _seek_stop(self, direction: int) -> None:
+        if not self.control.seek_stop(direction):
+            where = "after" if direction > 0 else "before"
+            self.notify(f"no mark or injection {where} this token", markup=False)
+
+    def _seek_written(self, text: str) -> None:
+        try:
+            self.control.seek_written(text)
+        except UserError as error:
+            self.notify(one_line(str(error), 200), severity="warning", markup=False)
+
+    def _show_sessions(self) -> None:
+        recording = self.source.recording
+        running = recording.mode != "replay" and not self.source.ended
+        path = "" if recording.mode == "off" else recording.path
+        self.push_screen(SessionsScreen(present=path, running=running), self._replay)
+
+    def _replay(self, path: Path | None) -> None:
+        """Leave the present source for a recording; what it recorded is closed in an orderly way."""
+        if path is None:
+            return
+        source = ReplaySource(path, self._clock)
+        try:
+            source.start()
+        except UserError as error:
+            self.notify(one_line(str(error), 200), severity="warning", markup=False)
+            return
+        before, self.source = self.source, source
+        self.control.source = source
+        self._backlog.clear()
+        self._warned.clear()
+        self._marks.clear()
+        self.run_worker(before.close, thread=True, exit_on_error=False)
+        self.tick()
 
     def _ask_say(self) -> None:
         question = SAY_OR_TURN if "turn" in self.source.abilities else SAY

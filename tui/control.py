@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from routing.events import PerturbationForm
-from sessions.source import Source
+from sessions.source import BACK, STEP, Jump, Source
 from tui.frame import Queued, is_paused
+from tui.seeking import SEEK_SECONDS, parse_jump, stop_beside
 from tui.view import GO_ON, RunView
 
 RATES = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 0.0)
@@ -20,6 +21,8 @@ class Control:
         self.source = source
         self.view = view
         self._queued: Queued | None = None
+        self._aim: int | None = None
+        """The token that the timeline was last pointed at, since the last frame."""
 
     @property
     def queued(self) -> Queued | None:
@@ -76,6 +79,47 @@ class Control:
     def toggle_recording(self) -> None:
         """Record, or stop recording."""
         self.source.set_recording(self.source.recording.mode != "recording")
+
+    def seek(self, jump: Jump) -> None:
+        """Go elsewhere in the recording."""
+        self.source.seek(jump)
+
+    def seek_seconds(self, direction: int) -> None:
+        """Go some recorded seconds on, or back."""
+        self.source.seek(Jump("time", direction * SEEK_SECONDS, relative=True))
+
+    def step(self, direction: int) -> None:
+        """Hold playback, and show one token more, or less."""
+        self.source.pause()
+        self.source.seek(STEP if direction > 0 else BACK)
+
+    def seek_stop(self, direction: int) -> bool:
+        """Go to the next mark or injection, or to the one before; False if there is none."""
+        timeline = self.source.timeline
+        playing = not (self.source.pace.paused or self.source.ended)
+        jump = None if timeline is None else stop_beside(timeline, direction, playing=playing)
+        if jump is not None:
+            self.source.seek(jump)
+        return jump is not None
+
+    def seek_written(self, text: str) -> None:
+        """Go to the place that a person wrote.
+
+        Raises:
+            UserError: it is no place.
+        """
+        if (timeline := self.source.timeline) is not None:
+            self.source.seek(parse_jump(text, timeline))
+
+    def aim(self, token: int) -> None:
+        """Go to a token with the next frame: a dragged mouse points at many, and each jump reads the file anew."""
+        self._aim = token
+
+    def follow_aim(self) -> None:
+        """Do what `aim` was told."""
+        if self._aim is not None and "seek" in self.source.abilities:
+            self.source.seek(Jump("token", self._aim))
+        self._aim = None
 
     def _perturb(self, text: str, form: PerturbationForm, label: str, *, at_once: bool) -> None:
         self.source.perturb(text, form=form, at_once=at_once)

@@ -7,10 +7,11 @@ from math import isinf
 from textual.strip import Strip
 
 from routing.half_life import Candidate, Fit
+from routing.mode_bounds import mode_bounds
 from routing.pressure import Mode
 from tui.format import NOT_AVAILABLE, number, percent, plural, signed
-from tui.mode_bounds import branches, mode_bounds
 from tui.palette import Palette
+from tui.pressure_words import branches
 from tui.row import Part, Row
 
 NAME_WIDTH = 13

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sessions.source import Ability, PaceStatus, RecordingStatus, Source
+from sessions.source import Ability, PaceStatus, RecordingStatus, Source, Timeline
 from tui.format import factor, plural
 from tui.inert import one_line
 from tui.trends import Trend
@@ -61,6 +61,8 @@ class Frame:
     """Seconds since the last event of the run itself."""
     trend: Trend | None = None
     """Of the pressure trajectory on the screen."""
+    timeline: Timeline | None = None
+    """Of a recording that can be moved about in."""
 
     @classmethod
     def of(
@@ -75,13 +77,28 @@ class Frame:
         trend: Trend | None = None,
     ) -> Frame:
         """Read the source's status; it has not ended before `view` has `caught_up` with what it handed out."""
-        ended = source.ended and caught_up
-        return cls(view, source.recording, source.pace, source.abilities, ended, queued, simulated, silent, trend)
+        return cls(
+            view=view,
+            recording=source.recording,
+            pace=source.pace,
+            abilities=source.abilities,
+            ended=source.ended and caught_up,
+            queued=queued,
+            simulated=simulated,
+            silent=silent,
+            trend=trend,
+            timeline=source.timeline,
+        )
 
     @property
     def replay(self) -> bool:
         """The events come from a file."""
         return self.recording.mode == "replay"
+
+    @property
+    def seekable(self) -> bool:
+        """Keys move in the recording."""
+        return "seek" in self.abilities
 
     @property
     def status(self) -> Status:

@@ -6,6 +6,7 @@ is not. Every such character becomes one that can be seen.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from rich.cells import cell_len
@@ -15,7 +16,8 @@ COMBINING_LIMIT = 3
 
 _CONTROL_PICTURES = 0x2400
 _COMBINING = frozenset({"Mn", "Me", "Mc"})
-_VARIATION_SELECTORS = range(0xFE00, 0xFE10)
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Letters and marks that draw nothing: fillers, joiners, variation selectors."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 
 
@@ -37,6 +39,11 @@ def inert(text: str) -> str:
     return "".join(shown)
 
 
+def is_inert(text: str) -> bool:
+    """Whether `text` surely holds no control, format or invisible character, told quickly."""
+    return text.isprintable() and (text.isascii() or _INVISIBLE.search(text) is None)
+
+
 def one_line(text: str, limit: int = 80) -> str:
     """`text` inert and cut to `limit` characters, for titles and messages."""
     safe = inert(text[: limit + 1])
@@ -46,7 +53,7 @@ def one_line(text: str, limit: int = 80) -> str:
 def _is_hidden(character: str) -> bool:
     category = unicodedata.category(character)
     invisible = cell_len(character) == 0 and category not in _COMBINING
-    return category in _HIDDEN or invisible or ord(character) in _VARIATION_SELECTORS
+    return category in _HIDDEN or invisible or _INVISIBLE.match(character) is not None
 
 
 def _substitute(character: str) -> str:

@@ -10,16 +10,16 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from routing.half_life import Fit
+from routing.mode_bounds import mode_bounds
 from routing.pressure import MODES, Mode
 from tui.fit_table import fit_table
-from tui.format import number, plural
+from tui.format import count, number, plural
 from tui.frame import Frame
-from tui.mode_bounds import mode_bounds
 from tui.panel import Panel
 from tui.pressure_chart import SIGNS, PressureChart, value_of
 from tui.pressure_track import PressureTrack
 from tui.pressure_words import Note, notes_on
-from tui.row import cells_of
+from tui.row import Part, cells_of
 from tui.trends import Trend
 from tui.view import RunView
 
@@ -75,13 +75,20 @@ class PressurePanel(Panel):
             self.label("mid by chunk")
             return self.message(width, height, "no chunk yet")
         mode = self.mode(view)
-        note = ((" computed here, not recorded ", self.palette.muted),) if self.other_mode else ()
-        self.label(f"{mode} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *note)
+        self.label(f"{mode} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *self._origin(view))
         if self.other_mode and view.mode_problem:
             return self.message(width, height, f"n/a: {view.mode_problem}")
         if self.all_fits and mode in MODES:
             return self._table(view, frame.trend, mode, width)
         return self._picture(view, frame.trend, width, height)
+
+    def _origin(self, view: RunView) -> tuple[Part, ...]:
+        """That the numbers are not those of the recording, and that there are none before a jump."""
+        if not self.other_mode:
+            return ()
+        since = view.tracks[view.other_mode].entered_at
+        where = "" if since is None else f" from token {count(since)} on"
+        return ((f" computed here{where}, not recorded ", self.palette.muted),)
 
     def _table(self, view: RunView, trend: Trend | None, mode: Mode, width: int) -> list[Strip]:
         assert view.header is not None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from routing.events import Chunk, Keyframe, Perturbation
 from routing.instruments import start_is_before
 from routing.mid_series import MidSeries
 from routing.pressure import WARM_UP_CHUNKS, crossing
+from tui.format import count
 
 CHUNKS_KEPT = 4000
 INJECTIONS_KEPT = 400
@@ -47,24 +50,55 @@ class PressureTrack:
         self.series = MidSeries(mode)
         """What a trend is fitted to."""
         self._last_complete: Chunk | None = None
-        self._first = 0
-        """Index of the first chunk to come."""
+        self.entered_at: int | None = None
+        """Token from which on chunks are computed here, if a jump led beyond those before it."""
+        self._begins: int | None = None
+        """Index of the first chunk that came."""
+        self.next_chunk = 0
+        """Index of the next chunk to come."""
 
-    def begin_at(self, frame: Keyframe) -> None:
-        """Go on from the state before the first token, where a recording begins, or is entered, in mid-run.
+    def begin_at(self, frame: Keyframe, *, recorded: bool = True) -> None:
+        """Go on from the state before the first token, where a recording begins in mid-run, or was entered by a jump.
 
-        Chunks that came before it are known if it was entered there, and nothing is missing then.
+        Args:
+            frame: that state.
+            recorded: False for chunks that are computed here: those before a jump are not.
         """
-        if self.chunks:
-            return
-        self._first = frame.chunks
-        self.series.feed(frame)
+        start = self._start(frame)
+        self.next_chunk = frame.chunks
         self.complete = frame.complete_chunks
-        if start_is_before(frame):
+        if start is not None:
+            self._begin_after(start)
+        if not recorded:
+            self.entered_at = frame.i
+
+    def _start(self, frame: Keyframe) -> Keyframe | None:
+        """The state where the chunks that are known begin; None if that is where the run begins."""
+        if self._begins is None:
+            return frame
+        unknown = frame.complete_chunks - self.complete
+        if not self._begins:
+            return None
+        return msgspec.structs.replace(frame, chunks=self._begins, complete_chunks=unknown)
+
+    def _begin_after(self, start: Keyframe) -> None:
+        """Measure nothing against a start that lies before what is known."""
+        self.series.feed(start)
+        if start_is_before(start):
+            self.initial = self.crossing = None
             self.initial_problem = "the recording begins after it"
+
+    @property
+    def unavailable(self) -> str:
+        """Why nothing can be fitted; empty if it can."""
+        if self.entered_at is not None and self.initial_problem:
+            return f"no P₀: computed from token {count(self.entered_at)} on, after a jump"
+        return self.series.unavailable
 
     def add(self, chunk: Chunk) -> None:
         """Take in the next chunk."""
+        self._begins = chunk.index if self._begins is None else self._begins
+        self.next_chunk = chunk.index + 1
         self.chunks.append(chunk)
         self.series.feed(chunk)
         self.seen += 1
@@ -77,11 +111,16 @@ class PressureTrack:
         if chunk.pressures is not None and not chunk.warm_up:
             self._measure(chunk.index, chunk.pressures.mid)
 
-    def inject(self, perturbation: Perturbation, label: str) -> None:
-        """Text was put in after the chunks so far."""
-        next_chunk = self.chunks[-1].index + 1 if self.chunks else self._first
-        self.injections.append(Injection(next_chunk, perturbation.i, label, self._last_complete))
+    def inject(self, perturbation: Perturbation, label: str, before_chunk: int) -> None:
+        """Text was put in before the chunk of this index."""
+        self.injections.append(Injection(before_chunk, perturbation.i, label, self._last_complete))
         self.after = None
+
+    def put_behind(self, cut: Chunk) -> None:
+        """Have the last injection stand behind the chunk that it cut short, which is only told after it."""
+        last = self.injections[-1] if self.injections else None
+        if last is not None and last.chunk <= cut.index and cut.last < last.i:
+            self.injections[-1] = replace(last, chunk=cut.index + 1)
 
     @property
     def half(self) -> float | None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from routing.estimates import Estimate
+from routing.events import PauseReason
 from routing.external_energy import ExternalEnergy
 from routing.half_life import in_words
+from routing.mode_bounds import ModeBounds, mode_bounds
 from routing.pressure import WARM_UP_CHUNKS, Mode, reachability
 from tui.format import number, plural, signed
 from tui.pressure_track import PressureTrack
@@ -131,3 +133,18 @@ def _estimate(found: Estimate) -> str:
     if found.interval is None:
         return signed(found.mean)
     return f"{signed(found.mean)} [{', '.join(signed(end) for end in found.interval)}]"
+
+
+def branches(mode: Mode, experts: int) -> list[tuple[PauseReason, str]]:
+    """Every reason for which the reference pauses, and whether this mode can come to it."""
+    bounds = mode_bounds(mode, experts)
+    fast, net = f"P_fast is at worst {number(bounds.fast, 3)}", f"P_net is at worst {number(bounds.net, 3)}"
+    return [
+        ("fast_instability", _reach("fast_instability", bounds, fast)),
+        ("negative_pressure", _reach("negative_pressure", bounds, net)),
+        ("multistep_chunk_complete", "each chunk; no residual grows"),
+    ]
+
+
+def _reach(reason: PauseReason, bounds: ModeBounds, bound: str) -> str:
+    return f"{'possible' if reason in bounds.pauses else 'unreachable'}: {bound}"

@@ -67,13 +67,17 @@ class StreamPanel(Panel):
         self.pointed: Piece | None = None
         """The piece under the mouse."""
         self._wrap = TokenWrap(1)
-        self._wrapped: tuple[int, int] = (0, 0)
-        """The run that is wrapped, and how many of its pieces."""
+        self._wrapped: tuple[tuple[int, int], int] = ((0, 0), 0)
+        """Which text of which run is wrapped, and how many pieces of the run."""
         self._last_role = ""
 
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
         return view.runs, view.pieces_seen, frame.status, view.progress, frame.queued_text
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
+        """In a replay, `home` moves in the recording."""
+        return not (action == "scroll_home" and self.frame is not None and self.frame.seekable)
 
     def toggle_colouring(self) -> None:
         """Colour by the other quantity."""
@@ -136,14 +140,14 @@ class StreamPanel(Panel):
     # Wrapping
 
     def _take_in(self, view: RunView, width: int) -> None:
-        """Wrap what is new; everything anew if the run or the width changed."""
-        run, done = self._wrapped
-        if run != view.runs or width != self._wrap.width:
+        """Wrap what is new; everything anew if the text is another one, or the width."""
+        text, done = self._wrapped
+        if text != (view.runs, view.texts) or width != self._wrap.width:
             self._wrap, done, self._last_role = TokenWrap(width), max(0, view.pieces_seen - len(view.pieces)), ""
             self.top = self.pointed = None
         for piece in view.newest_pieces(min(view.pieces_seen - done, len(view.pieces))):
             self._add(piece)
-        self._wrapped = (view.runs, view.pieces_seen)
+        self._wrapped = ((view.runs, view.texts), view.pieces_seen)
         self._wrap.drop_before(self._wrap.pieces - PIECES_KEPT)
         if self.top is not None:
             self.top = max(self.top, self._wrap.dropped)
@@ -158,6 +162,10 @@ class StreamPanel(Panel):
                 wrap.add_mark(piece, f" ⟶ {piece.text} ")
             case "fresh":
                 wrap.add_rule(piece, f" fresh context at token {count(piece.i)} ")
+            case "jump":
+                wrap.add_rule(piece, f" text before token {count(piece.i)} is not shown after a jump ")
+            case "begin":
+                wrap.add_rule(piece, f" the recording begins at token {count(piece.i)} ")
             case "end":
                 wrap.end_line()
                 wrap.add_mark(piece, _FINISHED_MARKS.get(piece.text, f"■ {one_line(piece.text)}"))

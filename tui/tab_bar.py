@@ -16,7 +16,7 @@ TABS = ("stream", "experts", "entropy", "pressure", "vitals")
 
 
 class TabBar(Drawn):
-    """One row: `1 stream  2 experts …`; click or press the number."""
+    """One row: `1 stream  2 experts …`; click or press the number. In a replay the arrows move in the recording."""
 
     class Chosen(Message):
         """A tab was clicked."""
@@ -30,10 +30,10 @@ class TabBar(Drawn):
         self.active = TABS[0]
         self._spots: list[tuple[int, int, str]] = []
 
-    def state(self, frame: Frame) -> Hashable:  # noqa: ARG002 - tabs are the same in every frame
-        return self.active
+    def state(self, frame: Frame) -> Hashable:
+        return self.active, frame.seekable
 
-    def draw(self, frame: Frame, size: Size) -> list[Strip]:  # noqa: ARG002
+    def draw(self, frame: Frame, size: Size) -> list[Strip]:
         ink, row = self.palette, self.row(size.width).put(" ")
         self._spots = []
         for number, tab in enumerate(TABS, 1):
@@ -42,7 +42,7 @@ class TabBar(Drawn):
             row.put(f"{tab} ", ink.chip if active else ink.muted)
             self._spots.append((start, row.used, tab))
             row.put(" ")
-        return [row.right(("← →  1–5 ", ink.faint)).strip()]
+        return [row.right(("1–5 " if frame.seekable else "← →  1–5 ", ink.faint)).strip()]
 
     def on_click(self, event: events.Click) -> None:
         for start, end, tab in self._spots:

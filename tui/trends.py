@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from routing.errors import UserError
 from routing.events import Fork
@@ -39,13 +39,13 @@ class Series:
     @classmethod
     def of(cls, view: RunView, mode: str) -> Series:
         """The trajectory of a mode, as it is now."""
-        series = view.tracks[mode].series
+        track = view.tracks[mode]
         return cls(
             run=view.runs,
             mode=mode,
-            positions=tuple(series.positions),
-            mid=tuple(series.mid),
-            problem=series.unavailable,
+            positions=tuple(track.series.positions),
+            mid=tuple(track.series.mid),
+            problem=track.unavailable,
             injected=_injected(view, mode),
             after=_after(view, mode),
             forks=tuple(_forks(view, mode)),
@@ -116,6 +116,8 @@ class Trends:
         self._collect()
         if self._working is None and self._clock() >= self._rest_until and self._is_new(view, mode):
             self._series = Series.of(view, mode)
+            if self._keep(self._series):
+                return
             self._working = self._executor.submit(self._judge, self._series)
             self._collect()
 
@@ -127,6 +129,14 @@ class Trends:
     def close(self) -> None:
         """Begin nothing more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _keep(self, series: Series) -> bool:
+        """Take over the trend of the same trajectory, if the recording was only read anew after a jump."""
+        known = self._done.get(series.mode)
+        if known is None or series.forks or replace(known.series, run=series.run) != series:
+            return False
+        self._done[series.mode] = replace(known, series=series)
+        return True
 
     def _collect(self) -> None:
         working, series = self._working, self._series

@@ -33,7 +33,7 @@ from routing.events import (
     Token,
     Vitals,
 )
-from routing.instruments import CUTTING_STATES, Instruments
+from routing.instruments import CUTTING_STATES, Instruments, experts_before
 from routing.pressure import MODES
 from routing.usage import overlap
 from tui.format import count, plural
@@ -51,8 +51,9 @@ CHARACTERS_KEPT = 4_000
 """Of one token. No vocabulary has longer ones; a file may claim anything."""
 
 Status = Literal["loading", "waiting", "prefill", "streaming", "paused", "finished", "failed"]
-Role = Literal["prompt", "injected", "generated", "inject", "change", "fresh", "end", "note"]
-"""The last five are marks between tokens, not text of the context."""
+Role = Literal["prompt", "injected", "generated", "inject", "change", "fresh", "end", "note", "begin", "jump"]
+"""All but the first three are marks between tokens, not text of the context; the last two say that text is missing
+before them, as the recording begins there, or a jump led there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class RunView:
         self.cost: Cost | None = None
         self.pieces: deque[Piece] = deque(maxlen=PIECES_KEPT)
         self.pieces_seen = 0
+        self.texts = 0
+        """Changes when the pieces begin anew: a panel that kept something of those before forgets it."""
         self.tokens = 0
         """Index of the next token."""
         self.observed = 0
@@ -188,7 +191,7 @@ class RunView:
             case Progress():
                 self._feed_progress(item)
             case Marker():
-                self._add(Piece("note", item.note, item.i))
+                self._add(Piece("note", item.note[:CHARACTERS_KEPT], item.i))
             case Cost():
                 self.cost = item
             case Keyframe():
@@ -211,7 +214,7 @@ class RunView:
         self.windows = {phase: TokenWindow(layers, experts) for phase in ("prefill", "decode")}
         self.tracks = {mode: PressureTrack(mode) for mode in (header.pressure, *MODES)}
         try:
-            self._other = Instruments(header, mode=self.other_mode)
+            self._other = Instruments(header, mode=self.other_mode, keyframes=False)
         except UserError as error:
             self.mode_problem = str(error)
 
@@ -259,18 +262,33 @@ class RunView:
         self._derive(perturbation)
         self.perturbations += 1
         label = injection_label(perturbation)
-        for track in self.tracks.values():
-            track.inject(perturbation, label)
+        if self.header is not None:
+            before_chunk = self.tracks[self.header.pressure].next_chunk
+            for track in self.tracks.values():
+                track.inject(perturbation, label, before_chunk)
         self._add(Piece("inject", label, perturbation.i))
 
     def _feed_keyframe(self, keyframe: Keyframe) -> None:
-        """Before the first token it tells what came before the recording; later ones tell nothing new."""
-        if keyframe.i and not self.tokens:
-            self.clock.filled = keyframe.open_chunk.tokens if keyframe.open_chunk else 0
-            self.multistep = keyframe.multistep
-            for track in self.tracks.values():
-                track.begin_at(keyframe)
+        """Before the first token it tells what came before the recording, or before a jump; later ones nothing new."""
+        if self.header is not None and keyframe.i and not self.tokens:
+            self._enter(keyframe, self.header)
         self._derive(keyframe)
+
+    def _enter(self, keyframe: Keyframe, header: Header) -> None:
+        """Go on from here; of what was before, only events came that are no tokens, or nothing at all."""
+        recorded = self.tracks[header.pressure]
+        jumped = bool(self.pieces or recorded.seen)
+        unfinished = keyframe.open_chunk.tokens if keyframe.open_chunk else 0
+        self.decoded += unfinished
+        self.clock.filled = unfinished
+        self.multistep = keyframe.multistep
+        if self.tap_off_at is None:
+            self._before = experts_before(keyframe, header.model.experts_per_token)
+        for track in self.tracks.values():
+            track.begin_at(keyframe, recorded=track is recorded or not jumped)
+        self.pieces.clear()
+        self.texts += 1
+        self._add(Piece("jump" if jumped else "begin", "", keyframe.i))
 
     def _feed_change(self, change: Change) -> None:
         self._derive(change)
@@ -297,7 +315,7 @@ class RunView:
                 self._fresh_context(state)
             case "finished":
                 self.status, self.why = "finished", state.why
-                self._add(Piece("end", state.why or "", state.i))
+                self._add(Piece("end", (state.why or "")[:CHARACTERS_KEPT], state.i))
             case "error":
                 self.status, self.message = "failed", state.message or state.why
             case "dropped":
@@ -306,11 +324,16 @@ class RunView:
     def _fresh_context(self, state: State) -> None:
         self._context_start = state.i
         self._before = None
-        self._add(Piece("fresh", state.why or "", state.i))
+        self._add(Piece("fresh", (state.why or "")[:CHARACTERS_KEPT], state.i))
 
     def _track_recorded(self, chunk: Chunk) -> None:
-        if self.header is not None:
-            self.tracks[self.header.pressure].add(chunk)
+        if self.header is None:
+            return
+        self.tracks[self.header.pressure].add(chunk)
+        for track in self.tracks.values():
+            track.put_behind(chunk)
+        if not self.tokens:  # its tokens came before what a jump led to, and are not read again
+            self.decoded += chunk.tokens
 
     def _derive(self, event: Event) -> None:
         """Compute the chunks of the mode that was not recorded."""

@@ -111,8 +111,8 @@ def read_pt(path: Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # PyTorch names no errors of its own; whatever is wrong, the file cannot be used
-        what = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: PyTorch does not load it safely ({what})", advice="save plain tensors") from error
+        what = f"{path}: PyTorch does not load it safely: it is cut off, or holds more than tensors and plain values"
+        raise UserError(what, advice="save the tensors alone") from error
 
 
 def _plain(value: Any) -> Any:

@@ -142,5 +142,8 @@ def test_lengths_and_quantization_under_other_names() -> None:
     assert trained_length({"rope_scaling": {"original_max_position_embeddings": 9}}) == 9
     assert trained_length({"moe_watch_trained_length": 5, "max_position_embeddings": 10}) == 5
     assert quantization({"quantization": {"bits": 4, "group_size": 64}}) == "4-bit affine, groups of 64"
+    mixed = {"bits": 4, "group_size": 64, "a.gate": {"bits": 8}, "b.gate": {"bits": 8}, "c": {"bits": 4}, "d": False}
+    said = "4-bit affine, groups of 64; 2 modules 8-bit; 1 modules not quantised"
+    assert quantization({"quantization": mixed}) == said
     assert quantization({"quantization_config": {"quant_method": "mxfp4"}}) == "mxfp4"
     assert quantization({}) is None

@@ -3,110 +3,137 @@
 from __future__ import annotations
 
 import pytest
+from textual.events import Paste
 
-from routing.events import Progress
+from routing.events import Marker, Progress
 from sessions.source import RecordingStatus
-from tests.hostile.texts import SEEN, TEXTS, acting, ending, header, run
-from tests.tui.conftest import press, running, same_on_every_machine, settle  # noqa: F401 - a fixture
+from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
+from tests.tui.conftest import lines, press, running, same_on_every_machine, settle  # noqa: F401 - a fixture
 from tests.tui.scripted import LIVE, REPLAY
+from tui.panel import Drawn
+from tui.screens.help import HelpScreen
 
 SIZE = (160, 50)
-
-
-@pytest.fixture(params=TEXTS.values(), ids=TEXTS)
-def text(request):
-    return request.param
-
-
-def strips(app):
-    """What the terminal is given, all of the screen and of what lies over it."""
-    return app.screen._compositor.render_strips()
+TABS = "12345"
 
 
 def screen(app):
     """The characters of the screen; fails if any acts, or if anything can be clicked that text brought along."""
-    lines = []
-    for strip in strips(app):
+    shown = []
+    for strip in app.screen._compositor.render_strips():
         line = "".join(segment.text for segment in strip)
-        assert not any(segment.control for segment in strip)
         assert not acting(line), line
         for segment in strip:
-            if segment.style is not None:
-                assert segment.style.link is None
-                assert "app.quit" not in str(segment.style.meta)
-        lines.append(line)
-    return "\n".join(lines)
+            assert not segment.control
+            assert segment.style is None or segment.style.link is None
+            assert segment.style is None or "app.quit" not in str(segment.style.meta)
+        shown.append(line)
+    return "\n".join(shown)
 
 
-def said(app):
-    """Tooltips and messages, wherever they are drawn."""
-    tips = [str(widget.tooltip) for widget in app.dashboard.walk_children(with_self=True) if widget.tooltip]
-    return "\n".join(tips)
+def drawn(app):
+    """What our own widgets draw and say, without the filter that all lines go through last."""
+    widgets = [widget for widget in app.dashboard.walk_children(Drawn) if widget.is_on_screen]
+    tips = [str(widget.tooltip) for widget in widgets if widget.tooltip]
+    titles = [str(part) for widget in widgets for part in (widget._border_title, widget._border_subtitle) if part]
+    text = "\n".join([*tips, *titles, *(line for widget in widgets for line in lines(widget))])
+    assert not acting(text, allowed="\n"), text
+    return text
+
+
+async def show(app, pilot, source, text, items, mode="failed"):
+    """Begin a run, and have the file called by the same text."""
+    source.recording = RecordingStatus(mode, text, text, 1, text)
+    source.add(items)
+    await settle(app, pilot)
 
 
 @pytest.mark.parametrize("end", ["finished", "error"])
-async def test_every_text_of_a_run(text, end):
-    hostile = RecordingStatus("failed", text, text, 1, text)
-    items = [*run(text), ending(text, end)]
-    async with running(items, size=SIZE, recording=hostile, abilities=LIVE | {"restart"}) as (app, pilot, _):
-        assert screen(app).count(SEEN) > 5
-        assert not acting(said(app), allowed="\n")
-        for tab in "12345":
+async def test_a_run(end):
+    async with running([], size=SIZE, abilities=LIVE | {"restart"}) as (app, pilot, source):
+        for text in TEXTS.values():
+            await show(app, pilot, source, text, [*run(text), ending(text, end)])
+            assert screen(app).count(SEEN) > 5
+            assert SEEN in drawn(app)
+
+
+async def test_a_pause_and_its_reason():
+    async with running([], size=SIZE) as (app, pilot, source):
+        for text in TEXTS.values():
+            await show(app, pilot, source, text, run(text)[:-2], "recording")
+            assert "paused" in screen(app)
+            assert SEEN in drawn(app)
+            assert app.frame_now.why.startswith(SEEN)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_each_panel_alone(size):
+    items = [*run(TOGETHER), ending(TOGETHER, "finished")]
+    async with running(items, size=size, recording=RecordingStatus("replay", TOGETHER), abilities=REPLAY) as (
+        app,
+        pilot,
+        _,
+    ):
+        for tab in TABS:
             await press(app, pilot, tab, "z")
             assert screen(app)
+            assert drawn(app)
             await press(app, pilot, "z")
+
+
+async def test_help():
+    async with running([*run(TOGETHER), ending(TOGETHER, "error")], size=SIZE) as (app, pilot, _):
         await press(app, pilot, "question_mark")
-        assert "Keys" in screen(app) or "Run" in screen(app)
+        assert isinstance(app.screen, HelpScreen)
+        assert "Put text in" in screen(app)
 
 
-async def test_pause_and_its_reason(text):
-    items = run(text)[:-2]
-    async with running(items, size=SIZE, recording=RecordingStatus("recording", text, text, 1)) as (app, _, _):
-        assert "paused" in screen(app)
-        assert SEEN in screen(app)
+async def test_a_warning_and_a_refusal():
+    async with running(run("fine"), size=SIZE) as (app, pilot, source):
+        for text in TEXTS.values():
+            source.warnings.append(text)
+            source.add([Marker(i=9, t=2.0, note=f"{text} refused")])
+            await settle(app, pilot)
+            messages = [str(each.message) for each in app._notifications]
+            assert sum(message.startswith(SEEN) for message in messages) == 2
+            assert not acting("".join(messages))
+            assert screen(app).count(SEEN) >= 2
+            app.clear_notifications()
 
 
-@pytest.mark.parametrize("size", [(80, 24), (60, 20)])
-async def test_narrow(text, size):
-    items = [*run(text), ending(text, "finished")]
-    async with running(items, size=size, recording=RecordingStatus("replay", text, text, 1), abilities=REPLAY) as (app, pilot, _):
-        for tab in "12345":
-            await press(app, pilot, tab)
-            assert screen(app)
+@pytest.mark.parametrize("stage", ["loading", "prefill"])
+async def test_progress(stage):
+    async with running([], size=SIZE) as (app, pilot, source):
+        for text in TEXTS.values():
+            await show(app, pilot, source, text, [header(text), Progress(stage=stage, done=1, total=3, note=text)])
+            assert SEEN in screen(app)
+            assert SEEN in drawn(app)
 
 
-async def test_warnings_and_refusals(text):
-    async with running(run(text), size=SIZE) as (app, pilot, source):
-        source.warnings.append(text)
-        source.add([run(text)[9]])
-        await settle(app, pilot)
-        messages = [str(each.message) for each in app._notifications]
-        assert sum(SEEN in message for message in messages) >= 1
-        assert not acting("".join(messages), allowed="\n")
-        assert SEEN in screen(app)
-
-
-async def test_progress(text):
-    async with running([Progress(stage="loading", note=text)], size=SIZE) as (app, pilot, source):
-        assert SEEN in screen(app)
-        source.add([header(text), Progress(stage="prefill", done=1, total=3, unit="tokens", note=text)])
-        await settle(app, pilot)
-        assert screen(app)
-
-
-async def test_command_palette_over_it(text):
-    async with running(run(text), size=SIZE) as (app, pilot, _):
-        await press(app, pilot, "ctrl+p")
-        assert screen(app)
-
-
-@pytest.mark.parametrize("key", ["G", "n", "N", "s"])
-async def test_what_is_pasted_into_a_question(text, key):
-    from textual.events import Paste
-
+@pytest.mark.parametrize("key", ["G", "n", "N", "s", "ctrl+p"])
+async def test_what_is_pasted(key):
     async with running(run("fine"), size=SIZE) as (app, pilot, _):
         await press(app, pilot, key)
-        assert app.screen.id == "ask"
-        app.screen.focused.post_message(Paste(text))
-        await settle(app, pilot)
-        assert screen(app)
+        for text in (TOGETHER, TEXTS["clears the screen"], TEXTS["bidirectional"]):
+            app.screen.focused.post_message(Paste(text))
+            await pilot.pause()
+            assert SEEN in screen(app)
+
+
+async def test_what_is_asked_for_again():
+    async with running(run("fine"), size=SIZE) as (app, pilot, source):
+        await press(app, pilot, "N")
+        app.screen.focused.post_message(Paste(TOGETHER))
+        await press(app, pilot, "ctrl+s", "N", "up")
+        assert source.asked[-1][0] == "prompt"
+        assert SEEN in screen(app)
+
+
+async def test_text_without_end_does_not_stop_the_screen():
+    endless = "\x1b[2J漢" * 2_500_000
+    async with running([], size=SIZE, abilities=LIVE | {"restart"}) as (app, pilot, source):
+        await show(app, pilot, source, endless, [*run(endless), ending(endless, "error")])
+        assert "␛[2J漢" in screen(app)
+        assert sum(len(run.text) for line in app.dashboard.stream._wrap.lines for run in line.runs) < 1_000_000
+        assert all(len(piece.text) <= 10_000 for piece in app.view.pieces)
+        assert len(drawn(app)) < 100_000

@@ -28,7 +28,7 @@ TEXTS = {
     "sets the title": f"{SEEN}\x1b]0;owned\x07\x1b]2;owned\x1b\\",
     "links": f"{SEEN}\x1b]8;;http://evil\x1b\\click\x1b]8;;\x1b\\",
     "writes the clipboard": f"{SEEN}\x1b]52;c;cm0gLXJmIH4K\x07",
-    "device control": f"{SEEN}\x1bP$q\"p\x1b\\\x1b_Gf=100;AAAA\x1b\\\x1b^x\x1b\\",
+    "device control": f'{SEEN}\x1bP$q"p\x1b\\\x1b_Gf=100;AAAA\x1b\\\x1b^x\x1b\\',
     "answers back": f"{SEEN}\x1b[6n\x1b[c\x1b[>q\x05\x1bZ",
     "mouse and paste": f"{SEEN}\x1b[?1000h\x1b[?2004h\x1b[?1049l\x1bc",
     "backspaces": f"{SEEN}safe\b\b\b\bevil\r{SEEN}over\x7f\x0b\x0c\x0e\x0f",
@@ -45,24 +45,27 @@ TEXTS = {
 }
 """By what they try."""
 
-_INERT_FORMAT = frozenset()
+TOGETHER = "".join(TEXTS.values())
+
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 _INVISIBLE = frozenset("\u3164\u115f\u1160\uffa0\u034f\ufe0f")
 
 
 def acting(text: str, *, allowed: str = "") -> set[str]:
     """Characters in what is shown that a terminal obeys, or that make it read as what it is not."""
-    return {
-        each
-        for each in set(text) - set(allowed)
-        if unicodedata.category(each) in _HIDDEN or each in _INVISIBLE
-    }
+    return {each for each in set(text) - set(allowed) if unicodedata.category(each) in _HIDDEN or each in _INVISIBLE}
 
 
 def header(text: str, **changes: object) -> Header:
     """A header with this text wherever there can be one."""
     model = ModelInfo(
-        name=text, architecture=text, layers=[0, 1], experts=4, experts_per_token=2, gate=text, quantization=text,
+        name=text,
+        architecture=text,
+        layers=[0, 1],
+        experts=4,
+        experts_per_token=2,
+        gate=text,
+        quantization=text,
         fingerprint=text,
     )
     fields = {

@@ -184,3 +184,28 @@ def test_the_reference_mode_reads_the_last_token_of_the_last_layer():
     assert chunk.signals.router_entropy == pytest.approx(last["entropy"][-1] * 1e-4 * np.log(6))
     assert chunk.signals.router_margin == pytest.approx(last["margin"][-1] * 1e-4)
     assert chunk.pressures.mid == pytest.approx(0.25519, abs=5e-6)
+
+
+@pytest.mark.parametrize("mode", ["measured-v1", "chronomoe-v1"])
+def test_a_chunk_cut_right_behind_a_keyframe_has_no_signals_where_its_last_token_is_needed(mode):
+    header, lines = make_run(106, mode=mode)
+    whole, resumed = Instruments(header), Instruments(header)
+    for token in tokens_of(lines):
+        whole.feed(token)
+    resumed.feed(whole.keyframe())
+    end = State(state="finished", i=106, t=11.0, why="user")
+    (cut,) = resumed.feed(end)
+    (expected,) = whole.feed(end)
+    assert (cut.first, cut.last, cut.tokens, cut.partial) == (104, 105, 2, True)
+    if mode == "measured-v1":
+        assert cut == expected
+    else:
+        assert expected.signals is not None
+        assert (cut.signals, cut.pressures) == (None, None)
+
+
+def test_keyframes_can_be_left_out():
+    header, lines = make_run(KEYFRAME_TOKENS + 410, layers=1)
+    derived, without = (derive([header, *tokens_of(lines)], keyframes=keyframes) for keyframes in (True, False))
+    assert any(isinstance(event, Keyframe) for event in derived)
+    assert without == [event for event in derived if not isinstance(event, Keyframe)]

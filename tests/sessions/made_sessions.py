@@ -32,7 +32,9 @@ def ended(number: int) -> State:
     return State(state="finished", i=number, t=1.0, why="length")
 
 
-def write_session(path: Path, number: int = 30, *, header: Header = HEADER, events: Iterable[Event] | None = None) -> Path:
+def write_session(
+    path: Path, number: int = 30, *, header: Header = HEADER, events: Iterable[Event] | None = None
+) -> Path:
     """A session of so many tokens, or of these events, that ends as it should."""
     inside = made_tokens(number) if events is None else events
     lines = [to_json(event) for event in with_chunks(header, [*inside, ended(number)])]

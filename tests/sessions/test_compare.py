@@ -144,6 +144,13 @@ def test_a_folder_that_is_no_measurement_is_refused(tmp_path: Path, write: Write
         read_source(measurement(tmp_path / "m", write, [], planned=2))
 
 
+def test_a_measurement_of_two_models_is_refused(tmp_path: Path, write: Write) -> None:
+    folder = measurement(tmp_path / "m", write, range(2))
+    write("run-002", run_of(LONG, 1), _header(experts=7), folder)
+    with pytest.raises(UserError, match=r"run-002\.moe\.jsonl: is of another model than run-001\.moe\.jsonl"):
+        read_source(folder)
+
+
 def test_series_are_read_one_or_several_to_a_file(tmp_path: Path) -> None:
     one = {"trajectory": {"mid_pressures": [0.5, 0.4, 0.5, 0.4, 0.5, 0.4]}}
     single, several = tmp_path / "one.json", tmp_path / "several.json"
@@ -372,3 +379,16 @@ def test_what_is_not_there_is_null_with_its_reason(write: Write, tmp_path: Path)
     assert pair["usage_distance"] == {"mean": None, "unavailable": "s.json holds no routing"}
     assert pair["agreement"]["tokens"] is None
     assert "no session" in pair["agreement"]["unavailable"]
+
+
+def test_usage_of_a_session_without_generated_tokens_is_not_known(write: Write) -> None:
+    prompt = [make_token(at, "prompt") for at in range(5)]
+    pair = only_pair(write("a", prompt), write("b", run_of(5, 1)))
+    assert pair.usage == "in no layer both hold a generated token whose routing is known"
+    assert comparison_result(compare([pair.a.path, pair.b.path]))["pairs"][0]["usage_distance"]["mean"] is None
+
+
+def test_one_run_against_few_is_not_tested(tmp_path: Path, write: Write) -> None:
+    pair = only_pair(write("one", run_of(LONG, 9)), measurement(tmp_path / "m", write, range(3)))
+    assert isinstance(pair.trend.outcome, NoTest)
+    assert pair.trend.outcome.why.startswith("4 ways to share 1 and 3 runs out, so p cannot fall below 0.25")

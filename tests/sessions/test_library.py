@@ -166,7 +166,9 @@ def test_files_that_are_gone_leave_the_cache(folder, cache, tmp_path):
     path.unlink()
     write_session(folder / "here.moe.jsonl", 5)
     list_sessions(folder, cache())
-    assert [name for name in ("gone", "here") if name in (tmp_path / "cache/sessions.json").read_text()] == ["here"]
+    assert [
+        name for name in ("gone", "here") if f"{name}.moe.jsonl" in (tmp_path / "cache/sessions.json").read_text()
+    ] == ["here"]
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"[]", b'{"moe_watch":"other","files":{}}', b'{"files":3}'])
@@ -240,7 +242,9 @@ def test_renaming_never_writes_over_a_file(folder):
     assert path.is_file()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "..\\b", "a\nb", "a\x1b[31m", "\x00", "x" * 300, ".moe.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "a/b", "..\\b", "a\nb", "a\x1b[31m", "\x00", "x" * 300, ".moe.jsonl"]
+)
 def test_what_is_no_name_is_refused(folder, name):
     path = write_session(folder / "run.moe.jsonl", 5)
     with pytest.raises(UserError):

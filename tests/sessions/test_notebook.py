@@ -141,7 +141,11 @@ def test_batches_change_nothing(made, tmp_path, monkeypatch):
 def test_fit_is_that_of_the_command(tmp_path):
     path = write_session(tmp_path / "long.moe.jsonl", 110)
     assert moe_watch.open(path).fit().candidates == fit_file(path).fit.candidates
-    mid = [mid for mid, warm_up in zip(*map(moe_watch.open(path).pressures().get, ("mid", "warm_up")), strict=True) if not warm_up]
+    mid = [
+        mid
+        for mid, warm_up in zip(*map(moe_watch.open(path).pressures().get, ("mid", "warm_up")), strict=True)
+        if not warm_up
+    ]
     assert moe_watch.open(path).fit().p == fit_half_life(mid, mode="measured-v1", positions=list(range(10, 27))).p
 
 
@@ -182,7 +186,7 @@ def test_a_number_that_fits_no_array_is_refused_with_its_line(made, tmp_path):
     lines = made.path.read_bytes().splitlines(keepends=True)
     path = tmp_path / "large.moe.jsonl"
     path.write_bytes(b"".join([lines[0], lines[1].replace(b'"id":0', b'"id":99999999999999999999')]))
-    with pytest.raises(UserError, match="large.moe.jsonl"):
+    with pytest.raises(UserError, match=r"large\.moe\.jsonl"):
         moe_watch.open(path).tokens()
 
 
@@ -195,6 +199,8 @@ def test_a_session_without_tokens_has_arrays_of_length_zero(tmp_path):
 
 
 def test_importing_the_package_imports_no_array_library():
-    code = "import moe_watch, sys; assert callable(moe_watch.open); print(sorted({'numpy', 'msgspec'} & set(sys.modules)))"
+    code = (
+        "import moe_watch, sys; assert callable(moe_watch.open); print(sorted({'numpy', 'msgspec'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -161,13 +161,8 @@ class MadeUpRun:
 
     def followed(self, item: StreamItem) -> Iterator[StreamItem]:
         """An item and what the instruments derive from it."""
-        derived = self._instruments.feed(item)
-        if isinstance(item, State | Perturbation):
-            yield from derived
-            yield item
-        else:
-            yield item
-            yield from derived
+        yield item
+        yield from self._instruments.feed(item)
 
     def token(self, text: str, source: str) -> Iterator[StreamItem]:
         """One token, with the chunk it may complete."""

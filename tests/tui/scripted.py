@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from routing.events import StreamItem
-from sessions.source import PaceStatus, RecordingStatus
+from sessions.source import Jump, PaceStatus, RecordingStatus, Timeline
 
 LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep"})
 REPLAY = frozenset({"pause", "speed"})
@@ -38,12 +38,14 @@ class Scripted:
         recording: RecordingStatus = RECORDING,
         pace: PaceStatus | None = None,
         ended: bool = False,
+        timeline: Timeline | None = None,
     ) -> None:
         self.abilities = frozenset(abilities)
         self.recording = recording
         default = PaceStatus("speed", 1.0, False) if "speed" in self.abilities else PaceStatus("rate", 30.0, False)
         self.pace = pace or default
         self.ended = ended
+        self.timeline = timeline
         self.warnings: list[str] = []
         self.asked: list[tuple] = []
         self._items = list(items)
@@ -82,6 +84,9 @@ class Scripted:
     def set_pace(self, value: float) -> None:
         self.asked.append(("set_pace", value))
         self.pace = replace(self.pace, value=value)
+
+    def seek(self, jump: Jump) -> None:
+        self.asked.append(("seek", jump))
 
     def set_recording(self, on: bool) -> None:
         self.asked.append(("set_recording", on))

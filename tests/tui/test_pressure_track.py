@@ -40,7 +40,7 @@ def begun_at(frame, *chunks):
 
 
 def perturb(found, i):
-    found.inject(Perturbation(i=i, t=1.0, text="x", ids=[1], form="raw", source="key"), "go on")
+    found.inject(Perturbation(i=i, t=1.0, text="x", ids=[1], form="raw", source="key"), "go on", found.next_chunk)
 
 
 def test_the_warm_up_is_counted_and_is_never_the_start():
@@ -119,3 +119,25 @@ def test_a_recording_that_is_entered_in_its_middle_knows_the_chunks_before():
     assert found.series.positions == [10, 11, 12]
     assert found.series.mid == [0.5, 0.4, 0.2]
     assert found.complete == 13
+
+
+def test_a_recording_of_the_middle_of_a_run_that_is_entered_later_still_does_not_know_the_start():
+    found = track(chunk(30, 0.5), chunk(31, 0.1))
+    assert found.initial is not None
+    found.begin_at(keyframe(32))
+    found.add(chunk(32, 0.3))
+    assert (found.initial, found.crossing, found.complete) == (None, None, 33)
+    assert found.unavailable == "the recording begins at chunk 30, after the first measured one"
+
+
+def test_chunks_before_a_jump_are_missed_where_they_were_not_recorded():
+    found = PressureTrack("chronomoe-v1")
+    found.begin_at(keyframe(50), recorded=False)
+    for at in range(50, 60):
+        found.add(chunk(at, 0.5))
+    assert found.entered_at == 1000
+    assert found.unavailable == "no P₀: computed from token 1,000 on, after a jump"
+    early = PressureTrack("chronomoe-v1")
+    early.begin_at(keyframe(3), recorded=False)
+    early.add(chunk(3, 0.5, warm_up=True))
+    assert (early.entered_at, early.unavailable) == (60, early.series.unavailable)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import Executor, Future
 
-import numpy as np
 import pytest
 
 from routing.external_energy import boundaries_of, external_energy
 from routing.half_life import fit_half_life, in_words
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
-from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, header, main_run, with_mid
+from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, main_run, with_mid
 from tests.tui.scripted import REPLAY, REPLAYING, ManualClock
-from tui.mode_bounds import branches, mode_bounds
+from tui.pressure_words import branches
 from tui.trends import REST
 
 
@@ -289,14 +288,6 @@ async def test_a_fit_that_fails_is_said_to_have_failed():
 # What a mode can reach
 
 
-def test_bounds_are_those_of_the_formulas():
-    measured, reference = mode_bounds("measured-v1", 8), mode_bounds("chronomoe-v1", 8)
-    assert measured.mid == pytest.approx((0.2 * np.tanh(0.5) - 0.1 * np.tanh(1), np.tanh(1)))
-    assert measured.fast == pytest.approx(-0.25 - 0.2 * np.tanh(1))
-    assert reference.mid == pytest.approx((0.25519 - 0.1 * np.tanh(1), 0.25519 + 0.1 * np.tanh(1)), abs=1e-5)
-    assert reference.fast == pytest.approx(-0.25 * np.log(8) - 0.2 * np.tanh(1))
-
-
 @pytest.mark.parametrize(
     ("mode", "experts", "said"),
     [
@@ -305,16 +296,5 @@ def test_bounds_are_those_of_the_formulas():
         ("chronomoe-v1", 64, "possible: P_fast is at worst −1.000"),
     ],
 )
-def test_fast_instability_is_unreachable_or_not(mode, experts, said):
+def test_fast_instability_is_said_to_be_unreachable_or_not(mode, experts, said):
     assert dict(branches(mode, experts))["fast_instability"] == said
-
-
-async def test_no_chunk_of_a_run_lies_beyond_the_bounds_of_its_mode():
-    async with running(main_run(head=header())) as (app, _, _):
-        for mode, track in app.view.tracks.items():
-            bounds = mode_bounds(mode, 8)
-            assert track.chunks
-            for chunk in track.chunks:
-                assert bounds.mid[0] <= chunk.pressures.mid <= bounds.mid[1]
-                assert chunk.pressures.fast >= bounds.fast
-                assert chunk.pressures.net >= bounds.net

@@ -42,12 +42,15 @@ class Question:
     moments: bool = False
     """The text may go in at the next chunk boundary or at once."""
     may_be_empty: bool = False
+    initial: str = ""
+    """What stands there to be changed."""
 
 
 SAY = Question("Say something", "Put into the context, before the model goes on.", "text to inject", moments=True)
 SAY_OR_TURN = Question(SAY.title, SAY.explanation, SAY.placeholder, forms=True, moments=True)
 TURN = Question("Next turn", "The model answers in this context, right away.", "your turn")
 PROMPT = Question("New prompt", "Ends this run and begins another one, in an empty context.", lines=True)
+JUMP = Question("Jump", "To a token, a share of the recording, or a time.", "1200, 30%, 1:30 or 90s")
 NOTE = Question("Mark", "A note for the recording, at this token.", "what happens here", may_be_empty=True)
 
 
@@ -103,7 +106,7 @@ class AskScreen(ModalScreen[Reply | None]):
         with Vertical(id="ask-box") as box:
             box.border_title = question.title
             yield Static(Content(question.explanation), id="ask-explanation")
-            line = Input(placeholder=question.placeholder, id="ask-line")
+            line = Input(question.initial, placeholder=question.placeholder, id="ask-line")
             area = Area(id="ask-area", soft_wrap=True, highlight_cursor_line=False)
             line.cursor_blink = area.cursor_blink = False
             yield line

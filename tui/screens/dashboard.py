@@ -20,6 +20,7 @@ from tui.panel import Drawn, Panel
 from tui.pressure_panel import PressurePanel
 from tui.stream_panel import StreamPanel
 from tui.tab_bar import TABS, TabBar
+from tui.timeline_bar import TimelineBar
 from tui.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
 from tui.vitals_panel import VitalsPanel
 
@@ -33,7 +34,7 @@ class DashboardScreen(Screen[None]):
     """Everything of one run at a glance."""
 
     AUTO_FOCUS = ""
-    ALLOW_IN_MAXIMIZED_VIEW = "HeaderBar, FooterBar"
+    ALLOW_IN_MAXIMIZED_VIEW = "HeaderBar, #bottom"
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (LEAST_WIDTH, "-narrow"), (100, "-wide"), (160, "-rich")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (LEAST_HEIGHT, "-short"), (22, "-medium"), (28, "-tall"), (50, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,6 +55,8 @@ class DashboardScreen(Screen[None]):
         self.vitals = VitalsPanel(id="vitals")
         self.tab_bar = TabBar(id="tabs")
         self._all: tuple[Drawn, ...] = ()
+        self._seekable = False
+        """Keys move in a recording."""
 
     @property
     def panels(self) -> tuple[Panel, ...]:
@@ -61,7 +64,7 @@ class DashboardScreen(Screen[None]):
         return self.stream, self.experts, self.entropy, self.pressure, self.vitals
 
     def compose(self) -> ComposeResult:
-        bars = HeaderBar(id="header"), Banner(id="banner"), FooterBar(id="footer")
+        bars = HeaderBar(id="header"), Banner(id="banner"), TimelineBar(id="timeline"), FooterBar(id="footer")
         too_small = TooSmall(id="too-small")
         self._all = (*bars, self.tab_bar, too_small, *self.panels)
         yield bars[0]
@@ -76,7 +79,8 @@ class DashboardScreen(Screen[None]):
                 with Container(id="lower"):
                     yield self.entropy
                     yield self.vitals
-        yield bars[2]
+        with Container(id="bottom"):
+            yield from bars[2:]
         yield too_small
 
     def on_mount(self) -> None:
@@ -87,12 +91,19 @@ class DashboardScreen(Screen[None]):
 
     def show(self, frame: Frame) -> None:
         """Draw a frame: only what can be seen, only what has changed."""
+        self._seekable = frame.seekable
         if frame.view.header is not None:
             self.set_class(frame.view.header.model.experts > MANY_EXPERTS, "-many")
             self.set_class(len(frame.view.header.model.layers) > MANY_LAYERS, "-deep")
         for drawn in self._all:
-            if isinstance(drawn, Banner) or drawn.is_on_screen:
+            if isinstance(drawn, Banner | TimelineBar) or drawn.is_on_screen:
                 drawn.show(frame)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
+        """In a replay, arrows and `end` move in the recording; `end` follows the text first if it was scrolled back."""
+        if not self._seekable:
+            return True
+        return action != "next_tab" and (action != "follow" or self.stream.top is not None)
 
     def action_tab(self, tab: str) -> None:
         """Show a panel in a narrow terminal; focus it anywhere else."""

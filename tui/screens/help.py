@@ -16,7 +16,7 @@ from textual.widgets import Static
 from routing.pressure import MODES
 from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action
 from tui.frame import Frame
-from tui.mode_bounds import branches
+from tui.pressure_words import branches
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),

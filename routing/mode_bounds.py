@@ -9,7 +9,6 @@ from math import log
 
 from routing.events import PauseReason, Pressures, Signals
 from routing.pressure import EXTERNAL, Mode, pause_reason, pressures, reference_signals
-from tui.format import number
 
 ENTROPIES_TRIED = 200
 """P_net is not monotonous in the entropy, so its lowest value is looked for."""
@@ -39,21 +38,6 @@ def mode_bounds(mode: Mode, experts: int) -> ModeBounds:
         net=min(found.net for found in worst),
         pauses=_reasons(worst),
     )
-
-
-def branches(mode: Mode, experts: int) -> list[tuple[PauseReason, str]]:
-    """Every reason for which the reference pauses, and whether this mode can come to it."""
-    bounds = mode_bounds(mode, experts)
-    fast, net = f"P_fast is at worst {number(bounds.fast, 3)}", f"P_net is at worst {number(bounds.net, 3)}"
-    return [
-        ("fast_instability", _reach("fast_instability", bounds, fast)),
-        ("negative_pressure", _reach("negative_pressure", bounds, net)),
-        ("multistep_chunk_complete", "each chunk; no residual grows"),
-    ]
-
-
-def _reach(reason: PauseReason, bounds: ModeBounds, bound: str) -> str:
-    return f"{'possible' if reason in bounds.pauses else 'unreachable'}: {bound}"
 
 
 def _reasons(worst: list[Pressures]) -> frozenset[PauseReason]:

@@ -1,0 +1,258 @@
+"""Traces that only count selections: SGLang's dumps and llama.cpp's importance matrices."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+import moe_watch
+from routing.errors import UserError
+from routing.events import Keyframe, State, Token
+from sessions.export.exporting import ExportPlan, export_session
+from sessions.imports.importing import import_trace
+from sessions.imports.traces import ImportOptions
+from tests.sessions.kit import replayed
+from tests.tui.conftest import running, shown
+
+TWO = ImportOptions(experts_per_token=2)
+STEPS, LAYERS, EXPERTS = 4, 3, 6
+
+
+def made_counts():
+    """Selections [steps, layers, experts] of two experts per token, none in layer 0: a dense one."""
+    rng = np.random.default_rng(2)
+    counts = np.zeros((STEPS, LAYERS, EXPERTS), np.int64)
+    for step in range(STEPS):
+        for layer in range(1, LAYERS):
+            for _ in range(25):
+                counts[step, layer, rng.choice(EXPERTS, 2, replace=False)] += 1
+    return counts
+
+
+@pytest.fixture
+def imported(tmp_path):
+    def run(path, options=TWO, **named):
+        return moe_watch.open(import_trace(path, options, folder=tmp_path / "sessions", **named).path)
+
+    return run
+
+
+@pytest.fixture
+def dump(tmp_path):
+    path = tmp_path / "dump.npz"
+    np.savez(path, logical_count=made_counts())
+    return path
+
+
+def refused(run, message, *arguments, **named):
+    with pytest.raises(UserError, match=message):
+        run(*arguments, **named)
+
+
+# -- SGLang
+
+
+def test_counts_become_a_session_without_tokens(imported, dump):
+    session = imported(dump)
+    assert len(session) == 0
+    assert session.header.backend.name == "SGLang"
+    assert session.header.capture == ["counts"]
+    assert session.layers.tolist() == [1, 2]
+    np.testing.assert_array_equal(session.counts("prefill"), made_counts().sum(0)[1:])
+    np.testing.assert_allclose(session.usage("prefill").sum(-1), 1)
+    assert np.isnan(session.usage("decode")).all()
+    assert any("does not tell prefill and decode apart" in warning for warning in session.header.warnings)
+    assert any("no tokens" in warning for warning in session.header.warnings)
+
+
+def test_a_phase_is_taken_from_who_knows_it(imported, dump):
+    session = imported(dump, ImportOptions(experts_per_token=2, phase="decode"))
+    np.testing.assert_array_equal(session.counts("decode"), made_counts().sum(0)[1:])
+    assert not session.counts("prefill").any()
+    assert not any("prefill and decode" in warning for warning in session.header.warnings)
+
+
+def test_its_file_holds_a_state_and_no_made_up_tokens(imported, dump):
+    items = replayed(imported(dump).path)
+    (frame,) = (item for item in items if isinstance(item, Keyframe))
+    assert frame.i == 100
+    assert frame.rows_prefill == [100, 100]
+    assert frame.chunks == 0
+    assert not any(isinstance(item, Token) for item in items)
+    assert isinstance(items[-1], State)
+    assert items[-1].why == "imported"
+
+
+async def test_the_dashboard_opens_it_and_says_what_is_not_there(imported, dump):
+    items = replayed(imported(dump).path)
+    async with running(items) as (app, _, _):
+        assert (app.view.status, app.view.why) == ("finished", "imported")
+        assert app.view.tokens == app.view.observed == 0
+        assert "no token" in shown(app.dashboard.entropy)
+        assert "0." not in shown(app.dashboard.entropy) + shown(app.dashboard.pressure)
+
+
+def test_counts_are_exported(imported, dump, tmp_path):
+    found = export_session(imported(dump).path, ExportPlan("json", tmp_path / "out"))
+    assert found.rows == {"events": 1, "usage": 2 * EXPERTS}
+    rows = json.loads((tmp_path / "out/usage.json").read_text())
+    assert [row["selections"] for row in rows] == made_counts().sum(0)[1:].ravel().tolist()
+    assert {row["rows"] for row in rows} == {100}
+
+
+def test_every_form_of_a_dump_gives_the_same(imported, dump, tmp_path):
+    counts = made_counts()
+    (tmp_path / "dump.json").write_text(json.dumps({"rank": 0, "logical_count": counts.tolist()}))
+    np.save(tmp_path / "dump.npy", counts)
+    np.save(tmp_path / "summed.npy", counts.sum(0))
+    expected = imported(dump).counts("prefill")
+    np.testing.assert_array_equal(imported(tmp_path / "dump.json").counts("prefill"), expected)
+    for name in ("dump.npy", "summed.npy"):
+        np.testing.assert_array_equal(imported(tmp_path / name, form="sglang").counts("prefill"), expected)
+
+
+def test_copies_of_experts_on_gpus_are_told_apart_by_the_dumps_map(imported, tmp_path):
+    places = [[0, 1, 2, 3, 0], [3, 2, 1, 0, 3]]
+    passes = [
+        {"global_physical_count": [[1, 2, 3, 4, 10], [5, 0, 1, 2, 10]]},
+        {"global_physical_count": [[1] * 5, [1] * 5]},
+    ]
+    path = tmp_path / "dump.json"
+    path.write_text(json.dumps({"records": passes, "last_physical_to_logical_map": places}))
+    found = imported(path, ImportOptions(experts_per_token=1)).counts("prefill")
+    assert found.tolist() == [[13, 3, 4, 5], [3, 2, 1, 17]]
+
+
+def test_a_file_of_pytorch_is_loaded_safely(imported, tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "dump.pt"
+    torch.save(
+        {"rank": 0, "logical_count": torch.tensor(made_counts()), "average_utilization_rate_over_window": None}, path
+    )
+    np.testing.assert_array_equal(imported(path).counts("prefill"), made_counts().sum(0)[1:])
+
+
+class Program:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_a_file_of_pytorch_that_is_a_program_is_not_run(imported, tmp_path):
+    pickled = pickle.dumps(Program(tmp_path / "ran"))
+    pickle.loads(pickled)  # it would run
+    (tmp_path / "ran").rmdir()
+    (tmp_path / "dump.pt").write_bytes(pickled)
+    with zipfile.ZipFile(tmp_path / "zipped.pt", "w") as archive:
+        archive.writestr("zipped/data.pkl", pickled)
+        archive.writestr("zipped/version", "3")
+    for name in ("dump.pt", "zipped.pt"):
+        refused(imported, "not installed|does not load it safely", tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_pytorch_it_is_said_how_to_go_on(imported, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "dump.pt").write_bytes(b"PK\x03\x04")
+    refused(imported, r"not installed: where it is, run: python -c .*weights_only=True", tmp_path / "dump.pt")
+
+
+def test_arrays_of_python_objects_are_refused(imported, tmp_path):
+    np.savez(tmp_path / "objects.npz", logical_count=np.array([Program(tmp_path / "ran")], object))
+    refused(imported, "no array of numbers", tmp_path / "objects.npz")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "objects.npz").read_bytes()[:-30])
+    refused(imported, "no whole .npz file", tmp_path / "cut.npz")
+
+
+def test_what_counts_do_not_tell_is_never_guessed(imported, dump, tmp_path):
+    refused(imported, "do not tell the experts per token: say --experts-per-token N", dump, ImportOptions())
+    refused(imported, "layer 1 are no multiple of 3: check", dump, ImportOptions(experts_per_token=3))
+    refused(imported, "6 experts: leave out --experts 8", dump, ImportOptions(experts=8, experts_per_token=2))
+    session = imported(dump, ImportOptions(experts_per_token=2, layers=[4, 7, 9], model="mine"))
+    assert session.layers.tolist() == [7, 9]
+    assert session.header.model.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([[0, 0]], "nothing was counted"),
+        ([[-1, 3]], "no counts of selections"),
+        ([[0.5, 1.5]], "no counts of selections"),
+        ([1, 2], "no counts of selections"),
+        ([[1, 1], [2]], "no array of numbers"),
+        (None, "instead of numbers|no array"),
+    ],
+)
+def test_bad_counts_are_refused_in_a_line(imported, tmp_path, counts, message):
+    path = tmp_path / "dump.json"
+    path.write_text(json.dumps({"logical_count": counts}))
+    refused(imported, message, path)
+
+
+# -- llama.cpp
+
+
+@pytest.fixture
+def imatrix(tmp_path):
+    """Writes an importance matrix as `llama-imatrix` does: sums and counts of every tensor that was multiplied."""
+    gguf = pytest.importorskip("gguf")
+
+    def write(counts, tokens, *, kind="imatrix"):
+        path = tmp_path / "imatrix.gguf"
+        writer = gguf.GGUFWriter(path, arch="", endianess=gguf.GGUFEndian.LITTLE)
+        writer.add_type(kind)
+        writer.add_uint32("imatrix.chunk_count", 2)
+        writer.add_uint32("imatrix.chunk_size", 32)
+        for layer, row in enumerate(counts):
+            names = {f"blk.{layer}.attn_q.weight": [tokens]}
+            if any(row):
+                names |= {f"blk.{layer}.ffn_{part}_exps.weight": row for part in ("down", "gate", "up")}
+            for name, column in names.items():
+                values = np.array(column, np.float32)[:, None]
+                writer.add_tensor(f"{name}.in_sum2", np.ones((len(values), 4), np.float32))
+                writer.add_tensor(f"{name}.counts", values)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write
+
+
+def test_an_importance_matrix_becomes_a_session(imported, imatrix):
+    counts = made_counts().sum(0)
+    session = imported(imatrix(counts.tolist(), 100), ImportOptions(model="mixtral"))
+    assert session.header.backend.name == "llama.cpp"
+    assert session.header.model.experts_per_token == 2  # selections per use of attention
+    assert session.layers.tolist() == [1, 2]
+    np.testing.assert_array_equal(session.counts("prefill"), counts[1:])
+    assert not session.counts("decode").any()
+
+
+def test_an_importance_matrix_that_does_not_tell_is_asked_about(imported, imatrix):
+    counts = made_counts().sum(0).tolist()
+    refused(
+        imported, "how many experts a token is sent to: say --experts-per-token N", imatrix(counts, 99), ImportOptions()
+    )
+    assert imported(imatrix(counts, 99)).header.model.experts_per_token == 2
+
+
+def test_other_gguf_files_are_refused(imported, imatrix, tmp_path):
+    refused(imported, "no importance matrix", imatrix([[1, 1]], 1, kind="model"))
+    refused(imported, "no experts were counted", imatrix([[0, 0]], 5), ImportOptions())
+    refused(imported, "looks like imatrix, not vllm", imatrix([[1, 1]], 1), form="vllm")
+    (tmp_path / "cut.gguf").write_bytes(imatrix(made_counts().sum(0).tolist(), 100).read_bytes()[:200])
+    refused(imported, "truncated", tmp_path / "cut.gguf")

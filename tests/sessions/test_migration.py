@@ -1,0 +1,117 @@
+"""Every published version is read, and means what it meant; newer ones are passed on, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from routing.errors import UserError
+from routing.events import SCHEMA, SCHEMA_MINOR, Event, Header, Keyframe, to_json
+from routing.summary import Summary
+from sessions.migration import PUBLISHED, is_newer, refusal
+from sessions.reader import read_session
+from sessions.salvage import salvage
+from tests.sessions.kit import replayed
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = {"1.0": GOLDEN / "golden-1.0.moe.jsonl", "1.1": GOLDEN / "golden.moe.jsonl"}
+"""The same run as each version wrote it, byte for byte; never to be changed."""
+
+
+def summary(path):
+    folded = Summary()
+    for item in replayed(path):
+        folded.feed(item)
+    return folded.result()
+
+
+def versioned(path):
+    header = json.loads(path.read_bytes().splitlines()[0])
+    return f"{header['schema']}.{header['schema_minor']}"
+
+
+def fields(kind, prefix):
+    """Every field of an event, nested ones included."""
+    for name in kind.__struct_fields__:
+        yield f"{prefix}.{name}"
+    nested = {"session": ("model", "backend", "sampling", "units")}
+    for name in nested.get(prefix, ()):
+        hint = {"model": "ModelInfo", "backend": "BackendInfo", "sampling": "Sampling", "units": "Units"}[name]
+        yield from fields(getattr(__import__("routing.events", fromlist=[hint]), hint), f"{prefix}.{name}")
+
+
+def test_there_is_a_file_of_every_published_version():
+    assert [str(version) for version in PUBLISHED] == list(FILES)
+    assert {name: versioned(path) for name, path in FILES.items()} == {name: name for name in FILES}
+
+
+def test_the_last_published_version_is_the_one_that_is_written():
+    assert (PUBLISHED[-1].major, PUBLISHED[-1].minor) == (SCHEMA, SCHEMA_MINOR)
+
+
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
+def test_each_is_read_and_comes_to_the_same(path):
+    assert summary(path) == summary(FILES["1.1"])
+
+
+def test_what_an_older_version_did_not_have_has_its_default():
+    header = read_session(FILES["1.0"]).header
+    assert isinstance(header, Header)
+    assert (header.backend.settings, header.multistep, header.teacher, header.continues) == ({}, False, None, None)
+    (keyframe,) = (event for event in read_session(FILES["1.0"]) if isinstance(event, Keyframe))
+    assert keyframe.multistep is False
+
+
+def test_every_addition_is_one_of_this_version():
+    known = {kind.__struct_config__.tag: kind for kind in get_args(Event)}
+    added = {field for version in PUBLISHED for field in version.fields}
+    assert {event for version in PUBLISHED for event in version.events} <= known.keys()
+    assert added <= {field for name, kind in known.items() for field in fields(kind, name)}
+
+
+def test_no_older_file_holds_what_came_later():
+    later = PUBLISHED[-1]
+    lines = [json.loads(line) for line in FILES["1.0"].read_bytes().splitlines()]
+    assert not later.events & {line["event"] for line in lines}
+    assert "multistep" not in lines[0]
+    assert "settings" not in lines[0]["backend"]
+
+
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
+def test_a_rewritten_file_is_still_one_of_its_version(path, tmp_path):
+    salvage(path, tmp_path / "copy.moe.jsonl")
+    assert (tmp_path / "copy.moe.jsonl").read_bytes() == path.read_bytes()
+
+
+def test_unknown_events_and_fields_of_a_newer_minor_version_survive_a_rewrite(tmp_path):
+    lines = FILES["1.1"].read_bytes().splitlines(keepends=True)
+    header = json.loads(lines[0]) | {"schema_minor": SCHEMA_MINOR + 1, "later": {"x": [1]}}
+    newer = [json.dumps(header).encode() + b"\n", lines[1], b'{"event":"later","n":1}\n', *lines[2:]]
+    path = tmp_path / "newer.moe.jsonl"
+    path.write_bytes(b"".join(newer))
+    assert b'{"event":"later","n":1}' in [to_json(event) for event in read_session(path)]
+    salvage(path, tmp_path / "copy.moe.jsonl")
+    assert (tmp_path / "copy.moe.jsonl").read_bytes() == path.read_bytes()
+
+
+def test_a_newer_major_version_is_refused_with_both_numbers(tmp_path):
+    path = tmp_path / "newer.moe.jsonl"
+    path.write_bytes(b'{"event":"session","schema":7,"all":"else"}\n')
+    with pytest.raises(UserError, match=f"schema 7, and this moe-watch reads schema {SCHEMA}: update moe-watch"):
+        read_session(path)
+
+
+@pytest.mark.parametrize(
+    ("major", "said"),
+    [(SCHEMA, ""), (SCHEMA + 1, "schema 2, and this moe-watch reads schema 1"), (0, "schema 0 does not exist")],
+)
+def test_major_versions(major, said):
+    assert refusal(major) == said
+
+
+def test_minor_versions():
+    assert not is_newer(SCHEMA_MINOR)
+    assert is_newer(SCHEMA_MINOR + 1)

@@ -1,0 +1,239 @@
+"""The recorded sessions: what there is, how each begins; to be replayed, renamed or deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+
+from routing.errors import UserError
+from sessions.housekeeping import delete_session, rename_session
+from sessions.library import Entry, Preview, list_sessions, preview
+from tui.format import plural, size
+from tui.inert import one_line
+from tui.screens.ask import AskScreen, Question, Reply
+from tui.screens.confirm import ConfirmScreen
+from tui.session_rows import beginning, description, head, row
+
+KEYS = "enter replays · d deletes · n renames · esc back"
+ROOM = 4
+"""Cells that the list's frame and scrollbar take."""
+
+
+class SessionsScreen(ModalScreen[Path | None]):
+    """Gives the file to replay, or None. Files are read beside the screen's thread.
+
+    Args:
+        present: path of the file that is recorded or replayed now; empty if there is none.
+        running: a model runs, and would be ended by a replay.
+    """
+
+    class Listed(Message):
+        """The folder was read."""
+
+        def __init__(self, entries: list[Entry], problem: str = "") -> None:
+            super().__init__()
+            self.entries = entries
+            self.problem = problem
+
+    class Previewed(Message):
+        """The beginning of a session was read, or could not be."""
+
+        def __init__(self, entry: Entry, found: Preview | None, problem: str = "") -> None:
+            super().__init__()
+            self.entry = entry
+            self.found = found
+            self.problem = problem
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,S", "leave", show=False),
+        Binding("d", "delete", show=False),
+        Binding("n", "rename", show=False),
+        Binding("r", "reload", show=False),
+    ]
+
+    def __init__(self, *, present: str = "", running: bool = False) -> None:
+        super().__init__(id="sessions")
+        self.entries: list[Entry] = []
+        self._present = Path(present).absolute() if present else None
+        self._running = running
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="sessions-box") as box:
+            box.border_title = "Sessions"
+            box.border_subtitle = KEYS
+            yield Static(id="sessions-head")
+            yield OptionList(id="sessions-list", markup=False)
+        with VerticalScroll(id="sessions-preview") as about:
+            about.border_title = "Preview"
+            yield Static(id="sessions-facts")
+            yield Static(id="sessions-text")
+
+    def on_mount(self) -> None:
+        self._list.focus()
+        self.action_reload()
+
+    def on_resize(self) -> None:
+        self._show_entries()
+
+    @property
+    def _list(self) -> OptionList:
+        return self.query_one("#sessions-list", OptionList)
+
+    @property
+    def chosen(self) -> Entry | None:
+        """The session under the cursor."""
+        at = self._list.highlighted
+        return self.entries[at] if at is not None and at < len(self.entries) else None
+
+    # Reading
+
+    def action_reload(self) -> None:
+        """Read the folder anew."""
+        self._say(Content("reading the recorded sessions"))
+        self.run_worker(self._read_folder, thread=True, exclusive=True, group="list", exit_on_error=False)
+
+    def _read_folder(self) -> None:
+        try:
+            self.post_message(self.Listed(list_sessions()))
+        except UserError as error:
+            self.post_message(self.Listed([], str(error)))
+
+    def _read_beginning(self, entry: Entry) -> None:
+        try:
+            self.post_message(self.Previewed(entry, preview(entry)))
+        except UserError as error:
+            self.post_message(self.Previewed(entry, None, str(error)))
+
+    @on(Listed)
+    def take_list(self, message: Listed) -> None:
+        """Show what the folder holds."""
+        self.entries = message.entries
+        total = size(sum(entry.size for entry in self.entries))
+        box = self.query_one("#sessions-box")
+        box.border_title = Content(f"Sessions · {plural(len(self.entries), 'file')}, {total}")
+        if not self.entries:
+            self._say(Content(one_line(message.problem, 200) or "nothing is recorded yet"))
+        self._show_entries()
+
+    def _show_entries(self) -> None:
+        listed, width = self._list, max(1, self.size.width - ROOM)
+        at = listed.highlighted or 0
+        self.query_one("#sessions-head", Static).update(head(width))
+        listed.clear_options()
+        listed.add_options([row(entry, width, present=self._is_present(entry)) for entry in self.entries])
+        if self.entries:
+            listed.highlighted = min(at, len(self.entries) - 1)
+
+    @on(OptionList.OptionHighlighted)
+    def describe(self) -> None:
+        """Tell of the session under the cursor, and begin to read it."""
+        entry = self.chosen
+        if entry is None:
+            return
+        self._say(description(entry))
+        if entry.facts is not None:
+            read = partial(self._read_beginning, entry)
+            self.run_worker(read, thread=True, exclusive=True, group="preview", exit_on_error=False)
+
+    @on(Previewed)
+    def take_preview(self, message: Previewed) -> None:
+        """Show how it begins, unless the cursor has moved on."""
+        if message.entry is self.chosen:
+            text = Content.styled(one_line(message.problem, 200), "$warning") if message.found is None else None
+            shown = text if message.found is None else beginning(message.found)
+            self.query_one("#sessions-text", Static).update(shown or "")
+
+    def _say(self, facts: Content) -> None:
+        self.query_one("#sessions-facts", Static).update(facts)
+        self.query_one("#sessions-text", Static).update("")
+
+    # Doing
+
+    @on(OptionList.OptionSelected)
+    def replay(self) -> None:
+        """Give back the session under the cursor; ask first if a run would end by that."""
+        entry = self.chosen
+        if entry is None or self._refuses(entry, "replay"):
+            return
+        if entry.facts is None:
+            self._warn(entry.problem)
+        elif not self._running:
+            self.dismiss(entry.path)
+        else:
+            kept = "its recording is kept" if self._present else "what is not recorded is lost"
+            self._confirm(
+                "End this run?", f"To replay a session, the run ends; {kept}.", partial(self.dismiss, entry.path)
+            )
+
+    def action_leave(self) -> None:
+        """Back to the dashboard."""
+        self.dismiss(None)
+
+    def action_delete(self) -> None:
+        """Ask, and delete the session under the cursor."""
+        entry = self.chosen
+        if entry is not None and not self._refuses(entry, "delete"):
+            self._confirm("Delete?", self._cost_of_deleting(entry), partial(self._delete, entry))
+
+    def _cost_of_deleting(self, entry: Entry) -> str:
+        sentences = [f"{one_line(entry.path.name, 120)}, {size(entry.size)}, is deleted for good."]
+        others = sum(other.run == entry.run for other in self.entries) - 1
+        if others:
+            sentences.append(f"{plural(others, 'other file')} of its run stay.")
+        if entry.condition == "unfinished":
+            sentences.append("It has no end: it may still be recorded.")
+        return " ".join(sentences)
+
+    def _delete(self, entry: Entry) -> None:
+        try:
+            delete_session(entry.path)
+        except UserError as error:
+            self._warn(str(error))
+        self.action_reload()
+
+    def action_rename(self) -> None:
+        """Ask for another name for the session under the cursor."""
+        entry = self.chosen
+        if entry is None or self._refuses(entry, "rename"):
+            return
+        question = Question("Rename", "Another name, in the same folder.", "name", initial=one_line(entry.name, 200))
+        self.app.push_screen(AskScreen(question), partial(self._rename, entry))
+
+    def _rename(self, entry: Entry, reply: Reply | None) -> None:
+        if reply is None or reply.text == entry.name:
+            return
+        try:
+            rename_session(entry.path, reply.text, self.entries)
+        except UserError as error:
+            self._warn(str(error))
+        self.action_reload()
+
+    def _is_present(self, entry: Entry) -> bool:
+        return self._present is not None and entry.path.absolute() == self._present
+
+    def _refuses(self, entry: Entry, action: str) -> bool:
+        """Whether this is the file behind the screen, which stays as it is."""
+        if self._is_present(entry):
+            self._warn(f"{action}: this is the session on the screen")
+        return self._is_present(entry)
+
+    def _confirm(self, title: str, explanation: str, then: Callable[[], object]) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                then()
+
+        self.app.push_screen(ConfirmScreen(title, explanation), answered)
+
+    def _warn(self, problem: str) -> None:
+        self.notify(one_line(problem, 200), severity="warning", markup=False)

@@ -1,0 +1,52 @@
+"""Where in a recording a person wants to go, in the words and steps of the dashboard."""
+
+from __future__ import annotations
+
+import re
+from math import inf
+
+from routing.errors import UserError
+from routing.events import Marker, Perturbation
+from sessions.source import Jump, Timeline
+
+SEEK_SECONDS = 5.0
+"""How far the arrow keys go, in recorded time."""
+GRACE_SECONDS = 1.0
+"""Recorded time after a mark in which the one before it is meant: playing goes on while one presses a key."""
+_TOKEN = re.compile(r"([0-9][0-9,_]{0,19})")
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
+_TIME = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,6}):([0-9]{1,2}(?:\.[0-9]{1,3})?)|([0-9]{1,9}(?:\.[0-9]{1,3})?) ?s")
+
+
+def stop_beside(timeline: Timeline, step: int, *, playing: bool) -> Jump | None:
+    """The jump to the mark or injection after the present position, or before it; None if there is none.
+
+    Args:
+        timeline: where one is, and what there is.
+        step: 1 for the next one, -1 for the one before.
+        playing: the position moves on by itself.
+    """
+    stops: list[Marker | Perturbation] = [*timeline.marks, *timeline.perturbations]
+    if step > 0:
+        found = min((stop.i for stop in stops if stop.i > timeline.position), default=None)
+    else:
+        latest = timeline.time - GRACE_SECONDS if playing else inf
+        found = max((stop.i for stop in stops if stop.i < timeline.position and stop.t <= latest), default=None)
+    return None if found is None else Jump("token", found)
+
+
+def parse_jump(text: str, timeline: Timeline) -> Jump:
+    """What a person wrote: a token's index, a share of the recording in percent, or a time.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    text = text.strip()
+    if found := _TOKEN.fullmatch(text):
+        return Jump("token", int(re.sub(r"[,_]", "", found[1])))
+    if found := _SHARE.fullmatch(text):
+        return Jump("token", timeline.first + round(float(found[1]) / 100 * (timeline.tokens - timeline.first)))
+    if found := _TIME.fullmatch(text):
+        hours, minutes, seconds, alone = (float(part or 0) for part in found.groups())
+        return Jump("time", 3600 * hours + 60 * minutes + seconds + alone)
+    raise UserError(f"{text[:40]!r} is no place in a recording", advice="write a token like 1200, 30%, 1:30 or 90s")
