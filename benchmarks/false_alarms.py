@@ -1,7 +1,7 @@
 """How often a verdict other than `stable` comes out of a measurement: `python -m benchmarks.false_alarms RESULTS`.
 
-Beside the runs as they were it takes the same values in random order, which hold no trend: what is called one there is
-an alarm that the noise alone gives.
+Beside the runs as they were it takes them less the straight line of their mean, a trend that they share, and the same
+values in random order, which hold no trend: what is called one there is an alarm that the noise alone gives.
 """
 
 from __future__ import annotations
@@ -29,15 +29,24 @@ def main() -> None:
     found = json.loads(options.results.read_bytes())
     plain, late = (_series(found[name]) for name in ("runs", "late_runs"))
     print("| series | number | not `stable` | share, 95 % interval | verdicts |\n|---|---:|---:|---|---|")
-    _row("runs", plain, found["pressure"])
-    if late:
-        _row("late twins", late, found["pressure"])
+    for name, series in (("runs", plain), ("late twins", late)):
+        if series:
+            _row(name, series, found["pressure"])
+            _row(f"{name}, less the line of their mean", _less_shared_line(series), found["pressure"])
     _row("runs, in random order", _shuffled(plain, options.shuffles), found["pressure"])
     _print_noise(plain)
 
 
 def _series(runs: list[dict[str, dict[str, list[float]]]]) -> Series:
     return [run["trajectory"]["mid_pressures"] for run in runs]
+
+
+def _less_shared_line(series: Series) -> Series:
+    values = np.array(series)
+    t = np.arange(values.shape[1]) - (values.shape[1] - 1) / 2
+    line = (t @ values.mean(axis=0)) / (t @ t) * t
+    less: Series = (values - line).tolist()
+    return less
 
 
 def _shuffled(series: Series, times: int) -> Series:
@@ -58,7 +67,7 @@ def wilson(hits: int, number: int) -> tuple[float, float]:
     """95 % Wilson interval of a share."""
     z, p = 1.96, hits / number
     middle, around = p + z * z / (2 * number), z * (p * (1 - p) / number + (z / (2 * number)) ** 2) ** 0.5
-    return (middle - around) / (1 + z * z / number), (middle + around) / (1 + z * z / number)
+    return max(0.0, middle - around) / (1 + z * z / number), min(1.0, middle + around) / (1 + z * z / number)
 
 
 def _print_noise(series: Series) -> None:

@@ -19,13 +19,30 @@ import numpy as np
 
 from routing.half_life import Fit, fit_half_life
 from routing.reference_numbers import reference_shape
-from tests.routing.planted import CHUNKS, GRID, NOISE, Planted, Series, plant
+from tests.routing.planted import (
+    CHUNKS,
+    GRID,
+    NOISE,
+    OTHER_NOISE,
+    REAL_NOISE,
+    OtherNoise,
+    Planted,
+    Series,
+    cliff,
+    constant,
+    exponential,
+    linear,
+    plant,
+    plant_with,
+)
 
 PHIS = (0.0, 0.3, 0.5, 0.6)
 REQUIRED_PHI = {"coverage": 0.3, "called stable": 0.5, "found within one chunk": 0.5}
 """Noise more persistent than this is measured too, and nothing is required there."""
 REQUIRED = 0.9
 COST_CHUNKS = (50, 200, 500)
+OTHERWISE = (constant(0.46), linear(0.46, -0.003), exponential(0.46, 0.2, 12.0), cliff(0.46, 0.34))
+"""Curves that are planted with noise that is not AR(1), too."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +116,30 @@ def judge(planted: Planted, phi: float, seeds: range) -> Found:
     )
 
 
+@dataclass(frozen=True)
+class FoundOtherwise:
+    """What became of one planted curve with noise that is not AR(1), over all seeds."""
+
+    name: str
+    noise: str
+    called_stable: float
+    covered: float | None
+    """Planted half-life within the 95 % interval; None where half is never reached."""
+
+
+def judge_otherwise(planted: Planted, noise: OtherNoise, seeds: range) -> FoundOtherwise:
+    """Fit every seed's series of one curve with such noise."""
+    series = list(plant_with(planted, noise, seeds))
+    fits = [fit_half_life(each.mid) for each in series]
+    covers = [_covers(fit.interval, each.half_life) for fit, each in zip(fits, series, strict=True)]
+    return FoundOtherwise(
+        planted.name,
+        noise.name,
+        called_stable=_share([fit.verdict == "stable" for fit in fits]),
+        covered=_share(covers) if isfinite(planted.half_life) else None,
+    )
+
+
 def shortfalls(found: list[Found]) -> list[str]:
     """Every share below 90 % of those that are required somewhere, one line each, and whether it is required there."""
     lines = []
@@ -147,6 +188,7 @@ def _median_error(pairs: list[tuple[float | None, float]]) -> float | None:
     return float(np.median(errors)) if errors else None
 
 
+OTHERS = ("noise", "planted", "called stable", "covered")
 OURS = ("planted", "φ", "half-life", "verdicts", "covered", "if right", "blocks", "cliff ±1", "error", "no half-life")
 THEIRS = ("planted", "φ", "shape right", "cliff ±1", "error", "no half-life")
 
@@ -163,6 +205,11 @@ def their_row(found: Found) -> str:
     """What the reference's rule makes of the same series, as a line of the second table."""
     shares = (found.reference_right, found.reference_located, found.reference_error, found.reference_missing)
     return _row(found.name, f"{found.phi:g}", *map(_percent, shares))
+
+
+def other_row(found: FoundOtherwise) -> str:
+    """What the fit makes of one curve with noise that is not AR(1), as a line of the third table."""
+    return _row(found.noise, found.name, _percent(found.called_stable), _percent(found.covered))
 
 
 def _row(*cells: str) -> str:
@@ -187,6 +234,9 @@ def main() -> None:
             print(our_row(found[-1]), flush=True)
     print(f"\nThe reference's rule on the same series:\n\n{_row(*THEIRS)}\n|{'---|' * len(THEIRS)}")
     print("\n".join(map(their_row, found)))
+    otherwise = [judge_otherwise(each, noise, range(arguments.seeds)) for noise in OTHER_NOISE for each in OTHERWISE]
+    print(f"\nNoise that is not AR(1), standard deviation {REAL_NOISE}:\n\n{_row(*OTHERS)}\n|{'---|' * len(OTHERS)}")
+    print("\n".join(map(other_row, otherwise)))
     print("\n" + ("\n".join(shortfalls(found)) or "nothing below 90 %") + "\n")
     for chunks in COST_CHUNKS:
         print(f"one fit of {chunks} chunks: {cost(chunks):.1f} ms of processor time")

@@ -1,12 +1,15 @@
 """What long sessions cost: their size, how fast they are written and opened, and how long a jump takes.
 
-python -m benchmarks.sessions --tokens 1000000
+python -m benchmarks.sessions --tokens 1000000 --keep DIR
+
+The sessions are made once, which takes minutes and gigabytes, and used again while they lie in DIR.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
@@ -14,28 +17,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from routing.arrays import Floats
-from routing.events import BackendInfo, Event, Header, Keyframe, ModelInfo, Sampling, Token, Vitals
+from routing.events import BackendInfo, Event, Header, ModelInfo, Sampling, Token, Vitals
 from routing.instruments import Instruments
+from sessions.index import KEYFRAME, LineIndex, read_tail
+from sessions.paths import SUFFIX
 from sessions.recorder import Recorder
 from sessions.replay import ReplaySource
-from sessions.source import Jump
+from sessions.source import END, Jump
+from sessions.store import FileStore
 
-FASTEST_RUN = 2000
-"""Tokens per second of the fastest generation known, pocket's. Writing should be 20 times as fast."""
+WRITTEN = 20_000
+"""Tokens of which the time to write them is taken."""
 MADE = 512
 """Tokens' routings that are drawn once and then used in turn."""
 SEEKS = 100
+PLAYED = 5000
 MEGABYTE = 1e6
-
-Result = TypeVar("Result")
+PROGRAM = (sys.executable, "-m", "moe_watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,8 @@ class Shape:
         return f"{self.layers} layers × {self.experts_per_token} of {self.experts} experts"
 
 
-SHAPES = (Shape(48, 128, 8, 4000), Shape(32, 8, 2, 1000), Shape(6, 8, 2, 1000))
-"""The last one is pocket's."""
+POCKET = Shape(6, 8, 2, 1000)
+SHAPES = (Shape(48, 128, 8, 4000), Shape(32, 8, 2, 1000), POCKET)
 
 
 def header(shape: Shape) -> Header:
@@ -129,19 +135,48 @@ def events(shape: Shape, number: int) -> Iterator[Event]:
             yield Vitals(t=token.t, memory_total=16_000_000_000, memory_used=9_000_000_000 + token.i)
 
 
-def write(path: Path, shape: Shape, number: int) -> tuple[float, int, int]:
-    """Record a made run; returns seconds in the recorder, and the bytes of keyframes and of all else."""
-    recorder = Recorder.create(path, header(shape))
-    seconds, keyframes = 0.0, 0
+def make(path: Path, shape: Shape, number: int) -> None:
+    """Record a made run, unless it is there already."""
+    if path.exists():
+        return
+    part = path.with_suffix(".part")
+    recorder = Recorder.create(part, header(shape), force=True)
     for event in events(shape, number):
-        before, began = recorder.bytes, time.perf_counter()
         recorder.append(event)
-        seconds += time.perf_counter() - began
-        keyframes += recorder.bytes - before if isinstance(event, Keyframe) else 0
     recorder.close()
     if recorder.problem:
         raise SystemExit(recorder.problem)
-    return seconds, keyframes, recorder.bytes - keyframes
+    part.rename(path)
+
+
+def writing_speed(folder: Path, shape: Shape) -> float:
+    """Tokens per second of a recorder that is given events as fast as it takes them."""
+    made = list(events(shape, WRITTEN))
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        recorder = Recorder.create(Path(name) / "written.moe.jsonl", header(shape))
+        began = time.perf_counter()
+        for event in made:
+            recorder.append(event)
+        recorder.close()
+        return WRITTEN / (time.perf_counter() - began)
+
+
+def generation_speed() -> float:
+    """Tokens per second of the fastest generation there is: pocket's, by llama.cpp, without any hook."""
+    command = [*PROGRAM, "bench", "pocket", "--backend", "llama.cpp", "--tokens", "400", "--json"]
+    rows = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)["rows"]
+    return float(next(row["tokens_per_second"] for row in rows if (row["name"], row["phase"]) == ("bare", "decode")))
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Bytes of a session's keyframes, and of all else."""
+    index = LineIndex(FileStore(path))
+    index.extend()
+    frames, line = 0, index.after(KEYFRAME, 0)
+    while line < index.lines:
+        frames += index.start_of(line + 1) - index.start_of(line)
+        line = index.after(KEYFRAME, line + 1)
+    return frames, index.size - frames
 
 
 def anonymous_memory() -> int:
@@ -154,54 +189,78 @@ def anonymous_memory() -> int:
 
 def read(path: Path) -> dict[str, float]:
     """Open a session, jump about in it, and play on; in a process of its own."""
-    opened, source = _timed(lambda: _opened(path))
-    timeline = source.timeline
-    assert timeline is not None
-    source.drain()
+    clock = Clock()
+    source = ReplaySource(path)
+    source.start()
+    assert source.timeline is not None
+    opened = clock.read()
     source.pause()
-    took = [_jump(source, i) for i in _positions(timeline.tokens)]
+    source.seek(END)
+    while not source.ended:
+        source.drain()
+    found, drains = clock.read(), list[float]()
+    jumps = [_jump(source, i, drains) for i in _positions(source.timeline.tokens)]
     source.set_pace(0)
     source.resume()
-    played = 0
-    began = time.perf_counter()
-    while played < 5000 and not source.ended:
+    clock, played = Clock(), 0
+    while played < PLAYED and not source.ended:
         played += sum(isinstance(item, Token) for item in source.drain())
     return {
-        "open": opened,
-        "median": statistics.median(took),
-        "maximum": max(took),
+        "open": opened.wall,
+        "found": found.wall,
+        "found_cpu": found.cpu,
+        "median": statistics.median(jump.wall for jump in jumps),
+        "maximum": max(jump.wall for jump in jumps),
+        "median_cpu": statistics.median(jump.cpu for jump in jumps),
+        "maximum_cpu": max(jump.cpu for jump in jumps),
+        "drain": max(drains),
         "memory": anonymous_memory(),
-        "played": played / (time.perf_counter() - began),
+        "played": played / clock.read().wall,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds, by the clock on the wall and of this process's own work."""
+
+    wall: float
+    cpu: float
+
+
+class Clock:
+    """Measures from when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Took:
+        """The time since then."""
+        return Took(time.perf_counter() - self._wall, time.process_time() - self._cpu)
 
 
 def _positions(number: int) -> list[int]:
     return random.Random(7).choices(range(number), k=SEEKS)
 
 
-def _opened(path: Path) -> ReplaySource:
-    source = ReplaySource(path)
-    source.start()
-    return source
+def _jump(source: ReplaySource, i: int, drains: list[float]) -> Took:
+    """Go there, and take in everything a screen needs; returns the seconds that took.
 
-
-def _jump(source: ReplaySource, i: int) -> float:
-    """Go there, and take in everything a screen needs; returns the seconds that took."""
-    began = time.perf_counter()
+    Args:
+        source: the session.
+        i: the token.
+        drains: where to note how long the calls took in which the chunks there were computed.
+    """
+    clock = Clock()
     source.seek(Jump("token", i))
     source.drain()
     while (timeline := source.timeline) is not None and timeline.position < i:
         source.drain()
-    took = time.perf_counter() - began
+    took = clock.read()
     for _ in range(20):  # a person does not jump again before the chunks there are computed
+        clock = Clock()
         source.drain()
+        drains.append(clock.read().wall)
     return took
-
-
-def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    began = time.perf_counter()
-    result = work()
-    return time.perf_counter() - began, result
 
 
 def plain(path: Path) -> float:
@@ -213,50 +272,76 @@ def plain(path: Path) -> float:
     return time.perf_counter() - began
 
 
-def measure(shape: Shape, number: int, folder: Path) -> str:
-    """Make one session and measure it; returns the table's lines."""
-    path = folder / "made.moe.jsonl"
-    seconds, keyframes, rest = write(path, shape, number)
+def measure(shape: Shape, path: Path, generation: float) -> list[tuple[str, str, str]]:
+    """One session's rows: what, how much, and what was promised."""
+    frames, rest = sizes(path)
     child = [sys.executable, "-m", "benchmarks.sessions", "--read", str(path)]
     found = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout)
-    loads = plain(path)
-    path.unlink()
-    rate = number / seconds
-    rows = [
-        ("size", f"{(keyframes + rest) / MEGABYTE:,.0f} MB", ""),
-        ("a token without keyframes", f"{rest / number:,.0f} bytes", f"at most {shape.budget:,}"),
-        ("keyframes, per token", f"{keyframes / number:,.0f} bytes", ""),
-        (
-            "written",
-            f"{rate:,.0f} tokens/s",
-            f"{rate / FASTEST_RUN:.0f} × the fastest run of all, pocket's",
-        ),
-        ("opened", f"{found['open']:.2f} s", "at most 1"),
-        (f"{SEEKS} jumps, median", f"{found['median'] * 1000:.0f} ms", "at most 50"),
-        (f"{SEEKS} jumps, longest", f"{found['maximum'] * 1000:.0f} ms", "at most 50"),
+    number, loads, rate = _tokens(path), plain(path), writing_speed(path.parent, shape)
+    return [
+        ("size", f"{(frames + rest) / MEGABYTE:,.0f} MB", ""),
+        ("a token, keyframes included", f"{(frames + rest) / number:,.0f} bytes", f"at most {shape.budget:,}"),
+        ("of it keyframes", f"{frames / number:,.0f} bytes", ""),
+        ("written", f"{rate:,.0f} tokens/s", _against(rate, generation) if shape == POCKET else ""),
+        ("opened: header, extent, first lines", f"{found['open']:.2f} s", "at most 1"),
+        ("every line found", f"{found['found']:.2f} s, of it {found['found_cpu']:.2f} s processor", ""),
+        (f"{SEEKS} jumps, median", _milliseconds(found, "median"), "at most 50"),
+        (f"{SEEKS} jumps, longest", _milliseconds(found, "maximum"), "at most 50"),
+        ("longest call after a jump", f"{found['drain'] * 1000:.0f} ms", ""),
         ("own memory after them (RssAnon)", f"{found['memory'] / MEGABYTE:.0f} MB", "at most 300"),
         ("played, chunks computed", f"{found['played']:,.0f} tokens/s", ""),
-        ("json.loads of every line", f"{loads:.1f} s", f"{loads / found['open']:.0f} × the opening"),
+        ("json.loads of every line", f"{loads:.1f} s", f"{loads / found['found']:.0f} × finding the lines"),
     ]
-    return "\n".join(f"| {name} | {value} | {target} |" for name, value, target in rows)
+
+
+def _tokens(path: Path) -> int:
+    last = read_tail(FileStore(path)).last
+    assert last is not None
+    return last.i + 1
+
+
+def _against(rate: float, generation: float) -> str:
+    return f"{rate / generation:.0f} × pocket's fastest generation, {generation:,.0f} tokens/s; at least 20 ×"
+
+
+def _milliseconds(found: dict[str, float], name: str) -> str:
+    return f"{found[name] * 1000:.0f} ms, of it {found[f'{name}_cpu'] * 1000:.0f} ms processor"
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the sessions lie, or are to be left")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read:
         print(json.dumps(read(arguments.read)))
-        return
-    with tempfile.TemporaryDirectory(prefix="moe-watch-sessions-") as name:
-        needed = arguments.tokens * SHAPES[0].budget * 5 // 4
-        if shutil.disk_usage(name).free < needed:
-            raise SystemExit(f"{name}: {needed / 1e9:.1f} GB are needed there; name another folder with TMPDIR")
-        for shape in SHAPES:
-            print(f"{shape}, {arguments.tokens:,} tokens\n\n| | measured | promised |\n|---|---|---|", flush=True)
-            print(measure(shape, arguments.tokens, Path(name)), "\n", sep="", flush=True)
+    elif arguments.keep:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+        measure_all(arguments.keep, arguments.tokens)
+    else:
+        with tempfile.TemporaryDirectory(prefix="moe-watch-sessions-") as name:
+            measure_all(Path(name), arguments.tokens)
+
+
+def measure_all(folder: Path, number: int) -> None:
+    """Print a table for each shape."""
+    paths = {
+        shape: folder / f"{shape.layers}x{shape.experts_per_token}of{shape.experts}-{number}{SUFFIX}"
+        for shape in SHAPES
+    }
+    needed = sum(number * shape.budget for shape, path in paths.items() if not path.exists())
+    if shutil.disk_usage(folder).free < needed:
+        raise SystemExit(f"{folder}: {needed / 1e9:.1f} GB are needed there; name another folder with --keep or TMPDIR")
+    generation = generation_speed()
+    for shape, path in paths.items():
+        make(path, shape, number)
+        print(f"{shape}, {number:,} tokens; load average {os.getloadavg()[0]:.1f}\n")
+        print("| | measured | promised |\n|---|---|---|")
+        for row in measure(shape, path, generation):
+            print(f"| {' | '.join(row)} |")
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ Examples:
   moe-watch measure pocket --out results    the same over many runs, with control
   moe-watch compare results-a results-b     half-lives, usage and routing side by side
   moe-watch bench ./Mixtral-8x7B-4bit       measure what observing costs here
+  moe-watch sessions                        what was recorded, and is it whole
+  moe-watch export run.moe.jsonl --to csv   its tables, for other programs
 """
 
 

@@ -12,6 +12,7 @@ from routing.events import Table, Token
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 AnyFloats = npt.NDArray[np.floating[Any]]
 AnyInts = npt.NDArray[np.integer[Any]]
 
@@ -30,6 +31,46 @@ def integers(values: Sequence[int | None]) -> Ints:
 def token_experts(token: Token, layers: int, experts_per_token: int) -> Ints:
     """Expert ids `[L, k]` of one token, `ABSENT` in layers that were not computed."""
     return integers(token.experts).reshape(layers, experts_per_token)
+
+
+def integer_rows(rows: Sequence[Sequence[int | None]]) -> Ints:
+    """Lists of one length as int64 `[N, length]`, `ABSENT` for null."""
+    try:
+        return np.array(rows, np.int64)
+    except TypeError:
+        return np.stack([integers(row) for row in rows])
+
+
+class Selections:
+    """Which experts tokens in a row selected, and where those stand in a table `[L, E]`.
+
+    Args:
+        ids: expert ids `[N, L, k]`; of one token in one layer all are `ABSENT`, or they are different experts.
+        experts: E.
+    """
+
+    def __init__(self, ids: Ints, experts: int) -> None:
+        self.ids = ids
+        self.experts = experts
+        self.computed: Flags = ids[:, :, 0] != ABSENT
+        """[N, L]"""
+        self.whole = bool(self.computed.all())
+        """Every layer of every token was computed."""
+        offsets = np.arange(0, ids.shape[1] * experts, experts)[:, None]
+        self.cells: Ints = (ids if self.whole else np.maximum(ids, 0)) + offsets
+        """[N, L, k] places in the flattened table; that of expert 0 where nothing was computed."""
+
+    def counts(self) -> Ints:
+        """How often each expert was selected `[L, E]`."""
+        layers = self.ids.shape[1]
+        cells = self.cells if self.whole else self.cells[self.computed]
+        found = np.bincount(cells.ravel(), minlength=layers * self.experts)
+        return found.astype(np.int64, copy=False).reshape(layers, self.experts)
+
+    def rows(self) -> Ints:
+        """How many tokens each layer was computed for `[L]`."""
+        found: Ints = self.computed.sum(0, dtype=np.int64)
+        return found
 
 
 def token_layer_values(values: Sequence[int | None] | None, layers: int) -> Floats:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from routing.arrays import ABSENT, Floats, Ints
+from routing.arrays import Floats, Ints, Selections
 from routing.usage import jensen_shannon_distance
+
+Waves = npt.NDArray[np.complex128]
 
 MESO_HALF_LIFE = 50
 """Tokens."""
@@ -25,20 +28,14 @@ class UsageAverages:
         """[L, E], not yet corrected."""
         self.macro: Floats = np.zeros((layers, experts))
 
-    def add(self, experts: Ints) -> None:
-        """Move both averages towards one token's selections `[L, k]`."""
-        computed = np.flatnonzero(experts[:, 0] != ABSENT)
-        whole = len(computed) == len(experts)
-        rows = np.arange(len(experts)) if whole else computed
-        chosen = experts if whole else experts[computed]
+    def extend(self, chosen: Selections) -> None:
+        """Move both averages towards the selections of tokens in a row, one after the other."""
         for average, half_life in ((self.meso, MESO_HALF_LIFE), (self.macro, MACRO_HALF_LIFE)):
-            keep = _keep(half_life)
-            if whole:
-                average *= keep
+            if chosen.whole:
+                _move(average, chosen, _keep(half_life))
             else:
-                average[rows] *= keep
-            average[rows[:, None], chosen] += (1 - keep) / experts.shape[1]
-        self.rows[rows] += 1
+                _move_computed(average, chosen, _keep(half_life))
+        self.rows += chosen.rows()
 
     def copy(self) -> UsageAverages:
         """The averages as they are now, untouched by what comes."""
@@ -63,9 +60,29 @@ class UsageAverages:
         known = ~np.isnan(meso[:, 0] + usage[:, 0])
         if not known.any():
             return (np.nan, np.nan, np.nan)
-        usage, meso, macro = usage[known], meso[known], macro[known]
+        if not known.all():
+            usage, meso, macro = usage[known], meso[known], macro[known]
         pairs = ((usage, meso), (usage, macro), (meso, macro))
         return tuple(float(jensen_shannon_distance(p, q).mean()) for p, q in pairs)  # type: ignore[return-value]
+
+
+def _move(average: Floats, chosen: Selections, keep: float) -> None:
+    """Move one average `[L, E]`, in place, by tokens whose layers were all computed."""
+    cells = chosen.cells.reshape(len(chosen.cells), -1)
+    steps = np.full(cells.shape[1], (1 - keep) / chosen.cells.shape[2])
+    flat = average.reshape(-1)
+    for selected in cells:
+        np.multiply(flat, keep, out=flat)
+        np.add.at(flat, selected, steps)
+
+
+def _move_computed(average: Floats, chosen: Selections, keep: float) -> None:
+    """Move one average `[L, E]`, in place, in the layers that were computed."""
+    step = (1 - keep) / chosen.cells.shape[2]
+    flat = average.reshape(-1)
+    for cells, computed in zip(chosen.cells, chosen.computed, strict=True):
+        average *= np.where(computed, keep, 1.0)[:, None]
+        flat[cells[computed]] += step
 
 
 class Coherence:
@@ -79,14 +96,21 @@ class Coherence:
     def __init__(self, layers: int, experts: int, seed: int) -> None:
         self.phases: Floats = np.random.default_rng(seed).uniform(0, 2 * np.pi, (layers, experts))
         """[L, E], radians."""
+        self._known: Floats = np.full((layers, experts), np.nan)
+        """The phases that `_waves` are of."""
+        self._waves: Waves = np.zeros((layers, experts), np.complex128)
 
-    def add(self, experts: Ints, weights: Floats) -> None:
-        """Move the phases of one token's experts `[L, k]` by their weights `[L, k]`; weight 0 where absent."""
-        self.phases[np.arange(len(experts))[:, None], np.maximum(experts, 0)] += self.STEP * weights
+    def extend(self, chosen: Selections, weights: Floats) -> None:
+        """Move the phases of the experts that tokens in a row selected by their weights `[N, L, k]`."""
+        steps = self.STEP * np.where(chosen.computed[:, :, None], weights, 0.0)
+        np.add.at(self.phases.reshape(-1), chosen.cells.ravel(), steps.ravel())
 
     def value(self) -> float:
         """R, 0..1."""
-        return float(abs(np.exp(1j * self.phases).mean()))
+        moved = np.flatnonzero(self.phases != self._known)  # often few of the experts; exponentials are slow
+        self._waves.reshape(-1)[moved] = np.exp(1j * self.phases.reshape(-1)[moved])
+        self._known = self.phases.copy()
+        return float(abs(self._waves.mean()))
 
 
 def _keep(half_life: int) -> float:

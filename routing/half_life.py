@@ -28,9 +28,10 @@ from routing.pressure import (
     reference_signals,
 )
 from routing.reference_numbers import ReferenceNumbers, reference_numbers
-from routing.trend_bootstrap import Refits, ar1_refits, block_refits
+from routing.trend_bootstrap import Refits, block_refits, noise_refits
 from routing.trend_candidates import Candidate, Candidates
-from routing.trend_gate import LIKELY, MIN_CHANGE, persistence, trend_p
+from routing.trend_gate import LIKELY, MIN_CHANGE, trend_p
+from routing.trend_noise import lag_1
 from routing.trend_shapes import TRENDS, Axis, axis
 
 __all__ = [
@@ -68,7 +69,7 @@ class Fit:
     half_life: float | None
     """Chunks from the first one until the chosen curve is at half of its start; None unless it was observed to be."""
     interval: tuple[float, float] | None
-    """95 % interval of the half-life by AR(1) bootstrap; the upper end is infinite where it may never be reached."""
+    """95 % interval of the half-life by bootstrap; the upper end is infinite where it may never be reached."""
     block_interval: tuple[float, float] | None
     """The same by moving blocks of residuals."""
     censored: bool
@@ -79,7 +80,7 @@ class Fit:
     p: float
     """How likely noise alone looks at least as much like a trend."""
     phi: float
-    """Persistence of the noise from chunk to chunk, 0..0.95."""
+    """Correlation of the noise in successive chunks, 0..0.95: the mean over all kinds of noise by their odds."""
     start: float
     """Where the chosen curve begins."""
     end: float
@@ -146,15 +147,15 @@ def too_long(chunks: int) -> str:
 
 def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, random: np.random.Generator) -> Fit:
     candidates = Candidates(times, series, places[0])
-    phi = persistence(candidates.noise)
-    p = trend_p(times, series, phi, random)
+    noise = candidates.noise
+    p = trend_p(times, series, noise, random)
     trend = candidates.trend
     chosen = trend if p <= LIKELY and _change(trend, places) >= MIN_CHANGE else candidates.constant
     start, end = (float(value) for value in chosen.values([places[0], places[-1]]))
     reach = None if mode is None else _reach(mode, start)
     verdict = _verdict(chosen, start, end, reach, float(series.min()))
     falls, half_time, span = verdict in TRENDS, candidates.half_time(chosen), float(times.t[-1]) + 1
-    refits = ar1_refits(times, candidates.likely(chosen), phi, random)
+    refits = noise_refits(times, candidates.likely(chosen), random)
     blocks = block_refits(times, candidates.likely(chosen), random)
     at = crossing(series.tolist())
     return Fit(
@@ -166,7 +167,7 @@ def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, rand
         never=_never(chosen, start) if falls and isinf(half_time) else None,
         mode=mode,
         p=p,
-        phi=phi,
+        phi=lag_1(noise),
         start=start,
         end=end,
         reach=reach,

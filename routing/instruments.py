@@ -9,7 +9,7 @@ from math import isnan, log
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints, integers, packed, token_experts, unpacked
+from routing.arrays import ABSENT, Ints, Selections, integer_rows, packed, token_experts, unpacked
 from routing.averages import Coherence, UsageAverages
 from routing.chunks import ChunkClock
 from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
@@ -22,6 +22,9 @@ KEYFRAME_TOKENS = 700
 KEYFRAME_PATIENCE = 200
 """How many tokens later a keyframe may come so that it stands at a chunk's end: a chunk in the making makes it two
 thirds larger."""
+
+TOGETHER = 64
+"""Tokens computed with at once, at most: NumPy takes as long for one as for ten."""
 
 CUTTING_STATES = frozenset({"fresh_context", "finished", "error"})
 """States that end a chunk before it is complete."""
@@ -61,6 +64,10 @@ class Instruments:
         self._open: ChunkSums | None = None
         self._last: LastToken | None = None
         self._before: Ints | None = None
+        self._waiting: list[Token] = []
+        """Tokens of one phase that were taken in; nothing is computed with them before something needs it."""
+        self._waiting_experts: list[Ints] = []
+        """Their expert ids, [L, k] each."""
         self._tokens = 0
         self._next_keyframe = KEYFRAME_TOKENS
 
@@ -73,6 +80,7 @@ class Instruments:
         if isinstance(event, State) and event.state in CUTTING_STATES:
             derived = self._cut()
             if event.state == "fresh_context":
+                self._settle()
                 self._before = None
             return derived
         if isinstance(event, Keyframe) and not self._tokens:
@@ -82,45 +90,75 @@ class Instruments:
         return []
 
     def _feed_token(self, token: Token) -> list[Event]:
-        experts = token_experts(token, self.layers, self.experts_per_token)
-        derived: list[Event] = []
-        if token.phase == "decode":
-            derived = self._feed_decode(token, experts)
-        else:
-            self._prefill.add(experts)
-            self._averages.add(experts)
-        self._before = experts
+        experts = self._checked_experts(token)
+        if self._waiting and (len(self._waiting) == TOGETHER or self._waiting[0].phase != token.phase):
+            self._settle()
+        if token.phase == "decode" and self._open is None:
+            self._settle()
+            self._open = ChunkSums(np.zeros((self.layers, self.experts), np.int64), self._averages.copy())
+        self._waiting.append(token)
+        self._waiting_experts.append(experts)
         self._tokens = token.i + 1
+        derived: list[Event] = []
+        if token.phase == "decode" and self._clock.advance():
+            derived.append(self._close(partial=False))
         if self._keyframe_is_due():
             derived.append(self.keyframe())
             self._next_keyframe = self._tokens + KEYFRAME_TOKENS
         return derived
 
+    def _checked_experts(self, token: Token) -> Ints:
+        """Expert ids [L, k], refused here, before the token becomes one of many."""
+        experts = token_experts(token, self.layers, self.experts_per_token)
+        if experts.max(initial=ABSENT) >= self.experts:
+            raise IndexError(f"token {token.i} selects expert {experts.max()} of {self.experts}")
+        if token.weights is not None and len(token.weights) != len(token.experts):
+            raise ValueError(f"token {token.i} has {len(token.weights)} weights for {len(token.experts)} experts")
+        return experts
+
     def _keyframe_is_due(self) -> bool:
         late = self._tokens - self._next_keyframe
         return self._keyframes and late >= (0 if self._open is None else KEYFRAME_PATIENCE)
 
-    def _feed_decode(self, token: Token, experts: Ints) -> list[Event]:
-        if self._open is None:
-            self._open = ChunkSums(np.zeros((self.layers, self.experts), np.int64), self._averages.copy())
-        self._open.add(token, experts, self._before)
-        self._decode.add(experts)
-        self._averages.add(experts)
-        if token.weights is not None:
-            self._phases.add(experts, self._weights(token.weights))
-        if self.mode == "chronomoe-v1":
-            self._last = LastToken.of(token, self.layers, self.units)
-        return [self._close(partial=False)] if self._clock.advance() else []
+    def _settle(self) -> None:
+        """Compute with the tokens that wait."""
+        if not self._waiting:
+            return
+        tokens, self._waiting = self._waiting, []
+        ids, self._waiting_experts = self._waiting_experts, []
+        chosen = Selections(np.array(ids), self.experts)
+        counts, rows = chosen.counts(), chosen.rows()
+        window = self._decode if tokens[0].phase == "decode" else self._prefill
+        window.merge(counts, rows, len(tokens))
+        self._averages.extend(chosen)
+        if tokens[0].phase == "decode":
+            self._settle_decode(tokens, chosen, counts)
+        self._before = ids[-1]
 
-    def _weights(self, values: list[int | None]) -> Floats:
-        steps = integers(values).reshape(self.layers, self.experts_per_token)
-        return np.where(steps == ABSENT, 0, steps) * self.units.weights
+    def _settle_decode(self, tokens: list[Token], chosen: Selections, counts: Ints) -> None:
+        assert self._open is not None
+        self._open.counts += counts
+        self._open.extend(tokens, chosen, self._before)
+        self._move_phases(tokens, chosen)
+        if self.mode == "chronomoe-v1":
+            self._last = LastToken.of(tokens[-1], self.layers, self.units)
+
+    def _move_phases(self, tokens: list[Token], chosen: Selections) -> None:
+        places = [n for n, token in enumerate(tokens) if token.weights is not None]
+        if not places:
+            return
+        if len(places) < len(tokens):
+            chosen = Selections(chosen.ids[places], self.experts)
+        steps = integer_rows([token.weights for token in tokens if token.weights is not None])
+        weights = np.where(steps == ABSENT, 0, steps) * self.units.weights
+        self._phases.extend(chosen, weights.reshape(chosen.ids.shape))
 
     def _cut(self) -> list[Event]:
         """End the chunk in the making, if there is one."""
         return [self._close(partial=True)] if self._clock.cut() else []
 
     def _close(self, *, partial: bool) -> Chunk:
+        self._settle()
         sums, self._open = self._open, None
         assert sums is not None
         signals = self._signals(sums)
@@ -178,6 +216,7 @@ class Instruments:
 
     def keyframe(self) -> Keyframe:
         """The state after the events so far; feeding it to fresh instruments lets them go on from here."""
+        self._settle()
         return Keyframe(
             i=self._tokens,
             chunks=self._chunks,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints, integers, packed, token_layer_values, unpacked
+from routing.arrays import Floats, Ints, Selections, packed, token_layer_values, unpacked
 from routing.averages import UsageAverages
 from routing.events import OpenChunk, Token, Units
-from routing.usage import add_selections, overlap, shares
+from routing.usage import overlaps, shares
 
 SUMMED = ("router_entropy", "router_margin", "top_margin", "overlap")
 
@@ -28,21 +29,23 @@ class ChunkSums:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0.0))
     observed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0))
 
-    def add(self, token: Token, experts: Ints, before: Ints | None) -> None:
-        """Take in one decode token; `before` is the expert ids of the token before it in this context."""
+    def extend(self, tokens: Sequence[Token], chosen: Selections, before: Ints | None) -> None:
+        """Take in decode tokens in a row.
+
+        Args:
+            tokens: at least one.
+            chosen: what they selected; to be added to `counts` by the caller.
+            before: expert ids `[L, k]` of the token before them in this context, None if there was none.
+        """
         if not self.tokens:
-            self.first = token.i
-        self.last = token.i
-        self.tokens += 1
-        add_selections(self.counts, experts)
-        self._add_row("router_entropy", token.entropy)
-        self._add_row("router_margin", token.margin)
-        if token.top_margin is not None:
-            self._sum("top_margin", token.top_margin, 1)
-        if before is not None:
-            shared = overlap(experts, before)
-            known = shared[~np.isnan(shared)]
-            self._sum("overlap", float(known.sum()), len(known))
+            self.first = tokens[0].i
+        self.last = tokens[-1].i
+        self.tokens += len(tokens)
+        self._add_integers("router_entropy", [token.entropy for token in tokens])
+        self._add_integers("router_margin", [token.margin for token in tokens])
+        margins = [token.top_margin for token in tokens if token.top_margin is not None]
+        self._add("top_margin", margins, len(margins))
+        self._add_rows("overlap", overlaps(chosen, before))
 
     def mean(self, name: str, unit: float = 1.0) -> float:
         """Mean of one summed signal; NaN if nothing was observed."""
@@ -66,14 +69,24 @@ class ChunkSums:
             "transition_prob": self.mean("overlap"),
         }
 
-    def _add_row(self, name: str, values: list[int | None] | None) -> None:
-        if values:
-            row = integers(values)
-            known = row[row != ABSENT]
-            self._sum(name, float(known.sum()), len(known))
+    def _add_integers(self, name: str, rows: list[list[int | None] | None]) -> None:
+        values = [value for row in rows if row for value in row if value is not None]
+        self._add(name, [float(sum(values))], len(values))
 
-    def _sum(self, name: str, value: float, count: int) -> None:
-        self.sums[name] += value
+    def _add_rows(self, name: str, rows: Floats) -> None:
+        """Add values `[N, L]`, NaN left out."""
+        known = ~np.isnan(rows)
+        sums = rows.sum(-1)
+        for n in np.flatnonzero(~known.all(-1)):
+            sums[n] = rows[n][known[n]].sum()
+        self._add(name, sums.tolist(), int(known.sum()))
+
+    def _add(self, name: str, parts: list[float], count: int) -> None:
+        """Add the parts of a sum one after the other: rounding depends on it, `sum` does not do it in every Python."""
+        total = self.sums[name]
+        for part in parts:
+            total += part
+        self.sums[name] = total
         self.observed[name] += count
 
     def freeze(self) -> OpenChunk:

@@ -1,8 +1,8 @@
 """How sure a fitted curve is: curves refitted to themselves with other noise of the same kind.
 
 Where several shapes fit about as well, the draws are shared out among them by Akaike weight, so that not knowing the
-shape widens the interval. Likewise each draw has a φ of its own, as far from the estimate as estimates of φ scatter.
-With the best shape and one φ alone, 95 % intervals covered as little as 86 % (docs/calibration.md).
+shape widens the interval. Likewise they are shared out among the kinds of noise that may be around a shape. With the
+best shape and one φ alone, 95 % intervals covered as little as 86 % (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from math import sqrt
 import numpy as np
 
 from routing.arrays import Floats
-from routing.trend_gate import MOST_PERSISTENT, ar1_noise
+from routing.trend_gate import noise_of_kinds
+from routing.trend_noise import NoiseAround, kinds, shared_out
 from routing.trend_shapes import PARAMETERS, Axis, Curves
 
 DRAWS = 400
 OUTSIDE = 0.025
 """Share of the draws beyond either end of a 95 % interval."""
-LEAST_LEFT = 0.25
-"""Of n degrees of freedom, at least this share is taken to be left after a fit, however persistent the noise."""
 
 Noise = Callable[["Fitted", int], Floats]
 """Noise for a fitted curve, `[n, draws]`."""
@@ -36,6 +35,8 @@ class Fitted:
     """`[n]`."""
     weight: float
     """How many of the draws it gets, as a share."""
+    noise: NoiseAround
+    """What the noise may be if this shape is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,12 @@ class Refits:
         return float(low), float(high)
 
 
-def ar1_refits(axis: Axis, fitted: Iterable[Fitted], phi: float, random: np.random.Generator) -> Refits:
-    """Refits with AR(1) noise as strong as the residuals."""
+def noise_refits(axis: Axis, fitted: Iterable[Fitted], random: np.random.Generator) -> Refits:
+    """Refits with noise of the kinds that may be around each shape, as strong as its residuals."""
 
     def noise(each: Fitted, draws: int) -> Floats:
-        scatter = sqrt((1 - phi**2) / axis.n) * random.standard_normal(draws)
-        phis = np.clip(phi + scatter, 0, MOST_PERSISTENT)
-        return float(_scaled(each, phi).std()) * ar1_noise(random, axis.n, draws, phis)
+        drawn = kinds(each.noise.odds, draws)
+        return each.noise.spread[drawn] * noise_of_kinds(random, axis.n, drawn)
 
     return _refits(axis, fitted, noise)
 
@@ -72,7 +72,7 @@ def block_refits(axis: Axis, fitted: Iterable[Fitted], random: np.random.Generat
     def noise(each: Fitted, draws: int) -> Floats:
         begins = random.integers(0, n - length + 1, (-(-n // length), 1, draws))
         chosen = (begins + np.arange(length)[None, :, None]).reshape(-1, draws)[:n]
-        drawn: Floats = _scaled(each, 0.0)[chosen]
+        drawn: Floats = _scaled(each)[chosen]
         return drawn
 
     return _refits(axis, fitted, noise)
@@ -91,23 +91,18 @@ def percentiles(values: Floats) -> tuple[Floats, Floats]:
 
 
 def _refits(axis: Axis, fitted: Iterable[Fitted], noise: Noise) -> Refits:
-    curves = []
-    done, share = 0, 0.0
-    for each in fitted:
-        share += each.weight
-        draws, done = round(DRAWS * share) - done, round(DRAWS * share)
-        if draws:
-            series = each.curve.values(axis.t) + noise(each, draws)
-            curves.append(axis.fit(each.curve.shape, series, rounds=1))
+    shapes = list(fitted)
+    draws = shared_out(np.array([each.weight for each in shapes]), DRAWS)
+    curves = [
+        axis.fit(each.curve.shape, each.curve.values(axis.t) + noise(each, number), rounds=1)
+        for each, number in zip(shapes, draws.tolist(), strict=True)
+        if number
+    ]
     return Refits(tuple(curves))
 
 
-def _scaled(fitted: Fitted, phi: float) -> Floats:
-    """Residuals about their mean, as large as the noise was before parameters were fitted to it.
-
-    A parameter takes more than one degree of freedom out of persistent noise: (1 + φ) / (1 − φ).
-    """
+def _scaled(fitted: Fitted) -> Floats:
+    """Residuals about their mean, as large as white noise was before parameters were fitted to it."""
     n = len(fitted.residuals)
-    lost = len(PARAMETERS[fitted.curve.shape]) * (1 + phi) / (1 - phi)
     around: Floats = fitted.residuals - fitted.residuals.mean()
-    return around * sqrt(n / max(n - lost, LEAST_LEFT * n))
+    return around * sqrt(n / (n - len(PARAMETERS[fitted.curve.shape])))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf, log
+from math import exp, inf, isfinite, log
 
 import numpy as np
 import numpy.typing as npt
 
 from routing.arrays import Floats
 from routing.trend_bootstrap import Fitted
+from routing.trend_noise import WHITE, noise_around, odds
 from routing.trend_shapes import PARAMETERS, SHAPES, TRENDS, Axis, Shape, curve_values
 
 POINT_ROUNDS = 8
@@ -61,7 +62,11 @@ class Candidates:
         )
         self.constant = self.all[0]
         self._negligible = INACCURACY * float(np.abs(series).max())
-        self._fitted = {shape: Fitted(curves[shape], left[shape], among_trends.get(shape, 1.0)) for shape in SHAPES}
+        noise = noise_around(axis, list(curves.values()), np.stack(list(left.values()), axis=1))
+        self._fitted = {
+            shape: Fitted(curves[shape], left[shape], among_trends.get(shape, 1.0), around)
+            for shape, around in zip(SHAPES, noise, strict=True)
+        }
 
     @property
     def trend(self) -> Candidate:
@@ -70,9 +75,11 @@ class Candidates:
 
     @property
     def noise(self) -> Floats:
-        """What the closest trend leaves of the series, `[n]`; 0 where it only leaves the fit's own inaccuracy."""
-        left = min((self._fitted[shape].residuals for shape in TRENDS), key=lambda each: float(each @ each))
-        return np.where(np.abs(left) <= self._negligible, 0.0, left)
+        """Odds of each kind of noise, `[K]`; white where a curve only leaves the fit's own inaccuracy."""
+        possible = [self._fitted[each.shape] for each in self.all if isfinite(each.aicc)]
+        if any(np.abs(each.residuals).max() <= self._negligible for each in possible):
+            return WHITE
+        return odds(each.noise for each in possible)
 
     def half_time(self, chosen: Candidate) -> float:
         """Chunks until the chosen curve is at half of its start; infinite for never."""

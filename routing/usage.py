@@ -5,9 +5,11 @@ Usage is about selections over time and is never called `router_entropy`, which 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints
+from routing.arrays import ABSENT, Floats, Ints, Selections
 
 
 class UsageWindow:
@@ -24,41 +26,62 @@ class UsageWindow:
         """[L]"""
         self.tokens = 0
         """Tokens in the window."""
-        self._ring: list[Ints] = []
+        self._ring: list[_Row] = []
         self._next = 0
 
     def add(self, experts: Ints) -> None:
         """Add one token's expert ids `[L, k]`, dropping the oldest token of a full window."""
+        row = _row(experts, self.counts.shape[1])
         if self.size:
-            self._remember(experts)
+            self._remember(row)
         self.tokens += 1
-        self._count(experts, 1)
+        self._count(row, 1)
+
+    def merge(self, counts: Ints, rows: Ints, tokens: int) -> None:
+        """Add tokens that were counted together: `counts` `[L, E]` and `rows` `[L]`. For windows that keep all."""
+        self.counts += counts
+        self.rows += rows
+        self.tokens += tokens
 
     def shares(self) -> Floats:
         """Share of the selections in its layer that each expert got `[L, E]`; NaN in layers without rows."""
         return shares(self.counts)
 
-    def _remember(self, experts: Ints) -> None:
+    def _remember(self, row: _Row) -> None:
         if len(self._ring) < self.size:
-            self._ring.append(experts)
+            self._ring.append(row)
             return
         self._count(self._ring[self._next], -1)
         self.tokens -= 1
-        self._ring[self._next] = experts
+        self._ring[self._next] = row
         self._next = (self._next + 1) % self.size
 
-    def _count(self, experts: Ints, step: int) -> None:
-        add_selections(self.counts, experts, step)
-        self.rows += np.where(experts[:, 0] != ABSENT, step, 0)
+    def _count(self, row: _Row, step: int) -> None:
+        self.counts.reshape(-1)[row.cells] += step
+        self.rows[row.layers] += step
 
 
-def add_selections(counts: Ints, experts: Ints, step: int = 1) -> None:
-    """Add `step` for each selected expert `[L, k]` to `counts` `[L, E]`, in place."""
-    layers = np.arange(len(experts))[:, None]
-    if experts.min(initial=0) == ABSENT:
-        computed = experts[:, 0] != ABSENT
-        layers, experts = layers[computed], experts[computed]
-    counts[layers, experts] += step
+class _Row(NamedTuple):
+    """Where one token counts."""
+
+    cells: Ints
+    """Places in the flattened table `[L, E]`."""
+    layers: Ints | slice
+    """Those that were computed."""
+
+
+def _row(experts: Ints, number: int) -> _Row:
+    """Where expert ids `[L, k]` count in a table of `number` experts."""
+    cells = experts + np.arange(0, len(experts) * number, number)[:, None]
+    layers = np.flatnonzero(experts[:, 0] != ABSENT)
+    if len(layers) == len(experts):
+        return _Row(cells.ravel(), slice(None))
+    return _Row(cells[layers].ravel(), layers)
+
+
+def add_selections(counts: Ints, experts: Ints) -> None:
+    """Count one token's expert ids `[L, k]` in `counts` `[L, E]`, in place."""
+    counts.flat[_row(experts, counts.shape[1]).cells] += 1
 
 
 def shares(counts: Ints) -> Floats:
@@ -102,15 +125,18 @@ def dead(counts: Ints) -> Ints:
 def jensen_shannon_distance(p: Floats, q: Floats) -> Floats:
     """Square root of the Jensen–Shannon divergence to base 2, over the last axis: 0 equal, 1 disjoint."""
     middle = (p + q) / 2
-    divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
+    with np.errstate(invalid="ignore"):
+        divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
     return np.sqrt(np.maximum(divergence, 0.0))
 
 
 def _relative_entropy(p: Floats, q: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p == 0, 0.0, p * np.log2(p / q))
-    result: Floats = terms.sum(-1)
-    return result
+    terms: Floats = p / q
+    np.copyto(terms, 1.0, where=p == 0)  # so that its term is 0; logarithms of 0 are slow
+    np.log2(terms, out=terms)
+    terms *= p
+    total: Floats = terms.sum(-1)
+    return total
 
 
 def overlap(now: Ints, before: Ints) -> Floats:
@@ -119,5 +145,25 @@ def overlap(now: Ints, before: Ints) -> Floats:
     1 − overlap is `churn`.
     """
     present = (now[:, 0] != ABSENT) & (before[:, 0] != ABSENT)
-    shared = np.where(present, (now[:, :, None] == before[:, None, :]).sum((1, 2)), 0)
+    equal = now[:, :, None] == before[:, None, :]
+    shared = equal.reshape(len(now), equal.shape[1] * equal.shape[2]).sum(1) * present
     return np.where(present, shared / (2 * now.shape[1] - shared), np.nan)
+
+
+def overlaps(now: Selections, before: Ints | None) -> Floats:
+    """`overlap` of each token with the one before it, per layer `[N, L]`.
+
+    Args:
+        now: tokens in a row.
+        before: expert ids `[L, k]` of the token before the first of them, None if there was none.
+    """
+    tokens, layers, chosen = now.ids.shape
+    table = layers * now.experts
+    first = Selections(np.full((1, layers, chosen), ABSENT) if before is None else before[None], now.experts)
+    places = now.cells.reshape(tokens, -1) + np.arange(0, tokens * table, table)[:, None]
+    earlier = np.zeros(tokens * table, np.bool_)  # [N·L·E] whether the token before selected it
+    earlier[first.cells.ravel()] = True
+    earlier[places[:-1] + table] = True
+    shared = earlier[places].reshape(now.ids.shape).sum(-1)
+    present = now.computed & np.concatenate((first.computed, now.computed[:-1]))
+    return np.where(present, shared / (2 * chosen - shared), np.nan)

@@ -24,9 +24,9 @@ _FIELDS = msgspec.structs.fields(Token)
 def token_decoder(header: Header) -> Callable[[bytes], Token]:
     """A function that makes a token of a line.
 
-    It raises `msgspec.DecodeError` where a number is out of its range, or a list is not as long as the header says.
-    That an expert stands twice in a row, that a row is null in part, and that the index is not the next one, it does
-    not see.
+    It raises `msgspec.DecodeError` where a number is out of its range, a list is not as long as the header says, or
+    the experts of a layer are null. It does not see that an expert stands twice in a row, or that the index is not the
+    next one.
     """
     model = header.model
     most = tuple(most_of(header).items())
@@ -61,16 +61,16 @@ def _numbers() -> dict[str, Any]:
 
 def _rows(layers: int, experts: int, k: int, most: dict[str, int]) -> dict[str, Any]:
     return {
-        "experts": _row(layers * k, max(0, experts - 1)),
-        "weights": _row(layers * k, most["weights"]) | None,
-        "entropy": _row(layers, most["entropy"]) | None,
-        "margin": _row(layers, most["margin"]) | None,
-        "probs": _row(layers * experts, most["probs"]) | None,
+        "experts": _row(layers * k, _integer(0, max(0, experts - 1))),
+        "weights": _row(layers * k, _integer(0, most["weights"]) | None) | None,
+        "entropy": _row(layers, _integer(0, most["entropy"]) | None) | None,
+        "margin": _row(layers, _integer(0, most["margin"]) | None) | None,
+        "probs": _row(layers * experts, _integer(0, most["probs"]) | None) | None,
     }
 
 
-def _row(length: int, most: int) -> Any:
-    return Annotated[list[_integer(0, most) | None], Meta(min_length=length, max_length=length)]  # type: ignore[misc]
+def _row(length: int, of: Any) -> Any:
+    return Annotated[list[of], Meta(min_length=length, max_length=length)]
 
 
 def _integer(least: int, most: int) -> Any:

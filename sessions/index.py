@@ -1,6 +1,9 @@
 """Where things lie in a session file: every line's place and kind, told by its first bytes.
 
 Nothing is judged here: a line is taken for what it begins like, and what it holds is checked when it is read.
+
+Finding all lines of a file of gigabytes takes a second or more, so it can be done a little at a time. Until it is
+done, the file's end is known from its last bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from math import isfinite
 
 import msgspec
@@ -19,7 +23,8 @@ from sessions import lines
 from sessions.shapes import check_alone
 from sessions.store import Store
 
-BLOCK = 1 << 18
+BLOCK = 1 << 20
+"""Bytes that are looked through at once, in a millisecond or two."""
 
 TOKEN, KEYFRAME, VITALS, CHUNK, PERTURBATION, MARKER, OTHER, GARBAGE, BLANK = b"TKVCPMO?-"
 """Kinds of lines, by what they hold."""
@@ -81,6 +86,9 @@ class LineIndex:
         self._ends = array("q", [0])
         """Where line n begins; the last one is where the next line to come begins."""
         self._kinds = bytearray()
+        self.behind = True
+        """There may be lines that were not looked at yet."""
+        self._tail: Tail | None = None
         self._stuck = False
         """A line is longer than any may be, or too many are shorter: what comes after it is not looked at."""
         self._landmarks: list[Event] = []
@@ -97,27 +105,41 @@ class LineIndex:
         """Whole lines so far."""
         return len(self._kinds)
 
-    def start_of(self, line: int) -> int:
-        """Offset of a line's first byte; of `lines`, that of the line to come."""
-        return self._ends[line]
+    @property
+    def size(self) -> int:
+        """Bytes of all whole lines."""
+        return self._tail.end if self._tail is not None and self.behind else self._ends[-1]
 
-    def extend(self) -> None:
-        """Take in all lines that are whole by now.
+    def start_of(self, line: int) -> int:
+        """Offset of a line's first byte; of `lines`, that of the line to come; of later ones, the end."""
+        return self._ends[line] if line < len(self._ends) else self._store.size()
+
+    def extend(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Take in all lines that are whole by now, or some of them: asked again, it goes on behind those.
+
+        Args:
+            enough: asked after every block; where it is true, the rest is left for later, and `behind` is.
 
         Raises:
             UserError: the store cannot be read.
         """
-        size, length = self._store.size(), BLOCK
+        size, length, begun = self._store.size(), BLOCK, False
+        self.behind = False
         while not self._stuck and (start := self._ends[-1]) < size:
+            if begun and length == BLOCK and enough():
+                self.behind = True
+                return
+            begun = True
             block = self._store.read(start, min(length, size - start))
             if self._take(block, start):
                 length = BLOCK
                 self._stuck = self.lines > MANY_LINES and self._ends[-1] < LEAST_AVERAGE * self.lines
             elif start + len(block) >= size:
-                return
+                break
             else:
                 length *= 2
                 self._stuck = length > 2 * lines.MAX_LINE
+        self._tail = None
 
     def _take(self, block: bytes, base: int) -> int:
         """Note the whole lines in a block that begins with a line; returns how many bytes they take."""
@@ -189,13 +211,7 @@ class LineIndex:
 
     def place(self, line: int) -> Place | None:
         """Where in the run a line's event is, if it says."""
-        if quick := _PLACE.match(self._store.read(self._ends[line], _PLACE_BYTES)):
-            i, t, frame = quick.groups()
-            return Place(int(i or frame), float(t or 0))
-        with suppress(ValueError, RecursionError, msgspec.MsgspecError):
-            place = msgspec.json.decode(self.line(line), type=Place)
-            return place if isfinite(place.t) else None
-        return None
+        return _quick_place(self._store.read(self._ends[line], _PLACE_BYTES)) or _slow_place(self.line(line))
 
     def token_line(self, i: float) -> int:
         """The line of the first token whose index is `i` or more, or `lines`."""
@@ -206,12 +222,19 @@ class LineIndex:
         return self._bisect(lambda place: place.t > seconds)
 
     def extent(self) -> tuple[Place, Place] | None:
-        """The places of the first and the last token, if there are any."""
-        first, last = self._token_place(0, self.lines)[1], self.last_token()
+        """The places of the first and the last token, if there are any. Known also while the index is behind."""
+        first, last = self._token_place(0, self.lines)[1], self._last_of_all()
         return None if first is None or last is None else (first, last)
 
+    def _last_of_all(self) -> Place | None:
+        if not self.behind:
+            return self.last_token()
+        if self._tail is None:
+            self._tail = read_tail(self._store)
+        return self._tail.last or self.last_token()
+
     def last_token(self) -> Place | None:
-        """The place of the last token that says where it is."""
+        """The place of the last token, among the lines found so far, that says where it is."""
         line, place = self.lines, None
         while place is None and (line := self.before(TOKEN, line)) >= 0:
             place = self.place(line)
@@ -219,7 +242,7 @@ class LineIndex:
 
     @property
     def end(self) -> int:
-        """The index behind that of the last token."""
+        """The index behind that of the last token, among the lines found so far."""
         last = self.last_token()
         return 0 if last is None else last.i + 1
 
@@ -241,6 +264,57 @@ class LineIndex:
         while (line := self.after(TOKEN, line)) < end and (place := self.place(line)) is None:
             line += 1
         return line, place
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How a store ends."""
+
+    end: int
+    """Offset behind its last whole line."""
+    last: Place | None
+    """Of the last token that says where it is; None if none does in its last megabytes."""
+
+
+def read_tail(store: Store) -> Tail:
+    """The end of a store, found from its last bytes.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    size, length = store.size(), BLOCK
+    while True:
+        start = max(0, size - length)
+        block = store.read(start, size - start)
+        end = block.rfind(b"\n") + 1
+        last = _last_place(block[:end], whole=not start)
+        if last is not None or not start or length > 2 * lines.MAX_LINE:
+            return Tail(start + end, last)
+        length *= 4
+
+
+def _last_place(block: bytes, *, whole: bool) -> Place | None:
+    """Of the last token in a block, whose first line is cut off unless it is the whole."""
+    for line in reversed(block.split(b"\n")[0 if whole else 1 :]):
+        is_token = line.startswith(_TOKEN_HEAD) or (_HEADS.get(line[:_HEAD]) or _kind(line)) == TOKEN
+        if is_token and (place := _quick_place(line) or _slow_place(line)) is not None:
+            return place
+    return None
+
+
+def _quick_place(line: bytes) -> Place | None:
+    """Told by the first bytes of a line that moe-watch wrote."""
+    if found := _PLACE.match(line):
+        i, t, frame = found.groups()
+        return Place(int(i or frame), float(t or 0))
+    return None
+
+
+def _slow_place(line: bytes) -> Place | None:
+    with suppress(ValueError, RecursionError, msgspec.MsgspecError):
+        place = msgspec.json.decode(line, type=Place)
+        return place if isfinite(place.t) else None
+    return None
 
 
 def _kind(line: bytes) -> int:

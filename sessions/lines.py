@@ -37,6 +37,8 @@ class Lines:
         self._store = store
         self.number = 0
         """Of the line read last."""
+        self.last_offset = 0
+        """Of its first byte."""
         self._buffer = b""
         self._base = 0
         """Offset of the buffer's first byte."""
@@ -73,6 +75,7 @@ class Lines:
         if end is None:
             return None
         offset, content = self.offset, self._buffer[self._position : end]
+        self.last_offset = offset
         self._position = min(end + 1, len(self._buffer))
         self.number += 1
         return Line(self.number, offset, content.rstrip(b"\r"))
@@ -87,6 +90,7 @@ class Lines:
                 return len(self._buffer) if complete and self._buffer else None
         if not 0 <= end - self._position <= MAX_LINE:
             self.number += 1
+            self.last_offset = self.offset
             self._too_long = True
             raise LineTooLongError(f"longer than {MAX_LINE >> 20} MB")
         return end

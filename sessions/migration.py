@@ -1,7 +1,8 @@
 """The published versions of the session format, and what reading an older one means.
 
-A minor version adds events and fields, each with a default that says what its absence meant before: so every line of an
-older minor version is a line of this one, and reading it migrates it. A major version would change what a line means.
+A minor version adds events and fields, each with a default that says what its absence meant before, and other ways to
+write a value, beside the one there was: so every line of an older minor version is a line of this one, and reading it
+migrates it. A major version would change what a line means.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ class Version:
     fields: frozenset[str] = frozenset()
     """Fields that it added to older events, as `event.field`; nested ones with all names on the way."""
 
+    forms: frozenset[str] = frozenset()
+    """Fields that it writes in another way: both ways are read."""
+
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
 
@@ -33,6 +37,7 @@ PUBLISHED = (
         1,
         events=frozenset({"change", "fork"}),
         fields=frozenset({"session.backend.settings", "session.multistep", "session.teacher", "keyframe.multistep"}),
+        forms=frozenset({"keyframe.average_meso", "keyframe.average_macro", "keyframe.phases"}),
     ),
 )
 """Every version that a file may have, oldest first; the last one is what is written now."""

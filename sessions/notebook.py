@@ -187,7 +187,7 @@ class Session:
     @cached_property
     def _read(self) -> _Contents:
         with closing(read_session(self.path)) as reader:
-            return _Contents(reader, self.path)
+            return _Contents(reader)
 
     def _chosen(self, phase: Phase | None) -> Any:
         """An index for the tokens of a phase."""
@@ -213,13 +213,12 @@ class _Contents:
 
     Args:
         reader: at the file's beginning; it is read to its end.
-        path: what messages call it.
 
     Raises:
         UserError: the file is damaged.
     """
 
-    def __init__(self, reader: SessionReader, path: Path) -> None:
+    def __init__(self, reader: SessionReader) -> None:
         self.header = reader.header
         self.chunks: list[Chunk] = []
         self.series = MidSeries(self.header.pressure)
@@ -228,11 +227,7 @@ class _Contents:
         """[L, E] selections before the recording begins."""
         self._pieces: list[Arrays] = []
         self._begun = False
-        try:
-            self._read(reader)
-        except OverflowError as error:
-            what = f"{path}, line {reader.line}: a number is too large for an array"
-            raise UserError(what, advice="see the line") from error
+        self._read(reader)
         self.arrays = self._joined()
         """One quantity of all tokens each `[T, …]`; without probabilities, if no token has them."""
         self.torn = reader.torn

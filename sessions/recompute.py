@@ -20,7 +20,8 @@ the last digits of a sum or of `tanh` differently."""
 class Recomputed:
     """A file's events, chunks and keyframes replaced by those that the instruments give on its tokens.
 
-    A keyframe that comes before any token is where the recording of a longer run begins: it is taken as it stands.
+    A keyframe that comes before any token is where the recording of a longer run begins, one with a later index is
+    where it goes on after something that is missing: these are taken as they stand.
 
     Args:
         header: the file's header.
@@ -29,10 +30,13 @@ class Recomputed:
     """
 
     def __init__(self, header: Header, differing: set[tuple[type, int]]) -> None:
+        self._header = header
         self._instruments = Instruments(header)
         self._differing = differing
         self._derived: dict[tuple[type, int], Event] = {}
         self._begun = False
+        self._next = 0
+        """Index behind that of the last token."""
         self._chunks_before = 0
         """Chunks that the keyframe at the beginning counts already: they cannot be computed from what follows it."""
 
@@ -43,7 +47,9 @@ class Recomputed:
                 return [event]
             self._compare(event, self._derived.get((Chunk, event.index)))
             return []
-        if isinstance(event, Keyframe) and self._begun:
+        if isinstance(event, Keyframe) and self._begun and event.i > self._next:
+            self._instruments = Instruments(self._header)
+        elif isinstance(event, Keyframe) and self._begun:
             self._compare(event, self._derived.get((Keyframe, event.i)) or self._instruments.keyframe())
             return []
         return [event, *self._feed(event)]
@@ -51,7 +57,9 @@ class Recomputed:
     def _feed(self, event: Event | Unknown) -> list[Event]:
         if isinstance(event, Keyframe):
             self._chunks_before = event.chunks
-        self._begun |= isinstance(event, Token | Keyframe)
+        if isinstance(event, Token | Keyframe):
+            self._begun = True
+            self._next = event.i + isinstance(event, Token)
         derived = [] if isinstance(event, Unknown) else self._instruments.feed(event)
         self._derived = {_key(each): each for each in derived}
         return derived

@@ -19,8 +19,12 @@ from sessions.source import END, STEP, Ability, Jump, PaceStatus, RecordingStatu
 from sessions.store import Store
 
 ITEMS_PER_DRAIN = 256
-SECONDS_PER_DRAIN = 0.03
+SECONDS_PER_DRAIN = 0.015
 """A call gives at most so many items, and takes little longer than this, so that whoever drains gets to draw."""
+SECONDS_PER_JUMP = 0.05
+"""What lies before the target of a jump is to be seen at once."""
+SECONDS_TO_OPEN = 0.25
+"""Within these all lines of a file of several hundred megabytes are found. The rest is found while it plays."""
 MOST_BEHIND = 2048
 """Tokens that may wait for their chunks to be computed; each takes some 20 kB."""
 FINAL_STATES = frozenset({"finished", "error"})
@@ -100,7 +104,7 @@ class ReplaySource:
 
     @property
     def recording(self) -> RecordingStatus:
-        size = self._index.start_of(self._index.lines) if self._index else 0
+        size = self._index.size if self._index else 0
         if isinstance(self._source, Path):
             return RecordingStatus("replay", self._source.name, str(self._source), size)
         return RecordingStatus("replay", self._source.name, "", size)
@@ -159,7 +163,7 @@ class ReplaySource:
         self._store = open_run(source, follow=self._follow) if isinstance(source, Path) else source
         self._index = LineIndex(self._store)
         try:
-            self._extend()
+            self._extend(self._clock() + SECONDS_TO_OPEN)
         except UserError:
             self._store.close()
             raise
@@ -168,14 +172,14 @@ class ReplaySource:
         items: list[StreamItem] = []
         if self._closed or self._store is None or self.fatal_error is not None:
             return items
-        enough = self._clock() + SECONDS_PER_DRAIN
+        now = self._clock()
         try:
-            self._extend()
-            self._jump()
+            self._extend(now + SECONDS_PER_DRAIN / (1 if self._jumps else 2))
+            self._jump(items)
             if self._target is not None:
-                self._land(items, enough)
-            elif self._reader is not None and self._catch_up(items, enough):
-                self._play(items, enough)
+                self._land(items, now + SECONDS_PER_JUMP)
+            elif not self._jumps and self._reader is not None and self._catch_up(items, now + SECONDS_PER_DRAIN):
+                self._play(items, now + SECONDS_PER_DRAIN)
         except UserError as error:
             self._fail(error, items)
         return items
@@ -225,15 +229,15 @@ class ReplaySource:
 
     # -- reading
 
-    def _extend(self) -> None:
-        """Take in what the file has become, and begin once its first line is there."""
+    def _extend(self, enough: float) -> None:
+        """Take in what the file has become, as far as there is time, and begin once its first line is there."""
         assert self._store is not None
         assert self._index is not None
         if self._all_known:
             return
-        self._all_known = complete = self._store.complete
-        lines = self._index.lines
-        self._index.extend()
+        complete, lines = self._store.complete, self._index.lines
+        self._index.extend(lambda: self._clock() >= enough)
+        self._all_known = complete and not self._index.behind
         if self._index.lines > lines:
             self._extent = self._index.extent()
         if self._reader is None and (self._index.lines or complete):
@@ -243,31 +247,36 @@ class ReplaySource:
             if self._at_edge:
                 self._jumps.append(END)
 
-    def _jump(self) -> None:
-        """Set out for where one was asked to go."""
+    def _jump(self, items: list[StreamItem]) -> None:
+        """Set out for where one was asked to go, unless that is not found yet."""
         while self._jumps:
-            jump = self._jumps.popleft()
+            jump = self._jumps[0]
             if jump == STEP and self._target is None:
                 self._stepping, self._steps = True, self._steps + 1
-            else:
-                self._begin_again(self._line_of(jump))
+            elif (line := self._line_of(jump)) is not None:
+                self._begin_again(line, items)
                 self._at_edge = self._follow and jump == END
+            else:
+                return
+            self._jumps.popleft()
 
-    def _line_of(self, jump: Jump) -> int:
+    def _line_of(self, jump: Jump) -> int | None:
         assert self._index is not None
         here = self._index.token_line(self._position + self._steps) if self._target is None else self._target
         return target_line(self._index, jump, here)
 
-    def _begin_again(self, target: int) -> None:
+    def _begin_again(self, target: int, items: list[StreamItem]) -> None:
         """Have everything before this line shown anew, as fast as it can be read."""
         assert self._reader is not None
         assert self._index is not None
         way = landing(self._index, target)
         self._reader.go_to(way.base + 1, self._index.start_of(way.base))
         self._restart_instruments()
-        self._ready = deque([self._reader.header, *way.earlier])
+        self._ready.clear()
+        items[:] = [self._reader.header, *way.earlier]
         self._target, self._as_recorded = target, bool(self._index.chunks)
-        self._position, self._newest_chunk, self._time = 0, -1, 0.0
+        self._position, self._time = 0, 0.0
+        self._newest_chunk = next((event.index for event in reversed(way.earlier) if isinstance(event, Chunk)), -1)
         self._quiet_since, self._over = None, False
         self._stepping, self._steps = False, 0
         self._playhead.reset()
@@ -294,7 +303,7 @@ class ReplaySource:
             while self._ready:
                 self._give(self._ready.popleft(), items)
             return True
-        event = self._reader.poll()
+        event = self._reader.poll(skim=True)
         if event is None:
             return False
         if not self._as_recorded:

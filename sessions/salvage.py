@@ -93,7 +93,7 @@ class _Salvage:
         elif isinstance(event, Keyframe) and not self._salvaged.tokens:
             self._next = event.i
         derived = [each for each in self._recomputed.take(event) if each is not event]
-        if isinstance(event, Chunk | Keyframe) and self._salvaged.missing_tokens:
+        if isinstance(event, Chunk | Keyframe) and self._counts_missing(event):
             self._salvaged.computed += 1
         else:
             self._due = [chunk for chunk in self._due if not isinstance(event, Chunk) or chunk.index != event.index]
@@ -110,6 +110,10 @@ class _Salvage:
             yield to_json(State(state="dropped", i=token.i - missing, t=self._time, count=missing))
         self._next, self._time = token.i + 1, token.t
         self._salvaged.tokens += 1
+
+    def _counts_missing(self, event: Chunk | Keyframe) -> bool:
+        """Whether tokens that are missing went into a recorded chunk or keyframe."""
+        return self._salvaged.missing_tokens > 0 or (isinstance(event, Chunk) and event.last >= self._next)
 
     def _derived(self, derived: list[Event | Unknown]) -> Iterator[bytes]:
         if self._salvaged.missing_tokens:

@@ -34,15 +34,19 @@ class Landing:
     """What happened before `base`, tokens left out."""
 
 
-def target_line(index: LineIndex, jump: Jump, here: int) -> int:
-    """The line of the token that a jump leads to, `index.lines` for the end.
+def target_line(index: LineIndex, jump: Jump, here: int) -> int | None:
+    """The line of the token that a jump leads to, `index.lines` for the end; None while that cannot be known yet.
 
     Args:
         index: the recording's.
         jump: where to.
-        here: the line of the token that is next now.
+        here: the line of the token that is next now, `index.lines` at the end.
     """
+    if index.behind and here >= index.lines:
+        return None
     target = _TARGETS[jump.unit](index, jump, here)
+    if index.behind and target >= index.lines:
+        return None
     while target > 1 and index.kind(target - 1) == BLANK:  # or reading on from there would pass the token
         target -= 1
     return max(1, target)

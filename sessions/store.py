@@ -45,8 +45,11 @@ class Store(Protocol):
             UserError: they cannot be read.
         """
 
-    def where(self, line: int) -> tuple[str, int]:
-        """In what and on which line of it a line stands, for messages."""
+    def where(self, line: int, offset: int, /) -> tuple[str, int]:
+        """In what and on which line of it a line stands, for messages; `offset` is that of its first byte."""
+
+    def begins_anew(self, offset: int, /) -> bool:
+        """Whether what comes before the line at this offset is missing, so that it need not follow from it."""
 
     def close(self) -> None:
         """Let go of it. Safe to call twice."""
@@ -83,8 +86,11 @@ class FileStore:
             raise UserError(f"{self.name}: was cut off while it was read", advice="open it again")
         return data
 
-    def where(self, line: int) -> tuple[str, int]:
+    def where(self, line: int, _offset: int, /) -> tuple[str, int]:
         return self.name, line
+
+    def begins_anew(self, _offset: int, /) -> bool:
+        return False
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -135,8 +141,11 @@ class Spool:
             closed = self._file.closed
             return _read(None if closed else self._file.fileno(), start, min(length, self._size - start), self.name)
 
-    def where(self, line: int) -> tuple[str, int]:
+    def where(self, line: int, _offset: int, /) -> tuple[str, int]:
         return self.name, line
+
+    def begins_anew(self, _offset: int, /) -> bool:
+        return False
 
     def close(self) -> None:
         with self._lock:

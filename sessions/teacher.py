@@ -14,6 +14,7 @@ from backends.protocol import TeacherTokens
 from routing.errors import UserError
 from routing.events import Event, Header, Keyframe, Perturbation, State, Teacher, Token, TokenSource, Unknown
 from sessions.reader import read_session
+from sessions.shapes import ABSENT_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ def _require_next(token: Token, pieces: list[_Piece], path: Path) -> None:
     expected = sum(len(piece.ids) for piece in pieces)
     if token.i != expected:
         raise UserError(f"{path}: token {expected} is missing", advice="give a session without a gap")
+    if token.id == ABSENT_ID:
+        raise UserError(f"{path}: was imported without token ids", advice="give a session that a model wrote")
 
 
 def _facts(header: Header, tokens: int) -> Teacher:

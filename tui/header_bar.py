@@ -105,7 +105,8 @@ class HeaderBar(Drawn):
         name = f" {one_line(shown, 40)}" if detail >= 3 else ""
         match recording.mode:
             case "recording":
-                return [("● REC", on(ink.bad, ink.bar) + Style(bold=True)), (f"{name} {size(recording.bytes)}", text)]
+                sign = "● REC with a gap" if recording.problem else "● REC"
+                return [(sign, on(ink.bad, ink.bar) + Style(bold=True)), (f"{name} {size(recording.bytes)}", text)]
             case "replay":
                 speed = "unlimited" if frame.pace.value == 0 else factor(frame.pace.value)
                 return [("▶ REPLAY", on(ink.accent_bold, ink.bar)), (f"{name} {speed}", text)]

@@ -17,7 +17,7 @@ class InertFilter(LineFilter):
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - of no matter here
-        if all(is_inert(segment.text) for segment in segments):
+        if is_inert("".join([segment.text for segment in segments])):
             return segments
         width = sum(segment.cell_length for segment in segments)
         safe = [Segment(inert(segment.text), segment.style) for segment in segments]

@@ -66,7 +66,7 @@ def _cells(entry: Entry) -> dict[str, str]:
     if facts is None:
         return found
     return found | {
-        "begun (UTC)": one_line(facts.created, 16).replace("T", " ").rstrip("…"),
+        "begun (UTC)": inert(facts.created[:16]).replace("T", " "),
         "tokens": count(facts.tokens),
         "model": one_line(facts.model, 16),
         "half-life": half_life(entry),

@@ -70,6 +70,8 @@ class StreamPanel(Panel):
         self._wrapped: tuple[tuple[int, int], int] = ((0, 0), 0)
         """Which text of which run is wrapped, and how many pieces of the run."""
         self._last_role = ""
+        self._pictured: list[Line] = []
+        """The lines that were drawn last."""
 
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
@@ -207,6 +209,7 @@ class StreamPanel(Panel):
         lines = self._wrap.lines[first : first + self._text_height]
         at_end = first + len(lines) == len(self._wrap.lines)
         rows = [self._line(line, width, now=at_end and line is lines[-1]) for line in lines]
+        self._forget_pictures(lines)
         if self._text_height == height:
             return rows
         blank = self.row(width).strip()
@@ -231,6 +234,14 @@ class StreamPanel(Panel):
         strip = self._draw_line(line, width, now=now)
         line.drawn = DrawnLine(look, strip)
         return strip
+
+    def _forget_pictures(self, lines: list[Line]) -> None:
+        """Keep no picture of lines that have left the panel: one takes several kilobytes."""
+        seen = {id(line) for line in lines}
+        for line in self._pictured:
+            if id(line) not in seen:
+                line.drawn = None
+        self._pictured = lines
 
     def _look(self, line: Line, *, now: bool) -> Hashable:
         """What a line's picture depends on beside its text."""

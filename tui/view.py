@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from math import exp
+from sys import intern
 from typing import Literal
 
 import msgspec
@@ -372,7 +373,7 @@ def _piece(token: Token, entropy: Floats) -> Piece:
     mean = float(mean_of_known(entropy, 0))
     return Piece(
         role=token.source,
-        text=token.text[:CHARACTERS_KEPT],
+        text=intern(token.text[:CHARACTERS_KEPT]),  # a vocabulary's few texts come again and again
         i=token.i,
         surprisal=None if token.logprob is None else -token.logprob,
         entropy=mean if mean == mean else None,

@@ -117,6 +117,8 @@ class TokenWrap:
             runs[-1].text += run.text
         else:
             runs.append(run)
+        if runs[-1].text == run.piece.text:
+            runs[-1].text = run.piece.text  # one string in memory, not two
         self._column += cell_len(run.text)
 
     def _end_word(self) -> None:

@@ -73,7 +73,7 @@ def draw_coverage(found: list[dict[str, Any]], target: Path) -> None:
     axes.axvspan(0.9, 1.0, color=OURS, alpha=0.08, lw=0)
     axes.axvline(0.95, color=PLANTED, lw=0.8, ls=":")
     axes.plot([each["blocks_covered"] for each in cases], rows, "o", color=BLOCKS, ms=5, label="moving blocks")
-    axes.plot([each["covered"] for each in cases], rows, "o", color=OURS, ms=6, label="AR(1) bootstrap")
+    axes.plot([each["covered"] for each in cases], rows, "o", color=OURS, ms=6, label="bootstrap")
     axes.set_yticks(rows, labels, fontsize=8)
     axes.set_xlim(0.6, 1.005)
     axes.set_xlabel("share of the 95 % intervals that hold the planted half-life")

@@ -91,15 +91,10 @@ def _fill(session: SessionReader, path: Path, files: _Files) -> list[str]:
     differing: set[tuple[type, int]] = set()
     rows = _Rows(session.header, files)
     recomputed = Recomputed(session.header, differing)
-    try:
-        for event in session:
-            for each in recomputed.take(event):
-                rows.take(each)
-        rows.rest()
-    except OverflowError as error:
-        raise UserError(
-            f"{path}, line {session.line}: a number is too large for a table", advice="see the line"
-        ) from error
+    for event in session:
+        for each in recomputed.take(event):
+            rows.take(each)
+    rows.rest()
     chunks = sum(kind is Chunk for kind, _ in differing)
     differ = [f"{path}: {chunks} recorded chunks differ from those computed from its tokens, which are exported"]
     return [*([session.torn] if session.torn else []), *(differ if chunks else [])]

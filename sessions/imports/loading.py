@@ -6,7 +6,9 @@ import base64
 import binascii
 import io
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +21,19 @@ MAX_BYTES = 4 * 1024**3
 """Of a file, and of an array in one: all of it is held in memory."""
 NUMPY = b"\x93NUMPY"
 ZIP = b"PK\x03\x04"
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+)
+"""What `zipfile` raises over a damaged file."""
 SAFE_PT = "numpy.savez('dump.npz', logical_count=torch.load('dump.pt', weights_only=True)['logical_count'].cpu())"
 """How to get the counts out of a file of PyTorch where there is PyTorch."""
 
@@ -76,7 +91,7 @@ def read_npz(content: bytes, where: str) -> dict[str, Array]:
             for name in archive.namelist():
                 if name.endswith(".npy"):
                     found[name.removesuffix(".npy")] = read_npy(archive.read(name), f"{where}, {name}")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"{where}: no whole .npz file ({error})", advice="write it again") from error
     return found
 
@@ -90,7 +105,7 @@ def read_npy(content: bytes, where: str) -> Array:
     file: IO[bytes] = io.BytesIO(content)
     try:
         found = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError) as error:
+    except Exception as error:  # a damaged header is parsed as Python: tokens, syntax, types and sizes may all be wrong
         raise UserError(f"{where}: no array of numbers ({error})", advice="write it with numpy.save") from error
     return numbers(found, where)
 

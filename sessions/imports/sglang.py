@@ -16,6 +16,7 @@ from routing.arrays import Ints
 from routing.errors import UserError
 from sessions.imports.loading import Array, array_of
 from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace, counted, routed
+from sessions.shapes import MAX_CELLS
 
 ENGINE = "SGLang"
 COUNTS, RECORDS, MAP = "logical_count", "records", "last_physical_to_logical_map"
@@ -55,9 +56,12 @@ def _logical(dump: dict[str, Any], records: list[dict[str, Any]], where: str) ->
     """Counts `[L, E]` of experts out of those of their copies on GPUs."""
     counts = [array_of(each.get("global_physical_count"), f"{where}, global_physical_count") for each in records]
     places = array_of(dump.get(MAP), f"{where}, {MAP}")
-    if any(each.shape != places.shape for each in counts) or places.ndim != 2 or places.min(initial=0) < 0:
+    most = MAX_CELLS // max(1, len(places))
+    if any(each.shape != places.shape for each in counts) or places.ndim != 2:
         raise UserError(f"{where}: counts and {MAP} are of different shapes", advice="give the dump as it was written")
-    logical = np.zeros((len(places), int(places.max(initial=0)) + 1), np.int64)
+    if places.dtype.kind not in "iu" or not 0 <= places.min(initial=0) <= places.max(initial=0) < most:
+        raise UserError(f"{where}: {MAP} holds no ids of experts", advice="give the dump as it was written")
+    logical = np.zeros((len(places), int(places.max(initial=0)) + 1))
     np.add.at(logical, (np.arange(len(places))[:, None], places), sum(counts))
     return logical
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
 from routing.events import Phase
-from sessions.shapes import MAX_CELLS
+from sessions.shapes import MAX_CELLS, MAX_INTEGER
 
 MAX_LAYER = 1 << 20
 """A bound for what is typed and for what stands in files."""
@@ -119,10 +119,12 @@ def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tup
     chosen = options.experts_per_token
     if chosen is None:
         raise UserError(f"{where}: counts do not tell the experts per token", advice="say --experts-per-token N")
-    if counts.ndim != 2 or not np.isfinite(counts).all() or (counts < 0).any() or (counts != np.rint(counts)).any():
+    if counts.ndim != 2 or not _are_counts(counts):
         raise UserError(
             f"{where}: no counts of selections [layers, experts]", advice="see docs/data.md for the formats"
         )
+    if not 0 < chosen <= counts.shape[1]:
+        raise UserError(f"{where}: {chosen} of {counts.shape[1]} experts", advice="check --experts-per-token")
     if options.experts not in (None, counts.shape[1]):
         raise UserError(f"{where}: {counts.shape[1]} experts", advice=f"leave out --experts {options.experts}")
     layers, routing = layers_of(len(counts), options, where), counts.any(-1)
@@ -130,11 +132,18 @@ def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tup
         raise UserError(f"{where}: nothing was counted", advice="record a run with the routers observed")
     whole = counts[routing].astype(np.int64)
     kept = [layers[at] for at in np.flatnonzero(routing)]
-    uneven = [layer for layer, rest in zip(kept, whole.sum(-1) % max(1, chosen), strict=True) if rest]
-    if chosen < 1 or uneven:
-        what = f"{where}: the selections of layer {uneven[0] if uneven else kept[0]} are no multiple of {chosen}"
+    uneven = [layer for layer, rest in zip(kept, whole.sum(-1) % chosen, strict=True) if rest]
+    if uneven:
+        what = f"{where}: the selections of layer {uneven[0]} are no multiple of {chosen}"
         raise UserError(what, advice="check --experts-per-token")
     return Shape(kept, counts.shape[1], chosen), whole, whole.sum(-1) // chosen
+
+
+def _are_counts(counts: npt.NDArray[Any]) -> bool:
+    """Whether all are whole numbers, and few enough to be summed."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = counts.sum(dtype=np.float64)
+        return bool(total <= MAX_INTEGER and (counts >= 0).all() and (counts == np.rint(counts)).all())
 
 
 def layers_of(number: int, options: ImportOptions, where: str) -> list[int]:

@@ -21,12 +21,10 @@ from routing.instruments import Instruments
 from sessions import paths
 from sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
 from sessions.recorder import Recorder
-from sessions.shapes import EventChecker, ShapeError, check_header
+from sessions.shapes import ABSENT_ID, EventChecker, ShapeError, check_header
 from sessions.version import version
 
 UNKNOWN = "unknown"
-NO_ID = -1
-"""Stands for a token id that the trace does not have."""
 
 
 def write_trace(
@@ -124,7 +122,7 @@ def _tokens(trace: RoutedTrace) -> Iterator[Token]:
             t=0.0,
             phase="prefill" if prompt else "decode",
             source="prompt" if prompt else "generated",
-            id=NO_ID if trace.ids is None else int(trace.ids[i]),
+            id=ABSENT_ID if trace.ids is None else int(trace.ids[i]),
             text="" if trace.texts is None else trace.texts[i],
             experts=nullable(experts),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf, log2
 from typing import Literal
@@ -14,7 +14,9 @@ Floats = npt.NDArray[np.float64]
 
 CHUNKS = 50
 NOISE = 0.015
-"""Standard deviation from chunk to chunk; that of the embedded model."""
+"""Standard deviation from chunk to chunk."""
+REAL_NOISE = 0.03
+"""That of the embedded model."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,65 @@ def noise(random: np.random.Generator, phi: float, sd: float = NOISE, chunks: in
     return sd * np.array(values)
 
 
+@dataclass(frozen=True)
+class OtherNoise:
+    """Stationary noise of standard deviation 1 that is not AR(1)."""
+
+    name: str
+    make: Callable[[np.random.Generator, int], Floats]
+    """Of so many chunks."""
+
+
+def wander(phi: float, share: float) -> OtherNoise:
+    """AR(1) noise with `share` of the variance, the rest is white."""
+
+    def make(random: np.random.Generator, chunks: int) -> Floats:
+        white = noise(random, 0.0, 1.0, chunks)
+        return share**0.5 * noise(random, phi, 1.0, chunks) + (1 - share) ** 0.5 * white
+
+    return OtherNoise(f"φ {phi:g} with {share:.0%} of the variance, and white", make)
+
+
+def long_memory(d: float) -> OtherNoise:
+    """Fractionally integrated noise, whose correlations fall with a power of the distance: 2·d − 1."""
+
+    def make(random: np.random.Generator, chunks: int) -> Floats:
+        k = np.arange(1, chunks)
+        falls = np.cumprod([1.0, *((k - 1 + d) / (k - d))])
+        apart = np.abs(np.subtract.outer(np.arange(chunks), np.arange(chunks)))
+        values: Floats = np.linalg.cholesky(falls[apart]) @ random.standard_normal(chunks)
+        return values
+
+    return OtherNoise(f"long memory, d = {d:g}", make)
+
+
+OTHER_NOISE = (wander(0.75, 0.55), wander(0.9, 0.3), wander(0.95, 0.3), long_memory(0.3), long_memory(0.4))
+"""The first one is as in the embedded model."""
+
+
+def plant_with(
+    planted: Planted, other: OtherNoise, seeds: range, *, sd: float = REAL_NOISE, chunks: int = CHUNKS
+) -> Iterator[Series]:
+    """One series per seed, with noise that is not AR(1)."""
+    for seed in seeds:
+        random = np.random.default_rng([seed, 1000])
+        yield _series(planted, random, lambda random: sd * other.make(random, chunks), chunks)
+
+
 def plant(planted: Planted, phi: float, seeds: range, *, sd: float = NOISE, chunks: int = CHUNKS) -> Iterator[Series]:
     """One noisy series per seed."""
     for seed in seeds:
         random = np.random.default_rng([seed, round(100 * phi)])
-        change = _change(planted, random, chunks)
-        values = planted.curve(change, chunks) + noise(random, phi, sd, chunks)
-        reached = change is not None and planted.other <= planted.start / 2
-        yield Series(values.tolist(), float(change) if reached and change else planted.half_life, change)
+        yield _series(planted, random, lambda random: noise(random, phi, sd, chunks), chunks)
+
+
+def _series(
+    planted: Planted, random: np.random.Generator, make: Callable[[np.random.Generator], Floats], chunks: int
+) -> Series:
+    change = _change(planted, random, chunks)
+    values = planted.curve(change, chunks) + make(random)
+    reached = change is not None and planted.other <= planted.start / 2
+    return Series(values.tolist(), float(change) if reached and change else planted.half_life, change)
 
 
 def _change(planted: Planted, random: np.random.Generator, chunks: int) -> int | None:

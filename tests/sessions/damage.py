@@ -8,8 +8,10 @@ from pathlib import Path
 
 import zstandard
 
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN as NEWEST
 
+GOLDEN = NEWEST.with_name("golden-1.0.moe.jsonl")
+"""The golden session of the first version: it never changes."""
 FIXTURES = Path(__file__).parent / "bad_files"
 """Written by `python -m tests.sessions.damage`, from the golden session."""
 

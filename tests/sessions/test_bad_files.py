@@ -14,9 +14,11 @@ import pytest
 
 from commands.app import run
 from routing.errors import UserError
+from sessions import index
 from sessions.reader import read_session
 from sessions.replay import ReplaySource
 from sessions.salvage import salvage
+from sessions.store import FileStore
 from sessions.verify import verify
 from tests.sessions.damage import FIXTURES, LARGE, SMALL
 from tests.sessions.kit import ManualClock, replayed, wait_until
@@ -131,6 +133,38 @@ def test_large_ones_take_bounded_memory(name, command, tmp_path):
     assert expected.rpartition(": ")[2] in said
     assert "Traceback" not in said
     assert "MemoryError" not in said
+
+
+class TestMemoryOfAnIndex:
+    """An index holds what a screen draws at once, however much of it a file has."""
+
+    @pytest.fixture
+    def path(self, tmp_path, golden_path):
+        path = tmp_path / "many.moe.jsonl"
+        header = golden_path.read_bytes().splitlines(keepends=True)[0]
+        path.write_bytes(header + b'{"event":"marker","i":0,"t":0.0,"note":"here"}\n' * 500)
+        return path
+
+    def index_of(self, path):
+        found = index.LineIndex(FileStore(path))
+        found.extend()
+        return found
+
+    def test_so_many_marks_are_kept(self, path, monkeypatch):
+        monkeypatch.setattr(index, "MOST_LANDMARKS", 100)
+        found = self.index_of(path)
+        assert (len(found.marks), found.lines) == (100, 501)
+
+    def test_of_so_many_bytes(self, path, monkeypatch):
+        monkeypatch.setattr(index, "MOST_LANDMARK_BYTES", 47 * 50)
+        assert 49 <= len(self.index_of(path).marks) <= 51
+
+    def test_lines_too_short_to_hold_anything_are_not_looked_at_for_ever(self, path, monkeypatch):
+        monkeypatch.setattr(index, "MANY_LINES", 1000)
+        monkeypatch.setattr(index, "BLOCK", 1 << 14)
+        with path.open("ab") as file:
+            file.write(b"{}\n" * 1_000_000)
+        assert self.index_of(path).lines < 50_000
 
 
 class TestWhatIsNoFile:

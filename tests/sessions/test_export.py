@@ -290,7 +290,7 @@ def test_parquet_without_its_library_says_what_to_install(golden_path, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_number_that_fits_no_column_is_refused_with_its_line(golden_path, tmp_path):
+def test_a_number_that_fits_no_column_is_refused(golden_path, tmp_path):
     path = tmp_path / "large.moe.jsonl"
     path.write_bytes(golden_path.read_bytes().replace(b'"id":5,', b'"id":99999999999999999999,'))
     with pytest.raises(UserError, match=r"large\.moe\.jsonl"):

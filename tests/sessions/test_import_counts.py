@@ -15,7 +15,7 @@ import moe_watch
 from routing.errors import UserError
 from routing.events import Keyframe, State, Token
 from sessions.export.exporting import ExportPlan, export_session
-from sessions.imports.importing import import_trace
+from sessions.imports.importing import import_trace, read_trace
 from sessions.imports.traces import ImportOptions
 from tests.sessions.kit import replayed
 from tests.tui.conftest import running, shown
@@ -190,6 +190,8 @@ def test_what_counts_do_not_tell_is_never_guessed(imported, dump, tmp_path):
         ([[0, 0]], "nothing was counted"),
         ([[-1, 3]], "no counts of selections"),
         ([[0.5, 1.5]], "no counts of selections"),
+        ([[1e300, 2]], "no counts of selections"),
+        ([[2]], "2 of 1 experts"),
         ([1, 2], "no counts of selections"),
         ([[1, 1], [2]], "no array of numbers"),
         (None, "instead of numbers|no array"),
@@ -199,6 +201,22 @@ def test_bad_counts_are_refused_in_a_line(imported, tmp_path, counts, message):
     path = tmp_path / "dump.json"
     path.write_text(json.dumps({"logical_count": counts}))
     refused(imported, message, path)
+
+
+def test_a_damaged_byte_is_harmless_or_refused_in_a_line(dump, tmp_path):
+    np.save(tmp_path / "dump.npy", made_counts().astype(np.uint8))
+    (tmp_path / "dump.json").write_text(json.dumps({"logical_count": made_counts()[:1].tolist()}))
+    refusals = []
+    for path in (dump, tmp_path / "dump.npy", tmp_path / "dump.json"):
+        content, damaged = path.read_bytes(), tmp_path / f"damaged{path.suffix}"
+        for at in range(len(content)):
+            damaged.write_bytes(content[:at] + bytes([content[at] ^ 0x41]) + content[at + 1 :])
+            try:
+                read_trace(damaged, TWO, "sglang")
+            except UserError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 100
+    assert not any("\n" in refusal for refusal in refusals)
 
 
 # -- llama.cpp

@@ -182,7 +182,7 @@ def test_impossible_questions_are_refused(made):
         made.usage(last=0)
 
 
-def test_a_number_that_fits_no_array_is_refused_with_its_line(made, tmp_path):
+def test_a_number_that_fits_no_array_is_refused(made, tmp_path):
     lines = made.path.read_bytes().splitlines(keepends=True)
     path = tmp_path / "large.moe.jsonl"
     path.write_bytes(b"".join([lines[0], lines[1].replace(b'"id":0', b'"id":99999999999999999999')]))

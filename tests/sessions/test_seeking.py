@@ -100,7 +100,7 @@ def marks_and_chunks(items):
 
 
 class TestWhatIsShown:
-    @pytest.mark.parametrize("i", [0, 1, 255, 999, 1000, 1001, 1255, 1256, 1257, 2000, 2999, 3299, 3300])
+    @pytest.mark.parametrize("i", [0, 1, 255, 699, 700, 701, 955, 956, 957, 2000, 2999, 3299, 3300])
     def test_edges(self, events, source, i):
         self.check(events, source, i)
 
@@ -136,7 +136,7 @@ class TestWhatIsShown:
         source = ReplaySource(path, clock)
         source.start()
         readings = of(Vitals, jump(source, "token", 1300))
-        assert [round(each.t / 0.05) for each in readings] == list(range(1000 - 241, 1300))
+        assert [round(each.t / 0.05) for each in readings] == list(range(700 - 241, 1300))
 
     def test_file_without_chunks_is_computed_from_its_beginning(self, events, tmp_path, clock):
         path = tmp_path / "session.moe.jsonl"
@@ -176,7 +176,7 @@ class TestWhatIsShown:
         source = ReplaySource(path, clock)
         source.start()
         for _ in range(2):
-            jump(source, "token", 1100)
+            jump(source, "token", 900)
         (warning,) = source.warnings
         assert "1 chunks or keyframes differ" in warning
 

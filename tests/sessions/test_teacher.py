@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from backends.protocol import TeacherTokens
@@ -96,6 +97,12 @@ def test_the_rest_of_a_longer_run_is_refused(tmp_path: Path) -> None:
 def test_a_missing_token_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "s.moe.jsonl", [make_token(0, "prompt"), make_token(2)])
     with pytest.raises(UserError, match="token 1 is missing"):
+        teacher_script(path)
+
+
+def test_an_import_without_ids_cannot_teach(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.moe.jsonl", [msgspec.structs.replace(make_token(0, "prompt"), id=-1)])
+    with pytest.raises(UserError, match="imported without token ids"):
         teacher_script(path)
 
 

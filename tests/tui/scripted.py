@@ -10,6 +10,7 @@ from sessions.source import Jump, PaceStatus, RecordingStatus, Timeline
 
 LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep"})
 REPLAY = frozenset({"pause", "speed"})
+SEEKABLE = REPLAY | {"seek"}
 RECORDING = RecordingStatus("recording", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
 REPLAYING = RecordingStatus("replay", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
 

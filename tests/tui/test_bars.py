@@ -198,3 +198,14 @@ async def test_no_banner_while_all_is_well():
     async with running(main_run(30)) as (app, _, _):
         assert not app.dashboard.query_one("#banner").display
         assert toasts(app) == []
+
+
+@pytest.mark.parametrize("mode", ["recording", "off"])
+async def test_events_that_are_in_no_file_are_told_whatever_becomes_of_the_recording(mode):
+    status = RecordingStatus(
+        mode, "x.2.moe.jsonl", "/x.2.moe.jsonl", 900, "1,200 events before token 500 are in no file"
+    )
+    async with running(main_run(33), recording=status) as (app, _, _):
+        banner = shown(app.dashboard.query_one("#banner"))
+        assert "✗ not all of this run is recorded: 1,200 events before token 500 are in no file" in banner
+        assert ("● REC with a gap" in lines(app.dashboard.query_one("#header"))[0]) == (mode == "recording")

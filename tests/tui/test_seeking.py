@@ -14,12 +14,11 @@ from sessions.replay import ReplaySource
 from sessions.source import END, HOME, Jump, PaceStatus, Timeline
 from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, header, main_run
-from tests.tui.scripted import LIVE, REPLAYING, ManualClock
+from tests.tui.scripted import LIVE, REPLAYING, SEEKABLE, ManualClock
 from tui.app import MoeWatchApp
 from tui.seeking import GRACE_SECONDS, parse_jump, stop_beside
 from tui.view import RunView
 
-SEEKABLE = frozenset({"pause", "speed", "seek"})
 PARTS = ("header", "banner", "timeline", "footer", "experts", "entropy", "pressure", "vitals")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 import textual
 
-from routing.events import Progress, Vitals
-from sessions.source import PaceStatus, RecordingStatus
+from routing.events import Chunk, Marker, Perturbation, Progress, Vitals, to_json
+from sessions import paths
+from sessions.source import PaceStatus, RecordingStatus, Timeline
 from tests.tui.conftest import make_app
 from tests.tui.events import (
     MadeUpRun,
@@ -20,7 +23,7 @@ from tests.tui.events import (
     tap_off,
     with_mid,
 )
-from tests.tui.scripted import LIVE, REPLAY, REPLAYING
+from tests.tui.scripted import LIVE, REPLAY, REPLAYING, SEEKABLE
 
 BASELINE = "8.2.8"
 """The Textual that the pictures were made with; another one draws other pictures of the same screens."""
@@ -51,20 +54,49 @@ def snap(snap_compare, request):
             pytest.exit(f"snapshots are made with Textual {BASELINE}, not {textual.__version__}")
         pytest.skip(f"the pictures are Textual {BASELINE}'s")
 
-    def check(items=None, *, size=NARROW, press=(), **options):
+    def check(items=None, *, size=NARROW, press=(), then=(), workers=False, **options):
         app = make_app(items, **options)
 
         async def before(pilot):
             await pilot.pause()
             app.tick()
-            await pilot.pause()
-            await pilot.press(*press)
+            for keys in (press, then):
+                await pilot.pause()
+                await pilot.press(*keys)
+                for _ in range(2 * workers):  # a list is read, and then what is under its cursor
+                    await app.workers.wait_for_complete()
+                    await pilot.pause()
             app.tick()
             await pilot.pause()
 
         assert snap_compare(app, run_before=before, terminal_size=size)
 
     return check
+
+
+@pytest.fixture
+def sessions_folder(tmp_path, monkeypatch):
+    """The folder for recordings, with what can be in it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = paths.sessions_directory()
+    folder.mkdir(parents=True)
+    names = ("pocket-20261120-3", "pocket-20261120-2", "mixtral-8x7b-instruct-20261119-1", "notes")
+    for age, name in enumerate(names):
+        path = folder / f"{name}.moe.jsonl"
+        number = 260 - 60 * age
+        path.write_bytes(b"".join(to_json(item) + b"\n" for item in _recorded(number)))
+        if age == 2:
+            path.write_bytes(path.read_bytes()[:-40])
+        elif age == 3:
+            path.write_bytes(b"no session at all\n")
+        os.utime(path, (1_800_000_000 - age, 1_800_000_000 - age))
+    return folder
+
+
+def _recorded(number):
+    made_up = MadeUpRun()
+    return [*made_up.prompt(), *made_up.generate(number), *made_up.state("finished", why="length")]
 
 
 def run(tokens=150):
@@ -136,6 +168,43 @@ def test_recording_failed(snap):
 
 def test_replay(snap):
     snap(run()[1], abilities=REPLAY, recording=REPLAYING, pace=PaceStatus("speed", 2.0, False))
+
+
+@SIZES
+def test_timeline(snap, size):
+    made_up = MadeUpRun()
+    items = [*made_up.prompt(), *made_up.generate(150), *made_up.inject(), *made_up.generate(60)]
+    mark = Marker(i=320, t=6.0, note="x")
+    there = Timeline(
+        first=0, tokens=700, seconds=83.0, position=made_up.i, time=9.3, chunks=33,
+        marks=[mark], perturbations=[item for item in items if isinstance(item, Perturbation)],
+    )  # fmt: skip
+    snap(items, size=size, abilities=SEEKABLE, recording=REPLAYING, pace=PaceStatus("speed", 2.0, True), timeline=there)
+
+
+def test_after_a_jump(snap):
+    made_up = MadeUpRun()
+    before = [*made_up.prompt(), *made_up.generate(320), *made_up.inject(), *made_up.generate(700)]
+    frame = made_up._instruments.keyframe()
+    landmarks = [item for item in before if isinstance(item, Chunk | Perturbation | Vitals)]
+    items = [made_up.header, *landmarks, frame, *made_up.generate(260)]
+    snap(items, size=WIDE, press=["p"], abilities=SEEKABLE, recording=REPLAYING)
+
+
+@SIZES
+def test_sessions(snap, size, sessions_folder):
+    snap(run()[1], size=size, press=["S"], workers=True)
+
+
+def test_deleting_a_session(snap, sessions_folder):
+    snap(run()[1], press=["S", "down"], then=["d"], workers=True)
+
+
+def test_a_recording_with_a_gap(snap):
+    status = RecordingStatus(
+        "recording", "x.2.moe.jsonl", "/data/x.2.moe.jsonl", 900, "1,200 events before token 80 are in no file"
+    )
+    snap(run()[1], recording=status)
 
 
 def test_sensors_missing(snap):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from math import log
 
 import msgspec
@@ -13,6 +14,7 @@ from sessions.source import RecordingStatus
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
 from tests.tui.scripted import LIVE
+from tui import stream_panel
 from tui.view import CHARACTERS_KEPT
 
 HOSTILE = (
@@ -184,3 +186,36 @@ async def test_narrower_wraps_anew_with_the_same_words():
         await settle(app, pilot)
         stream = app.dashboard.stream
         assert all(stream.render_line(y).cell_length == stream.content_size.width for y in range(5))
+
+
+async def test_what_is_kept_of_the_text_does_not_grow_beyond_what_can_be_scrolled_to(monkeypatch):
+    """Counted, after many more tokens than are kept: pieces, wrapped runs, and pictures of lines."""
+    monkeypatch.setattr(stream_panel, "PIECES_KEPT", 300)
+    run = MadeUpRun(header(2, 4, 1))
+    async with running(run.prompt()) as (app, pilot, source):
+        app.view.pieces = deque(maxlen=300)
+        wrap, sizes = app.dashboard.stream._wrap, []
+        for _ in range(4):
+            for _ in range(8):
+                source.add(run.generate(50))
+                await settle(app, pilot)
+            runs = [piece for line in app.dashboard.stream._wrap.lines for piece in line.runs]
+            pictures = [line for line in app.dashboard.stream._wrap.lines if line.drawn is not None]
+            assert len(pictures) <= app.dashboard.stream.content_size.height
+            sizes.append((len(app.view.pieces), len({id(each.piece) for each in runs}), len(wrap.lines)))
+        assert sizes[0][0] == 300
+        assert all(pieces == 300 for pieces, _, _ in sizes)
+        assert all(250 <= held <= 330 for _, held, _ in sizes)
+        assert max(number for _, _, number in sizes) < 100
+
+
+async def test_equal_texts_are_one_text_in_memory():
+    run = MadeUpRun()
+    async with running([*run.prompt(), *run.generate(1200)]) as (app, _, _):
+        pieces = [piece for piece in app.view.pieces if piece.role == "generated"]
+        assert len(pieces) == 1200
+        assert len({id(piece.text) for piece in pieces}) == len({piece.text for piece in pieces})
+        wrapped = [each for line in app.dashboard.stream._wrap.lines for each in line.runs if not each.mark]
+        whole = [each for each in wrapped if each.text == each.piece.text]
+        assert len(whole) > 900
+        assert all(each.text is each.piece.text for each in whole)

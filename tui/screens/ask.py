@@ -106,7 +106,7 @@ class AskScreen(ModalScreen[Reply | None]):
         with Vertical(id="ask-box") as box:
             box.border_title = question.title
             yield Static(Content(question.explanation), id="ask-explanation")
-            line = Input(question.initial, placeholder=question.placeholder, id="ask-line")
+            line = Input(question.initial, placeholder=question.placeholder, id="ask-line", select_on_focus=False)
             area = Area(id="ask-area", soft_wrap=True, highlight_cursor_line=False)
             line.cursor_blink = area.cursor_blink = False
             yield line

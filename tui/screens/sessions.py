@@ -66,7 +66,7 @@ class SessionsScreen(ModalScreen[Path | None]):
         super().__init__(id="sessions")
         self.entries: list[Entry] = []
         self._present = Path(present).absolute() if present else None
-        self._running = running
+        self._ends_run = running
 
     def compose(self) -> ComposeResult:
         with Vertical(id="sessions-box") as box:
@@ -168,7 +168,7 @@ class SessionsScreen(ModalScreen[Path | None]):
             return
         if entry.facts is None:
             self._warn(entry.problem)
-        elif not self._running:
+        elif not self._ends_run:
             self.dismiss(entry.path)
         else:
             kept = "its recording is kept" if self._present else "what is not recorded is lost"
