@@ -77,9 +77,7 @@ def token_layer_values(values: Sequence[int | None] | None, layers: int) -> Floa
     """One value per layer `[L]`, in the integers' own units; NaN where there is none."""
     if values is None:
         return np.full(layers, np.nan)
-    row = integers(values).astype(np.float64)
-    row[row == ABSENT] = np.nan
-    return row
+    return np.array(values, np.float64)  # null becomes NaN
 
 
 def packed(values: Floats) -> bytes:

@@ -101,9 +101,8 @@ class Coherence:
         self._waves: Waves = np.zeros((layers, experts), np.complex128)
 
     def extend(self, chosen: Selections, weights: Floats) -> None:
-        """Move the phases of the experts that tokens in a row selected by their weights `[N, L, k]`."""
-        steps = self.STEP * np.where(chosen.computed[:, :, None], weights, 0.0)
-        np.add.at(self.phases.reshape(-1), chosen.cells.ravel(), steps.ravel())
+        """Move the phases of the experts that tokens in a row selected by their weights `[N, L, k]`, 0 where absent."""
+        np.add.at(self.phases.reshape(-1), chosen.cells.ravel(), (self.STEP * weights).ravel())
 
     def value(self) -> float:
         """R, 0..1."""

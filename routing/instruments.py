@@ -41,12 +41,14 @@ class Instruments:
     Args:
         header: the run's header.
         mode: the pressure mode to compute, the header's own by default.
-        keyframes: derive `Keyframe` events, too.
+        keyframes: derive `Keyframe` events, too; without them, what only they need is not computed.
     """
 
     def __init__(self, header: Header, mode: str | None = None, *, keyframes: bool = True) -> None:
         self.mode = mode or header.pressure
         self._keyframes = keyframes
+        self._measures = keyframes or self.mode != "chronomoe-v1"
+        """Averages and sums are kept; the reference has constants in their place."""
         self.units = header.units
         self.layers = len(header.model.layers)
         self.experts = header.model.experts
@@ -127,18 +129,19 @@ class Instruments:
         tokens, self._waiting = self._waiting, []
         ids, self._waiting_experts = self._waiting_experts, []
         chosen = Selections(np.array(ids), self.experts)
-        counts, rows = chosen.counts(), chosen.rows()
-        window = self._decode if tokens[0].phase == "decode" else self._prefill
-        window.merge(counts, rows, len(tokens))
-        self._averages.extend(chosen)
-        if tokens[0].phase == "decode":
+        decode, counts = tokens[0].phase == "decode", chosen.counts()
+        (self._decode if decode else self._prefill).merge(counts, chosen.rows(), len(tokens))
+        if self._measures:
+            self._averages.extend(chosen)
+        if decode:
             self._settle_decode(tokens, chosen, counts)
         self._before = ids[-1]
 
     def _settle_decode(self, tokens: list[Token], chosen: Selections, counts: Ints) -> None:
         assert self._open is not None
-        self._open.counts += counts
-        self._open.extend(tokens, chosen, self._before)
+        self._open.extend(tokens, counts)
+        if self._measures:
+            self._open.measure(tokens, chosen, self._before)
         self._move_phases(tokens, chosen)
         if self.mode == "chronomoe-v1":
             self._last = LastToken.of(tokens[-1], self.layers, self.units)
@@ -215,7 +218,13 @@ class Instruments:
         return reference_signals(EXTERNAL, nats, last.router_margin, coherence, change)
 
     def keyframe(self) -> Keyframe:
-        """The state after the events so far; feeding it to fresh instruments lets them go on from here."""
+        """The state after the events so far; feeding it to fresh instruments lets them go on from here.
+
+        Raises:
+            ValueError: these instruments were made without keyframes.
+        """
+        if not self._keyframes:
+            raise ValueError("instruments made without keyframes do not keep all that one holds")
         self._settle()
         return Keyframe(
             i=self._tokens,

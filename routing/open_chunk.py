@@ -29,18 +29,22 @@ class ChunkSums:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0.0))
     observed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0))
 
-    def extend(self, tokens: Sequence[Token], chosen: Selections, before: Ints | None) -> None:
-        """Take in decode tokens in a row.
-
-        Args:
-            tokens: at least one.
-            chosen: what they selected; to be added to `counts` by the caller.
-            before: expert ids `[L, k]` of the token before them in this context, None if there was none.
-        """
+    def extend(self, tokens: Sequence[Token], counts: Ints) -> None:
+        """Take in decode tokens in a row, at least one, and how often they selected each expert `[L, E]`."""
         if not self.tokens:
             self.first = tokens[0].i
         self.last = tokens[-1].i
         self.tokens += len(tokens)
+        self.counts += counts
+
+    def measure(self, tokens: Sequence[Token], chosen: Selections, before: Ints | None) -> None:
+        """Add the signals of decode tokens in a row.
+
+        Args:
+            tokens: those given to `extend`.
+            chosen: what they selected.
+            before: expert ids `[L, k]` of the token before them in this context, None if there was none.
+        """
         self._add_integers("router_entropy", [token.entropy for token in tokens])
         self._add_integers("router_margin", [token.margin for token in tokens])
         margins = [token.top_margin for token in tokens if token.top_margin is not None]

@@ -31,9 +31,8 @@ KINDS: Floats = np.array([(0.0, 0.0), *((phi, share) for phi in PHIS for share i
 """`[2, K]`: φ and share of each kind of noise that is considered; the first one is white."""
 WHITE: Floats = np.eye(KINDS.shape[1])[0]
 """`[K]`: odds of noise that is known to be white."""
-
-SMALLEST = 1e-300
-"""What a curve leaves counts as this much at least, so that it has a logarithm."""
+LEAST_LEFT = 1e-300
+"""Squares that a curve leaves count as this much at least, so that they have a logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,9 @@ class NoiseAround:
 def odds(explanations: Iterable[NoiseAround]) -> Floats:
     """How likely each kind of noise is whichever curve is right, `[K]`; sums to 1."""
     evidence = np.stack([each.evidence for each in explanations])
-    likelihood: Floats = np.exp(evidence - evidence.max()).sum(axis=0)
-    return likelihood / likelihood.sum()
+    likelihood = np.exp(evidence - evidence.max()).sum(axis=0)
+    each_kind: Floats = likelihood / likelihood.sum()
+    return each_kind
 
 
 def lag_1(odds: Floats) -> float:
@@ -70,7 +70,9 @@ def kinds(odds: Floats, number: int) -> AnyInts:
 
 def shared_out(weights: Floats, number: int) -> AnyInts:
     """`number` divided by weights that sum to 1."""
-    return np.diff(np.round(np.cumsum(weights) * number).astype(np.int64), prepend=0)
+    ends = np.round(np.cumsum(weights) * number).astype(np.int64)
+    ends[1:] -= ends[:-1].copy()
+    return ends
 
 
 def noise_around(axis: Axis, curves: list[Curves], residuals: Floats) -> list[NoiseAround]:
@@ -95,7 +97,7 @@ def _noise_around(n: int, curve: Curves, products: Floats, log_det: Floats) -> N
     """The noise around a curve, from x'Σ⁻¹y of its level, trend and residuals, `[K, 3, 3]`."""
     parameters = len(PARAMETERS[curve.shape])
     linear = min(parameters, 2)
-    left = np.maximum(products[:, 2, 2], SMALLEST)
+    left = np.maximum(products[:, 2, 2], LEAST_LEFT)
     information = np.linalg.slogdet(products[:, :linear, :linear])[1] + (parameters - linear) * log(n)
     return NoiseAround(-(log_det + (n - 1) * np.log(left) + information) / 2, np.sqrt(left / (n - parameters)))
 

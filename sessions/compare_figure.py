@@ -32,7 +32,9 @@ def draw(found: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = _panels(found)
-    with mpl.rc_context({"svg.hashsalt": "moe-watch", "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(
+        {"svg.hashsalt": "moe-watch", "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), dpi=150, layout="constrained")
         for axes, paint in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
             paint(axes, found)

@@ -53,7 +53,7 @@ class LibraryCache:
 
     def get(self, path: Path, status: os.stat_result, kind: type[Found]) -> Found | None:
         """What was found in a file, if it is still as it was then."""
-        known = self._known.get(str(path.absolute()))
+        known = self._known.get(_key(path))
         if known is None or (known.size, known.changed) != (status.st_size, status.st_mtime_ns):
             return None
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
@@ -63,7 +63,7 @@ class LibraryCache:
     def put(self, path: Path, status: os.stat_result, found: Any) -> None:
         """Keep what was found in a file that has this status."""
         raw = msgspec.Raw(msgspec.json.encode(found))
-        self._known[str(path.absolute())] = _Known(status.st_size, status.st_mtime_ns, raw)
+        self._known[_key(path)] = _Known(status.st_size, status.st_mtime_ns, raw)
         self._changed = True
 
     def save(self) -> None:
@@ -74,6 +74,11 @@ class LibraryCache:
         with suppress(OSError, UserError):
             _replace(self._path, msgspec.json.encode(_File(version(), kept)))
             self._changed = False
+
+
+def _key(path: Path) -> str:
+    """A file's name as JSON can hold it; one that is no UTF-8 is not found again by that, and not kept."""
+    return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
 
 
 def _load(path: Path) -> dict[str, _Known]:

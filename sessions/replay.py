@@ -338,7 +338,7 @@ class ReplaySource:
         """Show what is due."""
         assert self._reader is not None
         while (event := self._peek()) is not None and self._is_due(event):
-            if len(items) >= ITEMS_PER_DRAIN or self._clock() >= enough:
+            if items and (len(items) >= ITEMS_PER_DRAIN or self._clock() >= enough):
                 self._playhead.move_to(self._time_of(event))
                 return
             self._give(self._ready.popleft(), items)

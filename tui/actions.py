@@ -100,7 +100,7 @@ _PACE = _needs("rate", "speed")
 _NO_PACE = "this source keeps its own pace"
 _NO_TEXT = "nothing runs that text could be put into"
 _SEEK = _needs("seek")
-_NO_SEEK = "only a recording can be moved about in"
+_NO_SEEK = "only in a replay"
 
 # fmt: off
 ACTIONS: tuple[Action, ...] = (  # a table, one action after the other

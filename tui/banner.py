@@ -58,7 +58,7 @@ def messages(frame: Frame) -> list[Message]:
         problem = one_line(frame.recording.problem or "the file cannot be written", 160)
         found.append(("bad", f"not being recorded: {problem}", _offers(frame, "record")))
     elif frame.recording.problem and not frame.replay:
-        found.append(("bad", f"not all of this run is recorded: {one_line(frame.recording.problem, 160)}", ""))
+        found.append(("bad", f"not all is recorded: {one_line(frame.recording.problem, 160)}", ""))
     if frame.view.dropped:
         found.append(("bad", f"{plural(frame.view.dropped, 'event')} lost: the numbers shown have a gap", ""))
     if frame.status == "finished" and frame.view.header is not None:

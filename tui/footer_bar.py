@@ -34,7 +34,7 @@ class FooterBar(Drawn):
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
         source = frame.abilities, frame.recording.mode, frame.pace_text
-        return source, frame.status, view.runs, view.tokens, view.chunks, frame.queued_text
+        return source, frame.timeline is None, frame.status, view.runs, view.tokens, view.chunks, frame.queued_text
 
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
         bar = self.palette.bar
@@ -79,9 +79,12 @@ class FooterBar(Drawn):
             parts += [(f"beyond trained length {count(beyond)}", on(ink.warn, ink.bar)), ("  ", text)]
         if not short:
             parts += [(f"pace {frame.pace_text}", muted), (" · ", muted)]
+        parts.append((f"chunk {count(view.chunks)}", muted))
+        if frame.timeline is not None:  # which has the token
+            return parts
         context = view.header.model.context_length
         of_context = "" if context is None else f" / {count(context)}"
-        parts += [(f"chunk {count(view.chunks)} · ", muted), (f"token {count(view.position)}", text)]
+        parts += [(" · ", muted), (f"token {count(view.position)}", text)]
         return [*parts, (of_context, muted)]
 
     def on_click(self, event: events.Click) -> None:

@@ -40,7 +40,9 @@ def draw(findings: Findings, folder: Path) -> list[Path]:
 
     folder.mkdir(exist_ok=True)
     drawn = []
-    with mpl.rc_context({"svg.hashsalt": "moe-watch", "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(
+        {"svg.hashsalt": "moe-watch", "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         for name, paint in _pictures(findings).items():
             figure = Figure(figsize=_size(name, findings), dpi=150, layout="constrained")
             paint(figure.add_subplot(), findings)

@@ -11,6 +11,7 @@ from routing.reference_numbers import entropy_collapse
 from sessions.measuring.findings import Findings, FittedRun
 from sessions.measuring.plan import Plan
 from sessions.measuring.words import control_lines, energy_lines, summary_lines
+from sessions.text import markdown_text
 
 CAPTIONS = {
     "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",
@@ -31,7 +32,7 @@ def report(findings: Findings, figures: Sequence[Path], without_figures: str = "
     """
     shown = {path.stem: f"![{CAPTIONS[path.stem]}]({path.as_posix()})\n\n*{CAPTIONS[path.stem]}.*" for path in figures}
     parts = [
-        f"# Mid-pressure of {findings.plain[0].run.header.model.name}",
+        f"# Mid-pressure of {markdown_text(findings.plain[0].run.header.model.name)}",
         "\n".join(f"- {line}" for line in summary_lines(findings)),
         without_figures and f"*{without_figures}*",
         "## What was measured",
@@ -65,14 +66,14 @@ def _protocol(findings: Findings) -> str:
     plan, header = findings.plan, findings.plain[0].run.header
     backend, model = header.backend, header.model
     lines = [
-        f"- model: {model.name}, {len(model.layers)} layers × {model.experts} experts, top-{model.experts_per_token},"
-        f" {model.quantization or 'quantization not known'}",
-        f"- engine: {backend.name} {backend.version}, {backend.device}",
+        f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts, top-{model.experts_per_token},"
+        f" {markdown_text(model.quantization or 'quantization not known')}",
+        f"- engine: {markdown_text(f'{backend.name} {backend.version}, {backend.device}')}",
         f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.chunk_size} tokens;"
         " where the model would have ended its text it was told to go on",
         f"- drawing: {_drawing(plan)}",
         f"- prompts: {_prompts(plan)}",
-        *(f"- {warning}" for warning in header.warnings),
+        *(f"- {markdown_text(warning)}" for warning in header.warnings),
     ]
     return "\n".join(lines)
 
@@ -83,7 +84,7 @@ def _drawing(plan: Plan) -> str:
 
 
 def _prompts(plan: Plan) -> str:
-    shown = [f"`{' '.join(prompt.replace('`', '').split())[:100]}`" for prompt in plan.prompts[:5]]
+    shown = [f"“{markdown_text(' '.join(prompt[:400].split())[:100])}”" for prompt in plan.prompts[:5]]
     more = len(plan.prompts) - len(shown)
     return ", ".join(shown) + (f" and {more} more, in turn" if more else "")
 
@@ -146,8 +147,8 @@ def _energy(findings: Findings, shown: dict[str, str]) -> list[str]:
     assert forks is not None
     how = (
         f"At every {forks.every}. chunk boundary after the warm-up the context was copied and gone on with for one"
-        f" chunk, {forks.replicates} times each: without text, with {forks.neutral!r} cut or repeated to as many"
-        f" tokens as the text has, and with {forks.text!r}. The runs themselves went on as if nothing had been said."
+        f" chunk, {forks.replicates} times each: without text, with {markdown_text(repr(forks.neutral))} cut or repeated to as many"
+        f" tokens as the text has, and with {markdown_text(repr(forks.text))}. The runs themselves went on as if nothing had been said."
     )
     found = "\n\n".join(_sentences(energy_lines(findings.energy)))
     return ["## External energy", how, found, shown.get("external_energy", "")]

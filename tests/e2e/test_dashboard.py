@@ -167,3 +167,53 @@ def test_the_verdict_on_the_screen_is_that_of_the_recording(session, capsys):
         terminal.wait_for(lambda text: all(shape in text for shape in ("constant", "linear", "exponential", "cliff")))
         terminal.press("q")
         assert terminal.wait_for_exit() == 0
+
+
+def recorded(path, tokens):
+    assert run(["record", "pocket", "--prompt", "def ", "--seed", "7", "--stop", "never", "--tokens", str(tokens),
+                "--output", str(path)]) == 0  # fmt: skip
+
+
+def test_a_replay_is_moved_about_in(session):
+    recorded(session, 400)
+    with Terminal("replay", str(session)) as terminal:
+        terminal.wait_for("REPLAY")
+        terminal.press(" ")
+        terminal.press("j")
+        terminal.wait_for("To a token, a share of the recording, or a time.")
+        terminal.press("200\r")
+        terminal.wait_for("token 200 of 40")
+        for key, token in ((".", 201), (",", 200), (",", 199), ("\x1b[H", 0)):
+            terminal.press(key)
+            terminal.wait_for(f"token {token} of 40")
+        terminal.press("\x1b[F")
+        terminal.wait_for("finished: as many tokens as asked for")
+        terminal.press("\x1b[D")
+        terminal.wait_for(lambda text: "finished" not in text and "token 400 of" not in text)
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0
+
+
+def test_a_recorded_session_is_replayed_in_place_of_a_run(tmp_path):
+    folder = tmp_path / "data" / "moe-watch" / "sessions"
+    folder.mkdir(parents=True)
+    recorded(folder / "older.moe.jsonl", 100)
+    os.utime(folder / "older.moe.jsonl", (1_700_000_000, 1_700_000_000))
+    env = {"XDG_DATA_HOME": str(tmp_path / "data"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with Terminal(*WATCH, env=env) as terminal:
+        terminal.wait_for(lambda text: chunk_shown(text) >= 0)
+        worker = worker_of(terminal)
+        terminal.press("S")
+        terminal.wait_for("● pocket-")
+        terminal.press("\x1b[B")
+        terminal.wait_for("older.moe.jsonl")
+        terminal.press("\r")
+        terminal.wait_for("End this run?")
+        terminal.press("y")
+        terminal.wait_for("REPLAY older")
+        worker.wait(timeout=30)
+        terminal.press("q")
+        assert terminal.wait_for_exit() == 0
+        assert "recorded to" in terminal.text
+    (new,) = set(folder.iterdir()) - {folder / "older.moe.jsonl"}
+    assert any(event.get("why") == "user" for event in events_of(new)[-2:])

@@ -59,6 +59,16 @@ def test_a_run_is_recorded_here_and_watched_there(tmp_path):
         assert terminal.wait_for_exit() == 0
 
 
+@pytest.mark.model
+def test_a_run_is_watched_through_a_pipe_while_it_goes_on():
+    record = f"{sys.executable} -m moe_watch record pocket --prompt x --tokens 600 --output -"
+    with shell(f"{record} 2>/dev/null | {{ {REPLAY} --follow -; echo left with $?; }}") as terminal:
+        terminal.wait_for("streaming")
+        terminal.wait_for("as many tokens as asked for")
+        terminal.press("q")
+        terminal.wait_for("left with 0")
+
+
 def test_headless_from_a_pipe(session):
     done = subprocess.run(
         [*PROGRAM, "replay", "-", "--headless", "--json"], input=session.read_bytes(), capture_output=True, check=True

@@ -18,6 +18,13 @@ from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, r
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_this_machine(tmp_path_factory, monkeypatch):
+    """Neither its recordings nor what is remembered of them."""
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp("home")))
+
+
 @pytest.fixture(params=TEXTS.values(), ids=TEXTS)
 def text(request):
     return request.param
@@ -66,6 +73,17 @@ def test_what_is_said_of_a_file(command, session, capsys, tmp_path, monkeypatch)
 def test_what_is_said_of_a_folder(session, capsys):
     assert run_command(["sessions", "--folder", str(session.parent)]) == 0
     assert SEEN in printed(capsys)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names there are UTF-8")
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_file_name_that_is_no_text(command, tmp_path, capsys, monkeypatch):
+    """Half of a surrogate pair stands for a byte that is no UTF-8; neither can be printed."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / os.fsdecode(SEEN.encode() + b"\xff\x1b[2J.moe.jsonl")
+    path.write_bytes(b"".join(to_json(event) + b"\n" for event in [*run("fine", 40), ending("fine", "finished", 42)]))
+    assert run_command([*command, str(path), *([str(path)] if command[0] == "compare" else [])]) in (0, 1, 2)
+    assert printed(capsys)
 
 
 def test_what_is_said_of_a_copy(text, session, capsys):

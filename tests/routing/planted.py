@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf, log2
 from typing import Literal
 
@@ -119,7 +120,8 @@ def wander(phi: float, share: float) -> OtherNoise:
 
     def make(random: np.random.Generator, chunks: int) -> Floats:
         white = noise(random, 0.0, 1.0, chunks)
-        return share**0.5 * noise(random, phi, 1.0, chunks) + (1 - share) ** 0.5 * white
+        values: Floats = share**0.5 * noise(random, phi, 1.0, chunks) + (1 - share) ** 0.5 * white
+        return values
 
     return OtherNoise(f"φ {phi:g} with {share:.0%} of the variance, and white", make)
 
@@ -128,13 +130,19 @@ def long_memory(d: float) -> OtherNoise:
     """Fractionally integrated noise, whose correlations fall with a power of the distance: 2·d − 1."""
 
     def make(random: np.random.Generator, chunks: int) -> Floats:
-        k = np.arange(1, chunks)
-        falls = np.cumprod([1.0, *((k - 1 + d) / (k - d))])
-        apart = np.abs(np.subtract.outer(np.arange(chunks), np.arange(chunks)))
-        values: Floats = np.linalg.cholesky(falls[apart]) @ random.standard_normal(chunks)
+        values: Floats = _long_memory_root(d, chunks) @ random.standard_normal(chunks)
         return values
 
     return OtherNoise(f"long memory, d = {d:g}", make)
+
+
+@lru_cache
+def _long_memory_root(d: float, chunks: int) -> Floats:
+    """Of the correlations, `[chunks, chunks]`."""
+    k = np.arange(1, chunks)
+    falls = np.cumprod([1.0, *((k - 1 + d) / (k - d))])
+    root: Floats = np.linalg.cholesky(falls[np.abs(np.subtract.outer(np.arange(chunks), np.arange(chunks)))])
+    return root
 
 
 OTHER_NOISE = (wander(0.75, 0.55), wander(0.9, 0.3), wander(0.95, 0.3), long_memory(0.3), long_memory(0.4))

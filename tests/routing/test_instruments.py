@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from routing.arrays import unpacked
 from routing.events import Chunk, Header, Keyframe, Perturbation, State, Token
-from routing.instruments import KEYFRAME_TOKENS, Instruments
+from routing.instruments import KEYFRAME_TOKENS, TOGETHER, Instruments
 from sessions.recompute import agree
 from tests.routing.plain import PlainRun
 
@@ -205,8 +206,106 @@ def test_a_chunk_cut_right_behind_a_keyframe_has_no_signals_where_its_last_token
         assert (cut.signals, cut.pressures) == (None, None)
 
 
-def test_keyframes_can_be_left_out():
-    header, lines = make_run(KEYFRAME_TOKENS + 410, layers=1)
+@pytest.mark.parametrize("mode", ["measured-v1", "chronomoe-v1"])
+def test_keyframes_can_be_left_out(mode):
+    header, lines = make_run(KEYFRAME_TOKENS + 410, layers=1, mode=mode)
     derived, without = (derive([header, *tokens_of(lines)], keyframes=keyframes) for keyframes in (True, False))
     assert any(isinstance(event, Keyframe) for event in derived)
     assert without == [event for event in derived if not isinstance(event, Keyframe)]
+    with pytest.raises(ValueError, match="without keyframes"):
+        Instruments(header, keyframes=False).keyframe()
+
+
+def with_gaps(lines, *, layers=3, k=2):
+    """The same run with whatever may be missing from a token missing here and there, and with tokens injected."""
+    rng = np.random.default_rng(6)
+    for line in lines[2 * TOGETHER :]:
+        kind = rng.integers(12)
+        if kind == 0:
+            line |= {"experts": [None] * (layers * k), "weights": None, "entropy": None, "margin": None}
+        elif kind == 1:
+            line["experts"][:k] = line["weights"][:k] = [None] * k
+            line["entropy"][0] = line["margin"][0] = None
+        elif kind == 2:
+            line["weights"] = None
+        elif kind == 3:
+            line |= {"entropy": None, "top_margin": None}
+        elif kind == 4:
+            line |= {"phase": "prefill", "source": "injected"}
+    return lines
+
+
+@pytest.mark.parametrize("mode", ["measured-v1", "chronomoe-v1"])
+@pytest.mark.parametrize(("layers", "chunk_size"), [(3, 5), (3, 3 * TOGETHER), (40, 20)])
+def test_it_makes_no_difference_how_many_tokens_are_computed_with_at_once(mode, layers, chunk_size):
+    header, lines = make_run(10 * TOGETHER, layers=layers, chunk_size=chunk_size, mode=mode)
+    for line in lines[: TOGETHER + 3]:
+        line |= {"phase": "prefill", "source": "prompt"}
+    tokens = tokens_of(lines[: 5 * TOGETHER] + with_gaps(lines[5 * TOGETHER :], layers=layers))
+    fresh = [State(state="fresh_context", i=i, t=1.0) for i in (TOGETHER + 3, 200)]
+    events = [*tokens[: TOGETHER + 3], fresh[0], *tokens[TOGETHER + 3 : 200], fresh[1], *tokens[200:]]
+    together, alone = Instruments(header), Instruments(header)
+    chunks = []
+    for event in events:
+        derived = together.feed(event)
+        assert alone.feed(event) == derived
+        alone.keyframe()  # needs all tokens so far
+        chunks += derived
+    assert together.keyframe() == alone.keyframe()
+    assert {chunk.signals is None for chunk in chunks if isinstance(chunk, Chunk)} == {True, False}
+
+
+def test_layers_that_were_not_computed_leave_averages_and_overlaps_as_they_are():
+    header, lines = make_run(180, chunk_size=1000)
+    lines = with_gaps(lines)
+    plain, before, overlaps = PlainRun(3, 6, 2, 5, 11), None, []
+    for line in lines:
+        sets = plain.sets(line)
+        plain.average(sets)
+        if line["phase"] == "decode":
+            pairs = zip(sets, before, strict=True)
+            overlaps += [plain.overlap(now, then) for now, then in pairs if None not in now + then]
+        before = sets
+    instruments = Instruments(header)
+    for token in tokens_of(lines):
+        instruments.feed(token)
+    frame = instruments.keyframe()
+    assert len(set(frame.average_rows)) > 1
+    assert frame.average_rows == plain.rows
+    for ours, half in ((frame.average_meso, 50), (frame.average_macro, 500)):
+        assert unpacked(ours) == pytest.approx(np.ravel(plain.averages[half]), abs=1e-12)
+    assert frame.open_chunk.observed["overlap"] == len(overlaps)
+    assert frame.open_chunk.sums["overlap"] == pytest.approx(sum(overlaps))
+
+
+def test_a_layer_that_is_never_computed_changes_nothing_about_the_others():
+    (whole, lines), (without, others) = make_run(20), make_run(20, layers=2)
+    for line, other in zip(lines, others, strict=True):
+        other |= {name: line[name][: len(other[name])] for name in ("experts", "weights", "entropy", "margin")}
+        line["experts"][4:] = line["weights"][4:] = [None, None]
+        line["entropy"][2] = line["margin"][2] = None
+        line["top_margin"] = other["top_margin"] = 0.5
+    chunks = list(zip(derive([whole, *tokens_of(lines)]), derive([without, *tokens_of(others)]), strict=True))
+    assert len(chunks) == 3
+    for ours, theirs in chunks:
+        unlike = {"coherence": 0.0, "delta_coherence": 0.0}  # phases begin at random in every layer
+        assert msgspec.structs.replace(ours.signals, **unlike) == msgspec.structs.replace(theirs.signals, **unlike)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"experts": [0, 1, 2, 3, 4, 6]}, "token 6 selects expert 6 of 6"),
+        ({"experts": [0, 1, 2, 3]}, "cannot reshape"),
+        ({"weights": [1, 2, 3, 4]}, "token 6 has 4 weights for 6 experts"),
+    ],
+)
+def test_a_token_of_another_model_is_refused_before_it_is_taken_in(wrong, error):
+    header, lines = make_run(12)
+    tokens = tokens_of(lines)
+    instruments, sound = Instruments(header), Instruments(header)
+    for token in tokens[:6]:
+        assert instruments.feed(token) == sound.feed(token) == []
+    with pytest.raises((IndexError, ValueError), match=error):
+        instruments.feed(msgspec.structs.replace(tokens[6], **wrong))
+    assert instruments.keyframe() == sound.keyframe()

@@ -3,19 +3,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.trend_gate import LIKELY, SIMULATIONS, ar1_noise, persistence, trend_p
+from routing.trend_gate import LIKELY, SIMULATIONS, ar1_noise, noise_of_kinds, trend_p
+from routing.trend_noise import KINDS, WHITE
 from routing.trend_shapes import axis
-from tests.routing.planted import cliff, constant, exponential, linear, noise, plant
+from tests.routing.planted import cliff, constant, exponential, linear, plant
 
 TIMES = axis(tuple(float(t) for t in range(50)))
 
 
+def persistent(phi):
+    """Odds of AR(1) noise with this φ alone."""
+    return ((KINDS[0] == phi) & ((KINDS[1] == 1) | (phi == 0))).astype(float)
+
+
 def p_values(planted, phi, seeds=60):
     series = [np.array(each.mid) for each in plant(planted, phi, range(seeds))]
-    return np.array([trend_p(TIMES, each, phi, np.random.default_rng(0)) for each in series])
+    return np.array([trend_p(TIMES, each, persistent(phi), np.random.default_rng(0)) for each in series])
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("phi", [0.0, 0.4, 0.8])
 def test_p_is_what_it_says_where_there_is_no_trend(phi):
     p = p_values(constant(0.5), phi)
     assert (p <= LIKELY).mean() <= 0.1
@@ -24,17 +30,17 @@ def test_p_is_what_it_says_where_there_is_no_trend(phi):
 
 @pytest.mark.parametrize("planted", [exponential(0.6, 0.1, 12), linear(0.5, -0.002), cliff(0.5, 0.44)])
 def test_trends_are_found(planted):
-    assert (p_values(planted, 0.3, seeds=20) <= LIKELY).mean() >= 0.95
+    assert (p_values(planted, 0.4, seeds=20) <= LIKELY).mean() >= 0.95
 
 
 def test_the_lowest_p_is_set_by_the_number_of_simulations():
-    assert trend_p(TIMES, linear(0.5, -0.01).curve(), 0.0, np.random.default_rng(0)) == 1 / (SIMULATIONS + 1)
+    assert trend_p(TIMES, linear(0.5, -0.01).curve(), WHITE, np.random.default_rng(0)) == 1 / (SIMULATIONS + 1)
 
 
 def test_p_does_not_depend_on_level_or_scale():
     (series,) = plant(constant(0.5), 0.3, range(1))
     y = np.array(series.mid)
-    both = [trend_p(TIMES, each, 0.3, np.random.default_rng(0)) for each in (y, 30 - 100 * y)]
+    both = [trend_p(TIMES, each, persistent(0.4), np.random.default_rng(0)) for each in (y, 30 - 100 * y)]
     assert both[0] == both[1]
 
 
@@ -50,13 +56,17 @@ def test_each_series_may_have_its_own_phi():
     assert (made[1:] * made[:-1]).mean(axis=0) == pytest.approx([0.0, 0.9], abs=0.05)
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.3, 0.5])
-def test_persistence_of_long_noise_is_its_phi(phi):
-    assert persistence(noise(np.random.default_rng(1), phi, chunks=20_000)) == pytest.approx(phi, abs=0.03)
+def test_every_kind_of_noise_is_stationary_with_its_own_correlations():
+    each = len(KINDS.T)
+    made = noise_of_kinds(np.random.default_rng(0), 40, np.repeat(np.arange(each), 4000)).reshape(40, each, 4000)
+    phi, share = KINDS
+    assert made.std(axis=2) == pytest.approx(np.ones((40, each)), abs=0.06)
+    for lag in (1, 3):
+        found = (made[lag:] * made[:-lag]).mean(axis=(0, 2))
+        assert found == pytest.approx(share * phi**lag, abs=0.05)
 
 
-def test_persistence_is_bounded():
-    assert persistence(np.zeros(50)) == 0
-    assert persistence(np.tile([1.0, -1.0], 25)) == 0
-    assert persistence(np.linspace(-1, 1, 50)) == 0.95
-    assert persistence(np.array([1.0, 1.0, -1.0, -1.0, 1.0])) <= 0.95
+def test_p_is_larger_where_the_noise_may_be_persistent():
+    y = np.array(next(plant(linear(0.5, -0.0005), 0.0, range(1))).mid)
+    p = [trend_p(TIMES, y, odds, np.random.default_rng(0)) for odds in (WHITE, persistent(0.8))]
+    assert p[0] < 0.1 < p[1]

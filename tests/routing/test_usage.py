@@ -5,14 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.arrays import ABSENT
+from routing.arrays import ABSENT, Selections
 from routing.usage import (
     UsageWindow,
+    add_selections,
     dead,
     experts_for,
     gini,
     jensen_shannon_distance,
     overlap,
+    overlaps,
     shares,
     usage_entropy,
 )
@@ -75,3 +77,40 @@ def test_overlap_is_the_jaccard_similarity_of_sets():
 
 def test_overlap_with_an_absent_row_is_unknown():
     assert np.isnan(overlap(np.array([[0, 1]]), np.array([[ABSENT, ABSENT]])))[0]
+
+
+def drawn(tokens, layers, experts, k, seed):
+    """Random expert ids `[N, L, k]`; a fifth of the rows is absent."""
+    rng = np.random.default_rng(seed)
+    ids = rng.permuted(np.tile(np.arange(experts), (tokens, layers, 1)), axis=2)[:, :, :k]
+    ids[rng.random((tokens, layers)) < 0.2] = ABSENT
+    return ids
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_tokens_together_count_as_one_by_one(tokens, layers, k, seed):
+    ids = drawn(tokens, layers, 4, k, seed)
+    chosen, counts, window = Selections(ids, 4), np.zeros((layers, 4), np.int64), UsageWindow(layers, 4)
+    for row in ids:
+        add_selections(counts, row)
+        window.add(row)
+    assert chosen.counts().tolist() == counts.tolist() == window.counts.tolist()
+    assert chosen.rows().tolist() == window.rows.tolist() == (ids[:, :, 0] != ABSENT).sum(0).tolist()
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99), st.booleans())
+def test_overlaps_of_tokens_together_are_those_of_each_pair(tokens, layers, k, seed, first):
+    ids = drawn(tokens + 1, layers, 5, k, seed)
+    expected = np.array([overlap(now, before) for now, before in zip(ids[1:], ids[:-1], strict=True)])
+    if first:
+        expected[0] = np.nan
+    found = overlaps(Selections(ids[1:], 5), None if first else ids[0])
+    assert np.array_equal(found, expected, equal_nan=True)
+
+
+def test_a_window_forgets_a_token_that_was_not_computed_everywhere():
+    window = UsageWindow(2, 4, size=1)
+    window.add(np.array([[0, 1], [ABSENT, ABSENT]]))
+    window.add(np.array([[ABSENT, ABSENT], [2, 3]]))
+    assert window.counts.tolist() == [[0, 0, 0, 0], [0, 0, 1, 1]]
+    assert window.rows.tolist() == [0, 1]

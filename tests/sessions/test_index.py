@@ -4,7 +4,20 @@ import pytest
 
 from routing.events import Chunk, Marker, Perturbation, to_json
 from sessions import lines as session_lines
-from sessions.index import BLANK, CHUNK, GARBAGE, KEYFRAME, MARKER, OTHER, PERTURBATION, TOKEN, VITALS, LineIndex
+from sessions.index import (
+    BLANK,
+    CHUNK,
+    GARBAGE,
+    KEYFRAME,
+    MARKER,
+    OTHER,
+    PERTURBATION,
+    TOKEN,
+    VITALS,
+    LineIndex,
+    Place,
+    read_tail,
+)
 from sessions.store import FileStore
 from tests.sessions.kit import HEADER, make_token, tokens
 
@@ -119,3 +132,80 @@ class TestFinding:
     def test_number_in_another_notation(self, write):
         line = to_json(make_token(3)).replace(b'"t":0.15', b'"t":1.5e-1')
         assert index_of(write([to_json(HEADER), line])).place(1).t == 0.15
+
+
+class TestALittleAtATime:
+    @pytest.fixture(autouse=True)
+    def _small_blocks(self, monkeypatch):
+        monkeypatch.setattr("sessions.index.BLOCK", 1000)
+
+    @pytest.fixture
+    def path(self, write):
+        return write([to_json(HEADER), *(to_json(token) for token in tokens(50, first=10))])
+
+    def test_the_end_is_known_before_all_lines_are(self, path):
+        index = LineIndex(FileStore(path))
+        index.extend(lambda: index.lines > 2)
+        assert index.behind
+        assert 0 < index.lines < 51
+        assert index.extent() == index_of(path).extent()
+        assert index.size == path.stat().st_size
+
+    def test_it_goes_on_where_it_was_left(self, path):
+        index, times = LineIndex(FileStore(path)), 0
+        while index.behind:
+            index.extend(lambda: True)
+            times += 1
+        assert times > 5
+        assert kinds(index) == kinds(index_of(path))
+        assert index.last_token() == index.extent()[1]
+
+    def test_a_file_that_grew_meanwhile(self, path):
+        index = LineIndex(FileStore(path, follow=True))
+        index.extend(lambda: index.lines > 2)
+        assert index.extent()[1].i == 59
+        index.extend()
+        with path.open("ab") as file:
+            file.write(b"".join(to_json(token) + b"\n" for token in tokens(20, first=60)))
+        index.extend(lambda: True)
+        assert index.behind
+        assert index.extent()[1].i == 79
+        index.extend()
+        assert index.extent()[1].i == 79
+
+
+class TestTail:
+    @pytest.fixture(autouse=True)
+    def _small_blocks(self, monkeypatch):
+        monkeypatch.setattr("sessions.index.BLOCK", 1000)
+
+    def tail(self, path):
+        return read_tail(FileStore(path))
+
+    def test_last_token_before_much_else(self, write):
+        path = write([to_json(HEADER), *map(to_json, tokens(30)), *[b'{"event":"marker","i":30,"t":9.0}'] * 200])
+        assert self.tail(path).last == Place(29, 1.45)
+        assert self.tail(path).end == path.stat().st_size
+
+    def test_a_line_that_was_cut_off_is_left_out(self, write):
+        path = write([to_json(HEADER), *map(to_json, tokens(30))])
+        size = path.stat().st_size
+        with path.open("ab") as file:
+            file.write(to_json(make_token(30))[:100])
+        assert self.tail(path).last == Place(29, 1.45)
+        assert self.tail(path).end == size
+
+    def test_tokens_of_another_writer(self, write):
+        path = write([to_json(HEADER), *(b"{ " + to_json(token)[1:] for token in tokens(30))])
+        assert self.tail(path).last == Place(29, 1.45)
+
+    def test_no_token(self, write):
+        assert self.tail(write([to_json(HEADER)])).last is None
+        assert self.tail(write([])).end == 0
+
+    def test_lines_without_end_are_not_read_into_memory(self, write, monkeypatch):
+        monkeypatch.setattr(session_lines, "MAX_LINE", 1 << 16)
+        path = write([to_json(HEADER)])
+        with path.open("ab") as file:
+            file.truncate(1 << 33)
+        assert self.tail(path).last is None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
+import msgspec
 import pytest
 
+from routing.arrays import unpacked
 from routing.errors import UserError
 from routing.events import SCHEMA, SCHEMA_MINOR, Event, Header, Keyframe, to_json
 from routing.summary import Summary
@@ -35,12 +37,10 @@ def versioned(path):
 
 def fields(kind, prefix):
     """Every field of an event, nested ones included."""
-    for name in kind.__struct_fields__:
+    for name, hint in get_type_hints(kind).items():
         yield f"{prefix}.{name}"
-    nested = {"session": ("model", "backend", "sampling", "units")}
-    for name in nested.get(prefix, ()):
-        hint = {"model": "ModelInfo", "backend": "BackendInfo", "sampling": "Sampling", "units": "Units"}[name]
-        yield from fields(getattr(__import__("routing.events", fromlist=[hint]), hint), f"{prefix}.{name}")
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from fields(hint, f"{prefix}.{name}")
 
 
 def test_there_is_a_file_of_every_published_version():
@@ -67,7 +67,7 @@ def test_what_an_older_version_did_not_have_has_its_default():
 
 def test_every_addition_is_one_of_this_version():
     known = {kind.__struct_config__.tag: kind for kind in get_args(Event)}
-    added = {field for version in PUBLISHED for field in version.fields}
+    added = {field for version in PUBLISHED for field in version.fields | version.forms}
     assert {event for version in PUBLISHED for event in version.events} <= known.keys()
     assert added <= {field for name, kind in known.items() for field in fields(kind, name)}
 
@@ -78,6 +78,18 @@ def test_no_older_file_holds_what_came_later():
     assert not later.events & {line["event"] for line in lines}
     assert "multistep" not in lines[0]
     assert "settings" not in lines[0]["backend"]
+
+
+def test_a_value_written_another_way_is_the_same_value():
+    older, newer = (
+        next(event for event in read_session(path) if isinstance(event, Keyframe)) for path in FILES.values()
+    )
+    (forms,) = (version.forms for version in PUBLISHED if version.forms)
+    for form in forms:
+        name = form.removeprefix("keyframe.")
+        assert isinstance(getattr(older, name), list)
+        assert isinstance(getattr(newer, name), bytes)
+        assert unpacked(getattr(older, name)).tobytes() == getattr(newer, name)
 
 
 @pytest.mark.parametrize("path", FILES.values(), ids=FILES)

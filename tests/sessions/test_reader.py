@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import struct
 
 import msgspec
 import pytest
@@ -264,6 +266,7 @@ def test_longest_line_allowed(write, lines, monkeypatch):
     assert f", line {1 + [len(line) for line in lines].index(longest)}: longer than" in refusal(write(lines))
 
 
+NO_NUMBERS = struct.pack("<8d", *[1.0] * 7, float("nan"))
 KEYFRAME_FAULTS = {
     "other index": ({"i": 6}, "a keyframe after 6 tokens, where 7 were seen"),
     "layers": ({"rows_decode": [1]}, "keyframe rows holds 1 values instead of 2"),
@@ -271,6 +274,12 @@ KEYFRAME_FAULTS = {
     "negative": ({"counts_decode": [[-1, 2, 2, 2], [3, 1, 2, 2]]}, "keyframe table holds -1"),
     "last experts": ({"last_experts": [[3, 1], [0, 9]]}, "layer 2 selects expert 9 of 4"),
     "empty row": ({"last_experts": [[3, 1], []]}, "experts holds 2 values instead of 4"),
+    "packed table": ({"phases": "AAAA"}, "keyframe table holds 3 bytes instead of 64"),
+    "packed numbers": (
+        {"phases": base64.b64encode(NO_NUMBERS).decode()},
+        "keyframe table holds a number that cannot be",
+    ),
+    "packed badly": ({"phases": "no base64"}, "no event: Invalid base64 encoded string"),
     "chunks": ({"complete_chunks": 3}, "a keyframe with an impossible number of chunks"),
 }
 
@@ -304,6 +313,13 @@ OPEN_CHUNK_FAULTS = {
 def test_keyframe_with_an_open_chunk(write, lines):
     at = first_of(lines, "keyframe")
     lines[at] = changed(lines[at], open_chunk=OPEN_CHUNK)
+    assert len(list(read_session(write(lines)))) == len(lines)
+
+
+def test_open_chunk_with_packed_tables(write, lines):
+    at = first_of(lines, "keyframe")
+    packed = base64.b64encode(struct.pack("<8d", *[0.1] * 8)).decode()
+    lines[at] = changed(lines[at], open_chunk=OPEN_CHUNK | {"start_meso": packed, "start_macro": packed})
     assert len(list(read_session(write(lines)))) == len(lines)
 
 

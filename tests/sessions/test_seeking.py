@@ -344,6 +344,61 @@ class TestTimeline:
         assert source.timeline is None
 
 
+class TickingClock(ManualClock):
+    """Time passes whenever it is looked at."""
+
+    def __call__(self):
+        self.advance(0.01)
+        return self.now
+
+
+class TestBeforeAllLinesAreFound:
+    @pytest.fixture
+    def source(self, path, monkeypatch):
+        monkeypatch.setattr("sessions.index.BLOCK", 10_000)
+        source = ReplaySource(path, TickingClock())
+        source.start()
+        assert source._index.behind
+        source.pause()
+        yield source
+        source.close()
+
+    def arrive(self, source, jump):
+        """What a jump gives, which may have to wait for its place to be found."""
+        source.seek(jump)
+        items = []
+        while source._jumps or source._target is not None:
+            items += source.drain()
+        return items
+
+    def test_the_whole_extent_is_known(self, source, path):
+        assert (source.timeline.tokens, source.timeline.seconds) == (TOKENS, make_token(TOKENS - 1).t)
+        assert source.recording.bytes == path.stat().st_size
+
+    @pytest.mark.parametrize(
+        "target", [Jump("token", 2500), Jump("time", 125.0), Jump("chunk", 600), Jump("mark", 4), END, HOME]
+    )
+    def test_a_jump_waits_until_its_place_is_found(self, source, path, target):
+        known = ReplaySource(path, ManualClock())
+        known.start()
+        known.pause()
+        known.seek(target)
+        assert self.arrive(source, target) == drained(known)
+        assert source.timeline.position == known.timeline.position
+
+    def test_jumps_are_made_in_the_order_in_which_they_were_asked_for(self, source):
+        source.seek(Jump("token", 3000))
+        source.seek(Jump("token", -10, relative=True))
+        self.arrive(source, Jump("chunk", -1, relative=True))
+        assert source.timeline.position < 2990
+        assert 2990 - source.timeline.position <= 8
+
+    def test_it_plays_meanwhile(self, source, events):
+        assert rest(source) == events
+        assert not source._index.behind
+        assert source.timeline.marks == of(Marker, events)
+
+
 class TestDamage:
     def test_what_is_not_read_is_not_judged(self, events, path, tmp_path, clock):
         lines = path.read_bytes().splitlines()

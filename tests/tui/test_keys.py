@@ -195,7 +195,7 @@ async def test_the_palette_offers_what_can_be_done_and_does_it(short):
 
 
 async def test_every_offered_action_is_in_the_empty_palette(short):
-    async with running(short, abilities=LIVE | {"restart"}) as (app, pilot, _):
+    async with running(short, abilities=LIVE | {"restart", "seek"}) as (app, pilot, _):
         await press(app, pilot, "ctrl+p")
         options = app.screen.query_one("CommandList")
         text = "\n".join(str(options.get_option_at_index(at).prompt) for at in range(options.option_count))

@@ -11,6 +11,7 @@ import pytest
 from routing.errors import UserError
 from routing.events import Change, Chunk, Keyframe, Marker, Perturbation, Token, to_json
 from sessions.replay import ReplaySource
+from sessions.seeking import WINDOW_TOKENS
 from sessions.source import END, HOME, Jump, PaceStatus, Timeline
 from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, header, main_run
@@ -91,6 +92,11 @@ def cut(events, i):
     return next((at for at, event in enumerate(events) if isinstance(event, Token) and event.i >= i), len(events))
 
 
+def keyframe_before(events, i):
+    """The one that a jump to token `i` begins with."""
+    return [event for event in events if isinstance(event, Keyframe) and event.i <= i - WINDOW_TOKENS][-1]
+
+
 def screen(app):
     return {name: shown(app.dashboard.query_one(f"#{name}")) for name in PARTS}
 
@@ -135,7 +141,7 @@ async def test_a_screen_after_a_jump_is_that_of_a_straight_replay(events, path, 
 async def test_text_before_the_keyframe_is_said_to_be_missing_and_old_marks_do_not_pile_up(events, path):
     async with replaying(path) as (app, pilot):
         await jumped(app, pilot, "token", 2000)
-        base = next(event.i for event in events if isinstance(event, Keyframe))
+        base = keyframe_before(events, 2000).i
         await press(app, pilot, "1", *["pageup"] * 40)
         stream = shown(app.dashboard.stream)
         assert f"text before token {base:,} is not shown after a jump" in stream
@@ -144,7 +150,7 @@ async def test_text_before_the_keyframe_is_said_to_be_missing_and_old_marks_do_n
 
 
 async def test_the_other_mode_has_no_chunks_before_the_keyframe_and_says_so(events, path):
-    base = next(event for event in events if isinstance(event, Keyframe))
+    base = keyframe_before(events, 2000)
     async with replaying(path) as (app, pilot):
         await press(app, pilot, "p")
         await jumped(app, pilot, "token", 2000)
@@ -310,7 +316,7 @@ async def test_a_live_run_cannot_be_moved_about_in(key):
         await press(app, pilot, key)
         assert source.asked == [("start",)]
         assert not app.dashboard.query_one("#timeline").display
-        assert all("only a recording can be moved about in" in toast for toast in toasts(app))
+        assert all("only in a replay" in toast for toast in toasts(app))
         assert bool(toasts(app)) == (key != "left")
 
 

@@ -26,6 +26,7 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("┊ and ╵ in pressure", "text was put in before this chunk: the last few times, and the times before"),
     ("╎ and ▾ in pressure", "a cliff was found: the fitted curve falls or rises at once at this chunk"),
     ("blue curve in pressure", "fitted to the measured chunks, dotted where it is a forecast; its 95 % band is shaded"),
+    ("━●─◆─▴─ below", "the timeline of a replay: where it is, marks, and text that was put in"),
     ("── fresh context ──", "the context was full, and the run went on in an empty one"),
     ("␛ ⟨202E⟩", "a control or hidden character of the text, shown instead of obeyed"),
     ("underlined text", "the most surprising (or most undecided) tokens"),
