@@ -27,7 +27,7 @@ import numpy as np
 from routing.arrays import Floats
 from routing.events import BackendInfo, Event, Header, ModelInfo, Sampling, Token, Vitals
 from routing.instruments import Instruments
-from sessions.index import KEYFRAME, LineIndex, read_tail
+from sessions.index import KEYFRAME, TOKEN, LineIndex, read_tail
 from sessions.paths import SUFFIX
 from sessions.recorder import Recorder
 from sessions.replay import ReplaySource
@@ -168,15 +168,19 @@ def generation_speed() -> float:
     return float(next(row["tokens_per_second"] for row in rows if (row["name"], row["phase"]) == ("bare", "decode")))
 
 
-def sizes(path: Path) -> tuple[int, int]:
-    """Bytes of a session's keyframes, and of all else."""
+def sizes(path: Path) -> tuple[int, int, int]:
+    """Bytes of a session's token lines, of its keyframes, and of all."""
     index = LineIndex(FileStore(path))
     index.extend()
-    frames, line = 0, index.after(KEYFRAME, 0)
+    return _bytes_of(TOKEN, index), _bytes_of(KEYFRAME, index), index.size
+
+
+def _bytes_of(kind: int, index: LineIndex) -> int:
+    found, line = 0, index.after(kind, 0)
     while line < index.lines:
-        frames += index.start_of(line + 1) - index.start_of(line)
-        line = index.after(KEYFRAME, line + 1)
-    return frames, index.size - frames
+        found += index.start_of(line + 1) - index.start_of(line)
+        line = index.after(kind, line + 1)
+    return found
 
 
 def anonymous_memory() -> int:
@@ -272,17 +276,18 @@ def plain(path: Path) -> float:
     return time.perf_counter() - began
 
 
-def measure(shape: Shape, path: Path, generation: float) -> list[tuple[str, str, str]]:
+def measure(shape: Shape, path: Path) -> list[tuple[str, str, str]]:
     """One session's rows: what, how much, and what was promised."""
-    frames, rest = sizes(path)
+    of_tokens, of_frames, whole = sizes(path)
     child = [sys.executable, "-m", "benchmarks.sessions", "--read", str(path)]
     found = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout)
     number, loads, rate = _tokens(path), plain(path), writing_speed(path.parent, shape)
     return [
-        ("size", f"{(frames + rest) / MEGABYTE:,.0f} MB", ""),
-        ("a token, keyframes included", f"{(frames + rest) / number:,.0f} bytes", f"at most {shape.budget:,}"),
-        ("of it keyframes", f"{frames / number:,.0f} bytes", ""),
-        ("written", f"{rate:,.0f} tokens/s", _against(rate, generation) if shape == POCKET else ""),
+        ("size", f"{whole / MEGABYTE:,.0f} MB", ""),
+        ("a token's line", f"{of_tokens / number:,.0f} bytes", f"at most {shape.budget:,}"),
+        ("keyframes, per token", f"{of_frames / number:,.0f} bytes", ""),
+        ("everything, per token", f"{whole / number:,.0f} bytes", f"at most {shape.budget:,}"),
+        ("written", f"{rate:,.0f} tokens/s", _against(rate, generation_speed()) if shape == POCKET else ""),
         ("opened: header, extent, first lines", f"{found['open']:.2f} s", "at most 1"),
         ("every line found", f"{found['found']:.2f} s, of it {found['found_cpu']:.2f} s processor", ""),
         (f"{SEEKS} jumps, median", _milliseconds(found, "median"), "at most 50"),
@@ -334,12 +339,11 @@ def measure_all(folder: Path, number: int) -> None:
     needed = sum(number * shape.budget for shape, path in paths.items() if not path.exists())
     if shutil.disk_usage(folder).free < needed:
         raise SystemExit(f"{folder}: {needed / 1e9:.1f} GB are needed there; name another folder with --keep or TMPDIR")
-    generation = generation_speed()
     for shape, path in paths.items():
         make(path, shape, number)
         print(f"{shape}, {number:,} tokens; load average {os.getloadavg()[0]:.1f}\n")
         print("| | measured | promised |\n|---|---|---|")
-        for row in measure(shape, path, generation):
+        for row in measure(shape, path):
             print(f"| {' | '.join(row)} |")
         print(flush=True)
 

@@ -137,7 +137,9 @@ class ReplaySource:
     @property
     def warnings(self) -> list[str]:
         """What the person should know about the file, as far as it was played; one line each."""
-        found = [self._reader.torn] if self._reader and self._reader.torn else []
+        found = [*self._reader.header.warnings] if self._reader else []
+        if self._reader and self._reader.torn:
+            found.append(self._reader.torn)
         if isinstance(self._store, JoinedStore):
             found += self._store.notes
         if self._reader and (before := self._reader.header.continues):

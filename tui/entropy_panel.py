@@ -40,7 +40,7 @@ class EntropyPanel(Panel):
         note = ((f" {view.tap_off_text} ", self.palette.warn),) if view.tap_off_text else ()
         if window is None or header is None or not window.tokens:
             self.label("of the routers", *note)
-            return self.message(width, height, "no token yet")
+            return self.message(width, height, view.no_token_text)
         if "entropy" not in header.capture:
             self.label("of the routers")
             return self.message(width, height, "n/a: this run did not record router entropy")

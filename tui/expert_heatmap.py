@@ -195,7 +195,8 @@ class ExpertHeatmap(Panel):
         return self.row(width).strip()
 
     def _draw_empty(self, y: int) -> Strip:
-        row, text = self.row(self.content_size.width), "no token yet"
+        text = "no token yet" if self.frame is None else self.frame.view.no_token_text
+        row = self.row(self.content_size.width)
         if y == self.content_size.height // 2:
             row.to((row.width - len(text)) // 2).put(text, self.palette.faint)
         return row.strip()

@@ -155,6 +155,16 @@ class RunView:
         return "" if self.tap_off_at is None else f"tap off since token {count(self.tap_off_at)}"
 
     @property
+    def counts_only(self) -> bool:
+        """The recording was imported from counts, and no token will come."""
+        return self.header is not None and self.header.capture == ["counts"]
+
+    @property
+    def no_token_text(self) -> str:
+        """Why there is nothing of tokens to show."""
+        return "n/a: this recording has counts, no tokens" if self.counts_only else "no token yet"
+
+    @property
     def position(self) -> int:
         """Tokens in the present context."""
         return self.tokens - self._context_start

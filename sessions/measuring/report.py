@@ -66,8 +66,8 @@ def _protocol(findings: Findings) -> str:
     plan, header = findings.plan, findings.plain[0].run.header
     backend, model = header.backend, header.model
     lines = [
-        f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts, top-{model.experts_per_token},"
-        f" {markdown_text(model.quantization or 'quantization not known')}",
+        f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts,"
+        f" top-{model.experts_per_token}, {markdown_text(model.quantization or 'quantization not known')}",
         f"- engine: {markdown_text(f'{backend.name} {backend.version}, {backend.device}')}",
         f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.chunk_size} tokens;"
         " where the model would have ended its text it was told to go on",
@@ -145,10 +145,11 @@ def _entropy(findings: Findings) -> str:
 def _energy(findings: Findings, shown: dict[str, str]) -> list[str]:
     forks = findings.plan.forks
     assert forks is not None
+    neutral, text = markdown_text(repr(forks.neutral)), markdown_text(repr(forks.text))
     how = (
         f"At every {forks.every}. chunk boundary after the warm-up the context was copied and gone on with for one"
-        f" chunk, {forks.replicates} times each: without text, with {markdown_text(repr(forks.neutral))} cut or repeated to as many"
-        f" tokens as the text has, and with {markdown_text(repr(forks.text))}. The runs themselves went on as if nothing had been said."
+        f" chunk, {forks.replicates} times each: without text, with {neutral} cut or repeated to as many"
+        f" tokens as the text has, and with {text}. The runs themselves went on as if nothing had been said."
     )
     found = "\n\n".join(_sentences(energy_lines(findings.energy)))
     return ["## External energy", how, found, shown.get("external_energy", "")]

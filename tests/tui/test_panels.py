@@ -43,6 +43,12 @@ async def test_entropy_that_was_not_recorded_is_said_to_be_absent():
         assert "n/a: this run did not record router entropy" in shown(app.dashboard.entropy)
 
 
+async def test_counts_without_tokens_are_said_to_be_that():
+    async with running([header(capture=["counts"])]) as (app, _, _):
+        for panel in (app.dashboard.stream, app.dashboard.experts, app.dashboard.entropy):
+            assert "n/a: this recording has counts, no tokens" in shown(panel)
+
+
 # Pressure
 
 
