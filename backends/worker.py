@@ -29,11 +29,15 @@ from routing.events import Progress
 
 Send = Callable[[Message], None]
 
+GIVE_WAY = 1e-4
+"""Seconds after which the thread that makes events lets the one that drives the model go on; Python's own is 5 ms."""
+
 
 def main() -> None:
     """Serve the parent until it has enough, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(all_threads=False)
+    sys.setswitchinterval(GIVE_WAY)
     commands, messages = (int(descriptor) for descriptor in sys.argv[1:3])
     status = serve(PipeInbox(Connection(commands, writable=False)), _sender(Connection(messages, readable=False)))
     sys.stderr.flush()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from routing.errors import UserError
@@ -28,6 +30,18 @@ SECONDS_TO_OPEN = 0.25
 MOST_BEHIND = 2048
 """Tokens that may wait for their chunks to be computed; each takes some 20 kB."""
 FINAL_STATES = frozenset({"finished", "error"})
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Put garbage collection off: the many lists that a jump makes would set off one of everything in its middle."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class ReplaySource:
@@ -291,12 +305,13 @@ class ReplaySource:
     def _land(self, items: list[StreamItem], enough: float) -> None:
         """Show what lies before the target of a jump."""
         assert self._reader is not None
-        while self._target is not None:
-            there = not self._ready and self._reader.line >= self._target
-            if there or not self._show_recorded(items):
-                self._arrive()
-            elif self._clock() >= enough:
-                return
+        with no_collection():
+            while self._target is not None:
+                there = not self._ready and self._reader.line >= self._target
+                if there or not self._show_recorded(items):
+                    self._arrive()
+                elif self._clock() >= enough:
+                    return
 
     def _show_recorded(self, items: list[StreamItem]) -> bool:
         assert self._reader is not None
