@@ -4,7 +4,7 @@
 
 Turn the SVG into docs/images/dashboard.png with a browser that has the fonts Fira Code and DejaVu Sans Mono:
 
-    chromium --headless --window-size=1860,1180 --screenshot=docs/images/dashboard.png build/dashboard.svg
+    chromium --headless --window-size=1849,1124 --screenshot=docs/images/dashboard.png build/dashboard.svg
 """
 
 from __future__ import annotations
