@@ -8,7 +8,7 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from backends.engine import Bare
-from backends.llama_context import PREFILL_STEP, Settings, clear, evaluate, new_context
+from backends.llama_context import Settings, clear, evaluate, new_context, prefill_step
 
 SEED = 7
 
@@ -28,8 +28,9 @@ class LlamaBare(Bare):
 
     def prefill(self, ids: list[int]) -> None:
         clear(self._context)
-        for start in range(0, len(ids), PREFILL_STEP):
-            evaluate(self._context, ids[start : start + PREFILL_STEP])
+        longest = prefill_step(self._context)
+        for start in range(0, len(ids), longest):
+            evaluate(self._context, ids[start : start + longest])
         lib.llama_synchronize(self._context)
 
     def decode(self, ids: list[int]) -> Generator[int, None, None]:

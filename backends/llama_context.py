@@ -86,6 +86,11 @@ def flash_attention(settings: Settings) -> str:
     return {"enabled": "on", "disabled": "off", None: "auto"}[said]
 
 
+def prefill_step(context: Any) -> int:
+    """How many tokens of a prompt are evaluated between two reports of how far it is."""
+    return max(PREFILL_STEP, int(lib.llama_n_batch(context)))
+
+
 def evaluate(context: Any, ids: Sequence[int]) -> None:
     """Put tokens into a context; the output of the last one is computed.
 

@@ -12,7 +12,7 @@ from llama_cpp import llama_cpp as lib
 from backends.catalog import ModelLocation
 from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing, Unobserved
 from backends.llama_bare import LlamaBare
-from backends.llama_context import PREFILL_STEP, clear, evaluate
+from backends.llama_context import clear, evaluate, prefill_step
 from backends.llama_fork import KeptPlace
 from backends.llama_loading import LoadedModel, load_model
 from backends.llama_sampling import DrawState, NextToken
@@ -107,8 +107,9 @@ class LlamaEngine(Engine):
             here.close()
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
-        for start in range(0, len(ids), PREFILL_STEP):
-            step = ids[start : start + PREFILL_STEP]
+        longest = prefill_step(self._loaded.context)
+        for start in range(0, len(ids), longest):
+            step = ids[start : start + longest]
             seen = self._evaluate(step)
             progress(start + len(step))
             yield seen

@@ -34,12 +34,14 @@ FINAL_STATES = frozenset({"finished", "error"})
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Put garbage collection off: the many lists that a jump makes would set off one of everything in its middle."""
+    """Have no garbage collection while a jump makes its many long lists, nor on their account as soon as it is over."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()  # the two together count everything as old, without looking at it
+        gc.unfreeze()
         if was_on:
             gc.enable()
 

@@ -125,6 +125,13 @@ def test_batches_change_nothing_that_is_seen(opened: Any, asked: dict[str, int],
     assert generated(engine) == generated(opened())
 
 
+def test_a_long_batch_is_evaluated_at_once(opened: Any) -> None:
+    reports: list[int] = []
+    engine = opened(batch=1024)
+    steps = [seen.tokens for seen in engine.prefill([5] * 1500, reports.append)]
+    assert (steps, reports) == ([1024, 476], [1024, 1500])
+
+
 def test_a_context_of_one_token(opened: Any) -> None:
     settings = opened(context=1).backend.settings
     assert (settings["context"], settings["batch"]) == (1, 2)
