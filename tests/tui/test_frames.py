@@ -95,11 +95,23 @@ async def test_a_flood_of_items_does_not_slow_the_frames_down(monkeypatch):
         clock.advance(0.002)
         feed(item)
 
+    drawn: list[float] = []
+    frame_done = app._frame_done
+
+    def note_frame(drawing):
+        frame_done(drawing)
+        drawn.append(drawing)
+
     monkeypatch.setattr(app.view, "feed", feed_slowly)
+    monkeypatch.setattr(app, "_frame_done", note_frame)
+    monkeypatch.setattr(app, "_set_timer", lambda: None)  # no frame but those made here, one after the other
     async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
         for _ in range(60):
+            drawn.clear()
             app.tick()
-            await pilot.pause()
+            while clock() not in drawn:
+                await pilot.pause()
         assert app.view.decoded == 400
         assert app._rate.fps == 12.0
 
