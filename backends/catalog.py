@@ -84,9 +84,7 @@ def locate(model: str, backend: str = "auto") -> ModelLocation:
         return ModelLocation(path.resolve().name, path, "huggingface", "folder")
     if path.is_file():
         return _file(path)
-    if model.startswith(("/", "./", "../", "~")) or (
-        model.endswith((".gguf", ".safetensors", "/")) and ":" not in model
-    ):
+    if _is_path(model):
         raise UserError(f"{model}: no such file or folder", advice="check the path")
     if (wanted := Wanted.of(model)) is not None:
         return _on_the_hub(model, wanted, backend)

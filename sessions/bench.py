@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType, TracebackType
-from typing import TypeVar, get_args
+from typing import get_args
 
-from backends.process import WorkerProcess
-from backends.protocol import Batch, Command, Failed, Load, Measure, Measured, MeasuredVariant, Message, Ready, Stop
+from backends.protocol import Measure, MeasuredVariant, Ready
 from routing.errors import UserError
 from routing.events import Cost, Phase, Progress, State, Token
 from routing.ratios import Ratio, interleave, ratio
 from sessions.headless import run_headless
+from sessions.kept_worker import KeptWorker
 from sessions.live import LiveSource
 from sessions.live_run import Surroundings
 from sessions.reader import read_session
@@ -30,8 +29,6 @@ WARM_UP_ROUNDS = 1
 MEASURED: tuple[MeasuredVariant, ...] = get_args(MeasuredVariant)
 """What the worker measures by itself."""
 
-Answer = TypeVar("Answer", Ready, Measured)
-OnMessage = Callable[[Message], None]
 Follow = Callable[[LiveSource], object]
 """Starts a source, follows it to its end, and closes it."""
 Variant = tuple[Phase, str]
@@ -80,26 +77,18 @@ class Bench:
         prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
         self._settings = replace(settings, raw=True, stop="never", force=True, recording_required=True)
-        self._on_progress = on_progress
         self._dashboard = dashboard
         self._prefill_tokens = prefill_tokens
-        self._answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._live: OnMessage | None = None
-        """The live run that the worker's messages are for, while there is one."""
+        self._worker = KeptWorker(self._settings.load(), on_progress)
 
     def __enter__(self) -> Bench:
-        load = self._settings.load()
-        self._worker = WorkerProcess(self._receive)
-        try:
-            self._worker.send(load)
-            self.ready = self._await(Ready)
-        except BaseException:
-            self._worker.close()
-            raise
+        self.ready = self._worker.__enter__().ready
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
-        self._worker.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._worker.__exit__(kind, error, trace)
 
     def run(
         self,
@@ -150,61 +139,18 @@ class Bench:
         """Tokens per second, once."""
         tokens = self._prefill_tokens if phase == "prefill" else self._settings.tokens
         assert tokens is not None
-        self._worker.send(Measure(variant=variant, phase=phase, prompt=self._settings.prompt, tokens=tokens))
-        return self._await(Measured).tokens_per_second
+        return self._worker.measure(Measure(variant=variant, phase=phase, prompt=self._settings.prompt, tokens=tokens))
 
     def _record(self, path: Path, follow: Follow) -> float:
         """A whole run on the worker that is loaded already; its rate by the recording's times."""
         settings = replace(self._settings, output=path)
-        source = LiveSource(settings, Surroundings(worker=lambda on_message: _LoadedWorker(self, on_message)))
+        source = LiveSource(settings, Surroundings(worker=self._worker.lend))
         follow(source)
         if source.fatal_error is not None:
             raise source.fatal_error
         if source.recording.problem:
             raise UserError(source.recording.problem, advice="make room for temporary files")
         return recorded_rate(path)
-
-    # -- the worker
-
-    def _receive(self, message: Message) -> None:
-        if isinstance(message, Batch) and self._live is None:
-            for item in message.items:
-                if isinstance(item, Progress):
-                    self._on_progress(item)
-        else:
-            (self._live or self._answers.put)(message)
-
-    def _await(self, kind: type[Answer]) -> Answer:
-        while True:
-            message = self._answers.get()
-            if isinstance(message, kind):
-                return message
-            if isinstance(message, Failed):
-                raise UserError(message.message)
-
-
-class _LoadedWorker:
-    """The bench's worker as a live run sees it: loaded already, and it outlives the run."""
-
-    def __init__(self, bench: Bench, on_message: OnMessage) -> None:
-        self._bench = bench
-        self._on_message = on_message
-        bench._live = on_message
-
-    @property
-    def pid(self) -> int:
-        return self._bench._worker.pid
-
-    def send(self, command: Command) -> None:
-        if isinstance(command, Load):
-            self._on_message(self._bench.ready)
-        else:
-            self._bench._worker.send(command)
-
-    def close(self) -> None:
-        """Have the worker leave the finished run, so that it hears of measurements again."""
-        self._bench._live = None
-        self._bench._worker.send(Stop())
 
 
 def _without_screen(source: LiveSource) -> None:

@@ -61,7 +61,7 @@ def session_series(reader: SessionReader, mode: str | None = None) -> MidSeries:
     Raises:
         UserError: the file is damaged.
     """
-    instruments = Instruments(reader.header, mode)
+    instruments = Instruments(reader.header, mode, keyframes=False)
     series, begun = MidSeries(instruments.mode), False
     for event in reader:
         if isinstance(event, Chunk | Unknown) or (begun and isinstance(event, Keyframe)):

@@ -1,17 +1,19 @@
-"""One worker for several live runs, so that a model is loaded once."""
+"""One worker for several live runs and measurements, so that a model is loaded once."""
 
 from __future__ import annotations
 
 import queue
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from backends.process import WorkerProcess
-from backends.protocol import Batch, Command, Failed, Load, Message, Ready, Stop
+from backends.protocol import Batch, Command, Failed, Load, Measure, Measured, Message, Ready, Stop
 from routing.errors import UserError
 from routing.events import Progress
 
 OnMessage = Callable[[Message], None]
+Answer = TypeVar("Answer", Ready, Measured)
 
 
 class KeptWorker:
@@ -30,7 +32,7 @@ class KeptWorker:
     def __init__(self, load: Load, on_progress: Callable[[Progress], None]) -> None:
         self._load = load
         self._on_progress = on_progress
-        self._answers: queue.SimpleQueue[Ready | Failed] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Ready | Measured | Failed] = queue.SimpleQueue()
         self._live: OnMessage | None = None
         """The live run that the worker's messages are for, while there is one."""
         self._death: Failed | None = None
@@ -39,22 +41,42 @@ class KeptWorker:
         self._worker = WorkerProcess(self._receive)
         try:
             self._worker.send(self._load)
-            answer = self._answers.get()
-            if isinstance(answer, Failed):
-                raise UserError(answer.message)
+            self.ready = self._await(Ready)
         except BaseException:
             self._worker.close()
             raise
-        self.ready = answer
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self._worker.close()
 
+    @property
+    def pid(self) -> int:
+        return self._worker.pid
+
     def lend(self, on_message: OnMessage) -> LentWorker:
         """The worker as a live run sees it. A `sessions.live_run.WorkerFactory`."""
         self._live = on_message
         return LentWorker(self, on_message)
+
+    def measure(self, command: Measure) -> float:
+        """Tokens per second; no live run may be under way.
+
+        Raises:
+            UserError: it was not measured. The worker's death is one reason.
+        """
+        if self._death is not None:
+            raise UserError(self._death.message)
+        self._worker.send(command)
+        return self._await(Measured).tokens_per_second
+
+    def _await(self, kind: type[Answer]) -> Answer:
+        while True:
+            answer = self._answers.get()
+            if isinstance(answer, Failed):
+                raise UserError(answer.message)
+            if isinstance(answer, kind):
+                return answer
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, Failed) and message.fatal:
@@ -62,7 +84,7 @@ class KeptWorker:
         live = self._live
         if live is not None:
             live(message)
-        elif isinstance(message, Ready | Failed):
+        elif isinstance(message, Ready | Measured | Failed):
             self._answers.put(message)
         elif isinstance(message, Batch):
             for item in message.items:
@@ -79,7 +101,7 @@ class LentWorker:
 
     @property
     def pid(self) -> int:
-        return self._kept._worker.pid
+        return self._kept.pid
 
     def send(self, command: Command) -> None:
         if isinstance(command, Load):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from routing.errors import UserError
 from routing.events import Chunk, Event, PerturbationForm, State, StreamItem, Token, Unknown, Vitals
+from sessions.garbage import no_collection
 from sessions.index import LineIndex, Place
 from sessions.parts import JoinedStore, open_run
 from sessions.playhead import Playhead
@@ -30,20 +29,6 @@ SECONDS_TO_OPEN = 0.25
 MOST_BEHIND = 2048
 """Tokens that may wait for their chunks to be computed; each takes some 20 kB."""
 FINAL_STATES = frozenset({"finished", "error"})
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Have no garbage collection while a jump makes its many long lists, nor on their account as soon as it is over."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # the two together count everything as old, without looking at it
-        gc.unfreeze()
-        if was_on:
-            gc.enable()
 
 
 class ReplaySource:
