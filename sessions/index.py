@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 
 import msgspec
@@ -35,6 +36,9 @@ MOST_LANDMARK_BYTES = 1 << 28
 MANY_LINES = 1 << 20
 LEAST_AVERAGE = 16
 """Bytes that so many lines have on average, at least: no event is shorter."""
+
+MOST_TAIL_LINES = 1 << 16
+"""That are looked through for the last token."""
 
 _KINDS = {
     "token": TOKEN,
@@ -294,12 +298,22 @@ def read_tail(store: Store) -> Tail:
 
 
 def _last_place(block: bytes, *, whole: bool) -> Place | None:
-    """Of the last token in a block, whose first line is cut off unless it is the whole."""
-    for line in reversed(block.split(b"\n")[0 if whole else 1 :]):
+    """Of the last token among the last lines of a block, whose first line is cut off unless it is the whole."""
+    for line in islice(_backwards(block, whole=whole), MOST_TAIL_LINES):
         is_token = line.startswith(_TOKEN_HEAD) or (_HEADS.get(line[:_HEAD]) or _kind(line)) == TOKEN
         if is_token and (place := _quick_place(line) or _slow_place(line)) is not None:
             return place
     return None
+
+
+def _backwards(block: bytes, *, whole: bool) -> Iterator[bytes]:
+    """The lines of a block, the last one first. Not all at once: a megabyte of empty ones would take sixty."""
+    end = len(block)
+    while (begin := block.rfind(b"\n", 0, end)) >= 0:
+        yield block[begin + 1 : end]
+        end = begin
+    if whole:
+        yield block[:end]
 
 
 def _quick_place(line: bytes) -> Place | None:

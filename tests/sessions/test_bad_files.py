@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,16 @@ class TestMemoryOfAnIndex:
     def test_of_so_many_bytes(self, path, monkeypatch):
         monkeypatch.setattr(index, "MOST_LANDMARK_BYTES", 47 * 50)
         assert 49 <= len(self.index_of(path).marks) <= 51
+
+    def test_the_end_of_nothing_but_empty_lines_is_found_one_line_at_a_time(self, path):
+        with path.open("ab") as file:
+            file.write(b"\n" * (1 << 22))
+        tracemalloc.start()
+        try:
+            assert index.read_tail(FileStore(path)).last is None
+            assert tracemalloc.get_traced_memory()[1] < 5 * (1 << 22)
+        finally:
+            tracemalloc.stop()
 
     def test_lines_too_short_to_hold_anything_are_not_looked_at_for_ever(self, path, monkeypatch):
         monkeypatch.setattr(index, "MANY_LINES", 1000)

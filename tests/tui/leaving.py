@@ -1,7 +1,11 @@
-"""The dashboard on a live run that nothing but its end can stop, as a program: `python -m tests.tui.leaving FOLDER`."""
+"""The dashboard on a live run that nothing but its end can stop, as a program: `python -m tests.tui.leaving FOLDER`.
+
+`--deaf` ignores the system's word that the terminal was closed, as `nohup` does; on a busy machine it comes late.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,7 +13,7 @@ from pathlib import Path
 from sessions.live import LiveSource
 from sessions.run_settings import RunSettings
 from tests.sessions.kit import EndlessWorker, Stage
-from tui.app import MoeWatchApp
+from tui import app
 
 LEFT = "left the dashboard"
 
@@ -17,10 +21,13 @@ LEFT = "left the dashboard"
 def main(folder: Path) -> None:
     """Watch until told to leave; then say so, on the screen and in a file, for where there is no screen any more."""
     source = LiveSource(RunSettings(prompt="def", chunk_size=4), Stage(folder, EndlessWorker).around)
-    MoeWatchApp(source, clock=time.monotonic).run()
+    app.MoeWatchApp(source, clock=time.monotonic).run()
     (folder / "left").write_text(LEFT)
     sys.stdout.write(LEFT)
 
 
 if __name__ == "__main__":
+    if "--deaf" in sys.argv:
+        app.LEAVING_SIGNALS = ()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     main(Path(sys.argv[1]))

@@ -31,9 +31,15 @@ class Recorded:
 
 
 @pytest.fixture
-def dashboard(tmp_path):
+def how():
+    """Arguments of the program."""
+    return ()
+
+
+@pytest.fixture
+def dashboard(tmp_path, how):
     """The program in its terminal, some chunks into the run."""
-    with Terminal(str(tmp_path), program=(sys.executable, "-m", "tests.tui.leaving")) as terminal:
+    with Terminal(str(tmp_path), *how, program=(sys.executable, "-m", "tests.tui.leaving")) as terminal:
         terminal._stream = Recorded(terminal._stream)
         terminal.wait_for("chunk 3")
         yield terminal
@@ -55,6 +61,7 @@ def test_a_signal_to_leave_restores_the_terminal_and_ends_the_recording(dashboar
     assert (last_state(tmp_path).state, last_state(tmp_path).why) == ("finished", "user")
 
 
+@pytest.mark.parametrize("how", [(), ("--deaf",)], ids=["told", "not-told"])
 def test_a_terminal_that_is_closed_ends_the_recording_too(dashboard, tmp_path):
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, dashboard._master)  # closes the terminal's only other end
