@@ -4,6 +4,8 @@ PYTHON ?= python3
 ARGS ?=
 # Tests start a make of their own, which must not take over what this one was told.
 unexport ARGS MAKEFLAGS
+# Without bytecode every start of Python would compile everything anew: the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ INSTALLED := $(VENV)/.installed
 UV_VERSION := 0.13.8
 UV_FOUND := $(shell command -v uv 2>/dev/null)
 UV := $(or $(UV_FOUND),$(BIN)/uv)
-MAKE_VENV = $(if $(UV_FOUND),$(UV) venv --quiet --python "$$(command -v $(PYTHON))",$(PYTHON) -m venv)
+MAKE_VENV = $(if $(UV_FOUND),$(UV) venv --quiet --python "$$(command -v "$(PYTHON)")","$(PYTHON)" -m venv)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/$(VENV)
 
 # Each target installs what it needs beside what is there; the versions are those of uv.lock.
@@ -73,7 +75,7 @@ truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## remake with transfo
 
 # llama.cpp's own converter comes inside llama-cpp-python's source archive.
 $(LLAMA_CPP):
-	$(PYTHON) -m pip download --quiet --no-deps --no-binary :all: --dest build/archives llama-cpp-python==0.3.36
+	"$(PYTHON)" -m pip download --quiet --no-deps --no-binary :all: --dest build/archives llama-cpp-python==0.3.36
 	tar -xzf build/archives/llama_cpp_python-0.3.36.tar.gz -C build
 
 wheel: $(UV) ## build the wheel into dist/
@@ -83,7 +85,7 @@ clean: ## remove everything that make makes
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 check-python:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 	  "moe-watch needs Python 3.11 or newer, and $(PYTHON) is %d.%d. " % sys.version_info[:2] + \
 	  "Say which one to use: make … PYTHON=/path/to/python3.13")'
 
@@ -105,7 +107,7 @@ $(INSTALLED)-watch $(INSTALLED)-test $(INSTALLED)-lint: pyproject.toml uv.lock |
 # PyPI's torch brings gigabytes of CUDA on Linux, so torch comes from its own index, or from where TORCH_FROM says.
 TORCH_FROM ?= --torch-backend cpu
 $(TRAIN)/.installed: pyproject.toml uv.lock | $(UV) check-python
-	$(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" $(TRAIN)
+	$(UV) venv --quiet --clear --python "$$(command -v "$(PYTHON)")" $(TRAIN)
 	$(UV) export --quiet --frozen --no-default-groups --extra train --no-hashes --no-emit-project \
 	  --output-file $(TRAIN)/pinned.txt
 	$(UV) pip install --quiet --python $(TRAIN)/bin/python $(TORCH_FROM) \
