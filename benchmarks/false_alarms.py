@@ -2,6 +2,9 @@
 
 Beside the runs as they were it takes them less the straight line of their mean, a trend that they share, and the same
 values in random order, which hold no trend: what is called one there is an alarm that the noise alone gives.
+
+Then curves whose half-life is known are planted on the noise of the same runs, which is what each differs by from the
+mean of all: how many of the 95 % intervals hold it?
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.half_life import OTHERWISE, FoundOtherwise, judge_series, print_others
 from routing.half_life import fit_half_life
+from tests.routing import planted
 
 Series = list[list[float]]
 
@@ -35,6 +40,8 @@ def main() -> None:
             _row(f"{name}, less the line of their mean", _less_shared_line(series), found["pressure"])
     _row("runs, in random order", _shuffled(plain, options.shuffles), found["pressure"])
     _print_noise(plain)
+    print()
+    print_others(_planted_on([each for each in (plain, late) if each]))
 
 
 def _series(runs: list[dict[str, dict[str, list[float]]]]) -> Series:
@@ -68,6 +75,23 @@ def wilson(hits: int, number: int) -> tuple[float, float]:
     z, p = 1.96, hits / number
     middle, around = p + z * z / (2 * number), z * (p * (1 - p) / number + (z / (2 * number)) ** 2) ** 0.5
     return max(0.0, middle - around) / (1 + z * z / number), min(1.0, middle + around) / (1 + z * z / number)
+
+
+def _planted_on(groups: list[Series]) -> list[FoundOtherwise]:
+    """Every curve that has a half-life, on the noise of every run."""
+    noise = np.concatenate([_noise(np.array(each)) for each in groups])
+    return [
+        judge_series(each, "of these runs", list(planted.plant_on(each, noise)))
+        for each in OTHERWISE
+        if np.isfinite(each.half_life)
+    ]
+
+
+def _noise(values: planted.Floats) -> planted.Floats:
+    """What each run differs by from the mean of all, `[runs, chunks]`, as large as if that mean were known."""
+    runs = len(values)
+    around: planted.Floats = (values - values.mean(axis=0)) * (runs / (runs - 1)) ** 0.5
+    return around
 
 
 def _print_noise(series: Series) -> None:

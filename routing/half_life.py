@@ -28,10 +28,12 @@ from routing.pressure import (
     reference_signals,
 )
 from routing.reference_numbers import ReferenceNumbers, reference_numbers
-from routing.trend_bootstrap import Refits, block_refits, noise_refits
+from routing.trend_bootstrap import block_refits
 from routing.trend_candidates import Candidate, Candidates
+from routing.trend_draws import Draws
 from routing.trend_gate import LIKELY, MIN_CHANGE, trend_p
 from routing.trend_noise import lag_1
+from routing.trend_posterior import posterior_draws
 from routing.trend_shapes import TRENDS, Axis, axis
 
 __all__ = [
@@ -69,7 +71,7 @@ class Fit:
     half_life: float | None
     """Chunks from the first one until the chosen curve is at half of its start; None unless it was observed to be."""
     interval: tuple[float, float] | None
-    """95 % interval of the half-life by bootstrap; the upper end is infinite where it may never be reached."""
+    """95 % interval of the half-life; the upper end is infinite where it may never be reached."""
     block_interval: tuple[float, float] | None
     """The same by moving blocks of residuals."""
     censored: bool
@@ -97,12 +99,12 @@ class Fit:
     reference: ReferenceNumbers
     first: int
     """Position of the first chunk."""
-    refits: Refits = field(repr=False)
-    """The likely curves refitted to themselves with other noise."""
+    draws: Draws = field(repr=False)
+    """Curves that the truth may be."""
 
     def band(self, t: npt.ArrayLike) -> tuple[Floats, Floats]:
         """Lower and upper end of the 95 % band of the curve at chunk positions `t [m]`."""
-        return self.refits.band(np.atleast_1d(np.asarray(t, float)) - self.first)
+        return self.draws.band(np.atleast_1d(np.asarray(t, float)) - self.first)
 
     def forecast(self, t: float) -> float:
         """Where the chosen curve is at chunk position `t`."""
@@ -155,13 +157,13 @@ def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, rand
     reach = None if mode is None else _reach(mode, start)
     verdict = _verdict(chosen, start, end, reach, float(series.min()))
     falls, half_time, span = verdict in TRENDS, candidates.half_time(chosen), float(times.t[-1]) + 1
-    refits = noise_refits(times, candidates.likely(chosen), random)
+    draws = posterior_draws(times, series, candidates.likely(chosen), random)
     blocks = block_refits(times, candidates.likely(chosen), random)
     at = crossing(series.tolist())
     return Fit(
         verdict=verdict,
         half_life=half_time if falls and half_time <= span else None,
-        interval=_interval(refits, half_time) if falls else None,
+        interval=_interval(draws, half_time) if falls else None,
         block_interval=_interval(blocks, half_time) if falls else None,
         censored=falls and span < half_time < inf,
         never=_never(chosen, start) if falls and isinf(half_time) else None,
@@ -178,7 +180,7 @@ def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, rand
         chosen=chosen,
         reference=reference_numbers(series.tolist()),
         first=places[0],
-        refits=refits,
+        draws=draws,
     )
 
 
@@ -223,8 +225,8 @@ def _never(chosen: Candidate, start: float) -> FloorAboveHalf | None:
     return None if start <= 0 or floor is None else FloorAboveHalf(floor, start / 2)
 
 
-def _interval(refits: Refits, half_time: float) -> tuple[float, float] | None:
-    low, high = refits.half_time()
+def _interval(draws: Draws, half_time: float) -> tuple[float, float] | None:
+    low, high = draws.half_time()
     low, high = min(low, half_time), max(high, half_time)
     return (low, high) if isfinite(low) else None
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from math import exp, inf, isfinite, log
 
 import numpy as np
 import numpy.typing as npt
 
 from routing.arrays import Floats
-from routing.trend_bootstrap import Fitted
-from routing.trend_noise import WHITE, noise_around, odds
+from routing.trend_draws import Fitted
+from routing.trend_noise import WHITE, noise_evidence, odds
 from routing.trend_shapes import PARAMETERS, SHAPES, TRENDS, Axis, Shape, curve_values
 
 POINT_ROUNDS = 8
@@ -62,11 +63,8 @@ class Candidates:
         )
         self.constant = self.all[0]
         self._negligible = INACCURACY * float(np.abs(series).max())
-        noise = noise_around(axis, list(curves.values()), np.stack(list(left.values()), axis=1))
-        self._fitted = {
-            shape: Fitted(curves[shape], left[shape], among_trends.get(shape, 1.0), around)
-            for shape, around in zip(SHAPES, noise, strict=True)
-        }
+        self._evidence = noise_evidence(axis, list(curves.values()), np.stack(list(left.values()), axis=1))
+        self._fitted = {shape: Fitted(curves[shape], left[shape], among_trends.get(shape, 1.0)) for shape in SHAPES}
 
     @property
     def trend(self) -> Candidate:
@@ -76,18 +74,20 @@ class Candidates:
     @property
     def noise(self) -> Floats:
         """Odds of each kind of noise, `[K]`; white where a curve only leaves the fit's own inaccuracy."""
-        possible = [self._fitted[each.shape] for each in self.all if isfinite(each.aicc)]
-        if any(np.abs(each.residuals).max() <= self._negligible for each in possible):
+        possible = [isfinite(each.aicc) for each in self.all]
+        left = [each.residuals for each in compress(self._fitted.values(), possible)]
+        if any(np.abs(each).max() <= self._negligible for each in left):
             return WHITE
-        return odds(each.noise for each in possible)
+        return odds(compress(self._evidence, possible))
 
     def half_time(self, chosen: Candidate) -> float:
         """Chunks until the chosen curve is at half of its start; infinite for never."""
         return float(self._fitted[chosen.shape].curve.half_times()[0])
 
     def likely(self, chosen: Candidate) -> list[Fitted]:
-        """What the truth may be: any trend, as likely as it is; the constant alone if that was chosen."""
-        return [self._fitted[shape] for shape in (TRENDS if chosen.shape in TRENDS else ("constant",))]
+        """What the truth may be: any trend that the series is long enough for; only the constant if that was chosen."""
+        among = [chosen] if chosen.shape == "constant" else self.all[1:]
+        return [self._fitted[each.shape] for each in among if isfinite(each.aicc)]
 
 
 def _aicc(shape: Shape, residuals: Floats, smallest: float) -> float:

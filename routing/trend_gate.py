@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from routing.arrays import AnyInts, Floats
-from routing.trend_noise import KINDS, kinds
+from routing.trend_noise import KINDS, spread_over
 from routing.trend_shapes import Axis
 
 SIMULATIONS = 499
@@ -45,5 +45,5 @@ def trend_p(axis: Axis, series: Floats, odds: Floats, random: np.random.Generato
     [K]` say.
     """
     observed = axis.best_share(series[:, None])[0]
-    simulated = axis.best_share(noise_of_kinds(random, axis.n, kinds(odds, SIMULATIONS)))
+    simulated = axis.best_share(noise_of_kinds(random, axis.n, spread_over(odds, SIMULATIONS)))
     return float((1 + (simulated >= observed).sum()) / (SIMULATIONS + 1))

@@ -7,19 +7,21 @@ them, each as far as the evidence for it goes.
 The evidence is a marginal likelihood with a prior worth one chunk for each parameter: −½ ln|Σ| − (n−1)/2 ln r'Σ⁻¹r −
 ½ ln|X'Σ⁻¹X|, less ½ ln n for a halving time or the place of a cliff. Σ: the noise's correlations; r: what the curve
 leaves; X: level and trend as columns of mean square 1.
+
+All of this is for the question whether there is a trend. How sure a curve is comes from `trend_posterior`, which has
+kinds of noise of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from math import log
-from typing import NamedTuple
 
 import numpy as np
 
 from routing.arrays import AnyInts, Floats
+from routing.trend_filter import Whitening
 from routing.trend_shapes import PARAMETERS, Axis, Curves, curve_values
 
 MOST_PERSISTENT = 0.95
@@ -35,25 +37,14 @@ LEAST_LEFT = 1e-300
 """Squares that a curve leaves count as this much at least, so that they have a logarithm."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoiseAround:
-    """The noise around one fitted curve, by kind."""
+def odds(evidence: Iterable[Floats]) -> Floats:
+    """How likely each kind of noise is whichever curve is right, `[K]`; sums to 1.
 
-    evidence: Floats
-    """`[K]`: logarithm of how well the curve with this kind of noise explains the series, up to a constant."""
-    spread: Floats
-    """`[K]`: standard deviation of noise of this kind, before parameters were fitted to it."""
-
-    @property
-    def odds(self) -> Floats:
-        """`[K]`: how likely each kind is if the curve is right; sums to 1."""
-        return odds([self])
-
-
-def odds(explanations: Iterable[NoiseAround]) -> Floats:
-    """How likely each kind of noise is whichever curve is right, `[K]`; sums to 1."""
-    evidence = np.stack([each.evidence for each in explanations])
-    likelihood = np.exp(evidence - evidence.max()).sum(axis=0)
+    Args:
+        evidence: of each curve, `[K]`, see `noise_evidence`.
+    """
+    of_all = np.stack(list(evidence))
+    likelihood = np.exp(of_all - of_all.max()).sum(axis=0)
     each_kind: Floats = likelihood / likelihood.sum()
     return each_kind
 
@@ -63,8 +54,8 @@ def lag_1(odds: Floats) -> float:
     return float(odds @ (KINDS[0] * KINDS[1]))
 
 
-def kinds(odds: Floats, number: int) -> AnyInts:
-    """As many of each kind as its odds say, `number` in all."""
+def spread_over(odds: Floats, number: int) -> AnyInts:
+    """`number` places, each as often as its odds say."""
     return np.repeat(np.arange(len(odds)), shared_out(odds, number))
 
 
@@ -75,8 +66,8 @@ def shared_out(weights: Floats, number: int) -> AnyInts:
     return ends
 
 
-def noise_around(axis: Axis, curves: list[Curves], residuals: Floats) -> list[NoiseAround]:
-    """What the noise may be around each of some curves.
+def noise_evidence(axis: Axis, curves: list[Curves], residuals: Floats) -> list[Floats]:
+    """How well each of some curves explains the series with each kind of noise: logarithms `[K]`, up to a constant.
 
     Args:
         axis: of the series.
@@ -88,18 +79,19 @@ def noise_around(axis: Axis, curves: list[Curves], residuals: Floats) -> list[No
     products, log_det = _products(np.column_stack([np.ones(axis.n), *trends, residuals]))
     places = [[0, 1 + at, 1 + count + at] for at in range(count)]
     return [
-        _noise_around(axis.n, each, products[:, place][:, :, place], log_det)
+        _evidence(axis.n, each, products[:, place][:, :, place], log_det)
         for each, place in zip(curves, places, strict=True)
     ]
 
 
-def _noise_around(n: int, curve: Curves, products: Floats, log_det: Floats) -> NoiseAround:
-    """The noise around a curve, from x'Σ⁻¹y of its level, trend and residuals, `[K, 3, 3]`."""
+def _evidence(n: int, curve: Curves, products: Floats, log_det: Floats) -> Floats:
+    """Of one curve, from x'Σ⁻¹y of its level, trend and residuals, `[K, 3, 3]`."""
     parameters = len(PARAMETERS[curve.shape])
     linear = min(parameters, 2)
     left = np.maximum(products[:, 2, 2], LEAST_LEFT)
     information = np.linalg.slogdet(products[:, :linear, :linear])[1] + (parameters - linear) * log(n)
-    return NoiseAround(-(log_det + (n - 1) * np.log(left) + information) / 2, np.sqrt(left / (n - parameters)))
+    evidence: Floats = -(log_det + (n - 1) * np.log(left) + information) / 2
+    return evidence
 
 
 def _unit_trend(axis: Axis, curve: Curves) -> Floats:
@@ -113,38 +105,12 @@ def _unit_trend(axis: Axis, curve: Curves) -> Floats:
 
 
 def _products(columns: Floats) -> tuple[Floats, Floats]:
-    """x'Σ⁻¹y of all pairs of columns `[n, m]` as `[K, m, m]`, and ln|Σ| as `[K]`, for noise of standard deviation 1.
-
-    Each value is compared with what the values before it say about the persistent part (a Kalman filter).
-    """
-    filters = _filters(len(columns))
-    errors = np.empty((*filters.spread.shape, columns.shape[1]))
-    expected, phi = np.zeros(errors.shape[1:]), KINDS[0][:, None]
-    for at, row in enumerate(columns):
-        error = np.subtract(row, expected, out=errors[at])
-        expected *= phi
-        expected += filters.gain[at] * error
-    errors /= filters.spread[:, :, None]
-    by_kind = errors.transpose(1, 2, 0)
-    return by_kind @ by_kind.transpose(0, 2, 1), 2 * np.log(filters.spread).sum(axis=0)
-
-
-class _Filters(NamedTuple):
-    """Of every kind, for a series of `n`."""
-
-    gain: Floats
-    """`[n, K, 1]`: which part of an error goes on to the next value."""
-    spread: Floats
-    """`[n, K]`: standard deviation of the errors."""
+    """x'Σ⁻¹y of all pairs of columns `[n, m]` as `[K, m, m]`, and ln|Σ| as `[K]`, for noise of standard deviation 1."""
+    whitening = _whitening(len(columns))
+    by_kind = whitening(columns).transpose(1, 2, 0)
+    return by_kind @ by_kind.transpose(0, 2, 1), whitening.log_det
 
 
 @lru_cache(maxsize=4)
-def _filters(n: int) -> _Filters:
-    phi, share = KINDS
-    gain, spread = np.empty((n, len(phi), 1)), np.empty((n, len(phi)))
-    unknown = share
-    for at in range(n):
-        variance = unknown + 1 - share
-        gain[at, :, 0], spread[at] = phi * unknown / variance, np.sqrt(variance)
-        unknown = phi**2 * unknown * (1 - unknown / variance) + share * (1 - phi**2)
-    return _Filters(gain, spread)
+def _whitening(n: int) -> Whitening:
+    return Whitening(KINDS, n)

@@ -64,17 +64,21 @@ def _example(axes: Axes, planted: Planted) -> None:
     axes.set_title(f"planted: {planted.name}\n{in_words(fit)}", fontsize=8)
 
 
-def draw_coverage(found: list[dict[str, Any]], target: Path) -> None:
-    """How often the 95 % intervals hold the planted half-life, by case and φ."""
-    cases = [each for each in found if each["covered"] is not None]
+def draw_coverage(found: dict[str, list[dict[str, Any]]], target: Path) -> None:
+    """How often the 95 % intervals hold the planted half-life, by case and noise."""
+    cases = [each for each in found["cases"] if each["covered"] is not None]
+    others = [each for each in found["other_noise"] if each["covered"] is not None]
     labels = [f"{each['name']}, φ {each['phi']:g}" for each in cases]
-    rows = np.arange(len(cases))[::-1]
-    figure, axes = plt.subplots(figsize=(9, 0.24 * len(cases) + 1.2), layout="constrained")
+    labels += [f"{each['name']}; {each['noise']}" for each in others]
+    rows = np.arange(len(labels))[::-1]
+    figure, axes = plt.subplots(figsize=(10.5, 0.24 * len(labels) + 1.2), layout="constrained")
     axes.axvspan(0.9, 1.0, color=OURS, alpha=0.08, lw=0)
     axes.axvline(0.95, color=PLANTED, lw=0.8, ls=":")
-    axes.plot([each["blocks_covered"] for each in cases], rows, "o", color=BLOCKS, ms=5, label="moving blocks")
-    axes.plot([each["covered"] for each in cases], rows, "o", color=OURS, ms=6, label="bootstrap")
+    blocks = [each["blocks_covered"] for each in cases]
+    axes.plot(blocks, rows[: len(cases)], "o", color=BLOCKS, ms=5, label="moving blocks")
+    axes.plot([each["covered"] for each in cases + others], rows, "o", color=OURS, ms=6, label="posterior")
     axes.set_yticks(rows, labels, fontsize=8)
+    axes.set_ylim(-1, len(labels))
     axes.set_xlim(0.6, 1.005)
     axes.set_xlabel("share of the 95 % intervals that hold the planted half-life")
     axes.legend(frameon=False, fontsize=8, loc="lower left")

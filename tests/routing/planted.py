@@ -18,6 +18,8 @@ NOISE = 0.015
 """Standard deviation from chunk to chunk."""
 REAL_NOISE = 0.03
 """That of the embedded model."""
+WARM_UP = 200
+"""Chunks after which nothing is left of how noise with heavy tails began."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,30 @@ def long_memory(d: float) -> OtherNoise:
     return OtherNoise(f"long memory, d = {d:g}", make)
 
 
+def two_wanders(quick: float, slow: float) -> OtherNoise:
+    """Two AR(1) noises, half of the variance each."""
+
+    def make(random: np.random.Generator, chunks: int) -> Floats:
+        values: Floats = 0.5**0.5 * (noise(random, quick, 1.0, chunks) + noise(random, slow, 1.0, chunks))
+        return values
+
+    return OtherNoise(f"φ {quick:g} and φ {slow:g}, half of the variance each", make)
+
+
+def heavy_tails(phi: float, share: float, freedom: int = 4) -> OtherNoise:
+    """As `wander`, but what comes anew with each chunk has Student's t distribution."""
+
+    def make(random: np.random.Generator, chunks: int) -> Floats:
+        slow, quick = random.standard_t(freedom, (2, WARM_UP + chunks)) * ((freedom - 2) / freedom) ** 0.5
+        slow *= (1 - phi**2) ** 0.5
+        for at in range(1, len(slow)):
+            slow[at] += phi * slow[at - 1]
+        values: Floats = share**0.5 * slow[WARM_UP:] + (1 - share) ** 0.5 * quick[WARM_UP:]
+        return values
+
+    return OtherNoise(f"φ {phi:g} with {share:.0%} of the variance, and white, heavy tails (t, {freedom})", make)
+
+
 @lru_cache
 def _long_memory_root(d: float, chunks: int) -> Floats:
     """Of the correlations, `[chunks, chunks]`."""
@@ -147,6 +173,8 @@ def _long_memory_root(d: float, chunks: int) -> Floats:
 
 OTHER_NOISE = (wander(0.75, 0.55), wander(0.9, 0.3), wander(0.95, 0.3), long_memory(0.3), long_memory(0.4))
 """The first one is as in the embedded model."""
+UNSEEN_NOISE = (two_wanders(0.5, 0.97), heavy_tails(0.75, 0.55))
+"""Noise that nothing in the fit was chosen by."""
 
 
 def plant_with(
@@ -156,6 +184,12 @@ def plant_with(
     for seed in seeds:
         random = np.random.default_rng([seed, 1000])
         yield _series(planted, random, lambda random: sd * other.make(random, chunks), chunks)
+
+
+def plant_on(planted: Planted, noise: Floats) -> Iterator[Series]:
+    """One series per row of `noise [series, chunks]`; of a curve without a cliff."""
+    for each in noise:
+        yield Series((planted.curve(chunks=len(each)) + each).tolist(), planted.half_life, None)
 
 
 def plant(planted: Planted, phi: float, seeds: range, *, sd: float = NOISE, chunks: int = CHUNKS) -> Iterator[Series]:

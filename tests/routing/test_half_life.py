@@ -127,6 +127,11 @@ class TestNoise:
     def test_trends_are_found_in_noise_that_wanders(self, planted):
         assert judge_otherwise(planted, OTHER_NOISE[0], range(40)).called_stable <= 0.15
 
+    @pytest.mark.parametrize("noise", OTHER_NOISE, ids=lambda each: each.name)
+    def test_intervals_hold_the_half_life_in_noise_that_wanders(self, noise):
+        """What few seeds leave to chance is allowed for; refits to what a curve leaves hold 74 to 89 % of these."""
+        assert judge_otherwise(exponential(0.46, 0.2, 12), noise, range(60)).covered >= 0.85
+
     def test_the_same_series_gives_the_same_fit(self):
         mid = noisy(exponential(0.6, 0.1, 12))
         first, second = fit_half_life(mid), fit_half_life(mid)
