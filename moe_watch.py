@@ -9,6 +9,7 @@ session.usage(phase="decode")  # shares [layers, experts] as a NumPy array
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -37,9 +38,13 @@ def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit status."""
-    from commands.app import run
+    try:
+        from commands.app import run
 
-    sys.exit(run(arguments))
+        status = run(arguments)
+    except KeyboardInterrupt:  # while commands were being imported; later on they end by themselves
+        status = 128 + signal.SIGINT
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from backends import hub, hub_gguf
 from backends.engine_options import check_ranges, check_support
+from backends.extras import install_command
+from backends.gguf_files import is_gguf
 from backends.hub_gguf import Wanted
 from backends.protocol import BackendChoice, EngineOptions
+from backends.tensor_files import unreadable
 from routing.errors import UserError
 from routing.events import Progress
 
@@ -60,6 +64,9 @@ ENGINES: dict[str, EngineEntry] = {
 
 ENGINE_OF_FORMAT: dict[Format, str] = {"huggingface": "mlx", "gguf": "llama.cpp"}
 
+ADDRESS = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/(?P<id>[^/]+/[^/]+)/?(?:tree/main/?)?")
+"""Of a model's page, as it is copied from a browser."""
+
 EXAMPLES = (
     "give pocket, a folder in Hugging Face layout, a .gguf file, or a Hugging Face id "
     "(owner/name, for GGUF files owner/name:Q4_K_M)"
@@ -70,25 +77,34 @@ def locate(model: str, backend: str = "auto") -> ModelLocation:
     """Find a model on this machine; asks no network.
 
     Args:
-        model: `pocket`, a folder, a `.gguf` file, or a Hugging Face id; one that ends in GGUF, or goes on with a
-            quantisation or a file (`owner/name:Q4_K_M`), stands for GGUF files.
+        model: `pocket`, a folder, a GGUF file, or a Hugging Face id or address; an id that ends in GGUF, or goes on
+            with a quantisation or a file (`owner/name:Q4_K_M`), stands for GGUF files.
         backend: which engine is asked for; the embedded model comes in the form that it reads.
 
     Raises:
         UserError: the name stands for nothing.
     """
+    if address := ADDRESS.fullmatch(model):
+        model = address["id"]
     if model == POCKET:
         return _pocket(backend)
-    path = Path(os.path.expanduser(model))
-    if model and path.is_dir():
-        return ModelLocation(path.resolve().name, path, "huggingface", "folder")
-    if path.is_file():
-        return _file(path)
+    if model and (found := _on_this_machine(Path(os.path.expanduser(model)))) is not None:
+        return found
     if _is_path(model):
         raise UserError(f"{model}: no such file or folder", advice="check the path")
     if (wanted := Wanted.of(model)) is not None:
         return _on_the_hub(model, wanted, backend)
     raise UserError(f"there is no model called {model!r}", advice=EXAMPLES)
+
+
+def _on_this_machine(path: Path) -> ModelLocation | None:
+    """A folder or a file; None if there is none of this name."""
+    try:
+        if path.is_dir():
+            return ModelLocation(path.resolve().name, path, "huggingface", "folder")
+        return _file(path) if path.is_file() else None
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _is_path(model: str) -> bool:
@@ -118,7 +134,7 @@ def _preferred_engine() -> str:
 
 
 def _file(path: Path) -> ModelLocation:
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" or is_gguf(path):
         return ModelLocation(path.stem, path, "gguf", "file")
     raise UserError(f"{path} is no model", advice="give a .gguf file, or the folder that holds config.json")
 
@@ -150,7 +166,7 @@ def choose_backend(choice: str, location: ModelLocation) -> str:
             f"the {name} backend does not read {location.name} ({location.format} files)", advice="leave --backend out"
         )
     if missing_packages(engine):
-        raise UserError(f"the {name} backend is not installed", advice=f'pip install "moe-watch[{engine.extra}]"')
+        raise UserError(f"the {name} backend is not installed", advice=f"run `{install_command(engine.extra)}`")
     return name
 
 

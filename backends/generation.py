@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from math import isnan
 from typing import Literal
 
 import msgspec
@@ -36,6 +37,8 @@ from backends.protocol import (
 from routing.chunks import ChunkClock
 from routing.errors import UserError
 from routing.events import TokenSource
+
+NO_PREDICTION = "what the model predicts is not a number (NaN): damaged weights, or an overflow in their precision"
 
 
 class RunEnds(Exception):  # noqa: N818 - not an error
@@ -157,6 +160,8 @@ class Run:
     def _draw(self, *, last: bool) -> tuple[Drawn, bool]:
         """The next token, and whether it completes its chunk."""
         drawn = self._engine.draw(last=last)
+        if isnan(drawn.logprob):
+            raise UserError(NO_PREDICTION, advice="try another file of the model, or another precision")
         self._narration.tokens([drawn.id], "generated", drawn.routing, drawn)
         self._pace.count()
         if self._pace.rate > 0:
@@ -202,7 +207,7 @@ class Run:
         done = 0
         for routing in self._engine.prefill(ids, lambda done: self._narration.prefill(done, len(ids))):
             self._narration.tokens(ids[done : done + routing.tokens], source, routing)
-            self._narration.flush()
+            self._narration.send()
             done += routing.tokens
             self._hear()
 

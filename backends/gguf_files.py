@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.tensor_files import AGAIN, Tensor
+from backends.tensor_files import AGAIN, Tensor, unreadable
 from routing.errors import UserError
 
 MAGIC = b"GGUF"
@@ -68,6 +68,15 @@ class GgufFile:
         return value if isinstance(value, int) else None
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins like one, whatever it is called: Ollama keeps models under their digests."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def read_parts(path: Path) -> list[GgufFile]:
     """The headers of a model's file, and of those that it is continued in, each checked against its file's size.
 
@@ -97,7 +106,7 @@ def read_gguf(path: Path) -> GgufFile:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Reader(path, data).read()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
 
 
 def _check_start(path: Path, start: bytes) -> None:

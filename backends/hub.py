@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ def download(model_id: str, progress: Callable[[Progress], None], *, patterns: S
     progress(Progress(stage="reading", unit="bytes", note=f"downloading {model_id}"))
     try:
         path = snapshot_download(model_id, allow_patterns=list(patterns), tqdm_class=_progress_bar(model_id, progress))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as in `files`, and of the library that transfers large files
         raise _explain(model_id, error) from error
     return Path(path)
 
@@ -93,8 +94,13 @@ def _explain(model_id: str, error: Exception) -> UserError:
                 f"{model_id} is neither a folder here nor wholly in the local cache, and the Hub cannot be reached",
                 advice="go online, or give a local folder",
             )
+        case OSError(errno=errno.ENOSPC):
+            return UserError(
+                f"{model_id} does not fit on the disk", advice="free space, or set HF_HOME to a larger one"
+            )
         case _:
-            return UserError(f"{model_id} cannot be downloaded ({type(error).__name__}: {_first_line(error)})")
+            what = f"{model_id} cannot be downloaded ({type(error).__name__}: {_first_line(error)})"
+            return UserError(what, advice="try again: what has come is kept")
 
 
 def _is_of_transport(error: Exception) -> bool:

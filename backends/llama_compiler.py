@@ -16,7 +16,7 @@ import platformdirs
 
 from backends.llama_library import VERSION
 
-TAP, LOGITS = (Path(__file__).with_name(name) for name in ("llama_tap.c", "llama_logits.c"))
+TAP, LOGITS, OBSERVATION = (Path(__file__).with_name(f"llama_{name}.c") for name in ("tap", "logits", "observation"))
 FLAGS = ("-std=c11", "-O3", "-fno-trapping-math", "-shared", "-fPIC")
 LIBRARIES = ("-lm",)
 PATIENCE = 60.0
@@ -43,6 +43,15 @@ def compiled_logits() -> ctypes.CDLL:
         CannotCompile: as for `compiled_tap`.
     """
     return _compiled(LOGITS)
+
+
+def compiled_observation() -> ctypes.CDLL:
+    """llama_observation.c, likewise.
+
+    Raises:
+        CannotCompile: as for `compiled_tap`.
+    """
+    return _compiled(OBSERVATION)
 
 
 def _compiled(source: Path) -> ctypes.CDLL:

@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as lib
 from backends import engine_options, out_of_memory
 from backends.gguf_files import TENSOR_TYPES
 from backends.llama_fork import SEQUENCES
-from backends.llama_library import VERSION, log
+from backends.llama_library import VERSION, batch_size, log
 from backends.llama_tap import Tap
 from routing.errors import UserError
 
@@ -88,7 +88,7 @@ def flash_attention(settings: Settings) -> str:
 
 def prefill_step(context: Any) -> int:
     """How many tokens of a prompt are evaluated between two reports of how far it is."""
-    return max(PREFILL_STEP, int(lib.llama_n_batch(context)))
+    return max(PREFILL_STEP, int(batch_size(context)))
 
 
 def evaluate(context: Any, ids: Sequence[int]) -> None:
@@ -98,7 +98,7 @@ def evaluate(context: Any, ids: Sequence[int]) -> None:
         UserError: llama.cpp cannot.
     """
     log.listen()
-    step = lib.llama_n_batch(context)
+    step = batch_size(context)
     for start in range(0, len(ids), step):
         _decode(context, ids[start : start + step], is_last=start + step >= len(ids))
 
@@ -108,8 +108,7 @@ def _decode(context: Any, ids: Sequence[int], *, is_last: bool) -> None:
     tokens = (lib.llama_token * len(ids))(*ids)
     wanted = (ctypes.c_int8 * len(ids))()
     wanted[-1] = is_last
-    batch = lib.llama_batch_get_one(tokens, len(ids))
-    batch.logits = wanted
+    batch = lib.llama_batch(n_tokens=len(ids), token=tokens, logits=wanted)
     status = lib.llama_decode(context, batch)
     if status:
         why = "the context is full" if status == 1 else log.reason()

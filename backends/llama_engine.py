@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llama_cpp import llama_cpp as lib
 
@@ -15,6 +15,7 @@ from backends.llama_bare import LlamaBare
 from backends.llama_context import clear, evaluate, prefill_step
 from backends.llama_fork import KeptPlace
 from backends.llama_loading import LoadedModel, load_model
+from backends.llama_observation import rows_observer
 from backends.llama_sampling import DrawState, NextToken
 from backends.llama_text import ByteDetokenizer
 from backends.protocol import EngineOptions
@@ -50,13 +51,7 @@ class LlamaEngine(Engine):
         self.vocabulary = loaded.tokenizer.vocabulary
         self.has_chat_template = loaded.tokenizer.has_chat_template
         self._loaded = loaded
-        self._rows = RowFormat(
-            layers=loaded.info.layers,
-            experts=loaded.info.experts,
-            experts_per_token=loaded.info.experts_per_token,
-            logits=loaded.gate.logits,
-            is_scored=loaded.gate.is_scored,
-        )
+        self._rows = _row_format(loaded)
         self._text = TextCodec(loaded.tokenizer, loaded.info.name)
         self._ends = self._text.ends
         self._observes = True
@@ -158,6 +153,19 @@ class LlamaEngine(Engine):
         if not self._observes:
             return Unobserved.of(len(ids), len(self.model.layers))
         return self._loaded.tap.routing(self._rows, len(ids))
+
+
+def _row_format(loaded: LoadedModel) -> RowFormat:
+    """What the tap's rows hold."""
+    info = loaded.info
+    form = RowFormat(
+        layers=info.layers,
+        experts=info.experts,
+        experts_per_token=info.experts_per_token,
+        logits=loaded.gate.logits,
+        is_scored=loaded.gate.is_scored,
+    )
+    return replace(form, observe=rows_observer(form, info.gate))
 
 
 def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]) -> LlamaEngine:

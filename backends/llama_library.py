@@ -6,6 +6,8 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,8 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
-def _library() -> ctypes.CDLL:
-    """The library that llama-cpp-python has loaded already, and through it those that it stands on.
+def _library_path() -> str:
+    """Where the library lies that llama-cpp-python has loaded already; through it those that it stands on are found.
 
     They must not be opened by their own names: beside libllama lie copies of them, and a copy knows no device.
     """
@@ -65,31 +67,46 @@ def _library() -> ctypes.CDLL:
     found = next((path for path in (folder / "libllama.so", folder / "libllama.dylib") if path.exists()), None)
     if found is None:
         raise UserError(f"llama-cpp-python {VERSION} has no libllama in {folder}", advice="install it again")
-    return ctypes.CDLL(str(found))
+    return str(found)
 
 
-_ggml = _library()
+_ggml = ctypes.CDLL(_library_path())
+_brief = ctypes.PyDLL(_library_path())
+"""The same library, called without letting other threads run Python meanwhile."""
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(_ggml, name)
+def _function(name: str, result: Any, *arguments: Any, of: ctypes.CDLL = _ggml) -> Any:
+    function = getattr(of, name)
     function.restype, function.argtypes = result, list(arguments)
     return function
+
+
+def _brief_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function that takes little time and waits for nothing: after an evaluation the device has nothing left to do.
+
+    Whoever lets another thread run for a few microseconds waits for it afterwards, for a hundred and more.
+    """
+    return _function(name, result, *arguments, of=_brief)
 
 
 tensor_get = _function("ggml_backend_tensor_get", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
 """Copies a tensor's bytes from wherever they are: (tensor, destination, offset, size)."""
 
-logits_address = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+logits_address = _brief_function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
 """Where the logits of an output are, by its number: (context, number). As a number: a pointer object takes longer."""
 
+sample = _brief_function("llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+"""A token drawn from an output, by its number: (chain of samplers, context, number)."""
 
-def check_layout() -> None:
-    """Make sure that `Tensor` describes this build's tensors, by having one made whose contents are known.
+batch_size = _brief_function("llama_n_batch", ctypes.c_uint32, ctypes.c_void_p)
+"""How many tokens of a context are evaluated in one call at most."""
 
-    Raises:
-        UserError: it does not, so that nothing could be observed.
-    """
+_set_log = _brief_function("llama_log_set", None, lib.llama_log_callback, ctypes.c_void_p)
+
+
+@contextmanager
+def _sample() -> Iterator[tuple[int, int, int]]:
+    """A tensor called `layout` that picks rows, and its sources: floats `[5, 3]`, and which rows."""
     init = _function("ggml_init", ctypes.c_void_p, _InitParams)
     free = _function("ggml_free", None, ctypes.c_void_p)
     new = _function("ggml_new_tensor_2d", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 2)
@@ -98,17 +115,32 @@ def check_layout() -> None:
     context = init(_InitParams(1 << 16, None, True))
     try:
         source, rows = new(context, F32, 3, 5), new(context, I32, 2, 1)
-        node = set_name(get_rows(context, source, rows), b"layout")
-        seen = Tensor.from_address(node)
-        given = Tensor.from_address(source)
+        yield set_name(get_rows(context, source, rows), b"layout"), source, rows
+    finally:
+        free(context)
+
+
+def check_layout() -> None:
+    """Make sure that `Tensor` describes this build's tensors, by having one made whose contents are known.
+
+    Raises:
+        UserError: it does not, so that nothing could be observed.
+    """
+    with _sample() as (node, source, rows):
+        seen, given = Tensor.from_address(node), Tensor.from_address(source)
         fits = (seen.name, seen.src[0], seen.src[1], seen.src[2]) == (b"layout", source, rows, None)
-        if not fits or [*given.ne] != [3, 5, 1, 1] or [*given.nb] != [4, 12, 60, 60] or given.type != F32:
+        sizes = ([*given.ne], [*given.nb], given.type) == ([3, 5, 1, 1], [4, 12, 60, 60], F32)
+        if not (fits and sizes and given.op == 0 < seen.op):  # 0: nothing computes it
             raise UserError(
                 f"llama-cpp-python {VERSION} lays its tensors out otherwise than moe-watch expects",
                 advice="install another version of it",
             )
-    finally:
-        free(context)
+
+
+def get_rows_operation() -> int:
+    """This build's number of the operation that picks rows."""
+    with _sample() as (node, _, _):
+        return int(Tensor.from_address(node).op)
 
 
 def operation(address: int) -> str:
@@ -157,7 +189,7 @@ class Log:
     def listen(self) -> None:
         """Have everything from now on, and forget what was. There is one log, and whoever asked last has it."""
         self._lines, self._errors = [], []
-        lib.llama_log_set(self._callback, ctypes.c_void_p(None))
+        _set_log(self._callback, None)
 
     def reason(self) -> str:
         """Why it failed, in llama.cpp's words: the first error since `listen`, without the functions that it names."""

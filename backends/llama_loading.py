@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from backends import llama_facts
+from backends import llama_facts, out_of_memory
 from backends.catalog import ModelLocation
 from backends.engine_options import FEWEST_AT_ONCE, check_context
 from backends.gguf_files import GgufFile, read_parts
@@ -92,6 +92,8 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
     warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
+    if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
+        warnings.insert(0, beyond_memory)
     _check_tap(context, tap, tokenizer.begin, probe)
     return LoadedModel(
         model=model,

@@ -148,13 +148,14 @@ def _outcome(options: EngineOptions) -> tuple[dict[str, str | int | bool], list[
 def _in_percent(stored_bytes: int, progress: Report) -> Callable[[float, Any], bool]:
     """What llama.cpp may call for every tensor, reporting whole per cents."""
     shown = -1
+    note = out_of_memory.beyond_memory(stored_bytes)
 
     def report(fraction: float, _: Any) -> bool:
         nonlocal shown
         if (percent := int(fraction * 100)) != shown:
             shown = percent
             done = int(fraction * stored_bytes)
-            progress(Progress(stage="loading", done=done, total=stored_bytes, unit="bytes"))
+            progress(Progress(stage="loading", done=done, total=stored_bytes, unit="bytes", note=note))
         return True
 
     return report

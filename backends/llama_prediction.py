@@ -28,7 +28,8 @@ def facts(vocabulary: int) -> Facts:
 
 
 def _in_c(library: ctypes.CDLL, vocabulary: int) -> Facts:
-    found = library.moe_watch_facts
+    # In a `PyDLL`, as for functions of llama.cpp's that are brief.
+    found = ctypes.PyDLL(library._name).moe_watch_facts
     found.restype, found.argtypes = None, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p]
     results = (ctypes.c_double * 3)()
     address = ctypes.addressof(results)

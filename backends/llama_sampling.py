@@ -10,6 +10,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
+from backends.llama_library import sample
 from backends.llama_prediction import facts
 from backends.sampling import Choice, check_sampling
 from routing.events import Sampling
@@ -39,7 +40,7 @@ class SamplerChain:
 
     def draw(self, context: Any) -> int:
         """A token from the last prediction of a context."""
-        return int(lib.llama_sampler_sample(self._chain, context, -1))
+        return int(sample(self._chain, context, -1))
 
     def random_numbers(self) -> Any:
         """A copy of the sampler that has them, as it is now; free it when done."""

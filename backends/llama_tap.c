@@ -9,12 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Bytes: how far ahead of the node that is asked for others are fetched, and how much at a time; more than one node. */
+enum { AHEAD = 8192, FETCHED = 384, CACHE_LINE = 64 };
+
 enum problem { NONE, BUFFER_FULL, UNEXPECTED_TENSOR };
 
 struct tap {
     /* Byte offsets in a tensor. */
-    size_t type_at, ne_at, nb_at, src_at, name_at;
-    int32_t type_f32, type_i32;
+    size_t type_at, ne_at, nb_at, op_at, src_at, name_at;
+    int32_t type_f32, type_i32, op_get_rows;
     /* Names of nodes, before "-<layer>". The second one is only computed apart from what follows; NULL: it is not. */
     const char *read_at, *stop_at;
     void (*get)(const void *tensor, void *to, size_t offset, size_t size);
@@ -36,9 +39,9 @@ static size_t stride(const struct tap *tap, const void *tensor, int axis) {
     return ((const size_t *)field(tensor, tap->nb_at))[axis];
 }
 
-static int32_t type(const struct tap *tap, const void *tensor) {
-    return *(const int32_t *)field(tensor, tap->type_at);
-}
+static int32_t number(const void *tensor, size_t at) { return *(const int32_t *)field(tensor, at); }
+
+static int32_t type(const struct tap *tap, const void *tensor) { return number(tensor, tap->type_at); }
 
 /* The layer of a node called `<prefix>-<digits>`, nothing after them: reshaped views carry longer names. Else -1. */
 static long layer_of(const char *name, const char *prefix) {
@@ -91,15 +94,37 @@ static void record(struct tap *tap, const void *node, long layer) {
     tap->used += before_ids + rows * k;
 }
 
+/* Of a node that is to be read. The operation is looked at first: names lie where else nobody looks. */
+static long read_layer(const struct tap *tap, const void *node) {
+    return number(node, tap->op_at) == tap->op_get_rows ? layer_of(field(node, tap->name_at), tap->read_at) : -1;
+}
+
+/* Have what comes some nodes later ready in a cache: nodes lie one behind the other, in about the order in which they
+ * are asked for and then computed, and the last pass has driven them out to memory. Beyond the last one it does no harm.
+ */
+static void fetch_ahead(const void *node) {
+#ifdef __GNUC__
+    for (size_t at = 0; at < FETCHED; at += CACHE_LINE) {
+        __builtin_prefetch((const void *)((uintptr_t)node + AHEAD + at));
+    }
+#else
+    (void)node;
+#endif
+}
+
+static bool is_wanted(const struct tap *tap, const void *node) {
+    fetch_ahead(node);
+    return read_layer(tap, node) >= 0 || layer_of(field(node, tap->name_at), tap->stop_at) >= 0;
+}
+
 bool moe_watch_tap(const void *node, bool ask, struct tap *tap) {
     if (!tap->enabled) {
         return !ask;
     }
-    const char *name = field(node, tap->name_at);
-    long layer = layer_of(name, tap->read_at);
     if (ask) {
-        return layer >= 0 || layer_of(name, tap->stop_at) >= 0;
+        return is_wanted(tap, node);
     }
+    long layer = read_layer(tap, node);
     if (layer >= 0 && tap->problem == NONE) {
         record(tap, node, layer);
     }

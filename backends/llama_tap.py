@@ -23,8 +23,8 @@ import numpy as np
 from llama_cpp import llama_cpp as lib
 
 from backends.engine import Floats, Ints, Routing
-from backends.llama_library import F32, I32, Tensor, tensor_get
-from backends.recorded_routing import HEADER, RecordedRouting, RowFormat
+from backends.llama_library import F32, I32, Tensor, get_rows_operation, tensor_get
+from backends.recorded_routing import HEADER, RecordedRouting, RowFormat, ScoredRouting
 from routing.arrays import ABSENT
 
 READ_AT = "ffn_moe_weights"
@@ -72,19 +72,24 @@ class Tap(ABC):
         Raises:
             RuntimeError: as for `take`.
         """
-        return routing(self.take(), form.layers, tokens, form.logits)
+        return routing(self.take(), form.layers, tokens, form.logits, is_scored=form.is_scored)
 
 
 # -- in C
+
+
+TENSOR_FIELDS = ("type", "ne", "nb", "op", "src", "name")
+"""Those of a tensor that llama_tap.c reads."""
 
 
 class _TapState(ctypes.Structure):
     """`struct tap` of llama_tap.c."""
 
     _fields_ = (
-        *((f"{field}_at", ctypes.c_size_t) for field in ("type", "ne", "nb", "src", "name")),
+        *((f"{field}_at", ctypes.c_size_t) for field in TENSOR_FIELDS),
         ("type_f32", ctypes.c_int32),
         ("type_i32", ctypes.c_int32),
+        ("op_get_rows", ctypes.c_int32),
         ("read_at", ctypes.c_char_p),
         ("stop_at", ctypes.c_char_p),
         ("get", ctypes.c_void_p),
@@ -122,9 +127,10 @@ class CompiledTap(Tap):
         self._pass = layers * (HEADER + rows * (experts + 2 * experts_per_token)) + rows * experts
         self._tokens = TOKENS_IN_BUFFER * layers * (HEADER + experts + 2 * experts_per_token)
         self._state = _TapState(
-            **{f"{field}_at": getattr(Tensor, field).offset for field in ("type", "ne", "nb", "src", "name")},
+            **{f"{field}_at": getattr(Tensor, field).offset for field in TENSOR_FIELDS},
             type_f32=F32,
             type_i32=I32,
+            op_get_rows=get_rows_operation(),
             read_at=READ_AT.encode(),
             stop_at=STOP_AT.encode() if apart else None,
             get=ctypes.cast(tensor_get, ctypes.c_void_p).value,
@@ -145,16 +151,22 @@ class CompiledTap(Tap):
 
     def routing(self, form: RowFormat, tokens: int) -> Routing:
         if tokens == 1 and self._state.used - self._taken == form.size:
-            return RecordedRouting(self._words(), form)  # all layers are there, so there was no problem
+            routing = RecordedRouting(self._buffer, form, self._taken)
+            self._leave(form.size)
+            return routing  # all layers are there, so there was no problem
         return super().routing(form, tokens)
 
     def _words(self) -> Ints:
         """All records since the last call, where they are: a copy would have to fetch them from the main memory."""
         words = self._buffer[self._taken : self._state.used]
-        self._taken += len(words)
+        self._leave(len(words))
+        return words
+
+    def _leave(self, words: int) -> None:
+        """So many more were taken."""
+        self._taken += words
         if self._taken > self._tokens:
             self._begin_buffer()
-        return words
 
     def _begin_buffer(self) -> None:
         """Leave the old one to those who still read from it. What is not written to is not in memory."""
@@ -254,6 +266,8 @@ def routing(
     layers: Sequence[int],
     tokens: int,
     logits: Callable[[Floats], Floats] | None,
+    *,
+    is_scored: bool = False,
 ) -> Routing:
     """Put together what one evaluation of `tokens` tokens showed.
 
@@ -262,6 +276,7 @@ def routing(
         layers: model layer indices, ascending.
         tokens: how many were evaluated.
         logits: from scores to logits; without it none are given.
+        is_scored: scores are not logits themselves, which are made of them only when they are asked for.
     """
     by_layer = {
         layer: list(rows)
@@ -270,8 +285,10 @@ def routing(
     experts = [_for_all(tokens, [rows.experts for rows in by_layer.get(layer, [])], ABSENT) for layer in layers]
     if logits is None:
         return Routing(tokens=tokens, experts=experts, logits=[None] * len(layers))
-    given = [_for_all(tokens, [logits(rows.scores) for rows in by_layer.get(layer, [])], np.nan) for layer in layers]
-    return Routing(tokens=tokens, experts=experts, logits=given)
+    scores = [_for_all(tokens, [rows.scores for rows in by_layer.get(layer, [])], np.nan) for layer in layers]
+    if is_scored:
+        return ScoredRouting(tokens, experts, scores, logits)
+    return Routing(tokens, experts, [None if rows is None else logits(rows) for rows in scores])
 
 
 def _for_all(tokens: int, pieces: Sequence[Any], missing: float) -> Any:

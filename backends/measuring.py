@@ -64,8 +64,10 @@ class Measurements:
     def _own_loop(self, asked: Measure) -> Iterator[_Loop]:
         """Ours, with the tap as asked for; it is on afterwards."""
         self._engine.observe(asked.variant == "tap on")
+        loop = _Loop(self._engine)
         try:
-            yield _Loop(self._engine)
+            yield loop
+            loop.settle()  # what is done beside the model must not run into the next measurement
         finally:
             self._engine.observe(True)
 
@@ -99,13 +101,17 @@ class _Loop:
         for routing in self._engine.prefill(ids, lambda _: None):
             step = ids[self._i : self._i + routing.tokens]
             self._outbox.put_tokens(Evaluated([self._facts(token, "prompt") for token in step], routing))
-            self._outbox.flush()
+            self._outbox.send()
 
     def decode(self, tokens: int) -> Iterator[object]:
         for _ in range(tokens):
             drawn = self._engine.draw()
             self._outbox.put_tokens(Evaluated([self._facts(drawn.id, "generated", drawn)], drawn.routing))
             yield drawn
+        self._outbox.flush()
+
+    def settle(self) -> None:
+        """Wait for what is done beside the model."""
         self._outbox.flush()
 
     def _facts(self, token: int, source: TokenSource, drawn: Drawn | None = None) -> TokenFacts:

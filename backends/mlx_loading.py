@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_tokenizer
@@ -79,12 +80,14 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     check_context(options.context, longest)
     context = options.context or longest
     facts = weight_facts(config, read_tensor_tables(location.path))
-    progress(Progress(stage="loading", total=facts.bytes, unit="bytes"))
+    beyond_memory = out_of_memory.beyond_memory(facts.bytes)
+    loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
+    progress(loading)
     model, text = _open(location.name, location.path, config)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
     _wire_memory()
-    _read_weights(location.name, model, facts.bytes, progress)
+    _read_weights(location.name, model, loading, progress)
     tap = RouterTap(model)
     shape = _probe(model, tap)
     return LoadedModel(
@@ -95,7 +98,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
         backend=_backend_info(tap, stored, computed, _settings(context, shape)),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
-        warnings=_warnings(text, config, context),
+        warnings=[*([beyond_memory] if beyond_memory else []), *_warnings(text, config, context)],
     )
 
 
@@ -106,7 +109,7 @@ def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Modu
         tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:  # a model's files reach deep into two libraries, which raise nearly everything
         traceback.print_exc()
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
         raise UserError(
             f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice="try a newer mlx-lm or another model"
         ) from error
@@ -145,8 +148,8 @@ def _wire_memory() -> None:
         mx.set_wired_limit(int(limit))
 
 
-def _read_weights(name: str, model: nn.Module, stored_bytes: int, progress: Report) -> None:
-    """Read the weights, some at a time, so that progress can be shown.
+def _read_weights(name: str, model: nn.Module, loading: Progress, progress: Report) -> None:
+    """Read the weights, some at a time, and say how far that is.
 
     Raises:
         UserError: MLX cannot.
@@ -161,7 +164,7 @@ def _read_weights(name: str, model: nn.Module, stored_bytes: int, progress: Repo
         if waiting >= READ_STEP or array is arrays[-1]:
             _read(name, batch)
             batch, done, waiting = [], done + waiting, 0
-            progress(Progress(stage="loading", done=stored_bytes * done // total, total=stored_bytes, unit="bytes"))
+            progress(msgspec.structs.replace(loading, done=(loading.total or 0) * done // total))
 
 
 def _read(name: str, arrays: list[Any]) -> None:

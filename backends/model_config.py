@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backends.tensor_files import AGAIN, unreadable
 from routing.errors import UserError
 
 Config = dict[str, Any]
@@ -33,11 +34,11 @@ def read_config(folder: Path) -> Config:
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no config.json", advice="give a folder in Hugging Face layout") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no valid JSON") from error
+        raise UserError(f"{path} is no valid JSON", advice=AGAIN) from error
     if not isinstance(config, dict):
-        raise UserError(f"{path} is no JSON object")
+        raise UserError(f"{path} is no JSON object", advice=AGAIN)
     return config
 
 

@@ -79,6 +79,10 @@ class Narration:
         self._outbox.put(branch)
         self._outbox.flush()
 
+    def send(self) -> None:
+        """Have everything sent that was told so far, while the model goes on."""
+        self._outbox.send()
+
     def flush(self) -> None:
-        """Have everything sent that was told so far."""
+        """Have everything sent that was told so far, and wait for that."""
         self._outbox.flush()

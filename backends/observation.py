@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
+from math import isfinite
 from typing import Any, cast
 
 import msgspec
@@ -11,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.engine import Drawn, Routing, Unobserved
-from backends.recorded_routing import rows_of
-from routing.arrays import ABSENT, AnyInts, nullable
+from backends.recorded_routing import RowFormat, ScoredRouting, rows_of
+from routing.arrays import ABSENT, AnyInts
 from routing.events import ModelInfo, Phase, Token, TokenSource
 from routing.gates import parse
 from routing.observe import Observation, observe
@@ -106,10 +107,20 @@ class Observer:
 
     def _observe(self, routings: Sequence[Routing]) -> Observation:
         recorded = rows_of(routings)
-        if recorded is None:
-            weights = self._weights(routings)
-            return observe(self._logits(routings), self._experts(routings), self._model.gate, weights)
-        rows, form = recorded
+        seen = None if recorded is None else self._observe_rows(*recorded)
+        if seen is not None:
+            return seen
+        scores = self._scores(routings)
+        if scores is not None:
+            return observe(None, self._experts(routings), self._model.gate, scored=scores)
+        return observe(self._logits(routings), self._experts(routings), self._model.gate, self._weights(routings))
+
+    def _observe_rows(self, rows: Array, form: RowFormat) -> Observation | None:
+        """Of rows [T, L, W]; None if they are not in order."""
+        if form.observe is not None and (seen := form.observe(rows)) is not None:
+            return seen
+        if not form.is_in_order(rows):
+            return None
         scores, experts = form.scores_in(rows), form.experts_in(rows)
         if form.is_scored:
             return observe(None, experts, self._model.gate, scored=scores)
@@ -124,6 +135,11 @@ class Observer:
         if parse(self._model.gate) is None:
             return None
         return self._stack([routing.logits for routing in routings], routings, self._model.experts, np.nan)
+
+    def _scores(self, routings: Sequence[Routing]) -> Array | None:
+        """Router scores [T, L, E] of all steps together; None if they do not all show them."""
+        rows = [routing.scores for routing in routings if isinstance(routing, ScoredRouting)]
+        return self._stack(rows, routings, self._model.experts, np.nan) if len(rows) == len(routings) else None
 
     def _weights(self, routings: Sequence[Routing]) -> Array | None:
         """Applied weights [T, L, k] of all steps together; None if the engine does not see them."""
@@ -151,6 +167,8 @@ class Observer:
 
 def _cut(routing: Routing, start: int, stop: int) -> Routing:
     """Of some of its tokens only."""
+    if isinstance(routing, ScoredRouting):
+        return routing.cut(start, stop)
 
     def cut(rows: Sequence[Array | None]) -> list[Array | None]:
         return [None if layer is None else layer[start:stop] for layer in rows]
@@ -163,9 +181,11 @@ def _lists(values: AnyInts | None) -> Iterable[list[int | None] | None]:
     """A quantity [T, …] as one flat event list per token, null for `ABSENT`; None for ever if it was not observed."""
     if values is None:
         return repeat(None)
-    if (values == ABSENT).any():
-        return map(nullable, values)
-    return cast("list[list[int | None]]", values.reshape(len(values), -1).tolist())
+    rows = values.reshape(len(values), -1)
+    lists = cast("list[list[int | None]]", rows.tolist())
+    for token, place in zip(*(where.tolist() for where in np.nonzero(rows == ABSENT)), strict=True):
+        lists[token][place] = None
+    return lists
 
 
 def _token(
@@ -184,12 +204,17 @@ def _token(
         source=fact.source,
         id=fact.id,
         text=fact.text,
-        logprob=round(drawn.logprob, DECIMALS) if drawn else None,
-        top_margin=round(drawn.top_margin, DECIMALS) if drawn else None,
-        choice_gap=round(drawn.choice_gap, DECIMALS) if drawn else None,
+        logprob=_rounded(drawn.logprob) if drawn else None,
+        top_margin=_rounded(drawn.top_margin) if drawn else None,
+        choice_gap=_rounded(drawn.choice_gap) if drawn else None,
         would_stop=drawn is not None and drawn.would_stop,
         experts=experts or [],
         weights=weights,
         entropy=entropy,
         margin=margin,
     )
+
+
+def _rounded(value: float) -> float | None:
+    """None for what is no number, which JSON cannot hold: a recording says what the screen said."""
+    return round(value, DECIMALS) if isfinite(value) else None

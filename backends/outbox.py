@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
+from backends.beside import Beside
 from backends.observation import Evaluated, Observer
 from backends.protocol import Batch, BatchItem
 from routing.events import Token
@@ -28,11 +28,9 @@ class Outbox:
     """
 
     def __init__(self, send: Callable[[Batch], None], observer: Observer, clock: Callable[[], float]) -> None:
-        self._send = send
         self._observer = observer
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
-        self._under_way: Future[None] | None = None
+        self._beside = Beside(_Sender(send, observer).send_all, "outbox")
         self._waiting: list[Evaluated | BatchItem] = []
         self._tokens = 0
         self._since = 0.0
@@ -51,7 +49,7 @@ class Outbox:
         self._waiting.append(tokens)
         self._tokens += len(tokens.tokens)
         if self._tokens >= LARGEST_BATCH or now - self._since + interval >= LONGEST_WAIT:
-            self._send_meanwhile()
+            self.send()
 
     def observed(self, steps: Sequence[Evaluated]) -> list[Token]:
         """These tokens as events, for an item that carries its own."""
@@ -59,22 +57,26 @@ class Outbox:
 
     def flush(self) -> None:
         """Send everything now; returns when that is done."""
-        self._send_meanwhile()
-        self._settle()
+        self.send()
+        self._beside.settle()
 
-    def _send_meanwhile(self) -> None:
+    def send(self) -> None:
         """Begin to send everything, once what was begun before is sent."""
-        self._settle()
+        self._beside.settle()
         waiting, self._waiting, self._tokens = self._waiting, [], 0
         if waiting:
-            self._under_way = self._thread.submit(self._send_all, waiting)
+            self._beside.begin(waiting)
 
-    def _settle(self) -> None:
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.result()
 
-    def _send_all(self, waiting: Sequence[Evaluated | BatchItem]) -> None:
+class _Sender:
+    """What is done on the other thread."""
+
+    def __init__(self, send: Callable[[Batch], None], observer: Observer) -> None:
+        self._send = send
+        self._observer = observer
+
+    def send_all(self, waiting: Sequence[Evaluated | BatchItem]) -> None:
+        """Send this, in batches."""
         items = self._items(waiting)
         for start in range(0, len(items), LARGEST_BATCH):
             self._send(Batch(items[start : start + LARGEST_BATCH]))

@@ -14,6 +14,8 @@ from routing.errors import UserError
 
 WEIGHTS = "model*.safetensors"
 """The names that mlx-lm loads."""
+TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.*", "tekken.json")
+"""The names that vocabularies have; one is enough."""
 INDEX = "model.safetensors.index.json"
 
 
@@ -73,6 +75,8 @@ def _check_folder(name: str, folder: Path) -> None:
             f"{name} is a dense model: its config.json names no experts", advice="give a Mixture-of-Experts model"
         )
     read_tensor_tables(folder)
+    if not any(any(folder.glob(name)) for name in TOKENIZERS):
+        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)})", advice=AGAIN)
 
 
 def _config(folder: Path) -> dict[str, object]:

@@ -24,6 +24,12 @@ BITS = {
 AGAIN = "download or convert the model again"
 
 
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What to say of a model's file that the system does not let be read."""
+    advice = {FileNotFoundError: AGAIN, PermissionError: "check its permissions"}.get(type(error), "check the path")
+    return UserError(f"{path} cannot be read ({error.strerror or error})", advice=advice)
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One row of a file's tensor table."""
@@ -52,7 +58,7 @@ def read_tensors(path: Path) -> list[Tensor]:
             _check_length(path, start, length, size)
             header = file.read(length)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
     return _tensors(path, _parse(path, header), data_bytes=size - 8 - length)
 
 

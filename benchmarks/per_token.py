@@ -2,41 +2,54 @@
 
 python -m benchmarks.per_token [MODEL.gguf …]
 
-Lower quartiles, each step timed where it happens in the loop: after an evaluation the processor's caches hold the
-model, and the same Python takes two to three times what it takes in a loop of its own.
+First what the thread that runs the model takes in all, beside the engine's own loop, and how often it waits for
+another thread. Then each step, lower quartiles, timed where it happens in the loop: after an evaluation the processor's
+caches hold the model, and the same Python takes two to three times what it takes in a loop of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import random
+import resource
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from backends import catalog
 from backends.llama_context import evaluate
 from backends.llama_engine import LlamaEngine
-from backends.measuring import SAMPLING
+from backends.measuring import SAMPLING, _Loop
 from backends.observation import Evaluated, Observer, TokenFacts
-from backends.protocol import Batch, EngineOptions, Ready, decode_message, encode
+from backends.outbox import LARGEST_BATCH, LONGEST_WAIT
+from backends.protocol import Batch, EngineOptions, MeasuredVariant, Ready, decode_message, encode
+from backends.worker import GIVE_WAY
 from routing.events import Token
 from routing.instruments import Instruments
 from sessions.recorder import Recorder
 from sessions.run_settings import RunSettings
 
 PROMPT = "def parse_"
-BATCH = 16
-"""Tokens handed over together; a worker waits for 64 of them or 20 ms."""
+FEWEST = 60
+"""Tokens in one measurement of the model's thread."""
+LONG_ENOUGH = 200_000
+"""µs that it takes at least."""
+USUAL = 0.98
+"""Share of the tokens that count for the thread's time: whatever else the machine does takes milliseconds at once."""
+VARIANTS: tuple[MeasuredVariant, ...] = get_args(MeasuredVariant)
 Result = TypeVar("Result")
 
 
@@ -58,6 +71,74 @@ class Stopwatch:
         return [f"| {name} | {1e6 * np.percentile(taken, 25):.1f} |" for name, taken in self._seconds.items()]
 
 
+# -- the model's thread as a whole
+
+
+class ModelThread:
+    """Measures what the thread that runs the model takes per token.
+
+    Args:
+        engine: with a loaded model.
+    """
+
+    def __init__(self, engine: LlamaEngine) -> None:
+        self._engine = engine
+        self._bare = engine.bare()
+        self.pace = self.measure("bare", FEWEST)[0]
+        """µs per token, bare."""
+
+    def table(self, rounds: int) -> str:
+        """Medians of so many rounds."""
+        tokens = max(FEWEST, math.ceil(LONG_ENOUGH / self.pace))
+        taken: dict[MeasuredVariant, list[tuple[float, float, float]]] = defaultdict(list)
+        order = random.Random(0)
+        for _ in range(rounds):
+            for name in order.sample(VARIANTS, len(VARIANTS)):
+                taken[name].append(self.measure(name, tokens))
+        head = ["| the model's thread, per token | µs | processor µs | waits |", "|---|---|---|---|"]
+        return "\n".join([*head, *(_row(name, taken[name]) for name in VARIANTS)])
+
+    def measure(self, variant: MeasuredVariant, tokens: int) -> tuple[float, float, float]:
+        """Of one token: µs by the clock, and of processor time, and how often the thread waited."""
+        with closing(self._steps(variant, tokens)) as steps:
+            next(steps)
+            before = _waits()
+            times = [_now(), *(_now() for _ in islice(steps, tokens - 1))]
+            waits = _waits() - before
+        self._engine.observe(True)
+        clock, processor = 1e6 * np.sort(np.diff(times, axis=0), axis=0)[: int(USUAL * tokens)].mean(0)
+        return float(clock), float(processor), waits / tokens
+
+    def _steps(self, variant: MeasuredVariant, tokens: int) -> Generator[object, None, None]:
+        ids = self._engine.encode(PROMPT, turn=False, first=True)
+        if variant == "bare":
+            return self._bare.decode(ids)
+        self._engine.reset()
+        self._engine.configure(SAMPLING, reseed=True)
+        self._engine.observe(variant == "tap on")
+        loop = _Loop(self._engine)
+        loop.prefill(ids)
+        return (step for step in loop.decode(tokens))
+
+
+def _row(name: str, taken: Sequence[tuple[float, float, float]]) -> str:
+    clock, processor, waits = np.median(taken, axis=0)
+    return f"| {name} | {clock:.1f} | {processor:.1f} | {'n/a' if math.isnan(waits) else f'{waits:.3f}'} |"
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.thread_time()
+
+
+def _waits() -> float:
+    """How often this thread waited for anything so far; NaN where the system does not say."""
+    thread = getattr(resource, "RUSAGE_THREAD", None)
+    return math.nan if thread is None else resource.getrusage(thread).ru_nvcsw
+
+
+# -- step by step
+
+
 class Loop:
     """A worker's and its parent's work on generated tokens, step by step.
 
@@ -65,9 +146,11 @@ class Loop:
         engine: with a loaded model.
         watch: told what each step takes.
         path: where to record.
+        batch: tokens handed over together.
     """
 
-    def __init__(self, engine: LlamaEngine, watch: Stopwatch, path: Path) -> None:
+    def __init__(self, engine: LlamaEngine, watch: Stopwatch, path: Path, batch: int) -> None:
+        self._batch = batch
         self._engine, self._watch = engine, watch
         self._context, self._next_token = engine._loaded.context, engine._next_token
         self._observer, self._detokenizer = Observer(engine.model), engine.detokenizer()
@@ -86,10 +169,9 @@ class Loop:
         while True:
             self._reading.recv_bytes()
 
-    def run(self, batches: int) -> None:
-        for number in range(batches):
-            steps = [self._step(BATCH * number + place) for place in range(BATCH)]
-            self._hand_over(steps)
+    def run(self, tokens: int) -> None:
+        for first in range(0, tokens, self._batch):
+            self._hand_over([self._step(i) for i in range(first, first + self._batch)])
         self._recorder.close()
 
     def _step(self, i: int) -> Evaluated:
@@ -106,7 +188,7 @@ class Loop:
 
     def _hand_over(self, steps: list[Evaluated]) -> None:
         def timed(name: str, step: Callable[[], Any]) -> Any:
-            return self._watch.time(name, step, BATCH)
+            return self._watch.time(name, step, self._batch)
 
         tokens: list[Token] = timed("token events, with entropy and margin", lambda: self._observer.tokens(steps))
         frame: bytes = timed("msgpack", lambda: encode(Batch(list(tokens))))
@@ -116,27 +198,37 @@ class Loop:
         timed("parent: recording", lambda: [self._recorder.append(token) for token in tokens])
 
 
-def breakdown(model: str, batches: int) -> str:
-    """Measure one model; returns its table."""
+def step_table(engine: LlamaEngine, tokens: int, batch: int) -> str:
+    """What each step takes per token, handed over in batches."""
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        Loop(engine, watch, Path(folder) / "run.moe.jsonl", batch).run(tokens)
+    return "\n".join(["| step | µs per token |", "|---|---|", *watch.lines()])
+
+
+def tables(model: str, rounds: int, tokens: int) -> str:
+    """Measure one model; returns its tables."""
     engine = catalog.load_engine(
         "llama.cpp", catalog.locate(model, "llama.cpp"), options=EngineOptions(), progress=lambda _: None
     )
     assert isinstance(engine, LlamaEngine)
-    watch = Stopwatch()
-    with closing(engine), tempfile.TemporaryDirectory() as folder:
-        Loop(engine, watch, Path(folder) / "run.moe.jsonl").run(batches)
-    return "\n".join(["| step | µs per token |", "|---|---|", *watch.lines()])
+    with closing(engine):
+        thread = ModelThread(engine)
+        batch = min(LARGEST_BATCH, math.ceil(1e6 * LONGEST_WAIT / thread.pace))  # as a worker makes them
+        return f"{thread.table(rounds)}\n\n{step_table(engine, tokens, batch)}"
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["pocket"])
-    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=12, help="of the model's thread as a whole")
+    parser.add_argument("--tokens", type=int, default=640, help="timed step by step")
     arguments = parser.parse_args()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # llama.cpp says a lot while it loads
+    sys.setswitchinterval(GIVE_WAY)  # as in a worker
     for model in arguments.models:
-        print(f"{Path(model).name}\n\n{breakdown(model, arguments.batches)}\n", flush=True)
+        print(f"{Path(model).name}\n\n{tables(model, arguments.rounds, arguments.tokens)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from backends.out_of_memory import SMALLER
 from commands.bench import bench
 from commands.compare import compare
 from commands.export import export
@@ -30,16 +31,16 @@ FINE, NOT_FINE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 EXAMPLES = """
 \b
 Examples:
-  moe-watch                                 watch pocket, the model inside
-  moe-watch watch ./Mixtral-8x7B-4bit       watch a model from a folder
-  moe-watch record pocket --tokens 200      the same without a screen
-  moe-watch replay pocket-1.moe.jsonl       watch it again
-  moe-watch fit pocket-1.moe.jsonl          how its pressure falls, and its half-life
-  moe-watch measure pocket --out results    the same over many runs, with control
-  moe-watch compare results-a results-b     half-lives, usage and routing side by side
-  moe-watch bench ./Mixtral-8x7B-4bit       measure what observing costs here
-  moe-watch sessions                        what was recorded, and is it whole
-  moe-watch export run.moe.jsonl --to csv   its tables, for other programs
+  moe-watch                                watch pocket, the model inside
+  moe-watch watch ./Mixtral-8x7B-4bit      watch a model from a folder
+  moe-watch record -o run.moe.jsonl        the same without a screen
+  moe-watch sessions                       what was recorded, and is it whole
+  moe-watch replay run.moe.jsonl           watch it again
+  moe-watch fit run.moe.jsonl              the half-life of its pressure
+  moe-watch measure pocket -o results      that over many runs, with control
+  moe-watch compare results-a results-b    half-lives, usage, routing compared
+  moe-watch bench ./Mixtral-8x7B-4bit      what observing costs here
+  moe-watch export run.moe.jsonl --to csv  its tables, for other programs
 """
 
 
@@ -76,7 +77,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _bad_input(error.format_message())
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except MemoryError:
+        return _bad_input(f"not enough memory: {SMALLER}, or a shorter recording")
+    except SystemExit:  # how click leaves where nobody reads the output any more
         _drop_output()
         return FINE
     except OSError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.headless import progress_bar
-from commands.options import chosen_model, engine_options, engine_options_of, model_choice, require
+from commands.headless import new_task, progress_bar, show_amount, show_progress
+from commands.options import COUNT, chosen_model, engine_options, engine_options_of, model_choice, require
 from commands.output import complain, say
 from commands.settings import check_model, default_prompt
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 @click.command(short_help="Measure what observing costs.")
 @model_choice
 @engine_options
-@click.option("--rounds", type=int, default=10, show_default=True, metavar="N", help="Measure everything N times.")
-@click.option("--tokens", type=int, default=200, show_default=True, metavar="N", help="Tokens in a measurement.")
+@click.option("--rounds", type=COUNT, default=10, show_default=True, metavar="N", help="Measure everything N times.")
+@click.option("--tokens", type=COUNT, default=200, show_default=True, metavar="N", help="Tokens in a measurement.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> None:
-    """Measure what observing MODEL costs here: a folder, a .gguf file, a Hugging Face id, or pocket.
+    """Measure what observing MODEL costs on this machine.
+
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
 
     In turn: the engine's own loop; ours with the tap off, and on; ours recorded; and with the dashboard beside it.
     Ratios are to the first one in the same round. The cost of the tap is kept, and shown at the top of the dashboard
@@ -38,14 +41,18 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> None:
 
     settings = _settings(rounds, tokens, **options)
     with progress_bar() as bar:
-        task = bar.add_task("starting", total=None)
+        task, done = new_task(bar), count()
 
         def loading(progress: Progress) -> None:
-            bar.update(task, description=progress.stage, completed=progress.done, total=progress.total)
+            show_progress(bar, task, progress)
+
+        def measured() -> None:
+            show_amount(bar, task, "measuring", next(done), running.measurements(rounds), "measurements")
 
         with Bench(settings, loading, dashboard=run_unseen) as running:
-            bar.reset(task, description="measuring", total=running.measurements(rounds))
-            rows = running.run(rounds, lambda: bar.advance(task))
+            bar.reset(task)
+            measured()
+            rows = running.run(rounds, measured)
     ready, cost = running.ready, cost_of(rows)
     if as_json:
         click.echo(json.dumps(_result(ready, rounds, tokens, rows, cost), allow_nan=False))

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.options import require
+from commands.options import require, session_file
 from commands.output import complain, say
 
 if TYPE_CHECKING:
     from sessions.compare_pairs import Comparison
 
 EPILOG = """
-\b
 Each FILE is a session, a folder that `moe-watch measure` made, or a series as `moe-watch fit` takes it. The first one
 is compared with each of the others; p values are corrected for being several (Holm).
+
 \b
-Routing is compared token by token as far as two sessions hold the same tokens: record the second one with
+Routing is compared token by token as far as two sessions hold the same
+tokens: record the second one with
   moe-watch record OTHER-MODEL --teacher FIRST.moe.jsonl
 Or let both be greedy (--temperature 0) with the same prompt.
 """
@@ -39,7 +40,7 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
 
     from sessions.compare_pairs import compare as compare_files
 
-    found = compare_files(list(files), pressure)
+    found = compare_files([session_file(file) for file in files], pressure)
     for warning in (each for source in found.sources for each in source.warnings):
         complain(warning)
     if figure is not None:
@@ -48,12 +49,13 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
 
 
 def _check_figure(figure: Path, force: bool) -> None:
+    from backends.extras import install_command
     from sessions.compare_figure import FORMATS
     from sessions.measuring.figures import can_draw
 
     require(figure.suffix in FORMATS, f"--figure is {figure}", f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     require(force or not figure.exists(), f"{figure} exists", "write over it with --force")
-    require(can_draw(), "--figure needs matplotlib", "pip install 'moe-watch[report]'")
+    require(can_draw(), "--figure needs matplotlib, which is not installed", f"run `{install_command('report')}`")
 
 
 def _draw(found: Comparison, figure: Path) -> None:

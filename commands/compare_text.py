@@ -16,6 +16,7 @@ from sessions.compare import Source, letter
 from sessions.compare_pairs import Comparison, Pair, Tested, UsageDistance
 from sessions.compare_tokens import shape_text
 from sessions.measuring.report import half_life_text
+from sessions.text import weights_text
 
 LONGEST_CELL = 44
 
@@ -70,7 +71,7 @@ def _model(source: Source) -> str:
 
 
 def _weights(source: Source) -> str:
-    return "n/a" if source.header is None else source.header.model.quantization or "not quantised"
+    return "n/a" if source.header is None else weights_text(source.header.model)
 
 
 def _tokens(source: Source) -> str:
@@ -161,7 +162,8 @@ def _token_lines(pair: Pair) -> list[str]:
     found = pair.tokens
     if isinstance(found, str):
         return [f"token by token: n/a: {found}", *_usage_by_layer(pair.usage)]
-    tokens = f"tokens: {found.tokens:,} are the same{f'; {found.ended}' if found.ended else ', all of them'}"
+    same = f"{found.tokens:,} {'is' if found.tokens == 1 else 'are'} the same"
+    tokens = f"tokens: {same}; {found.ended}" if found.ended else f"tokens: {same}, all of them"
     if found.routing is None:
         return [tokens, f"routing: n/a: {found.not_comparable}", *_usage_by_layer(pair.usage)]
     return [tokens, *_routing_lines(found.routing)]

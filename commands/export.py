@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.options import session_file
 from commands.output import complain, say
 from routing.errors import UserError
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from sessions.export.exporting import Exported
 
 EPILOG = """
-\b
 Tables: tokens, routing (one row per token and layer), chunks, usage, probabilities, forks, events, vitals.
+
 Columns: docs/data.md, and session.json beside the tables.
 """
 
@@ -37,7 +38,7 @@ def export(
     """Write the tables of FILE, a recorded session, for pandas, Polars, DuckDB, R or a spreadsheet.
 
     Numbers are in natural units, what was not recorded is null, and text is as it was recorded. Parquet needs
-    `pip install "moe-watch[export]"`.
+    pyarrow, which the extra `export` brings.
     """
     if spreadsheet and form != "csv":
         raise UserError(f"--spreadsheet with --to {form}", advice="it is for CSV: leave it out, or use --to csv")
@@ -45,7 +46,7 @@ def export(
     from sessions.export.exporting import ExportPlan, export_session
 
     plan = ExportPlan(form, output, table, force, spreadsheet)  # type: ignore[arg-type]  # a choice of the option
-    exported = export_session(file, plan)
+    exported = export_session(session_file(file), plan)
     for warning in exported.warnings:
         complain(warning)
     if as_json:

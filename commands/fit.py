@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.options import session_file
 from commands.output import complain, say
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from sessions.fitting import FileFit
 
 EPILOG = """
-\b
 FILE is a session, CSV (one column, or one called `mid`), a JSON list of numbers, or a result file of ChronoMoE's own
 measurement (trajectory.mid_pressures). The numbers: docs/measurements.md, "Half-life".
 """
@@ -35,9 +35,9 @@ def fit(file: Path, pressure: str | None, as_json: bool) -> None:
     from routing.fit_result import fit_result
     from sessions.fitting import fit_file
 
-    found = fit_file(file, pressure)
-    if found.warning:
-        complain(found.warning)
+    found = fit_file(session_file(file), pressure)
+    for warning in found.warnings:
+        complain(warning)
     if as_json:
         click.echo(json.dumps(fit_result(found.fit, found.collapse), allow_nan=False))
         return
@@ -56,7 +56,7 @@ def _lines(found: FileFit) -> list[str]:
         f"{fit.chunks} chunks ({mode}), p = {fit.p:.2g} for noise alone, φ = {fit.phi:.2f}",
         _crossing(fit),
         "",
-        "shape        weight  AICc      parameters",
+        "shape         weight  AICc      parameters",
         *(_candidate(each, chosen=each is fit.chosen) for each in fit.candidates),
         "",
         *_reference(found),
@@ -71,10 +71,12 @@ def _crossing(fit: Fit) -> str:
 def _candidate(candidate: Candidate, *, chosen: bool) -> str:
     from math import isinf
 
+    from tui.format import percent
+
     aicc = "n/a" if isinf(candidate.aicc) else f"{candidate.aicc:.1f}"
     parameters = ", ".join(f"{name} {value:.4g}" for name, value in candidate.parameters.items())
     mark = "  ← chosen" if chosen else ""
-    return f"{candidate.shape:<12} {candidate.weight:>6.1%}  {aicc:<8}  {parameters}{mark}"
+    return f"{candidate.shape:<12} {percent(candidate.weight):>7}  {aicc:<8}  {parameters}{mark}"
 
 
 def _reference(found: FileFit) -> list[str]:

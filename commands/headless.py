@@ -13,6 +13,7 @@ from routing.events import Progress, State, StreamItem, Token
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
+    from rich.progress import TaskID
 
     from sessions.live import LiveSource
     from sessions.replay import ReplaySource
@@ -20,19 +21,20 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-def follow(source: LiveSource | ReplaySource, *, total: int | None) -> Json:
+def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool = False) -> Json:
     """Run a source to its end behind a progress bar; returns its summary.
 
     Args:
         source: not yet started.
         total: decode tokens to come, where that is known.
+        quiet: leave the progress bar out.
 
     Raises:
         UserError: the run could not begin, or the file could not be read.
     """
     from sessions.headless import run_headless
 
-    with progress_bar() as bar:
+    with progress_bar(quiet=quiet) as bar:
         view = _BarView(bar, total)
         summary = run_headless(source, view.show)
     if source.fatal_error is not None:
@@ -65,22 +67,48 @@ def require_whole(source: LiveSource, summary: Json) -> None:
         raise click.exceptions.Exit(1)
 
 
-def progress_bar() -> ProgressBar:
-    """A bar on standard error; nothing where that is no terminal."""
+def progress_bar(*, quiet: bool = False) -> ProgressBar:
+    """A bar on standard error; nothing if there shall be none, or where that is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
     console = Console(stderr=True)
     return ProgressBar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=quiet or not console.is_terminal,
     )
+
+
+def new_task(bar: ProgressBar) -> TaskID:
+    """What `show_amount` shows something of; until then it only says that it is under way."""
+    return bar.add_task("starting", total=None, amount="")
+
+
+def show_amount(
+    bar: ProgressBar, task: TaskID, description: str, done: int, total: int | None, unit: str | None
+) -> None:
+    """How much of something is done, in its unit; `bytes` are scaled."""
+    bar.update(task, description=description, completed=done, total=total, amount=_amount(done, total, unit))
+
+
+def show_progress(bar: ProgressBar, task: TaskID, progress: Progress) -> None:
+    """How far loading or a prompt is."""
+    description = f"{progress.stage}: {progress.note}" if progress.note else progress.stage
+    show_amount(bar, task, description, progress.done, progress.total, progress.unit)
+
+
+def _amount(done: int, total: int | None, unit: str | None) -> str:
+    from tui.format import fraction
+
+    if total is None:
+        return ""
+    return fraction(done, total) if unit == "bytes" else f"{done:,} of {total:,} {unit or ''}".rstrip()
 
 
 class _BarView:
@@ -89,16 +117,16 @@ class _BarView:
     def __init__(self, bar: ProgressBar, total: int | None) -> None:
         self._bar = bar
         self._total = total
-        self._task = bar.add_task("starting", total=None)
+        self._task = new_task(bar)
         self._generated = 0
         self.errors: list[str] = []
         """What went wrong in the run, one line each."""
 
     def show(self, item: StreamItem) -> None:
         if isinstance(item, Progress):
-            self._bar.update(self._task, description=item.stage, completed=item.done, total=item.total)
+            show_progress(self._bar, self._task, item)
         elif isinstance(item, Token) and item.phase == "decode":
             self._generated += 1
-            self._bar.update(self._task, description="tokens", completed=self._generated, total=self._total)
+            show_amount(self._bar, self._task, "generating", self._generated, self._total, "tokens")
         elif isinstance(item, State) and item.state == "error" and item.message:
             self.errors.append(item.message)

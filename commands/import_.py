@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from commands.options import checked_output, recording_options, require
+from commands.options import COUNT, checked_output, recording_options, require
 from commands.output import complain, say
 
 if TYPE_CHECKING:
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 EPILOG = """
 \b
-sglang   expert distribution dump: logical_count or records, as .pt, .npz, .npy or JSON
-vllm     routed experts: a response as JSON, or .npy, .npz of [tokens, layers, top-k]
+sglang   expert distribution dump: logical_count or records,
+         as .pt, .npz, .npy or JSON
+vllm     routed experts: a response as JSON,
+         or .npy, .npz of [tokens, layers, top-k]
 imatrix  llama.cpp's importance matrix as GGUF
-csv      token,layer,expert_1,expert_2,…, also the routing table of `moe-watch export`
+csv      token,layer,expert_1,expert_2,…,
+         also the routing table of `moe-watch export`
 What each of them lacks: docs/data.md.
 """
 
@@ -34,12 +37,12 @@ What each of them lacks: docs/data.md.
     help="Format; told by the file if not given.",
 )
 @click.option("--name", metavar="NAME", help="What the model is called.")
-@click.option("--experts", type=int, metavar="N", help="Experts of a layer, where the file does not tell.")
-@click.option("--experts-per-token", type=int, metavar="N", help="Experts of a token, where the file does not tell.")
+@click.option("--experts", type=COUNT, metavar="N", help="Experts of a layer, where the file does not tell.")
+@click.option("--experts-per-token", type=COUNT, metavar="N", help="Experts of a token, where the file does not tell.")
 @click.option("--layers", metavar="LIST", help="The model's own index of each layer in the file, like 1-26.")
-@click.option("--prompt-tokens", type=int, metavar="N", help="So many tokens at the beginning are the prompt's.")
+@click.option("--prompt-tokens", type=COUNT, metavar="N", help="So many tokens at the beginning are the prompt's.")
 @click.option("--phase", type=click.Choice(["prefill", "decode"]), help="Of counts that do not tell.")
-@click.option("--choice", type=int, default=0, show_default=True, metavar="N", help="Which answer of a response.")
+@click.option("--choice", type=COUNT, default=0, show_default=True, metavar="N", help="Which answer of a response.")
 @click.option(
     "--dtype",
     type=click.Choice(["uint8", "int16", "uint16", "int32", "int64"]),

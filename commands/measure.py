@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.headless import progress_bar
-from commands.options import MAX_SEED, chosen_model, engine_options, engine_options_of, model_choice, require
+from commands.headless import new_task, progress_bar, show_amount, show_progress
+from commands.options import (
+    COUNT,
+    MAX_SEED,
+    check_drawing,
+    chosen_model,
+    engine_options,
+    engine_options_of,
+    model_choice,
+    require,
+    text_of,
+)
 from commands.output import complain, say
 from commands.settings import check_model, default_prompt
 from routing.errors import UserError
@@ -23,6 +33,8 @@ if TYPE_CHECKING:
     from sessions.measuring.plan import Plan, PlannedRun
 
 DEFAULT_RUNS = 8
+MOST_RUNS = 10_000
+"""Some 400 MB are kept of so many, and a hundred are more than any of the intervals needs."""
 FEWEST_CHUNKS = 5
 """What a fit needs."""
 NEUTRAL = " This is a sentence among others."
@@ -32,9 +44,9 @@ NEUTRAL = " This is a sentence among others."
 @click.command(short_help="Measure half-life and external energy over many runs.")
 @model_choice
 @engine_options
-@click.option("--chunks", type=int, default=50, show_default=True, metavar="N", help="Measured chunks in a run.")
-@click.option("--chunk-size", type=int, default=20, show_default=True, metavar="N", help="Tokens in a chunk.")
-@click.option("--runs", type=int, metavar="N", help=f"Runs, {DEFAULT_RUNS} unless --seeds says otherwise.")
+@click.option("--chunks", type=COUNT, default=50, show_default=True, metavar="N", help="Measured chunks in a run.")
+@click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens in a chunk.")
+@click.option("--runs", type=COUNT, metavar="N", help=f"Runs, {DEFAULT_RUNS} unless --seeds says otherwise.")
 @click.option("--seed", type=int, metavar="BASE", help="Seeds are BASE, BASE + 1, …; drawn and kept if not given.")
 @click.option("--seeds", metavar="A,B,…", help="One run with each of these seeds.")
 @click.option("--prompt", metavar="TEXT", help="What the model goes on from.")
@@ -48,21 +60,30 @@ NEUTRAL = " This is a sentence among others."
 @click.option("--raw", is_flag=True, help="Leave prompts as they are, without the model's chat template.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 takes the likeliest token.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from so many tokens; 0 is all.")
+@click.option("--top-k", type=COUNT, default=0, show_default=True, help="Draw from so many tokens; 0 is all.")
 @click.option("--control/--no-control", default=True, help="Measure a late twin of each run; see below.")
 @click.option(
     "--perturb", metavar="TEXT", help="Measure what this text does to mid-pressure, without disturbing a run."
 )
 @click.option("--neutral", metavar="TEXT", help="The text to compare it with, made as long.")
-@click.option("--every", type=int, metavar="CHUNKS", help="Fork at every so many chunk boundaries, 5 by default.")
-@click.option("--replicates", type=int, metavar="N", help="Continuations in each arm of a fork, 8 by default.")
+@click.option("--every", type=COUNT, metavar="CHUNKS", help="Fork at every so many chunk boundaries, 5 by default.")
+@click.option("--replicates", type=COUNT, metavar="N", help="Continuations in each arm of a fork, 8 by default.")
 @click.option("--form", type=click.Choice(["raw", "turn"]), help="The texts as they are, or as a new user turn.")
 @click.option(
-    "--out", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where everything goes."
+    "-o",
+    "--output",
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Where everything goes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print results.json.")
 def measure(as_json: bool, folder: Path, **options: Any) -> None:
-    """Measure how mid-pressure of MODEL goes over a context: a folder, a .gguf, a Hugging Face id, or pocket.
+    """Measure how mid-pressure of MODEL goes over a context, over many runs.
+
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
 
     Each run is ten warm-up chunks and then the measured ones; where the model ends its text it is told to go on. DIR
     gets one session file per run, results.json, report.md, and figures if matplotlib is installed. A measurement that
@@ -70,7 +91,7 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
 
     A trend over a growing context may be mere drift with position. So each run gets a late twin: the same prompt and as
     many tokens, but with text of another run before it. Chunks of the same age then differ in position alone, and
-    chunks at the same position in age alone. It doubles the time; --no-control leaves it out.
+    chunks at the same position in age alone. It doubles the time. To leave it out: `--no-control`.
     """
     plan = _plan(folder, **options)
     findings = _measure(plan, folder)
@@ -94,6 +115,7 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
 def _measure(plan: Plan, folder: Path) -> Findings:
     from sessions.measuring.findings import analyse
     from sessions.measuring.runner import measure as measure_runs
+    from sessions.text import plural
 
     view: _View | None = None
     try:
@@ -104,7 +126,7 @@ def _measure(plan: Plan, folder: Path) -> Findings:
             return analyse(measured)
     except KeyboardInterrupt:
         whole = view.whole if view else 0
-        complain(f"stopped with {whole} runs whole in {folder}; the same command goes on from there")
+        complain(f"stopped with {plural(whole, 'run')} whole in {folder}; the same command goes on from there")
         raise
 
 
@@ -114,22 +136,25 @@ class _View:
     def __init__(self, bar: ProgressBar, plan: Plan) -> None:
         self._bar = bar
         self._plan = plan
-        self.task = bar.add_task("starting", total=None)
+        self.task = new_task(bar)
         self.whole = 0
         """Runs that are there."""
         self._total = sum(self._steps(run) for run in plan.plain_runs()) + len(plan.seeds) * plan.control * plan.tokens
         self._done = 0
+        self._name_now = ""
+        """Of the run under way."""
 
     def loading(self, progress: Progress) -> None:
         if not self._done:
-            self._bar.update(self.task, description=progress.stage, completed=progress.done, total=progress.total)
+            show_progress(self._bar, self.task, progress)
 
     def found(self, run: PlannedRun) -> None:
         self.whole += 1
         self._total -= self._steps(run)
 
     def begin(self, run: PlannedRun) -> None:
-        self._bar.update(self.task, description=self._name(run), completed=self._done, total=self._total)
+        self._name_now = self._name(run)
+        self._advance(0)
 
     def item(self, item: StreamItem) -> None:
         if isinstance(item, Token) and item.phase == "decode":
@@ -144,7 +169,7 @@ class _View:
 
     def _advance(self, tokens: int) -> None:
         self._done += tokens
-        self._bar.update(self.task, completed=self._done)
+        show_amount(self._bar, self.task, self._name_now, self._done, self._total, "tokens")
 
     def _steps(self, run: PlannedRun) -> int:
         """Tokens that a run generates, those of its forks included."""
@@ -185,7 +210,8 @@ def _plan(
     engine = engine_options_of(rest)
     name = chosen_model(model, model_option)
     prompts = _prompts(name, prompt, prompts_file)
-    _check(rest["chunks"], rest["chunk_size"], rest["temperature"], rest["top_p"], rest["top_k"])
+    require(rest["chunks"] >= FEWEST_CHUNKS, f"--chunks is {rest['chunks']}", f"a fit needs at least {FEWEST_CHUNKS}")
+    check_drawing(rest["chunk_size"], rest["temperature"], rest["top_p"], rest["top_k"])
     forks = _forks(perturb, neutral, every, replicates, form)
     chosen = _seeds(runs, seed, seeds, folder)
     check_model(name, backend, engine)
@@ -200,25 +226,12 @@ def _plan(
     )
 
 
-def _check(chunks: int, chunk_size: int, temperature: float, top_p: float, top_k: int) -> None:
-    require(chunks >= FEWEST_CHUNKS, f"--chunks is {chunks}", f"a fit needs at least {FEWEST_CHUNKS}")
-    require(chunk_size > 0, f"--chunk-size is {chunk_size}", "a chunk holds at least 1 token")
-    require(0 <= temperature < float("inf"), f"--temperature is {temperature}", "use 0 or more")
-    require(0 < top_p <= 1, f"--top-p is {top_p}", "use a share above 0 and up to 1")
-    require(top_k >= 0, f"--top-k is {top_k}", "use 0 (all) or more")
-
-
 def _prompts(model: str, prompt: str | None, file: Path | None) -> list[str]:
     if file is None:
         require(prompt is None or bool(prompt.strip()), "--prompt is empty", "give a text to go on from")
         return [default_prompt(model) if prompt is None else prompt]
     require(prompt is None, "--prompt and --prompts both given", "keep one of them")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read prompts from {file}: {error.strerror}", advice="check the path") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
+    text = text_of(file, "prompts")
     found = [each for each in _split(text, file) if each.strip()]
     require(bool(found), f"{file} holds no prompt", "write one a line, or a JSON list of texts")
     return found
@@ -264,7 +277,7 @@ def _forks(
 
 def _seeds(runs: int | None, base: int | None, listed: str | None, folder: Path) -> list[int]:
     """The seeds of all runs. Where none are given, those that the folder was begun with, or new ones."""
-    require(runs is None or runs > 0, f"--runs is {runs}", "measure at least 1")
+    require(runs is None or 0 < runs <= MOST_RUNS, f"--runs is {runs}", f"measure 1 to {MOST_RUNS}")
     if listed is not None:
         require(base is None, "--seed and --seeds both given", "keep one of them")
         found = _listed_seeds(listed)
@@ -272,9 +285,12 @@ def _seeds(runs: int | None, base: int | None, listed: str | None, folder: Path)
         return found
     if base is None:
         base = _kept_base(folder)
-    last = base + (runs or DEFAULT_RUNS) - 1
-    require(base >= 0 and last <= MAX_SEED, f"--seed is {base}", f"use 0 up to {MAX_SEED} for every run")
-    return list(range(base, last + 1))
+    count = runs or DEFAULT_RUNS
+    highest = MAX_SEED - count + 1
+    require(
+        0 <= base <= highest, f"--seed is {base}", f"use 0 up to {highest}, as each of the {count} runs has its own"
+    )
+    return list(range(base, base + count))
 
 
 def _listed_seeds(listed: str) -> list[int]:
@@ -290,8 +306,8 @@ def _listed_seeds(listed: str) -> list[int]:
 
 def _kept_base(folder: Path) -> int:
     """The seed that a measurement begun without one drew, or a newly drawn one."""
-    from sessions.live_run import Surroundings
     from sessions.measuring.plan import read_plan
+    from sessions.surroundings import Surroundings
 
     kept = read_plan(folder)
     return kept.seeds[0] if kept else Surroundings().draw_seed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,41 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_MODEL = "pocket"
 
+EXAMPLE = "run.moe.jsonl"
+"""What a session may be called."""
+
 MAX_SEED = 2**32 - 2
 """What every engine takes: llama.cpp's seeds have 32 bits, and the highest one means `any`."""
+
+LONGEST_TEXT = 100_000_000
+"""Bytes; no context is nearly as long."""
+
+MAX_COUNT = 2**31 - 1
+"""The largest number of anything: llama.cpp's counts have 32 bits."""
+
+MAX_TEMPERATURE = 1_000_000
+"""Far beyond where all tokens are equally likely; a session cannot hold every number that a float can."""
+
+
+class Count(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A whole number that every engine and every file can hold. Whether it makes sense is for the command to say."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number.
+
+        Raises:
+            click.BadParameter: it is none.
+            UserError: it is too large.
+        """
+        number: int = click.INT.convert(value, param, ctx)
+        option = param.opts[-1] if param else "a number"
+        require(number <= MAX_COUNT, f"{option} is {value}", f"use {MAX_COUNT} at most")
+        return number
+
+
+COUNT = Count()
 
 
 def model_choice(command: Command) -> Command:
@@ -71,11 +105,16 @@ def engine_options_of(options: dict[str, Any]) -> EngineOptions:
 
 _ENGINE = (
     click.option("--backend", default="auto", show_default=True, metavar="NAME", help="auto, mlx or llama.cpp."),
-    click.option("--context", type=int, metavar="N", help="Tokens that the context holds."),
-    click.option("--threads", type=int, metavar="N", help="llama.cpp: threads. All cores but one if not given."),
-    click.option("--gpu-layers", type=int, metavar="N", help="llama.cpp: so many layers on the GPU; -1 is all."),
-    click.option("--batch", type=int, metavar="N", help="llama.cpp: tokens of a prompt in one call."),
-    click.option("--micro-batch", type=int, metavar="N", help="llama.cpp: tokens of a prompt evaluated at once."),
+    click.option(
+        "--context",
+        type=COUNT,
+        metavar="N",
+        help="Tokens that the context holds. If not given, the model's own; llama.cpp: 8,192 at most.",
+    ),
+    click.option("--threads", type=COUNT, metavar="N", help="llama.cpp: threads. All cores but one if not given."),
+    click.option("--gpu-layers", type=COUNT, metavar="N", help="llama.cpp: so many layers on the GPU; -1 is all."),
+    click.option("--batch", type=COUNT, metavar="N", help="llama.cpp: tokens of a prompt in one call."),
+    click.option("--micro-batch", type=COUNT, metavar="N", help="llama.cpp: tokens of a prompt evaluated at once."),
     click.option("--mmap/--no-mmap", default=None, help="llama.cpp: map the file into memory, or read it."),
     click.option("--mlock/--no-mlock", default=None, help="llama.cpp: keep the model from being swapped out."),
     click.option("--kv-type", metavar="TYPE", help="llama.cpp: numbers in the KV cache; f32, f16, bf16, q8_0, q4_0, …"),
@@ -93,17 +132,22 @@ _GENERATION = (
     click.option("--prompt", metavar="TEXT", help="What the model goes on from."),
     click.option("--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file."),
     click.option("--raw", is_flag=True, help="Leave the prompt as it is, without the model's chat template."),
-    click.option("--tokens", type=int, metavar="N", help="Generate so many tokens."),
-    click.option("--chunk-size", type=int, default=20, show_default=True, metavar="N", help="Tokens in a chunk."),
+    click.option("--tokens", type=COUNT, metavar="N", help="Generate so many tokens."),
+    click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens in a chunk."),
     click.option("--temperature", type=float, default=1.0, show_default=True, help="0 takes the likeliest token."),
     click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability."),
-    click.option("--top-k", type=int, default=0, show_default=True, help="Draw from so many tokens; 0 is all."),
+    click.option("--top-k", type=COUNT, default=0, show_default=True, help="Draw from so many tokens; 0 is all."),
     click.option("--seed", type=int, metavar="N", help="Repeat a run exactly. Drawn and recorded if not given."),
-    click.option("--stop", type=click.Choice(["eos", "never"]), help="At end of text: stop, or be told to go on."),
-    click.option("--perturb", metavar="TEXT", help="Inject this text on a schedule; needs --every."),
-    click.option("--every", type=int, default=0, metavar="CHUNKS", help="How often --perturb injects."),
     click.option(
-        "--teacher", type=click.Path(path_type=Path), metavar="FILE", help="Take the tokens of this recorded session."
+        "--stop", type=click.Choice(["eos", "never"]), help="At the end of the model's text: stop, or tell it to go on."
+    ),
+    click.option("--perturb", metavar="TEXT", help="Inject this text on a schedule; needs --every."),
+    click.option("--every", type=COUNT, default=0, metavar="CHUNKS", help="How often --perturb injects."),
+    click.option(
+        "--teacher",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Take the tokens of this recorded session, and its seed.",
     ),
     *_ENGINE,
 )
@@ -113,7 +157,11 @@ def recording_options(command: Command) -> Command:
     """Where the session goes."""
     force = click.option("--force", is_flag=True, help="Write over an existing file.")
     output = click.option(
-        "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Record to this file."
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Record to this file, or to a new one in the data directory.",
     )
     return output(force(command))
 
@@ -122,10 +170,29 @@ def checked_output(output: Path | None) -> Path | None:
     """The file to record to.
 
     Raises:
-        UserError: it is no file's name.
+        UserError: it is no file's name, or a folder's.
     """
-    require(output is None or str(output) not in {".", "-"}, "--output names no file", "give a file to record to")
+    if output is not None:
+        require(str(output) not in {".", "-"}, "--output names no file", "give a file to record to")
+        require(not output.is_dir(), f"--output: {output} is a folder", f"give a file in it, as {output / EXAMPLE}")
     return output
+
+
+def session_file(named: Path) -> Path:
+    """The file of a recorded session: a path, or a name as `moe-watch sessions` lists it.
+
+    Raises:
+        UserError: it can only be such a name, and there is no such session.
+    """
+    if os.path.exists(named) or named.name != str(named):
+        return named
+
+    from sessions.library import find_session
+
+    try:
+        return find_session(named.name)
+    except UserError as error:
+        raise UserError(f"{error.what}, and no such file here", advice=error.advice) from error
 
 
 @dataclass(frozen=True)
@@ -161,11 +228,10 @@ class Generation:
 
     def _check(self) -> None:
         require(self.tokens is None or self.tokens > 0, f"--tokens is {self.tokens}", "generate at least 1")
-        require(self.chunk_size > 0, f"--chunk-size is {self.chunk_size}", "a chunk holds at least 1 token")
-        require(0 <= self.temperature < float("inf"), f"--temperature is {self.temperature}", "use 0 or more")
-        require(0 < self.top_p <= 1, f"--top-p is {self.top_p}", "use a share above 0 and up to 1")
-        require(self.top_k >= 0, f"--top-k is {self.top_k}", "use 0 (all) or more")
+        check_drawing(self.chunk_size, self.temperature, self.top_p, self.top_k)
         require(self.seed is None or 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}", f"use 0 up to {MAX_SEED}")
+        require(self.every >= 0, f"--every is {self.every}", "use at least 1 chunk")
+        require(self.perturb != "", "--perturb is empty", "give the text that is to be injected")
         require(bool(self.perturb) == (self.every > 0), "--perturb and --every go together", "give text and chunks")
         if self.teacher is not None:
             self._check_teacher()
@@ -181,12 +247,42 @@ def _prompt(text: str | None, file: Path | None) -> str | None:
     if file is None:
         return text
     require(text is None, "--prompt and --prompt-file both given", "keep one of them")
+    return text_of(file, "the prompt")
+
+
+def text_of(file: Path, what: str) -> str:
+    """The whole text of a file, without the mark that some editors put before it.
+
+    Args:
+        file: a file, or something that is read like one.
+        what: is in it, for messages.
+
+    Raises:
+        UserError: it cannot be read, is no text, or has no end.
+    """
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            content = opened.read(LONGEST_TEXT + 1)
     except OSError as error:
-        raise UserError(f"cannot read the prompt from {file}: {error.strerror}") from error
+        raise UserError(f"cannot read {what} from {file}: {error.strerror}", advice="check the path") from error
+    require(len(content) <= LONGEST_TEXT, f"{file} is longer than {LONGEST_TEXT:,} bytes", "give a shorter text")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
+
+
+def check_drawing(chunk_size: int, temperature: float, top_p: float, top_k: int) -> None:
+    """Refuse what no run can draw tokens with, or be cut into chunks by.
+
+    Raises:
+        UserError: an option is out of its range.
+    """
+    require(chunk_size > 0, f"--chunk-size is {chunk_size}", "a chunk holds at least 1 token")
+    limits = f"use 0 up to {MAX_TEMPERATURE}"
+    require(0 <= temperature <= MAX_TEMPERATURE, f"--temperature is {temperature}", limits)
+    require(0 < top_p <= 1, f"--top-p is {top_p}", "use a share above 0 and up to 1")
+    require(top_k >= 0, f"--top-k is {top_k}", "use 0 (all) or more")
 
 
 def require(holds: bool, what: str, advice: str) -> None:

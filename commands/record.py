@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,13 +38,16 @@ STANDARD_OUTPUT = Path("-")
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def record(as_json: bool, on_full_context: Literal["finish", "restart"], **options: Any) -> None:
-    """Record MODEL generating, without a screen: a folder, a Hugging Face id, or pocket, the small model inside.
+    """Record MODEL generating, without a screen.
+
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
 
     Generates 1,200 tokens unless told otherwise; where the model ends its text it is told to go on, and the place is
     marked (`--stop eos` ends there). The progress bar goes to standard error, the summary to standard output.
 
     `--output FILE.moe.jsonl.zst` compresses the session. `--output -` writes it to standard output, line by line as it
-    happens, and everything else to standard error.
+    happens, and everything else to standard error; into a pipe, whose reader may draw on the same terminal, without
+    progress bar and summary.
     """
     if options["tokens"] is None and options["stop"] != "eos" and options["teacher"] is None:
         options["tokens"] = DEFAULT_TOKENS
@@ -60,15 +64,23 @@ def record(as_json: bool, on_full_context: Literal["finish", "restart"], **optio
 
 def _record(settings: RunSettings, as_json: bool, stream: int | None) -> None:
     from sessions.live import LiveSource
-    from sessions.live_run import Surroundings
+    from sessions.surroundings import Surroundings
 
     source = LiveSource(settings, Surroundings(stream=stream))
-    summary = follow(source, total=settings.tokens)
+    quiet = stream is not None and _has_a_reader(stream)
+    summary = follow(source, total=settings.tokens, quiet=quiet)
     if stream is not None and source.recording.problem:
         complain(source.recording.problem)
         raise click.exceptions.Exit(1)
-    finish(source, summary, as_json=as_json)
+    if as_json or not quiet:
+        finish(source, summary, as_json=as_json)
     require_whole(source, summary)
+
+
+def _has_a_reader(stream: int) -> bool:
+    """What is written goes to another program, and to no file."""
+    mode = os.fstat(stream).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 @contextmanager

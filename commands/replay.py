@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.headless import finish, follow
+from commands.options import session_file
 from commands.screen import require_terminal, show
 from routing.errors import UserError
 
@@ -29,7 +30,7 @@ TERMINAL = "/dev/tty"
 @click.option("--headless", is_flag=True, help="Compute the summary without a screen.")
 @click.option("--json", "as_json", is_flag=True, help="With --headless: print the summary as one JSON object.")
 def replay(file: Path, speed: float, following: bool, headless: bool, as_json: bool) -> None:
-    """Play FILE, a session that moe-watch recorded, or - for one that comes through a pipe.
+    """Play FILE: a recorded session, its name in `moe-watch sessions`, or - for one that comes through a pipe.
 
     Every number is computed again from the recorded tokens. Waits of more than two seconds are cut short.
     """
@@ -40,9 +41,11 @@ def replay(file: Path, speed: float, following: bool, headless: bool, as_json: b
 
     from sessions.replay import ReplaySource
 
-    session = _piped(keyboard=not headless) if file == STANDARD_INPUT else file
+    piped = _piped(keyboard=not headless) if file == STANDARD_INPUT else None
     if not headless:
         require_terminal(advice="use --headless")
+    session = session_file(file) if piped is None else piped
+    if not headless:
         show(ReplaySource(session, speed=speed, follow=following))
         return
     source = ReplaySource(session, speed=0, follow=following)

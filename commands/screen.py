@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -67,7 +69,21 @@ def show(source: LiveSource | ReplaySource) -> None:
         complain(recording.problem)
     if recording.mode == "recording" or (recording.mode == "off" and recording.path):
         say(f"recorded to {recording.path}")
-        say(f"watch it again with: moe-watch replay {shlex.quote(recording.path)}")
+        say(f"watch it again with: {replay_command(Path(recording.path))}")
+
+
+def replay_command(recorded: Path) -> str:
+    """What to type here to see a recording again."""
+    from sessions.paths import sessions_directory, stem_of
+
+    is_listed = recorded.parent == sessions_directory()
+    return shlex.join([_program(), "replay", stem_of(recorded) if is_listed else str(recorded)])
+
+
+def _program() -> str:
+    """How this program is called: `make watch` puts it into an environment that the shell does not look into."""
+    beside = Path(sys.executable).with_name("moe-watch")
+    return str(beside) if shutil.which("moe-watch") is None and beside.exists() else "moe-watch"
 
 
 @contextmanager

@@ -37,7 +37,8 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None:
     """List recorded sessions, newest first: model, date, tokens, size, half-life, and whether they are whole.
 
-    Half-lives are those of the recorded chunks; `moe-watch fit` computes them again from the tokens.
+    Half-lives are those of the recorded chunks; `moe-watch fit` computes them again from the tokens. The files of one
+    run stand together, and each says with which one it goes on.
     """
     context.obj = folder
     if context.invoked_subcommand is not None:
@@ -59,9 +60,9 @@ def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None
 @click.pass_obj
 def show(folder: Path | None, name: str, as_json: bool) -> None:
     """Show what session NAME is, and how it begins."""
-    from sessions.library import entry_of, find_session, preview
+    from sessions.library import preview
 
-    entry = entry_of(find_session(name, folder))
+    entry, run = _with_run(name, folder)
     if entry.facts is None:
         raise UserError(entry.problem or f"{entry.path}: cannot be read")
     seen = preview(entry)
@@ -70,7 +71,7 @@ def show(folder: Path | None, name: str, as_json: bool) -> None:
         shown = {"prompt": prompt, "text": seen.text, "capture": header.capture, "warnings": header.warnings}
         click.echo(json.dumps(_as_json(entry) | shown))
         return
-    for line in _shown(seen):
+    for line in _shown(seen, run):
         say(line)
 
 
@@ -79,12 +80,11 @@ def show(folder: Path | None, name: str, as_json: bool) -> None:
 @click.argument("new_name")
 @click.pass_obj
 def rename(folder: Path | None, name: str, new_name: str) -> None:
-    """Call session NAME NEW_NAME. No file is written over."""
+    """Call session NAME NEW_NAME. No file is written over; those of a run of several files keep their names."""
     from sessions.housekeeping import rename_session
-    from sessions.library import find_session, list_sessions
 
-    path = find_session(name, folder)
-    say(f"{path.name} is now {rename_session(path, new_name, list_sessions(path.parent)).name}")
+    entry, run = _with_run(name, folder)
+    say(f"{entry.path.name} is now {rename_session(entry.path, new_name, run).name}")
 
 
 @sessions.command(short_help="Delete some.")
@@ -92,10 +92,13 @@ def rename(folder: Path | None, name: str, new_name: str) -> None:
 @yes_option
 @click.pass_obj
 def delete(folder: Path | None, names: tuple[str, ...], yes: bool) -> None:
-    """Delete sessions NAMES, after asking."""
-    from sessions.library import entry_of, find_session
+    """Delete sessions NAMES, after asking. Of a run of several files all have to be named."""
+    from sessions.housekeeping import require_whole_runs
 
-    _delete([entry_of(path) for path in dict.fromkeys(find_session(name, folder) for name in names)], yes=yes)
+    found = [_with_run(name, folder) for name in names]
+    doomed = list({entry.path: entry for entry, _ in found}.values())
+    require_whole_runs(doomed, [each for _, run in found for each in run])
+    _delete(doomed, yes=yes)
 
 
 @sessions.command(short_help="Delete old ones.")
@@ -121,6 +124,19 @@ def prune(folder: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
             say(line)
     else:
         _delete(surplus, yes=yes)
+
+
+def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
+    """The session that a person means, and all files of its run.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    from sessions.library import entry_of, files_of_run, find_session, list_sessions
+
+    path = find_session(name, folder)
+    entry = entry_of(path)
+    return entry, files_of_run(entry, list_sessions(path.parent))
 
 
 def _delete(entries: Sequence[Entry], *, yes: bool) -> None:
@@ -149,7 +165,8 @@ def _folder(folder: Path | None) -> Path:
 
 
 def _amount(entries: Sequence[Entry]) -> str:
-    from tui.format import plural, size
+    from sessions.text import plural
+    from tui.format import size
 
     return f"{plural(len(entries), 'session')}, {size(sum(entry.size for entry in entries))}"
 
@@ -158,8 +175,10 @@ def _amount(entries: Sequence[Entry]) -> str:
 
 
 def _listed(entries: Sequence[Entry]) -> list[str]:
+    from sessions.library import in_runs
+
     heading = ["NAME", "MODEL", "DATE (UTC)", "TOKENS", "SIZE", "HALF-LIFE", "STATE"]
-    rows = [heading, *(_row(entry) for entry in entries)]
+    rows = [heading, *(_row(entry, run) for run in in_runs(entries) for entry in run)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(heading))]
     return ["  ".join(_cell(row[at], widths[at], at) for at in range(len(heading))).rstrip() for row in rows]
 
@@ -168,7 +187,7 @@ def _cell(text: str, width: int, at: int) -> str:
     return text.rjust(width) if at in (3, 4) else text.ljust(width)
 
 
-def _row(entry: Entry) -> list[str]:
+def _row(entry: Entry, run: Sequence[Entry]) -> list[str]:
     from tui.format import count, size
     from tui.inert import one_line
 
@@ -182,23 +201,46 @@ def _row(entry: Entry) -> list[str]:
         one_line(facts.created[:16].replace("T", " "), 16),
         count(facts.tokens),
         size(entry.size),
-        one_line(facts.half_life.words if facts.half_life.verdict else "n/a", WORDS_WIDTH),
-        _condition(entry),
+        one_line(_half_life(entry, run), WORDS_WIDTH),
+        _condition(entry, run),
     ]
 
 
-def _condition(entry: Entry) -> str:
+def _half_life(entry: Entry, run: Sequence[Entry]) -> str:
+    """What a file's chunks say, if they are all of the run's."""
+    assert entry.facts is not None
+    if len(run) > 1:
+        return f"n/a: in {len(run)} files, `fit` joins them"
+    return entry.facts.half_life.words if entry.facts.half_life.verdict else "n/a"
+
+
+def _condition(entry: Entry, run: Sequence[Entry]) -> str:
+    """How a file is, and how it hangs together with the others of its run."""
     from tui.inert import one_line
 
     facts = entry.facts
     assert facts is not None
-    part = "" if facts.continues is None else f", goes on with {one_line(facts.continues, NAME_WIDTH)}"
     ending = f" ({one_line(facts.ended, 40)})" if facts.ended else ""
-    words = {"whole": f"whole{ending}", "unfinished": "no end: still recording, or killed"}
-    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + part
+    words = {"whole": f"whole{ending}", "failed": f"failed{ending}", "unfinished": "no end: still recording, or killed"}
+    after = run[1 + [each.path for each in run].index(entry.path) :]
+    if after:
+        words["unfinished"] = f"goes on in {one_line(after[0].name, NAME_WIDTH)}"
+    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(entry, run)
 
 
-def _shown(seen: Preview) -> list[str]:
+def _first(entry: Entry, run: Sequence[Entry]) -> str:
+    """Which file began the run of a later part, and whether that is there."""
+    from tui.inert import one_line
+
+    continues = None if entry.facts is None else entry.facts.continues
+    if continues is None:
+        return ""
+    there = any(each.path.name == continues for each in run)
+    return f", a part of {one_line(continues, NAME_WIDTH)}{'' if there else ', which is not there'}"
+
+
+def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
+    from sessions.library import names_of
     from tui.format import count, size
     from tui.inert import one_line
 
@@ -215,8 +257,9 @@ def _shown(seen: Preview) -> list[str]:
         f"begun      {header.created}, seed {header.sampling.seed}",
         f"holds      {count(facts.tokens)} tokens, {count(facts.chunks)} chunks, {size(entry.size)}",
         f"recorded   {', '.join(header.capture) or 'nothing per token'}",
-        f"half-life  {facts.half_life.words}",
-        f"state      {_condition(entry)}",
+        f"half-life  {facts.half_life.words if len(run) == 1 else _half_life(entry, run)}",
+        f"state      {_condition(entry, run)}",
+        *([f"run        {names_of(run)}"] if len(run) > 1 else []),
         *(f"warning    {warning}" for warning in header.warnings),
         f"prompt     {prompt}" if prompt else "prompt     n/a",
         "",
@@ -235,6 +278,7 @@ def _as_json(entry: Entry) -> Json:
     return facts | {
         "name": entry.name,
         "path": str(entry.path),
+        "run": entry.run,
         "bytes": entry.size,
         "modified": entry.modified,
         "condition": entry.condition,

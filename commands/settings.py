@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from commands.options import Generation, checked_output, chosen_model
+from commands.options import MAX_SEED, Generation, checked_output, chosen_model, session_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def run_settings(
         temperature=chosen.temperature,
         top_p=chosen.top_p,
         top_k=chosen.top_k,
-        seed=chosen.seed,
+        seed=_seed(chosen.seed, teacher),
         stop=chosen.stop or stop,  # type: ignore[arg-type]  # a choice of the option
         tokens=chosen.tokens,
         chunk_size=chosen.chunk_size,
@@ -76,7 +76,14 @@ def _teacher(file: Path) -> TeacherScript:
     """
     from sessions.teacher import teacher_script
 
-    return teacher_script(file)
+    return teacher_script(session_file(file))
+
+
+def _seed(given: int | None, teacher: TeacherScript | None) -> int | None:
+    """The seed asked for, or that of the run whose tokens are taken, so that both are measured alike."""
+    if given is None and teacher is not None and 0 <= teacher.seed <= MAX_SEED:
+        return teacher.seed
+    return given
 
 
 def _prompt(model: str, given: str | None, teacher: TeacherScript | None) -> str:

@@ -34,24 +34,27 @@ def _heading(summary: Json) -> list[str]:
 
 
 def _layers(summary: Json) -> list[str]:
-    """One line per MoE layer, over decode tokens."""
-    usage = summary["usage"]["decode"]
-    lines = ["layer  router entropy  usage entropy  most used     dead"]
+    """One line per MoE layer, over decode tokens where there are any; shares are of all selections of the layer."""
+    decoded = any(summary["usage"]["decode"]["rows"]) or not any(summary["usage"]["prefill"]["rows"])
+    usage = summary["usage"]["decode" if decoded else "prefill"]
+    lines = [] if decoded else ["usage is that of prefill, there is none of decode"]
+    lines.append("layer  router entropy  usage entropy  most used              dead")
     for at, layer in enumerate(summary["layers"]):
         entropy = (summary["router_entropy"] or {}).get("per_layer", [None] * (at + 1))[at]
+        most_used = _most_used(usage["shares"][at], usage["counts"][at])
         lines.append(
             f"{layer:>5}  {_number(entropy, 4):>14}  {_number(usage['usage_entropy'][at], 4):>13}"
-            f"  {_most_used(usage['shares'][at]):<12}  {_dead(usage['dead'][at], summary['experts'])}"
+            f"  {most_used:<21}  {_dead(usage['dead'][at], summary['experts'])}"
         )
     return lines
 
 
-def _most_used(shares: list[float | None]) -> str:
+def _most_used(shares: list[float | None], counts: list[int]) -> str:
     known = [(share, -expert) for expert, share in enumerate(shares) if share is not None]
     if not known:
         return "n/a"
     share, expert = max(known)
-    return f"{-expert} ({share:.1%})"
+    return f"{-expert} ({100 * share:.1f} % of {sum(counts):,})"
 
 
 def _dead(count: int | None, experts: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from commands.options import session_file
 from commands.output import complain, say
 from routing.errors import UserError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sessions.findings import Finding
     from sessions.salvage import Salvaged
     from sessions.verify import Report
+    from sessions.verify_runs import RunReport
 
 NOT_FINE, UNREADABLE = 1, 2
 REASONS_SHOWN = 20
@@ -37,18 +39,31 @@ def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None
     """Read every FILE to its end, compute its numbers anew, and look for what cannot be.
 
     A half-written, damaged or made-up recording is found by what does not fit together in it; so are a tap that reads
-    the wrong numbers and a context that was lost.
+    the wrong numbers and a context that was lost. The files that go on with FILE are read as well, and it is looked
+    whether they fit together.
     """
     if salvage is not None:
         _salvage(files, salvage, as_json=as_json)
         return
-    results = [_judge(file) for file in files]
+    from sessions.verify_runs import verify_runs, with_parts
+
+    paths = with_parts([_named(file) for file in files])
+    results, runs = [_judge(file) for file in paths], verify_runs(paths)
     if as_json:
-        click.echo(json.dumps({"files": [_result(file, found) for file, found in zip(files, results, strict=True)]}))
+        found = [_result(file, result) for file, result in zip(paths, results, strict=True)]
+        click.echo(json.dumps({"files": found, "runs": [_run_result(run) for run in runs]}))
     else:
-        _print(results)
-    if status := max(map(_status, results)):
+        _print(results, runs)
+    if status := max(map(_status, [*results, *runs])):
         raise click.exceptions.Exit(status)
+
+
+def _named(file: Path) -> Path:
+    """The session that is meant. One that is not there is told of in its turn, and keeps no other from being judged."""
+    try:
+        return session_file(file)
+    except UserError:
+        return file
 
 
 def _judge(file: Path) -> Report | UserError:
@@ -60,17 +75,20 @@ def _judge(file: Path) -> Report | UserError:
         return error
 
 
-def _status(found: Report | UserError) -> int:
+def _status(found: Report | RunReport | UserError) -> int:
     return UNREADABLE if isinstance(found, UserError) else 0 if found.fine else NOT_FINE
 
 
-def _print(results: Sequence[Report | UserError]) -> None:
+def _print(results: Sequence[Report | UserError], runs: Sequence[RunReport]) -> None:
     for found in results:
         if isinstance(found, UserError):
             complain(str(found))
         else:
             for line in _lines(found):
                 say(line)
+    for run in runs:
+        for line in _run_lines(run):
+            say(line)
     if len(results) > 1:
         say(f"{sum(not _status(found) for found in results)} of {len(results)} files are fine")
 
@@ -79,11 +97,23 @@ def _lines(report: Report) -> list[str]:
     """A file in words, what is wrong with it, and what is not wrong."""
     header = report.header
     version = f"schema {header.schema}.{header.schema_minor}"
-    kinds = len(report.findings)
-    verdict = "fine" if report.fine else f"{kinds} {'kind' if kinds == 1 else 'kinds'} of fault"
     said = f"{report.lines:,} lines, {report.tokens:,} tokens, {report.chunks:,} chunks, {version}"
-    remarks = [f"  note: {remark}" for remark in report.remarks]
-    return [f"{report.file}: {verdict} ({said})", *map(_finding, report.findings), *remarks]
+    return [f"{report.file}: {_verdict(report.findings)} ({said})", *_details(report)]
+
+
+def _run_lines(run: RunReport) -> list[str]:
+    """How a run's files fit together, in words."""
+    parts = "alone" if not run.parts else f"with {len(run.parts)} more, {run.tokens:,} tokens"
+    return [f"the run in {run.file}: {_verdict(run.findings)} ({parts})", *_details(run)]
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    kinds = len(findings)
+    return f"{kinds} {'kind' if kinds == 1 else 'kinds'} of fault" if findings else "fine"
+
+
+def _details(report: Report | RunReport) -> list[str]:
+    return [*map(_finding, report.findings), *(f"  note: {remark}" for remark in report.remarks)]
 
 
 def _finding(finding: Finding) -> str:
@@ -103,11 +133,24 @@ def _result(file: Path, found: Report | UserError) -> dict[str, Any]:
         "tokens": found.tokens,
         "chunks": found.chunks,
         "unknown_events": found.unknown,
-        "findings": [
-            {"check": each.check, "line": each.line, "text": each.text, "count": each.count} for each in found.findings
-        ],
+        "findings": [_finding_result(each) for each in found.findings],
         "remarks": found.remarks,
     }
+
+
+def _run_result(run: RunReport) -> dict[str, Any]:
+    return {
+        "file": run.file,
+        "parts": run.parts,
+        "status": _status(run),
+        "tokens": run.tokens,
+        "findings": [_finding_result(each) for each in run.findings],
+        "remarks": run.remarks,
+    }
+
+
+def _finding_result(finding: Finding) -> dict[str, Any]:
+    return {"check": finding.check, "line": finding.line, "text": finding.text, "count": finding.count}
 
 
 def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
@@ -115,7 +158,7 @@ def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
 
     if len(files) != 1:
         raise UserError(f"--salvage with {len(files)} files", advice="salvage them one by one")
-    saved = salvage(files[0], output)
+    saved = salvage(session_file(files[0]), output)
     if as_json:
         click.echo(json.dumps(_salvaged(saved)))
         return

@@ -22,7 +22,9 @@ from routing.errors import UserError
 )
 @click.option("--multistep", is_flag=True, help="Pause after every chunk, until told to go on.")
 def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, **options: Any) -> None:
-    """Watch MODEL generate: a folder, a Hugging Face id, or pocket, the small model inside.
+    """Watch MODEL generate.
+
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
 
     Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. Where the model
     ends its text the run waits for more (`--stop never` tells it to go on); at the end of the context it begins again

@@ -8,12 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from routing.arrays import ABSENT, Floats, Ints
+from routing.arrays import ABSENT, Flags, Floats, Ints
 from routing.usage import jensen_shannon_distance, shares
-
-Flags = npt.NDArray[np.bool_]
 
 ROUNDING = 1e-9
 """Weights are multiples of a unit: what exceeds one by less than this is that one."""

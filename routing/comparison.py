@@ -21,6 +21,8 @@ SIGNIFICANT = 0.05
 MOST_EXACT = 20_000
 """So many ways to share runs out are all tried; of more, `DRAWS` random ones."""
 DRAWS = 9_999
+SEED = 0
+"""Of the draws: the same values have the same p."""
 BLOCKS = 7
 """Blocks that a series is cut into: 5,040 orders, all tried. With fewer, p cannot get small enough; with more, noise
 that persists from chunk to chunk is torn apart and looks like a trend more often."""
@@ -49,7 +51,7 @@ class NoTest:
     why: str
 
 
-def between_runs(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> Permutation | NoTest:
+def between_runs(a: Sequence[float], b: Sequence[float]) -> Permutation | NoTest:
     """Test the difference of means of two groups of runs, one value per run: runs are permuted between the groups.
 
     Valid where runs are independent and, without a difference, any run could have been in either group.
@@ -60,7 +62,7 @@ def between_runs(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> Pe
         return NoTest(f"{ways}, so p cannot fall below {smallest:.2g}; 4 and 4 runs are enough")
     together = np.array([*a, *b], float)
     observed = float(np.mean(b) - np.mean(a))
-    chosen, exact = _groups(len(together), len(b), seed)
+    chosen, exact = _groups(len(together), len(b))
     sums = together[chosen].sum(-1)
     differences = sums / len(b) - (together.sum() - sums) / len(a)
     return _outcome(observed, differences, float(np.abs(together).max(initial=0.0)), exact)
@@ -71,9 +73,7 @@ def smallest_p(a: int, b: int) -> float:
     return (1 + (a == b)) / comb(a + b, a)
 
 
-def half_lives_between_runs(
-    a: Sequence[float], b: Sequence[float], longest: float, *, seed: int = 0
-) -> Permutation | NoTest:
+def half_lives_between_runs(a: Sequence[float], b: Sequence[float], longest: float) -> Permutation | NoTest:
     """Test whether half-lives of two groups of runs differ, by their mean ranks: runs are permuted between the groups.
 
     Args:
@@ -81,14 +81,13 @@ def half_lives_between_runs(
         b: the same of the other group.
         longest: chunks in the shortest run; a half-life beyond it counts as none, so that longer runs have no
             advantage.
-        seed: of random permutations, where there are too many to try all.
     """
     values = np.array([*a, *b], float)
     values[values > longest] = inf
     if np.isinf(values).all():
         return NoTest(f"no run has a half-life within {longest:.0f} chunks")
     ranks = mean_ranks(values)
-    return between_runs(ranks[: len(a)].tolist(), ranks[len(a) :].tolist(), seed=seed)
+    return between_runs(ranks[: len(a)].tolist(), ranks[len(a) :].tolist())
 
 
 def trend_of_difference(a: Sequence[float], b: Sequence[float]) -> Permutation | NoTest:
@@ -120,11 +119,11 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _groups(runs: int, size: int, seed: int) -> tuple[Ints, bool]:
+def _groups(runs: int, size: int) -> tuple[Ints, bool]:
     """Which runs to take for the second group `[ways, size]`, and whether these are all ways."""
     if comb(runs, size) <= MOST_EXACT:
         return np.array(list(combinations(range(runs), size))), True
-    draws = np.random.default_rng(seed).random((DRAWS, runs))
+    draws = np.random.default_rng(SEED).random((DRAWS, runs))
     return np.argsort(draws, axis=-1)[:, :size], False
 
 

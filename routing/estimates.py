@@ -14,6 +14,8 @@ FEWEST_CLUSTERS = 5
 DRAWS = 4000
 BLOCK = 250
 """Draws at once, so that memory does not grow with draws × clusters."""
+SEED = 0
+"""Of the draws: the same values have the same interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Estimate:
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
-def cluster_mean(values: Sequence[float] | Floats, *, seed: int = 0) -> Estimate:
+def cluster_mean(values: Sequence[float] | Floats) -> Estimate:
     """Mean of one value per cluster `[n]`, with its 95 % bootstrap-t interval over clusters.
 
     Studentised, because the plain percentile interval of a dozen clusters is too narrow.
@@ -45,14 +47,14 @@ def cluster_mean(values: Sequence[float] | Floats, *, seed: int = 0) -> Estimate
     mean = float(found.mean())
     if len(found) < FEWEST_CLUSTERS:
         return Estimate(mean, None, len(found))
-    low, high = np.percentile(_studentised(found, seed), [2.5, 97.5])
+    low, high = np.percentile(_studentised(found), [2.5, 97.5])
     error = float(found.std(ddof=1)) / len(found) ** 0.5
     return Estimate(mean, (mean - float(high) * error, mean - float(low) * error), len(found))
 
 
-def _studentised(values: Floats, seed: int) -> Floats:
+def _studentised(values: Floats) -> Floats:
     """(mean of a resample − mean) over the resample's own standard error, for `DRAWS` resamples."""
-    rng, n = np.random.default_rng(seed), len(values)
+    rng, n = np.random.default_rng(SEED), len(values)
     found = []
     for _ in range(DRAWS // BLOCK):
         drawn = values[rng.integers(0, n, (BLOCK, n))]

@@ -76,13 +76,13 @@ def boundaries_of(forks: Iterable[Fork], run: int) -> list[Boundary]:
     ]
 
 
-def external_energy(boundaries: Sequence[Boundary], *, seed: int = 0) -> ExternalEnergy | None:
+def external_energy(boundaries: Sequence[Boundary]) -> ExternalEnergy | None:
     """The effect of the text over all boundaries, each with the same weight; None if there is none."""
     if not boundaries:
         return None
 
     def contrast(arm: ForkArm, other: ForkArm) -> Estimate:
-        return cluster_mean([each.difference(arm, other) for each in boundaries], seed=seed)
+        return cluster_mean([each.difference(arm, other) for each in boundaries])
 
     counts = [each.replicates for each in boundaries]
     return ExternalEnergy(

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from routing.arrays import ABSENT, AnyFloats, AnyInts, Floats, Ints
+from routing.arrays import ABSENT, AnyFloats, AnyInts, Flags, Floats, Ints
 from routing.events import Units
 from routing.gates import Gate, Weighting, parse, probabilities, scores, weights
 
@@ -22,7 +21,7 @@ SMALLEST = float(np.finfo(np.float64).tiny)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """`T` tokens, ready to be recorded; `ABSENT` where a layer was not computed.
+    """`T` tokens, ready to be recorded; `ABSENT` where a layer was not computed, or a number is none.
 
     Weights, entropy and margin are in the header's units, and None where the gate is not known.
     """
@@ -38,9 +37,10 @@ class Observation:
 
 
 def normalised_entropy(probabilities: Floats) -> Floats:
-    """−Σ π ln π / ln E over the last axis: 0 is certain, 1 is uniform."""
+    """−Σ π ln π / ln E over the last axis: 0 is certain, 1 is uniform; NaN for E = 1, where there is no choice."""
     logarithms = np.log(np.maximum(probabilities, SMALLEST))
-    result: Floats = -np.einsum("...e,...e->...", probabilities, logarithms) / np.log(probabilities.shape[-1])
+    with np.errstate(invalid="ignore"):
+        result: Floats = -np.einsum("...e,...e->...", probabilities, logarithms) / np.log(probabilities.shape[-1])
     return result
 
 
@@ -51,7 +51,9 @@ def effective_experts(router_entropy: Floats | float, experts: int) -> Floats:
 
 
 def router_margin(probabilities: Floats) -> Floats:
-    """π₍₁₎ − π₍₂₎ over the last axis."""
+    """π₍₁₎ − π₍₂₎ over the last axis; NaN for E = 1, where there is no second."""
+    if probabilities.shape[-1] == 1:
+        return np.full(probabilities.shape[:-1], np.nan)
     rows = probabilities.reshape(-1, probabilities.shape[-1]).copy()
     every = np.arange(len(rows))
     best = rows.argmax(-1)
@@ -101,25 +103,27 @@ def observe(
 
 def _observe(gate: Gate, given: AnyFloats, chosen: Ints, applied: AnyFloats | None, *, is_scored: bool) -> Observation:
     """As `observe`, for a known gate, where every layer was computed; `given` are scores or logits."""
-    scored = given.astype(np.float64) if is_scored else scores(gate, given)
-    spread = probabilities(scored)
-    order = _by_probability(spread, chosen)
-    ordered = np.take_along_axis(chosen, order, -1)
-    multiplied = weights(gate, given, scored, ordered) if applied is None else np.take_along_axis(applied, order, -1)
+    with np.errstate(invalid="ignore"):  # a router may overflow
+        scored = given.astype(np.float64) if is_scored else scores(gate, given)
+        probs = probabilities(scored)
+        order = _by_probability(probs, chosen)
+        ordered = np.take_along_axis(chosen, order, -1)
+        from_logits = weights(gate, given, scored, ordered) if applied is None else None
+    multiplied = from_logits if applied is None else np.take_along_axis(applied, order, -1)
     return Observation(
         ordered,
         None if multiplied is None else _steps(multiplied, UNITS.weights),
-        _steps(normalised_entropy(spread), UNITS.entropy),
-        _steps(router_margin(spread), UNITS.margin),
+        _steps(normalised_entropy(probs), UNITS.entropy),
+        _steps(router_margin(probs), UNITS.margin),
     )
 
 
-def _by_probability(spread: Floats, chosen: Ints) -> Ints:
+def _by_probability(probs: Floats, chosen: Ints) -> Ints:
     """How to sort each token's experts by probability descending, ties by id: positions `[T, L, k]`."""
-    return np.lexsort((chosen, -np.take_along_axis(spread, chosen, -1)), axis=-1)
+    return np.lexsort((chosen, -np.take_along_axis(probs, chosen, -1)), axis=-1)
 
 
-def _without(computed: npt.NDArray[np.bool_], seen: Observation) -> Observation:
+def _without(computed: Flags, seen: Observation) -> Observation:
     """The same with nothing in rows `[T, L]` that were not computed."""
     return Observation(
         np.where(computed[..., None], seen.experts, ABSENT),
@@ -130,6 +134,6 @@ def _without(computed: npt.NDArray[np.bool_], seen: Observation) -> Observation:
 
 
 def _steps(values: AnyFloats, unit: float) -> Ints:
-    """Values as whole steps of `unit`; 0 where there is no number."""
+    """Values as whole steps of `unit`; `ABSENT` where that is no number, or a negative one, which none can be."""
     steps = np.rint(values.astype(np.float64) / unit)
-    return np.where(np.isfinite(steps), steps, 0.0).astype(np.int64)
+    return np.where(np.isfinite(steps) & (steps >= 0), steps, ABSENT).astype(np.int64)

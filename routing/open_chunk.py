@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 
@@ -47,7 +48,8 @@ class ChunkSums:
         """
         self._add_integers("router_entropy", [token.entropy for token in tokens])
         self._add_integers("router_margin", [token.margin for token in tokens])
-        margins = [token.top_margin for token in tokens if token.top_margin is not None]
+        # JSON writes null for what is no number: a replay would not have it.
+        margins = [margin for token in tokens if (margin := token.top_margin) is not None and isfinite(margin)]
         self._add("top_margin", margins, len(margins))
         self._add_rows("overlap", overlaps(chosen, before))
 
@@ -125,11 +127,10 @@ class LastToken:
     router_entropy: float
     """Over ln E."""
     router_margin: float
-    choice_gap: float
 
     @classmethod
     def of(cls, token: Token, layers: int, units: Units) -> LastToken:
         """Read one token."""
         entropy = token_layer_values(token.entropy, layers)[-1] * units.entropy
         margin = token_layer_values(token.margin, layers)[-1] * units.margin
-        return cls(float(entropy), float(margin), np.nan if token.choice_gap is None else token.choice_gap)
+        return cls(float(entropy), float(margin))

@@ -50,13 +50,13 @@ class PositionControl:
         return self.position.is_other_than_zero != self.age.is_other_than_zero
 
 
-def position_control(pairs: Sequence[Pair], *, seed: int = 0) -> PositionControl | None:
+def position_control(pairs: Sequence[Pair]) -> PositionControl | None:
     """Split the trend of plain runs; pairs without a shared stretch are left out, None if none is left."""
     usable = [pair for pair in pairs if 0 < pair.shift < min(len(pair.plain), len(pair.late))]
     if not usable:
         return None
     parts = np.array([_split(pair) for pair in usable])
-    trend, position, age = (cluster_mean(parts[:, column], seed=seed) for column in range(3))
+    trend, position, age = (cluster_mean(parts[:, column]) for column in range(3))
     return PositionControl(trend, position, age, float(np.mean([pair.shift for pair in usable])))
 
 

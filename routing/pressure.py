@@ -79,7 +79,6 @@ class ReferenceClocks:
 
 TOY = ReferenceClocks(0.2, 0.8, 0.5, 0.1, None)
 """The reference's toy model, after its first chunk."""
-TOY_FIRST_CHUNK = ReferenceClocks(1.0, 1.0, 0.5, 0.1, None)
 EXTERNAL = ReferenceClocks(0.5, 0.5, 0.5, 0.5, 1.0)
 """The reference's adapter for an external model; every model watched here is one."""
 
@@ -106,7 +105,13 @@ def mid_floor(mode: Mode) -> float:
 
 
 def reachability(mode: Mode, initial: float) -> Reachability:
-    """Compare the lowest P_mid of `mode` with half of `initial`."""
+    """Compare the lowest P_mid that a series of `mode` can fall to with half of `initial`, where it starts.
+
+    A start that the reference's adapter for external models cannot give is from its toy model, whose floor is that at
+    ΔR = 0: half could only be reached by chance, in a single chunk in which ΔR falls below −0.156.
+    """
+    if mode == "chronomoe-v1" and initial > _reference_mid(EXTERNAL, margin=1.0, delta_coherence=1.0):
+        return Reachability(_reference_mid(TOY, margin=1.0, delta_coherence=0.0), initial / 2)
     return Reachability(mid_floor(mode), initial / 2)
 
 

@@ -12,9 +12,13 @@ import numpy as np
 
 Name = TypeVar("Name", bound=Hashable)
 
+DRAWS = 4000
+SEED = 0
+"""Of the order of rounds and of the draws."""
+
 
 def interleave(
-    variants: Mapping[Name, Callable[[], float]], rounds: int, *, warm_up: int = 0, seed: int = 0
+    variants: Mapping[Name, Callable[[], float]], rounds: int, *, warm_up: int = 0
 ) -> dict[Name, list[float]]:
     """Measure every variant once per round, in a new order each round, so that drift hits all alike.
 
@@ -22,9 +26,8 @@ def interleave(
         variants: what measures a rate, by name.
         rounds: how often each one is measured.
         warm_up: rounds before those, in the order of `variants`, whose rates are left out.
-        seed: of the order.
     """
-    order = random.Random(seed)
+    order = random.Random(SEED)
     rates: dict[Name, list[float]] = {name: [] for name in variants}
     for number in range(warm_up + rounds):
         is_warm_up = number < warm_up
@@ -47,18 +50,18 @@ class Ratio:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def ratio(rates: Sequence[float], base: Sequence[float], *, draws: int = 4000, seed: int = 0) -> Ratio:
+def ratio(rates: Sequence[float], base: Sequence[float]) -> Ratio:
     """Median over rounds of `rates` / `base`, both `[rounds]`."""
     paired = np.array(rates) / np.array(base)
-    picks = np.random.default_rng(seed).integers(0, len(paired), (draws, len(paired)))
+    picks = np.random.default_rng(SEED).integers(0, len(paired), (DRAWS, len(paired)))
     low, high = np.percentile(np.median(paired[picks], axis=1), [2.5, 97.5])
     return Ratio(float(np.median(paired)), float(low), float(high))
 
 
-def table(rates: Mapping[str, Sequence[float]], *, corner: str = "", unit: str = "tokens/s") -> str:
-    """A Markdown table: median rate of each variant, and its ratio to the first one."""
+def table(rates: Mapping[str, Sequence[float]], *, corner: str = "") -> str:
+    """A Markdown table: median rate of each variant, in tokens per second, and its ratio to the first one."""
     (first, base), *_ = rates.items()
-    lines = [f"| {corner} | {unit}, median | ratio to {first}, 95 % interval |", "|---|---|---|"]
+    lines = [f"| {corner} | tokens/s, median | ratio to {first}, 95 % interval |", "|---|---|---|"]
     for name, values in rates.items():
         against = "1" if name == first else str(ratio(values, base))
         lines.append(f"| {name} | {_rounded(statistics.median(values))} | {against} |")

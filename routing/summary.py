@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
-from routing.events import Chunk, Header, Marker, Perturbation, State, StreamItem, Token
+from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
 from routing.fit_result import fit_result
+from routing.instruments import experts_before
 from routing.mid_series import MidSeries
 from routing.pressure import WARM_UP_CHUNKS, crossing
 from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
@@ -57,6 +58,8 @@ class _Totals:
         self.overlap = _LayerMean(self.layers)
         self.surprisal = _LayerMean(1)
         self.before: Ints | None = None
+        self.next = 0
+        """Index behind that of the last token."""
 
     def feed(self, item: StreamItem) -> None:
         self.events[type(item)] += 1
@@ -67,6 +70,8 @@ class _Totals:
             self.chunks.append(item)
         elif isinstance(item, State):
             self._state(item)
+        elif isinstance(item, Keyframe):
+            self._keyframe(item)
 
     def _token(self, token: Token) -> None:
         self.sources[token.source] += 1
@@ -74,7 +79,7 @@ class _Totals:
         self.usage[token.phase].add(experts)
         if token.phase == "decode":
             self._decode(token, experts)
-        self.before = experts
+        self.before, self.next = experts, token.i + 1
 
     def _decode(self, token: Token, experts: Ints) -> None:
         self.would_stop += token.would_stop
@@ -84,6 +89,13 @@ class _Totals:
             self.surprisal.add(np.array([-token.logprob]))
         if self.before is not None:
             self.overlap.add(overlap(experts, self.before))
+
+    def _keyframe(self, frame: Keyframe) -> None:
+        if self.header.counts_only:  # there are no tokens to count
+            self.usage = {"prefill": _counted(frame.counts_prefill, frame.rows_prefill)}
+            self.usage["decode"] = _counted(frame.counts_decode, frame.rows_decode)
+        elif frame.i > self.next:  # tokens are missing before it
+            self.before = experts_before(frame, self.header.model.experts_per_token)
 
     def _state(self, state: State) -> None:
         if state.state in ("finished", "error"):
@@ -158,6 +170,13 @@ class _LayerMean:
         with np.errstate(invalid="ignore"):
             per_layer = self.total / self.rows * unit
         return {"mean": float(self.total.sum() / self.rows.sum() * unit), "per_layer": _optional(per_layer)}
+
+
+def _counted(counts: list[list[int]], rows: list[int]) -> UsageWindow:
+    """Selections `[L, E]` that were counted elsewhere, over so many rows `[L]`."""
+    window = UsageWindow(len(counts), len(counts[0]))
+    window.merge(np.array(counts, np.int64), np.array(rows, np.int64), max(rows))
+    return window
 
 
 def _usage(window: UsageWindow) -> Json:

@@ -93,11 +93,11 @@ def shares(counts: Ints) -> Floats:
 
 
 def usage_entropy(counts: Ints) -> Floats:
-    """Entropy of usage over ln E, per layer `[L]`; 1 is perfectly even; NaN without selections."""
+    """Entropy of usage over ln E, per layer `[L]`; 1 is perfectly even; NaN without selections, or for E = 1."""
     portions = shares(counts)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(portions == 0, 0.0, portions * np.log(portions))
-    result: Floats = -terms.sum(-1) / np.log(counts.shape[-1])
+        result: Floats = -terms.sum(-1) / np.log(counts.shape[-1])
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,9 @@ from routing.ratios import Ratio, interleave, ratio
 from sessions.headless import run_headless
 from sessions.kept_worker import KeptWorker
 from sessions.live import LiveSource
-from sessions.live_run import Surroundings
 from sessions.reader import read_session
 from sessions.run_settings import RunSettings
+from sessions.surroundings import Surroundings
 
 FEWEST_TOKENS = 20
 """A recording's times are whole milliseconds, and of fewer tokens a rate could not be told."""
@@ -50,6 +51,7 @@ class Row:
 
     @property
     def tokens_per_second(self) -> float:
+        """Median over the rounds."""
         return statistics.median(self.rates)
 
 
@@ -164,7 +166,8 @@ def recorded_rate(path: Path) -> float:
         UserError: the run failed.
         KeyboardInterrupt: it was ended before it was over.
     """
-    events = list(read_session(path))
+    with closing(read_session(path)) as session:
+        events = list(session)
     times = [event.t for event in events if isinstance(event, Token) and event.phase == "decode"]
     last = next(event for event in reversed(events) if isinstance(event, State))
     if last.state == "error":

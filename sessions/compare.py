@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from math import inf
@@ -15,15 +16,15 @@ import numpy as np
 
 from routing.arrays import Ints
 from routing.errors import UserError
-from routing.events import Header
+from routing.events import Chunk, Event, Header, Unknown
 from routing.half_life import Fit, fit_half_life, too_long, too_short
 from routing.mid_series import MidSeries
 from routing.pressure import MODES
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
 from routing.summary import Summary
-from sessions.fitting import SNIFFED, is_session
+from sessions.fitting import SNIFFED, RecordedSeries, is_session
 from sessions.measuring.plan import read_plan
-from sessions.reader import read_session
+from sessions.parts import RunReader
 from sessions.recompute import Recomputed
 from sessions.series import Series, parse_series, read_content
 
@@ -144,19 +145,28 @@ def _read_folder(path: Path, mode: str | None) -> Source:
 
 def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, Run]:
     """Read one session; its chunks are computed anew from its tokens."""
-    with closing(read_session(path)) as reader:
+    with closing(RunReader(path)) as reader:
         header = _usable(reader.header, path, mode)
-        recomputed, series, summary = Recomputed(header, set()), MidSeries(header.pressure), Summary()
-        for event in reader:
-            for each in recomputed.take(header if isinstance(event, Header) else event):
-                series.feed(each)
-                summary.feed(each)
-        if reader.torn:
-            warnings.append(reader.torn)
+        series, summary = RecordedSeries(header.pressure), Summary()
+        for event in _in_mode(reader, header):
+            series.feed(event)
+            summary.feed(event)
     found = summary.result()
     if not sum(found["tokens"].values()):
         raise UserError(f"{path}: holds no token", advice="give a session that got further")
-    return header, _run(path.name, series, found)
+    run = _run(path.name, series, found)
+    warnings += [*reader.warnings, *series.warnings(path, run.fit)]
+    return header, run
+
+
+def _in_mode(reader: RunReader, header: Header) -> Iterator[Event | Unknown]:
+    """The events of a run, with chunks in the pressure mode of this header in place of its own."""
+    recomputed = Recomputed(header, set())
+    for event in reader:
+        if isinstance(event, Header):
+            yield header
+        elif not isinstance(event, Chunk) or header.pressure == reader.header.pressure:
+            yield from recomputed.take(event)
 
 
 def _usable(header: Header, path: Path, mode: str | None) -> Header:

@@ -39,7 +39,7 @@ def draw(found: Comparison, path: Path) -> None:
         for axes, paint in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
             paint(axes, found)
         metadata = {".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
-        with creating(path):
+        with creating(path, "--figure"):
             figure.savefig(path, metadata=metadata[path.suffix])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from routing.agreement import Agreement, Rows
 from routing.events import Event, Header, State, Token, Unknown
-from sessions.reader import read_session
+from sessions.parts import RunReader
 from sessions.token_arrays import token_arrays
 
 BATCH = 256
@@ -36,7 +36,7 @@ def compare_tokens(a: Path, b: Path) -> TokenComparison:
     Raises:
         UserError: one cannot be read.
     """
-    with closing(read_session(a)) as session_a, closing(read_session(b)) as session_b:
+    with closing(RunReader(a)) as session_a, closing(RunReader(b)) as session_b:
         walk = _Walk(_positions(session_a), _positions(session_b))
         why = _not_comparable(session_a.header, session_b.header)
         agreement = None if why else _agreement(session_a.header, session_b.header)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +12,7 @@ import msgspec
 import platformdirs
 
 from routing.events import BackendInfo, Cost, ModelInfo
-from sessions.paths import make_private
+from sessions.paths import replace_file
 
 _Identity: TypeAlias = list[str | int | None]
 
@@ -53,7 +51,7 @@ def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost) -> None:
     if model.fingerprint is None:
         return
     identity = _identity(model, backend)
-    _replace(_path(identity), msgspec.json.encode(_Kept(identity, cost)))
+    replace_file(_path(identity), msgspec.json.encode(_Kept(identity, cost)))
 
 
 def _identity(model: ModelInfo, backend: BackendInfo) -> _Identity:
@@ -69,16 +67,3 @@ def _path(identity: _Identity) -> Path:
 def _is_sound(cost: Cost) -> bool:
     numbers = (cost.tap_off, cost.tap_on, cost.ratio, *(cost.interval or ()))
     return all(math.isfinite(number) and number > 0 for number in numbers)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it finds the old one or the new one, whole."""
-    make_private(path.parent)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

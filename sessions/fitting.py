@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from routing.errors import UserError
-from routing.events import Chunk, Keyframe, Token, Unknown
+from routing.events import Chunk, Keyframe, StreamItem, Unknown
 from routing.half_life import Fit, fit_half_life
 from routing.instruments import Instruments
 from routing.mid_series import MidSeries
 from routing.pressure import MODES, WARM_UP_CHUNKS
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
-from sessions.reader import SessionReader, read_session
+from sessions.parts import RunReader, shown
+from sessions.reader import SessionReader
+from sessions.recompute import Beginnings
 from sessions.series import Series, parse_series, read_content
 
 SNIFFED = 4096
@@ -26,8 +29,59 @@ class FileFit:
     fit: Fit
     collapse: EntropyCollapse | None
     """Of router entropy over the same chunks, where the file has it."""
-    warning: str = ""
-    """What a reader should know about the file, as one line."""
+    warnings: list[str] = field(default_factory=list)
+    """What a reader should know about the file, one line each."""
+
+
+class RecordedSeries(MidSeries):
+    """The mid-pressure series of a recording, between whose files some of the run may be missing.
+
+    Args:
+        mode: the pressure mode that the chunks are in.
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__(mode)
+        self.gaps: list[tuple[int, int]] = []
+        """First and last index of chunks that lie between others and are in no file."""
+        self._beginnings = Beginnings()
+        self._next: int | None = None
+        """Index of the chunk that comes next, if none is missing."""
+
+    def feed(self, item: StreamItem) -> bool:
+        """Take in one item; returns whether it made the series longer."""
+        if self._beginnings.see(item) and not self.mid:
+            self._begun = False  # nothing is measured yet: whether the start is known depends on this keyframe
+        if isinstance(item, Chunk):
+            if self._next is not None and item.index > self._next:
+                self.gaps.append((self._next, item.index - 1))
+            self._next = item.index + 1
+        return super().feed(item)
+
+    def warnings(self, path: Path, fit: Fit | None) -> list[str]:
+        """What a reader of a fit to this series should know, one line each."""
+        if not self.gaps:
+            return []
+        gaps = ", ".join(_stretch(*gap) for gap in self.gaps)
+        said = [
+            f"{path}: chunks {gaps} are in no file: the curve is fitted around them; noise, and what the reference "
+            "counts, take the chunks on either side for successive"
+        ]
+        within = None if fit is None or fit.half_life is None else self._within(fit.first + fit.half_life)
+        crossed = None if fit is None or fit.crossing is None else self._within(fit.crossing)
+        if within is not None:
+            said.append(f"{path}: half is reached between chunks {within[0] - 1} and {within[1] + 1}: not observed")
+        if crossed is not None:
+            said.append(f"{path}: the crossing may be any chunk from {crossed[0]} to {crossed[1] + 1}: not observed")
+        return said
+
+    def _within(self, position: float) -> tuple[int, int] | None:
+        """The stretch that a position lies in, or that it is the first observed one behind."""
+        return next((gap for gap in self.gaps if gap[0] - 1 < position <= gap[1] + 1), None)
+
+
+def _stretch(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def fit_file(path: Path, mode: str | None = None) -> FileFit:
@@ -51,7 +105,7 @@ def fit_file(path: Path, mode: str | None = None) -> FileFit:
         raise UserError(f"{path}: {error.what}", advice=error.advice) from error
 
 
-def session_series(reader: SessionReader, mode: str | None = None) -> MidSeries:
+def session_series(reader: SessionReader, mode: str | None = None) -> RecordedSeries:
     """The mid-pressure series of a session, computed from its tokens.
 
     Args:
@@ -61,12 +115,15 @@ def session_series(reader: SessionReader, mode: str | None = None) -> MidSeries:
     Raises:
         UserError: the file is damaged.
     """
-    instruments = Instruments(reader.header, mode, keyframes=False)
-    series, begun = MidSeries(instruments.mode), False
+    instruments, beginnings = Instruments(reader.header, mode, keyframes=False), Beginnings()
+    series = RecordedSeries(instruments.mode)
+    counted = 0  # chunks before this one cannot be computed, and are taken as recorded
     for event in reader:
-        if isinstance(event, Chunk | Unknown) or (begun and isinstance(event, Keyframe)):
+        if beginnings.see(event) and isinstance(event, Keyframe):
+            counted = event.chunks if instruments.mode == reader.header.pressure else 0
+            instruments = Instruments(reader.header, mode, keyframes=False)
+        elif isinstance(event, Keyframe | Unknown) or (isinstance(event, Chunk) and event.index >= counted):
             continue
-        begun |= isinstance(event, Token | Keyframe)
         for each in (event, *instruments.feed(event)):
             series.feed(each)
     return series
@@ -79,16 +136,19 @@ def is_session(beginning: bytes) -> bool:
 
 
 def _fit_session(path: Path, mode: str | None) -> FileFit:
-    reader = read_session(path)
-    try:
+    with closing(RunReader(path)) as reader:
         series = session_series(reader, mode)
-    finally:
-        reader.close()
     fit = series.fit()
     if fit is None:
-        advice = f"record a longer run from its beginning; the first {WARM_UP_CHUNKS} chunks are warm-up"
-        raise UserError(f"{path}: {series.unavailable}", advice=advice)
-    return FileFit(fit, series.entropy_collapse(), reader.torn)
+        raise UserError(f"{path}: {series.unavailable}", advice=_advice(reader))
+    return FileFit(fit, series.entropy_collapse(), [*reader.warnings, *series.warnings(path, fit)])
+
+
+def _advice(reader: RunReader) -> str:
+    """What to do where nothing can be fitted."""
+    if reader.header.continues is not None:
+        return f"fit {shown(reader.header.continues.file)}, which it goes on with"
+    return f"record a longer run from its beginning; the first {WARM_UP_CHUNKS} chunks are warm-up"
 
 
 def _fit_series(series: Series, mode: str | None) -> FileFit:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from routing.errors import UserError
 from sessions import paths
-from sessions.library import Entry
+from sessions.library import Entry, files_of_run, names_of
 
 MAX_BYTES_OF_NAME = 200
 """File systems allow 255; the endings need some, and those of continuations."""
@@ -30,12 +30,12 @@ def rename_session(path: Path, name: str, beside: Sequence[Entry]) -> Path:
         beside: the sessions in its folder.
 
     Raises:
-        UserError: it is no name, there is a file of this name, or other files name this one.
+        UserError: it is no name, there is a file of this name, or the file is one of several of a run.
     """
     stem = _stem(name)
-    parts = [entry.path.name for entry in beside if entry.facts and entry.facts.continues == path.name]
-    if parts:
-        raise UserError(f"{path.name} is continued by {', '.join(parts)}, which name it", advice="keep its name")
+    run = next((files_of_run(entry, beside) for entry in beside if entry.path.name == path.name), [])
+    if len(run) > 1:
+        raise UserError(f"{names_of(run)} are one run, and name each other", advice="keep their names")
     target = path.with_name(stem + paths.ending_of(path))
     try:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -44,6 +44,23 @@ def rename_session(path: Path, name: str, beside: Sequence[Entry]) -> Path:
     except (OSError, ValueError) as error:
         raise _failure(target, "cannot be created", error) from error
     return _move(path, target)
+
+
+def require_whole_runs(doomed: Sequence[Entry], beside: Sequence[Entry]) -> None:
+    """Refuse to delete some files of a run and not the others.
+
+    Args:
+        doomed: what is to be deleted.
+        beside: the sessions in the folders of these.
+
+    Raises:
+        UserError: a run would be torn apart.
+    """
+    paths_of_doomed = {entry.path for entry in doomed}
+    for entry in doomed:
+        run = files_of_run(entry, [each for each in beside if each.path.parent == entry.path.parent])
+        if any(each.path not in paths_of_doomed for each in run):
+            raise UserError(f"{names_of(run)} are one run, not to be torn apart", advice="name all of them")
 
 
 def delete_session(path: Path) -> None:

@@ -55,7 +55,7 @@ class KeptWorker:
         return self._worker.pid
 
     def lend(self, on_message: OnMessage) -> LentWorker:
-        """The worker as a live run sees it. A `sessions.live_run.WorkerFactory`."""
+        """The worker as a live run sees it. A `sessions.surroundings.WorkerFactory`."""
         self._live = on_message
         return LentWorker(self, on_message)
 
@@ -93,7 +93,7 @@ class KeptWorker:
 
 
 class LentWorker:
-    """Loaded already, and outlives the run. A `sessions.live_run.Worker`."""
+    """Loaded already, and outlives the run. A `sessions.surroundings.Worker`."""
 
     def __init__(self, kept: KeptWorker, on_message: OnMessage) -> None:
         self._kept = kept

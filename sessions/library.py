@@ -7,7 +7,7 @@ taken as recorded; only tokens' number and place are looked at. `sessions.reader
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,9 @@ SUFFIXES = (paths.SUFFIX, paths.SUFFIX + paths.COMPRESSED)
 PREVIEW_CHARACTERS = 2_000
 PREVIEW_TOKENS = 2_000
 
-Condition = Literal["whole", "unfinished", "torn", "unreadable"]
-"""Ended and said so; without an end, so still recording or killed; cut off in a line, as by a power cut; not a session,
-or damaged."""
+Condition = Literal["whole", "failed", "unfinished", "torn", "unreadable"]
+"""Ended and said so; ended by an error and said so; without an end, so still recording or killed; cut off in a line, as
+by a power cut; not a session, or damaged."""
 
 
 class HalfLife(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +99,48 @@ class Entry:
     def run(self) -> str:
         """Name of the first file of its run: parts of one run have the same."""
         return (self.facts.continues if self.facts else None) or self.path.name
+
+
+def files_of_run(entry: Entry, beside: Sequence[Entry]) -> list[Entry]:
+    """All files of an entry's run in their order, the entry among them.
+
+    Args:
+        entry: one file.
+        beside: the sessions in its folder.
+    """
+    others = [each for each in beside if each.path.name != entry.path.name and _of_one_run(each, entry)]
+    return sorted([entry, *others], key=lambda each: (len(each.path.name), each.path.name))
+
+
+def names_of(run: Sequence[Entry]) -> str:
+    """The names of a run's files in a row."""
+    return ", ".join(entry.name for entry in run)
+
+
+def in_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Files by their runs: the files of a run in their order, the runs in that of the first ones met."""
+    named: dict[str, list[Entry]] = {}
+    for entry in entries:
+        named.setdefault(entry.run, []).append(entry)
+    return [run for left in named.values() for run in _apart(left)]
+
+
+def _apart(left: list[Entry]) -> list[list[Entry]]:
+    """Files of runs of one name by their runs."""
+    runs = []
+    while left:
+        runs.append(files_of_run(left[0], left))
+        left = [entry for entry in left if entry not in runs[-1]]
+    return runs
+
+
+def _of_one_run(a: Entry, b: Entry) -> bool:
+    """Whether one of two files in a folder goes on with the other, or both with a third.
+
+    What was begun at another time is of an earlier run of that name.
+    """
+    begun = {entry.facts.created for entry in (a, b) if entry.facts is not None}
+    return a.run == b.run and len(begun) < 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +352,8 @@ class _Scan:
         elif isinstance(event, Chunk):
             self._chunks += 1
         elif isinstance(event, State) and event.state in ("finished", "error"):
-            self._condition, self._ended = "whole", event.message or event.why or event.state
+            self._condition = "whole" if event.state == "finished" else "failed"
+            self._ended = event.message or event.why or event.state
         elif isinstance(event, Keyframe) and not self._tokens:
             self._end = event.i
         if not (isinstance(event, Keyframe) and self._tokens):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,7 +71,7 @@ class LibraryCache:
             return
         kept = {path: known for path, known in self._known.items() if Path(path).exists()}
         with suppress(OSError, UserError):
-            _replace(self._path, msgspec.json.encode(_File(version(), kept)))
+            paths.replace_file(self._path, msgspec.json.encode(_File(version(), kept)))
             self._changed = False
 
 
@@ -87,11 +86,3 @@ def _load(path: Path) -> dict[str, _Known]:
             found = msgspec.json.decode(path.read_bytes(), type=_File)
             return found.files if found.moe_watch == version() else {}
     return {}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    paths.make_private(path.parent)
-    descriptor, beside = tempfile.mkstemp(prefix=".sessions.", dir=path.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    Path(beside).replace(path)

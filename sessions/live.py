@@ -8,10 +8,11 @@ from functools import partial
 from backends.protocol import Pause, Perturb, Resume, SetMultistep, SetTap
 from routing.errors import UserError
 from routing.events import PerturbationForm, StreamItem
-from sessions.live_run import LiveRun, Surroundings
+from sessions.live_run import LiveRun
 from sessions.mailbox import Mailbox
 from sessions.run_settings import RunSettings
 from sessions.source import Ability, Jump, PaceStatus, RecordingStatus, Timeline
+from sessions.surroundings import Surroundings
 from sessions.text import whole_text
 
 

@@ -6,26 +6,21 @@ the stream. Other threads read a few attributes and take from the deque, nothing
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
-from backends.process import WorkerProcess
 from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
 from routing.errors import UserError
 from routing.events import Event, Header, Marker, Progress, Sampling, State, StreamItem, Token
 from routing.instruments import Instruments
 from sessions.forks import fork_event
-from sessions.paths import sessions_directory
 from sessions.recording import Recording
 from sessions.run_settings import RunSettings
+from sessions.surroundings import Surroundings as Surroundings
+from sessions.surroundings import Worker
 from sessions.text import whole_text
-from vitals.provider import Provider
 from vitals.sampler import VitalsSampler
 
 Stage = Literal["loading", "running", "finished", "failed", "closed"]
@@ -36,45 +31,8 @@ STOP_SECONDS = 3.0
 """How long to wait for a worker to confirm the end of a run before it is recorded without."""
 
 
-class Worker(Protocol):
-    """What a live run needs of `backends.process.WorkerProcess`."""
-
-    @property
-    def pid(self) -> int: ...
-    def send(self, command: Command) -> None: ...
-    def close(self) -> None: ...
-
-
-WorkerFactory = Callable[[Callable[[Message], None]], Worker]
-"""Starts a worker; its messages, in order, go to the callable, on any thread."""
-
-
-def _draw_seed() -> int:
-    return secrets.randbelow(1 << 31)  # llama.cpp's seeds are 32 bits, and the highest one means `any`
-
-
-def _local_time() -> datetime:
-    return datetime.now().astimezone()
-
-
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a live run takes from the world around it."""
-
-    worker: WorkerFactory = WorkerProcess
-    clock: Callable[[], float] = time.monotonic
-    now: Callable[[], datetime] = _local_time
-    draw_seed: Callable[[], int] = _draw_seed
-    folder: Path = field(default_factory=sessions_directory)
-    """For recordings without a given name."""
-    providers: Sequence[Provider] | None = None
-    """Sources of vitals; None for this machine's own."""
-    stream: int | None = None
-    """A descriptor to record to instead of a file; closed in the end. The run ends when nobody reads it any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Beginning:
     """What a run is to begin with."""
 
     prompt: str
@@ -133,7 +91,7 @@ class LiveRun:
         self._began = 0.0
         self._vitals = VitalsSampler(self._seconds, self._worker_pid, around.providers)
         self._vitals_due = 0.0
-        self._following: deque[Plan] = deque()
+        self._following: deque[Beginning] = deque()
         """Runs that the worker was told to begin, and has not answered about; the first of them ends this one."""
         self._stop_by: float | None = None
 
@@ -181,12 +139,12 @@ class LiveRun:
         if self.stage not in ("running", "finished"):
             return
         self._prompt = prompt
-        plan = self._plan()
+        beginning = self._new_beginning()
         if self.stage == "running":
-            self._following.append(plan)
+            self._following.append(beginning)
         else:
-            self._begin(plan)
-        self._send_start(plan)
+            self._begin(beginning)
+        self._send_start(beginning)
 
     def mark(self, note: str) -> None:
         """Put a note into the stream."""
@@ -252,9 +210,9 @@ class LiveRun:
         match message:
             case Ready():
                 self.ready = message
-                plan = self._plan()
-                self._begin(plan)
-                self._send_start(plan)
+                beginning = self._new_beginning()
+                self._begin(beginning)
+                self._send_start(beginning)
             case Batch():
                 for item in message.items:
                     self._take(item)
@@ -276,6 +234,8 @@ class LiveRun:
             assert self._instruments is not None
             self._emit(fork_event(item, self._instruments))
             return
+        if isinstance(item, State):
+            self.paused = item.state == "paused"  # before anybody sees it
         self._emit(item)
         if isinstance(item, Token):
             self._tokens = item.i + 1
@@ -286,7 +246,6 @@ class LiveRun:
     def _follow(self, state: State) -> None:
         """Go where the worker says it is."""
         if state.state in ("paused", "resumed"):
-            self.paused = state.state == "paused"
             self.stage, self._resuming = "running", False
         elif state.state in ("finished", "error"):
             if state.state == "error" and not self._tokens:
@@ -314,24 +273,24 @@ class LiveRun:
         elif self._following:
             self._begin(self._following.popleft())
         else:
-            self.stage = "finished"
             self._vitals_due = self._around.clock() + VITALS_SECONDS
+            self.stage = "finished"
 
     # The course of things
 
-    def _plan(self) -> Plan:
+    def _new_beginning(self) -> Beginning:
         seed = self._settings.seed
         sampling = self._settings.sampling(self._around.draw_seed() if seed is None else seed)
-        return Plan(whole_text(self._prompt), sampling)
+        return Beginning(whole_text(self._prompt), sampling)
 
-    def _send_start(self, plan: Plan) -> None:
-        self.send(self._settings.start(plan.prompt, plan.sampling, self.rate))
+    def _send_start(self, beginning: Beginning) -> None:
+        self.send(self._settings.start(beginning.prompt, beginning.sampling, self.rate))
 
-    def _begin(self, plan: Plan) -> None:
+    def _begin(self, beginning: Beginning) -> None:
         """Begin a run in the stream; the worker is told by `_send_start`."""
         assert self.ready is not None
         around = self._around
-        header = self._settings.header(plan.prompt, plan.sampling, self.ready, around.now())
+        header = self._settings.header(beginning.prompt, beginning.sampling, self.ready, around.now())
         self._header, self._instruments, self._tokens = header, Instruments(header), 0
         self._began = self._vitals_due = around.clock()
         self.stage, self.paused, self.void = "running", False, False

@@ -6,6 +6,7 @@ What was not recorded is -1 in arrays of integers and NaN in all others; an arra
 
 from __future__ import annotations
 
+import warnings
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +17,20 @@ import numpy.typing as npt
 
 from routing.arrays import Floats, Ints
 from routing.errors import UserError
-from routing.events import Chunk, Event, Header, Keyframe, Phase, Token, Unknown
+from routing.events import Chunk, Event, Header, Keyframe, Phase, Unknown
 from routing.half_life import Fit
-from routing.mid_series import MidSeries
 from routing.usage import add_selections, shares
 from sessions.export.columns import Column
 from sessions.export.tables import CHUNKS, chunk_row
-from sessions.reader import SessionReader, read_session
-from sessions.recompute import Recomputed
+from sessions.fitting import RecordedSeries
+from sessions.parts import RunReader, shown
+from sessions.recompute import Beginnings, Recomputed
 from sessions.token_arrays import TokenArrays, TokenBatches, token_arrays
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+CALLER = 3
+"""How far above `Session.__init__` the caller of `moe_watch.open` is, for `warnings.warn`."""
 PRESSURES = ("index", "first", "last", "partial", "warm_up", "fast", "mid", "slow", "net")
 """What `Session.pressures` takes of a chunk."""
 
@@ -35,17 +38,24 @@ PRESSURES = ("index", "first", "last", "partial", "warm_up", "fast", "mid", "slo
 class Session:
     """One recorded session. It is read when a quantity is first asked for, and kept in memory from then on.
 
+    A run whose recording goes on in further files is one session. What is to be known of its files is in `notes`, and
+    is warned of (`warnings.warn`).
+
     Args:
-        path: a session file, plain or compressed.
+        path: a session file, plain or compressed; of a run of several files the first one.
 
     Raises:
-        UserError: the file cannot be read, or holds no session.
+        UserError: a file cannot be read, or holds no session.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with closing(read_session(path)) as reader:
+        with closing(RunReader(path)) as reader:
             self.header: Header = reader.header
+            self.notes: list[str] = reader.notes
+            """Which files are read, and what is missing between them, one line each; empty for a run in one file."""
+        for note in self.notes:
+            warnings.warn(shown(note), stacklevel=CALLER)
 
     def __repr__(self) -> str:
         model = self.header.model
@@ -53,7 +63,7 @@ class Session:
         return f"<moe_watch session {str(self.path)!r}: {model.name!r}, {shape}>"
 
     def __len__(self) -> int:
-        """Tokens in the file."""
+        """Tokens that were recorded."""
         return len(self._read.arrays["i"])
 
     @property
@@ -63,8 +73,15 @@ class Session:
 
     @property
     def torn(self) -> str:
-        """One line if the file's last line was cut off, and is left out; else empty."""
+        """One line if the last line was cut off, and is left out; else empty."""
         return self._read.torn
+
+    @property
+    def missing(self) -> Ints:
+        """First and last index of each stretch of tokens that lie between recorded ones and are in no file `[N, 2]`."""
+        i = self._read.arrays["i"]
+        at = np.flatnonzero(np.diff(i) > 1)
+        return np.stack([i[at] + 1, i[at + 1] - 1], axis=-1)
 
     # -- tokens
 
@@ -128,7 +145,8 @@ class Session:
 
         Args:
             phase: prefill and decode are kept apart.
-            last: of this many last tokens of the phase; None is the whole run, with what came before the recording.
+            last: of this many last recorded tokens of the phase; None is the whole run, with the tokens that are in no
+                file, as far as a keyframe after them counts them.
 
         Raises:
             UserError: there is no such phase or window.
@@ -147,7 +165,7 @@ class Session:
 
         Args:
             phase: prefill and decode are kept apart.
-            last: of this many last tokens of the phase; None is the whole run, with what came before the recording.
+            last: as for `counts`.
 
         Raises:
             UserError: there is no such phase or window.
@@ -173,6 +191,8 @@ class Session:
     def fit(self) -> Fit:
         """The half-life of mid-pressure, over complete chunks after the warm-up.
 
+        Chunks that are in no file count as time that was not observed, which is warned of.
+
         Raises:
             UserError: nothing can be fitted, and why.
         """
@@ -180,13 +200,15 @@ class Session:
         found = series.fit()
         if found is None:
             raise UserError(f"{self.path}: {series.unavailable}", advice="record a longer run from its beginning")
+        for warning in series.warnings(self.path, found):
+            warnings.warn(shown(warning), stacklevel=2)
         return found
 
     # -- reading
 
     @cached_property
     def _read(self) -> _Contents:
-        with closing(read_session(self.path)) as reader:
+        with closing(RunReader(self.path)) as reader:
             return _Contents(reader)
 
     def _chosen(self, phase: Phase | None) -> Any:
@@ -209,30 +231,30 @@ _TOKEN_COLUMNS = ("i", "t", "phase", "source", "id", "text", "logprob", "top_mar
 
 
 class _Contents:
-    """All that a session file holds, in compact arrays.
+    """All that a session holds, in compact arrays.
 
     Args:
-        reader: at the file's beginning; it is read to its end.
+        reader: at its beginning; it is read to its end.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: a file is damaged.
     """
 
-    def __init__(self, reader: SessionReader) -> None:
+    def __init__(self, reader: RunReader) -> None:
         self.header = reader.header
         self.chunks: list[Chunk] = []
-        self.series = MidSeries(self.header.pressure)
+        self.series = RecordedSeries(self.header.pressure)
         shape = len(self.header.model.layers), self.header.model.experts
         self.before: dict[str, Ints] = {phase: np.zeros(shape, np.int64) for phase in get_args(Phase)}
-        """[L, E] selections before the recording begins."""
+        """[L, E] selections of tokens that are in no file."""
         self._pieces: list[Arrays] = []
-        self._begun = False
+        self._beginnings = Beginnings()
         self._read(reader)
         self.arrays = self._joined()
         """One quantity of all tokens each `[T, …]`; without probabilities, if no token has them."""
         self.torn = reader.torn
 
-    def _read(self, reader: SessionReader) -> None:
+    def _read(self, reader: RunReader) -> None:
         recomputed, batches = Recomputed(self.header, set()), TokenBatches(self.header)
         for recorded in reader:
             for event in recomputed.take(recorded):
@@ -243,12 +265,20 @@ class _Contents:
     def _feed(self, event: Event | Unknown) -> None:
         if isinstance(event, Chunk):
             self.chunks.append(event)
-        elif isinstance(event, Keyframe) and not self._begun:
-            self.before["prefill"] += np.array(event.counts_prefill, np.int64)
-            self.before["decode"] += np.array(event.counts_decode, np.int64)
+        if self._beginnings.see(event) and isinstance(event, Keyframe):
+            for phase in self.before:
+                recorded = self._recorded(phase)
+                self.before[phase] = np.array(getattr(event, f"counts_{phase}"), np.int64) - recorded
         if not isinstance(event, Unknown):
             self.series.feed(event)
-        self._begun |= isinstance(event, Token | Keyframe)
+
+    def _recorded(self, phase: str) -> Ints:
+        """[L, E] selections of the recorded tokens so far."""
+        counts = np.zeros_like(self.before[phase])
+        for piece in self._pieces:
+            for experts in piece["experts"][piece["phase"] == phase]:
+                add_selections(counts, experts.astype(np.int64))
+        return counts
 
     def _joined(self) -> Arrays:
         pieces, self._pieces = self._pieces, []

@@ -33,6 +33,8 @@ MOST_BLANK_LINES = 10_000
 
 _EVENT_NAMES = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 _NOT_JSON_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
+_MALFORMED, _WHAT_AND_WHERE = re.compile(r"JSON is malformed: (.+) \((byte \d+)\)"), r"\1 at \2"
+"""How msgspec says it, and how it is said here."""
 
 
 class _Name(msgspec.Struct):
@@ -183,7 +185,7 @@ class SessionReader:
             assert isinstance(header, Header)
             check_header(header)
         except ShapeError as error:
-            raise self._refusal(f"no session header: {error}", NOT_A_SESSION) from error
+            raise self._refusal(f"no session header, {error}", NOT_A_SESSION) from error
         except LineTooLongError as error:
             raise self._refusal(str(error), NOT_A_SESSION) from error
         return header
@@ -259,8 +261,8 @@ def _json_fault(line: bytes, error: Exception) -> str:
     if isinstance(error, msgspec.ValidationError):
         return f"no event: {error}"
     if found := _NOT_JSON_NUMBER.search(line):
-        return f"not JSON: {found[1].decode()} is no JSON number"
-    return f"not JSON: {error}"
+        return f"not JSON ({found[1].decode()} is no JSON number)"
+    return f"not JSON ({_MALFORMED.sub(_WHAT_AND_WHERE, str(error))})"
 
 
 def _is_json(line: bytes) -> bool:

@@ -9,12 +9,28 @@ import msgspec
 import numpy as np
 
 from routing.arrays import unpacked
-from routing.events import Chunk, Event, Header, Keyframe, Table, Token, Unknown
+from routing.events import Chunk, Event, Header, Keyframe, StreamItem, Table, Token, Unknown
 from routing.instruments import Instruments
 
 TOLERANCE = 1e-9
 """How far recorded and recomputed numbers may lie apart, relative above 1 and absolute below: other machines may round
 the last digits of a sum or of `tanh` differently."""
+
+
+class Beginnings:
+    """Tells where a run's events begin: the keyframes before any token, and those after something that is missing."""
+
+    def __init__(self) -> None:
+        self._next = -1
+        """Index behind that of the last token; -1 before there is any event that says how far the run is."""
+
+    def see(self, event: StreamItem) -> bool:
+        """Take in the next event; returns whether it is a keyframe that what comes before it does not lead to."""
+        if not isinstance(event, Token | Keyframe):
+            return False
+        begins = isinstance(event, Keyframe) and event.i > self._next
+        self._next = event.i + isinstance(event, Token)
+        return begins
 
 
 class Recomputed:
@@ -34,32 +50,30 @@ class Recomputed:
         self._instruments = Instruments(header)
         self._differing = differing
         self._derived: dict[tuple[type, int], Event] = {}
-        self._begun = False
-        self._next = 0
-        """Index behind that of the last token."""
+        self._beginnings = Beginnings()
         self._chunks_before = 0
         """Chunks that the keyframe at the beginning counts already: they cannot be computed from what follows it."""
 
     def take(self, event: Event | Unknown) -> list[Event | Unknown]:
         """What stands in the place of the next event."""
+        begins = self._beginnings.see(event)
         if isinstance(event, Chunk):
             if event.index < self._chunks_before:
                 return [event]
             self._compare(event, self._derived.get((Chunk, event.index)))
             return []
-        if isinstance(event, Keyframe) and self._begun and event.i > self._next:
-            self._instruments = Instruments(self._header)
-        elif isinstance(event, Keyframe) and self._begun:
-            self._compare(event, self._derived.get((Keyframe, event.i)) or self._instruments.keyframe())
-            return []
+        if isinstance(event, Keyframe):
+            if not begins:
+                self._compare(event, self._derived.get((Keyframe, event.i)) or self._instruments.keyframe())
+                return []
+            self._instruments, self._chunks_before = Instruments(self._header), event.chunks
         return [event, *self._feed(event)]
 
+    def state(self) -> Keyframe:
+        """The run's state after the events so far, as a keyframe there would have it."""
+        return self._instruments.keyframe()
+
     def _feed(self, event: Event | Unknown) -> list[Event]:
-        if isinstance(event, Keyframe):
-            self._chunks_before = event.chunks
-        if isinstance(event, Token | Keyframe):
-            self._begun = True
-            self._next = event.i + isinstance(event, Token)
         derived = [] if isinstance(event, Unknown) else self._instruments.feed(event)
         self._derived = {_key(each): each for each in derived}
         return derived

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from routing.errors import UserError
-from routing.events import Chunk, Event, PerturbationForm, State, StreamItem, Token, Unknown, Vitals
+from routing.events import Chunk, Event, State, StreamItem, Unknown, Vitals
+from sessions.finding import Search
+from sessions.fixed_run import FixedRun
 from sessions.garbage import no_collection
 from sessions.index import LineIndex, Place
 from sessions.parts import JoinedStore, open_run
 from sessions.playhead import Playhead
 from sessions.reader import SessionReader
 from sessions.recompute import Recomputed
-from sessions.seeking import landing, target_line
+from sessions.seeking import Places, TokenPlaces
 from sessions.source import END, STEP, Ability, Jump, PaceStatus, RecordingStatus, Timeline
+from sessions.steps import StepPlaces
 from sessions.store import Store
 
 ITEMS_PER_DRAIN = 256
@@ -31,7 +34,7 @@ MOST_BEHIND = 2048
 FINAL_STATES = frozenset({"finished", "error"})
 
 
-class ReplaySource:
+class ReplaySource(FixedRun):
     """Plays a session by the times recorded in it. A `sessions.source.Source`.
 
     Events without a time come with the one before them. Where the drain cannot keep up, the replay slows down; it
@@ -70,6 +73,7 @@ class ReplaySource:
         self._extent: tuple[Place, Place] | None = None
         """The first and the last token's."""
         self._reader: SessionReader | None = None
+        self._places: Places | None = None
         self._recomputed: Recomputed | None = None
         self._differing: set[tuple[type, int]] = set()
         self._ready: deque[Event | Unknown] = deque()
@@ -92,6 +96,7 @@ class ReplaySource:
         self._quiet_since: float | None = None
         self._over = False
         """The run's last state was shown."""
+        self._search: Search | None = None
         self._ended = False
         self._closed = False
 
@@ -101,14 +106,15 @@ class ReplaySource:
     def abilities(self) -> frozenset[Ability]:
         if self._closed or self._reader is None:
             return frozenset()
-        return frozenset({"seek"}) if self._ended else frozenset({"pause", "speed", "seek"})
+        nowhere = isinstance(self._places, StepPlaces) and self._extent is None
+        seek = frozenset[Ability]() if nowhere else frozenset[Ability]({"seek"})
+        return seek if self._ended else seek | {"pause", "speed"}
 
     @property
     def recording(self) -> RecordingStatus:
         size = self._index.size if self._index else 0
-        if isinstance(self._source, Path):
-            return RecordingStatus("replay", self._source.name, str(self._source), size)
-        return RecordingStatus("replay", self._source.name, "", size)
+        path = str(self._source) if isinstance(self._source, Path) else ""
+        return RecordingStatus("replay", self._source.name, path, size)
 
     @property
     def pace(self) -> PaceStatus:
@@ -145,11 +151,9 @@ class ReplaySource:
             found += self._store.notes
         if self._reader and (before := self._reader.header.continues):
             found.append(f"{self._source.name}: goes on at token {before.i} with what {before.file} began, read alone")
-        if self._differing:
-            assert self._store is not None
-            count = len(self._differing)
-            name = self._store.name
-            found.append(f"{name}: {count} chunks or keyframes differ from what the tokens give, which is shown")
+        if self._differing and self._store is not None:
+            what = f"{len(self._differing)} chunks or keyframes differ from what the tokens give, which is shown"
+            found.append(f"{self._store.name}: {what}")
         return found
 
     # -- what it does
@@ -202,33 +206,25 @@ class ReplaySource:
     def set_pace(self, value: float) -> None:
         self._playhead.set_speed(value)
 
+    def search(self, text: str) -> Search | None:
+        """Begin to look for the next place of a text behind the position; None while nothing is read yet.
+
+        What was looked for before is looked for no longer.
+        """
+        if self._search is not None:
+            self._search.stop()
+        if self._closed or self._store is None or self._index is None or self._reader is None:
+            return None
+        begin, here = (self._index.start_of(line) for line in (1, self._here()))
+        self._search = Search(self._store, text, begin, here, self._index.size)
+        return self._search
+
     def close(self) -> None:
         self._closed = True
+        if self._search is not None:
+            self._search.stop()
         if self._store is not None:
             self._store.close()
-
-    # -- what there is no model for
-
-    def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
-        """Nothing: what is recorded has happened."""
-
-    def set_tap(self, on: bool) -> None:
-        """Nothing: what is recorded has happened."""
-
-    def set_multistep(self, on: bool) -> None:
-        """Nothing: what is recorded has happened."""
-
-    def prompt(self, text: str) -> None:
-        """Nothing: there is no model."""
-
-    def set_recording(self, on: bool) -> None:
-        """Nothing: it is a recording."""
-
-    def mark(self, note: str) -> None:
-        """Nothing: the file stays as it is."""
-
-    def restart(self) -> None:
-        """Nothing: there is no worker."""
 
     # -- reading
 
@@ -241,38 +237,43 @@ class ReplaySource:
         complete, lines = self._store.complete, self._index.lines
         self._index.extend(lambda: self._clock() >= enough)
         self._all_known = complete and not self._index.behind
-        if self._index.lines > lines:
-            self._extent = self._index.extent()
         if self._reader is None and (self._index.lines or complete):
-            self._reader = SessionReader(self._store)
-            self._restart_instruments()
-            self._ready.append(self._reader.header)
-            if self._at_edge:
-                self._jumps.append(END)
+            self._begin(SessionReader(self._store), self._index)
+        if self._index.lines > lines and self._places is not None:
+            self._extent = self._places.extent()
+
+    def _begin(self, reader: SessionReader, index: LineIndex) -> None:
+        self._reader = reader
+        self._places = StepPlaces(index) if reader.header.counts_only else TokenPlaces(index)
+        self._restart_instruments()
+        self._ready.append(reader.header)
+        if self._at_edge:
+            self._jumps.append(END)
 
     def _jump(self, items: list[StreamItem]) -> None:
         """Set out for where one was asked to go, unless that is not found yet."""
-        while self._jumps:
+        while self._jumps and self._places is not None:
             jump = self._jumps[0]
             if jump == STEP and self._target is None:
                 self._stepping, self._steps = True, self._steps + 1
-            elif (line := self._line_of(jump)) is not None:
+            elif (line := self._places.target_line(jump, self._here())) is not None:
                 self._begin_again(line, items)
                 self._at_edge = self._follow and jump == END
             else:
                 return
             self._jumps.popleft()
 
-    def _line_of(self, jump: Jump) -> int | None:
-        assert self._index is not None
-        here = self._index.token_line(self._position + self._steps) if self._target is None else self._target
-        return target_line(self._index, jump, here)
+    def _here(self) -> int:
+        """The line of the token that is next, or will be after a jump that is under way."""
+        assert self._places is not None
+        return self._places.line_behind(self._position + self._steps) if self._target is None else self._target
 
     def _begin_again(self, target: int, items: list[StreamItem]) -> None:
         """Have everything before this line shown anew, as fast as it can be read."""
         assert self._reader is not None
+        assert self._places is not None
         assert self._index is not None
-        way = landing(self._index, target)
+        way = self._places.landing(target)
         self._reader.go_to(way.base + 1, self._index.start_of(way.base))
         self._restart_instruments()
         self._ready.clear()
@@ -343,7 +344,7 @@ class ReplaySource:
         assert self._reader is not None
         while (event := self._peek()) is not None and self._is_due(event):
             if items and (len(items) >= ITEMS_PER_DRAIN or self._clock() >= enough):
-                self._playhead.move_to(self._time_of(event))
+                self._playhead.move_to(self._due(event) or self._time)
                 return
             self._give(self._ready.popleft(), items)
         self._ended = event is None and (self._reader.at_end or (self._follow and self._over))
@@ -360,33 +361,36 @@ class ReplaySource:
         return self._ready[0]
 
     def _is_due(self, event: Event | Unknown) -> bool:
-        if self._stepping and not (isinstance(event, Token) and self._steps == 0):
+        assert self._places is not None
+        if self._stepping and (self._steps or self._places.behind(event) is None):
             return True
         if self._stepping:
             self._stepping = False
             self._playhead.move_to(self._time)
-        if self._at_edge or getattr(event, "t", None) is None:
+        due = self._due(event)
+        if self._at_edge or due is None:
             return not self._playhead.paused
-        return self._playhead.reaches(self._time_of(event), self._quiet_since)
+        return self._playhead.reaches(due, self._quiet_since)
 
-    def _time_of(self, event: Event | Unknown) -> float:
-        """When an event is due: at its own time, or with the one before it."""
-        return max(self._time, getattr(event, "t", 0.0))
+    def _due(self, event: Event | Unknown) -> float | None:
+        """When an event is due; None if it comes with the one before it."""
+        assert self._places is not None
+        return self._places.due(event, self._time)
 
     def _give(self, event: Event | Unknown, items: list[StreamItem]) -> None:
+        assert self._places is not None
         items.append(event)
-        if isinstance(event, Token):
-            self._position = event.i + 1
+        if (position := self._places.behind(event)) is not None:
+            self._position, self._over = position, False
             self._steps = max(0, self._steps - 1)
-            self._over = False
         elif isinstance(event, Chunk):
             self._newest_chunk = event.index
         elif isinstance(event, State):
             self._over = event.state in FINAL_STATES
-        if getattr(event, "t", None) is not None:
-            self._time = self._time_of(event)
+        if (due := self._due(event)) is not None:
+            self._time = due
             if self._quiet_since is None or not isinstance(event, Vitals):
-                self._quiet_since = self._time
+                self._quiet_since = due
 
     def _fail(self, error: UserError, items: list[StreamItem]) -> None:
         self.fatal_error = error

@@ -10,27 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from routing.arrays import ABSENT, Floats
+from routing.arrays import ABSENT, Flags, Floats
 from routing.events import Header
 from routing.gates import Gate, Scores, Weighting, parse
 from routing.observe import normalised_entropy, router_margin
 from sessions.token_arrays import TokenArrays
 
-Mask = npt.NDArray[np.bool_]
-
 NOISE = 1.0
 """Steps that engines' own arithmetic, in float32, may add to the half step of rounding."""
 SUMMING_TO_ONE = frozenset({Weighting.RENORMALISED, Weighting.SOFTMAX_OF_SELECTED})
 CAPTURED = ("weights", "entropy", "margin")
+OF_A_CHOICE = frozenset({"entropy", "margin"})
+"""What a single expert does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
     """Rows where something does not hold."""
 
-    rows: Mask
+    rows: Flags
     """[T, L]"""
     words: Callable[[int, int], str]
     """What is wrong in one of them, by token and layer."""
@@ -122,7 +121,7 @@ def probabilities(found: TokenArrays, header: Header) -> Faults | None:
         shares = spread / sums[..., None]
         entropies = normalised_entropy(np.nan_to_num(shares))
     margins = np.where(np.isnan(sums), np.nan, router_margin(np.nan_to_num(spread)))
-    wrong: Mask = np.abs(sums - 1) > slack
+    wrong: Flags = np.abs(sums - 1) > slack
     wrong |= np.abs(margins - found.margin) > 2 * header.units.weights + (0.5 + NOISE) * header.units.margin
     wrong |= ~np.isnan(sums) & (np.abs(entropies - found.entropy) > 0.01 + slack)
     return Faults(wrong, lambda t, at: f"probabilities that sum to {sums[t, at]:.4f} do not give entropy and margin")
@@ -131,18 +130,19 @@ def probabilities(found: TokenArrays, header: Header) -> Faults | None:
 def captured(found: TokenArrays, header: Header) -> Faults | None:
     """What the header says was captured stands beside every set of experts, and nothing else does."""
     observed = found.experts[..., 0] != ABSENT
-    known: dict[str, Mask] = {
+    expected = set(header.capture) - (OF_A_CHOICE if header.model.experts == 1 else set())
+    known: dict[str, Flags] = {
         "weights": ~np.isnan(found.weights[..., 0]),
         "entropy": ~np.isnan(found.entropy),
         "margin": ~np.isnan(found.margin),
     }
-    wrong: dict[str, Mask] = {name: known[name] != (observed & (name in header.capture)) for name in CAPTURED}
+    wrong: dict[str, Flags] = {name: known[name] != (observed & (name in expected)) for name in CAPTURED}
 
     def words(t: int, at: int) -> str:
         name = next(name for name in CAPTURED if wrong[name][t, at])
         return f"{name} there" if known[name][t, at] else f"no {name}, which the header says were captured"
 
-    anything: Mask = np.logical_or.reduce(list(wrong.values()))
+    anything: Flags = np.logical_or.reduce(list(wrong.values()))
     return Faults(anything, words)
 
 

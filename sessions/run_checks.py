@@ -9,11 +9,11 @@ from math import exp, lgamma, log
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints
+from routing.arrays import ABSENT, Flags, Floats, Ints
 from routing.events import Header
 from routing.usage import UsageWindow
 from sessions.findings import Findings
-from sessions.row_checks import EVERY_ROW, MOST_ROWS, Mask
+from sessions.row_checks import EVERY_ROW, MOST_ROWS
 from sessions.token_arrays import TokenArrays
 
 FEWEST_ROWS = 64
@@ -41,7 +41,7 @@ class RoutingChecks:
         self._usage = UsageWindow(layers, experts)
         self._first: Ints = np.full((layers, header.model.experts_per_token), ABSENT, np.int64)
         """[L, k] sorted ids of the first set in each layer."""
-        self._constant: Mask = np.ones(layers, np.bool_)
+        self._constant: Flags = np.ones(layers, np.bool_)
         self._decoded: Ints = np.zeros(layers, np.int64)
         """[L] rows of decode tokens."""
         self._tokens = self._predicted = self._generated = 0

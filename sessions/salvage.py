@@ -13,7 +13,8 @@ from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
 from sessions import paths
 from sessions.lines import Lines
-from sessions.reader import Examined, SessionReader
+from sessions.plausible import PlausibleReader
+from sessions.reader import Examined
 from sessions.recompute import Recomputed
 from sessions.sinks import FileSink, Sink, ZstdSink
 from sessions.store import Store, open_whole
@@ -60,7 +61,7 @@ def salvage(path: Path, output: Path) -> Salvaged:
         UserError: the file cannot be read, its first line is no header, or the copy exists or cannot be written.
     """
     store = open_whole(path)
-    with closing(SessionReader(store)) as reader:
+    with closing(PlausibleReader(store)) as reader:
         salvaged = Salvaged(output)
         _write(output, _Salvage(reader.header, salvaged).lines(_first_line(store), reader.examine()))
         return salvaged

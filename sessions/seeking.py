@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from routing.events import Event, from_json
-from sessions.index import BLANK, KEYFRAME, TOKEN, VITALS, LineIndex
+from routing.events import Event, Token, Unknown, from_json
+from sessions.index import BLANK, KEYFRAME, TOKEN, VITALS, LineIndex, Place
 from sessions.shapes import check_alone
 from sessions.source import Jump, JumpUnit
 
@@ -32,6 +32,64 @@ class Landing:
     """The line that playing goes on with."""
     earlier: list[Event]
     """What happened before `base`, tokens left out."""
+
+
+class Places(Protocol):
+    """What one moves by in a recording."""
+
+    def behind(self, event: Event | Unknown) -> int | None:
+        """How many tokens one is behind with an event; None if it is nothing that one moves by."""
+
+    def due(self, event: Event | Unknown, now: float) -> float | None:
+        """The recorded time at which an event is due after what was shown at `now`; None if it comes with that."""
+
+    def extent(self) -> tuple[Place, Place] | None:
+        """The first and the last place, as far as they are known."""
+
+    def line_behind(self, position: int) -> int:
+        """The line of what comes next behind so many tokens, or the number of lines."""
+
+    def target_line(self, jump: Jump, here: int) -> int | None:
+        """The line that a jump leads to, the number of lines for the end; None while that cannot be known yet.
+
+        Args:
+            jump: where to.
+            here: the line of what is next now.
+        """
+
+    def landing(self, target: int) -> Landing:
+        """What has to be read so that everything before a line can be shown as if it had been played."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPlaces:
+    """One moves by tokens, and by their times."""
+
+    index: LineIndex
+
+    def behind(self, event: Event | Unknown) -> int | None:
+        return event.i + 1 if isinstance(event, Token) else None
+
+    def due(self, event: Event | Unknown, now: float) -> float | None:
+        return due(event, now)
+
+    def extent(self) -> tuple[Place, Place] | None:
+        return self.index.extent()
+
+    def line_behind(self, position: int) -> int:
+        return self.index.token_line(position)
+
+    def target_line(self, jump: Jump, here: int) -> int | None:
+        return target_line(self.index, jump, here)
+
+    def landing(self, target: int) -> Landing:
+        return landing(self.index, target)
+
+
+def due(event: Event | Unknown, now: float) -> float | None:
+    """An event's own time, but never before what was shown last; None if it has none."""
+    t: float | None = getattr(event, "t", None)
+    return None if t is None else max(now, t)
 
 
 def target_line(index: LineIndex, jump: Jump, here: int) -> int | None:

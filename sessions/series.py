@@ -138,6 +138,8 @@ def _from_csv(text: str, name: str) -> Series:
         mid_at, place_at = _mid_column(heading, name, rows[0][0]), _first(heading, POSITION_COLUMNS)
         left_out = [at for at, cell in enumerate(heading) if cell in LEFT_OUT_COLUMNS]
         rows = rows[1:]
+        if not rows and heading[mid_at] not in MID_COLUMNS:
+            raise UserError(f"{name}: no number in it", advice=FORMS)
     rows = [row for row in rows if not any(_cell(row[1], at).lower() not in FALSE for at in left_out)]
     if not rows:
         raise UserError(f"{name}: the series is empty", advice="a fit needs at least 5 chunks")
@@ -149,7 +151,7 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """Rows that hold something, with the number of their line; lines that begin with # are remarks."""
     lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip() and line.lstrip()[0] != "#"]
     if not lines:
-        raise UserError(f"{name}: the series is empty", advice=FORMS)
+        raise UserError(f"{name}: no number in it", advice=FORMS)
     delimiter = next((each for each in DELIMITERS if each in lines[0][1]), ",")
     try:
         for (at, _), cells in zip(lines, csv.reader((line for _, line in lines), delimiter=delimiter), strict=False):

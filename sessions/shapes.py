@@ -101,6 +101,8 @@ class EventChecker:
         self._most = most_of(header)
         self._next = 0
         self._begun = False
+        self._counted = header.counts_only
+        """There are no tokens, but a keyframe for each step that was counted."""
 
     def check(self, event: Event | Unknown) -> None:
         """Refuse an event that cannot follow those before it.
@@ -205,7 +207,7 @@ class EventChecker:
         _require(len(values) == length, f"{name} holds {len(values)} values instead of {length}")
 
     def _check_keyframe(self, frame: Keyframe) -> None:
-        if not self._begun:
+        if not self._begun or (self._counted and frame.i > self._next):
             _require(0 <= frame.i <= MAX_INTEGER, f"a keyframe after {frame.i} tokens is impossible")
             self._next, self._begun = frame.i, True
         _require(frame.i == self._next, f"a keyframe after {frame.i} tokens, where {self._next} were seen")

@@ -13,7 +13,7 @@ from pathlib import Path
 from backends.protocol import TeacherTokens
 from routing.errors import UserError
 from routing.events import Event, Header, Keyframe, Perturbation, State, Teacher, Token, TokenSource, Unknown
-from sessions.reader import read_session
+from sessions.parts import RunReader
 from sessions.shapes import ABSENT_ID
 
 
@@ -23,6 +23,8 @@ class TeacherScript:
 
     facts: Teacher
     tokens: list[TeacherTokens]
+    seed: int
+    """Of the recorded run. Pressure depends on it, since the phases of coherence start from it."""
 
 
 @dataclass(slots=True)
@@ -44,13 +46,13 @@ def teacher_script(path: Path) -> TeacherScript:
     Raises:
         UserError: the file cannot be read, holds no token, or begins in the middle of its run.
     """
-    with closing(read_session(path)) as session:
+    with closing(RunReader(path)) as session:
         pieces = _pieces(session, path)
         header = session.header
     if not pieces:
         raise UserError(f"{path}: holds no token", advice="give a session that got further")
     tokens = [TeacherTokens(piece.source, piece.ids, "".join(piece.texts)) for piece in pieces]
-    return TeacherScript(_facts(header, sum(len(piece.ids) for piece in pieces)), tokens)
+    return TeacherScript(_facts(header, sum(len(piece.ids) for piece in pieces)), tokens, header.sampling.seed)
 
 
 def _pieces(events: Iterable[Event | Unknown], path: Path) -> list[_Piece]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+from routing.events import ModelInfo
+
+UNKNOWN = "unknown"
+"""What a header says of a run that was imported, where nothing can be left open."""
+
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|!&~]")
 
 
@@ -16,3 +21,13 @@ def markdown_text(text: str) -> str:
     """One line of Markdown that reads as `text`: nothing in it is markup, and hidden characters show their code."""
     shown = "".join(each if each.isprintable() else f"⟨{ord(each):04X}⟩" for each in text)
     return _MARKDOWN.sub(r"\\\g<0>", shown)
+
+
+def plural(number_of: int, noun: str) -> str:
+    """`1 token`, `1,200 tokens`."""
+    return f"{number_of:,} {noun}{'' if number_of == 1 else 's'}"
+
+
+def weights_text(model: ModelInfo) -> str:
+    """How a model's weights are stored, in words. No engine leaves that open; a trace of a run tells nothing of it."""
+    return "quantisation not known" if model.architecture == UNKNOWN else model.quantization or "not quantised"

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 
-from routing.arrays import ABSENT, Floats, Ints, integers
-from routing.events import Event, Header, State, Token, Unknown
+from routing.arrays import ABSENT, Flags, Floats, Ints, integers
+from routing.events import Event, Header, Keyframe, State, Token, Unknown
+from routing.instruments import experts_before
 from routing.usage import overlap
+from sessions.recompute import Beginnings
 
 BATCH_ROWS = 65_536
 """Tokens × layers, and × experts where probabilities were recorded, that are held at once, but for the last token's."""
@@ -41,7 +42,7 @@ class TokenArrays:
     """[T]"""
     choice_gap: Floats
     """[T]"""
-    would_stop: npt.NDArray[np.bool_]
+    would_stop: Flags
     """[T]"""
     experts: Ints
     """[T, L, k]"""
@@ -63,6 +64,8 @@ class TokenArrays:
 class TokenBatches:
     """Collects the tokens of one run, and hands them out in batches of bounded size.
 
+    Between the tokens of a batch none is missing.
+
     Args:
         header: of the run.
     """
@@ -72,20 +75,29 @@ class TokenBatches:
         self._layers = max(1, len(header.model.layers))
         self._tokens: list[Token] = []
         self._rows = self._characters = 0
+        self._beginnings = Beginnings()
+        self._next = 0
+        """Index of the token that comes next, if none is missing."""
         self._before: Ints | None = None
-        """Experts `[1, L, k]` of the token before the batch, if it was in the same context."""
+        """Experts `[1, L, k]` of the token before the batch, if they are known and it was in the same context."""
 
     def take(self, event: Event | Unknown) -> Iterator[TokenArrays]:
         """Take in the next event; gives the tokens that are complete with it, if it is time to hand them on."""
+        begins = self._beginnings.see(event)
         if isinstance(event, Token):
+            if event.i != self._next:
+                yield from self._break_off(None)
+            self._next = event.i + 1
             self._tokens.append(event)
             self._rows += self._layers if event.probs is None else max(self._layers, len(event.probs))
             self._characters += len(event.text)
             if self._rows >= BATCH_ROWS or self._characters >= BATCH_CHARACTERS:
                 yield from self.rest()
+        elif isinstance(event, Keyframe) and begins:
+            yield from self._break_off(_before(event, self._header))
+            self._next = event.i
         elif isinstance(event, State) and event.state == "fresh_context":
-            yield from self.rest()
-            self._before = None
+            yield from self._break_off(None)
 
     def rest(self) -> Iterator[TokenArrays]:
         """The tokens that were not handed out yet, if there are any."""
@@ -94,6 +106,17 @@ class TokenBatches:
             self._tokens, self._rows, self._characters = [], 0, 0
             self._before = arrays.experts[-1:]
             yield arrays
+
+    def _break_off(self, before: Ints | None) -> Iterator[TokenArrays]:
+        """The tokens so far; those to come do not follow them, but one with these experts, if they are known."""
+        yield from self.rest()
+        self._before = before
+
+
+def _before(frame: Keyframe, header: Header) -> Ints | None:
+    """Experts `[1, L, k]` of the token before a keyframe."""
+    experts = experts_before(frame, header.model.experts_per_token)
+    return None if experts is None else experts[None]
 
 
 def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = None) -> TokenArrays:

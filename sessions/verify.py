@@ -11,7 +11,8 @@ from routing.events import Event, Header, Token, Unknown
 from sessions.event_checks import DerivedChecks, EventChecks
 from sessions.findings import Finding, Findings
 from sessions.header_checks import check_facts, remarks
-from sessions.reader import Examined, SessionReader
+from sessions.plausible import PlausibleReader
+from sessions.reader import Examined
 from sessions.run_checks import RoutingChecks
 from sessions.store import open_whole
 from sessions.token_arrays import TokenArrays, TokenBatches
@@ -47,7 +48,7 @@ def verify(path: Path) -> Report:
     Raises:
         UserError: the file cannot be read, or its first line is no header.
     """
-    with closing(SessionReader(open_whole(path))) as reader:
+    with closing(PlausibleReader(open_whole(path))) as reader:
         verification = _Verification(reader.header)
         for examined in reader.examine():
             verification.take(examined)

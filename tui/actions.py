@@ -53,6 +53,10 @@ class Action:
         """Why it cannot be done now."""
         if frame.replay and self.needs & _ALTERING:
             return "not in a replay, the recording is what it is"
+        if frame.replay and self.needs == _RATE:
+            return "in a replay, + goes up to it"
+        if "seek" in self.needs and frame.view.counts_only:
+            return "imported counts have no order in time"
         if "seek" in self.needs:
             return "nothing of the recording is read yet" if frame.replay else self.lacking
         if "restart" in self.needs:
@@ -97,9 +101,11 @@ def _needs(*abilities: Ability) -> frozenset[Ability]:
 
 
 _PACE = _needs("rate", "speed")
+_RATE = _needs("rate")
 _NO_PACE = "this source keeps its own pace"
 _NO_TEXT = "nothing runs that text could be put into"
 _SEEK = _needs("seek")
+DIGITS = tuple("0123456789")
 _NO_SEEK = "only in a replay"
 
 # fmt: off
@@ -126,7 +132,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "unlimited", ("0",), "0", "unlimited", "As fast as it goes.", "run",
-        _PACE, _NO_PACE, footer=20,
+        _RATE, _NO_PACE, footer=20,
     ),
     Action(
         "restart", ("R",), "R", "restart", "Start a new worker after the old one died.", "run",
@@ -162,7 +168,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "previous_token", ("comma",), ",", "token back", "Hold playback, and go one token back.", "seek",
-        _SEEK, _NO_SEEK, footer=7,
+        _SEEK, _NO_SEEK, footer=30,
     ),
     Action(
         "next_token", ("full_stop",), ".", "token on", "Hold playback, and show one token more.", "seek",
@@ -184,6 +190,19 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     Action(
         "jump", ("j",), "j", "jump…", "Go to a token (1200), a share (30%) or a time (1:30, 90s).", "seek",
         _SEEK, _NO_SEEK, footer=28,
+    ),
+    Action(
+        "tenth", DIGITS, "0…9", "go to 0…90 %", "Go to a tenth of the recording: 0 is the beginning, 5 the middle.",
+        "seek", _SEEK, _NO_SEEK, footer=31,
+    ),
+    Action(
+        "find", ("slash",), "/", "find…",
+        "Hold playback, and go to the next place of a text that was generated or injected.", "seek",
+        _SEEK, _NO_SEEK, footer=7,
+    ),
+    Action(
+        "find_next", ("n",), "n", "find next", "Go to the next place of the text that was looked for last.", "seek",
+        _SEEK, _NO_SEEK, footer=32,
     ),
     Action(
         "record", ("r",), "r", "record", "Switch the recording on or off.", "recording",
@@ -228,7 +247,7 @@ BY_ID = {action.id: action for action in ACTIONS}
 
 FIXED_KEYS: tuple[tuple[str, str], ...] = (
     ("tab", "next panel"),
-    ("1 … 5", "show (narrow terminal) or focus a panel"),
+    ("1 … 5", "while a model runs: show (narrow terminal) or focus a panel"),
     ("← →", "the cursor in the focused heatmap; else, while a model runs, next tab in a narrow terminal"),
     ("↑ ↓ pgup pgdn end", "scroll the stream; end follows it again"),
     (
@@ -239,21 +258,16 @@ FIXED_KEYS: tuple[tuple[str, str], ...] = (
 """Keys that move within the dashboard and do nothing to the run."""
 
 
+def holder(key: str, frame: Frame) -> Action:
+    """What a key does now: of the actions that share it, the one that can be done."""
+    sharing = [action for action in ACTIONS if key in action.keys]
+    return next((action for action in sharing if action.offered(frame)), sharing[0])
+
+
 def bindings() -> list[BindingType]:
-    """Textual's bindings of all actions; the footer is our own, so none is shown by Textual."""
-    return [
-        Binding(
-            ",".join(action.keys),
-            f"app.perform('{action.id}')",
-            action.title,
-            key_display=action.shown,
-            tooltip=action.description,
-            id=action.id,
-            show=False,
-        )
-        for action in ACTIONS
-        if action.keys
-    ]
+    """Textual's bindings of all keys; the footer is our own, so none is shown by Textual."""
+    keys = dict.fromkeys(key for action in ACTIONS for key in action.keys)
+    return [Binding(key, f"app.press_key('{key}')", show=False) for key in keys]
 
 
 def footer_actions(frame: Frame) -> list[Action]:

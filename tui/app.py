@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections import deque
@@ -25,7 +26,7 @@ from routing.events import Marker, StreamItem, Vitals
 from sessions.replay import ReplaySource
 from sessions.source import END, HOME, Source
 from sessions.text import whole_text
-from tui.actions import BY_ID, bindings
+from tui.actions import BY_ID, bindings, holder
 from tui.commands import ActionProvider
 from tui.control import Control
 from tui.footer_bar import FooterBar
@@ -36,6 +37,7 @@ from tui.inert_filter import InertFilter
 from tui.palette import DARK, THEMES
 from tui.screens.ask import JUMP, NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
 from tui.screens.dashboard import DashboardScreen
+from tui.screens.find import FindScreen, quoted, told
 from tui.screens.help import HelpScreen
 from tui.screens.sessions import SessionsScreen
 from tui.timeline_bar import TimelineBar
@@ -133,6 +135,9 @@ class MoeWatchApp(App[None]):
             "home": lambda: self.control.seek(HOME),
             "end": lambda: self.control.seek(END),
             "jump": lambda: self._ask(JUMP, lambda reply: self._seek_written(reply.text)),
+            "tenth": lambda: self._ask(JUMP, lambda reply: self._seek_written(reply.text)),
+            "find": self._find,
+            "find_next": self._find_next,
             "record": self.control.toggle_recording,
             "mark": lambda: self._ask(NOTE, self._mark),
             "sessions": self._show_sessions,
@@ -177,6 +182,7 @@ class MoeWatchApp(App[None]):
         self.source.start()
         self.call_after_refresh(self.tick)
         self._set_timer()
+        gc.freeze()  # modules and widgets are here to stay, and to look through them takes longer than some frames
 
     def _heed_signals(self) -> None:
         """Leave in an orderly way when told to from outside: terminal restored, recording closed."""
@@ -189,13 +195,19 @@ class MoeWatchApp(App[None]):
         """Textual's answer to ctrl+c, in our words."""
         self.notify(f"{BY_ID['quit'].shown} quits, or ctrl+q from anywhere", markup=False)
 
+    async def action_quit(self) -> None:
+        self.workers.cancel_all()  # a palette that still searches would not find its widgets
+        self.exit()
+
     def on_unmount(self) -> None:
+        gc.unfreeze()
         self.trends.close()
         self.source.close()
 
     def tick(self) -> None:
         """Take in what has arrived and draw a frame."""
         started = self._clock()
+        self._follow_search()
         self._listen(started)
         budget = FOLD_SECONDS if self._rate is None else FOLD_SHARE * self._rate.interval
         while self._backlog and self._clock() - started <= budget:
@@ -254,14 +266,23 @@ class MoeWatchApp(App[None]):
         if self._rate is not None:
             self._timer = self.set_interval(self._rate.interval, self.tick)
 
-    async def action_perform(self, name: str) -> None:
+    async def action_press_key(self, key: str) -> None:
+        """Do what a key stands for now."""
+        await self.action_perform(holder(key, self.frame_now).id, key)
+
+    async def action_perform(self, name: str, key: str = "") -> None:
         """Do what a key, the footer or the palette asks for, or say why not."""
         action = BY_ID[name]
         frame = self.frame_now
         if not action.offered(frame):
             self.notify(action.refusal(frame), severity="warning", markup=False)
             return
-        self._performers[name]()
+        if "seek" in action.needs:
+            self.control.stop_search()
+        if name == "tenth" and key:
+            self.control.seek_tenth(int(key))
+        else:
+            self._performers[name]()
         if "seek" in action.needs:  # or the next frame would only set out for there
             self.tick()
         else:
@@ -288,6 +309,36 @@ class MoeWatchApp(App[None]):
         except UserError as error:
             self.notify(one_line(str(error), 200), severity="warning", markup=False)
 
+    def _find(self) -> None:
+        self.push_screen(FindScreen(self.control.sought), lambda _: self.control.stop_search())
+
+    def _find_next(self) -> None:
+        if self.control.sought:
+            self._look_for(self.control.sought)
+        else:
+            self._find()
+
+    @on(FindScreen.Asked)
+    def find_asked(self, message: FindScreen.Asked) -> None:
+        """A text was written that is to be looked for."""
+        self._look_for(message.text)
+
+    def _look_for(self, text: str) -> None:
+        if not self.control.find(text):
+            self.notify(f"{BY_ID['find'].title}: nothing of the recording can be looked through", markup=False)
+
+    def _follow_search(self) -> None:
+        """Say how far a search is, and what it came to; going there was asked for already."""
+        search = self.control.follow_search()
+        under_way = search is not None and not search.over
+        self.dashboard.timeline.note = f"{quoted(search.text)}: {told(search)}" if search and under_way else ""
+        if search is None:
+            return
+        if isinstance(self.screen, FindScreen):
+            self.screen.tell(search)
+        elif search.over and (search.match is None or search.wrapped):
+            self.notify(f"{quoted(search.text)}: {told(search)}", markup=False)
+
     def _show_sessions(self) -> None:
         recording = self.source.recording
         running = recording.mode != "replay" and not self.source.ended
@@ -304,6 +355,7 @@ class MoeWatchApp(App[None]):
         except UserError as error:
             self.notify(one_line(str(error), 200), severity="warning", markup=False)
             return
+        self.control.stop_search()
         before, self.source = self.source, source
         self.control.source = source
         self._backlog.clear()

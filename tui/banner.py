@@ -9,8 +9,9 @@ from rich.style import Style
 from textual.geometry import Size
 from textual.strip import Strip
 
+from sessions.text import plural
 from tui.actions import BY_ID
-from tui.format import count, plural, size
+from tui.format import count, size
 from tui.frame import Frame
 from tui.inert import one_line
 from tui.panel import Drawn
@@ -62,12 +63,18 @@ def messages(frame: Frame) -> list[Message]:
     if frame.view.dropped:
         found.append(("bad", f"{plural(frame.view.dropped, 'event')} lost: the numbers shown have a gap", ""))
     if frame.status == "finished" and frame.view.header is not None:
-        after = plural(frame.view.tokens, "token")
-        why = frame.why or "no reason given"
-        found.append(("good", f"finished: {why}, after {after}", _offers(frame, "go_on", "prompt", "quit")))
+        found.append(("good", f"finished: {_finished(frame)}", _offers(frame, "go_on", "prompt", "quit")))
     if frame.at_boundary:
         found.append(("wait", _boundary(frame), ""))
     return found
+
+
+def _finished(frame: Frame) -> str:
+    """Why, and after how much."""
+    view, why = frame.view, frame.why or "no reason given"
+    if view.counts_only:
+        return f"{why}, counts of {plural(view.observed, 'token')}"
+    return f"{why}, after {plural(view.tokens, 'token')}"
 
 
 def _boundary(frame: Frame) -> str:

@@ -31,7 +31,7 @@ class BrailleCanvas:
         self._x = x_range
         self._y = y_range
         self._bits = [[0] * width for _ in range(height)]
-        self._styles: list[list[Style | None]] = [[None] * width for _ in range(height)]
+        self._styles: list[list[Style]] = [[Style.null()] * width for _ in range(height)]
 
     def dot_x(self, x: float) -> int:
         """The dot column of a value."""
@@ -61,18 +61,26 @@ class BrailleCanvas:
 
     def line(self, start: tuple[float, float], end: tuple[float, float], style: Style) -> None:
         """Join two points given in values."""
-        x0, y0, x1, y1 = self.dot_x(start[0]), self.dot_y(start[1]), self.dot_x(end[0]), self.dot_y(end[1])
-        steps = max(abs(x1 - x0), abs(y1 - y0), 1)
-        for step in range(steps + 1):
-            self.dot(floor(x0 + (x1 - x0) * step / steps + 0.5), floor(y0 + (y1 - y0) * step / steps + 0.5), style)
+        self._join(self._dot_of(start), self._dot_of(end), style)
 
     def curve(self, points: Sequence[tuple[float, float]], style: Style) -> None:
         """Join points given in values; NaN leaves a gap."""
-        if len(points) == 1:
-            self.line(points[0], points[0], style)
-        for start, end in pairwise(points):
-            if not isnan(start[1]) and not isnan(end[1]):
-                self.line(start, end, style)
+        dots = [None if isnan(point[1]) else self._dot_of(point) for point in points]
+        if len(dots) == 1:
+            dots *= 2
+        for start, end in pairwise(dots):
+            if start is not None and end is not None:
+                self._join(start, end, style)
+
+    def _dot_of(self, point: tuple[float, float]) -> tuple[int, int]:
+        return self.dot_x(point[0]), self.dot_y(point[1])
+
+    def _join(self, start: tuple[int, int], end: tuple[int, int], style: Style) -> None:
+        """Set the dots from one to another, each rounded to the nearest."""
+        (x, y), across, down = start, end[0] - start[0], end[1] - start[1]
+        steps = max(abs(across), abs(down), 1)
+        for step in range(steps + 1):
+            self.dot(x + _rounded(across * step, steps), y + _rounded(down * step, steps), style)
 
     def level(self, y: float, style: Style, spacing: int = 4) -> None:
         """A dotted horizontal line at a value."""
@@ -80,10 +88,15 @@ class BrailleCanvas:
         for column in range(0, 2 * self.width, spacing):
             self.dot(column, row, style)
 
-    def cell(self, column: int, row: int) -> tuple[str, Style | None]:
-        """One character cell; a space with no style where nothing was drawn."""
-        bits = self._bits[row][column]
-        return (chr(_BLANK + bits), self._styles[row][column]) if bits else (" ", None)
+    def cells(self, row: int) -> dict[int, tuple[str, Style]]:
+        """What was drawn in a row of character cells, by column."""
+        styles = self._styles[row]
+        return {column: (chr(_BLANK + bits), styles[column]) for column, bits in enumerate(self._bits[row]) if bits}
+
+
+def _rounded(part: int, whole: int) -> int:
+    """`part / whole` to the nearest whole number, halves upwards."""
+    return (2 * part + whole) // (2 * whole)
 
 
 def sparkline(values: Sequence[float], width: int, height: int, low: float, high: float) -> list[str]:

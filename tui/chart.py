@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -16,6 +17,9 @@ from tui.braille import BrailleCanvas
 from tui.format import number
 from tui.palette import Palette
 from tui.row import Row, on
+
+Cells = dict[int, tuple[str, Style]]
+"""A character and its style, by column."""
 
 _GRID_SPACING = 6
 _SLACK = 1e-9
@@ -66,9 +70,10 @@ class Chart:
         self.axis = axis
         self.gutter = max(len(number(tick, axis.digits)) for tick in (axis.low, axis.high)) + 1
         self.canvas = BrailleCanvas(max(1, width - self.gutter), max(1, height), x_range, (axis.low, axis.high))
-        self._words: dict[tuple[int, int], tuple[str, Style]] = {}
-        self._marks: dict[tuple[int, int], tuple[str, Style]] = {}
-        self._shaded: set[tuple[int, int]] = set()
+        self._words: defaultdict[int, Cells] = defaultdict(dict)
+        self._marks: defaultdict[int, Cells] = defaultdict(dict)
+        self._shaded: defaultdict[int, set[int]] = defaultdict(set)
+        """Each by row."""
 
     def column(self, x: float) -> int:
         """The cell column of a value, from the left of the plot area."""
@@ -81,23 +86,24 @@ class Chart:
     def write(self, column: int, row: int, text: str, style: Style) -> None:
         """Put words behind the curves."""
         for offset, character in enumerate(text):
-            self._words[column + offset, row] = (character, style)
+            self._words[row][column + offset] = (character, style)
 
     def mark(self, column: int, row: int, character: str, style: Style) -> None:
         """Put one character in front of the curves."""
-        self._marks[column, row] = (character, style)
+        self._marks[row][column] = (character, style)
 
     def mark_beside(self, column: int, row: int, character: str, style: Style) -> None:
         """Put one character in front of the curves, beside `column`, at the right if no mark is there."""
         for at in (*range(column + 1, self.canvas.width), *range(column - 1, -1, -1)):
-            if (at, row) not in self._marks:
+            if at not in self._marks[row]:
                 self.mark(at, row, character, style)
                 return
 
     def post(self, x: float, style: Style, character: str = "┊") -> None:
         """A vertical line behind the curves."""
+        column = self.column(x)
         for row in range(self.canvas.height):
-            self._words[self.column(x), row] = (character, style)
+            self._words[row][column] = (character, style)
 
     def band(self, curve: Callable[[Floats], tuple[Floats, Floats]], first: float, last: float) -> None:
         """Shade where a curve may lie between `first` and `last`; its bounds are dotted where no curve is drawn yet."""
@@ -105,8 +111,8 @@ class Chart:
         low, high = curve(self.canvas.x_of(columns))
         for column, bottom, top in zip(columns.tolist(), low.tolist(), high.tolist(), strict=True):
             below, above = self.canvas.dot_y(bottom), self.canvas.dot_y(top)
-            rows = range(max(0, above // 4), min(self.canvas.height, below // 4 + 1))
-            self._shaded.update((column // 2, row) for row in rows)
+            for row in range(max(0, above // 4), min(self.canvas.height, below // 4 + 1)):
+                self._shaded[row].add(column // 2)
             for row in (below, above):
                 if column % 2 == 0 and self.canvas.is_blank(column, row):
                     self.canvas.dot(column, row, self.ink.faint)
@@ -128,26 +134,33 @@ class Chart:
     def _row(self, y: int, label: str) -> Strip:
         row = Row(self.width, self.ink.ground)
         row.put(f"{label:>{self.gutter - 1}} ", self.ink.muted)
-        stretch, style = "", self.ink.faint
-        for column in range(self.canvas.width):
-            character, own_style = self._cell(column, y, grid=bool(label))
-            if (column, y) in self._shaded:
-                own_style = on(own_style, self.ink.shade)
-            if own_style != style and (character != " " or own_style.bgcolor != style.bgcolor):
+        stretch, style, end = "", self.ink.faint, 0
+        for column, (character, own_style) in self._cells(y, grid=bool(label)):
+            stretch += " " * (column - end)
+            end = column + 1
+            if own_style is not style and _is_seen(character, own_style, beside=style):
                 row.narrow(stretch, style)
                 stretch, style = "", own_style
             stretch += character
-        return row.narrow(stretch, style).strip()
+        return row.narrow(stretch + " " * (self.canvas.width - end), style).strip()
 
-    def _cell(self, column: int, y: int, *, grid: bool) -> tuple[str, Style]:
-        if (column, y) in self._marks:
-            return self._marks[column, y]
-        character, style = self.canvas.cell(column, y)
-        if style is not None:
-            return character, style
-        if (column, y) in self._words:
-            return self._words[column, y]
-        return ("·", self.ink.faint) if grid and column % _GRID_SPACING == 0 else (" ", self.ink.ground)
+    def _cells(self, y: int, *, grid: bool) -> list[tuple[int, tuple[str, Style]]]:
+        """What is not blank in a row, from left to right; all of a row that has a shade."""
+        width, shaded = self.canvas.width, self._shaded[y]
+        cells: Cells = dict.fromkeys(range(width), (" ", self.ink.ground)) if shaded else {}
+        if grid:
+            cells.update(dict.fromkeys(range(0, width, _GRID_SPACING), ("·", self.ink.faint)))
+        for layer in (self._words[y], self.canvas.cells(y), self._marks[y]):
+            cells.update(layer)
+        for column in shaded & cells.keys():
+            character, style = cells[column]
+            cells[column] = (character, on(style, self.ink.shade))
+        return sorted((column, cell) for column, cell in cells.items() if 0 <= column < width)
+
+
+def _is_seen(character: str, style: Style, *, beside: Style) -> bool:
+    """Whether a character looks different in another style; of a space only the ground is seen."""
+    return style.bgcolor != beside.bgcolor if character == " " else style != beside
 
 
 def x_labels(ink: Palette, width: int, start: int, labels: Sequence[tuple[int, str, Style]]) -> Strip:

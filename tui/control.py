@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from routing.events import PerturbationForm
+from sessions.finding import Search, Searchable
 from sessions.source import BACK, STEP, Jump, Source
 from tui.frame import Queued, is_paused
-from tui.seeking import SEEK_SECONDS, parse_jump, stop_beside
+from tui.seeking import SEEK_SECONDS, parse_jump, share_of, stop_beside
 from tui.view import GO_ON, RunView
 
 RATES = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 0.0)
@@ -23,6 +24,10 @@ class Control:
         self._queued: Queued | None = None
         self._aim: int | None = None
         """The token that the timeline was last pointed at, since the last frame."""
+        self.sought = ""
+        """The text that was looked for last."""
+        self.search: Search | None = None
+        """What is looked for now."""
 
     @property
     def queued(self) -> Queued | None:
@@ -110,6 +115,34 @@ class Control:
         """
         if (timeline := self.source.timeline) is not None:
             self.source.seek(parse_jump(text, timeline))
+
+    def seek_tenth(self, tenth: int) -> None:
+        """Go to a tenth of the recording, 0 being its beginning."""
+        if (timeline := self.source.timeline) is not None:
+            self.source.seek(share_of(timeline, tenth / 10))
+
+    def find(self, text: str) -> bool:
+        """Begin to look for the next place of a text; False where nothing can be looked through."""
+        self.stop_search()
+        self.sought = text
+        self.search = self.source.search(text) if isinstance(self.source, Searchable) else None
+        return self.search is not None
+
+    def follow_search(self) -> Search | None:
+        """The search under way; one that is over is given once, and where it led is gone to."""
+        search = self.search
+        if search is not None and search.over:
+            self.search = None
+            if search.match is not None:
+                self.source.pause()
+                self.source.seek(Jump("token", search.match.last + 1))
+        return search
+
+    def stop_search(self) -> None:
+        """Let be what is looked for."""
+        if self.search is not None:
+            self.search.stop()
+        self.search = None
 
     def aim(self, token: int) -> None:
         """Go to a token with the next frame: a dragged mouse points at many, and each jump reads the file anew."""

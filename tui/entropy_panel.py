@@ -12,8 +12,9 @@ from textual.strip import Strip
 
 from routing.arrays import Floats
 from tui.chart import Axis, Chart
-from tui.format import NOT_AVAILABLE, number
+from tui.format import NOT_AVAILABLE, count, number
 from tui.frame import Frame
+from tui.imported_counts import CountedWindow
 from tui.panel import Panel
 from tui.windows import TokenWindow, mean_of_known
 
@@ -41,15 +42,44 @@ class EntropyPanel(Panel):
         if window is None or header is None or not window.tokens:
             self.label("of the routers", *note)
             return self.message(width, height, view.no_token_text)
+        if isinstance(window, CountedWindow):
+            return self._of_usage(window, header.model.layers, size, whole=view.status == "finished")
         if "entropy" not in header.capture:
             self.label("of the routers")
             return self.message(width, height, "n/a: this run did not record router entropy")
         self.label(f"of the routers, {view.window_text}", *note)
         summary = self._summary(window, width, header.model.experts)
-        body = height - 1 if height - 1 <= len(header.model.layers) else height - 2
-        rows = self._body(window, header.model.layers, width, body)
-        blank = self.row(width).strip()
-        return [*rows, *[blank] * (height - 1 - len(rows)), summary]
+        rows = self._body(window, header.model.layers, width, _body_height(height, header.model.layers))
+        return self._above(rows, height, summary)
+
+    def _of_usage(self, window: CountedWindow, layers: Sequence[int], size: Size, *, whole: bool) -> list[Strip]:
+        """What counts alone tell: how evenly each layer uses its experts. The routers' own entropy needs tokens."""
+        unordered = whole and window.steps == 1
+        self.label(
+            "of usage, no order in time" if unordered else "of usage so far",
+            (" router entropy n/a: counts, no tokens ", self.palette.muted),
+        )
+        values, body = window.usage_entropy(), _body_height(size.height, layers)
+        draw = self._bars if len(layers) <= body else self._layer_curve
+        return self._above(draw(values, layers, size.width, body), size.height, self._usage_summary(window, size.width))
+
+    def _usage_summary(self, window: CountedWindow, width: int) -> Strip:
+        ink = self.palette
+        parts = [
+            ("mean ", ink.muted),
+            (number(window.mean_usage_entropy()), ink.strong),
+            ("  effective experts ", ink.muted),
+            (number(window.effective_by_usage(), 1), ink.strong),
+            (f" of {window.experts}", ink.muted),
+            ("  dead ", ink.muted),
+            (count(window.dead()), ink.strong),
+        ]
+        of_all = (f" of {count(window.usage.counts.size)}", ink.muted)
+        return self.row(width).first_that_fits([*parts, of_all], parts).strip()
+
+    def _above(self, rows: list[Strip], height: int, summary: Strip) -> list[Strip]:
+        """Rows at the top, and the summary in the last one."""
+        return [*rows, *[self.row(summary.cell_length).strip()] * (height - 1 - len(rows)), summary]
 
     def _summary(self, window: TokenWindow, width: int, experts: int) -> Strip:
         ink = self.palette
@@ -128,8 +158,14 @@ class EntropyPanel(Panel):
         return chart.rows()
 
 
+def _body_height(height: int, layers: Sequence[int]) -> int:
+    """Rows above the summary; one stays blank where it need not hold a layer."""
+    return height - 1 if height - 1 <= len(layers) else height - 2
+
+
 def _bin_by_mean(values: Floats, size: int) -> Floats:
+    """The means of `size` neighbours each, in the last bin of those that are left."""
     if size <= 1:
         return values
-    parts = [mean_of_known(values[at : at + size], 0) for at in range(0, len(values), size)]
-    return np.array(parts)
+    missing = np.full(-len(values) % size, np.nan)
+    return mean_of_known(np.append(values, missing).reshape(-1, size), 1)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.strip import Strip
 
 from routing.arrays import Floats, Ints
@@ -24,6 +24,7 @@ from tui.heat_painter import SIDE_WIDTH, HeatPainter, HeatPicture
 from tui.panel import Panel
 from tui.row import Part
 from tui.view import RunView
+from tui.windows import experts_of
 
 HEADS = 1
 """Rows above the cells."""
@@ -71,7 +72,8 @@ class ExpertHeatmap(Panel):
             return
         self._shares = view.window.usage.shares()
         self._scale = nice_scale(self._shares)
-        self.set_levels(quantise(self._shares, self._scale), view.newest)
+        newest = None if view.newest is None else experts_of(view.newest, len(self._shares))
+        self.set_levels(quantise(self._shares, self._scale), newest)
         self._describe(view)
 
     def set_levels(self, levels: Levels, newest: Ints | None = None) -> None:
@@ -87,14 +89,18 @@ class ExpertHeatmap(Panel):
             return
         before = self.picture
         self.picture = picture = self._picture_of(levels, newest)
-        keys = [self._key(picture, row) for row in range(picture.grid.rows)]
+        keys = self._keys_of(picture)
         if before is None or before.grid != picture.grid or before.side != picture.side or len(keys) != len(self._keys):
             changed: Iterable[int] = range(height)
         else:
-            rows = (HEADS + row for row, key in enumerate(keys) if key != self._keys[row])
-            changed = [*rows, *self._notes(len(levels))]
+            rows = [HEADS + row for row, key in enumerate(keys) if key != self._keys[row]]
+            changed = [*rows, *self._changed_notes(picture)]
         self._keys = keys
         self._repaint(changed)
+
+    def _changed_notes(self, picture: HeatPicture) -> list[int]:
+        """Legend and readout, each if it says something new."""
+        return [y for y in picture.notes if self._draw_line(y) != self._strips.get(y)]
 
     def _describe(self, view: RunView) -> None:
         assert self.picture is not None
@@ -115,11 +121,12 @@ class ExpertHeatmap(Panel):
         rows = list(rows)
         for y in rows:
             self._strips.pop(y, None)
-        if rows:
-            self.refresh(*(Region(0, y, self.content_size.width, 1) for y in rows))
+        self.repaint(rows)
 
     def _picture_of(self, levels: Levels, newest: Ints | None) -> HeatPicture:
-        grid, side = self._fit(*levels.shape)
+        layers, experts = levels.shape
+        notes = self._notes(layers)
+        grid, side = self._fit(layers, experts, len(notes))
         return HeatPicture(
             grid=grid,
             cells=grid.bin(levels),
@@ -129,12 +136,14 @@ class ExpertHeatmap(Panel):
             layer_ids=self._layer_ids(),
             gutter=self._gutter(),
             side=side,
+            width=self.content_size.width,
+            notes=notes,
         )
 
-    def _fit(self, layers: int, experts: int) -> tuple[HeatGrid, bool]:
-        """The grid, and whether there is room for the top expert beside it."""
+    def _fit(self, layers: int, experts: int, notes: int) -> tuple[HeatGrid, bool]:
+        """The grid above so many notes, and whether there is room for the top expert beside it."""
         width, height = self.content_size
-        room, rows = width - self._gutter(), max(1, height - HEADS - len(self._notes(layers)))
+        room, rows = width - self._gutter(), max(1, height - HEADS - notes)
         halves = not self.palette.glyphs_only
         side_width = SIDE_WIDTH if rows >= layers or not halves else 2 * SIDE_WIDTH
         beside = HeatGrid.fit(layers, experts, room - side_width, rows, halves=halves)
@@ -161,15 +170,15 @@ class ExpertHeatmap(Panel):
             return header.model.layers
         return range(1 if self._levels is None else len(self._levels))
 
-    def _key(self, picture: HeatPicture, row: int) -> bytes:
-        """Everything that the picture of a row depends on, but for the cursor."""
-        grid = picture.grid
-        bands = [grid.band_at(row)] + ([] if grid.rows_per_band else [grid.band_at(row, lower=True)])
-        parts = [picture.cells[band].tobytes() + picture.lit[band].tobytes() for band in bands if band is not None]
+    def _keys_of(self, picture: HeatPicture) -> list[bytes]:
+        """Everything that the picture of each row depends on, but for the cursor."""
+        tables = [picture.cells, picture.lit]
         if picture.shares is not None and (picture.side or picture.numbered):
-            percents = (np.nan_to_num(100 * picture.shares[band], nan=-1.0) for band in bands if band is not None)
-            parts += [np.rint(numbers).tobytes() for numbers in percents]
-        return b"".join(parts)
+            tables.append(np.rint(np.nan_to_num(100 * picture.shares, nan=-1.0)))
+        bands = [b"".join([table.tobytes() for table in band]) for band in zip(*tables, strict=True)]
+        if picture.grid.rows_per_band:
+            return [bands[row // picture.grid.rows_per_band] for row in range(picture.grid.rows)]
+        return [b"".join(bands[at : at + 2]) for at in range(0, len(bands), 2)]
 
     # Drawing
 
@@ -180,19 +189,18 @@ class ExpertHeatmap(Panel):
         return strip
 
     def _draw_line(self, y: int) -> Strip:
-        width, picture = self.content_size.width, self.picture
+        picture = self.picture
         if picture is None:
             return self._draw_empty(y)
         if self._painter is None or self._painter.ink is not self.palette:
             self._painter = HeatPainter(self.palette)
         if y == 0:
-            return self._painter.heads(picture, width)
+            return self._painter.heads(picture)
         if y < HEADS + picture.grid.rows:
-            return self._painter.cells(picture, width, y - HEADS)
-        notes = self._notes(picture.grid.layers)
-        if y in notes:
-            return self._draw_readout() if y == notes[-1] else self._painter.legend(picture, width, self._scale)
-        return self.row(width).strip()
+            return self._painter.cells(picture, y - HEADS)
+        if y in picture.notes:
+            return self._draw_readout() if y == picture.notes[-1] else self._painter.legend(picture, self._scale)
+        return self.row(picture.width).strip()
 
     def _draw_empty(self, y: int) -> Strip:
         text = "no token yet" if self.frame is None else self.frame.view.no_token_text

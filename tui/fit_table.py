@@ -9,7 +9,8 @@ from textual.strip import Strip
 from routing.half_life import Candidate, Fit
 from routing.mode_bounds import mode_bounds
 from routing.pressure import Mode
-from tui.format import NOT_AVAILABLE, number, percent, plural, signed
+from sessions.text import plural
+from tui.format import NOT_AVAILABLE, number, percent, signed
 from tui.palette import Palette
 from tui.pressure_words import branches
 from tui.row import Part, Row

@@ -61,11 +61,6 @@ def factor(value: float) -> str:
     return f"{value:g}×"
 
 
-def plural(number_of: int, noun: str) -> str:
-    """`1 token`, `57 tokens`."""
-    return f"{number_of:,} {noun}{'' if number_of == 1 else 's'}"
-
-
 def clock_time(seconds: float) -> str:
     """Recorded time as a clock has it: `0:07`, `12:34`, `1:02:03`."""
     minutes, second = divmod(int(seconds), 60)

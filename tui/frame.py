@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sessions.source import Ability, PaceStatus, RecordingStatus, Source, Timeline
-from tui.format import factor, plural
+from sessions.text import plural
+from tui.format import factor
 from tui.inert import one_line
 from tui.trends import Trend
 from tui.view import RunView, Status

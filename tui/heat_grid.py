@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import ABSENT, Floats, Ints
+from routing.arrays import ABSENT, Flags, Floats, Ints
 from tui.palette import HEAT_LEVELS
 
 Levels = npt.NDArray[np.int16]
-Flags = npt.NDArray[np.bool_]
 
 MAX_CELL_WIDTH = 12
 MAX_ROWS_PER_LAYER = 5
@@ -39,6 +38,7 @@ class HeatGrid:
     rows_per_band: int
 
     @classmethod
+    @lru_cache(maxsize=64)
     def fit(cls, layers: int, experts: int, width: int, height: int, *, halves: bool = True) -> HeatGrid:
         """The largest cells that show everything in `width` × `height` cells; without `halves`, whole rows only."""
         width, height = max(1, width), max(1, height)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property, lru_cache
+from math import isnan
 
 import numpy as np
 from rich.color import Color as RichColor
@@ -12,9 +13,9 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from routing.arrays import Floats
+from routing.arrays import Flags, Floats, Ints
 from tui.format import NOT_AVAILABLE
-from tui.heat_grid import Flags, HeatGrid, Levels
+from tui.heat_grid import HeatGrid, Levels
 from tui.palette import HEAT_LEVELS, Palette
 from tui.row import Row
 
@@ -24,6 +25,10 @@ NEWEST = HEAT_LEVELS
 CURSOR = HEAT_LEVELS + 1
 NUMBERED_WIDTH = 5
 """Cells this wide carry their share as a number."""
+CODES = CURSOR - NOTHING + 1
+LONGEST = 1 << 12
+"""More cells than a bar can have."""
+BARS_KEPT = 4096
 SIDE_WIDTH = 9
 """For the top expert of a layer and its share, right of its cells."""
 _HEAD_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -48,6 +53,10 @@ class HeatPicture:
     """Cells left of the grid, for the layer's index."""
     side: bool
     """There is room for the top expert beside each layer."""
+    width: int
+    """Cells of the terminal."""
+    notes: Sequence[int]
+    """Rows at the bottom that hold no cells."""
 
     @property
     def numbered(self) -> bool:
@@ -55,6 +64,35 @@ class HeatPicture:
         grid = self.grid
         roomy = grid.cell_width >= NUMBERED_WIDTH and grid.rows_per_band > 0
         return roomy and self.shares is not None and not grid.binning
+
+    @cached_property
+    def looks(self) -> Levels:
+        """How every character of half rows looks, as codes counted from `NOTHING`: [bands, cells of the terminal]."""
+        grid, newest = self.grid, np.int16(NEWEST)
+        codes = self.cells.copy() if grid.gap else np.where(self.lit, newest, self.cells)
+        if self.cursor is not None:
+            codes[self.cursor[0] // grid.layer_bin, self.cursor[1] // grid.expert_bin] = CURSOR
+        looks = np.repeat(codes, grid.cell_width, axis=1)
+        if grid.gap:
+            looks[:, grid.cell_width - 1 :: grid.cell_width] = np.where(self.lit, newest, np.int16(NOTHING))
+        looks -= NOTHING
+        return looks
+
+    @cached_property
+    def pairs(self) -> Ints:
+        """Two bands in one row: how each of its half blocks looks, as one number [rows, cells of the terminal]."""
+        looks = self.looks.astype(np.int64)
+        pairs = looks[0::2] * CODES
+        pairs[: len(looks) // 2] += looks[1::2]
+        return pairs
+
+    @cached_property
+    def tops(self) -> list[str]:
+        """The top expert of each layer and its share: `6 38 %`."""
+        assert self.shares is not None
+        shares = np.where(np.isnan(self.shares), -1.0, self.shares)
+        found = zip(shares.argmax(1).tolist(), shares.max(1).tolist(), strict=True)
+        return [NOT_AVAILABLE if share < 0 else f"{top} {100 * share:>3.0f} %" for top, share in found]
 
     def under_cursor(self, band: int | None) -> int | None:
         """The column of this band that is under the cursor."""
@@ -70,11 +108,13 @@ class HeatPainter:
         self.ink = ink
         self._styles: dict[tuple[int, int], Style] = {}
         self._number_styles: dict[int, Style] = {}
+        self._bar = lru_cache(maxsize=BARS_KEPT)(self._make_bar)
+        """The few hundred bars that a picture is made of, again and again."""
 
-    def heads(self, picture: HeatPicture, width: int) -> Strip:
+    def heads(self, picture: HeatPicture) -> Strip:
         """Expert numbers above their columns, as many as fit."""
         grid, ink = picture.grid, self.ink
-        row = Row(width, ink.ground)
+        row = Row(picture.width, ink.ground)
         digits = len(str(grid.experts - 1))
         step = next(step for step in _HEAD_STEPS if step * grid.cell_width > digits)
         cursor = None if picture.cursor is None else picture.cursor[1] // grid.expert_bin
@@ -88,7 +128,7 @@ class HeatPainter:
             row.to(picture.gutter + grid.columns * grid.cell_width).put("top".rjust(4), ink.faint)
         return row.strip()
 
-    def cells(self, picture: HeatPicture, width: int, y: int) -> Strip:
+    def cells(self, picture: HeatPicture, y: int) -> Strip:
         """One row of cells."""
         grid, ink = picture.grid, self.ink
         upper, lower = grid.band_at(y), None if grid.rows_per_band else grid.band_at(y, lower=True)
@@ -96,23 +136,23 @@ class HeatPainter:
         first = y == grid.row_of(upper)
         label = str(picture.layer_ids[upper * grid.layer_bin]) if first else ""
         at_cursor = picture.under_cursor(upper) is not None or picture.under_cursor(lower) is not None
-        row = Row(width, ink.ground)
+        row = Row(picture.width, ink.ground)
         row.put(f"{label:>{picture.gutter - 1}} ", ink.accent_bold if at_cursor and first else ink.muted)
         if grid.rows_per_band:
             self._tiles(row, picture, upper, y - grid.row_of(upper))
         else:
-            self._halves(row, picture, upper, lower)
+            self._halves(row, picture.pairs[y])
         if picture.side and first:
-            sides = [self._top_expert(picture, band) for band in (upper, lower) if band is not None]
             row.to(picture.gutter + grid.columns * grid.cell_width)
-            for side in sides:
-                row.put(side, ink.muted)
+            for band in (upper, lower):
+                if band is not None:
+                    row.put(picture.tops[band].rjust(SIDE_WIDTH), ink.muted)
         return row.strip()
 
-    def legend(self, picture: HeatPicture, width: int, scale: float) -> Strip:
+    def legend(self, picture: HeatPicture, scale: float) -> Strip:
         """The ramp with its ends, and what the accent means."""
         ink = self.ink
-        row = Row(width, ink.ground).put("0 % ", ink.muted)
+        row = Row(picture.width, ink.ground).put("0 % ", ink.muted)
         if ink.glyphs_only:
             for glyph, style in ink.glyphs:
                 row.put(glyph * 3, style)
@@ -158,15 +198,15 @@ class HeatPainter:
         numbered = picture.numbered and line == (grid.rows_per_band - 1) // 2
         body = grid.cell_width - grid.gap
         cursor = picture.under_cursor(band)
-        for column in range(grid.columns):
-            level, lit = int(picture.cells[band, column]), bool(picture.lit[band, column])
+        texts = _share_texts(picture, band) if numbered else [""] * grid.columns
+        cells = zip(picture.cells[band].tolist(), picture.lit[band].tolist(), texts, strict=True)
+        for column, (level, lit, text) in enumerate(cells):
             if underline:
                 self._underline(row, level, lit, body)
             else:
-                text = _share_text(picture, band, column) if numbered else ""
                 self._tile(row, level, lit, text, body, marked=column == cursor, gap=grid.gap)
             if grid.gap:
-                row.put("▌" if lit and grid.rows_per_band == 1 else " ", self.ink.accent)
+                row.narrow("▌" if lit and grid.rows_per_band == 1 else " ", self.ink.accent)
 
     def _underline(self, row: Row, level: int, lit: bool, body: int) -> None:
         if self.ink.glyphs_only:
@@ -184,57 +224,31 @@ class HeatPainter:
             self._glyphs(row, level, lit and not gap, text, body)
             return
         code = CURSOR if marked and not gap else NEWEST if lit and not gap else level
-        row.put(f"{text:^{body}}", self._number_style(code))
+        row.narrow(f"{text:^{body}}", self._number_style(code))
 
     def _glyphs(self, row: Row, level: int, lit: bool, text: str, body: int) -> None:
         """A tile without colour: its density, then its number."""
         glyph, style = self.ink.glyphs[round(level / (HEAT_LEVELS - 1) * (len(self.ink.glyphs) - 1))]
         row.put(glyph * (body - len(text)), self.ink.accent_bold if lit else style).put(text, self.ink.text)
 
-    def _halves(self, row: Row, picture: HeatPicture, upper: int, lower: int | None) -> None:
+    def _halves(self, row: Row, pairs: Ints) -> None:
         """Two bands in one row; cells that look alike are joined."""
-        grid = picture.grid
-        top, bottom = self._codes(picture, upper).tolist(), self._codes(picture, lower).tolist()
-        if grid.gap:
-            lit = [picture.lit[upper], np.zeros(grid.columns, bool) if lower is None else picture.lit[lower]]
-            for column in range(grid.columns):
-                row.fill("▀", grid.cell_width - 1, self.style(top[column], bottom[column]))
-                above, below = (NEWEST if flags[column] else NOTHING for flags in lit)
-                row.fill("▀", 1, self.style(above, below))
-            return
-        segments = [
-            Segment("▀" * (sum(1 for _ in stretch) * grid.cell_width), self.style(*codes))
-            for codes, stretch in groupby(zip(top, bottom, strict=True))
-        ]
-        row.extend(segments, grid.columns * grid.cell_width)
+        ends = np.concatenate(([-1], np.flatnonzero(pairs[1:] != pairs[:-1]), [len(pairs) - 1]))
+        bars = pairs[ends[1:]] * LONGEST + ends[1:] - ends[:-1]
+        row.extend([self._bar(bar) for bar in bars.tolist()], len(pairs))
 
-    def _codes(self, picture: HeatPicture, band: int | None) -> Levels:
-        """How each cell of a band looks."""
-        if band is None:
-            return np.full(picture.grid.columns, NOTHING, np.int16)
-        codes: Levels = picture.cells[band]
-        if not picture.grid.gap:
-            codes = np.where(picture.lit[band], np.int16(NEWEST), codes)
-        cursor = picture.under_cursor(band)
-        if cursor is not None:
-            codes = codes.copy()
-            codes[cursor] = CURSOR
-        return codes
-
-    def _top_expert(self, picture: HeatPicture, band: int) -> str:
-        """`6 38 %`, right-aligned."""
-        assert picture.shares is not None
-        shares = picture.shares[band]
-        if np.isnan(shares).all():
-            return NOT_AVAILABLE.rjust(SIDE_WIDTH)
-        top = int(np.nanargmax(shares))
-        return f"{top} {100 * shares[top]:>3.0f} %".rjust(SIDE_WIDTH)
+    def _make_bar(self, bar: int) -> Segment:
+        """Half blocks of two codes, as many as the remainder says."""
+        pair, length = divmod(bar, LONGEST)
+        top, bottom = divmod(pair, CODES)
+        return Segment("▀" * length, self.style(top + NOTHING, bottom + NOTHING))
 
 
-def _share_text(picture: HeatPicture, band: int, column: int) -> str:
+def _share_texts(picture: HeatPicture, band: int) -> list[str]:
+    """Every expert's share of a layer in percent."""
     assert picture.shares is not None
-    share = picture.shares[band, column]
-    return NOT_AVAILABLE if np.isnan(share) else f"{100 * share:.0f}"
+    shares = picture.shares[band].tolist()
+    return [NOT_AVAILABLE if isnan(share) else f"{100 * share:.0f}" for share in shares]
 
 
 def _is_bright(colour: RichColor | None) -> bool:

@@ -12,8 +12,9 @@ from textual.strip import Strip
 from routing.half_life import Fit
 from routing.mode_bounds import mode_bounds
 from routing.pressure import MODES, Mode
+from sessions.text import plural
 from tui.fit_table import fit_table
-from tui.format import count, number, plural
+from tui.format import count, number
 from tui.frame import Frame
 from tui.panel import Panel
 from tui.pressure_chart import SIGNS, PressureChart, value_of
@@ -74,6 +75,9 @@ class PressurePanel(Panel):
         if view.header is None:
             self.label("mid by chunk")
             return self.message(width, height, "no chunk yet")
+        if view.counts_only:
+            self.label("mid by chunk")
+            return self.message(width, height, view.no_token_text)
         mode = self.mode(view)
         self.label(f"{mode} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *self._origin(view))
         if self.other_mode and view.mode_problem:

@@ -12,7 +12,8 @@ from routing.external_energy import ExternalEnergy
 from routing.half_life import in_words
 from routing.mode_bounds import ModeBounds, mode_bounds
 from routing.pressure import WARM_UP_CHUNKS, Mode, reachability
-from tui.format import number, plural, signed
+from sessions.text import plural
+from tui.format import number, signed
 from tui.pressure_track import PressureTrack
 from tui.trends import Trend
 

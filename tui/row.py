@@ -88,7 +88,7 @@ class Row:
     def _add(self, text: str, cells: int, style: Style) -> None:
         """Add a stretch; it is joined to the one before if they look the same."""
         segments = self._segments
-        if segments and segments[-1].style == style:
+        if segments and (segments[-1].style is style or segments[-1].style == style):
             text = segments.pop().text + text
         segments.append(Segment(text, style))
         self.used += cells

@@ -35,6 +35,11 @@ def stop_beside(timeline: Timeline, step: int, *, playing: bool) -> Jump | None:
     return None if found is None else Jump("token", found)
 
 
+def share_of(timeline: Timeline, share: float) -> Jump:
+    """The jump to a share of the recording, 0..1."""
+    return Jump("token", timeline.first + round(share * (timeline.tokens - timeline.first)))
+
+
 def parse_jump(text: str, timeline: Timeline) -> Jump:
     """What a person wrote: a token's index, a share of the recording in percent, or a time.
 
@@ -45,7 +50,7 @@ def parse_jump(text: str, timeline: Timeline) -> Jump:
     if found := _TOKEN.fullmatch(text):
         return Jump("token", int(re.sub(r"[,_]", "", found[1])))
     if found := _SHARE.fullmatch(text):
-        return Jump("token", timeline.first + round(float(found[1]) / 100 * (timeline.tokens - timeline.first)))
+        return share_of(timeline, float(found[1]) / 100)
     if found := _TIME.fullmatch(text):
         hours, minutes, seconds, alone = (float(part or 0) for part in found.groups())
         return Jump("time", 3600 * hours + 60 * minutes + seconds + alone)

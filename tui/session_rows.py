@@ -6,7 +6,8 @@ from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
 from sessions.library import Condition, Entry, Preview
-from tui.format import NOT_AVAILABLE, count, number, plural, size
+from sessions.text import plural
+from tui.format import NOT_AVAILABLE, count, number, size
 from tui.inert import inert, one_line
 
 GAP = 2
@@ -24,6 +25,7 @@ _OPTIONAL = ("model", "half-life", "size", "begun (UTC)")
 _RIGHT = frozenset({"tokens", "size"})
 _STYLES: dict[Condition, str] = {
     "whole": "$success",
+    "failed": "$warning",
     "unfinished": "$foreground 60%",
     "torn": "$warning",
     "unreadable": "$error",

@@ -16,7 +16,7 @@ TABS = ("stream", "experts", "entropy", "pressure", "vitals")
 
 
 class TabBar(Drawn):
-    """One row: `1 stream  2 experts …`; click or press the number. In a replay the arrows move in the recording."""
+    """One row: `1 stream  2 experts …`; click or press the number. In a replay, digits and arrows move in it."""
 
     class Chosen(Message):
         """A tab was clicked."""
@@ -38,11 +38,11 @@ class TabBar(Drawn):
         self._spots = []
         for number, tab in enumerate(TABS, 1):
             start, active = row.used, tab == self.active
-            row.put(f" {number} ", ink.chip if active else ink.faint)
+            row.put(" " if frame.seekable else f" {number} ", ink.chip if active else ink.faint)
             row.put(f"{tab} ", ink.chip if active else ink.muted)
             self._spots.append((start, row.used, tab))
             row.put(" ")
-        return [row.right(("1–5 " if frame.seekable else "← →  1–5 ", ink.faint)).strip()]
+        return [row.right(("tab " if frame.seekable else "← →  1–5 ", ink.faint)).strip()]
 
     def on_click(self, event: events.Click) -> None:
         for start, end, tab in self._spots:

@@ -44,20 +44,24 @@ class TimelineBar(Drawn):
         self._ticked: Hashable = None
         """What the ticks were placed for: they are many in a long recording."""
         self._dragging = False
+        self.note = ""
+        """What is shown in the place of the position: how far a search is."""
 
     def show(self, frame: Frame) -> None:
         self.display = frame.timeline is not None
         super().show(frame)
 
     def state(self, frame: Frame) -> Hashable:
-        return None if frame.timeline is None else (_extent(frame.timeline), frame.timeline.position, _times(frame))
+        timeline = frame.timeline
+        return None if timeline is None else (_extent(timeline), timeline.position, _times(frame), self.note)
 
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
         timeline = frame.timeline
         if timeline is None:
             return []
         ink, row = self.palette, self.row(size.width)
-        left, right = f" {_times(frame)} ", f" token {count(timeline.position)} of {count(timeline.tokens)} "
+        left = f" {_times(frame)} "
+        right = f" {self.note or f'token {count(timeline.position)} of {count(timeline.tokens)}'} "
         cells = size.width - cell_len(left) - cell_len(right)
         row.put(left, ink.text)
         self._bar = (cell_len(left), cells if cells >= LEAST_BAR else 0)
@@ -123,6 +127,8 @@ class TimelineBar(Drawn):
 
 def _times(frame: Frame) -> str:
     timeline = frame.timeline
+    if frame.view.counts_only:
+        return "no times"
     return "" if timeline is None else f"{clock_time(timeline.time)} / {clock_time(timeline.seconds)}"
 
 

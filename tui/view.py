@@ -14,7 +14,6 @@ from typing import Literal
 
 import msgspec
 
-from routing.arrays import Floats, Ints, token_experts, token_layer_values
 from routing.chunks import ChunkClock
 from routing.errors import UserError
 from routing.events import (
@@ -36,11 +35,12 @@ from routing.events import (
 )
 from routing.instruments import CUTTING_STATES, Instruments, experts_before
 from routing.pressure import MODES
-from routing.usage import overlap
-from tui.format import count, plural
+from sessions.text import plural
+from tui.format import count
+from tui.imported_counts import CountedWindow, counted_windows
 from tui.pressure_track import PressureTrack
 from tui.vitals_history import VitalsHistory
-from tui.windows import TokenRate, TokenWindow, mean_of_known
+from tui.windows import Ids, Routing, TokenRate, TokenWindow
 
 GO_ON = " Please continue:"
 """The text that `g` injects."""
@@ -116,8 +116,8 @@ class RunView:
         self.sampling: Sampling | None = None
         """How tokens are drawn now."""
         self.rate = TokenRate()
-        self.newest: Ints | None = None
-        """Experts [L, k] of the newest token."""
+        self.newest: Ids | None = None
+        """Experts of the newest token."""
         self.windows: dict[str, TokenWindow] = {}
         self.tracks: dict[str, PressureTrack] = {}
         self.forks: deque[Fork] = deque(maxlen=FORKS_KEPT)
@@ -126,7 +126,7 @@ class RunView:
         """Why the pressure mode that was not recorded cannot be computed."""
         self.clock = ChunkClock(1)
         self._context_start = 0
-        self._before: Ints | None = None
+        self._before: Ids | None = None
         self._other: Instruments | None = None
 
     @property
@@ -144,6 +144,8 @@ class RunView:
     @property
     def window_text(self) -> str:
         """Which tokens `window` holds, in words."""
+        if isinstance(self.window, CountedWindow):
+            return self.window.text
         held = 0 if self.window is None else self.window.tokens
         observed = "observed " if self.tap_off_at is not None else ""
         of_prompt = " of the prompt" if self.window_phase == "prefill" else ""
@@ -157,7 +159,7 @@ class RunView:
     @property
     def counts_only(self) -> bool:
         """The recording was imported from counts, and no token will come."""
-        return self.header is not None and self.header.capture == ["counts"]
+        return self.header is not None and self.header.counts_only
 
     @property
     def no_token_text(self) -> str:
@@ -221,8 +223,8 @@ class RunView:
         self.cost = header.cost
         self.multistep, self.sampling = header.multistep, header.sampling
         self.clock = ChunkClock(header.chunk_size)
-        layers, experts = len(header.model.layers), header.model.experts
-        self.windows = {phase: TokenWindow(layers, experts) for phase in ("prefill", "decode")}
+        shape, unit = (len(header.model.layers), header.model.experts), header.units.entropy
+        self.windows = {phase: TokenWindow(*shape, entropy_unit=unit) for phase in ("prefill", "decode")}
         self.tracks = {mode: PressureTrack(mode) for mode in (header.pressure, *MODES)}
         try:
             self._other = Instruments(header, mode=self.other_mode, keyframes=False)
@@ -245,17 +247,12 @@ class RunView:
     def _feed_token(self, token: Token) -> None:
         if self.header is None:
             return
-        model, units = self.header.model, self.header.units
-        layers = len(model.layers)
-        experts = token_experts(token, layers, model.experts_per_token)
-        entropy = token_layer_values(token.entropy, layers) * units.entropy
         if self.tap_off_at is None:
-            churn = None if self._before is None else 1 - overlap(experts, self._before)
-            self.windows[token.phase].add(experts, entropy, churn)
-            self._before = self.newest = experts
+            self.windows[token.phase].add(Routing(token.experts, token.entropy, self._before))
+            self._before = self.newest = token.experts
             self.observed += 1
         self.tokens = token.i + 1
-        self._add(_piece(token, entropy))
+        self._add(_piece(token, self.header.units.entropy))
         self._count(token)
         self._derive(token)
 
@@ -281,6 +278,9 @@ class RunView:
 
     def _feed_keyframe(self, keyframe: Keyframe) -> None:
         """Before the first token it tells what came before the recording, or before a jump; later ones nothing new."""
+        if self.counts_only:
+            self.windows, self.observed = counted_windows(keyframe, self.window), keyframe.i
+            return
         if self.header is not None and keyframe.i and not self.tokens:
             self._enter(keyframe, self.header)
         self._derive(keyframe)
@@ -326,7 +326,8 @@ class RunView:
                 self._fresh_context(state)
             case "finished":
                 self.status, self.why = "finished", state.why
-                self._add(Piece("end", (state.why or "")[:CHARACTERS_KEPT], state.i))
+                if not self.counts_only:
+                    self._add(Piece("end", (state.why or "")[:CHARACTERS_KEPT], state.i))
             case "error":
                 self.status, self.message = "failed", state.message or state.why
             case "dropped":
@@ -379,14 +380,14 @@ def _changes(change: Change) -> list[str]:
     return found if change.sampling is None else [*found, drawn_in_words(change.sampling)]
 
 
-def _piece(token: Token, entropy: Floats) -> Piece:
-    mean = float(mean_of_known(entropy, 0))
+def _piece(token: Token, entropy_unit: float) -> Piece:
+    entropies = [value for value in token.entropy or () if value is not None]
     return Piece(
         role=token.source,
         text=intern(token.text[:CHARACTERS_KEPT]),  # a vocabulary's few texts come again and again
         i=token.i,
         surprisal=None if token.logprob is None else -token.logprob,
-        entropy=mean if mean == mean else None,
+        entropy=sum(entropies) / len(entropies) * entropy_unit if entropies else None,
         would_stop=token.would_stop,
         omitted=max(0, len(token.text) - CHARACTERS_KEPT),
     )

@@ -57,7 +57,8 @@ class VitalsPanel(Panel):
         history = frame.view.vitals
         self.label("of this machine" if not frame.replay else "of the machine it was recorded on")
         if history.last is None:
-            return self.message(width, height, "no reading yet")
+            never = frame.view.counts_only
+            return self.message(width, height, "n/a: an import has no readings" if never else "no reading yet")
         present = self._memory(history, history.last) + self._heat(history, history.last)
         faint = self.palette.faint
         missing = [Reading(label, f"n/a: {one_line(why, 200)}", faint) for label, why in _missing(history.last)]

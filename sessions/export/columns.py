@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import Floats
+from routing.arrays import Flags, Floats
 
 Kind = Literal["integer", "number", "truth", "text", "label"]
 """A label is one of a few short words."""
@@ -52,7 +52,7 @@ def rows_in(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
 
-def masked(values: npt.NDArray[Any], absent: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+def masked(values: npt.NDArray[Any], absent: Flags) -> npt.NDArray[Any]:
     """An array with null where `absent` says so."""
     result: npt.NDArray[Any] = np.ma.MaskedArray(values, absent)
     return result

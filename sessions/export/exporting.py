@@ -21,8 +21,8 @@ from sessions import paths
 from sessions.export import tables
 from sessions.export.columns import Batch, Table, batch_of, rows_in
 from sessions.export.writers import Form, Writer, check_form, writer
-from sessions.reader import SessionReader, read_session
-from sessions.recompute import Recomputed
+from sessions.parts import RunReader
+from sessions.recompute import Beginnings, Recomputed
 from sessions.token_arrays import TokenArrays, TokenBatches
 
 ROWS_HELD = 4096
@@ -62,7 +62,7 @@ class Exported:
 
 
 def export_session(path: Path, plan: ExportPlan) -> Exported:
-    """Write a session's tables.
+    """Write a session's tables, of all its files if it goes on in others.
 
     Chunks are computed from the tokens, as in a replay. A torn file is exported as far as it is whole.
 
@@ -70,7 +70,7 @@ def export_session(path: Path, plan: ExportPlan) -> Exported:
         UserError: the session cannot be read, the format not be written, or a file is in the way.
     """
     check_form(plan.form)
-    with closing(read_session(path)) as session:
+    with closing(RunReader(path)) as session:
         known = tables.tables(session.header)
         if plan.table is not None and plan.table not in known:
             raise UserError(f"there is no table called {plan.table!r}", advice=f"use one of {', '.join(known)}")
@@ -86,7 +86,7 @@ def _default_output(path: Path, plan: ExportPlan) -> Path:
     return Path(f"{stem}-{plan.form}" if plan.table is None else f"{stem}-{plan.table}.{plan.form}")
 
 
-def _fill(session: SessionReader, path: Path, files: _Files) -> list[str]:
+def _fill(session: RunReader, path: Path, files: _Files) -> list[str]:
     """Hand every row on; returns what the user should know about the session."""
     differing: set[tuple[type, int]] = set()
     rows = _Rows(session.header, files)
@@ -97,7 +97,7 @@ def _fill(session: SessionReader, path: Path, files: _Files) -> list[str]:
     rows.rest()
     chunks = sum(kind is Chunk for kind, _ in differing)
     differ = [f"{path}: {chunks} recorded chunks differ from those computed from its tokens, which are exported"]
-    return [*([session.torn] if session.torn else []), *(differ if chunks else [])]
+    return [*session.warnings, *(differ if chunks else [])]
 
 
 class _Rows:
@@ -111,17 +111,16 @@ class _Rows:
         shape = len(header.model.layers), header.model.experts
         self._counts = {phase: np.zeros(shape, np.int64) for phase in ("prefill", "decode")}
         self._observed = {phase: np.zeros(shape[0], np.int64) for phase in ("prefill", "decode")}
-        self._begun = False
+        self._beginnings = Beginnings()
 
     def take(self, event: Event | Unknown) -> None:
         """Take in the next event of the session."""
         for tokens in self._batches.take(event):
             self._write_tokens(tokens)
-        if isinstance(event, Keyframe) and not self._begun:
-            self._add_before(event)
+        if self._beginnings.see(event) and isinstance(event, Keyframe):
+            self._begin_with(event)
         elif (found := tables.rows_of(event)) is not None:
             self._hold(*found)
-        self._begun |= not isinstance(event, Header)
 
     def rest(self) -> None:
         """Write what is left, and what can only be known at the end."""
@@ -151,12 +150,10 @@ class _Rows:
                 add_selections(counts, experts)
             self._observed[phase] += (here[:, :, :1] >= 0).any(-1).sum(0)
 
-    def _add_before(self, frame: Keyframe) -> None:
-        """What the run had selected before the recording begins."""
-        self._counts["prefill"] += np.array(frame.counts_prefill, np.int64)
-        self._counts["decode"] += np.array(frame.counts_decode, np.int64)
-        self._observed["prefill"] += np.array(frame.rows_prefill, np.int64)
-        self._observed["decode"] += np.array(frame.rows_decode, np.int64)
+    def _begin_with(self, frame: Keyframe) -> None:
+        """Take over what the run had selected until here, whether the tokens are there or not."""
+        self._counts = {phase: np.array(getattr(frame, f"counts_{phase}"), np.int64) for phase in self._counts}
+        self._observed = {phase: np.array(getattr(frame, f"rows_{phase}"), np.int64) for phase in self._observed}
 
     def _hold(self, name: str, rows: Sequence[list[Any]]) -> None:
         held = self._held.setdefault(name, [])

@@ -13,6 +13,7 @@ from typing import IO, Any, Literal, Protocol, cast
 import msgspec
 import numpy as np
 
+from backends.extras import install_command
 from routing.errors import UserError
 from sessions.export.columns import Batch, Column, Kind, Table, Values
 
@@ -80,7 +81,7 @@ def _pyarrow() -> Any:
     except ImportError as error:
         raise UserError(
             "Parquet needs pyarrow, which is not installed",
-            advice='pip install "moe-watch[export]", or use --to csv, json or npz',
+            advice=f"run `{install_command('export')}`, or use --to csv, json or npz",
         ) from error
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from backends.extras import install_command
 from backends.gguf_files import GgufFile, read_gguf
 from routing.errors import UserError
 from sessions.imports.loading import Array
@@ -56,7 +57,8 @@ def _gguf_reader(path: Path) -> Any:
     try:
         gguf = import_module("gguf")
     except ImportError as error:
-        raise UserError(f"{path}: needs gguf, which is not installed", advice="pip install gguf") from error
+        advice = f"run `{install_command('import')}`"
+        raise UserError(f"{path}: needs gguf, which is not installed", advice=advice) from error
     try:
         return gguf.GGUFReader(path)
     except (ValueError, KeyError, IndexError, OverflowError, OSError, UnicodeDecodeError) as error:

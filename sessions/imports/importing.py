@@ -76,6 +76,8 @@ def read_trace(path: Path, options: ImportOptions, form: Format | None, dtype: s
         UserError: it cannot be read or understood.
     """
     start = read_start(path)
+    if not start:
+        raise UserError(f"{path}: the file is empty", advice="give a trace; docs/data.md has the formats")
     if start.startswith(MAGIC):
         _require(form, "imatrix", path)
         return read_imatrix(path, options)

@@ -15,11 +15,15 @@ import numpy as np
 from routing.arrays import Ints
 from routing.errors import UserError
 from sessions.imports.loading import Array, array_of
+from sessions.imports.steps import in_steps
 from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace, counted, routed
 from sessions.shapes import MAX_CELLS
 
 ENGINE = "SGLang"
+WHAT = "SGLang's expert distribution"
 COUNTS, RECORDS, MAP = "logical_count", "records", "last_physical_to_logical_map"
+MOST_PASS_CELLS = 50_000_000
+"""Passes × layers × experts that are told apart: they are held in memory."""
 NO_PHASE = "the dump does not tell prefill and decode apart: all selections stand under {}"
 
 
@@ -42,18 +46,20 @@ def read_dump(dump: dict[str, Any], options: ImportOptions, where: str) -> Trace
 def read_counts(counts: Array, options: ImportOptions, where: str) -> CountedTrace:
     """Selections `[steps, layers, experts]`, or already summed over steps.
 
+    Steps are kept in the dump's order, those in which nothing was counted left out.
+
     Raises:
         UserError: they are none.
     """
-    summed = counts.sum(0) if counts.ndim == 3 else counts
-    shape, whole, rows = counted(summed, options, where)
+    shape, whole, rows = counted(counts.sum(0) if counts.ndim == 3 else counts, options, where)
     phase = options.phase or "prefill"
     warnings = [] if options.phase else [NO_PHASE.format(phase)]
-    return CountedTrace(ENGINE, "SGLang's expert distribution", shape, whole, rows, phase, warnings=warnings)
+    steps = in_steps(counts, shape, warnings) if counts.ndim == 3 else None
+    return CountedTrace(ENGINE, WHAT, shape, whole, rows, phase, warnings=warnings, steps=steps)
 
 
 def _logical(dump: dict[str, Any], records: list[dict[str, Any]], where: str) -> Array:
-    """Counts `[L, E]` of experts out of those of their copies on GPUs."""
+    """Counts `[passes, L, E]` of experts out of those of their copies on GPUs; of very many passes, their sum."""
     counts = [array_of(each.get("global_physical_count"), f"{where}, global_physical_count") for each in records]
     places = array_of(dump.get(MAP), f"{where}, {MAP}")
     most = MAX_CELLS // max(1, len(places))
@@ -61,8 +67,11 @@ def _logical(dump: dict[str, Any], records: list[dict[str, Any]], where: str) ->
         raise UserError(f"{where}: counts and {MAP} are of different shapes", advice="give the dump as it was written")
     if places.dtype.kind not in "iu" or not 0 <= places.min(initial=0) <= places.max(initial=0) < most:
         raise UserError(f"{where}: {MAP} holds no ids of experts", advice="give the dump as it was written")
-    logical = np.zeros((len(places), int(places.max(initial=0)) + 1))
-    np.add.at(logical, (np.arange(len(places))[:, None], places), sum(counts))
+    shape = len(places), int(places.max(initial=0)) + 1
+    passes = counts if len(counts) * shape[0] * shape[1] <= MOST_PASS_CELLS else [sum(counts)]
+    logical = np.zeros((len(passes), *shape))
+    for at, each in enumerate(passes):
+        np.add.at(logical[at], (np.arange(shape[0])[:, None], places), each)
     return logical
 
 

@@ -78,6 +78,8 @@ class CountedTrace:
     phase: Phase
     model: str | None = None
     warnings: list[str] = field(default_factory=list)
+    steps: Ints | None = None
+    """[S, L, E] of the counts, step by step; None if the file has only their sum."""
 
 
 Trace = RoutedTrace | CountedTrace
@@ -119,7 +121,7 @@ def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tup
     chosen = options.experts_per_token
     if chosen is None:
         raise UserError(f"{where}: counts do not tell the experts per token", advice="say --experts-per-token N")
-    if counts.ndim != 2 or not _are_counts(counts):
+    if counts.ndim != 2 or not are_counts(counts):
         raise UserError(
             f"{where}: no counts of selections [layers, experts]", advice="see docs/data.md for the formats"
         )
@@ -139,7 +141,7 @@ def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tup
     return Shape(kept, counts.shape[1], chosen), whole, whole.sum(-1) // chosen
 
 
-def _are_counts(counts: npt.NDArray[Any]) -> bool:
+def are_counts(counts: npt.NDArray[Any]) -> bool:
     """Whether all are whole numbers, and few enough to be summed."""
     with np.errstate(invalid="ignore", over="ignore"):
         total = counts.sum(dtype=np.float64)

@@ -1,7 +1,7 @@
 """An imported trace as a session file: a header that says what is there, and only events that can be had.
 
-Routing per token becomes tokens. Counts become one keyframe, the state of a run after tokens that nobody recorded, so
-that no token is made up.
+Routing per token becomes tokens. Counts become keyframes, one for each step that was counted: the state of a run after
+tokens that nobody recorded, so that no token is made up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from routing.arrays import nullable
+from routing.arrays import Ints, nullable
 from routing.errors import UserError
 from routing.events import BackendInfo, Event, Header, Keyframe, ModelInfo, Sampling, State, Token
 from routing.gates import UNKNOWN_GATE
@@ -22,9 +22,10 @@ from sessions import paths
 from sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
 from sessions.recorder import Recorder
 from sessions.shapes import ABSENT_ID, EventChecker, ShapeError, check_header
+from sessions.text import UNKNOWN
 from sessions.version import version
 
-UNKNOWN = "unknown"
+IN_ORDER = "steps stand in the order of the dump: if the recorder's buffer ran over, that is not the order in time"
 
 
 def write_trace(
@@ -66,6 +67,7 @@ def header_of(trace: Trace, source: Path, model: str, now: datetime) -> Header:
     absent = [
         f"imported from {source.name}, {trace.what}: when it ran, temperature and seed are not known",
         *(() if routed else ("only counts of selections: no tokens, and nothing that needs their order",)),
+        *((IN_ORDER,) if isinstance(trace, CountedTrace) and trace.steps is not None else ()),
         *(("no token ids",) if isinstance(trace, RoutedTrace) and trace.ids is None else ()),
         *(("no text",) if isinstance(trace, RoutedTrace) and trace.texts is None else ()),
     ]
@@ -103,7 +105,7 @@ def _checked(header: Header, trace: Trace, source: Path) -> Iterator[Event]:
 def _events(header: Header, trace: Trace) -> Iterator[Event]:
     instruments = Instruments(header)
     if isinstance(trace, CountedTrace):
-        yield _keyframe(instruments, trace)
+        yield from (_keyframe(instruments, trace, total) for total in _totals(trace))
         yield State(state="finished", i=int(trace.rows.max(initial=0)), t=0.0, why="imported")
         return
     for token in _tokens(trace):
@@ -128,14 +130,23 @@ def _tokens(trace: RoutedTrace) -> Iterator[Token]:
         )
 
 
-def _keyframe(instruments: Instruments, trace: CountedTrace) -> Keyframe:
-    """The state of fresh instruments, but for what was counted: there are no averages without an order."""
-    nothing = np.zeros_like(trace.counts).tolist(), np.zeros_like(trace.rows).tolist()
-    here = trace.counts.tolist(), trace.rows.tolist()
+def _totals(trace: CountedTrace) -> Ints:
+    """What was counted up to the end of each step `[S, L, E]`; steps that no layer got further in go with the next."""
+    totals = trace.counts[None] if trace.steps is None else trace.steps.cumsum(0)
+    tokens = totals.sum(-1).max(-1)
+    found: Ints = totals[np.append(tokens[1:] > tokens[:-1], True)]
+    return found
+
+
+def _keyframe(instruments: Instruments, trace: CountedTrace, counts: Ints) -> Keyframe:
+    """The state of fresh instruments, but for what was counted `[L, E]`: without tokens there are no averages."""
+    rows = counts.sum(-1) // trace.shape.experts_per_token
+    nothing = np.zeros_like(counts).tolist(), np.zeros_like(rows).tolist()
+    here = counts.tolist(), rows.tolist()
     prefill, decode = (here, nothing) if trace.phase == "prefill" else (nothing, here)
     return msgspec.structs.replace(
         instruments.keyframe(),
-        i=int(trace.rows.max(initial=0)),
+        i=int(rows.max(initial=0)),
         counts_prefill=prefill[0],
         rows_prefill=prefill[1],
         counts_decode=decode[0],

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backends.extras import install_command
 from sessions.measuring.findings import Findings
 from sessions.measuring.report import half_life_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MISSING = "no figures: matplotlib is not installed; `pip install 'moe-watch[report]'`, and the same command draws them"
 FORMATS = ("png", "svg")
 RUNS, MEAN, OTHER, ZERO = "#9aa5b1", "#0b62a4", "#c1440e", "#444444"
 SIZE = (7.5, 4.2)
@@ -25,6 +25,12 @@ SIZE = (7.5, 4.2)
 def can_draw() -> bool:
     """Whether matplotlib is there."""
     return find_spec("matplotlib") is not None
+
+
+def how_to_draw() -> str:
+    """What to say where it is not."""
+    install = install_command("report")
+    return f"no figures: matplotlib is not installed; run `{install}`, and the same command draws them"
 
 
 def draw(findings: Findings, folder: Path) -> list[Path]:

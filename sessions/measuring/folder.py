@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from routing.errors import UserError
 from sessions import paths
-from sessions.measuring.plan import PLAN_FILE, Plan, differences, read_plan
+from sessions.measuring.plan import PLAN_FILE, RUN_PREFIXES, Plan, differences, read_plan
 
 LOCK_FILE = ".lock"
 
@@ -41,16 +40,7 @@ def write(path: Path, content: bytes) -> None:
         UserError: it cannot be written.
     """
     with creating(path):
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        paths.replace_file(path, content)
 
 
 def _lock(lock: int, folder: Path) -> None:
@@ -67,18 +57,30 @@ def _match(folder: Path, plan: Plan) -> None:
             raise UserError(f"{folder}: holds other files ({visible[0]})", advice="give a new folder as --out")
         write(folder / PLAN_FILE, plan.to_json())
     elif names := differences(kept, plan):
-        raise UserError(
-            f"{folder}: holds a measurement with other settings ({', '.join(names)})",
-            advice="repeat its options to go on with it, or give another --out",
-        )
+        if _has_runs(folder):
+            raise UserError(
+                f"{folder}: holds a measurement with other settings ({', '.join(names)})",
+                advice="repeat its options to go on with it, or give another --out",
+            )
+        write(folder / PLAN_FILE, plan.to_json())
+
+
+def _has_runs(folder: Path) -> bool:
+    """Whether a run was begun; a measurement that was refused before that has left nothing but its plan."""
+    return any(each.name.startswith(tuple(RUN_PREFIXES.values())) for each in folder.iterdir())
 
 
 @contextmanager
-def creating(path: Path) -> Iterator[None]:
-    """What goes wrong with a file or folder that is to be written, as a `UserError`."""
+def creating(path: Path, option: str = "--out") -> Iterator[None]:
+    """What goes wrong with a file or folder that is to be written, as a `UserError`.
+
+    Args:
+        path: the file or folder.
+        option: how another one is chosen.
+    """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error})", advice="choose another place with --out"
+            f"{path}: cannot be written ({error.strerror or error})", advice=f"choose another place with {option}"
         ) from error

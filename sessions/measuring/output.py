@@ -20,7 +20,7 @@ def write_all(findings: Findings, results: bytes, folder: Path) -> str:
     """
     write(folder / "results.json", results)
     drawn: list[Path] = []
-    without = "" if figures.can_draw() else figures.MISSING
+    without = "" if figures.can_draw() else figures.how_to_draw()
     if not without:
         with creating(folder / FIGURES):
             drawn = figures.draw(findings, folder / FIGURES)

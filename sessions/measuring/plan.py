@@ -19,6 +19,8 @@ PLAN_FILE = "plan.json"
 
 RunKind = Literal["plain", "late"]
 """`late`: the control, the same prompt behind text that has nothing to do with it."""
+RUN_PREFIXES: dict[RunKind, str] = {"plain": "run-", "late": "late-"}
+"""What the names of session files begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class PlannedRun:
     @property
     def file(self) -> str:
         """The name of its session file."""
-        return f"{'run' if self.kind == 'plain' else 'late'}-{self.number:03}{paths.SUFFIX}"
+        return f"{RUN_PREFIXES[self.kind]}{self.number:03}{paths.SUFFIX}"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from routing.errors import UserError
 from routing.events import Chunk, Event, Fork, Header, Pressures, State, Token, Unknown
 from routing.external_energy import Boundary, boundaries_of
 from sessions.measuring.plan import Plan, PlannedRun
-from sessions.reader import read_session
+from sessions.parts import RunReader
 from sessions.recompute import Recomputed
 from sessions.text import whole_text
 
@@ -85,7 +85,7 @@ def read_run(folder: Path, planned: PlannedRun, plan: Plan) -> RecordedRun:
 
 
 def _read(path: Path, planned: PlannedRun, plan: Plan) -> RecordedRun:
-    reader = read_session(path)
+    reader = RunReader(path)
     try:
         _require_same(reader.header, planned, plan)
         gathering = _Gathering(RecordedRun(planned, reader.header))

@@ -11,7 +11,7 @@ from routing.reference_numbers import entropy_collapse
 from sessions.measuring.findings import Findings, FittedRun
 from sessions.measuring.plan import Plan
 from sessions.measuring.words import control_lines, energy_lines, summary_lines
-from sessions.text import markdown_text
+from sessions.text import markdown_text, plural, weights_text
 
 CAPTIONS = {
     "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",
@@ -67,7 +67,7 @@ def _protocol(findings: Findings) -> str:
     backend, model = header.backend, header.model
     lines = [
         f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts,"
-        f" top-{model.experts_per_token}, {markdown_text(model.quantization or 'quantization not known')}",
+        f" top-{model.experts_per_token}, {markdown_text(weights_text(model))}",
         f"- engine: {markdown_text(f'{backend.name} {backend.version}, {backend.device}')}",
         f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.chunk_size} tokens;"
         " where the model would have ended its text it was told to go on",
@@ -146,9 +146,10 @@ def _energy(findings: Findings, shown: dict[str, str]) -> list[str]:
     forks = findings.plan.forks
     assert forks is not None
     neutral, text = markdown_text(repr(forks.neutral)), markdown_text(repr(forks.text))
+    boundaries = "every chunk boundary" if forks.every == 1 else f"one chunk boundary in {forks.every}"
     how = (
-        f"At every {forks.every}. chunk boundary after the warm-up the context was copied and gone on with for one"
-        f" chunk, {forks.replicates} times each: without text, with {neutral} cut or repeated to as many"
+        f"At {boundaries} after the warm-up the context was copied and gone on with for one"
+        f" chunk, {plural(forks.replicates, 'time')} each: without text, with {neutral} cut or repeated to as many"
         f" tokens as the text has, and with {text}. The runs themselves went on as if nothing had been said."
     )
     found = "\n\n".join(_sentences(energy_lines(findings.energy)))

@@ -14,10 +14,10 @@ from sessions import paths
 from sessions.headless import run_headless
 from sessions.kept_worker import KeptWorker
 from sessions.live import LiveSource
-from sessions.live_run import Surroundings
 from sessions.measuring.folder import claimed, creating
 from sessions.measuring.plan import Plan, PlannedRun
 from sessions.measuring.recorded import NotWholeError, RecordedRun, read_run
+from sessions.surroundings import Surroundings
 
 GO_ON = "the same command goes on from here"
 

@@ -7,6 +7,7 @@ from routing.external_energy import ExternalEnergy
 from routing.half_life import in_words
 from routing.position_control import PositionControl
 from sessions.measuring.findings import Findings, verdicts
+from sessions.text import plural
 
 NO_CONTROL = "no control was measured (--no-control): should there be a trend, position and age cannot be told apart"
 
@@ -15,8 +16,8 @@ def summary_lines(findings: Findings) -> list[str]:
     """What was found, a line or two for each question."""
     plan, header = findings.plan, findings.plain[0].run.header
     return [
-        f"{header.model.name} · {header.backend.name} · {len(findings.plain)} runs of {plan.chunks} measured chunks"
-        f" of {plan.chunk_size} tokens · {findings.mode}",
+        f"{header.model.name} · {header.backend.name} · {plural(len(findings.plain), 'run')} of {plan.chunks} measured"
+        f" chunks of {plural(plan.chunk_size, 'token')} · {findings.mode}",
         f"verdicts: {verdict_counts(findings)}",
         f"mean of all runs: {in_words(findings.mean_fit)}",
         *control_lines(findings.control),
@@ -45,11 +46,11 @@ def energy_lines(energy: ExternalEnergy | None) -> list[str]:
     if energy is None:
         return ["external energy: n/a, no boundary was forked in every arm"]
     low, high = energy.replicates
-    each = f"{low}" if low == high else f"{low} to {high}"
+    each = plural(low, "continuation") if low == high else f"{low} to {high} continuations"
     return [
         f"external energy: {estimate_text(energy.text_minus_neutral)} against neutral text,"
         f" {estimate_text(energy.text_minus_none)} against no text"
-        f" ({energy.boundaries} boundaries, {each} continuations in each arm)",
+        f" ({energy.boundaries} {'boundary' if energy.boundaries == 1 else 'boundaries'}, {each} in each arm)",
         f"neutral text by itself: {estimate_text(energy.neutral_minus_none)} against no text",
     ]
 

@@ -66,6 +66,32 @@ def test_names_that_stand_for_nothing(name: str, says: str) -> None:
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://huggingface.co/tiny/mixtral",
+        "https://huggingface.co/tiny/mixtral/tree/main",
+        "huggingface.co/tiny/mixtral",
+        "hf.co/tiny/mixtral/",
+    ],
+)
+def test_the_address_of_a_page_stands_for_its_model(address: str) -> None:
+    assert locate(address) == locate("tiny/mixtral")
+    assert locate("hf.co/tiny/mixtral:Q4_K_M").name == "tiny/mixtral:Q4_K_M"
+
+
+def test_a_gguf_file_without_a_suffix(folder: pathlib.Path) -> None:
+    """As Ollama keeps them."""
+    file = folder / "sha256-0123"
+    file.write_bytes(b"GGUF" + bytes(20))
+    assert locate(str(file)) == catalog.ModelLocation("sha256-0123", file, "gguf", "file")
+
+
+def test_a_name_that_the_system_does_not_take() -> None:
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\): check the path"):
+        locate("a" * 300)
+
+
 def test_a_file_that_is_no_model(folder: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"give a \.gguf file, or the folder that holds config.json"):
         locate(str(folder / "config.json"))
@@ -86,7 +112,7 @@ def test_backends_that_cannot_be_used(folder: pathlib.Path, monkeypatch: pytest.
     monkeypatch.setitem(
         catalog.ENGINES, "mlx", catalog.EngineEntry("backends.mlx_engine", "huggingface", ("no_such_package",), "mlx")
     )
-    with pytest.raises(UserError, match=r'the mlx backend is not installed: pip install "moe-watch\[mlx\]"'):
+    with pytest.raises(UserError, match=r'the mlx backend is not installed: run `.+ "moe-watch\[mlx\]"`'):
         choose_backend("auto", location)
 
 
@@ -118,11 +144,11 @@ def test_a_folder_without_a_config(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("{", "is no valid JSON"), ("[]", "is no JSON object"), ("\xff", "no valid")]
+    ("content", "says"), [("{", "is no valid JSON: "), ("[]", "is no JSON object: "), ("\xff", "no valid JSON: ")]
 )
 def test_a_config_that_is_none(folder: pathlib.Path, content: str, says: str) -> None:
     (folder / "config.json").write_bytes(content.encode("latin-1"))
-    assert says in refusal(folder)
+    assert f"{says}download or convert the model again" in refusal(folder)
 
 
 @pytest.mark.parametrize("experts", [None, 0, 1])
@@ -145,6 +171,14 @@ def test_a_folder_without_weights(folder: pathlib.Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     assert "has no weights" in refusal(folder)
+
+
+def test_a_folder_without_a_tokenizer(folder: pathlib.Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    assert "has no tokenizer (tokenizer.json, *.model, " in refusal(folder)
+    (folder / "tekken.json").write_text("{}")
+    preflight(locate(str(folder)))
 
 
 def test_a_missing_shard(folder: pathlib.Path) -> None:

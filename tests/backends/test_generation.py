@@ -7,9 +7,12 @@ import pathlib
 import shutil
 from collections.abc import Callable
 
+import mlx.core as mx
+import numpy as np
 import pytest
 
 from backends.engine import Engine
+from backends.generation import NO_PREDICTION
 from backends.protocol import Perturb, SetRate, Start, Stop
 from routing.events import Progress, Sampling, State, Token
 from tests.backends.conftest import load_folder
@@ -40,6 +43,18 @@ def stopping(mixtral: Engine, mixtral_folder: pathlib.Path, changed: Changed) ->
 
 
 # -- tokens
+
+
+def test_a_prediction_that_is_no_number_ends_the_run(mixtral_folder: pathlib.Path, changed: Changed) -> None:
+    folder = changed(mixtral_folder)
+    (path,) = folder.glob("*.safetensors")
+    weights = mx.load(str(path))
+    mx.save_safetensors(str(path), weights | {"model.norm.weight": mx.full(weights["model.norm.weight"].shape, np.nan)})
+    session = run(load_folder(folder), start(tokens=8))
+    (error,) = [event for event in session.events if isinstance(event, State) and event.state == "error"]
+    assert error.message is not None
+    assert NO_PREDICTION in error.message
+    assert session.generated == []
 
 
 def test_tokens_are_numbered_and_described(mixtral: Engine) -> None:

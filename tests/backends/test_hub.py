@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pathlib
@@ -11,8 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from backends.hub import download
 from backends.process import WorkerProcess
 from backends.protocol import Load, Ready
+from routing.errors import UserError
 from routing.events import Progress
 from tests.backends.test_process import Failed, Listener
 
@@ -130,3 +133,22 @@ def test_a_hub_that_cannot_be_reached(hub: Hub, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     [failed] = load(MODEL).of(Failed)
     assert "the Hub cannot be reached" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "does not fit on the disk: free space, or set HF_HOME"),
+        (RuntimeError("Data processing error: CAS\nmore"), "(RuntimeError: Data processing error: CAS): try again"),
+    ],
+    ids=["full disk", "transfer"],
+)
+def test_a_download_that_breaks_off(monkeypatch: pytest.MonkeyPatch, error: Exception, says: str) -> None:
+    def break_off(*_arguments: object, **_options: object) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", break_off)
+    with pytest.raises(UserError) as caught:
+        download(MODEL, lambda progress: None)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

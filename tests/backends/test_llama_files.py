@@ -69,7 +69,7 @@ def test_a_gguf_file_goes_to_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"the mlx backend does not read pocket \(gguf files\)"):
         catalog.choose_backend("mlx", location)
     monkeypatch.setattr(catalog, "missing_packages", lambda engine: ["llama_cpp"])
-    with pytest.raises(UserError, match=r'llama\.cpp backend is not installed: pip install "moe-watch\[llama\]"'):
+    with pytest.raises(UserError, match=r'llama\.cpp backend is not installed: run `.+ "moe-watch\[llama\]"'):
         catalog.choose_backend("auto", location)
 
 

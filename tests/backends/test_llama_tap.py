@@ -99,6 +99,12 @@ def test_tensors_of_another_type_are_told(pocket: Engine) -> None:
         seen_by(tap, pocket)
 
 
+def test_only_nodes_that_pick_rows_are_looked_at(pocket: Engine) -> None:
+    tap = compiled()
+    tap._state.op_get_rows += 1
+    assert seen_by(tap, pocket) == []
+
+
 def test_an_error_in_python_comes_out_where_it_can(pocket: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_tap, "F32", 7)
     tap = PythonTap(apart=False)
@@ -121,8 +127,10 @@ def test_a_layer_that_was_not_computed_at_all_is_absent() -> None:
 def test_a_layer_in_several_pieces_is_put_together() -> None:
     pieces = [RouterRows(0, np.full((n, 1), n, np.int32), np.ones((n, 4)), np.ones((n, 1))) for n in (2, 3)]
     routing = llama_tap.routing(pieces, [0], 5, np.log)
-    assert routing.experts[0].ravel().tolist() == [2, 2, 3, 3, 3]
-    assert routing.logits[0].shape == (5, 4)
+    scored = llama_tap.routing(pieces, [0], 5, np.log, is_scored=True)
+    for each in (routing, scored):
+        assert each.experts[0].ravel().tolist() == [2, 2, 3, 3, 3]
+        assert each.logits[0].tolist() == np.zeros((5, 4)).tolist()
 
 
 def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,4 +152,4 @@ def test_routing_stays_as_it_was_read_when_the_buffer_is_full(pocket: Engine) ->
     draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)
     for before, routing in zip(kept, read, strict=False):
         np.testing.assert_array_equal(np.array(routing.logits), before)
-    assert len({id(routing.words.base) for routing in read if isinstance(routing, RecordedRouting)}) > 1
+    assert len({id(routing.buffer) for routing in read if isinstance(routing, RecordedRouting)}) > 1

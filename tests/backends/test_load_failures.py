@@ -23,9 +23,9 @@ from backends.protocol import EngineOptions, Load, Message, Ready, Start
 from routing.events import Progress, State, StreamItem, Token
 from sessions.headless import run_headless
 from sessions.live import LiveSource
-from sessions.live_run import Surroundings
 from sessions.reader import read_session
 from sessions.run_settings import RunSettings
+from sessions.surroundings import Surroundings
 from tests.backends import llama_files, tiny
 from tests.backends.test_process import GREEDY, Failed, Listener
 

@@ -14,6 +14,7 @@ from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
 from backends.tensor_files import Tensor
 from backends.weights import fingerprint, weight_facts
+from routing.errors import UserError
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 
@@ -147,3 +148,8 @@ def test_lengths_and_quantization_under_other_names() -> None:
     assert quantization({"quantization": mixed}) == said
     assert quantization({"quantization_config": {"quant_method": "mxfp4"}}) == "mxfp4"
     assert quantization({}) is None
+
+
+def test_a_reason_that_goes_on_in_further_lines(mixtral_folder: pathlib.Path, changed: Changed) -> None:
+    with pytest.raises(UserError, match=r"cannot load .+ \(Received \d+ parameters not in model\): try a newer"):
+        load_folder(changed(mixtral_folder, num_hidden_layers=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from backends.observation import Evaluated, Observer, TokenFacts, captured
 from backends.outbox import Outbox
 from backends.pace import Pace
 from backends.protocol import Batch
-from backends.recorded_routing import RecordedRouting, RowFormat, rows_of
+from backends.recorded_routing import RecordedRouting, RowFormat, ScoredRouting, rows_of
 from routing.events import ModelInfo, State, Token
 from tests.backends.scripted import ManualClock
 
@@ -76,8 +77,36 @@ def test_rows_of_many_tokens_give_what_their_lists_give(scored: bool, order: Seq
         )
 
     assert events(flat) == events(lists) == events([flat[0], lists[1], *flat[2:]])
-    assert (rows_of(flat) is not None) == (order == (0, 1)), "the quick way is taken where it can be"
+    rows, _ = rows_of(flat) or pytest.fail("they were all recorded alike")
+    assert form.is_in_order(rows) == (order == (0, 1)), "the quick way is taken where it can be"
     assert len({tuple(token.entropy or ()) for token in events(flat)}) == 5
+
+
+def scored(tokens: int, *, missing: int | None = None) -> ScoredRouting:
+    """Of a prompt: one layer may not be computed at all, and the other one only for the last token."""
+    random = np.random.default_rng(tokens)
+    raw = random.random((LAYERS, tokens, EXPERTS), np.float32)
+    scores: list[Any] = [each / each.sum(-1, keepdims=True) for each in raw]
+    experts: list[Any] = [np.argsort(-each)[:, :CHOSEN].astype(np.int32) for each in scores]
+    if missing is not None:
+        scores[missing] = experts[missing] = None
+        scores[1 - missing][:-1], experts[1 - missing][:-1] = np.nan, -1
+    return ScoredRouting(tokens, experts, scores, np.log)
+
+
+@pytest.mark.parametrize("missing", [None, 0, 1])
+@pytest.mark.parametrize("at_once", [2**16, 3 * LAYERS * EXPERTS], ids=["whole", "in pieces"])
+def test_scores_give_what_their_logits_give(missing: int | None, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observation, "MOST_AT_ONCE", at_once)
+    given = scored(20, missing=missing)
+    as_logits = Routing(given.tokens, given.experts, given.logits)
+    facts = [TokenFacts(i, 0.0, "prompt", 7, "x") for i in range(20)]
+    events, expected = (
+        Observer(model("softmax_top_k_renormalised")).tokens([Evaluated(facts, each)]) for each in (given, as_logits)
+    )
+    assert events == expected
+    assert (None in events[0].experts, None in events[-1].experts) == (missing is not None, missing is not None)
+    assert len({tuple(token.margin or ()) for token in events}) == (20 if missing is None else 2)
 
 
 def test_rows_whose_meaning_is_not_known_give_experts_only() -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -17,11 +16,10 @@ import pytest
 from backends.process import WorkerProcess, _cause
 from backends.protocol import Batch, Failed, Load, Message, Pause, Perturb, Ready, Resume, Start, Stop
 from routing.events import Perturbation, Progress, Sampling, State, Token
+from tests.processes import LONG, is_gone, wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
-LONG = 60.0
-"""Seconds after which a wait is a failure; nothing here takes nearly as long."""
 
 
 class Listener:
@@ -62,27 +60,13 @@ def worker(listener: Listener) -> Iterator[WorkerProcess]:
     process.close()
 
 
-def wait_until(predicate: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not predicate():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def begin(**options: object) -> Start:
     return Start(prompt="def f(x):", sampling=GREEDY, **options)
 
 
 def test_a_whole_conversation(worker: WorkerProcess, listener: Listener, mixtral_folder: pathlib.Path) -> None:
     worker.send(Load(model=str(mixtral_folder)))
-    worker.send(begin(tokens=100, chunk_size=10))
+    worker.send(begin(tokens=100, chunk_size=10, on_full_context="restart"))
     listener.wait_for(lambda: listener.state("finished"))
     assert [type(message) for message in listener.messages if not isinstance(message, Batch)] == [Ready]
     [ready] = listener.of(Ready)
@@ -163,7 +147,7 @@ def test_a_model_that_cannot_be_used_is_one_line(
     (tmp_path / "config.json").write_text('{"num_local_experts": 8}')
     worker.send(Load(model=str(tmp_path)))
     listener.wait_for(lambda: listener.of(Failed))
-    wait_until(lambda: not worker.is_alive)
+    wait_until(lambda: not worker.is_alive, "the worker's end")
     assert listener.of(Failed) == [
         Failed(message=f"{tmp_path} has no weights (model*.safetensors): download or convert the model again")
     ]
@@ -226,7 +210,7 @@ def test_a_worker_leaves_when_its_parent_dies(mixtral_folder: pathlib.Path, mome
         parent.kill()
         parent.wait()
         parent.stdout.close()
-    wait_until(lambda: is_gone(pid))
+    wait_until(lambda: is_gone(pid), "the worker's end")
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_json(capsys, kept, engine):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_tables(capsys, engine):
     assert run(["bench", "--backend", engine, *TINY]) == 0
     shown = capsys.readouterr().out

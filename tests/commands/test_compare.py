@@ -138,7 +138,8 @@ def test_a_figure(capsys: Capture, session: Callable[..., str], tmp_path: Path) 
     capsys.readouterr()
     assert "name it .png, .svg or .pdf" in complaint(capsys, *files, "--figure", str(tmp_path / "f.txt"))
     nowhere = tmp_path / "none" / "f.png"
-    assert "cannot be written (No such file or directory)" in complaint(capsys, *files, "--figure", str(nowhere))
+    said = "cannot be written (No such file or directory): choose another place with --figure"
+    assert complaint(capsys, *files, "--figure", str(nowhere)).endswith(said)
 
 
 def test_bad_input_is_one_line(capsys: Capture, session: Callable[..., str], tmp_path: Path) -> None:

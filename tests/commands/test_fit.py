@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -105,6 +106,8 @@ def test_text_for_people(capsys, series):
     assert "(95 %: " in lines[0]
     assert any(line.startswith("exponential ") and line.endswith("← chosen") for line in lines)
     assert any("entropy collapse n/a" in line for line in lines)
+    (chosen,) = (line for line in lines if line.endswith("← chosen"))
+    assert re.search(r"^exponential +\d+\.\d %  ", chosen)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,7 @@ def test_text_for_people(capsys, series):
         ("mid\n0.5\nnan\n0.5\n0.5\n0.5\n", "line 3 is nan: every chunk needs a finite number"),
         ("", "the file is empty"),
         ("mid\n", "the series is empty"),
+        ("Title\n", "no number in it: give a session, a CSV column"),
         ("[]", "the series is empty"),
         ("GGUF\0\0", "neither a session nor text"),
         ("A text, and no numbers.", "no column called `mid`"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from commands.app import run
+from commands.app import cli, run
 
 
 @pytest.mark.parametrize("command", [[], ["watch"], ["record"], ["replay"], ["bench"]])
@@ -11,6 +11,15 @@ def test_help_explains_and_succeeds(capsys, command):
     shown = capsys.readouterr().out
     assert shown.startswith("Usage: moe-watch")
     assert len(shown.splitlines()) > 8
+
+
+@pytest.mark.parametrize("command", ["", *cli.commands])
+def test_help_fits_a_terminal_of_80_columns(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*command.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def test_version(capsys):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from commands.app import run
 from sessions.measuring import figures
 from sessions.measuring.plan import read_plan
+from tests.processes import LONG, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
 MEASURE = ("measure", "pocket", "--chunks", "5", "--chunk-size", "8", "--runs", "2", "--seed", "7")
+STILL = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
 RUNS = [f"{kind}-00{number}.moe.jsonl" for kind in ("run", "late") for number in (1, 2)]
 
 
@@ -38,24 +38,36 @@ def undisturbed(tmp_path_factory):
     return (folder / "results.json").read_bytes()
 
 
+# It stands still in the middle of its second run, however fast that is, until it gets its signal.
+STANDING_STILL = """
+import os, signal, sys
+from moe_watch import main
+from routing.events import Token
+from sessions.recorder import Recorder
+take = Recorder.append
+def stand_still(recorder, event):
+    if recorder.name == "run-002.moe.jsonl" and isinstance(event, Token) and event.i == 20:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return take(recorder, event)
+Recorder.append = stand_still
+main(sys.argv[1:])
+"""
+
+
 def interrupt(folder, number):
     """Start a measurement as a process of its own, and send it a signal in the middle of its second run."""
-    second = folder / "run-002.moe.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "moe_watch", *MEASURE, "--out", str(folder)],
+        [sys.executable, "-c", STANDING_STILL, *MEASURE, "--out", str(folder)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    limit = time.monotonic() + PATIENCE
-    while not (second.exists() and b'"token"' in second.read_bytes()):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < limit
-        time.sleep(0.001)
-    os.kill(process.pid, number)
-    out, err = process.communicate(timeout=PATIENCE)
+    wait_until(lambda: psutil.Process(process.pid).status() in STILL, "the second run")
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=LONG)
     assert out == ""
     return process.returncode, err
 
@@ -66,7 +78,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_results(undisturbed, tmp_p
     status, err = interrupt(tmp_path, number)
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     if number == signal.SIGINT:
-        assert f"runs whole in {tmp_path}; the same command goes on from there" in err
+        assert f"stopped with 1 run whole in {tmp_path}; the same command goes on from there" in err
     assert not (tmp_path / "results.json").exists()
     first = (tmp_path / "run-001.moe.jsonl").read_bytes()
     assert run([*MEASURE, "--out", str(tmp_path)]) == 0
@@ -93,7 +105,7 @@ def test_json_is_results_json_and_a_drawn_seed_is_kept(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--runs", "0"], "--runs is 0: measure at least 1"),
+        (["--runs", "0"], "--runs is 0: measure 1 to 10000"),
         (["--chunks", "4"], "--chunks is 4: a fit needs at least 5"),
         (["--chunk-size", "0"], "--chunk-size is 0"),
         (["--seed", "-1"], "--seed is -1"),
@@ -149,7 +161,7 @@ def test_prompts_that_are_none(capsys, tmp_path, content, said):
 
 def test_a_place_for_the_results_is_needed(capsys):
     assert run(["measure"]) == 2
-    assert "Missing option '--out'" in capsys.readouterr().err
+    assert "Missing option '-o' / '--output' / '--out'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -161,6 +173,18 @@ def test_prompts_of_a_file(tmp_path, content, prompts):
 
     (tmp_path / "prompts").write_text(content)
     assert _prompts("pocket", None, tmp_path / "prompts") == prompts
+
+
+@pytest.mark.model
+def test_what_was_refused_before_its_first_run_is_put_right(tmp_path, capsys):
+    small = ["measure", "--chunk-size", "2", "--runs", "1", "--no-control", "--out", str(tmp_path)]
+    assert run([*small, "--chunks", "2000"]) == 2
+    assert "the context of pocket holds" in capsys.readouterr().err
+    assert run([*small, "--chunks", "5"]) == 0
+    assert capsys.readouterr().out.startswith("pocket · mlx · 1 run of 5 measured chunks of 2 tokens · ")
+    assert read_plan(tmp_path).chunks == 5
+    assert run([*small, "--chunks", "6"]) == 2
+    assert "holds a measurement with other settings (chunks): repeat" in capsys.readouterr().err
 
 
 @pytest.mark.model

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from commands.app import INTERRUPTED, run
+from routing.events import State, to_json
 from tests.sessions.kit import HEADER
-from tests.sessions.made_sessions import write_session
+from tests.sessions.made_sessions import made_tokens, with_chunks, write_session
 
 
 class Terminal(io.StringIO):
@@ -63,6 +64,15 @@ def test_the_list_has_what_the_columns_say(capsys, folder):
     (bad_line,) = (line for line in lines if line.startswith("bad "))
     assert "unreadable: " in bad_line
     assert " 0 " not in bad_line.replace("2 B", "")
+
+
+def test_a_run_that_an_error_ended_is_not_listed_as_whole(capsys, folder):
+    error = State(state="error", i=30, t=1.0, message="moe-watch itself failed: ValueError: no")
+    events = with_chunks(HEADER, [*made_tokens(30), error])
+    (folder / "run.moe.jsonl").write_bytes(b"".join(to_json(event) + b"\n" for event in events))
+    assert "failed (moe-watch itself failed: ValueError: no)" in said(capsys).out
+    assert json.loads(said(capsys, "--json").out)["sessions"][0]["condition"] == "failed"
+    assert "state      failed (moe-watch itself" in said(capsys, "show", "run").out
 
 
 def test_json_lists_every_file(capsys, folder):

@@ -63,4 +63,7 @@ def test_a_teacher_gives_the_prompt_and_the_tokens(golden_path):
     assert prompt
     assert (taught.prompt, taught.raw, taught.tokens) == (prompt, True, None)
     assert settings().teacher is None
+    assert taught.seed == script.seed
+    assert settings("--teacher", str(golden_path), "--seed", str(script.seed + 1)).seed == script.seed + 1
+    assert settings().seed is None
     assert settings().prompt == POCKET_PROMPT

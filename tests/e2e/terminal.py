@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pyte
 
+from tests.processes import LONG
+
 PROGRAM = (sys.executable, "-m", "moe_watch")
 
 
@@ -76,28 +78,25 @@ class Terminal:
         """Type."""
         os.write(self._master, keys.encode())
 
-    def wait_for(self, wanted: str | Callable[[str], bool], *, seconds: float = 60) -> str:
+    def wait_for(self, wanted: str | Callable[[str], bool]) -> str:
         """Read until the screen shows `wanted`; returns the screen.
 
         Raises:
             AssertionError: it did not in time, or the program left; with the screen as it was last.
         """
         shows = wanted if callable(wanted) else lambda text: wanted in text
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + LONG
         while not shows(self.text):
             if time.monotonic() > deadline or not self._read():
                 raise AssertionError(f"never saw {wanted!r} (exit status {self.process.poll()}):\n{self.text}")
         return self.text
 
-    def wait_for_exit(self, *, seconds: float = 30) -> int:
-        """Read until the program leaves; returns its exit status."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < deadline:
-            self._read()
-        self._read()
-        status = self.process.poll()
-        assert status is not None, f"still running:\n{self.text}"
-        return status
+    def wait_for_exit(self) -> int:
+        """Read until the program has left and all that it wrote is read; returns its exit status."""
+        deadline = time.monotonic() + LONG
+        while self._read():
+            assert time.monotonic() < deadline, f"still running:\n{self.text}"
+        return self.process.wait(timeout=LONG)
 
     def _read(self) -> bool:
         """Feed what the program wrote to the emulator; False once it has left and everything is read."""

@@ -10,16 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from routing.events import State, Token
 from sessions.reader import read_session
+from tests.processes import LONG, wait_until, worker_of
 
 pytestmark = pytest.mark.model
 
 ROOT = Path(__file__).parents[2]
-RECORD = ("record", "pocket", "--prompt", "def parse_", "--seed", "7", "--tokens", "100000")
+RECORD = ("record", "pocket", "--prompt", "def parse_", "--seed", "7")
+ENDLESS = (*RECORD, "--tokens", "100000", "--on-full-context", "restart")
 
 
 @pytest.fixture
@@ -31,35 +32,31 @@ def session(tmp_path):
 def recording(session):
     """`record`, with some tokens in its file."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "moe_watch", *RECORD, "--output", str(session)],
+        [sys.executable, "-m", "moe_watch", *ENDLESS, "--output", str(session)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 60
-    while not (session.exists() and session.read_bytes().count(b'"event":"token"') > 20):
+    try:
+        wait_until(lambda: process.poll() is not None or has_tokens(session), "tokens in the file")
         assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    yield process
-    process.kill()
-    process.communicate()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def worker_of(process):
-    (worker,) = [
-        child for child in psutil.Process(process.pid).children() if "backends.worker" in " ".join(child.cmdline())
-    ]
-    return worker
+def has_tokens(path):
+    return path.exists() and path.read_bytes().count(b'"event":"token"') > 20
 
 
 def test_program_killed(recording, session):
-    worker = worker_of(recording)
+    worker = worker_of(recording.pid)
     time.sleep(random.Random(7).uniform(0, 0.5))
     whole = session.read_bytes().rpartition(b"\n")[0].count(b"\n")
     recording.send_signal(signal.SIGKILL)
-    recording.wait(timeout=30)
-    worker.wait(timeout=30)
+    recording.wait(timeout=LONG)
+    worker.wait(timeout=LONG)
     reader = read_session(session)
     events = list(reader)
     tokens = [event.i for event in events if isinstance(event, Token)]
@@ -69,8 +66,8 @@ def test_program_killed(recording, session):
 
 
 def test_worker_killed(recording, session):
-    worker_of(recording).send_signal(signal.SIGKILL)
-    output, errors = recording.communicate(timeout=30)
+    worker_of(recording.pid).send_signal(signal.SIGKILL)
+    output, errors = recording.communicate(timeout=LONG)
     assert recording.returncode == 1
     assert b"was killed by the system (SIGKILL): out of memory?" in errors
     assert b"Traceback" not in output + errors
@@ -97,7 +94,7 @@ main(sys.argv[1:])
 
 
 def test_full_disk_under_the_real_program(session):
-    arguments = (*RECORD[:-1], "300", "--json", "--output", str(session))
+    arguments = (*RECORD, "--tokens", "300", "--json", "--output", str(session))
     done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], cwd=ROOT, capture_output=True, check=True)
     summary = json.loads(done.stdout)
     first, second = read_session(session), read_session(session.with_name("seen.2.moe.jsonl"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 
-import psutil
 import pytest
 
 from commands.app import run
 from tests.e2e.terminal import Terminal
+from tests.processes import LONG, worker_of
 
 pytestmark = pytest.mark.model
 
@@ -23,16 +24,6 @@ def events_of(path):
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def worker_of(terminal):
-    """The process that runs the model."""
-    (worker,) = [
-        child
-        for child in psutil.Process(terminal.process.pid).children(recursive=True)
-        if "backends.worker" in child.cmdline()
-    ]
-    return worker
-
-
 def chunk_shown(text):
     """The chunk number on the screen, or -1."""
     found = re.search(r"chunk (\d+)", text)
@@ -42,6 +33,15 @@ def chunk_shown(text):
 @pytest.fixture
 def session(tmp_path):
     return tmp_path / "seen.moe.jsonl"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A run that was recorded before."""
+    path = tmp_path_factory.mktemp("recorded") / "recorded.moe.jsonl"
+    settings = ("--prompt", "def ", "--seed", "7", "--stop", "never", "--tokens", "400")
+    assert run(["record", "pocket", *settings, "--output", str(path)]) == 0
+    return path
 
 
 def test_stream_go_on_quit_and_replay(session):
@@ -75,8 +75,8 @@ def test_stream_go_on_quit_and_replay(session):
 def test_a_killed_worker_is_named_and_the_file_ends_with_the_error(session, capsys):
     with Terminal(*WATCH, "--output", str(session)) as terminal:
         terminal.wait_for(lambda text: chunk_shown(text) >= 0)
-        worker_of(terminal).send_signal(signal.SIGKILL)
-        terminal.wait_for("SIGKILL", seconds=10)
+        worker_of(terminal.process.pid).send_signal(signal.SIGKILL)
+        terminal.wait_for("SIGKILL")
         assert terminal.process.poll() is None
         assert "EXPERTS" in terminal.text
         terminal.press("q")
@@ -90,9 +90,9 @@ def test_a_killed_worker_is_named_and_the_file_ends_with_the_error(session, caps
 def test_a_killed_dashboard_leaves_a_readable_file_and_no_worker(session, capsys):
     with Terminal(*WATCH, "--output", str(session)) as terminal:
         terminal.wait_for(lambda text: chunk_shown(text) >= 0)
-        worker = worker_of(terminal)
+        worker = worker_of(terminal.process.pid)
         os.kill(terminal.process.pid, signal.SIGKILL)
-        worker.wait(timeout=30)
+        worker.wait(timeout=LONG)
         tokens = sum(b'"event":"token"' in line for line in session.read_bytes().splitlines(keepends=True))
     assert run(["replay", str(session), "--headless", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -101,7 +101,8 @@ def test_a_killed_dashboard_leaves_a_readable_file_and_no_worker(session, capsys
 
 
 def test_ctrl_c_ends_the_run_whole(session):
-    with Terminal("record", "pocket", "--prompt", "x", "--tokens", "100000", "--output", str(session)) as terminal:
+    record = ("record", "pocket", "--prompt", "x", "--tokens", "100000", "--on-full-context", "restart")
+    with Terminal(*record, "--output", str(session)) as terminal:
         terminal.wait_for(lambda text: session.exists() and session.stat().st_size > 20_000)
         terminal.press("\x03")
         assert terminal.wait_for_exit() == 0
@@ -151,32 +152,22 @@ def test_multistep_waits_at_every_chunk_and_the_tap_can_be_switched(session):
     assert asked[0]["i"] == chunks[1]["last"] + 1
 
 
-def test_the_verdict_on_the_screen_is_that_of_the_recording(session, capsys):
-    assert run(["record", "pocket", "--prompt", "def ", "--seed", "7", "--stop", "never", "--tokens", "700",
-                "--output", str(session)]) == 0  # fmt: skip
-    capsys.readouterr()
-    assert run(["fit", str(session)]) == 0
+def test_the_verdict_on_the_screen_is_that_of_the_recording(recorded, capsys):
+    assert run(["fit", str(recorded)]) == 0
     verdict = capsys.readouterr().out
-    with Terminal("replay", str(session), "--speed", "0", size=(80, 24)) as terminal:
-        terminal.press("4")
-        terminal.wait_for("finished: as many tokens as asked for, after 70")
-        shown = terminal.wait_for(lambda text: bool(re.search(VERDICT, text)) and " old" not in text)
-        (words,) = re.findall(VERDICT, shown)
-        assert words.strip() in verdict
+    with Terminal("replay", str(recorded), "--speed", "0", size=(80, 24)) as terminal:
+        terminal.wait_for("REPLAY")
+        terminal.press("\t\t\t\t")
+        terminal.wait_for("finished: as many tokens as asked for, after 40")
+        terminal.wait_for(lambda text: any(words.strip() in verdict for words in re.findall(VERDICT, text)))
         terminal.press("t")
         terminal.wait_for(lambda text: all(shape in text for shape in ("constant", "linear", "exponential", "cliff")))
         terminal.press("q")
         assert terminal.wait_for_exit() == 0
 
 
-def recorded(path, tokens):
-    assert run(["record", "pocket", "--prompt", "def ", "--seed", "7", "--stop", "never", "--tokens", str(tokens),
-                "--output", str(path)]) == 0  # fmt: skip
-
-
-def test_a_replay_is_moved_about_in(session):
-    recorded(session, 400)
-    with Terminal("replay", str(session)) as terminal:
+def test_a_replay_is_moved_about_in(recorded):
+    with Terminal("replay", str(recorded)) as terminal:
         terminal.wait_for("REPLAY")
         terminal.press(" ")
         terminal.press("j")
@@ -186,6 +177,14 @@ def test_a_replay_is_moved_about_in(session):
         for key, token in ((".", 201), (",", 200), (",", 199), ("\x1b[H", 0)):
             terminal.press(key)
             terminal.wait_for(f"token {token} of 40")
+        terminal.press("5")
+        terminal.wait_for(lambda text: re.search(r"token 20\d of 40", text))
+        terminal.press("/")
+        terminal.wait_for("enter next")
+        terminal.press(" \r")
+        terminal.wait_for(lambda text: re.search(r"token 2\d\d · enter next", text))
+        terminal.press("\x1b")
+        terminal.wait_for(lambda text: "enter next" not in text)
         terminal.press("\x1b[F")
         terminal.wait_for("finished: as many tokens as asked for")
         terminal.press("\x1b[D")
@@ -194,15 +193,15 @@ def test_a_replay_is_moved_about_in(session):
         assert terminal.wait_for_exit() == 0
 
 
-def test_a_recorded_session_is_replayed_in_place_of_a_run(tmp_path):
+def test_a_recorded_session_is_replayed_in_place_of_a_run(recorded, tmp_path):
     folder = tmp_path / "data" / "moe-watch" / "sessions"
     folder.mkdir(parents=True)
-    recorded(folder / "older.moe.jsonl", 100)
+    shutil.copy(recorded, folder / "older.moe.jsonl")
     os.utime(folder / "older.moe.jsonl", (1_700_000_000, 1_700_000_000))
     env = {"XDG_DATA_HOME": str(tmp_path / "data"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     with Terminal(*WATCH, env=env) as terminal:
         terminal.wait_for(lambda text: chunk_shown(text) >= 0)
-        worker = worker_of(terminal)
+        worker = worker_of(terminal.process.pid)
         terminal.press("S")
         terminal.wait_for("● pocket-")
         terminal.press("\x1b[B")
@@ -211,7 +210,7 @@ def test_a_recorded_session_is_replayed_in_place_of_a_run(tmp_path):
         terminal.wait_for("End this run?")
         terminal.press("y")
         terminal.wait_for("REPLAY older")
-        worker.wait(timeout=30)
+        worker.wait(timeout=LONG)
         terminal.press("q")
         assert terminal.wait_for_exit() == 0
         assert "recorded to" in terminal.text

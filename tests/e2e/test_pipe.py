@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
-import sys
 
+import psutil
 import pytest
 
 from routing.events import to_json
 from tests.e2e.terminal import PROGRAM, Terminal
+from tests.processes import worker_of
 from tests.sessions.kit import HEADER, tokens
 
-REPLAY = f"{PROGRAM[0]} -m moe_watch replay"
+PROGRAM_LINE = shlex.join(PROGRAM)
+REPLAY = f"{PROGRAM_LINE} replay"
+RECORD = f"{PROGRAM_LINE} record pocket --prompt x"
 
 
 def shell(command):
     return Terminal("-c", command, program=("sh",))
+
+
+def quoted(path):
+    return shlex.quote(str(path))
 
 
 @pytest.fixture
@@ -28,7 +36,7 @@ def session(tmp_path):
 
 @pytest.mark.parametrize("option", ["", "--follow"])
 def test_a_piped_session_is_shown_and_keys_work(session, option):
-    with shell(f"(cat {session}; sleep 60) | {{ {REPLAY} {option} -; echo left with $?; }}") as terminal:
+    with shell(f"(cat {quoted(session)}; sleep 600) | {{ {REPLAY} {option} -; echo left with $?; }}") as terminal:
         terminal.wait_for("t7")
         terminal.press("?")
         terminal.wait_for("esc closes")
@@ -52,8 +60,8 @@ def test_a_file_is_followed_while_it_is_written(session):
 @pytest.mark.model
 def test_a_run_is_recorded_here_and_watched_there(tmp_path):
     output = tmp_path / "run.moe.jsonl"
-    record = f"{sys.executable} -m moe_watch record pocket --prompt x --tokens 200 --output {output}"
-    with shell(f"{record} >/dev/null 2>&1; cat {output} | {REPLAY} --follow -") as terminal:
+    file = quoted(output)
+    with shell(f"{RECORD} --tokens 200 --output {file} >/dev/null 2>&1; cat {file} | {REPLAY} --follow -") as terminal:
         terminal.wait_for("as many tokens as asked for")
         terminal.press("q")
         assert terminal.wait_for_exit() == 0
@@ -61,10 +69,11 @@ def test_a_run_is_recorded_here_and_watched_there(tmp_path):
 
 @pytest.mark.model
 def test_a_run_is_watched_through_a_pipe_while_it_goes_on():
-    record = f"{sys.executable} -m moe_watch record pocket --prompt x --tokens 600 --output -"
+    record = f"{RECORD} --tokens 100000 --on-full-context restart --output -"
     with shell(f"{record} 2>/dev/null | {{ {REPLAY} --follow -; echo left with $?; }}") as terminal:
         terminal.wait_for("streaming")
-        terminal.wait_for("as many tokens as asked for")
+        psutil.Process(worker_of(terminal.process.pid).ppid()).terminate()
+        terminal.wait_for("stopped by hand")
         terminal.press("q")
         terminal.wait_for("left with 0")
 

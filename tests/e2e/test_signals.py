@@ -13,12 +13,14 @@ import pytest
 
 from sessions.reader import read_session
 from tests.e2e.terminal import Terminal
+from tests.processes import LONG
 
 pytestmark = pytest.mark.model
 
 ROOT = Path(__file__).parents[2]
 WATCH = ("watch", "pocket", "--prompt", "def parse_", "--seed", "7", "--stop", "never")
-RECORD = ("record", "pocket", "--prompt", "def parse_", "--seed", "7", "--tokens", "100000")
+RECORD = ("record", "pocket", "--prompt", "def parse_", "--seed", "7")
+ENDLESS = (*RECORD, "--tokens", "100000", "--on-full-context", "restart")
 
 
 @pytest.fixture
@@ -43,27 +45,23 @@ def has_tokens(path):
     return path.exists() and path.read_bytes().count(b'"event":"token"') > 20
 
 
-def wait_for_file(condition, path, terminal):
-    terminal.wait_for(lambda _text: condition(path), seconds=60)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-@pytest.mark.parametrize("command", [WATCH, RECORD], ids=["watch", "record"])
+@pytest.mark.parametrize("command", [WATCH, ENDLESS], ids=["watch", "record"])
 def test_told_to_leave(session, command, number):
     with Terminal(*command, "--output", str(session)) as terminal:
-        wait_for_file(has_tokens, session, terminal)
+        terminal.wait_for(lambda _text: has_tokens(session))
         os.kill(terminal.process.pid, number)
         assert terminal.wait_for_exit() == 0
         terminal.wait_for(lambda text: str(session)[-12:] in text.replace("\n", ""))
     assert states(session)[-1] == ("finished", "user")
 
 
-@pytest.mark.parametrize("command", [WATCH, RECORD], ids=["watch", "record"])
+@pytest.mark.parametrize("command", [WATCH, ENDLESS], ids=["watch", "record"])
 def test_closed_terminal(session, command):
     with Terminal(*command, "--output", str(session)) as terminal:
-        wait_for_file(has_tokens, session, terminal)
+        terminal.wait_for(lambda _text: has_tokens(session))
         terminal.hang_up()
-        terminal.process.wait(timeout=30)
+        terminal.process.wait(timeout=LONG)
     assert states(session)[-1] == ("finished", "user")
 
 
@@ -94,7 +92,7 @@ def test_told_to_leave_before_there_is_a_dashboard(session, number):
 
 def test_reader_of_standard_output_gone(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "moe_watch", *RECORD, "--output", "-"],
+        [sys.executable, "-m", "moe_watch", *ENDLESS, "--output", "-"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -102,7 +100,7 @@ def test_reader_of_standard_output_gone(tmp_path):
     first = [json.loads(process.stdout.readline())["event"] for _ in range(30)]
     process.stdout.close()
     errors = process.stderr.read().decode().splitlines()
-    assert process.wait(timeout=30) == 1
+    assert process.wait(timeout=LONG) == 1
     assert first[0] == "session"
     assert "token" in first
     (line,) = errors
@@ -111,7 +109,7 @@ def test_reader_of_standard_output_gone(tmp_path):
 
 def test_standard_output_holds_the_session_and_nothing_else(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "moe_watch", *RECORD[:-1], "50", "--json", "--output", "-"],
+        [sys.executable, "-m", "moe_watch", *RECORD, "--tokens", "50", "--json", "--output", "-"],
         cwd=ROOT,
         capture_output=True,
         check=True,

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
 
+QUICKER = {"bench": ("--tokens", "20"), "measure": ("--chunk-size", "8", "--runs", "2")}
+"""What is added to a command that would take many times as long as any other."""
+
 pytestmark = pytest.mark.model
 
 
@@ -38,7 +41,7 @@ def folder(tmp_path_factory):
 
 def watch_and_leave(terminal: Terminal) -> None:
     """Wait until something is streaming, and quit."""
-    terminal.wait_for(lambda text: "STREAM" in text and re.search(r"token \d", text) is not None, seconds=120)
+    terminal.wait_for(lambda text: "STREAM" in text and re.search(r"token \d", text) is not None)
     terminal.press("q")
     assert terminal.wait_for_exit() == 0
 
@@ -63,7 +66,7 @@ def test_command(command, folder):
         with Terminal(*arguments, cwd=folder, env={"HOME": str(folder)}) as terminal:
             watch_and_leave(terminal)
         return
-    printed = run_plain(arguments, folder)
+    printed = run_plain([*arguments, *QUICKER.get(arguments[0], ())], folder)
     if "--json" in arguments:
         assert json.loads(printed)["model"] == "pocket"
 

@@ -18,6 +18,22 @@ def test_what_completes_next_is_known_before():
     assert clock.missing == 1
 
 
+def test_what_is_missing_becomes_less_with_every_token():
+    clock = ChunkClock(3)
+    missing = []
+    for _ in range(4):
+        missing.append(clock.missing)
+        clock.advance()
+    assert missing == [3, 2, 1, 3]
+
+
+def test_a_chunk_may_be_a_single_token():
+    clock = ChunkClock(1)
+    assert clock.next_completes
+    assert [clock.advance(), clock.advance()] == [True, True]
+    assert not clock.cut()
+
+
 def test_a_cut_starts_counting_anew():
     clock = ChunkClock(3)
     assert not clock.cut()

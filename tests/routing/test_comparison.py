@@ -206,6 +206,13 @@ def test_a_set_is_tied_where_all_weights_are_the_same_within_a_unit(
     assert (found.sets.tolist(), found.set_ties.tolist(), found.weighed.tolist()) == ([0], [tied], [1])
 
 
+def test_weights_that_are_all_the_same_differ_by_0_and_not_by_nothing() -> None:
+    same = rows([[1, 2]], [[0.6, 0.4]])
+    found = agree(same, same)
+    assert found.difference.tolist() == [0.0]
+    assert found.largest is not None
+
+
 def test_two_other_experts_are_no_tie() -> None:
     assert agree(rows([[1, 2]], [[0.5, 0.5]]), rows([[3, 4]], [[0.5, 0.5]])).set_ties.tolist() == [0]
 

@@ -29,7 +29,11 @@ def test_width_is_that_of_students_t():
 def test_same_values_same_estimate():
     values = np.random.default_rng(1).normal(size=20)
     assert cluster_mean(values) == cluster_mean(values.tolist())
-    assert cluster_mean(values, seed=1) != cluster_mean(values)
+
+
+def test_five_clusters_have_an_interval():
+    low, high = cluster_mean([1.0, 2.0, 3.0, 4.0, 5.0]).interval
+    assert low < 3.0 < high
 
 
 @pytest.mark.parametrize("number", range(1, FEWEST_CLUSTERS))

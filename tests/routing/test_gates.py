@@ -124,6 +124,12 @@ def test_rows_that_were_not_computed_stay_absent(name):
         assert absent == ([ABSENT] * 2, [ABSENT] * 2, ABSENT, ABSENT)
 
 
+@pytest.mark.parametrize("level", [-1e4, 1e4])
+def test_a_softmax_depends_on_differences_only(level):
+    shares = gates.softmax(np.array([level, level + math.log(3)]))
+    assert shares.tolist() == pytest.approx([0.25, 0.75])
+
+
 @given(st.sampled_from([str(Gate(*parts)) for parts in NAMES]), st.lists(st.floats(-60, 60), min_size=2, max_size=300))
 def test_probabilities_are_a_distribution_in_the_order_of_the_logits(name, values):
     logits, gate = np.array(values), parse(name)

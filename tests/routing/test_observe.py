@@ -97,3 +97,76 @@ def test_a_sparsemixer_needs_the_logits_themselves():
 def test_nothing_computed_is_nothing_seen():
     seen = observe(np.full((2, 1, 4), np.nan), np.full((2, 1, 2), ABSENT), "top_k_softmax")
     assert all((values == ABSENT).all() for values in astuple(seen))
+
+
+def everything(seen):
+    """Experts, weights, entropy and margin of one token in one layer."""
+    return seen.experts[0, 0].tolist(), seen.weights[0, 0].tolist(), int(seen.entropy[0, 0]), int(seen.margin[0, 0])
+
+
+EVERY_GATE = [str(gates.Gate(*parts)) for parts in gates.NAMES]
+OVERFLOWS = [(gate, np.nan) for gate in EVERY_GATE] + [(gate, np.inf) for gate in EVERY_GATE if "sigmoid" not in gate]
+"""A sigmoid of infinity is 1."""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("gate", "overflowed"), OVERFLOWS)
+def test_a_router_that_overflowed_has_no_numbers_and_never_zeros(gate, overflowed):
+    experts, weights, entropy, margin = everything(observe(np.full((1, 1, 4), overflowed), np.array([[[3, 1]]]), gate))
+    assert set(experts) == {1, 3}, "they were selected all the same"
+    assert (weights, entropy, margin) == ([ABSENT] * 2, ABSENT, ABSENT)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("gate", EVERY_GATE)
+def test_one_number_that_is_none_leaves_the_distribution_unknown(gate):
+    _, _, entropy, margin = everything(observe(np.array([[[1.0, np.nan, 0.0, 2.0]]]), np.array([[[0, 3]]]), gate))
+    assert (entropy, margin) == (ABSENT, ABSENT)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_expert_that_is_ruled_out_has_no_probability():
+    logits = LOGITS.copy()
+    logits[0, 0, 2] = -np.inf
+    shares = np.array([0.1, 0.4, 0.3]) / 0.8
+    entropy = -(shares * np.log(shares)).sum() / math.log(4)
+    assert everything(observe(logits, np.array([[[3, 1]]]), "softmax_top_k")) == (
+        [1, 3],
+        [5000, 3750],
+        round(entropy * 1e4),
+        1250,
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("gate", EVERY_GATE)
+def test_a_single_expert_is_no_choice(gate):
+    """Nothing to be uncertain of, and no second to be ahead of."""
+    experts, weights, entropy, margin = everything(observe(np.array([[[0.7]]]), np.array([[[0]]]), gate))
+    assert (experts, entropy, margin) == ([0], ABSENT, ABSENT)
+    assert weights[0] > 0
+
+
+@pytest.mark.parametrize("gate", ["softmax_top_k", "softmax_top_k_renormalised", "top_k_softmax"])
+def test_all_experts_may_be_selected(gate):
+    assert everything(observe(LOGITS, np.array([[[0, 1, 2, 3]]]), gate))[:2] == ([1, 3, 2, 0], [4000, 3000, 2000, 1000])
+
+
+def test_equal_logits_are_uncertain_and_undecided():
+    assert everything(observe(np.full((1, 1, 4), -7.0), np.array([[[2, 0]]]), "softmax_top_k")) == (
+        [0, 2],
+        [2500, 2500],
+        10_000,
+        0,
+    )
+
+
+def test_what_cannot_be_a_weight_is_absent():
+    """A factor of an expert's own may be anything; a file holds no negative weight, and -1 of them would be null."""
+    seen = observe(LOGITS, np.array([[[3, 1]]]), "top_k_softmax×per_expert", np.array([[[-0.0001, np.nan]]]))
+    assert everything(seen)[:2] == ([1, 3], [ABSENT, ABSENT])
+
+
+def test_no_tokens():
+    seen = observe(np.zeros((0, 2, 4)), np.zeros((0, 2, 2), np.int64), "softmax_top_k")
+    assert [each.shape for each in astuple(seen)] == [(0, 2, 2), (0, 2, 2), (0, 2), (0, 2)]

@@ -54,7 +54,8 @@ def test_published_toy_values():
 def test_published_external_value():
     """ChronoMoE's adapter for external models has a constant P_mid of 0.25519 but for coherence."""
     signals = reference_signals(EXTERNAL, 1.3, 0.2, 0.0, 0.0)
-    assert pressures(signals, 0.0, mid_margin=1.0).mid == pytest.approx(0.25519, abs=5e-6)
+    assert pressures(signals, 0.0).mid == pytest.approx(0.25519, abs=5e-6)
+    assert pressures(signals, 0.0).slow == pytest.approx(0.5 * 0.3 * tanh(1 / 1.5)), "all its clocks stand at 0.5"
 
 
 def test_the_reference_cannot_reach_its_own_half_life():
@@ -62,6 +63,15 @@ def test_the_reference_cannot_reach_its_own_half_life():
     assert reach.floor == pytest.approx(0.179, abs=5e-4)
     assert reach.half == pytest.approx(0.1276, abs=5e-5)
     assert not reach.reachable
+
+
+def test_a_start_that_only_the_toy_model_gives_is_judged_by_its_floor():
+    """0.33566 + 0.1·th(ΔR) at ΔR = 0; the adapter's highest start is 0.25519 + 0.1·th(1) = 0.33135."""
+    toy = reachability("chronomoe-v1", 0.64030)
+    assert toy.floor == pytest.approx(0.33566, abs=5e-6)
+    assert not toy.reachable
+    assert reachability("chronomoe-v1", 0.3313).floor == pytest.approx(0.179, abs=5e-4)
+    assert reachability("chronomoe-v1", 0.3314).floor == toy.floor
 
 
 def test_measured_pressure_can_reach_half():
@@ -99,6 +109,21 @@ def test_residual_grows_while_going_on_and_halves_on_a_pause():
     negative = msgspec.structs.replace(found, net=-0.1)
     assert pause_reason(negative) == "negative_pressure"
     assert next_residual(0.2, negative, "negative_pressure") == 0.0
+
+
+def test_what_stands_at_its_limit_goes_on():
+    at_limit = msgspec.structs.replace(pressures(CALM, 0.0), fast=-0.7, net=0.0)
+    assert pause_reason(at_limit) is None
+    assert next_residual(0.2, at_limit, "multistep_chunk_complete") == 0.1
+    below = msgspec.structs.replace(at_limit, fast=-0.7001, net=-0.1)
+    assert pause_reason(below) == "fast_instability", "the reference asks about it first"
+
+
+def test_p_fast_loses_its_weight_where_entropy_is_in_nats_and_high():
+    """w_fast = clip(min(0.2, 1 − H/2), 0, 0.2)."""
+    entropies = (1.6, 1.9, 2.0, 4.8)
+    found = [pressures(reference_signals(EXTERNAL, h, 0.0, 0.0, 0.0), 0.0).w_fast for h in entropies]
+    assert found == pytest.approx([0.2, 0.05, 0.0, 0.0])
 
 
 def test_multistep_pauses_at_every_chunk():

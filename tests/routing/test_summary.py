@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from math import log
 
 import msgspec
 import pytest
 
-from routing.events import Chunk, Pressures, Progress
+from routing.events import Chunk, Pressures, Progress, State, Token
 from routing.instruments import Instruments
 from routing.summary import Summary
 from tests.routing.test_instruments import make_run, tokens_of
@@ -55,6 +56,73 @@ def test_golden_summary_by_hand(golden_events):
     assert [chunk["tokens"] for chunk in found["pressure"]["chunks"]] == [[2, 3], [5, 6], [7, 8]]
     assert found["perturbations"] == found["marks"] == 1
     assert found["ended"] == {"state": "finished", "why": "length"}
+
+
+def test_golden_routing_by_hand(golden_events):
+    """Churn: of six decode tokens, those whose set is not that of the token before share one of three experts."""
+    found = summarise(golden_events)
+    assert found["churn"]["per_layer"] == pytest.approx([2 / 3 * 2 / 6, 2 / 3 * 4 / 6])
+    assert found["churn"]["mean"] == pytest.approx(1 / 3)
+    margins = [6000, 0, 3000, 4400, 6200, 1200], [8000, 2000, 100, 2200, 100, 7600]
+    assert found["router_margin"]["per_layer"] == pytest.approx([sum(row) / 6 * 1e-4 for row in margins])
+    prefill = found["usage"]["prefill"]
+    assert prefill["shares"] == [[1 / 6, 3 / 6, 1 / 6, 1 / 6], [1 / 4, 0, 1 / 4, 2 / 4]]
+    assert prefill["dead"] == [0, 1]
+    assert prefill["experts_for_90"] == [4, 3]
+    assert prefill["usage_entropy"] == pytest.approx([(log(6) - 0.5 * log(3)) / log(4), 0.75])
+    assert prefill["gini"] == pytest.approx([0.25, 0.375])
+
+
+def test_a_layer_that_was_not_computed_is_no_part_of_a_mean(golden_events):
+    header, *events = golden_events
+    first, second = [event for event in events if isinstance(event, Token) and event.phase == "decode"][:2]
+    absent = {"experts": [None, None, *first.experts[2:]], "entropy": [None, 2500], "margin": [None, 8000]}
+    found = summarise([header, msgspec.structs.replace(first, **absent), second])
+    assert found["usage"]["decode"]["rows"] == [1, 2]
+    assert found["router_entropy"]["per_layer"] == pytest.approx([0.9, (0.25 + 0.7) / 2])
+    assert found["router_entropy"]["mean"] == pytest.approx((0.9 + 0.25 + 0.7) / 3)
+    assert found["churn"]["per_layer"] == [None, pytest.approx(2 / 3)]
+
+
+def test_across_lost_tokens_churn_is_counted_against_the_one_that_the_keyframe_knows():
+    header, lines = make_run(PROMPT + 4 * CHUNK)
+    instruments, with_gap, pairs = Instruments(header), [header], []
+    before = None
+    for token in tokens_of(lines):
+        if token.i == PROMPT + 2 * CHUNK:
+            with_gap.append(instruments.keyframe())
+        instruments.feed(token)
+        if not PROMPT + CHUNK <= token.i < PROMPT + 2 * CHUNK:
+            with_gap.append(token)
+            if token.phase == "decode":
+                pairs.append((before, token))
+        before = token
+    layers, k = len(header.model.layers), header.model.experts_per_token
+    rows = [[{*each.experts[at * k : at * k + k]} for at in range(layers)] for pair in pairs for each in pair]
+    churned = [
+        [1 - len(a & b) / len(a | b) for a, b in zip(*two, strict=True)]
+        for two in zip(rows[::2], rows[1::2], strict=True)
+    ]
+    assert len(pairs) == 3 * CHUNK
+    expected = [sum(row) / len(pairs) for row in zip(*churned, strict=True)]
+    assert summarise(with_gap)["churn"]["per_layer"] == pytest.approx(expected)
+
+
+def test_nothing_is_churned_across_a_fresh_context(golden_events):
+    header, *events = golden_events
+    tokens = [event for event in events if isinstance(event, Token)]
+    fresh = State(state="fresh_context", i=3, t=0.1)
+    whole, cut = summarise([header, *tokens[:4]]), summarise([header, *tokens[:3], fresh, *tokens[3:4]])
+    assert whole["churn"]["per_layer"] == pytest.approx([1 / 3, 2 / 3])
+    assert cut["churn"]["per_layer"] == pytest.approx([2 / 3, 2 / 3]), "the first decode token's alone"
+
+
+def test_tokens_that_would_have_ended_the_text_are_counted(golden_events):
+    ends = [
+        msgspec.structs.replace(event, would_stop=event.i in (2, 5)) if isinstance(event, Token) else event
+        for event in golden_events
+    ]
+    assert (summarise(golden_events)["would_stop"], summarise(ends)["would_stop"]) == (0, 2)
 
 
 def test_crossing_is_absent_while_everything_is_warm_up(golden_events):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
-from routing.events import Chunk, Token
+from routing.events import Chunk, Token, from_json, to_json
 from routing.instruments import Instruments
 from tests.sessions.kit import HEADER, LAYERS, K, make_token
 
@@ -73,3 +74,18 @@ def test_a_recording_may_begin_within_a_gap() -> None:
     assert frame.last_experts == [None] * LAYERS
     fresh.feed(frame)
     assert chunks(tokens[cut:], fresh) == chunks(tokens[cut:], first)
+
+
+def test_a_prediction_that_is_no_number_is_none_in_the_file_and_in_the_instruments() -> None:
+    """Half precision overflows in some models. What is computed live is what its file says, keyframes included."""
+    nan = float("nan")
+    tokens = run(2 * SIZE, range(0))
+    tokens[SIZE + 1] = replace(tokens[SIZE + 1], logprob=nan, top_margin=nan, choice_gap=nan)
+    live, written = Instruments(HEADER), Instruments(HEADER)
+    found = chunks(tokens[:-1], live)
+    assert from_json(to_json(live.keyframe())) == live.keyframe()
+    found += chunks(tokens[-1:], live)
+    assert found == chunks([from_json(to_json(token)) for token in tokens], written)
+    margins = [token.top_margin for token in tokens[SIZE:] if token.top_margin == token.top_margin]
+    assert len(margins) == SIZE - 1
+    assert found[1].signals.top_margin == pytest.approx(sum(margins) / len(margins))

@@ -33,6 +33,7 @@ def test_a_layer_without_rows_has_no_shares_rather_than_zeros():
     window = UsageWindow(1, 4)
     assert np.isnan(window.shares()).all()
     assert np.isnan(usage_entropy(window.counts)).all()
+    assert experts_for(window.counts).tolist() == [0], "none carry anything"
 
 
 @given(st.integers(1, 9), st.lists(st.permutations(range(5)), min_size=1, max_size=40))
@@ -50,7 +51,8 @@ def test_six_of_eight_experts_and_512_are_as_good_as_eight():
     for experts in (6, 512):
         window = UsageWindow(3, experts, size=4)
         window.add(np.tile([experts - 1, 0], (3, 1)))
-        assert window.counts.shape == (3, experts)
+        assert window.counts[:, [0, experts - 1]].tolist() == [[1, 1]] * 3
+        assert window.counts.sum() == 6
 
 
 def test_usage_statistics_by_hand():
@@ -60,6 +62,13 @@ def test_usage_statistics_by_hand():
     assert experts_for(counts, 0.9).tolist() == [3, 4, 1]
     assert dead(counts).tolist() == [0, 0, 3]
     assert shares(counts)[0].tolist() == [0.4, 0.3, 0.2, 0.1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_expert_is_never_dead_and_has_no_entropy():
+    counts = np.array([[7]])
+    assert np.isnan(usage_entropy(counts)).all()
+    assert (gini(counts).tolist(), experts_for(counts).tolist(), dead(counts).tolist()) == ([0.0], [1], [0])
 
 
 def test_jensen_shannon_distance_runs_from_equal_to_disjoint():

@@ -24,14 +24,13 @@ from routing.events import (
     Token,
     TokenSource,
 )
-from sessions.live_run import Surroundings
 from sessions.replay import ReplaySource
 from sessions.source import Source
+from sessions.surroundings import Surroundings
+from tests.processes import wait_until
 
 LAYERS, EXPERTS, K = 3, 5, 2
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
-PATIENCE = 20.0
-"""Seconds until a condition that does not come true fails its test."""
 
 MODEL = ModelInfo(
     name="made/up model", architecture="mixtral", layers=[1, 2, 4], experts=EXPERTS, experts_per_token=K, gate="any"
@@ -61,14 +60,6 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Poll until something is true."""
-    limit = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < limit, f"never came: {what}"
-        time.sleep(0.002)
 
 
 def make_token(i: int, source: TokenSource = "generated") -> Token:

@@ -22,31 +22,40 @@ from routing.events import Token
 from sessions.live import LiveSource
 from sessions.reader import read_session
 from sessions.run_settings import RunSettings
-from tests.sessions.kit import NOW, PATIENCE, ScriptedWorker, Stage
+from tests.processes import LONG, is_gone, wait_until
+from tests.sessions.kit import NOW, ManualClock, ScriptedWorker, Stage
 
 ROOT = Path(__file__).parents[2]
 KILLS = 200
 LONGEST_LIFE = 0.04
-SHOWN = struct.Struct("<qd")
-"""What a run tells of a token that it has shown: its index, and when."""
+SHOWN = struct.Struct("<q")
+"""What a run tells of a token that it has shown: its index."""
 
 
 class Rushing(ScriptedWorker):
     """Generates without end, about as fast as tokens can be recorded."""
 
-    pause = 0.0002
+    clock = staticmethod(time.monotonic)
 
     def send(self, command):
         super().send(command)
         while isinstance(command, Start):
             self.generate(2)
-            time.sleep(self.pause)
+            time.sleep(0.0002)
 
 
-class Steady(Rushing):
-    """The same at the speed of a real model."""
+class Ticking(ManualClock):
+    """Two milliseconds pass at every look, of which recording an event takes one at least."""
 
-    pause = 0.005
+    def __call__(self):
+        self.advance(0.002)
+        return super().__call__()
+
+
+class Timed(Rushing):
+    """The same by a clock that is no faster on a machine that has no time."""
+
+    clock = Ticking()
 
 
 def serve_runs(worker):
@@ -66,14 +75,14 @@ def serve_runs(worker):
 def record(path, worker):
     """Run a live source from worker to file, and tell of every token that comes out of it on descriptor 2."""
     stage = Stage(path.parent, lambda say: Detached(worker(say)))
-    around = replace(stage.around, clock=time.monotonic)
+    around = replace(stage.around, clock=worker.clock)
     source = LiveSource(RunSettings(prompt="def", chunk_size=4, output=path), around)
     source.start()
     while True:
         time.sleep(0.001)
         for item in source.drain():
             if isinstance(item, Token):
-                os.write(2, SHOWN.pack(item.i, time.monotonic()))
+                os.write(2, SHOWN.pack(item.i))
 
 
 class Detached:
@@ -113,21 +122,21 @@ class Runs:
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
 
-    def kill(self, run, after, *, begun=False):
-        """Let it live for so many seconds, from its first token if `begun`.
-
-        Returns the tokens it showed, and when it was killed.
-        """
-        shown = self._read(PATIENCE) if begun else b""
+    def kill(self, run, after, *, tokens=0):
+        """Let it live for so many seconds, once it has shown so many tokens; returns the tokens it showed in all."""
+        shown = b""
+        while len(shown) < tokens * SHOWN.size:
+            more = self._read(LONG)
+            assert more, f"{len(shown) // SHOWN.size} tokens, and no more"
+            shown += more
         deadline = time.monotonic() + after
         while (left := deadline - time.monotonic()) > 0:
             shown += self._read(left)
         os.kill(run, signal.SIGKILL)
-        killed = time.monotonic()
-        while more := self._read(0.003):
+        wait_until(lambda: is_gone(run), "the end of a killed process")
+        while more := self._read(0):
             shown += more
-        whole = len(shown) // SHOWN.size * SHOWN.size
-        return list(SHOWN.iter_unpack(shown[:whole])), killed
+        return [i for (i,) in SHOWN.iter_unpack(shown)]
 
     def _read(self, seconds):
         return os.read(self.reading, 1 << 20) if select.select([self.reading], [], [], seconds)[0] else b""
@@ -148,27 +157,26 @@ def test_killed_at_two_hundred_moments(tmp_path):
     with Runs(Rushing) as runs:
         for number in range(KILLS):
             path = tmp_path / f"{number}.moe.jsonl"
-            begun = number % 2 == 0
-            shown, _ = runs.kill(runs.begin(path), rng.uniform(0, LONGEST_LIFE), begun=begun)
-            assert shown or not begun
+            shown = runs.kill(runs.begin(path), rng.uniform(0, LONGEST_LIFE), tokens=number % 2)
             if not path.exists() or not path.stat().st_size:
                 assert not shown
                 continue
             kept = tokens_in(path)
-            assert [i for i, _ in shown] == kept[: len(shown)]
+            assert shown == kept[: len(shown)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_while_compressing(tmp_path):
+    """All is there but what came in the last quarter of a second, which is 125 tokens at most."""
     rng = random.Random(7)
-    with Runs(Steady) as runs:
+    with Runs(Timed) as runs:
         for number in range(4):
             path = tmp_path / f"{number}.moe.jsonl.zst"
-            shown, killed = runs.kill(runs.begin(path), rng.uniform(0.4, 0.8), begun=True)
+            shown = runs.kill(runs.begin(path), 0, tokens=rng.randrange(200, 400))
             data = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
             unpacked = path.with_suffix("")
             unpacked.write_bytes(data)
             kept = tokens_in(unpacked)
-            old = [i for i, at in shown if at < killed - 0.5]
+            old = shown[:-130]
+            assert len(old) >= 70
             assert kept[: len(old)] == old
-            assert len(kept) > 10

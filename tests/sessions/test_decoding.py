@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from routing.events import ModelInfo, from_json, to_json
 from sessions.decoding import token_decoder
 from sessions.shapes import EventChecker, ShapeError
-from tests.sessions.kit import HEADER, make_token, tokens
+from tests.sessions.kit import EXPERTS, HEADER, LAYERS, K, make_token, tokens
 
 decode = token_decoder(HEADER)
 
@@ -77,17 +77,28 @@ def suppress_repeated_experts():
             raise
 
 
-NUMBERS = st.one_of(st.none(), st.integers(-2, 10_002), st.floats(-2, 2))
-ROWS = st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(-1, 10_001)), max_size=8))
+def rows(length, most):
+    """Mostly of the right length, and of numbers that are sometimes too large or too small."""
+    right = st.lists(st.none() | st.integers(-1, most + 1), min_size=length, max_size=length)
+    return st.none() | right | right | st.lists(st.integers(0, most), max_size=length + 2)
 
 
-@given(
-    st.dictionaries(st.sampled_from(["i", "t", "id", "logprob", "top_margin", "choice_gap"]), NUMBERS),
-    st.dictionaries(st.sampled_from(["weights", "entropy", "margin", "probs", "experts"]), ROWS),
-)
-def test_whatever_it_takes_the_checker_takes_too(numbers, rows):
+NUMBERS = st.none() | st.integers(-2, 10_002) | st.floats(-2, 2)
+FIELDS = {
+    **dict.fromkeys(("i", "t", "id", "logprob", "top_margin", "choice_gap"), NUMBERS),
+    "experts": rows(LAYERS * K, EXPERTS - 1),
+    "weights": rows(LAYERS * K, 10_000),
+    "entropy": rows(LAYERS, 10_000),
+    "margin": rows(LAYERS, 10_000),
+    "probs": rows(LAYERS * EXPERTS, 10_000),
+}
+CHANGES = st.sampled_from([*FIELDS]).flatmap(lambda name: st.tuples(st.just(name), FIELDS[name]))
+
+
+@given(st.lists(CHANGES, max_size=2).map(dict))
+def test_whatever_it_takes_the_checker_takes_too(changes):
     try:
-        token = decode(line_with(**numbers, **rows))
+        token = decode(line_with(**changes))
     except msgspec.DecodeError:
         return
     with suppress_repeated_experts():

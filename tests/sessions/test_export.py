@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import moe_watch
+from backends.extras import install_command
 from routing.errors import UserError
 from routing.events import Change, Chunk, Fork, Header, Sampling, Token, from_json
 from sessions.export.exporting import DESCRIPTION, ExportPlan, export_session
@@ -285,7 +286,7 @@ def test_forged_chunks_are_computed_again_and_said(golden_path, tmp_path):
 def test_parquet_without_its_library_says_what_to_install(golden_path, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"pip install \"moe-watch\[export\]\""):
+    with pytest.raises(UserError, match=re.escape(install_command("export"))):
         export_session(golden_path, ExportPlan("parquet", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

@@ -13,9 +13,9 @@ from routing.instruments import Instruments
 from sessions.forks import fork_event
 from sessions.headless import run_headless
 from sessions.live import LiveSource
-from sessions.live_run import Surroundings
 from sessions.reader import read_session
 from sessions.run_settings import RunSettings
+from sessions.surroundings import Surroundings
 from tests.sessions.kit import HEADER, make_token
 
 BOUNDARY = 2 + 3 * HEADER.chunk_size

@@ -17,8 +17,11 @@ from routing.events import Keyframe, State, Token
 from sessions.export.exporting import ExportPlan, export_session
 from sessions.imports.importing import import_trace, read_trace
 from sessions.imports.traces import ImportOptions
+from sessions.replay import ReplaySource
 from tests.sessions.kit import replayed
-from tests.tui.conftest import running, shown
+from tests.tui.conftest import AtOnce, press, running, settle, shown, toasts
+from tests.tui.scripted import ManualClock
+from tui.app import MoeWatchApp
 
 TWO = ImportOptions(experts_per_token=2)
 STEPS, LAYERS, EXPERTS = 4, 3, 6
@@ -80,7 +83,7 @@ def test_a_phase_is_taken_from_who_knows_it(imported, dump):
 
 def test_its_file_holds_a_state_and_no_made_up_tokens(imported, dump):
     items = replayed(imported(dump).path)
-    (frame,) = (item for item in items if isinstance(item, Keyframe))
+    frame = [item for item in items if isinstance(item, Keyframe)][-1]
     assert frame.i == 100
     assert frame.rows_prefill == [100, 100]
     assert frame.chunks == 0
@@ -89,13 +92,76 @@ def test_its_file_holds_a_state_and_no_made_up_tokens(imported, dump):
     assert items[-1].why == "imported"
 
 
-async def test_the_dashboard_opens_it_and_says_what_is_not_there(imported, dump):
-    items = replayed(imported(dump).path)
-    async with running(items) as (app, _, _):
+def summed(tmp_path):
+    """A dump without steps."""
+    path = tmp_path / "summed.npz"
+    np.savez(path, logical_count=made_counts().sum(0))
+    return path
+
+
+@pytest.mark.parametrize("size", [(120, 40), (200, 60)], ids=["120x40", "200x60"])
+async def test_the_dashboard_shows_what_was_counted_and_says_what_is_not_there(imported, tmp_path, size):
+    counts = made_counts().sum(0)[1:]
+    counts = np.where(np.arange(EXPERTS) == 4, 0, counts)
+    counts += counts.sum(-1, keepdims=True) % 2 * (np.arange(EXPERTS) == 0)
+    path = tmp_path / "dead.npz"
+    np.savez(path, logical_count=counts)
+    session = imported(path)
+    async with running(replayed(session.path), size=size) as (app, _, _):
+        board = app.dashboard
         assert (app.view.status, app.view.why) == ("finished", "imported")
-        assert app.view.tokens == app.view.observed == 0
-        assert "no token" in shown(app.dashboard.entropy)
-        assert "0." not in shown(app.dashboard.entropy) + shown(app.dashboard.pressure)
+        assert app.view.tokens == 0
+        experts, entropy = shown(board.experts), shown(board.entropy)
+        assert f"EXPERTS  usage, imported, {counts.sum():,} selections" in experts
+        np.testing.assert_allclose(board.experts._shares, session.usage("prefill"))
+        hottest = session.usage("prefill").max()
+        assert f"{100 * hottest:.1f} % of" in experts
+        assert "ENTROPY  of usage, no order in time" in entropy
+        assert "router entropy n/a: counts, no tokens" in entropy
+        assert "dead 2 of 12" in entropy
+        portions = counts / counts.sum(-1, keepdims=True)
+        spread = -(portions * np.log(np.where(portions, portions, 1))).sum(-1)
+        assert f"mean {(spread / np.log(EXPERTS)).mean():.2f}" in entropy
+        assert f"effective experts {np.exp(spread).mean():.1f} of {EXPERTS}" in entropy
+        for each in spread / np.log(EXPERTS):
+            assert f" {each:.2f}" in entropy
+        for panel in (board.stream, board.pressure):
+            assert "n/a: this recording has counts, no tokens" in shown(panel)
+        assert "n/a: an import has no readings" in shown(board.vitals)
+        assert f"finished: imported, counts of {counts.sum(-1).max() // 2} tokens" in shown(board.query_one("#banner"))
+
+
+async def test_a_replay_shows_each_step(imported, dump):
+    clock = ManualClock()
+    source = ReplaySource(imported(dump).path, clock)
+    source.pause()
+    app = MoeWatchApp(source, clock=clock, fps=None, executor=AtOnce())
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await settle(app, pilot)
+        assert "no token yet" in shown(app.dashboard.experts)
+        for tokens, total in zip((25, 50, 75, 100), made_counts().cumsum(0)[:, 1:], strict=True):
+            await press(app, pilot, "full_stop")
+            np.testing.assert_array_equal(app.view.window.usage.counts, total)
+            assert shown(app.dashboard.timeline).strip().endswith(f"token {tokens} of 100")
+            assert "no times" in shown(app.dashboard.timeline)
+            assert f"imported, {total.sum():,} selections" in shown(app.dashboard.experts)
+        assert "ENTROPY  of usage so far" in shown(app.dashboard.entropy)
+        await press(app, pilot, "5")
+        await settle(app, pilot)
+        np.testing.assert_array_equal(app.view.window.usage.counts, made_counts()[:2, 1:].sum(0))
+
+
+async def test_counts_without_steps_cannot_be_moved_about_in(imported, tmp_path):
+    clock = ManualClock()
+    app = MoeWatchApp(ReplaySource(imported(summed(tmp_path)).path, clock), clock=clock, fps=None, executor=AtOnce())
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await settle(app, pilot)
+        said = len(toasts(app))
+        await press(app, pilot, "comma", "slash")
+        assert toasts(app)[said:] == [
+            "token back: imported counts have no order in time",
+            "find…: imported counts have no order in time",
+        ]
 
 
 def test_counts_are_exported(imported, dump, tmp_path):

@@ -280,7 +280,7 @@ def test_a_table_may_be_plain_and_have_holes(imported, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no column called token"),
+        ("\n", "no column called token"),
         ("token,layer\n1,2\n", "no column of experts"),
         ("token,layer,expert_1\n", "no rows"),
         ("token,layer,expert_1\n1,2\n", "line 2: 2 cells instead of 3"),
@@ -319,6 +319,12 @@ def test_a_file_that_looks_like_another_format_is_refused(imported, tmp_path):
     refused(imported, "No such file", tmp_path / "absent.json")
     (tmp_path / "bad.json").write_text("{")
     refused(imported, "not JSON", tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("name", ["zero.gguf", "zero.csv", "zero.json", "zero.npz", "zero.pt"])
+def test_an_empty_file_is_called_that(imported, tmp_path, name):
+    (tmp_path / name).touch()
+    refused(imported, rf"{name}: the file is empty: give a trace", tmp_path / name)
 
 
 @pytest.mark.parametrize(("text", "layers"), [("1-3", [1, 2, 3]), ("0", [0]), (" 0, 2-3 ,7", [0, 2, 3, 7])])

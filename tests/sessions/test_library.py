@@ -7,9 +7,9 @@ import pytest
 import zstandard
 
 from routing.errors import UserError
-from routing.events import Continues, to_json
+from routing.events import Continues, State, to_json
 from sessions.fitting import fit_file
-from sessions.housekeeping import delete_session, rename_session, to_prune
+from sessions.housekeeping import delete_session, rename_session, require_whole_runs, to_prune
 from sessions.library import Entry, entry_of, find_session, list_sessions, preview, scan
 from sessions.library_cache import LibraryCache
 from tests.sessions.kit import HEADER, make_token
@@ -78,6 +78,7 @@ def test_each_condition_is_told(folder, golden_path):
         "torn-token": b"".join(lines[:5]) + lines[5][:40],
         "damaged": b"".join([*lines[:4], b"garbage\n", *lines[4:]]),
         "alien": b"".join([*lines[:4], b'{"event":"dream"}\n', *lines[4:]]),
+        "failed": b"".join(lines[:-1]) + to_json(State(state="error", i=9, t=1.0, message="no memory")) + b"\n",
         "empty": b"",
         "other": b"hello\n",
     }
@@ -85,6 +86,7 @@ def test_each_condition_is_told(folder, golden_path):
         (folder / f"{name}.moe.jsonl").write_bytes(content)
     found = {entry.name: (entry.condition, entry.problem) for entry in listed(folder)}
     assert found["whole"] == ("whole", "")
+    assert found["failed"] == ("failed", "")
     assert found["unfinished"] == ("unfinished", "")
     assert found["torn"] == ("torn", "line 18 is cut off")
     assert found["torn-token"][0] == "torn"
@@ -253,10 +255,24 @@ def test_what_is_no_name_is_refused(folder, name):
 
 
 def test_a_run_of_several_files_keeps_its_name(folder):
-    path = write_session(folder / "run.moe.jsonl", 10)
-    part_of(path, folder / "run.2.moe.jsonl")
-    with pytest.raises(UserError, match=r"continued by run\.2\.moe\.jsonl"):
-        rename_session(path, "walk", listed(folder))
+    first = write_session(folder / "run.moe.jsonl", 10)
+    parts = [part_of(first, folder / f"run.{number}.moe.jsonl") for number in (2, 3)]
+    for path in (first, *parts):
+        with pytest.raises(UserError, match=r"run, run\.2, run\.3 are one run, and name each other: keep their names"):
+            rename_session(path, "walk", listed(folder))
+    assert len(listed(folder)) == 3
+
+
+def test_a_run_of_several_files_is_deleted_whole_or_not_at_all(folder):
+    first = write_session(folder / "run.moe.jsonl", 10)
+    part_of(first, folder / "run.2.moe.jsonl")
+    write_session(folder / "other.moe.jsonl", 5)
+    found = {entry.name: entry for entry in listed(folder)}
+    for name in ("run", "run.2"):
+        with pytest.raises(UserError, match=r"run, run\.2 are one run, not to be torn apart"):
+            require_whole_runs([found[name], found["other"]], listed(folder))
+    require_whole_runs([found["run"], found["run.2"]], listed(folder))
+    require_whole_runs([found["other"]], listed(folder))
 
 
 def test_deleting_what_is_gone_is_said(folder):

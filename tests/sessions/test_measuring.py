@@ -11,6 +11,7 @@ import signal
 import msgspec
 import pytest
 
+from backends.extras import install_command
 from backends.protocol import ForkPlan
 from routing.errors import UserError
 from routing.events import Fork, Token
@@ -82,7 +83,9 @@ def copy(whole, tmp_path):
 
 def test_every_run_is_a_session_that_replays_to_the_same_numbers(whole):
     folder, found = whole
-    for run in json.loads(found)["runs"] + json.loads(found)["late_runs"]:
+    runs = json.loads(found)["runs"] + json.loads(found)["late_runs"]
+    assert len(runs) == 2 * len(PLAN.seeds)
+    for run in runs:
         summary = Summary()
         for event in read_session(folder / run["session"]):
             summary.feed(event)
@@ -237,10 +240,11 @@ def test_more_than_the_context_holds_is_said_before_anything_is_measured(tmp_pat
 
 def test_report_and_figures(whole, copy):
     findings = analyse(measure(PLAN, copy, Watching()))
-    assert write_all(findings, whole[1], copy) == ("" if figures.can_draw() else figures.MISSING)
+    assert write_all(findings, whole[1], copy) == ("" if figures.can_draw() else figures.how_to_draw())
     page = (copy / "report.md").read_text()
     assert "| 1 | 3 |" in page
     assert "by position alone" in page
+    assert "top-2, not quantised\n" in page
     assert (copy / "results.json").read_bytes() == whole[1]
     if figures.can_draw():
         drawn = {path.name: path.read_bytes() for path in (copy / "figures").iterdir()}
@@ -254,8 +258,8 @@ def test_report_and_figures(whole, copy):
 def test_without_matplotlib_there_is_a_report_that_says_how_to_get_figures(whole, copy, monkeypatch):
     monkeypatch.setattr(figures, "can_draw", lambda: False)
     findings = analyse(measure(PLAN, copy, Watching()))
-    assert write_all(findings, whole[1], copy) == figures.MISSING
-    assert "pip install 'moe-watch[report]'" in (copy / "report.md").read_text()
+    assert write_all(findings, whole[1], copy) == figures.how_to_draw()
+    assert install_command("report") in (copy / "report.md").read_text()
     assert not (copy / "figures").exists()
 
 

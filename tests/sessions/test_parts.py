@@ -9,6 +9,7 @@ from routing.instruments import Instruments
 from sessions.replay import ReplaySource
 from sessions.source import Jump
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens
+from tests.sessions.test_seeking import rest
 
 
 def with_derived(events):
@@ -58,10 +59,7 @@ def at_token(events, i):
 def play(path):
     source = ReplaySource(path, ManualClock(), speed=0)
     source.start()
-    items = []
-    while not source.ended:
-        items += source.drain()
-    return items, source
+    return rest(source), source
 
 
 def test_parts_are_played_as_one(run, events):
@@ -112,10 +110,7 @@ def test_a_jump_over_a_missing_part(run, events, i):
     assert source.timeline.position in (i, 302)
     shown = [item.i for item in items if isinstance(item, Token)]
     assert shown == [index for index in range(i) if index < 302 or index >= 601][-len(shown) :]
-    source.set_pace(0)
-    source.resume()
-    while not source.ended:
-        items += source.drain()
+    items += rest(source)
     assert items[-1] == events[-1]
     assert not any("differ" in warning for warning in source.warnings)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from routing.events import Chunk, Header, Perturbation, Progress, State, Token, Vitals
 from sessions.headless import run_headless
 from sessions.live import LiveSource
-from sessions.live_run import Surroundings
 from sessions.reader import read_session
 from sessions.replay import ReplaySource
 from sessions.run_settings import RunSettings
+from sessions.surroundings import Surroundings
+from tests.processes import worker_of
 from tests.sessions.kit import Drained, ManualClock
 
 pytestmark = pytest.mark.model
@@ -66,7 +67,7 @@ def test_seed_makes_the_same_tokens_again(live):
 
 
 def test_injection_new_prompt_and_end_by_hand(live):
-    source = live(RunSettings(model="pocket", prompt="class A", stop="never", rate=200.0))
+    source = live(RunSettings(model="pocket", prompt="class A", stop="never", rate=200.0, on_full_context="restart"))
     drained = Drained(source)
     source.start()
     drained.wait_for(Token, 30)
@@ -86,12 +87,11 @@ def test_injection_new_prompt_and_end_by_hand(live):
 
 
 def test_killed_worker_leaves_a_whole_file_and_can_be_restarted(live):
-    source = live(RunSettings(model="pocket", prompt="class A", stop="never", rate=200.0))
+    source = live(RunSettings(model="pocket", prompt="class A", stop="never", rate=200.0, on_full_context="restart"))
     drained = Drained(source)
     source.start()
     drained.wait_for(Token, 30)
-    (worker,) = (child for child in psutil.Process().children() if "backends.worker" in child.cmdline())
-    worker.kill()
+    worker_of(os.getpid()).kill()
     state = drained.wait_for_state("error")
     assert "SIGKILL" in state.message
     drained.wait_for_end()

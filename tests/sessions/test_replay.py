@@ -141,7 +141,7 @@ class TestContent:
         assert [type(item) for item in items] == [Header, Token, Token, State]
         assert items[-1].state == "error"
         assert items[-1].i == 2
-        assert ", line 4: not JSON: " in items[-1].message
+        assert ", line 4: not JSON (" in items[-1].message
         assert str(source.fatal_error) == items[-1].message
 
     def test_file_that_is_no_session_is_refused_at_once(self, tmp_path):

@@ -101,6 +101,60 @@ class TestMissingTokens:
         assert not any(isinstance(from_json(line), Keyframe) for line in copy.read_bytes().splitlines())
 
 
+class TestIndexTooLarge:
+    """A token whose index was damaged to a larger one is possible on its own; those after it say that it is wrong."""
+
+    def spoil(self, whole, *changes):
+        """The lines with other indices at some tokens."""
+        lines = list(whole)
+        places = kinds(whole, Token)
+        for before, after in changes:
+            at = places[before]
+            lines[at] = lines[at].replace(b'"i":%d,' % before, b'"i":%d,' % after, 1)
+            assert lines[at] != whole[at]
+        return lines
+
+    @pytest.mark.parametrize("index", [58, 59, 61, 5700, 1 << 50])
+    def test_it_alone_is_left_out(self, whole, damaged, copy, index):
+        path = damaged(self.spoil(whole, (57, index)))
+        saved = salvage(path, copy)
+        line = kinds(whole, Token)[57] + 1
+        reason = f"token {index}, where token 57 comes next and those after it go on from there"
+        assert saved.left_out == [LeftOut(line, reason)]
+        assert (saved.tokens, saved.missing_tokens) == (144, 1)
+        assert {finding.check for finding in verify(copy).findings} == {"dropped", "missing tokens"}
+        found = {finding.check: finding for finding in verify(path).findings}
+        assert (found["unreadable lines"].line, found["unreadable lines"].count) == (line, 1)
+        assert found["unreadable lines"].text == reason
+        assert found["missing tokens"].count == 1
+
+    @pytest.mark.parametrize("changes", [[(57, 5700), (58, 5800)], [(57, 5800), (58, 5700)], [(0, 900), (60, 900)]])
+    def test_several(self, whole, damaged, copy, changes):
+        saved = salvage(damaged(self.spoil(whole, *changes)), copy)
+        assert (saved.tokens, saved.missing_tokens, saved.left_out_lines) == (143, 2, 2)
+
+    def test_one_token_after_it_is_enough(self, whole, damaged, copy):
+        saved = salvage(damaged(self.spoil(whole, (143, 5700))), copy)
+        assert (saved.tokens, saved.missing_tokens, saved.left_out_lines) == (144, 1, 1)
+
+    @pytest.mark.parametrize("wrong", [[(58, 60)], [(58, 3), (59, 4)]])
+    def test_a_token_behind_a_gap_is_not_given_up_for_damaged_ones_after_it(self, whole, damaged, copy, wrong):
+        later = [(at, at + 5000) for at in range(57, 145) if at not in dict(wrong)]
+        saved = salvage(damaged(self.spoil(whole, *later, *wrong)), copy)
+        places = kinds(whole, Token)
+        assert [each.line for each in saved.left_out] == [places[at] + 1 for at, _ in wrong]
+        assert saved.missing_tokens == 5000 + len(wrong)
+
+    def test_at_the_end_nothing_contradicts_it(self, whole, damaged, copy):
+        saved = salvage(damaged(self.spoil(whole, (144, 5700))), copy)
+        assert (saved.left_out, saved.tokens, saved.missing_tokens) == ([], 145, 5556)
+
+    def test_tokens_that_are_really_missing_are_no_damage(self, whole, damaged, copy):
+        later = [(at, at + 5000) for at in range(57, 145)]
+        saved = salvage(damaged(self.spoil(whole, *later)), copy)
+        assert (saved.left_out, saved.tokens, saved.missing_tokens) == ([], 145, 5000)
+
+
 def test_fields_and_events_of_a_newer_version_are_passed_on_as_they_stand(whole, damaged, copy):
     header = json.loads(whole[0]) | {"schema_minor": 99, "invented": {"by": "a later version"}}
     token = json.loads(whole[20]) | {"invented": [1, 2]}
@@ -174,7 +228,7 @@ class TestCommand:
         path = damaged([*whole[:20], *[b"garbage\n"] * 30, *whole[20:]])
         assert run(["verify", "--salvage", str(copy), str(path)]) == 0
         out = capsys.readouterr().out.splitlines()
-        assert out[0] == "left out line 21: not JSON: JSON is malformed: invalid character (byte 0)"
+        assert out[0] == "left out line 21: not JSON (invalid character at byte 0)"
         assert out[-2] == "left out 10 more lines: --json names them"
         assert out[-1] == f"165 lines with 145 tokens saved to {copy}"
 

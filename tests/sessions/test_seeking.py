@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State,
 from routing.instruments import Instruments
 from sessions.replay import ReplaySource
 from sessions.source import END, HOME, Jump
+from tests.processes import LONG
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens
 
 TOKENS = 3300
@@ -62,12 +64,20 @@ def source(path, clock):
     source.close()
 
 
+def drain_until(source, is_over):
+    """What a source gives until something is so after a drain; a test that waits for ever fails."""
+    limit, items = time.monotonic() + LONG, []
+    while True:
+        more = source.drain()
+        items += more
+        if is_over(more):
+            return items
+        assert time.monotonic() < limit, f"never over; {len(items)} items came"
+
+
 def drained(source):
     """What a jump gives, the source being held."""
-    items = []
-    while more := source.drain():
-        items += more
-    return items
+    return drain_until(source, lambda more: not more)
 
 
 def jump(source, *arguments):
@@ -80,10 +90,7 @@ def rest(source):
     """Everything from here to the end."""
     source.set_pace(0)
     source.resume()
-    items = []
-    while not source.ended:
-        items += source.drain()
-    return items
+    return drain_until(source, lambda _: source.ended)
 
 
 def cut(events, i):
@@ -366,10 +373,7 @@ class TestBeforeAllLinesAreFound:
     def arrive(self, source, jump):
         """What a jump gives, which may have to wait for its place to be found."""
         source.seek(jump)
-        items = []
-        while source._jumps or source._target is not None:
-            items += source.drain()
-        return items
+        return drain_until(source, lambda _: not source._jumps and source._target is None)
 
     def test_the_whole_extent_is_known(self, source, path):
         assert (source.timeline.tokens, source.timeline.seconds) == (TOKENS, make_token(TOKENS - 1).t)

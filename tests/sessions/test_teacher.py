@@ -53,6 +53,7 @@ def test_a_session_is_taken_in_pieces(tmp_path: Path) -> None:
         TeacherTokens("generated", [8], " t8"),
     ]
     assert script.facts == Teacher(model="made/up model", quantization=None, backend="script", tokens=9)
+    assert script.seed == HEADER.sampling.seed
 
 
 def test_two_contexts_without_a_generated_token_stay_two(tmp_path: Path) -> None:

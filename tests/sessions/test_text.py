@@ -1,6 +1,8 @@
+import msgspec
 import pytest
 
-from sessions.text import markdown_text, whole_text
+from sessions.text import UNKNOWN, markdown_text, plural, weights_text, whole_text
+from tests.sessions.kit import MODEL
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,20 @@ def test_text_on_a_page_is_no_markup(text, shown):
 
 def test_lone_surrogates_are_replaced():
     assert whole_text("a\udc80b") == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_one_thing_is_not_several():
+    assert [plural(number, "run") for number in (0, 1, 2, 1200)] == ["0 runs", "1 run", "2 runs", "1,200 runs"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quantization", "said"),
+    [
+        ("mixtral", "4-bit affine", "4-bit affine"),
+        ("mixtral", None, "not quantised"),
+        (UNKNOWN, None, "quantisation not known"),
+    ],
+)
+def test_weights_are_called_unquantised_only_by_an_engine(architecture, quantization, said):
+    model = msgspec.structs.replace(MODEL, architecture=architecture, quantization=quantization)
+    assert weights_text(model) == said

@@ -15,10 +15,11 @@ from tui.app import MoeWatchApp
 
 @pytest.fixture(autouse=True)
 def same_on_every_machine(monkeypatch):
-    """No colour settings of this terminal, and no blinking cursors: the command palette has its own."""
+    """No colours of this terminal, no blinking cursors (the command palette has its own), and toasts that stay."""
     for name in ("NO_COLOR", "COLORTERM", "TEXTUAL_THEME", "TEXTUAL_ANIMATIONS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Input, "cursor_blink", False)
+    monkeypatch.setattr(MoeWatchApp, "NOTIFICATION_TIMEOUT", 3600.0)
 
 
 class AtOnce(Executor):
@@ -47,6 +48,7 @@ async def running(items=None, *, size=(120, 40), **options):
     async with app.run_test(size=size, notifications=True) as pilot:
         await settle(app, pilot)
         yield app, pilot, app.source
+        app.workers.cancel_all()  # the palette's would look for what leaving has removed
 
 
 async def settle(app, pilot):

@@ -14,7 +14,8 @@ INK, OTHER = Style(color="red"), Style(color="blue")
 
 
 def drawing(canvas):
-    return ["".join(canvas.cell(x, y)[0] for x in range(canvas.width)) for y in range(canvas.height)]
+    blank = (" ", None)
+    return ["".join(canvas.cells(y).get(x, blank)[0] for x in range(canvas.width)) for y in range(canvas.height)]
 
 
 def test_a_line_from_corner_to_corner():
@@ -40,7 +41,7 @@ def test_the_later_curve_wins_a_shared_cell():
     canvas = BrailleCanvas(1, 1, (0, 1), (0, 1))
     canvas.dot(0, 0, INK)
     canvas.dot(1, 3, OTHER)
-    assert canvas.cell(0, 0) == ("⢁", OTHER)
+    assert canvas.cells(0) == {0: ("⢁", OTHER)}
 
 
 def test_nothing_is_drawn_outside():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 
 from sessions.source import PaceStatus, RecordingStatus
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
-from tests.tui.scripted import LIVE, REPLAY, REPLAYING
+from tests.tui.scripted import LIVE, RECORDING, REPLAY, REPLAYING, SEEKABLE
 from tui.actions import ACTIONS
 from tui.control import RATES, SPEEDS, next_pace
 from tui.palette import DARK, LIGHT
@@ -139,8 +141,9 @@ async def test_pace_keys_for_a_generation_and_for_a_replay(short):
         assert [value for name, value in source.asked[1:]] == [60, 120, 60, 0, 120]
         assert "pace 120 tok/s" in lines(app.dashboard.query_one("#footer"))[0]
     async with running(short, abilities=REPLAY) as (app, pilot, source):
-        await press(app, pilot, "plus", "minus", "minus", "0")
-        assert [value for name, value in source.asked[1:]] == [2, 1, 0.5, 0]
+        await press(app, pilot, "plus", "minus", "minus", *["plus"] * 6)
+        assert [value for name, value in source.asked[1:]] == [2, 1, 0.5, 1, 2, 4, 8, 16, 0]
+        assert "pace unlimited" in lines(app.dashboard.query_one("#footer"))[0]
 
 
 @pytest.mark.parametrize("paces", [RATES, SPEEDS], ids=["rates", "speeds"])
@@ -255,6 +258,20 @@ async def test_numbers_and_arrows_go_through_tabs_where_one_panel_fits(short):
         assert board.tab_bar.active == "vitals"
 
 
+@pytest.mark.parametrize("abilities", [LIVE, SEEKABLE], ids=["live", "replay"])
+async def test_tab_goes_from_panel_to_panel_where_one_fits(short, abilities):
+    async with running(short, size=(80, 24), abilities=abilities) as (app, pilot, _):
+        board = app.dashboard
+        for panel, tab in zip((*board.panels, board.stream), ("stream", "stream", *TABS[2:], "stream"), strict=True):
+            await press(app, pilot, "tab")
+            assert app.focused is panel
+            assert panel.is_on_screen
+            assert board.tab_bar.active == tab
+        await press(app, pilot, "shift+tab")
+        assert board.tab_bar.active == TABS[-1]
+        assert app.focused is board.vitals
+
+
 async def test_a_click_on_a_tab_shows_it(short):
     async with running(short, size=(80, 24)) as (app, pilot, _):
         await pilot.click("#tabs", offset=(lines(app.dashboard.tab_bar)[0].index("pressure"), 0))
@@ -303,9 +320,18 @@ async def test_no_colour_at_all_still_shows_everything(short, monkeypatch):
         assert "▀" in shown(app.dashboard.experts)
 
 
-def test_keys_and_ids_are_unique_and_every_action_is_explained():
-    keys = [key for action in ACTIONS for key in action.keys]
+@pytest.mark.parametrize("abilities", [LIVE, REPLAY, SEEKABLE, {"seek"}, {"restart"}, set()])
+@pytest.mark.parametrize("recording", [RECORDING, REPLAYING], ids=["live", "replay"])
+async def test_of_the_actions_that_share_a_key_one_can_be_done(short, abilities, recording):
+    async with running(short, abilities=abilities, recording=recording) as (app, _, _):
+        keys = [key for action in ACTIONS if action.offered(app.frame_now) for key in action.keys]
     assert len(set(keys)) == len(keys)
+    assert {"n", "0"} == {
+        key for key, number in Counter(key for each in ACTIONS for key in each.keys).items() if number > 1
+    }
+
+
+def test_ids_are_unique_and_every_action_is_explained():
     assert len({action.id for action in ACTIONS}) == len(ACTIONS)
     ranks = [action.footer for action in ACTIONS if action.footer and action.id != "help"]
     assert len(set(ranks)) == len(ranks)

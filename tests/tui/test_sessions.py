@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from textual.widgets import OptionList, Static
 
+from routing.events import Continues
 from sessions import paths
 from sessions.library import Facts, HalfLife, entry_of
 from sessions.library_cache import LibraryCache
@@ -42,6 +43,14 @@ def folder(tmp_path, monkeypatch):
     for age, name in enumerate(("good", "torn", "none")):
         os.utime(folder / f"{name}.moe.jsonl", (1_800_000_000 - age, 1_800_000_000 - age))
     return folder
+
+
+def continued(folder, written):
+    """A file that goes on with the run of the good session, and when it was written to."""
+    header = msgspec.structs.replace(HEADER, continues=Continues(file="good.moe.jsonl", i=90))
+    path = write_session(folder / "good.2.moe.jsonl", 0, header=header, events=[])
+    os.utime(path, (written, written))
+    return path
 
 
 async def read(app, pilot):
@@ -162,6 +171,34 @@ async def test_d_deletes_after_a_question(folder):
         await read(app, pilot)
         assert not (folder / "torn.moe.jsonl").exists()
         assert [each.split()[0] for each in rows(app)] == ["good", "none"]
+
+
+async def test_the_files_of_one_run_are_deleted_together_and_keep_their_names(folder):
+    first, part = folder / "good.moe.jsonl", continued(folder, 1_800_000_001)
+    async with listing() as (app, pilot, _):
+        assert [each.split()[0] for each in rows(app)] == ["good.2", "good", "torn", "none"]
+        await press(app, pilot, "n", "x", "enter")
+        await read(app, pilot)
+        assert "good, good.2 are one run, and name each other: keep their names" in toasts(app)[-1]
+        await press(app, pilot, "d")
+        question = str(app.screen.query(Static).first().content)
+        assert question.startswith("good.moe.jsonl, good.2.moe.jsonl, ")
+        assert question.endswith(", are one run, and deleted for good.")
+        await press(app, pilot, "y")
+        await read(app, pilot)
+        assert [each.split()[0] for each in rows(app)] == ["torn", "none"]
+        assert not first.exists()
+        assert not part.exists()
+
+
+async def test_no_file_of_the_run_on_the_screen_is_deleted(folder):
+    first, part = folder / "good.moe.jsonl", continued(folder, 1_700_000_000)
+    async with listing(recording=RecordingStatus("recording", part.name, str(part), 5)) as (app, pilot, _):
+        assert rows(app)[0].split()[0] == "good"
+        await press(app, pilot, "d")
+        assert isinstance(app.screen, SessionsScreen)
+        assert toasts(app)[-1].endswith("this is the session on the screen")
+        assert first.exists()
 
 
 async def test_n_renames_and_says_what_is_no_name(folder):

@@ -11,6 +11,7 @@ import pytest
 from routing.events import State
 from sessions.reader import read_session
 from tests.e2e.terminal import Terminal
+from tests.processes import LONG
 from tests.tui.leaving import LEFT
 
 ALTERNATE_SCREEN = b"\x1b[?1049h"
@@ -66,6 +67,6 @@ def test_a_terminal_that_is_closed_ends_the_recording_too(dashboard, tmp_path):
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, dashboard._master)  # closes the terminal's only other end
     os.close(null)
-    dashboard.process.wait(timeout=60)
+    dashboard.process.wait(timeout=LONG)
     assert (tmp_path / "left").read_text() == LEFT
     assert (last_state(tmp_path).state, last_state(tmp_path).why) == ("finished", "user")

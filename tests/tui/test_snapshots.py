@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 
 import msgspec
+import numpy as np
 import pytest
 import textual
 
 from routing.events import Chunk, Marker, Perturbation, Progress, Vitals, to_json
 from sessions import paths
+from sessions.imports.importing import import_trace
+from sessions.imports.traces import ImportOptions
 from sessions.source import PaceStatus, RecordingStatus, Timeline
+from tests.sessions.kit import replayed
 from tests.tui.conftest import make_app
 from tests.tui.events import (
     MadeUpRun,
@@ -189,6 +193,19 @@ def test_after_a_jump(snap):
     landmarks = [item for item in before if isinstance(item, Chunk | Perturbation | Vitals)]
     items = [made_up.header, *landmarks, frame, *made_up.generate(260)]
     snap(items, size=WIDE, press=["p"], abilities=SEEKABLE, recording=REPLAYING)
+
+
+@SIZES
+def test_finding(snap, size):
+    snap(main_run(330), size=size, press=["slash", *"chunk"], abilities=SEEKABLE, recording=REPLAYING)
+
+
+@SIZES
+def test_imported_counts(snap, size, tmp_path):
+    counts = np.random.default_rng(5).multinomial(600, [0.2, 0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.0], 6)
+    np.savez(tmp_path / "dump.npz", logical_count=counts)
+    imported = import_trace(tmp_path / "dump.npz", ImportOptions(experts_per_token=2, model="mixtral"), folder=tmp_path)
+    snap(replayed(imported.path), size=size, abilities=(), ended=True, recording=REPLAYING)
 
 
 @SIZES

@@ -146,6 +146,13 @@ class TestTemperatures:
             Temperature(sensor="acpitz", celsius=27.8),
         ]
 
+    @pytest.mark.parametrize(("high", "limit"), [(0.0, None), (0.5, 0.5), (999.0, 999.0), (1000.0, None)])
+    def test_a_limit_that_none_can_be_is_left_out(self, high, limit):
+        entry = SimpleNamespace(label="", current=30.0, high=high, critical=high)
+        assert Temperatures(lambda: {"nct6775": [entry]}).read()["temperatures"] == [
+            Temperature(sensor="nct6775", celsius=30.0, high=limit)
+        ]
+
     def test_no_sensors(self):
         assert reason(Temperatures(dict)) == NO_SENSORS
 

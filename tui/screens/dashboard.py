@@ -41,6 +41,8 @@ class DashboardScreen(Screen[None]):
         *(Binding(str(number), f"tab('{tab}')", show=False) for number, tab in enumerate(TABS, 1)),
         Binding("left", "next_tab(-1)", show=False),
         Binding("right", "next_tab(1)", show=False),
+        Binding("tab", "next_panel(1)", show=False),
+        Binding("shift+tab", "next_panel(-1)", show=False),
         Binding("pageup", "page(-1)", show=False),
         Binding("pagedown", "page(1)", show=False),
         Binding("end", "follow", show=False),
@@ -54,9 +56,12 @@ class DashboardScreen(Screen[None]):
         self.entropy = EntropyPanel(id="entropy")
         self.vitals = VitalsPanel(id="vitals")
         self.tab_bar = TabBar(id="tabs")
+        self.timeline = TimelineBar(id="timeline")
         self._all: tuple[Drawn, ...] = ()
         self._seekable = False
         """Keys move in a recording."""
+        self._chosen: Panel | None = None
+        """What will be focused once it is shown."""
 
     @property
     def panels(self) -> tuple[Panel, ...]:
@@ -64,7 +69,7 @@ class DashboardScreen(Screen[None]):
         return self.stream, self.experts, self.entropy, self.pressure, self.vitals
 
     def compose(self) -> ComposeResult:
-        bars = HeaderBar(id="header"), Banner(id="banner"), TimelineBar(id="timeline"), FooterBar(id="footer")
+        bars = HeaderBar(id="header"), Banner(id="banner"), self.timeline, FooterBar(id="footer")
         too_small = TooSmall(id="too-small")
         self._all = (*bars, self.tab_bar, too_small, *self.panels)
         yield bars[0]
@@ -100,10 +105,10 @@ class DashboardScreen(Screen[None]):
                 drawn.show(frame)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
-        """In a replay, arrows and `end` move in the recording; `end` follows the text first if it was scrolled back."""
+        """In a replay, arrows, digits and `end` move in the recording; `end` follows a scrolled text first."""
         if not self._seekable:
             return True
-        return action != "next_tab" and (action != "follow" or self.stream.top is not None)
+        return action not in ("next_tab", "tab") and (action != "follow" or self.stream.top is not None)
 
     def action_tab(self, tab: str) -> None:
         """Show a panel in a narrow terminal; focus it anywhere else."""
@@ -120,6 +125,25 @@ class DashboardScreen(Screen[None]):
         """Show the panel beside this one."""
         if self.one_column:
             self.action_tab(TABS[(TABS.index(self.tab_bar.active) + step) % len(TABS)])
+
+    def action_next_panel(self, step: int) -> None:
+        """Focus the panel beside the focused one, in a narrow terminal the one shown first; show it if it is not."""
+        if not self.one_column:
+            (self.focus_next if step > 0 else self.focus_previous)()
+            return
+        before = self._chosen or self.focused
+        at = TABS.index(self.tab_bar.active)
+        if isinstance(before, Panel):
+            at = (self.panels.index(before) + step) % len(self.panels)
+        self._chosen = self.panels[at]
+        if not self._chosen.is_on_screen:
+            self.action_tab(TABS[at])
+        self.call_after_refresh(self._focus_chosen)
+
+    def _focus_chosen(self) -> None:
+        if self._chosen is not None:
+            self._chosen.focus()
+        self._chosen = None
 
     def action_page(self, pages: int) -> None:
         """Scroll the stream."""

@@ -18,8 +18,9 @@ from textual.widgets import OptionList, Static
 
 from routing.errors import UserError
 from sessions.housekeeping import delete_session, rename_session
-from sessions.library import Entry, Preview, list_sessions, preview
-from tui.format import plural, size
+from sessions.library import Entry, Preview, files_of_run, list_sessions, preview
+from sessions.text import plural
+from tui.format import size
 from tui.inert import one_line
 from tui.screens.ask import AskScreen, Question, Reply
 from tui.screens.confirm import ConfirmScreen
@@ -181,23 +182,15 @@ class SessionsScreen(ModalScreen[Path | None]):
         self.dismiss(None)
 
     def action_delete(self) -> None:
-        """Ask, and delete the session under the cursor."""
-        entry = self.chosen
-        if entry is not None and not self._refuses(entry, "delete"):
-            self._confirm("Delete?", self._cost_of_deleting(entry), partial(self._delete, entry))
+        """Ask, and delete the session under the cursor, with all files of its run."""
+        run = [] if self.chosen is None else files_of_run(self.chosen, self.entries)
+        if run and not any(self._refuses(each, "delete") for each in run):
+            self._confirm("Delete?", _cost_of_deleting(run), partial(self._delete, run))
 
-    def _cost_of_deleting(self, entry: Entry) -> str:
-        sentences = [f"{one_line(entry.path.name, 120)}, {size(entry.size)}, is deleted for good."]
-        others = sum(other.run == entry.run for other in self.entries) - 1
-        if others:
-            sentences.append(f"{plural(others, 'other file')} of its run stay.")
-        if entry.condition == "unfinished":
-            sentences.append("It has no end: it may still be recorded.")
-        return " ".join(sentences)
-
-    def _delete(self, entry: Entry) -> None:
+    def _delete(self, run: list[Entry]) -> None:
         try:
-            delete_session(entry.path)
+            for entry in run:
+                delete_session(entry.path)
         except UserError as error:
             self._warn(str(error))
         self.action_reload()
@@ -237,3 +230,13 @@ class SessionsScreen(ModalScreen[Path | None]):
 
     def _warn(self, problem: str) -> None:
         self.notify(one_line(problem, 200), severity="warning", markup=False)
+
+
+def _cost_of_deleting(run: list[Entry]) -> str:
+    """What is lost with all files of a run."""
+    names, total = ", ".join(each.path.name for each in run), size(sum(each.size for each in run))
+    are_one = "is" if len(run) == 1 else "are one run, and"
+    sentences = [f"{one_line(names, 120)}, {total}, {are_one} deleted for good."]
+    if run[-1].condition == "unfinished":
+        sentences.append("It has no end: it may still be recorded.")
+    return " ".join(sentences)

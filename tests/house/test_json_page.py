@@ -1,0 +1,71 @@
+"""docs/json.md names every key that commands print, and none that they do not."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from commands.app import run
+from commands.bench import _result as cost_result
+from routing.events import Cost
+
+PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+
+MODEL = SimpleNamespace(
+    model=SimpleNamespace(name="pocket"), backend=SimpleNamespace(name="mlx", device="CPU", version="1")
+)
+
+
+def documented(name: str) -> set[str]:
+    """The keys in the first column of a table."""
+    [table] = re.findall(rf"<!-- keys: {name} -->\n((?:\|.*\n)+)", PAGE)
+    rows = table.splitlines()[2:]
+    return {key for row in rows for key in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
+
+
+@pytest.fixture
+def printed(capsys, tmp_path, golden_path):
+    """What a command prints of the golden session."""
+
+    def printed(*arguments: str) -> dict[str, Any]:
+        assert run([*arguments, "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    return printed
+
+
+def test_a_run(printed, golden_path):
+    assert documented("run") == set(printed("replay", "--headless", str(golden_path)))
+
+
+def test_a_fit(printed, tmp_path):
+    series = tmp_path / "series.json"
+    series.write_text(json.dumps([0.5, 0.4, 0.45, 0.3, 0.28, 0.27]))
+    assert documented("fit") == set(printed("fit", str(series)))
+
+
+def test_a_cost():
+    cost = Cost(tap_off=100.0, tap_on=99.0, ratio=0.99, interval=(0.98, 1.0))
+    found = cost_result(MODEL, 2, 20, [], cost)
+    assert documented("cost") == set(found)
+    assert set(found["cost"]) == {"tap_off", "tap_on", "ratio", "interval"}
+
+
+def test_files(printed, tmp_path, golden_path):
+    tables = tmp_path / "tables"
+    assert documented("export") == set(printed("export", str(golden_path), "--to", "csv", "--output", str(tables)))
+    imported = ("import", str(tables / "routing.csv"), "--experts", "4", "--output", str(tmp_path / "i.moe.jsonl"))
+    assert documented("import") == set(printed(*imported))
+
+
+def test_every_command_with_json_is_on_the_page():
+    from commands.app import cli
+
+    takes = {name for name, command in cli.commands.items() if any(each.name == "as_json" for each in command.params)}
+    assert len(takes) > 8
+    assert takes <= set(re.findall(r"`([a-z]+)(?: [a-z-]+)*`", PAGE))
