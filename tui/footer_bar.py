@@ -79,6 +79,8 @@ class FooterBar(Drawn):
             parts += [(f"beyond trained length {count(beyond)}", on(ink.warn, ink.bar)), ("  ", text)]
         if not short:
             parts += [(f"pace {frame.pace_text}", muted), (" · ", muted)]
+        if view.counts_only:
+            return [*parts, ("counts, no tokens", muted)]
         parts.append((f"chunk {count(view.chunks)}", muted))
         if frame.timeline is not None:  # which has the token
             return parts

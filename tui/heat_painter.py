@@ -150,7 +150,7 @@ class HeatPainter:
         return row.strip()
 
     def legend(self, picture: HeatPicture, scale: float) -> Strip:
-        """The ramp with its ends, and what the accent means."""
+        """The ramp with its ends, and what the accent means where there is any."""
         ink = self.ink
         row = Row(picture.width, ink.ground).put("0 % ", ink.muted)
         if ink.glyphs_only:
@@ -161,8 +161,9 @@ class HeatPainter:
                 row.put("▀", self.style(level, level))
         more = "≥ " if picture.shares is not None and np.nanmax(picture.shares, initial=0.0) > scale else ""
         row.put(f" {more}{100 * scale:.3g} % of a layer", ink.muted)
-        newest = " newest token’s top expert" if picture.grid.binning else " newest token"
-        row.right(("▀▀", ink.accent), (newest, ink.muted))
+        if picture.lit.any():
+            newest = " newest token’s top expert" if picture.grid.binning else " newest token"
+            row.right(("▀▀", ink.accent), (newest, ink.muted))
         return row.strip()
 
     def style(self, top: int, bottom: int) -> Style:

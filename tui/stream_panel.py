@@ -301,8 +301,9 @@ class StreamPanel(Panel):
         blank = self.row(width).strip()
         if frame.status == "failed":
             return [blank]
-        waiting = frame.view.no_token_text if frame.view.counts_only else "waiting for the first token"
-        stage = waiting if progress is None else _STAGES[progress.stage]
+        if frame.view.counts_only:
+            return self.message(width, height, frame.view.no_token_text)
+        stage = "waiting for the first token" if progress is None else _STAGES[progress.stage]
         if progress is not None and progress.note:
             stage = f"{stage}: {one_line(progress.note, 60)}"
         rows = [self.row(width).to((width - cell_len(stage)) // 2).put(stage, ink.text).strip()]
