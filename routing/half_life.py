@@ -16,17 +16,7 @@ import numpy.typing as npt
 
 from routing.arrays import Floats
 from routing.errors import UserError
-from routing.pressure import (
-    EXTERNAL,
-    MODES,
-    TOY,
-    Mode,
-    Reachability,
-    crossing,
-    pressures,
-    reachability,
-    reference_signals,
-)
+from routing.pressure import MODES, Mode, Reachability, crossing, reachability
 from routing.reference_numbers import ReferenceNumbers, reference_numbers
 from routing.trend_bootstrap import block_refits
 from routing.trend_candidates import Candidate, Candidates
@@ -154,7 +144,7 @@ def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, rand
     trend = candidates.trend
     chosen = trend if p <= LIKELY and _change(trend, places) >= MIN_CHANGE else candidates.constant
     start, end = (float(value) for value in chosen.values([places[0], places[-1]]))
-    reach = None if mode is None else _reach(mode, start)
+    reach = None if mode is None else reachability(mode, start)
     verdict = _verdict(chosen, start, end, reach, float(series.min()))
     falls, half_time, span = verdict in TRENDS, candidates.half_time(chosen), float(times.t[-1]) + 1
     draws = posterior_draws(times, series, candidates.likely(chosen), random)
@@ -231,23 +221,6 @@ def _interval(draws: Draws, half_time: float) -> tuple[float, float] | None:
     return (low, high) if isfinite(low) else None
 
 
-def _reach(mode: Mode, start: float) -> Reachability:
-    """How low a series of `mode` with this start can get.
-
-    A start that the reference's adapter for external models cannot give is from its toy model, whose floor is that at
-    ΔR = 0: half could only be reached by chance, in a single chunk in which ΔR falls below −0.156.
-    """
-    if mode == "chronomoe-v1" and start > _reference_mid(EXTERNAL.top_margin, delta_coherence=1.0):
-        signals = reference_signals(TOY, 0.0, 0.0, 0.0, 0.0)
-        return Reachability(pressures(signals, 0.0, mid_margin=1.0).mid, start / 2)
-    return reachability(mode, start)
-
-
-def _reference_mid(margin: float | None, *, delta_coherence: float) -> float:
-    """P_mid of the reference's adapter for external models."""
-    return pressures(reference_signals(EXTERNAL, 0.0, 0.0, 0.0, delta_coherence), 0.0, mid_margin=margin).mid
-
-
 def in_words(fit: Fit) -> str:
     """The verdict with its half-life, or why there is none, as one line."""
     if fit.verdict == "unreachable" and fit.reach:
@@ -261,7 +234,7 @@ def in_words(fit: Fit) -> str:
 
 def _no_trend(fit: Fit) -> str:
     if fit.p > LIKELY:
-        return f"no trend beyond noise (p = {fit.p:.2g})"
+        return f"no trend beyond noise (p = {fit.p:.2g} > {LIKELY})"
     return f"its trend (p = {fit.p:.2g}) changes it by less than {100 * MIN_CHANGE:.0f} % of its start"
 
 

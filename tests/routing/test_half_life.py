@@ -60,7 +60,7 @@ class TestCleanCurves:
         fit = fit_half_life([level] * 30)
         assert (fit.verdict, fit.half_life, fit.p, fit.phi) == ("stable", None, 1.0, 0.0)
         assert fit.start == pytest.approx(level, rel=1e-12, abs=0)
-        assert in_words(fit) == "stable: no trend beyond noise (p = 1)"
+        assert in_words(fit) == "stable: no trend beyond noise (p = 1 > 0.02)"
 
     def test_half_of_a_negative_start_means_nothing(self):
         fit = fit_half_life(np.linspace(-0.1, -0.6, 50))
