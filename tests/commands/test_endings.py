@@ -16,6 +16,7 @@ class Interrupting:
     def find_spec(self, name, path=None, target=None):
         if name == "commands.app":
             os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 sys.meta_path.insert(0, Interrupting())
 import moe_watch
 moe_watch.main(["--version"])
