@@ -15,8 +15,8 @@ from tui.view import RunView
 
 Extent = tuple[int, int | None, int | None, int]
 """Measured chunks, the last injection and the chunk after it, forks: how far a trajectory has come."""
-REST = 4
-"""A refit is followed by a rest of so many times its own length: no more than a fifth of a core goes into it."""
+REST = 9
+"""A refit is followed by a rest of so many times its own length: no more than a tenth of a core goes into it."""
 
 
 @dataclass(frozen=True, slots=True)
