@@ -92,8 +92,9 @@ class _Totals:
 
     def _keyframe(self, frame: Keyframe) -> None:
         if self.header.counts_only:  # there are no tokens to count
-            self.usage = {"prefill": _counted(frame.counts_prefill, frame.rows_prefill)}
-            self.usage["decode"] = _counted(frame.counts_decode, frame.rows_decode)
+            experts = self.header.model.experts
+            self.usage = {"prefill": _counted(frame.counts_prefill, frame.rows_prefill, experts)}
+            self.usage["decode"] = _counted(frame.counts_decode, frame.rows_decode, experts)
         elif frame.i > self.next:  # tokens are missing before it
             self.before = experts_before(frame, self.header.model.experts_per_token)
 
@@ -172,10 +173,10 @@ class _LayerMean:
         return {"mean": float(self.total.sum() / self.rows.sum() * unit), "per_layer": _optional(per_layer)}
 
 
-def _counted(counts: list[list[int]], rows: list[int]) -> UsageWindow:
-    """Selections `[L, E]` that were counted elsewhere, over so many rows `[L]`."""
-    window = UsageWindow(len(counts), len(counts[0]))
-    window.merge(np.array(counts, np.int64), np.array(rows, np.int64), max(rows))
+def _counted(counts: list[list[int]], rows: list[int], experts: int) -> UsageWindow:
+    """Selections `[L, E]` that were counted elsewhere, over so many rows `[L]`; L may be 0."""
+    window = UsageWindow(len(rows), experts)
+    window.merge(np.array(counts, np.int64).reshape(len(rows), experts), np.array(rows, np.int64), max(rows, default=0))
     return window
 
 

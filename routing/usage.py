@@ -112,6 +112,8 @@ def gini(counts: Ints) -> Floats:
 
 def experts_for(counts: Ints, share: float = 0.9) -> Ints:
     """How many experts carry `share` of a layer's selections `[L]`; 0 without selections."""
+    if not counts.size:
+        return np.zeros(len(counts), np.int64)
     descending = -np.sort(-counts, -1)
     reached = np.cumsum(descending, -1) >= share * counts.sum(-1, keepdims=True)
     return np.where(counts.sum(-1) > 0, reached.argmax(-1) + 1, 0)

@@ -49,11 +49,12 @@ class CountedWindow(TokenWindow):
         return int(dead(self.usage.counts).sum())
 
 
-def counted_windows(keyframe: Keyframe, before: TokenWindow | None) -> dict[str, TokenWindow]:
+def counted_windows(keyframe: Keyframe, experts: int, before: TokenWindow | None) -> dict[str, TokenWindow]:
     """The windows of a recording of counts in this state, by phase.
 
     Args:
-        keyframe: the state.
+        keyframe: the state; it may be one of no layers.
+        experts: E.
         before: the window of the state before it.
     """
     steps = 1 + (before.steps if isinstance(before, CountedWindow) else 0)
@@ -62,6 +63,6 @@ def counted_windows(keyframe: Keyframe, before: TokenWindow | None) -> dict[str,
         "decode": (keyframe.counts_decode, keyframe.rows_decode),
     }
     return {
-        phase: CountedWindow(np.array(counts, np.int64), np.array(rows, np.int64), steps)
+        phase: CountedWindow(np.array(counts, np.int64).reshape(len(rows), experts), np.array(rows, np.int64), steps)
         for phase, (counts, rows) in counted.items()
     }

@@ -278,8 +278,9 @@ class RunView:
 
     def _feed_keyframe(self, keyframe: Keyframe) -> None:
         """Before the first token it tells what came before the recording, or before a jump; later ones nothing new."""
-        if self.counts_only:
-            self.windows, self.observed = counted_windows(keyframe, self.window), keyframe.i
+        if self.header is not None and self.header.counts_only:
+            self.windows = counted_windows(keyframe, self.header.model.experts, self.window)
+            self.observed = keyframe.i
             return
         if self.header is not None and keyframe.i and not self.tokens:
             self._enter(keyframe, self.header)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
 import moe_watch
 from routing.errors import UserError
-from routing.events import Keyframe, State
+from routing.events import Keyframe, State, to_json
 from routing.summary import Summary
 from sessions.export.exporting import ExportPlan, export_session
 from sessions.imports import steps as importing_steps
@@ -22,6 +23,7 @@ from sessions.source import BACK, END, HOME, STEP, Jump
 from sessions.steps import STEP_SECONDS
 from sessions.verify import verify
 from tests.sessions.kit import ManualClock
+from tui.unseen import run_unseen
 
 TWO = ImportOptions(experts_per_token=2)
 STEPS, LAYERS, EXPERTS, TOKENS = 5, 3, 6, 10
@@ -253,3 +255,21 @@ def test_counts_without_steps_have_no_place_to_go_to(imported):
     assert source.timeline is None
     assert "seek" not in source.abilities
     source.close()
+
+
+@pytest.mark.parametrize("experts", [0, EXPERTS])
+def test_counts_of_no_layers_come_to_nothing(imported, tmp_path, experts):
+    """No import makes them, but a file may say so."""
+    made = imported(made_counts())
+    header, frame = SessionReader(made).header, keyframes(made)[0]
+    model = msgspec.structs.replace(
+        header.model, layers=[], experts=experts, experts_per_token=min(experts, 2), expert_bytes=None
+    )
+    of_layers = [name for name, value in msgspec.structs.asdict(frame).items() if isinstance(value, list)]
+    frame = msgspec.structs.replace(
+        frame, **{name: [] for name in [*of_layers, "average_meso", "average_macro", "phases"]}, coherence=None
+    )
+    path = tmp_path / "none.moe.jsonl"
+    path.write_bytes(b"".join(to_json(each) + b"\n" for each in (msgspec.structs.replace(header, model=model), frame)))
+    assert summary_of(path)["usage"]["prefill"]["counts"] == []
+    run_unseen(ReplaySource(path, speed=0))
