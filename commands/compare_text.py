@@ -8,6 +8,7 @@ from math import isnan
 
 import numpy as np
 
+from commands.tables import table_lines
 from routing.agreement import Agreement
 from routing.arrays import Ints
 from routing.comparison import NoTest
@@ -17,6 +18,7 @@ from sessions.compare_pairs import Comparison, Pair, Tested, UsageDistance
 from sessions.compare_tokens import shape_text
 from sessions.measuring.report import half_life_text
 from sessions.text import weights_text
+from tui.inert import one_line
 
 LONGEST_CELL = 44
 
@@ -24,17 +26,10 @@ LONGEST_CELL = 44
 def comparison_lines(found: Comparison) -> list[str]:
     """Everything that was found, line by line."""
     names = [letter(at) for at in range(len(found.sources))]
-    lines = aligned([["", *names], *_facts(found.sources)])
+    lines = table_lines([["", *names], *_facts(found.sources)])
     for name, pair in zip(names[1:], found.pairs, strict=True):
         lines += ["", f"{names[0]} and {name}", *(f"  {line}".rstrip() for line in _pair_lines(pair))]
     return lines
-
-
-def aligned(rows: Sequence[Sequence[str]], *, to_the_right: bool = False) -> list[str]:
-    """Rows as lines of one width per column; the columns after the first may be set to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    place = str.rjust if to_the_right else str.ljust
-    return ["  ".join([row[0].ljust(widths[0]), *map(place, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 # -- the sources
@@ -63,7 +58,7 @@ def _facts(sources: list[Source]) -> list[list[str]]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
+    return one_line(text, LONGEST_CELL)
 
 
 def _model(source: Source) -> str:
@@ -174,7 +169,7 @@ def _usage_by_layer(usage: UsageDistance | str) -> list[str]:
         return []
     rows = zip(usage.distance, usage.rows_a, usage.rows_b, strict=True)
     table = [[str(at), _number(distance), f"{a:,}", f"{b:,}"] for at, (distance, a, b) in enumerate(rows)]
-    return ["", *aligned([["layer", "usage JS", "rows", "rows"], *table], to_the_right=True)]
+    return ["", *table_lines([["layer", "usage JS", "rows", "rows"], *table], right=range(1, 4))]
 
 
 def _number(value: float) -> str:
@@ -237,7 +232,7 @@ def _left_out(found: Agreement) -> list[str]:
 
 def _layers(found: Agreement) -> list[str]:
     heading = ["layer", "rows", "sets", "top-1", "order", "experts kept", "weight", "usage JS", "usage rank"]
-    return aligned([heading, *(_layer(found, at) for at in range(len(found.rows)))], to_the_right=True)
+    return table_lines([heading, *(_layer(found, at) for at in range(len(found.rows)))], right=range(1, len(heading)))
 
 
 def _layer(found: Agreement, at: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.output import say
+from commands.tables import table_lines
 from routing.errors import UserError
 
 if TYPE_CHECKING:
@@ -179,12 +180,7 @@ def _listed(entries: Sequence[Entry]) -> list[str]:
 
     heading = ["NAME", "MODEL", "DATE (UTC)", "TOKENS", "SIZE", "HALF-LIFE", "STATE"]
     rows = [heading, *(_row(entry, run) for run in in_runs(entries) for entry in run)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(heading))]
-    return ["  ".join(_cell(row[at], widths[at], at) for at in range(len(heading))).rstrip() for row in rows]
-
-
-def _cell(text: str, width: int, at: int) -> str:
-    return text.rjust(width) if at in (3, 4) else text.ljust(width)
+    return table_lines(rows, right=(3, 4))
 
 
 def _row(entry: Entry, run: Sequence[Entry]) -> list[str]:

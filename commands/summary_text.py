@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from commands.tables import table_lines
+
 Json = dict[str, Any]
 
 ENDINGS = {
@@ -38,15 +40,20 @@ def _layers(summary: Json) -> list[str]:
     decoded = any(summary["usage"]["decode"]["rows"]) or not any(summary["usage"]["prefill"]["rows"])
     usage = summary["usage"]["decode" if decoded else "prefill"]
     lines = [] if decoded else ["usage is that of prefill, there is none of decode"]
-    lines.append("layer  router entropy  usage entropy  most used              dead")
-    for at, layer in enumerate(summary["layers"]):
-        entropy = (summary["router_entropy"] or {}).get("per_layer", [None] * (at + 1))[at]
-        most_used = _most_used(usage["shares"][at], usage["counts"][at])
-        lines.append(
-            f"{layer:>5}  {_number(entropy, 4):>14}  {_number(usage['usage_entropy'][at], 4):>13}"
-            f"  {most_used:<21}  {_dead(usage['dead'][at], summary['experts'])}"
-        )
-    return lines
+    heading = ["layer", "router entropy", "usage entropy", "most used", "dead"]
+    rows = [_layer(summary, usage, at) for at in range(len(summary["layers"]))]
+    return [*lines, *table_lines([heading, *rows], right=(0, 1, 2))]
+
+
+def _layer(summary: Json, usage: Json, at: int) -> list[str]:
+    entropy = (summary["router_entropy"] or {}).get("per_layer", [None] * (at + 1))[at]
+    return [
+        str(summary["layers"][at]),
+        _number(entropy, 4),
+        _number(usage["usage_entropy"][at], 4),
+        _most_used(usage["shares"][at], usage["counts"][at]),
+        _dead(usage["dead"][at], summary["experts"]),
+    ]
 
 
 def _most_used(shares: list[float | None], counts: list[int]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 COMBINING_LIMIT = 3
 """Combining marks kept on one base character; more of them only smear over the lines around."""
@@ -45,9 +45,9 @@ def is_inert(text: str) -> bool:
 
 
 def one_line(text: str, limit: int = 80) -> str:
-    """`text` inert and cut to `limit` characters, for titles and messages."""
+    """Return `text` inert and cut to `limit` terminal cells, for titles, messages and tables."""
     safe = inert(text[: limit + 1])
-    return safe if len(safe) <= limit else f"{safe[: limit - 1]}…"
+    return safe if cell_len(safe) <= limit else f"{set_cell_size(safe, limit - 1).rstrip()}…"
 
 
 def _is_hidden(character: str) -> bool:

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from commands.app import run
-from commands.compare_text import aligned
 from routing.events import Header, to_json
 from tests.sessions.kit import HEADER, LAYERS, MODEL, tokens
 
@@ -167,8 +166,3 @@ def test_a_torn_file_is_compared_and_the_warning_goes_to_standard_error(
     shown = capsys.readouterr()
     assert json.loads(shown.out)["pairs"][0]["agreement"]["ended"] == "the second ends after 29 tokens"
     assert "the last line is cut off" in shown.err
-
-
-def test_columns_are_aligned() -> None:
-    assert aligned([["a", "bb", "c"], ["aaa", "b", "cc"]]) == ["a    bb  c", "aaa  b   cc"]
-    assert aligned([["a", "bb"], ["aaa", "b"]], to_the_right=True) == ["a    bb", "aaa   b"]

@@ -37,4 +37,4 @@ def test_usage_of_prefill_where_nothing_was_decoded_is_called_that(golden_events
     at = lines.index("usage is that of prefill, there is none of decode")
     assert lines[at + 1].startswith("layer ")
     assert lines[at + 2].split()[1:4] == ["n/a", "0.7500", "1"], "experts 0, 1, 2 and 1 once more"
-    assert lines[at + 2].endswith("(50.0 % of 4)        1 of 4")
+    assert lines[at + 2].endswith("(50.0 % of 4)  1 of 4")

@@ -1,0 +1,28 @@
+"""Tables on standard output: columns of equal width in terminal cells, so that wide characters keep their place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+GAP = 2
+"""Cells between two columns."""
+
+
+def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Return the rows of a table as lines of text.
+
+    Args:
+        rows: cells, the heading first; all rows have the same number of them. They may hold untrusted text.
+        right: positions of the columns that are aligned to the right.
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    from tui.inert import inert
+
+    shown = [[inert(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+
+    def placed(at: int, cell: str) -> str:
+        return " " * (widths[at] - cell_len(cell)) + cell if at in right else set_cell_size(cell, widths[at])
+
+    return [(" " * GAP).join(placed(at, cell) for at, cell in enumerate(row)).rstrip() for row in shown]
