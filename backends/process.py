@@ -69,10 +69,6 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
     def send(self, command: Command) -> None:
         """Tell the worker. If it is dead this does nothing: its death is reported as a message."""
         with self._sending, contextlib.suppress(OSError):

@@ -13,32 +13,28 @@ from routing.arrays import ABSENT, Floats, Ints, Selections
 
 
 class UsageWindow:
-    """Selections per layer and expert over the last `size` tokens; size 0 keeps all.
+    """Selections per layer and expert, over all tokens added.
 
     In a layer, counts sum to rows × k: rows that an engine did not compute are not counted.
     """
 
-    def __init__(self, layers: int, experts: int, size: int = 0) -> None:
-        self.size = size
+    def __init__(self, layers: int, experts: int) -> None:
         self.counts: Ints = np.zeros((layers, experts), np.int64)
         """[L, E]"""
         self.rows: Ints = np.zeros(layers, np.int64)
         """[L]"""
         self.tokens = 0
-        """Tokens in the window."""
-        self._ring: list[_Row] = []
-        self._next = 0
+        """Tokens added."""
 
     def add(self, experts: Ints) -> None:
-        """Add one token's expert ids `[L, k]`, dropping the oldest token of a full window."""
+        """Add one token's expert ids `[L, k]`."""
         row = _row(experts, self.counts.shape[1])
-        if self.size:
-            self._remember(row)
         self.tokens += 1
-        self._count(row, 1)
+        self.counts.reshape(-1)[row.cells] += 1
+        self.rows[row.layers] += 1
 
     def merge(self, counts: Ints, rows: Ints, tokens: int) -> None:
-        """Add tokens that were counted together: `counts` `[L, E]` and `rows` `[L]`. For windows that keep all."""
+        """Add tokens that were counted together: `counts` `[L, E]` and `rows` `[L]`."""
         self.counts += counts
         self.rows += rows
         self.tokens += tokens
@@ -46,19 +42,6 @@ class UsageWindow:
     def shares(self) -> Floats:
         """Share of the selections in its layer that each expert got `[L, E]`; NaN in layers without rows."""
         return shares(self.counts)
-
-    def _remember(self, row: _Row) -> None:
-        if len(self._ring) < self.size:
-            self._ring.append(row)
-            return
-        self._count(self._ring[self._next], -1)
-        self.tokens -= 1
-        self._ring[self._next] = row
-        self._next = (self._next + 1) % self.size
-
-    def _count(self, row: _Row, step: int) -> None:
-        self.counts.reshape(-1)[row.cells] += step
-        self.rows[row.layers] += step
 
 
 class _Row(NamedTuple):

@@ -18,7 +18,7 @@ from routing.events import Header, Progress, Token
 from sessions.reader import read_session
 from tests.backends import llama_files
 from tests.backends.test_process import Listener, begin
-from tests.processes import wait_until
+from tests.processes import is_gone, wait_until
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_model_that_llama_cpp_does_not_know(
     path = llama_files.write_gguf(tmp_path / "m.gguf", architecture="no-such-family")
     worker.send(Load(model=str(path)))
     listener.wait_for(lambda: listener.of(Failed))
-    wait_until(lambda: not worker.is_alive, "the worker's end")
+    wait_until(lambda: is_gone(worker.pid), "the worker's end")
     [failed] = listener.of(Failed)
     assert "cannot load m (unknown model architecture: 'no-such-family'): try a newer" in failed.message
 

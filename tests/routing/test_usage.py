@@ -21,7 +21,7 @@ from routing.usage import (
 
 
 def test_counts_of_a_layer_sum_to_rows_times_experts_per_token():
-    window = UsageWindow(2, 8, size=0)
+    window = UsageWindow(2, 8)
     window.add(np.array([[0, 1], [ABSENT, ABSENT]]))
     window.add(np.array([[1, 7], [3, 4]]))
     assert window.rows.tolist() == [2, 1]
@@ -36,20 +36,9 @@ def test_a_layer_without_rows_has_no_shares_rather_than_zeros():
     assert experts_for(window.counts).tolist() == [0], "none carry anything"
 
 
-@given(st.integers(1, 9), st.lists(st.permutations(range(5)), min_size=1, max_size=40))
-def test_a_window_holds_exactly_the_latest_tokens(size, orders):
-    rows = [np.array([order[:2]]) for order in orders]
-    window = UsageWindow(1, 5, size)
-    for row in rows:
-        window.add(row)
-    expected = np.bincount(np.concatenate(rows[-size:]).ravel(), minlength=5)
-    assert window.counts[0].tolist() == expected.tolist()
-    assert window.tokens == min(size, len(rows))
-
-
 def test_six_of_eight_experts_and_512_are_as_good_as_eight():
     for experts in (6, 512):
-        window = UsageWindow(3, experts, size=4)
+        window = UsageWindow(3, experts)
         window.add(np.tile([experts - 1, 0], (3, 1)))
         assert window.counts[:, [0, experts - 1]].tolist() == [[1, 1]] * 3
         assert window.counts.sum() == 6
@@ -115,11 +104,3 @@ def test_overlaps_of_tokens_together_are_those_of_each_pair(tokens, layers, k, s
         expected[0] = np.nan
     found = overlaps(Selections(ids[1:], 5), None if first else ids[0])
     assert np.array_equal(found, expected, equal_nan=True)
-
-
-def test_a_window_forgets_a_token_that_was_not_computed_everywhere():
-    window = UsageWindow(2, 4, size=1)
-    window.add(np.array([[0, 1], [ABSENT, ABSENT]]))
-    window.add(np.array([[ABSENT, ABSENT], [2, 3]]))
-    assert window.counts.tolist() == [[0, 0, 0, 0], [0, 0, 1, 1]]
-    assert window.rows.tolist() == [0, 1]
