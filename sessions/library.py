@@ -186,21 +186,30 @@ def entry_of(path: Path, cache: LibraryCache | None = None) -> Entry:
 
 
 def find_session(name: str, folder: Path | None = None) -> Path:
-    """The file that a person means: a path, or a name in the folder for recordings, with or without its endings.
+    """Return the session file that `sessions` lists under a name, with or without the file's endings.
+
+    Only files in the folder that are named as sessions count. A path, or a file elsewhere that has the same name, is
+    never taken for one, since its caller may rename or delete what is returned.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: there is no such session, or more than one.
     """
     folder = paths.sessions_directory() if folder is None else folder
-    if Path(name).is_file():
-        return Path(name)
-    candidates = [folder / f"{name}{suffix}" for suffix in ("", *SUFFIXES)] if Path(name).name == name else []
-    found = [path for path in candidates if path.is_file()]
+    listed = "`moe-watch sessions` lists the names"
+    if Path(name).name != name:
+        advice = f"{listed}; for another folder, `moe-watch sessions --folder {Path(name).parent}`"
+        raise UserError(f"{name!r} is a path, not the name of a session", advice=advice)
+    found = sorted(path for path in _files(folder) if name in (path.name, *_names_of(path)))
     if len(found) > 1:
         raise UserError(f"{name!r} is {len(found)} sessions", advice=f"say {' or '.join(path.name for path in found)}")
     if not found:
-        raise UserError(f"{name}: no such session in {folder}", advice="`moe-watch sessions` lists them")
+        raise UserError(f"{name}: no such session in {folder}", advice=listed)
     return found[0]
+
+
+def _names_of(path: Path) -> tuple[str, str]:
+    """A file's name without `.zst`, and without any of its endings."""
+    return path.name.removesuffix(paths.COMPRESSED), paths.stem_of(path)
 
 
 def preview(entry: Entry) -> Preview:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -21,6 +22,10 @@ from sessions.store import Spool, Store, open_store, open_whole
 
 OPENING = 3
 """Lines that tell what a part is: its header, its keyframe, and whether something is missing before it."""
+MAX_PARTS = 200
+"""Further files of one run, at most. Each is held open while the run is read; systems allow some 250 to 1,000."""
+NAMED = 3
+"""Files that a note names; further ones with the same reason are counted."""
 THE_RUN = ("created", "sampling", "model", "units", "chunk_size", "pressure")
 """Fields of a header without which a file is no part of a run: another run's, or events that mean something else."""
 
@@ -70,8 +75,11 @@ class JoinedStore:
         """What the person should know of the parts, one line each."""
         self._header = read_opening(first).header
         self._parts = [_Part(first, 0, 0, first.size())]
+        self._left_out: dict[str, list[str]] = {}
+        """Names of files that are not read, by the reason."""
         for store in further:
             self._join(store)
+        self.notes[:0] = [_left_out_note(names, why) for why, names in self._left_out.items()]
 
     @property
     def files(self) -> list[str]:
@@ -135,8 +143,14 @@ class JoinedStore:
         return [name for name in differing_fields(self._header, header) if name in THE_RUN]
 
     def _leave_out(self, store: Store, why: str) -> None:
-        self.notes.append(f"{store.name}: left out, for {why}")
+        self._left_out.setdefault(why, []).append(store.name)
         store.close()
+
+
+def _left_out_note(names: Sequence[str], why: str) -> str:
+    """Return one line for all files that are left out for one reason."""
+    more = f" and {len(names) - NAMED:,} more files" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}: left out, for {why}"
 
 
 class RunReader(SessionReader):
@@ -191,8 +205,23 @@ def numbered_beside(path: Path) -> list[Path]:
 def _continuations(path: Path, first: Store, beside: list[Path]) -> list[Store]:
     """Those of the files that say they go on with the first one."""
     header = read_opening(first).header
-    opened = [] if header is None else [_opened_if(each, path.name, header) for each in beside]
-    return [store for store in opened if store is not None]
+    opened: list[Store] = []
+    for each in beside if header is not None else []:
+        if (store := _opened_if(each, path.name, header)) is not None:
+            opened.append(store)
+            if len(opened) > MAX_PARTS:
+                for store in (first, *opened):
+                    store.close()
+                raise too_many_parts(path)
+    return opened
+
+
+def too_many_parts(path: Path) -> UserError:
+    """Return the refusal of a run of more files than a recording can have."""
+    return UserError(
+        f"{path}: more than {MAX_PARTS} files say that they continue it",
+        advice="move away the files that are not part of it, or give one of them alone",
+    )
 
 
 def _opened_if(path: Path, name: str, first: Header) -> Store | None:

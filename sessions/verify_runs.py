@@ -10,7 +10,17 @@ from pathlib import Path
 from routing.errors import UserError
 from routing.events import Header, Token
 from sessions.findings import Finding, Findings
-from sessions.parts import THE_RUN, Opening, differing_fields, goes_on_with, numbered_beside, read_opening, shown
+from sessions.parts import (
+    MAX_PARTS,
+    THE_RUN,
+    Opening,
+    differing_fields,
+    goes_on_with,
+    numbered_beside,
+    read_opening,
+    shown,
+    too_many_parts,
+)
 from sessions.plausible import PlausibleReader
 from sessions.recompute import Recomputed, agree
 from sessions.store import open_whole
@@ -49,8 +59,17 @@ class _File:
 
 
 def with_parts(paths: Sequence[Path]) -> list[Path]:
-    """These files, each followed by those that go on with it, none twice."""
-    return list(dict.fromkeys(each for path in paths for each in (path, *(part.path for part in _parts(path)[0]))))
+    """Return these files, each followed by those that continue it, none twice.
+
+    A file that more files say they continue than a run can have is returned alone.
+    """
+    return list(dict.fromkeys(each for path in paths for each in (path, *_continuations(path))))
+
+
+def _continuations(path: Path) -> list[Path]:
+    with suppress(UserError):
+        return [part.path for part in _parts(path)[0]]
+    return []
 
 
 def verify_runs(paths: Sequence[Path]) -> list[RunReport]:
@@ -73,7 +92,11 @@ def _read(path: Path) -> _File | None:
 
 
 def _parts(path: Path) -> tuple[list[_File], list[_File]]:
-    """The files that go on with a run's first one; and those that go on with an earlier run of its name."""
+    """Return the files that continue a run's first one, and those that continue an earlier run of its name.
+
+    Raises:
+        UserError: more files say that they continue it than a run can have.
+    """
     first = _read(path)
     if first is None or first.header.continues is not None:
         return [], []
@@ -83,11 +106,19 @@ def _parts(path: Path) -> tuple[list[_File], list[_File]]:
         if file.header.continues is not None and file.header.continues.file == path.name
     ]
     ours = [file for file in named if goes_on_with(file.header, path.name, first.header)]
-    return ours, [file for file in named if file not in ours]
+    if len(ours) > MAX_PARTS:
+        raise too_many_parts(path)
+    names = {file.path for file in ours}
+    return ours, [file for file in named if file.path not in names]
 
 
 def _judge(first: _File) -> RunReport | None:
-    parts, others = _parts(first.path)
+    try:
+        parts, others = _parts(first.path)
+    except UserError as error:
+        findings = Findings()
+        findings.add("too many files", str(error))
+        return RunReport(str(first.path), [], 0, findings.all(), [])
     remarks = [
         f"{each.name} goes on with another run of this name, begun {shown(each.header.created)}" for each in others
     ]

@@ -220,11 +220,19 @@ class _Files:
 
     def _put_in_place(self) -> None:
         if self._plan.table is None and self._plan.force:
-            for place in {self._place(name) for name in self.tables} - self._beside.keys():
+            for place in {self._place(name) for name in self._tables_before()} - self._beside.keys():
                 place.unlink(missing_ok=True)  # of another session: it would be taken for a table of this one
         for place, beside in list(self._beside.items()):
             beside.replace(place)
             del self._beside[place]
+
+    def _tables_before(self) -> set[str]:
+        """Return the names of the tables that the export to be replaced wrote, by its own description."""
+        try:
+            before = msgspec.json.decode((self._folder / DESCRIPTION).read_bytes(), type=_Description)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return set()
+        return before.tables.keys() & self.tables.keys()
 
     def _written(self) -> Iterator[Table]:
         return (self.tables[name] for name in self.rows)
@@ -254,6 +262,12 @@ class _Files:
         for place in places:
             if paths.is_taken(place) and (place.is_dir() or not self._plan.force):
                 raise paths.exists_already(place)
+
+
+class _Description(msgspec.Struct):
+    """What is read of an earlier export's description."""
+
+    tables: dict[str, msgspec.Raw]
 
 
 def _description(header: Header, written: Iterator[Table]) -> bytes:

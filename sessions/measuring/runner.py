@@ -10,13 +10,13 @@ from typing import Protocol
 from backends.protocol import Load
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo, Progress, State, StreamItem
-from sessions import paths
 from sessions.headless import run_headless
 from sessions.kept_worker import KeptWorker
 from sessions.live import LiveSource
 from sessions.measuring.folder import claimed, creating
 from sessions.measuring.plan import Plan, PlannedRun
 from sessions.measuring.recorded import NotWholeError, RecordedRun, read_run
+from sessions.parts import numbered_beside
 from sessions.surroundings import Surroundings
 
 GO_ON = "the same command goes on from here"
@@ -112,10 +112,11 @@ class _Attempt:
         return run
 
     def _clear(self, planned: PlannedRun) -> None:
-        """Remove what an earlier attempt at a run has left, continuations of its file as well."""
+        """Remove the files of an earlier attempt at a run: its session and the continuations of it, and no others."""
+        path = self._folder / planned.file
         with creating(self._folder):
-            for left in self._folder.glob(f"{paths.stem_of(Path(planned.file))}.*"):
-                left.unlink()
+            for left in (path, *numbered_beside(path)):
+                left.unlink(missing_ok=True)
 
     def _loaded(self) -> KeptWorker:
         """The worker with the model, which is the one that all other runs were made with."""

@@ -5,6 +5,7 @@ import json
 
 import msgspec
 import pytest
+from rich.cells import cell_len
 
 from commands.app import INTERRUPTED, run
 from routing.events import State, to_json
@@ -166,3 +167,37 @@ def test_prune_asks_too(capsys, folder, answer):
     assert len(files(folder)) == 1
     assert said(capsys, "prune", "--keep", "1").out == "nothing to delete\n"
     assert "--keep is 'all'" in complaint(capsys, "prune", "--keep", "all")
+
+
+@pytest.mark.parametrize("command", [["delete", "{}", "--yes"], ["rename", "{}", "other"], ["show", "{}"]])
+@pytest.mark.parametrize("name", ["notes.txt", "thesis", "{here}/notes.txt", "./thesis", "hidden"])
+def test_only_sessions_of_the_folder_are_touched(capsys, folder, tmp_path, monkeypatch, command, name):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for path in (here / "notes.txt", here / "thesis", folder / "notes.txt", folder / ".hidden.moe.jsonl"):
+        path.write_text("precious")
+    named = name.format(here=here)
+    complaint(capsys, *(part.format(named) for part in command))
+    assert files(here) == ["notes.txt", "thesis"]
+    assert files(folder) == [".hidden.moe.jsonl", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["first", "first.moe.jsonl"])
+def test_a_session_is_meant_and_not_a_file_of_its_name_that_is_here(capsys, folder, tmp_path, monkeypatch, name):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / name).write_text("thesis")
+    write_session(folder / "first.moe.jsonl", 5)
+    assert "made/up model" in said(capsys, "show", name).out
+    assert "deleted 1 session" in said(capsys, "delete", name, "--yes").out
+    assert files(folder) == []
+    assert (here / name).read_text() == "thesis"
+
+
+def test_columns_keep_their_place_beside_wide_characters(capsys, folder):
+    write_session(folder / "a.moe.jsonl", 5)
+    write_session(folder / "模型.moe.jsonl", 5)
+    starts = {cell_len(line[: line.index("made/up")]) for line in said(capsys).out.splitlines()[1:]}
+    assert len(starts) == 1

@@ -256,6 +256,15 @@ def test_nothing_is_written_over_unless_told_to(exported, golden_path, tmp_path)
     assert not (folder / "vitals.json").exists()  # the golden session's: no table of this one
 
 
+def test_forcing_removes_no_file_that_no_export_wrote(exported, golden_path, tmp_path):
+    (tmp_path / "out").mkdir(exist_ok=True)
+    mine = tmp_path / "out" / "vitals.json"
+    mine.write_text("precious")
+    other = write_session(tmp_path / "other.moe.jsonl", 5)
+    export_session(other, ExportPlan("json", tmp_path / "out", force=True))
+    assert mine.read_text() == "precious", "no table of this session is called that, and no description names it"
+
+
 def test_a_damaged_file_leaves_nothing_behind(golden_path, tmp_path):
     path = tmp_path / "damaged.moe.jsonl"
     path.write_bytes(b"".join(golden_path.read_bytes().splitlines(keepends=True)[:8]) + b"garbage\nmore\n")

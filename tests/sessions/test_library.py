@@ -192,11 +192,11 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, tmp_path):
 # -- one of them
 
 
-def test_a_session_is_found_by_name_or_path(folder, monkeypatch):
+def test_a_session_is_found_by_its_name(folder):
     path = write_session(folder / "run.moe.jsonl", 5)
-    for name in ("run", "run.moe.jsonl", str(path)):
+    for name in ("run", "run.moe.jsonl"):
         assert find_session(name, folder) == path
-    for name in ("walk", "../sessions/run", ""):
+    for name in ("walk", "", "run.moe"):
         with pytest.raises(UserError, match="no such session"):
             find_session(name, folder)
     (folder / "run.moe.jsonl.zst").write_bytes(b"")
@@ -204,6 +204,13 @@ def test_a_session_is_found_by_name_or_path(folder, monkeypatch):
         find_session("run", folder)
     with pytest.raises(UserError, match="no such session"):
         entry_of(folder / "absent.moe.jsonl", LibraryCache(None))
+
+
+def test_a_path_is_not_the_name_of_a_session(folder):
+    path = write_session(folder / "run.moe.jsonl", 5)
+    for name in (str(path), "../sessions/run", "./run.moe.jsonl/.."):
+        with pytest.raises(UserError, match=r"is a path, not the name of a session: .*--folder"):
+            find_session(name, folder)
 
 
 def test_a_preview_is_how_it_begins_and_no_more(folder):

@@ -203,6 +203,19 @@ def test_other_files_are_left_alone(tmp_path):
     assert not (tmp_path / PLAN_FILE).exists()
 
 
+def test_only_files_of_a_run_are_cleared_for_its_next_attempt(copy):
+    (copy / "run-001.moe.jsonl").write_bytes((copy / "run-001.moe.jsonl").read_bytes()[:-200])
+    (copy / "run-001.2.moe.jsonl").write_bytes(b"")
+    for name in ("run-001.notes.txt", "run-001.moe.jsonl.bak"):
+        (copy / name).write_text("precious")
+    watching = Watching()
+    measured(copy, watching=watching)
+    assert watching.made == ["run-001.moe.jsonl"]
+    assert not (copy / "run-001.2.moe.jsonl").exists()
+    for name in ("run-001.notes.txt", "run-001.moe.jsonl.bak"):
+        assert (copy / name).read_text() == "precious"
+
+
 def test_a_folder_that_cannot_be_one(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file: cannot be written .*: choose another place with --out"):

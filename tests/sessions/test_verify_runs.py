@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from routing.events import Sampling, from_json
+from routing.errors import UserError
+from routing.events import Continues, Sampling, from_json, to_json
 from sessions.verify_runs import verify_runs, with_parts
 from tests.sessions.continued import FIRST_END, LITTLE_ROOM, SECOND_END, TOKENS, change, copied, opened, part, record
 from tests.sessions.test_durability import linux
@@ -126,3 +127,31 @@ def test_lost_tokens_are_found(tmp_path):
     (found,) = report_of(lossy).findings
     lost = TOKENS - len(opened(lossy)[0])
     assert (found.check, found.count) == ("missing tokens", lost)
+
+
+def test_more_files_than_a_run_can_have_are_refused_without_reading_them(golden_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("sessions.parts.MAX_PARTS", 5)
+    monkeypatch.setattr("sessions.verify_runs.MAX_PARTS", 5)
+    first = tmp_path / "run.moe.jsonl"
+    first.write_bytes(golden_path.read_bytes())
+    header, *lines = golden_path.read_bytes().splitlines(keepends=True)
+    later = msgspec.structs.replace(from_json(header), continues=Continues(file=first.name, i=9))
+    for number in range(2, 9):
+        part(first, number).write_bytes(to_json(later) + b"\n" + b"".join(lines))
+    assert with_parts([first]) == [first]
+    (found,) = report_of(first).findings
+    assert found.check == "too many files"
+    assert "more than 5 files say that they continue it: move away" in found.text
+    with pytest.raises(UserError, match="more than 5 files"):
+        opened(first)
+
+
+def test_files_left_out_for_one_reason_are_one_note(golden_path, tmp_path):
+    first = tmp_path / "run.moe.jsonl"
+    first.write_bytes(golden_path.read_bytes())
+    header, *lines = golden_path.read_bytes().splitlines(keepends=True)
+    later = msgspec.structs.replace(from_json(header), continues=Continues(file=first.name, i=9))
+    for number in range(2, 9):
+        part(first, number).write_bytes(to_json(later) + b"\n" + b"".join(lines))
+    (note,) = (note for note in opened(first)[0].notes if "left out" in note)
+    assert note.endswith("and 4 more files: left out, for it does not go on after token 9")
