@@ -205,14 +205,16 @@ def numbered_beside(path: Path) -> list[Path]:
 def _continuations(path: Path, first: Store, beside: list[Path]) -> list[Store]:
     """Those of the files that say they go on with the first one."""
     header = read_opening(first).header
+    if header is None:
+        return []
     opened: list[Store] = []
-    for each in beside if header is not None else []:
+    for each in beside:
         if (store := _opened_if(each, path.name, header)) is not None:
             opened.append(store)
-            if len(opened) > MAX_PARTS:
-                for store in (first, *opened):
-                    store.close()
-                raise too_many_parts(path)
+        if len(opened) > MAX_PARTS:
+            for store in (first, *opened):
+                store.close()
+            raise too_many_parts(path)
     return opened
 
 
