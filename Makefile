@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Test processes: one per processor. JOBS=0 runs the tests in make's own terminal, one after another.
+JOBS ?= logical
 # Tests start a make of their own, which must not take over what this one was told.
-unexport ARGS MAKEFLAGS
+unexport ARGS JOBS MAKEFLAGS
 # Without bytecode every start of Python would compile everything anew: the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -41,7 +43,7 @@ watch: $(INSTALLED)-watch ## open the dashboard on pocket (ARGS=… for moe-watc
 	@$(BIN)/moe-watch $(ARGS)
 
 test: $(INSTALLED)-test ## run all tests (ARGS=… for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(INSTALLED)-lint ## check style, types and the direction of imports
 	$(BIN)/ruff check .

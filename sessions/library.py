@@ -195,9 +195,9 @@ def find_session(name: str, folder: Path | None = None) -> Path:
         UserError: there is no such session, or more than one.
     """
     folder = paths.sessions_directory() if folder is None else folder
-    listed = "`moe-watch sessions` lists the names"
+    listed = "`moe-watch sessions` lists them"
     if Path(name).name != name:
-        advice = f"{listed}; for another folder, `moe-watch sessions --folder {Path(name).parent}`"
+        advice = f"{listed}, and with --folder {Path(name).parent} those there"
         raise UserError(f"{name!r} is a path, not the name of a session", advice=advice)
     found = sorted(path for path in _files(folder) if name in (path.name, *_names_of(path)))
     if len(found) > 1:
