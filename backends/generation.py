@@ -243,7 +243,7 @@ class Run:
         if self._branching is None or not self._branching.is_due(self._whole_chunks):
             return
         if why_not := self._branching.hindrance():
-            self._decline_once(why_not)
+            self._decline_once("fork", why_not)
             return
         at = Boundary(self._narration.i, self._whole_chunks, self._changes.sampling)
         self._branches_off = True
@@ -271,7 +271,7 @@ class Run:
         try:
             return prepare(perturb, self._engine, fresh_room=fresh_room)
         except UserError as error:
-            self._decline(f"nothing was injected: {error}")
+            self._decline("inject", f"nothing was injected: {error}")
             return None
 
     def _inject(self, injection: Injection) -> None:
@@ -313,13 +313,13 @@ class Run:
             case SetMultistep():
                 self._set_multistep(command.on)
             case Load():
-                self._decline("a model is loaded already")
+                self._decline("load", "a model is loaded already")
             case Measure():
-                self._decline("nothing was measured: a run is under way")
+                self._decline("measure", "nothing was measured: a run is under way")
 
     def _ask(self, perturb: Perturb) -> None:
         if self._takes:
-            self._decline("nothing was injected: the run takes another session's tokens")
+            self._decline("inject", "nothing was injected: the run takes another session's tokens")
         else:
             self._injections.ask(perturb)
 
@@ -349,7 +349,7 @@ class Run:
                 first_tokens(self._engine, following)
         except UserError as error:
             self._narration.flush()
-            self._refuse(Failed(message=str(error), fatal=False, start=True))
+            self._refuse(Failed(message=str(error), fatal=False, command="start"))
         else:
             raise RunEnds("user", following=following)
 
@@ -357,12 +357,12 @@ class Run:
 
     def _change(self, command: SetSampling | SetTap) -> None:
         if self._takes and isinstance(command, SetSampling):
-            self._decline("sampling was not changed: the run takes another session's tokens")
+            self._decline("sampling", "sampling was not changed: the run takes another session's tokens")
             return
         try:
             self._changes.ask(command)
         except UserError as error:
-            self._decline(str(error))
+            self._decline("tap" if isinstance(command, SetTap) else "sampling", str(error))
         self._apply_changes()
 
     def _apply_changes(self) -> None:
@@ -378,12 +378,12 @@ class Run:
         if not on and self._paused == "chunk":
             self._paused = None
 
-    def _decline_once(self, why: str) -> None:
+    def _decline_once(self, command: str, why: str) -> None:
         if why not in self._declined_once:
             self._declined_once.add(why)
-            self._decline(why)
+            self._decline(command, why)
 
-    def _decline(self, why: str) -> None:
+    def _decline(self, command: str, why: str) -> None:
         """Say that a command is not carried out, after everything that happened before it."""
         self._narration.flush()
-        self._refuse(Failed(message=why, fatal=False))
+        self._refuse(Failed(message=why, fatal=False, command=command))

@@ -205,8 +205,9 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The process leaves, or is dead already. Otherwise one command was not carried out, and all else goes on."""
     log: list[str] = []
     """If it died: the last lines that it wrote."""
-    start: bool = False
-    """It is a `Start` that was not carried out, and the run before it goes on."""
+    command: str = ""
+    """Which command was not carried out, as `routing.events.Refused` names it; empty if `fatal`. After `start` the run
+    before it goes on."""
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):

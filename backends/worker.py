@@ -103,9 +103,9 @@ def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
             case Measure():
                 send(Measured(measurements.take(command)))
             case Load():
-                send(Failed(message="a model is loaded already", fatal=False))
+                send(Failed(message="a model is loaded already", fatal=False, command="load"))
             case Perturb():
-                send(Failed(message="nothing was injected: no run is under way", fatal=False))
+                send(Failed(message="nothing was injected: no run is under way", fatal=False, command="inject"))
 
 
 def _ready(engine: Engine) -> Ready:

@@ -169,11 +169,23 @@ class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
 
 
 class Marker(_Event, tag="marker", frozen=True, kw_only=True):
-    """A person's note."""
+    """A note that the user made."""
 
     i: int
     t: float
     note: str = ""
+
+
+class Refused(_Event, tag="refused", frozen=True, kw_only=True):
+    """A command that was not carried out, where it would have taken effect. The run goes on without it."""
+
+    i: int
+    """Tokens so far."""
+    t: float
+    command: str
+    """`start`, `inject`, `sampling`, `tap`, `fork`, `load` or `measure`; later versions may have more."""
+    why: str
+    """One line for the user."""
 
 
 class State(_Event, tag="state", frozen=True, kw_only=True):
@@ -276,7 +288,7 @@ class Fork(_Event, tag="fork", frozen=True, kw_only=True):
     pressures: Pressures | None = None
 
 
-Event = Header | Token | Chunk | Perturbation | Vitals | Marker | State | Keyframe | Cost | Change | Fork
+Event = Header | Token | Chunk | Perturbation | Vitals | Marker | Refused | State | Keyframe | Cost | Change | Fork
 """Anything a session file may hold and this version knows."""
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 SCHEMA = 1
-SCHEMA_MINOR = 1
+SCHEMA_MINOR = 2
 
 
 class Units(msgspec.Struct, frozen=True):

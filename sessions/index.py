@@ -47,6 +47,7 @@ _KINDS = {
     "chunk": CHUNK,
     "perturbation": PERTURBATION,
     "marker": MARKER,
+    "refused": OTHER,
     "state": OTHER,
     "cost": OTHER,
     "change": OTHER,

@@ -13,7 +13,7 @@ from typing import Literal
 
 from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
 from routing.errors import UserError
-from routing.events import Event, Header, Marker, Progress, Sampling, State, StreamItem, Token
+from routing.events import Event, Header, Marker, Progress, Refused, Sampling, State, StreamItem, Token
 from routing.instruments import Instruments
 from sessions.forks import fork_event
 from sessions.recording import Recording
@@ -148,8 +148,13 @@ class LiveRun:
 
     def mark(self, note: str) -> None:
         """Put a note into the stream."""
-        if self.stage in ("running", "finished") and not self.void:
+        if self._takes_notes:
             self._emit(Marker(i=self._tokens, t=self._seconds(), note=whole_text(note)))
+
+    @property
+    def _takes_notes(self) -> bool:
+        """There is a run that something can be noted in."""
+        return self.stage in ("running", "finished") and not self.void
 
     def set_recording(self, on: bool) -> None:
         """Close the file, or begin one that can be computed from although it begins in the middle of the run."""
@@ -219,12 +224,8 @@ class LiveRun:
             case Failed(fatal=True):
                 self.worker_log = message.log
                 self.fail(message.message)
-            case Failed(start=True):
-                if self._following:
-                    self._following.popleft()
-                self.mark(message.message)
             case Failed():
-                self._refused(message.message)
+                self._refuse(message)
 
     def _take(self, item: BatchItem) -> None:
         if isinstance(item, Progress):
@@ -259,10 +260,15 @@ class LiveRun:
         if not self._has_run:
             self.fatal_error = UserError(message)
 
-    def _refused(self, message: str) -> None:
-        """A command was not carried out: say so where it would have been."""
-        self.mark(message)
-        if self._resuming:
+    def _refuse(self, failed: Failed) -> None:
+        """Note a command that was not carried out where it would have taken effect."""
+        starts = failed.command == "start"
+        if starts and self._following:
+            self._following.popleft()
+        if self._takes_notes:
+            why = whole_text(failed.message)
+            self._emit(Refused(i=self._tokens, t=self._seconds(), command=failed.command, why=why))
+        if self._resuming and not starts:
             self._after_run()
 
     def _after_run(self) -> None:

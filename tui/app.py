@@ -22,10 +22,9 @@ from textual.filter import LineFilter
 from textual.timer import Timer
 
 from routing.errors import UserError
-from routing.events import Marker, StreamItem, Vitals
+from routing.events import Marker, Refused, StreamItem, Vitals
 from sessions.replay import ReplaySource
 from sessions.source import END, HOME, Source
-from sessions.text import whole_text
 from tui.actions import BY_ID, bindings, holder
 from tui.commands import ActionProvider
 from tui.control import Control
@@ -107,8 +106,6 @@ class MoeWatchApp(App[None]):
         self._backlog: deque[StreamItem] = deque()
         self._said: deque[str] = deque(maxlen=HISTORY_KEPT)
         self._warned: list[str] = []
-        self._marks: list[str] = []
-        """Notes of one's own that have not come back yet."""
         self._refused: dict[str, float] = {}
         """The last refusal, and when it was told."""
         self._heard = clock()
@@ -229,19 +226,17 @@ class MoeWatchApp(App[None]):
 
     def _take_in(self, item: StreamItem) -> None:
         self.view.feed(item)
-        if isinstance(item, Marker) and self.source.recording.mode != "replay":
-            self._tell_refusal(item.note)
+        if isinstance(item, Refused) and self.source.recording.mode != "replay":
+            self._tell_refusal(item)
 
-    def _tell_refusal(self, note: str) -> None:
-        """Say aloud what a mark says that nobody here made: a command was not carried out."""
-        if note in self._marks:
-            self._marks.remove(note)
-            return
-        self.control.refused()
+    def _tell_refusal(self, refused: Refused) -> None:
+        """Show why a command was not carried out."""
+        if refused.command in ("inject", "start"):
+            self.control.refused()
         now = self._clock()
-        if now - self._refused.get(note, -inf) >= TOAST_SECONDS:
-            self._refused = {note: now}
-            self.notify(one_line(note, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
+        if now - self._refused.get(refused.why, -inf) >= TOAST_SECONDS:
+            self._refused = {refused.why: now}
+            self.notify(one_line(refused.why, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _warn(self) -> None:
         """Say what the source has come to warn of."""
@@ -360,7 +355,6 @@ class MoeWatchApp(App[None]):
         self.control.source = source
         self._backlog.clear()
         self._warned.clear()
-        self._marks.clear()
         self.run_worker(before.close, thread=True, exit_on_error=False)
         self.tick()
 
@@ -385,7 +379,5 @@ class MoeWatchApp(App[None]):
             self._said.append(text)
 
     def _mark(self, reply: Reply) -> None:
-        note = whole_text(reply.text)
-        self._marks.append(note)
-        self.source.mark(note)
+        self.source.mark(reply.text)
         self.notify(f"marked at token {self.view.tokens:,}", markup=False)

@@ -176,6 +176,8 @@ class StreamPanel(Panel):
                 wrap.add_mark(piece, f"◇ {piece.text} ")
             case "note":
                 wrap.add_mark(piece, f"◆ {one_line(piece.text, 60)} " if piece.text else "◆ ")
+            case "refused":
+                wrap.add_mark(piece, f"⊘ {one_line(piece.text, 60)} ")
             case _:
                 if piece.would_stop:
                     wrap.add_mark(piece, _WOULD_STOP)

@@ -27,6 +27,7 @@ from routing.events import (
     Marker,
     Perturbation,
     Progress,
+    Refused,
     Sampling,
     State,
     StreamItem,
@@ -52,7 +53,9 @@ CHARACTERS_KEPT = 4_000
 """Of one token. No vocabulary has longer ones; a file may claim anything."""
 
 Status = Literal["loading", "waiting", "prefill", "streaming", "paused", "finished", "failed"]
-Role = Literal["prompt", "injected", "generated", "inject", "change", "fresh", "end", "note", "begin", "jump"]
+Role = Literal[
+    "prompt", "injected", "generated", "inject", "change", "fresh", "end", "note", "refused", "begin", "jump"
+]
 """All but the first three are marks between tokens, not text of the context; the last two say that text is missing
 before them, as the recording begins there, or a jump led there."""
 
@@ -205,6 +208,8 @@ class RunView:
                 self._feed_progress(item)
             case Marker():
                 self._add(Piece("note", item.note[:CHARACTERS_KEPT], item.i))
+            case Refused():
+                self._add(Piece("refused", item.why[:CHARACTERS_KEPT], item.i))
             case Cost():
                 self.cost = item
             case Keyframe():

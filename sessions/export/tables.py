@@ -17,6 +17,7 @@ from routing.events import (
     Marker,
     Perturbation,
     Pressures,
+    Refused,
     Signals,
     State,
     Unknown,
@@ -136,11 +137,11 @@ EVENTS = Table(
     "events",
     "something that happened to the run",
     (
-        Column("event", "label", "perturbation, marker, state or change"),
+        Column("event", "label", "perturbation, marker, refused, state or change"),
         Column("i", "integer", "tokens of the run before it"),
         Column("t", "number", "seconds since the run began"),
-        Column("what", "label", "form of the injection, new state, or what was changed"),
-        Column("why", "text", "source of the injection, or reason of the state"),
+        Column("what", "label", "form of the injection, refused command, new state, or what was changed"),
+        Column("why", "text", "source of the injection, or reason of the refusal or state"),
         Column("text", "text", "what was injected, noted or said; the new value of what was changed"),
     ),
 )
@@ -269,6 +270,8 @@ def rows_of(event: Event | Unknown) -> tuple[str, list[list[Any]]] | None:
             return "events", [["perturbation", event.i, event.t, event.form, event.source, event.text]]
         case Marker():
             return "events", [["marker", event.i, event.t, None, None, event.note]]
+        case Refused():
+            return "events", [["refused", event.i, event.t, event.command, event.why, None]]
         case State():
             return "events", [["state", event.i, event.t, event.state, event.why, event.message]]
         case Change():

@@ -50,6 +50,8 @@ class Session:
         self.clock = ManualClock()
         self.batches: list[Batch] = []
         self.refusals: list[str] = []
+        self.refused: list[str] = []
+        """Which commands they are about."""
         self.following: Start | None = None
 
     def run(self, start: Start, *script: tuple[int, Command]) -> Session:
@@ -58,6 +60,7 @@ class Session:
 
         def refuse(failed: Failed) -> None:
             self.refusals.append(failed.message)
+            self.refused.append(failed.command)
 
         run = Run(self.engine, start, inbox=inbox, outbox=outbox, refuse=refuse, clock=self.clock)
         self.following = run.run()

@@ -135,4 +135,5 @@ def test_impossible_commands_are_refused_and_the_run_goes_on(mixtral: Engine) ->
     script = [(PROMPT_TOKENS + 1, SetSampling(top_p=2.0)), (PROMPT_TOKENS + 2, Load(model="pocket"))]
     session = run(mixtral, start(tokens=10), *script)
     assert session.refusals == ["top-p 2.0 is no share: give more than 0 and at most 1", "a model is loaded already"]
+    assert session.refused == ["sampling", "load"]
     assert len(session.generated) == 10

@@ -212,6 +212,7 @@ def test_a_turn_needs_a_template(mixtral: Engine, chat: Engine) -> None:
 def test_an_empty_text_is_refused(mixtral: Engine) -> None:
     session = run(mixtral, start(tokens=8, chunk_size=5), (PROMPT_TOKENS + 1, Perturb(text="")))
     assert session.refusals == ["nothing was injected: the text is empty"]
+    assert session.refused == ["inject"]
     assert len(session.generated) == 8
 
 

@@ -91,7 +91,9 @@ def test_a_whole_conversation(worker: WorkerProcess, listener: Listener, mixtral
     worker.send(Perturb(text="go"))
     worker.send(begin(tokens=100, chunk_size=10))
     listener.wait_for(lambda: listener.state("finished"))
-    assert listener.of(Failed) == [Failed(message="nothing was injected: no run is under way", fatal=False)]
+    assert listener.of(Failed) == [
+        Failed(message="nothing was injected: no run is under way", fatal=False, command="inject")
+    ]
     again = listener.of(Token)
     assert [(token.i, token.id, token.experts) for token in again] == [
         (token.i, token.id, token.experts) for token in first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from textual.events import Paste
 
-from routing.events import Marker, Progress
+from routing.events import Progress, Refused
 from sessions.source import RecordingStatus
 from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
 from tests.tui.conftest import lines, press, running, same_on_every_machine, settle  # noqa: F401 - a fixture
@@ -92,7 +92,7 @@ async def test_a_warning_and_a_refusal():
     async with running(run("fine"), size=SIZE) as (app, pilot, source):
         for text in TEXTS.values():
             source.warnings.append(text)
-            source.add([Marker(i=9, t=2.0, note=f"{text} refused")])
+            source.add([Refused(i=9, t=2.0, command="inject", why=f"{text} refused")])
             await settle(app, pilot)
             messages = [str(each.message) for each in app._notifications]
             assert sum(message.startswith(SEEN) for message in messages) == 2

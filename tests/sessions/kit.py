@@ -176,12 +176,12 @@ class ScriptedWorker:
     def turn_down(self, message: str) -> None:
         """Refuse a `Start`: a run that is going on goes on."""
         if self._running:
-            self._on_message(Failed(message=message, fatal=False, start=True))
+            self._on_message(Failed(message=message, fatal=False, command="start"))
         else:
             self.state("error", message=message)
 
     def refuse(self, message: str) -> None:
-        self._on_message(Failed(message=message, fatal=False))
+        self._on_message(Failed(message=message, fatal=False, command="inject"))
 
     def die(self, message: str) -> None:
         self._on_message(Failed(message=message, log=["last words"]))

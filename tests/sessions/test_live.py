@@ -6,11 +6,26 @@ import pytest
 
 from backends.protocol import EngineOptions, Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
 from routing.errors import UserError
-from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, Progress, Sampling, State, Token, Vitals
+from routing.events import (
+    Chunk,
+    Header,
+    Keyframe,
+    Marker,
+    Perturbation,
+    Progress,
+    Refused,
+    Sampling,
+    State,
+    Token,
+    Vitals,
+)
+from routing.summary import Summary
+from sessions.index import LineIndex
 from sessions.live import LiveSource
 from sessions.live_run import VITALS_SECONDS
 from sessions.reader import read_session
 from sessions.run_settings import RunSettings
+from sessions.store import open_whole
 from tests.sessions.kit import (
     BACKEND,
     CAPTURE,
@@ -144,12 +159,24 @@ class TestControl:
         assert event.form == "turn"
         assert stage.worker.commands[-1] == Perturb(text="go", form="turn", at_once=True)
 
-    def test_command_that_was_refused_is_marked_where_it_was_asked(self, begin):
-        stage, _, drained = begin()
+    def test_a_refused_command_is_noted_where_it_was_asked_and_is_no_mark(self, begin):
+        stage, source, drained = begin()
         drained.wait_for(Token, 2)
         stage.worker.refuse("nothing was injected: the text is empty")
-        (marker,) = drained.wait_for(Marker)
-        assert (marker.i, marker.note) == (2, "nothing was injected: the text is empty")
+        (refused,) = drained.wait_for(Refused)
+        assert (refused.i, refused.command, refused.why) == (2, "inject", "nothing was injected: the text is empty")
+        source.mark("nothing was injected: the text is empty")
+        drained.wait_for(Marker)
+        stage.worker.finish("length")
+        shown = drained.wait_for_end()
+        source.close()
+        summary = Summary()
+        for item in shown:
+            summary.feed(item)
+        assert summary.result()["marks"] == 1
+        index = LineIndex(open_whole(path_of(source)))
+        index.extend()
+        assert [mark.i for mark in index.marks] == [2]
 
     def test_abilities(self, begin):
         stage, source, drained = begin()
@@ -262,7 +289,7 @@ class TestGoingOn:
         stage.worker.finish("eos")
         drained.wait_for_end()
         source.perturb("more")
-        drained.wait_for(Marker)
+        drained.wait_for(Refused)
         drained.wait_for_end()
         assert source.ended
 

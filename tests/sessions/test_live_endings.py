@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from backends.protocol import Failed, Perturb, Start, Stop
-from routing.events import Chunk, Header, Marker, State, Token
+from routing.events import Chunk, Header, Marker, Refused, State, Token
 from sessions.live import LiveSource
 from sessions.live_run import STOP_SECONDS
 from sessions.reader import read_session
@@ -150,7 +150,8 @@ class TestFailure:
         stage, source, drained = begin(Picky)
         drained.wait_for(Token, 2)
         source.prompt("too long")
-        assert drained.wait_for(Marker)[0].note == "the prompt has 2,000 tokens"
+        (refused,) = drained.wait_for(Refused)
+        assert (refused.command, refused.why) == ("start", "the prompt has 2,000 tokens")
         stage.worker.generate(3)
         drained.wait_for(Token, 5)
         assert len(drained.of(Header)) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from routing.events import Marker, Progress
+from routing.events import Marker, Progress, Refused
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
 from tests.tui.scripted import LIVE, REPLAY, REPLAYING, ManualClock
@@ -80,16 +80,16 @@ async def test_a_refused_injection_is_said_aloud_and_waits_no_longer():
     run = MadeUpRun()
     async with running([*run.prompt(), *run.generate(5)]) as (app, pilot, source):
         await press(app, pilot, "g")
-        source.add([Marker(i=run.i, t=run.t, note=REFUSED)])
+        source.add([Refused(i=run.i, t=run.t, command="inject", why=REFUSED)])
         await settle(app, pilot)
         assert toasts(app) == [REFUSED]
-        assert f"◆ {REFUSED}" in shown(app.dashboard.stream)
+        assert f"⊘ {REFUSED}" in shown(app.dashboard.stream)
         assert "queued" not in lines(app.dashboard.query_one("#footer"))[0]
 
 
 async def test_the_same_refusal_again_and_again_is_said_once_in_a_while():
     run, clock = MadeUpRun(), ManualClock()
-    refusal = Marker(i=run.i, t=run.t, note=REFUSED)
+    refusal = Refused(i=run.i, t=run.t, command="inject", why=REFUSED)
     async with running([*run.prompt(), refusal, refusal], clock=clock) as (app, pilot, source):
         assert toasts(app) == [REFUSED]
         clock.advance(10)
@@ -109,8 +109,18 @@ async def test_a_mark_of_ones_own_is_no_refusal():
 
 
 async def test_a_refusal_in_a_recording_is_only_shown():
-    items = [*main_run(5), Marker(i=9, t=1.0, note=REFUSED)]
+    items = [*main_run(5), Refused(i=9, t=1.0, command="inject", why=REFUSED)]
     async with running(items, abilities=REPLAY, recording=REPLAYING) as (app, _, _):
+        assert toasts(app) == []
+        assert f"⊘ {REFUSED}" in shown(app.dashboard.stream)
+
+
+async def test_a_mark_with_the_words_of_a_refusal_is_no_refusal():
+    """As files of schema 1.1 hold refusals, and as any user may write a note."""
+    run = MadeUpRun()
+    async with running([*run.prompt(), *run.generate(5)]) as (app, pilot, source):
+        source.add([Marker(i=run.i, t=run.t, note=REFUSED)])
+        await settle(app, pilot)
         assert toasts(app) == []
         assert f"◆ {REFUSED}" in shown(app.dashboard.stream)
 

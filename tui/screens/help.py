@@ -22,6 +22,7 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),
     ("⊣", "the model chose to end its text here, and was told to go on"),
     ("◇ tap off", "something about the run was changed here"),
+    ("⊘", "a command was not carried out here, and why"),
     ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
     ("┊ and ╵ in pressure", "text was put in before this chunk: the last few times, and the times before"),
     ("╎ and ▾ in pressure", "a cliff was found: the fitted curve falls or rises at once at this chunk"),
