@@ -11,7 +11,7 @@ from routing.events import Chunk, Keyframe, StreamItem, Unknown
 from routing.half_life import Fit, fit_half_life
 from routing.instruments import Instruments
 from routing.mid_series import MidSeries
-from routing.pressure import MODES, WARM_UP_CHUNKS
+from routing.pressure import MODES, MODES_OFFERED, WARM_UP_CHUNKS
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
 from sessions.parts import RunReader, shown
 from sessions.reader import SessionReader
@@ -50,7 +50,7 @@ class RecordedSeries(MidSeries):
 
     def feed(self, item: StreamItem) -> bool:
         """Take in one item; returns whether it made the series longer."""
-        if self._beginnings.see(item) and not self.mid:
+        if self._beginnings.see(item) and not self.current.mid:
             self._begun = False  # nothing is measured yet: whether the start is known depends on this keyframe
         if isinstance(item, Chunk):
             if self._next is not None and item.index > self._next:
@@ -95,7 +95,7 @@ def fit_file(path: Path, mode: str | None = None) -> FileFit:
         UserError: the mode is unknown, or the file holds no series that can be fitted.
     """
     if mode is not None and mode not in MODES:
-        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {' or '.join(MODES)}")
+        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {MODES_OFFERED}")
     if is_session(read_content(path, SNIFFED)):
         return _fit_session(path, mode)
     series = parse_series(read_content(path), str(path))
