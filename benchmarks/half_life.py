@@ -30,11 +30,18 @@ from tests.routing.planted import (
     exponential,
     linear,
 )
+from tests.routing.watched import FoundWatching, watch_planted
 
 PHIS = (0.0, 0.3, 0.5, 0.6)
 REQUIRED_PHI = {"coverage": 0.6, "called stable": 0.5, "found within one chunk": 0.5}
 """Noise more persistent than this is measured too, and nothing is required there."""
 REQUIRED = 0.9
+WATCHED_CHUNKS = (50, 100, 200, 500)
+"""Lengths of flat series that are watched, see `trend_looks`."""
+WATCHED_NOISE = (0.0, 0.3, 0.5, OTHER_NOISE[0])
+WATCHED_TRENDS = (linear(0.46, -0.003), exponential(0.46, 0.2, 12.0), exponential(0.46, 0.1, 20.0), cliff(0.46, 0.34))
+ALARMS = 0.1
+"""At most this share of flat series may ever be called something else."""
 COST_CHUNKS = (50, 200, 500)
 OTHERWISE = (
     constant(0.46),
@@ -109,8 +116,34 @@ def other_row(found: FoundOtherwise) -> str:
 
 def print_others(found: list[FoundOtherwise]) -> None:
     """The third table."""
-    print(f"{_row(*OTHERS)}\n|{'---|' * len(OTHERS)}")
+    _heading(*OTHERS)
     print("\n".join(map(other_row, found)))
+
+
+def print_watched(seeds: range) -> list[FoundWatching]:
+    """Print what is found in series that are looked at while they grow: flat ones, and planted trends."""
+    flat = [watch_planted(constant(0.46), noise, seeds, WATCHED_CHUNKS) for noise in WATCHED_NOISE]
+    lengths = [f"ever in {chunks}" for chunks in WATCHED_CHUNKS]
+    _heading("noise", *lengths, "at the end", "changes a run", *(f"{each}, each look at 0.02" for each in lengths))
+    for each in flat:
+        ever, once = (map(_percent, shares.values()) for shares in (each.ever, each.ever_uncorrected))
+        print(_row(each.noise, *ever, _percent(each.at_end), f"{each.changes:.2f}", *once))
+    print()
+    trends = [watch_planted(each, noise, seeds, (CHUNKS,)) for noise in WATCHED_NOISE for each in WATCHED_TRENDS]
+    _heading("noise", "planted", "found", "after, median", "one look at 0.02")
+    for each in trends:
+        shares = _percent(each.at_end), _chunks(each.delay), _percent(each.at_end_once)
+        print(_row(each.noise, each.name, *shares), flush=True)
+    print()
+    for each in flat:
+        for chunks, share in each.ever.items():
+            if share > ALARMS:
+                print(f"NOT MET: {each.noise}: {share:.1%} of flat series ever called something else in {chunks}")
+    return [*flat, *trends]
+
+
+def _heading(*cells: str) -> None:
+    print(f"{_row(*cells)}\n|{'---|' * len(cells)}")
 
 
 def _row(*cells: str) -> str:
@@ -129,18 +162,24 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=400)
+    parser.add_argument("--watched-only", action="store_true", help="only the series that are watched while they grow")
     parser.add_argument("--json", type=Path, help="also write every number here")
     arguments = parser.parse_args()
+    seeds = range(arguments.seeds)
+    print(f"Watched while they grow, {arguments.seeds} seeds, noise {REAL_NOISE}:\n")
+    watched = print_watched(seeds)
+    if arguments.watched_only:
+        return
     print(f"{arguments.seeds} seeds, {CHUNKS} chunks, noise {NOISE}\n\n{_row(*OURS)}\n|{'---|' * len(OURS)}")
     found = []
     for planted in GRID:
         for phi in PHIS:
-            found.append(judge(planted, phi, range(arguments.seeds)))
+            found.append(judge(planted, phi, seeds))
             print(our_row(found[-1]), flush=True)
     print(f"\nThe reference's rule on the same series:\n\n{_row(*THEIRS)}\n|{'---|' * len(THEIRS)}")
     print("\n".join(map(their_row, found)))
     noises = (*OTHER_NOISE, *UNSEEN_NOISE)
-    otherwise = [judge_otherwise(each, noise, range(arguments.seeds)) for noise in noises for each in OTHERWISE]
+    otherwise = [judge_otherwise(each, noise, seeds) for noise in noises for each in OTHERWISE]
     print(f"\nNoise that is not AR(1), standard deviation {REAL_NOISE}:\n")
     print_others(otherwise)
     print("\n" + ("\n".join(shortfalls(found, otherwise)) or "nothing below 90 %") + "\n")
@@ -149,6 +188,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         rows = {"cases": [asdict(each) for each in found], "other_noise": [asdict(each) for each in otherwise]}
+        rows["watched"] = [asdict(each) for each in watched]
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 

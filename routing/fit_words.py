@@ -10,7 +10,7 @@ from routing.trend_gate import MIN_CHANGE
 from routing.trend_looks import LIMIT
 
 if TYPE_CHECKING:
-    from routing.half_life import Fit, FloorAboveHalf
+    from routing.half_life import Candidate, Fit, FloorAboveHalf
 
 MODE_WORDS: dict[Mode, str] = {
     "measured-v2": "measured",
@@ -42,9 +42,14 @@ def as_watched(fit: Fit) -> str:
     return f"{fit.p_sequential:.2g} in {fit.looks} look{'s' * (fit.looks != 1)}"
 
 
+def by_weight(fit: Fit) -> list[Candidate]:
+    """Return the curves that were tried, the likeliest by its weight first."""
+    return sorted(fit.candidates, key=lambda each: -each.weight)
+
+
 def doubt(fit: Fit) -> str:
     """Say why the curve with the highest weight was not chosen; empty where it was."""
-    best = max(fit.candidates, key=lambda each: each.weight)
+    best = by_weight(fit)[0]
     if best is fit.chosen:
         return ""
     if fit.chosen.shape != "constant":

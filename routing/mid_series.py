@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from routing.events import Chunk, Keyframe, State, StreamItem, Token
+from routing.contexts import ContextNumbers
+from routing.events import Chunk, Keyframe, StreamItem, Token
 from routing.half_life import Fit, fit_half_life, too_long, too_short
 from routing.instruments import start_is_before
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
@@ -85,20 +84,18 @@ class MidSeries:
         self.contexts: list[ContextSeries] = [ContextSeries(mode)]
         """In order; those that are in no file are missing."""
         self._begun = False
-        self._context_start = 0
-        """Index of the present context's first token."""
+        self._numbers = ContextNumbers()
 
     def feed(self, item: StreamItem) -> bool:
         """Take in one item; return whether it made a series longer."""
-        if isinstance(item, Chunk):
-            return self._feed_chunk(item)
-        if isinstance(item, State) and item.state == "fresh_context":
-            self._begin(self.current.number + 1)
-            self._context_start = item.i
-        elif isinstance(item, Keyframe):
-            self._feed_keyframe(item)
+        if self._numbers.feed(item):
+            self._begin(item)
+        elif isinstance(item, Keyframe) and item.i and not self._begun:
+            self.current.begins_at = item
         self._begun |= isinstance(item, Token)
-        return False
+        if not isinstance(item, Chunk) or item.partial or item.warm_up:
+            return False
+        return self.current.add(item)
 
     @property
     def current(self) -> ContextSeries:
@@ -116,17 +113,15 @@ class MidSeries:
 
     def number_of(self, chunk: Chunk) -> int:
         """Return the number of the context of the chunk that was fed last."""
-        if chunk.context is not None:
-            return chunk.context
-        return self.current.number - (chunk.first < self._context_start)  # cut short by the fresh context before it
+        return self._numbers.of(chunk)
 
     @property
-    def mid(self) -> Sequence[float]:
+    def mid(self) -> list[float]:
         """P_mid of the judged context."""
         return self.judged.mid
 
     @property
-    def positions(self) -> Sequence[int]:
+    def positions(self) -> list[int]:
         """Index of each of these chunks in the run."""
         return self.judged.positions
 
@@ -143,19 +138,10 @@ class MidSeries:
         """How far router entropy fell in the judged context; None where it is not known of all chunks."""
         return self.judged.entropy_collapse()
 
-    def _feed_chunk(self, chunk: Chunk) -> bool:
-        if chunk.context is not None and chunk.context > self.current.number:
-            self._begin(chunk.context)  # its `fresh_context` is in no file
-        return not (chunk.partial or chunk.warm_up) and self.current.add(chunk)
-
-    def _feed_keyframe(self, frame: Keyframe) -> None:
-        if frame.context is not None and frame.context > self.current.number:
-            if not self._begun and not self.current.mid:
-                self.contexts.pop()  # the recording begins in a later context
-            self._begin(frame.context)
-            self.current.begins_at = frame
-        elif frame.i and not self._begun:
-            self.current.begins_at = frame
-
-    def _begin(self, number: int) -> None:
-        self.contexts.append(ContextSeries(self.mode, number))
+    def _begin(self, item: StreamItem) -> None:
+        """Begin the series of a context, whose `fresh_context` may be in no file."""
+        if isinstance(item, Keyframe) and not self._begun and not self.current.mid:
+            self.contexts.pop()  # the recording begins in a later context
+        self.contexts.append(ContextSeries(self.mode, self._numbers.current))
+        if isinstance(item, Keyframe):
+            self.current.begins_at = item

@@ -76,6 +76,11 @@ def look_counts(chunks: int) -> Iterator[int]:
 
 
 def watch(series: Floats, times: Floats, seed: int) -> Watched:
+    """Return what all looks at a series come to, see `looks_at`."""
+    return judge(looks_at(series, times, seed))
+
+
+def looks_at(series: Floats, times: Floats, seed: int = 0) -> list[Look]:
     """Take all looks at a series.
 
     Args:
@@ -83,7 +88,7 @@ def watch(series: Floats, times: Floats, seed: int) -> Watched:
         times: `[n]`, in chunks since the first one.
         seed: of the simulations.
     """
-    return judge([_look(series[:count].tobytes(), times[:count].tobytes(), seed) for count in look_counts(len(series))])
+    return [_look(series[:count].tobytes(), times[:count].tobytes(), seed) for count in look_counts(len(series))]
 
 
 def judge(looks: Sequence[Look]) -> Watched:

@@ -156,6 +156,9 @@ def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Hea
         raise UserError(f"{path}: holds no token", advice="give a session that got further")
     run = _run(path.name, series, found)
     warnings += [*reader.warnings, *series.warnings(path, run.fit)]
+    if len(series.contexts) > 1:
+        which = f"context {series.judged.number} of {len(series.contexts)} is compared"
+        warnings.append(f"{path}: {which} as far as pressure goes; usage, entropy and churn are of all of them")
     return header, run
 
 
