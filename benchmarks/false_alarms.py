@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.half_life import OTHERWISE, FoundOtherwise, judge_series, print_others
+from benchmarks.half_life import OTHERWISE, print_others
 from routing.half_life import fit_half_life
 from tests.routing import planted
+from tests.routing.judged import FoundOtherwise, judge_series
 
 Series = list[list[float]]
 

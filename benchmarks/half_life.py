@@ -10,16 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass
-from math import inf, isfinite
+from dataclasses import asdict
+from math import inf
 from pathlib import Path
 
 import numpy as np
 
-from routing.half_life import Fit, fit_half_life
-from routing.reference_numbers import reference_shape
-from routing.trend_shapes import TRENDS
+from routing.half_life import fit_half_life
+from tests.routing.judged import Found, FoundOtherwise, judge, judge_otherwise
 from tests.routing.planted import (
     CHUNKS,
     GRID,
@@ -27,21 +25,23 @@ from tests.routing.planted import (
     OTHER_NOISE,
     REAL_NOISE,
     UNSEEN_NOISE,
-    OtherNoise,
-    Planted,
-    Series,
     cliff,
     constant,
     exponential,
     linear,
-    plant,
-    plant_with,
 )
+from tests.routing.watched import FoundWatching, watch_planted
 
 PHIS = (0.0, 0.3, 0.5, 0.6)
 REQUIRED_PHI = {"coverage": 0.6, "called stable": 0.5, "found within one chunk": 0.5}
 """Noise more persistent than this is measured too, and nothing is required there."""
 REQUIRED = 0.9
+WATCHED_CHUNKS = (50, 100, 200, 500)
+"""Lengths of flat series that are watched, see `trend_looks`."""
+WATCHED_NOISE = (0.0, 0.3, 0.5, OTHER_NOISE[0])
+WATCHED_TRENDS = (linear(0.46, -0.003), exponential(0.46, 0.2, 12.0), exponential(0.46, 0.1, 20.0), cliff(0.46, 0.34))
+ALARMS = 0.1
+"""At most this share of flat series may ever be called something else."""
 COST_CHUNKS = (50, 200, 500)
 OTHERWISE = (
     constant(0.46),
@@ -51,117 +51,6 @@ OTHERWISE = (
     cliff(0.46, 0.34),
 )
 """Curves that are planted with noise that is not AR(1), too."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What became of one planted curve at one φ, over all seeds. Shares are 0..1; None where there is nothing."""
-
-    name: str
-    shape: str
-    phi: float
-    half_life: float | None
-    """What was planted; None where half is never reached or differs from seed to seed."""
-    verdicts: dict[str, float]
-    right: float
-    """Verdict as planted."""
-    covered: float | None
-    """Planted half-life within the 95 % interval; a series without an interval does not count as covered."""
-    covered_given_right: float | None
-    """The same among the series with the right verdict."""
-    blocks_covered: float | None
-    width: float | None
-    """Median width of the 95 % intervals in chunks; infinite where most are open."""
-    located: float | None
-    """Cliffs: verdict right, and at most one chunk beside the planted one."""
-    error: float | None
-    """Median of |half-life − planted| / planted, where there is a half-life."""
-    missing: float | None
-    """Series without a half-life although one was planted within the run."""
-    reference_right: float
-    reference_located: float | None
-    reference_error: float | None
-    reference_missing: float | None
-
-
-def judge(planted: Planted, phi: float, seeds: range) -> Found:
-    """Fit every seed's series of one curve."""
-    series = list(plant(planted, phi, seeds))
-    fits = [fit_half_life(each.mid) for each in series]
-    pairs = list(zip(fits, series, strict=True))
-    right = [fit.verdict == planted.shape for fit in fits]
-    has_half = planted.shape not in ("stable", "rising") and isfinite(series[0].half_life)
-    in_run = has_half and series[0].half_life <= CHUNKS
-    covers = [_covers(fit.interval, each.half_life) for fit, each in pairs]
-    is_cliff = planted.shape == "cliff"
-    rule = [reference_shape(fit.reference) for fit in fits]
-    return Found(
-        name=planted.name,
-        shape=planted.shape,
-        phi=phi,
-        half_life=planted.half_life if has_half and not is_cliff else None,
-        verdicts={name: count / len(fits) for name, count in Counter(fit.verdict for fit in fits).most_common()},
-        right=_share(right),
-        covered=_share(covers) if has_half else None,
-        covered_given_right=_share([cover for cover, good in zip(covers, right, strict=True) if good])
-        if has_half and any(right)
-        else None,
-        blocks_covered=_share([_covers(fit.block_interval, each.half_life) for fit, each in pairs])
-        if has_half
-        else None,
-        width=_median_width(fits) if has_half else None,
-        located=_share([_is_located(fit, each) for fit, each in pairs]) if is_cliff else None,
-        error=_median_error([(fit.half_life, each.half_life) for fit, each in pairs]) if in_run else None,
-        missing=_share([fit.half_life is None for fit in fits]) if in_run else None,
-        reference_right=_share([name == planted.shape for name in rule]),
-        reference_located=_share(
-            [
-                name == "cliff" and _near(fit.reference.max_drop_at_chunk + 1, each)
-                for name, (fit, each) in zip(rule, pairs, strict=True)
-            ]
-        )
-        if is_cliff
-        else None,
-        reference_error=_median_error([(fit.crossing, each.half_life) for fit, each in pairs]) if in_run else None,
-        reference_missing=_share([fit.crossing is None for fit in fits]) if in_run else None,
-    )
-
-
-@dataclass(frozen=True)
-class FoundOtherwise:
-    """What became of one planted curve with noise that is not AR(1), over all seeds."""
-
-    name: str
-    noise: str
-    called_stable: float
-    covered: float | None
-    """Planted half-life within the 95 % interval; None where half is never reached."""
-    covered_if_found: float | None
-    """The same among the series that are called a fall."""
-    width: float | None
-    """Median width of the 95 % intervals in chunks; infinite where most are open."""
-
-
-def judge_otherwise(planted: Planted, noise: OtherNoise, seeds: range) -> FoundOtherwise:
-    """Fit every seed's series of one curve with such noise."""
-    return judge_series(planted, noise.name, list(plant_with(planted, noise, seeds)))
-
-
-def judge_series(planted: Planted, noise: str, series: list[Series]) -> FoundOtherwise:
-    """Fit every series of one curve with noise of that name."""
-    fits = [fit_half_life(each.mid) for each in series]
-    covers = [_covers(fit.interval, each.half_life) for fit, each in zip(fits, series, strict=True)]
-    has_half = isfinite(planted.half_life)
-    return FoundOtherwise(
-        planted.name,
-        noise,
-        called_stable=_share([fit.verdict == "stable" for fit in fits]),
-        covered=_share(covers) if has_half else None,
-        covered_if_found=_share([cover for cover, fit in zip(covers, fits, strict=True) if fit.verdict in TRENDS])
-        if has_half
-        else None,
-        width=_median_width(fits) if has_half else None,
-    )
 
 
 def shortfalls(found: list[Found], otherwise: list[FoundOtherwise]) -> list[str]:
@@ -193,32 +82,6 @@ def cost(chunks: int, repeats: int = 5) -> float:
     for _ in range(repeats):
         fit_half_life(series.tolist())
     return 1000 * (time.process_time() - began) / repeats
-
-
-def _median_width(fits: list[Fit]) -> float | None:
-    widths = [fit.interval[1] - fit.interval[0] for fit in fits if fit.interval is not None]
-    return float(np.median(widths)) if widths else None
-
-
-def _covers(interval: tuple[float, float] | None, half_life: float) -> bool:
-    return interval is not None and interval[0] <= half_life <= interval[1]
-
-
-def _is_located(fit: Fit, series: Series) -> bool:
-    return fit.verdict == "cliff" and _near(fit.chosen.parameters["at"], series)
-
-
-def _near(change: float, series: Series) -> bool:
-    return series.change is not None and abs(change - series.change) <= 1
-
-
-def _share(values: list[bool]) -> float:
-    return sum(values) / len(values)
-
-
-def _median_error(pairs: list[tuple[float | None, float]]) -> float | None:
-    errors = [abs(found - planted) / planted for found, planted in pairs if found is not None and planted < inf]
-    return float(np.median(errors)) if errors else None
 
 
 OTHERS = ("noise", "planted", "called stable", "covered", "if found", "width")
@@ -253,8 +116,34 @@ def other_row(found: FoundOtherwise) -> str:
 
 def print_others(found: list[FoundOtherwise]) -> None:
     """The third table."""
-    print(f"{_row(*OTHERS)}\n|{'---|' * len(OTHERS)}")
+    _heading(*OTHERS)
     print("\n".join(map(other_row, found)))
+
+
+def print_watched(seeds: range) -> list[FoundWatching]:
+    """Print what is found in series that are looked at while they grow: flat ones, and planted trends."""
+    flat = [watch_planted(constant(0.46), noise, seeds, WATCHED_CHUNKS) for noise in WATCHED_NOISE]
+    lengths = [f"ever in {chunks}" for chunks in WATCHED_CHUNKS]
+    _heading("noise", *lengths, "at the end", "changes a run", *(f"{each}, each look at 0.02" for each in lengths))
+    for each in flat:
+        ever, once = (map(_percent, shares.values()) for shares in (each.ever, each.ever_uncorrected))
+        print(_row(each.noise, *ever, _percent(each.at_end), f"{each.changes:.2f}", *once))
+    print()
+    trends = [watch_planted(each, noise, seeds, (CHUNKS,)) for noise in WATCHED_NOISE for each in WATCHED_TRENDS]
+    _heading("noise", "planted", "found", "after, median", "one look at 0.02")
+    for each in trends:
+        shares = _percent(each.at_end), _chunks(each.delay), _percent(each.at_end_once)
+        print(_row(each.noise, each.name, *shares), flush=True)
+    print()
+    for each in flat:
+        for chunks, share in each.ever.items():
+            if share > ALARMS:
+                print(f"NOT MET: {each.noise}: {share:.1%} of flat series ever called something else in {chunks}")
+    return [*flat, *trends]
+
+
+def _heading(*cells: str) -> None:
+    print(f"{_row(*cells)}\n|{'---|' * len(cells)}")
 
 
 def _row(*cells: str) -> str:
@@ -273,18 +162,24 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=400)
+    parser.add_argument("--watched-only", action="store_true", help="only the series that are watched while they grow")
     parser.add_argument("--json", type=Path, help="also write every number here")
     arguments = parser.parse_args()
+    seeds = range(arguments.seeds)
+    print(f"Watched while they grow, {arguments.seeds} seeds, noise {REAL_NOISE}:\n")
+    watched = print_watched(seeds)
+    if arguments.watched_only:
+        return
     print(f"{arguments.seeds} seeds, {CHUNKS} chunks, noise {NOISE}\n\n{_row(*OURS)}\n|{'---|' * len(OURS)}")
     found = []
     for planted in GRID:
         for phi in PHIS:
-            found.append(judge(planted, phi, range(arguments.seeds)))
+            found.append(judge(planted, phi, seeds))
             print(our_row(found[-1]), flush=True)
     print(f"\nThe reference's rule on the same series:\n\n{_row(*THEIRS)}\n|{'---|' * len(THEIRS)}")
     print("\n".join(map(their_row, found)))
     noises = (*OTHER_NOISE, *UNSEEN_NOISE)
-    otherwise = [judge_otherwise(each, noise, range(arguments.seeds)) for noise in noises for each in OTHERWISE]
+    otherwise = [judge_otherwise(each, noise, seeds) for noise in noises for each in OTHERWISE]
     print(f"\nNoise that is not AR(1), standard deviation {REAL_NOISE}:\n")
     print_others(otherwise)
     print("\n" + ("\n".join(shortfalls(found, otherwise)) or "nothing below 90 %") + "\n")
@@ -293,6 +188,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         rows = {"cases": [asdict(each) for each in found], "other_noise": [asdict(each) for each in otherwise]}
+        rows["watched"] = [asdict(each) for each in watched]
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -28,7 +28,7 @@ Or let both be greedy (--temperature 0) with the same prompt.
 
 @click.command(short_help="Compare sessions or measurements, token by token where they can be.", epilog=EPILOG)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE FILE…")
-@click.option("--pressure", metavar="MODE", help="measured-v1 or chronomoe-v1: the pressure to compute from sessions.")
+@click.option("--pressure", metavar="MODE", help="measured-v2, measured-v1 or chronomoe-v1: the one to compute.")
 @click.option("--figure", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .png, .svg or .pdf.")
 @click.option("--force", is_flag=True, help="Write over an existing figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,46 +26,76 @@ measurement (trajectory.mid_pressures). The numbers: docs/measurements.md, "Half
 @click.option(
     "--pressure",
     metavar="MODE",
-    help="measured-v1 or chronomoe-v1: of a session, the one to compute; of a series, the one it is in. "
+    help="measured-v2, measured-v1 or chronomoe-v1: of a session, the one to compute; of a series, the one it is in. "
     "Without it, whether a series can reach half is not judged.",
 )
+@click.option(
+    "--context",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Number of the context to fit, from 0; by default the newest one that is long enough.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the fit as one JSON object.")
-def fit(file: Path, pressure: str | None, as_json: bool) -> None:
-    """Say whether mid-pressure in FILE falls, in which shape, and after how many chunks it is half."""
-    from routing.fit_result import fit_result
+def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) -> None:
+    """Say whether mid-pressure in FILE falls, in which shape, and after how many chunks it is half.
+
+    A run that began again in a fresh context has a fit for each of its contexts.
+    """
     from sessions.fitting import fit_file
 
-    found = fit_file(session_file(file), pressure)
+    found = fit_file(session_file(file), pressure, context)
     for warning in found.warnings:
         complain(warning)
     if as_json:
-        click.echo(json.dumps(fit_result(found.fit, found.collapse), allow_nan=False))
+        click.echo(json.dumps(_result(found), allow_nan=False))
         return
     for line in _lines(found):
         say(line)
 
 
+def _result(found: FileFit) -> dict[str, Any]:
+    from routing.fit_result import fit_result
+    from routing.summary import contexts_result
+
+    contexts = {"context": found.context if found.contexts else None, "contexts": contexts_result(found.contexts)}
+    return fit_result(found.fit, found.collapse) | contexts
+
+
 def _lines(found: FileFit) -> list[str]:
-    from routing.half_life import in_words
+    from routing.fit_words import by_weight, doubt, in_words, mode_words
 
     fit = found.fit
-    mode = fit.mode or "mode not named"
+    mode = "of a mode that is not named" if fit.mode is None else mode_words(fit.mode)
+    several = f"context {found.context}: " if len(found.contexts) > 1 else ""
+    said = doubt(fit)
     return [
-        in_words(fit),
+        several + in_words(fit),
         "",
-        f"{fit.chunks} chunks ({mode}), p = {fit.p:.2g} for noise alone, φ = {fit.phi:.2f}",
+        f"{fit.chunks} chunks, {mode}, from chunk {fit.first} on; successive chunks' noise correlates by {fit.phi:.2f}",
+        f"noise alone looks like this: p = {fit.p:.2g} in one look, {fit.p_sequential:.2g} as watched"
+        f" (looked at {fit.looks} times)",
         _crossing(fit),
+        *_contexts(found),
         "",
         "shape         weight  AICc      parameters",
-        *(_candidate(each, chosen=each is fit.chosen) for each in fit.candidates),
+        *(_candidate(each, chosen=each is fit.chosen) for each in by_weight(fit)),
+        *([said] if said else []),
         "",
         *_reference(found),
     ]
 
 
+def _contexts(found: FileFit) -> list[str]:
+    """A line for each context, where there are several."""
+    from commands.summary_text import context_lines
+    from routing.summary import contexts_result
+
+    return context_lines(contexts_result(found.contexts))
+
+
 def _crossing(fit: Fit) -> str:
     at = "no chunk is" if fit.crossing is None else f"chunk {fit.crossing} is the first one"
-    return f"crossing: {at} at or below half of the first one"
+    return f"{at} at or below half of the first one, as the reference counts"
 
 
 def _candidate(candidate: Candidate, *, chosen: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from commands.tables import table_lines
@@ -69,14 +70,28 @@ def _dead(count: int | None, experts: int) -> str:
 
 
 def _pressure(pressure: Json) -> list[str]:
-    name = f"mid-pressure ({pressure['mode']})"
-    complete = (chunk for chunk in pressure["chunks"] if not (chunk["warm_up"] or chunk["partial"]))
+    from routing.fit_words import mode_words
+
+    where = f", context {pressure['context']}" if len(pressure["contexts"]) > 1 else ""
+    name = f"mid-pressure, {mode_words(pressure['mode'])}{where}"
+    of_context = (chunk for chunk in pressure["chunks"] if chunk["context"] == pressure["context"])
+    complete = (chunk for chunk in of_context if not (chunk["warm_up"] or chunk["partial"]))
     mids = [chunk["mid"] for chunk in complete if chunk["mid"] is not None]
     if not mids:
         missing = pressure["warm_up_missing"]
         return [f"{name}: n/a, {f'{missing} more chunks of warm-up needed' if missing else 'no measured chunk yet'}"]
     spread = f"{len(mids)} measured chunks, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
-    return [f"{name}: {spread}; {_crossing(pressure)}"]
+    fit = pressure["fit"]
+    verdict = [fit["words"] if fit else f"no verdict: {pressure['fit_unavailable']}"]
+    return [f"{name}: {spread}; {_crossing(pressure)}", *verdict, *context_lines(pressure["contexts"])]
+
+
+def context_lines(contexts: Sequence[Json]) -> list[str]:
+    """The verdict of every context of a run, where there are several, from `routing.summary.contexts_result`."""
+    if len(contexts) < 2:
+        return []
+    said = [(each, each["words"] or f"no verdict: {each['fit_unavailable']}") for each in contexts]
+    return [f"  context {each['context']}: {each['measured']} measured chunks, {words}" for each, words in said]
 
 
 def _crossing(pressure: Json) -> str:

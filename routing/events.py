@@ -103,6 +103,8 @@ class Chunk(_Event, tag="chunk", frozen=True, kw_only=True, gc=False):
     """A completed stretch of decode tokens."""
 
     index: int
+    context: int | None = None
+    """Number of its context in the run, from 0; None in modes that do not begin again with a context."""
     first: int
     """Index `i` of its first decode token."""
     last: int
@@ -233,6 +235,10 @@ class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
     """Chunks so far."""
     complete_chunks: int
     """Those of them that were not cut short."""
+    context: int | None = None
+    """Number of the present context in the run, from 0; None in modes that do not begin again with a context."""
+    context_chunks: int | None = None
+    """Complete chunks of the present context so far; None likewise."""
     rows_prefill: list[int]
     """[L] rows observed."""
     rows_decode: list[int]

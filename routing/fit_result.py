@@ -6,7 +6,8 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from routing.half_life import Candidate, Fit, in_words
+from routing.fit_words import doubt, in_words
+from routing.half_life import Candidate, Fit
 from routing.reference_numbers import EntropyCollapse
 
 Json = dict[str, Any]
@@ -29,6 +30,8 @@ def fit_result(fit: Fit, collapse: EntropyCollapse | None = None) -> Json:
         "mode": fit.mode,
         "reach": None if fit.reach is None else {"floor": fit.reach.floor, "half": fit.reach.half},
         "p": fit.p,
+        "p_sequential": fit.p_sequential,
+        "looks": fit.looks,
         "phi": fit.phi,
         "start": fit.start,
         "end": fit.end,
@@ -37,6 +40,7 @@ def fit_result(fit: Fit, collapse: EntropyCollapse | None = None) -> Json:
         "crossing": {"chunk": fit.crossing},
         "candidates": [_candidate(each) for each in fit.candidates],
         "chosen": fit.chosen.shape,
+        "doubt": doubt(fit) or None,
         "reference": asdict(fit.reference),
         "entropy_collapse": collapse and asdict(collapse),
         "words": in_words(fit),

@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from routing.arrays import Floats
 from routing.errors import UserError
-from routing.pressure import MODES, Mode, Reachability, crossing, reachability
+from routing.fit_words import in_words
+from routing.pressure import MODES, MODES_OFFERED, Mode, Reachability, crossing, reachability
 from routing.reference_numbers import ReferenceNumbers, reference_numbers
 from routing.trend_bootstrap import block_refits
 from routing.trend_candidates import Candidate, Candidates
 from routing.trend_draws import Draws
-from routing.trend_gate import LIKELY, MIN_CHANGE, trend_p
+from routing.trend_gate import trend_p
+from routing.trend_looks import watch
 from routing.trend_noise import lag_1
 from routing.trend_posterior import posterior_draws
 from routing.trend_shapes import TRENDS, Axis, axis
@@ -70,7 +72,11 @@ class Fit:
     """Set where the curve falls, and levels off above half of its start."""
     mode: str | None
     p: float
-    """How likely noise alone looks at least as much like a trend."""
+    """How likely noise alone looks at least as much like a trend, if it is looked at once, at this length."""
+    p_sequential: float
+    """The same for a series that was watched while it grew: `trend_looks.Watched.p`. The verdict follows it."""
+    looks: int
+    """How often the series was looked at, by the schedule of `trend_looks`."""
     phi: float
     """Correlation of the noise in successive chunks, 0..0.95: the mean over all kinds of noise by their odds."""
     start: float
@@ -117,10 +123,10 @@ def fit_half_life(
     """
     series = _checked(mid)
     if mode is not None and mode not in MODES:
-        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {' or '.join(MODES)}")
+        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {MODES_OFFERED}")
     places = _places(positions, len(series))
     times = axis(tuple(float(place - places[0]) for place in places))
-    return _fit(series, places, times, mode, np.random.default_rng(seed))
+    return _fit(series, places, times, mode, seed)
 
 
 def too_short(chunks: int) -> str:
@@ -137,12 +143,13 @@ def too_long(chunks: int) -> str:
     return f"{chunks:,} measured chunks, and at most {MAX_CHUNKS:,} can be fitted" if chunks > MAX_CHUNKS else ""
 
 
-def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, random: np.random.Generator) -> Fit:
+def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, seed: int) -> Fit:
+    random = np.random.default_rng(seed)
     candidates = Candidates(times, series, places[0])
     noise = candidates.noise
     p = trend_p(times, series, noise, random)
-    trend = candidates.trend
-    chosen = trend if p <= LIKELY and _change(trend, places) >= MIN_CHANGE else candidates.constant
+    watched = watch(series, times.t, seed)
+    chosen = candidates.trend if watched.found else candidates.constant
     start, end = (float(value) for value in chosen.values([places[0], places[-1]]))
     reach = None if mode is None else reachability(mode, start)
     verdict = _verdict(chosen, start, end, reach, float(series.min()))
@@ -159,6 +166,8 @@ def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, rand
         never=_never(chosen, start) if falls and isinf(half_time) else None,
         mode=mode,
         p=p,
+        p_sequential=watched.p,
+        looks=watched.looks,
         phi=lag_1(noise),
         start=start,
         end=end,
@@ -195,12 +204,6 @@ def _places(positions: Sequence[int] | None, chunks: int) -> list[int]:
     return places
 
 
-def _change(trend: Candidate, places: list[int]) -> float:
-    """By which share of its start a curve changes over the series."""
-    start, end = trend.values([places[0], places[-1]])
-    return float(abs(end - start) / abs(start)) if start else inf
-
-
 def _verdict(chosen: Candidate, start: float, end: float, reach: Reachability | None, lowest: float) -> Verdict:
     # A value below the supposed floor shows that the series is not of that mode, and the floor says nothing.
     if reach is not None and start > 0 and not reach.reachable and lowest >= reach.floor:
@@ -219,39 +222,3 @@ def _interval(draws: Draws, half_time: float) -> tuple[float, float] | None:
     low, high = draws.half_time()
     low, high = min(low, half_time), max(high, half_time)
     return (low, high) if isfinite(low) else None
-
-
-def in_words(fit: Fit) -> str:
-    """The verdict with its half-life, or why there is none, as one line."""
-    if fit.verdict == "unreachable" and fit.reach:
-        return f"unreachable: {fit.mode} cannot fall below {fit.reach.floor:.3f}, half is {fit.reach.half:.3f}"
-    if fit.verdict == "stable":
-        return f"stable: {_no_trend(fit)}"
-    if fit.verdict == "rising":
-        return f"rising: {fit.chosen.shape}, from {fit.start:.3f} to {fit.end:.3f} (p = {fit.p:.2g})"
-    return f"{fit.verdict}, {_half_life(fit)}"
-
-
-def _no_trend(fit: Fit) -> str:
-    if fit.p > LIKELY:
-        return f"no trend beyond noise (p = {fit.p:.2g} > {LIKELY})"
-    return f"its trend (p = {fit.p:.2g}) changes it by less than {100 * MIN_CHANGE:.0f} % of its start"
-
-
-def _half_life(fit: Fit) -> str:
-    if fit.start <= 0:
-        return f"no half-life: it begins at {fit.start:.3f}, and half of that means nothing"
-    if fit.half_life is not None:
-        return f"half-life {fit.half_life:.1f} chunks{_range(fit)}"
-    if fit.censored:
-        return f"half-life > {fit.span:.0f} chunks: not reached in what was observed"
-    if fit.never:
-        return f"never: floor {fit.never.floor:.2f} > half {fit.never.half:.2f}{_range(fit)}"
-    return "no half-life"
-
-
-def _range(fit: Fit) -> str:
-    if fit.interval is None:
-        return ""
-    low, high = fit.interval
-    return f" (95 %: {low:.1f} or more)" if isinf(high) else f" (95 %: {low:.1f}–{high:.1f})"

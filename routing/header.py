@@ -127,7 +127,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     template: str | None = None
     """How the prompt was wrapped (`chat`), or None for raw text."""
     chunk_size: int = 20
-    pressure: str = "measured-v1"
+    pressure: str = "measured-v2"
     capture: list[str]
     """Which per-token quantities this run recorded."""
     warnings: list[str] = []

@@ -14,7 +14,15 @@ from routing.averages import Coherence, UsageAverages
 from routing.chunks import ChunkClock
 from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
 from routing.open_chunk import ChunkSums, LastToken
-from routing.pressure import EXTERNAL, WARM_UP_CHUNKS, next_residual, pause_reason, pressures, reference_signals
+from routing.pressure import (
+    CONTEXT_MODES,
+    EXTERNAL,
+    WARM_UP_CHUNKS,
+    next_residual,
+    pause_reason,
+    pressures,
+    reference_signals,
+)
 from routing.usage import UsageWindow
 
 KEYFRAME_TOKENS = 700
@@ -30,9 +38,23 @@ CUTTING_STATES = frozenset({"fresh_context", "finished", "error"})
 """States that end a chunk before it is complete."""
 
 
-def start_is_before(frame: Keyframe) -> bool:
-    """Whether P₀ lies before a recording that begins with this keyframe, so that it cannot be known from it."""
-    return frame.complete_chunks > WARM_UP_CHUNKS
+def start_is_before(frame: Keyframe, mode: str) -> bool:
+    """Tell whether P₀ of the present context lies before this keyframe, so that a recording beginning there lacks it.
+
+    Args:
+        frame: the state where the recording begins.
+        mode: the pressure mode. One that does not begin again with a context has a warm-up in the first one only.
+    """
+    if mode not in CONTEXT_MODES and frame.context:
+        return bool(frame.context_chunks)
+    return complete_chunks(frame, mode) > WARM_UP_CHUNKS
+
+
+def complete_chunks(frame: Keyframe, mode: str) -> int:
+    """Return the complete chunks that fed the averages of a mode so far: of the context, or of the run."""
+    if mode in CONTEXT_MODES and frame.context_chunks is not None:
+        return frame.context_chunks
+    return frame.complete_chunks
 
 
 class Instruments:
@@ -49,6 +71,11 @@ class Instruments:
         self._keyframes = keyframes
         self._measures = keyframes or self.mode != "chronomoe-v1"
         """Averages and sums are kept; the reference has constants in their place."""
+        self._seed = header.sampling.seed
+        self._context: int | None = 0 if self.mode in CONTEXT_MODES else None
+        """Number of the present context; None where nothing begins again with one."""
+        self._context_chunks = 0
+        """Complete chunks since the averages began."""
         self.units = header.units
         self.layers = len(header.model.layers)
         self.experts = header.model.experts
@@ -57,7 +84,7 @@ class Instruments:
         self._prefill = UsageWindow(self.layers, self.experts)
         self._decode = UsageWindow(self.layers, self.experts)
         self._averages = UsageAverages(self.layers, self.experts)
-        self._phases = Coherence(self.layers, self.experts, header.sampling.seed)
+        self._phases = Coherence(self.layers, self.experts, self._seed)
         self._coherence: float | None = None
         self._residual = 0.0
         self._multistep = header.multistep
@@ -82,14 +109,28 @@ class Instruments:
         if isinstance(event, State) and event.state in CUTTING_STATES:
             derived = self._cut()
             if event.state == "fresh_context":
-                self._settle()
-                self._before = None
+                self._begin_context()
             return derived
         if isinstance(event, Keyframe) and not self._tokens:
             self._restore(event)
         elif isinstance(event, Change) and event.multistep is not None:
             self._multistep = event.multistep
         return []
+
+    def _begin_context(self) -> None:
+        """Forget the token before; in modes that belong to a context, be as at the beginning of a run.
+
+        Usage counts and the numbers of tokens and chunks continue: they are the run's.
+        """
+        self._settle()
+        self._before = None
+        if self._context is None:
+            return
+        self._context += 1
+        self._context_chunks = 0
+        self._averages = UsageAverages(self.layers, self.experts)
+        self._phases = Coherence(self.layers, self.experts, self._seed)
+        self._coherence, self._residual = None, 0.0
 
     def _feed_token(self, token: Token) -> list[Event]:
         experts = self._checked_experts(token)
@@ -171,11 +212,12 @@ class Instruments:
             self._residual = next_residual(self._residual, found, pause)
         chunk = Chunk(
             index=self._chunks,
+            context=self._context,
             first=sums.first,
             last=sums.last,
             tokens=sums.tokens,
             partial=partial,
-            warm_up=self._complete < WARM_UP_CHUNKS,
+            warm_up=self._context_chunks < WARM_UP_CHUNKS,
             signals=signals,
             pressures=found,
             residual=self._residual,
@@ -183,6 +225,7 @@ class Instruments:
         )
         self._chunks += 1
         self._complete += not partial
+        self._context_chunks += not partial
         return chunk
 
     def _signals(self, sums: ChunkSums) -> Signals | None:
@@ -230,6 +273,8 @@ class Instruments:
             i=self._tokens,
             chunks=self._chunks,
             complete_chunks=self._complete,
+            context=self._context,
+            context_chunks=None if self._context is None else self._context_chunks,
             rows_prefill=self._prefill.rows.tolist(),
             rows_decode=self._decode.rows.tolist(),
             counts_prefill=self._prefill.counts.tolist(),
@@ -249,6 +294,9 @@ class Instruments:
         self._tokens = frame.i
         self._next_keyframe = frame.i + KEYFRAME_TOKENS
         self._chunks, self._complete = frame.chunks, frame.complete_chunks
+        self._context_chunks = complete_chunks(frame, self.mode)
+        if self._context is not None and frame.context is not None:
+            self._context = frame.context
         for window, rows, counts in (
             (self._prefill, frame.rows_prefill, frame.counts_prefill),
             (self._decode, frame.rows_decode, frame.counts_decode),

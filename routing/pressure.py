@@ -1,8 +1,10 @@
 """Pressure: how hard the context pushes the model on, from routing and output signals.
 
-After ChronoMoE (Halcyon); formulas, bounds and modes: docs/measurements.md, "Pressure". Two modes compute the
-same formulas from different signals. `measured-v1` measures every signal. `chronomoe-v1` is the reference with
-the constants it used in place of its clocks, so that published numbers can be compared.
+After ChronoMoE (Halcyon); formulas, bounds and modes: docs/measurements.md, "Pressure". All modes compute the
+same formulas from different signals. `measured-v2` measures every signal and begins again with every context.
+`measured-v1`, of older recordings, measures the same and carries its averages over into a fresh context.
+`chronomoe-v1` is the reference with the constants it used in place of its clocks, so that published numbers can be
+compared.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ from typing import Literal
 
 from routing.events import PauseReason, Pressures, Signals
 
-Mode = Literal["measured-v1", "chronomoe-v1"]
-MODES: tuple[Mode, ...] = ("measured-v1", "chronomoe-v1")
+Mode = Literal["measured-v2", "measured-v1", "chronomoe-v1"]
+MODES: tuple[Mode, ...] = ("measured-v2", "measured-v1", "chronomoe-v1")
+"""The first one is what new recordings are in."""
+MODES_OFFERED = f"{', '.join(MODES[:-1])} or {MODES[-1]}"
+CONTEXT_MODES: frozenset[str] = frozenset({"measured-v2"})
+"""Modes that begin again with every context: averages, warm-up, phases, coherence and residual."""
 
 WARM_UP_CHUNKS = 10
 """Complete chunks that feed the averages first: shown, never P₀, never fitted."""
@@ -67,7 +73,7 @@ def next_residual(residual: float, found: Pressures, pause: PauseReason | None) 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceClocks:
-    """The constants that the reference has where `measured-v1` measures."""
+    """The constants that the reference has where the measured modes measure."""
 
     proximity_meso: float
     transition_prob: float

@@ -7,6 +7,7 @@ Names: docs/measurements.md.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
 from routing.fit_result import fit_result
-from routing.instruments import experts_before
-from routing.mid_series import MidSeries
-from routing.pressure import WARM_UP_CHUNKS, crossing
+from routing.half_life import in_words
+from routing.instruments import complete_chunks, experts_before
+from routing.mid_series import ContextSeries, MidSeries
+from routing.pressure import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
 from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
 
 Json = dict[str, Any]
@@ -49,7 +51,8 @@ class _Totals:
         self.sources: Counter[str] = Counter()
         self.events: Counter[type] = Counter()
         self.would_stop = 0
-        self.chunks: list[Chunk] = []
+        self.chunks: list[tuple[Chunk, int]] = []
+        """Each with the number of its context."""
         self.series = MidSeries(header.pressure)
         self.ending: State | None = None
         self.usage = {phase: UsageWindow(self.layers, header.model.experts) for phase in ("prefill", "decode")}
@@ -67,7 +70,7 @@ class _Totals:
         if isinstance(item, Token):
             self._token(item)
         elif isinstance(item, Chunk):
-            self.chunks.append(item)
+            self.chunks.append((item, self.series.number_of(item)))
         elif isinstance(item, State):
             self._state(item)
         elif isinstance(item, Keyframe):
@@ -129,20 +132,56 @@ class _Totals:
         }
 
     def _pressure(self) -> Json:
-        series, fit = self.series, self.series.fit()
-        mid, begins_at = series.mid, series.begins_at
-        at = crossing(mid) if series.knows_its_start else None
-        complete = sum(not chunk.partial for chunk in self.chunks) + (begins_at.complete_chunks if begins_at else 0)
+        """Of the judged context; every context's verdict is listed."""
+        judged, begins_at = self.series.judged, self.series.contexts[0].begins_at
+        fit = judged.fit()
         return {
             "mode": self.header.pressure,
-            "initial": mid[0] if mid and series.knows_its_start else None,
-            "crossing": {"chunk": None if at is None else series.positions[at]},
-            "fit": fit and fit_result(fit, series.entropy_collapse()),
-            "fit_unavailable": series.unavailable or None,
+            "context": judged.number,
+            **_start(judged),
+            "fit": fit and fit_result(fit, judged.entropy_collapse()),
+            "fit_unavailable": judged.unavailable or None,
             "begins_at_chunk": None if begins_at is None else begins_at.chunks,
-            "warm_up_missing": max(0, WARM_UP_CHUNKS - complete),
-            "chunks": [_chunk(chunk) for chunk in self.chunks],
+            "warm_up_missing": max(0, WARM_UP_CHUNKS - self._complete()),
+            "contexts": contexts_result(self.series.contexts),
+            "chunks": [_chunk(chunk, context) for chunk, context in self.chunks],
         }
+
+    def _complete(self) -> int:
+        """Count the complete chunks that fed the averages: of the present context, or of the run."""
+        of_context = self.header.pressure in CONTEXT_MODES
+        series = self.series.contexts[-1 if of_context else 0]
+        counted = [chunk for chunk, context in self.chunks if not (of_context and context != series.number)]
+        before = 0 if series.begins_at is None else complete_chunks(series.begins_at, self.header.pressure)
+        return before + sum(not chunk.partial for chunk in counted)
+
+
+def contexts_result(contexts: Sequence[ContextSeries]) -> list[Json]:
+    """Return every context of a run with its verdict, or the reason why it has none."""
+    return [_context(each) for each in contexts]
+
+
+def _context(series: ContextSeries) -> Json:
+    fit = series.fit()
+    return {
+        "context": series.number,
+        "first_chunk": series.positions[0] if series.mid else None,
+        "measured": len(series.mid),
+        **_start(series),
+        "verdict": fit and fit.verdict,
+        "half_life": fit and fit.half_life,
+        "p_sequential": fit and fit.p_sequential,
+        "words": fit and in_words(fit),
+        "fit_unavailable": series.unavailable or None,
+    }
+
+
+def _start(series: ContextSeries) -> Json:
+    """P₀ and the crossing of its half, both None where the recording does not have P₀."""
+    if not series.mid or not series.knows_its_start:
+        return {"initial": None, "crossing": {"chunk": None}}
+    at = crossing(series.mid)
+    return {"initial": series.mid[0], "crossing": {"chunk": None if at is None else series.positions[at]}}
 
 
 class _LayerMean:
@@ -193,10 +232,11 @@ def _usage(window: UsageWindow) -> Json:
     }
 
 
-def _chunk(chunk: Chunk) -> Json:
+def _chunk(chunk: Chunk, context: int) -> Json:
     found = chunk.pressures
     return {
         "index": chunk.index,
+        "context": context,
         "tokens": [chunk.first, chunk.last],
         "partial": chunk.partial,
         "warm_up": chunk.warm_up,

@@ -41,6 +41,11 @@ class Candidate:
         since = np.asarray(t, float) - self.first
         return curve_values(self.shape, np.array(list(self.parameters.values())), since)
 
+    def change(self, first: float, last: float) -> float:
+        """Return the change from chunk position `first` to `last`, as a share of the value at `first`."""
+        start, end = self.values([first, last])
+        return float(abs(end - start) / abs(start)) if start else inf
+
 
 class Candidates:
     """The candidates of a series.

@@ -111,6 +111,6 @@ def _products(columns: Floats) -> tuple[Floats, Floats]:
     return by_kind @ by_kind.transpose(0, 2, 1), whitening.log_det
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=40)
 def _whitening(n: int) -> Whitening:
     return Whitening(KINDS, n)

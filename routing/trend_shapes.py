@@ -182,7 +182,7 @@ class Axis:
         return Curves("exponential", np.stack([floor + amplitude, floor, halving]))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=40)
 def axis(times: tuple[float, ...]) -> Axis:
     """The axis of these times, kept for the next fit of as many chunks."""
     return Axis(times)

@@ -19,7 +19,7 @@ from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Unknown
 from routing.half_life import Fit, fit_half_life, too_long, too_short
 from routing.mid_series import MidSeries
-from routing.pressure import MODES
+from routing.pressure import MODES, MODES_OFFERED
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
 from routing.summary import Summary
 from sessions.fitting import SNIFFED, RecordedSeries, is_session
@@ -111,7 +111,7 @@ def read_source(path: Path, mode: str | None = None) -> Source:
         UserError: nothing there can be compared.
     """
     if mode is not None and mode not in MODES:
-        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {' or '.join(MODES)}")
+        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {MODES_OFFERED}")
     if path.is_dir():
         return _read_folder(path, mode)
     if is_session(read_content(path, SNIFFED)):
@@ -156,6 +156,9 @@ def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Hea
         raise UserError(f"{path}: holds no token", advice="give a session that got further")
     run = _run(path.name, series, found)
     warnings += [*reader.warnings, *series.warnings(path, run.fit)]
+    if len(series.contexts) > 1:
+        which = f"context {series.judged.number} of {len(series.contexts)} is compared"
+        warnings.append(f"{path}: {which} as far as pressure goes; usage, entropy and churn are of all of them")
     return header, run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,8 @@ from routing.errors import UserError
 from routing.events import Chunk, Keyframe, StreamItem, Unknown
 from routing.half_life import Fit, fit_half_life
 from routing.instruments import Instruments
-from routing.mid_series import MidSeries
-from routing.pressure import MODES, WARM_UP_CHUNKS
+from routing.mid_series import ContextSeries, MidSeries
+from routing.pressure import MODES, MODES_OFFERED, WARM_UP_CHUNKS
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
 from sessions.parts import RunReader, shown
 from sessions.reader import SessionReader
@@ -31,6 +32,10 @@ class FileFit:
     """Of router entropy over the same chunks, where the file has it."""
     warnings: list[str] = field(default_factory=list)
     """What a reader should know about the file, one line each."""
+    context: int = 0
+    """Number of the context that was fitted, from 0."""
+    contexts: Sequence[ContextSeries] = ()
+    """All contexts of a session; empty for a bare series."""
 
 
 class RecordedSeries(MidSeries):
@@ -50,7 +55,7 @@ class RecordedSeries(MidSeries):
 
     def feed(self, item: StreamItem) -> bool:
         """Take in one item; returns whether it made the series longer."""
-        if self._beginnings.see(item) and not self.mid:
+        if self._beginnings.see(item) and not self.current.mid:
             self._begun = False  # nothing is measured yet: whether the start is known depends on this keyframe
         if isinstance(item, Chunk):
             if self._next is not None and item.index > self._next:
@@ -84,20 +89,23 @@ def _stretch(first: int, last: int) -> str:
     return str(first) if first == last else f"{first} to {last}"
 
 
-def fit_file(path: Path, mode: str | None = None) -> FileFit:
+def fit_file(path: Path, mode: str | None = None, context: int | None = None) -> FileFit:
     """Fit the series in a file.
 
     Args:
         path: a session, CSV, a JSON list, or JSON of ChronoMoE's measurement.
         mode: the pressure mode: of a session, the one to compute (its own by default); of a series, the one it is in.
+        context: number of the context to fit, from 0; by default the newest one that is long enough.
 
     Raises:
-        UserError: the mode is unknown, or the file holds no series that can be fitted.
+        UserError: the mode or the context is unknown, or the file holds no series that can be fitted.
     """
     if mode is not None and mode not in MODES:
-        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {' or '.join(MODES)}")
+        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {MODES_OFFERED}")
     if is_session(read_content(path, SNIFFED)):
-        return _fit_session(path, mode)
+        return _fit_session(path, mode, context)
+    if context is not None:
+        raise UserError(f"{path}: a bare series has no contexts", advice="leave --context out")
     series = parse_series(read_content(path), str(path))
     try:
         return _fit_series(series, mode)
@@ -135,13 +143,31 @@ def is_session(beginning: bytes) -> bool:
     return first.startswith(b"{") and b'"event"' in first
 
 
-def _fit_session(path: Path, mode: str | None) -> FileFit:
+def _fit_session(path: Path, mode: str | None, context: int | None) -> FileFit:
     with closing(RunReader(path)) as reader:
         series = session_series(reader, mode)
-    fit = series.fit()
+    chosen = chosen_context(series, context, path)
+    fit = chosen.fit()
     if fit is None:
-        raise UserError(f"{path}: {series.unavailable}", advice=_advice(reader))
-    return FileFit(fit, series.entropy_collapse(), [*reader.warnings, *series.warnings(path, fit)])
+        where = f", context {chosen.number}" if len(series.contexts) > 1 else ""
+        raise UserError(f"{path}{where}: {chosen.unavailable}", advice=_advice(reader))
+    warnings = [*reader.warnings, *series.warnings(path, fit)]
+    return FileFit(fit, chosen.entropy_collapse(), warnings, chosen.number, series.contexts)
+
+
+def chosen_context(series: MidSeries, context: int | None, path: Path) -> ContextSeries:
+    """Return the series of a context, by default the newest one that is long enough for a fit.
+
+    Raises:
+        UserError: the recording has no such context.
+    """
+    if context is None:
+        return series.judged
+    chosen = series.context(context)
+    if chosen is None:
+        known = ", ".join(str(each.number) for each in series.contexts)
+        raise UserError(f"{path}: no context {context}", advice=f"it has {known}")
+    return chosen
 
 
 def _advice(reader: RunReader) -> str:

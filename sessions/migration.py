@@ -39,7 +39,12 @@ PUBLISHED = (
         fields=frozenset({"session.backend.settings", "session.multistep", "session.teacher", "keyframe.multistep"}),
         forms=frozenset({"keyframe.average_meso", "keyframe.average_macro", "keyframe.phases"}),
     ),
-    Version(1, 2, events=frozenset({"refused"})),
+    Version(
+        1,
+        2,
+        events=frozenset({"refused"}),
+        fields=frozenset({"chunk.context", "keyframe.context", "keyframe.context_chunks"}),
+    ),
 )
 """Every version that a file may have, oldest first; the last one is what is written now."""
 

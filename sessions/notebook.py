@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from routing.arrays import Floats, Ints
+from routing.contexts import ContextNumbers
 from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Keyframe, Phase, Unknown
 from routing.half_life import Fit
 from routing.usage import add_selections, shares
 from sessions.export.columns import Column
 from sessions.export.tables import CHUNKS, chunk_row
-from sessions.fitting import RecordedSeries
+from sessions.fitting import RecordedSeries, chosen_context
 from sessions.parts import RunReader, shown
 from sessions.recompute import Beginnings, Recomputed
 from sessions.token_arrays import TokenArrays, TokenBatches, token_arrays
@@ -31,7 +32,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 CALLER = 3
 """How far above `Session.__init__` the caller of `moe_watch.open` is, for `warnings.warn`."""
-PRESSURES = ("index", "first", "last", "partial", "warm_up", "fast", "mid", "slow", "net")
+PRESSURES = ("index", "context", "first", "last", "partial", "warm_up", "fast", "mid", "slow", "net")
 """What `Session.pressures` takes of a chunk."""
 
 
@@ -177,29 +178,33 @@ class Session:
     def chunks(self) -> Arrays:
         """Chunks computed from the tokens, by name `[C]`: ready for `pandas.DataFrame(…)`.
 
-        `index`, `first`, `last`, `tokens`, `partial`, `warm_up`, the signals, the pressures and their weights,
-        `residual`, `pause`.
+        `index`, `context`, `first`, `last`, `tokens`, `partial`, `warm_up`, the signals, the pressures and their
+        weights, `residual`, `pause`.
         """
         rows = [chunk_row(chunk) for chunk in self._read.chunks]
         return {column.name: _array(column, [row[column.name] for row in rows]) for column in CHUNKS.columns}
 
     def pressures(self) -> Arrays:
-        """`index`, `first`, `last`, `partial`, `warm_up`, `fast`, `mid`, `slow` and `net` of each chunk `[C]`."""
+        """`index`, `context`, `first`, `last`, `partial`, `warm_up` and the four pressures of each chunk `[C]`."""
         chunks = self.chunks()
         return {name: chunks[name] for name in PRESSURES}
 
-    def fit(self) -> Fit:
-        """The half-life of mid-pressure, over complete chunks after the warm-up.
+    def fit(self, context: int | None = None) -> Fit:
+        """The half-life of mid-pressure in one context, over complete chunks after the warm-up.
 
         Chunks that are in no file count as time that was not observed, which is warned of.
+
+        Args:
+            context: its number, from 0; by default the newest one that is long enough.
 
         Raises:
             UserError: nothing can be fitted, and why.
         """
         series = self._read.series
-        found = series.fit()
+        chosen = chosen_context(series, context, self.path)
+        found = chosen.fit()
         if found is None:
-            raise UserError(f"{self.path}: {series.unavailable}", advice="record a longer run from its beginning")
+            raise UserError(f"{self.path}: {chosen.unavailable}", advice="record a longer run from its beginning")
         for warning in series.warnings(self.path, found):
             warnings.warn(shown(warning), stacklevel=2)
         return found
@@ -249,6 +254,7 @@ class _Contents:
         """[L, E] selections of tokens that are in no file."""
         self._pieces: list[Arrays] = []
         self._beginnings = Beginnings()
+        self._contexts = ContextNumbers()
         self._read(reader)
         self.arrays = self._joined()
         """One quantity of all tokens each `[T, …]`; without probabilities, if no token has them."""
@@ -263,8 +269,9 @@ class _Contents:
         self._pieces.extend(map(_compact, batches.rest()))
 
     def _feed(self, event: Event | Unknown) -> None:
+        self._contexts.feed(event)
         if isinstance(event, Chunk):
-            self.chunks.append(event)
+            self.chunks.append(self._contexts.named(event))
         if self._beginnings.see(event) and isinstance(event, Keyframe):
             for phase in self.before:
                 recorded = self._recorded(phase)

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from routing.events import Chunk, Keyframe, Perturbation
-from routing.instruments import start_is_before
+from routing.events import Chunk, Keyframe, Perturbation, State
+from routing.instruments import complete_chunks, start_is_before
 from routing.mid_series import MidSeries
-from routing.pressure import WARM_UP_CHUNKS, crossing
+from routing.pressure import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
 from tui.format import count
 
 CHUNKS_KEPT = 4000
 INJECTIONS_KEPT = 400
+RESTARTS_KEPT = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +29,32 @@ class Injection:
     """The last complete chunk before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A fresh context that begins before chunk `chunk`."""
+
+    chunk: int
+    i: int
+    context: int
+    """Its number, from 0."""
+
+
 class PressureTrack:
-    """P_mid by chunk, its start, its half, and the difference around the last injection."""
+    """P_mid by chunk, its start, its half, and the difference around the last injection.
+
+    Start, half and crossing are those of the present context.
+    """
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.chunks: deque[Chunk] = deque(maxlen=CHUNKS_KEPT)
         self.injections: deque[Injection] = deque(maxlen=INJECTIONS_KEPT)
+        self.restarts: deque[Restart] = deque(maxlen=RESTARTS_KEPT)
         self.seen = 0
         """Chunks so far, those no longer kept included."""
         self.complete = 0
-        """Complete chunks of the run so far, those before the recording included."""
+        """Complete chunks that count as warm-up first, those before the recording included: of the present context,
+        or of the run where the mode does not begin again with one."""
         self.initial: float | None = None
         """P₀: P_mid of the first complete chunk after the warm-up."""
         self.initial_problem = ""
@@ -66,25 +82,26 @@ class PressureTrack:
         """
         start = self._start(frame)
         self.next_chunk = frame.chunks
-        self.complete = frame.complete_chunks
+        self.complete = complete_chunks(frame, self.mode)
         if start is not None:
             self._begin_after(start)
         if not recorded:
             self.entered_at = frame.i
 
     def _start(self, frame: Keyframe) -> Keyframe | None:
-        """The state where the chunks that are known begin; None if that is where the run begins."""
+        """The state where the chunks that are known begin; None if that is where the context begins."""
         if self._begins is None:
             return frame
-        unknown = frame.complete_chunks - self.complete
-        if not self._begins:
+        if not self._begins or self.restarts:
             return None
-        return msgspec.structs.replace(frame, chunks=self._begins, complete_chunks=unknown)
+        unknown = complete_chunks(frame, self.mode) - self.complete
+        in_context = None if frame.context_chunks is None else unknown
+        return msgspec.structs.replace(frame, chunks=self._begins, complete_chunks=unknown, context_chunks=in_context)
 
     def _begin_after(self, start: Keyframe) -> None:
         """Measure nothing against a start that lies before what is known."""
         self.series.feed(start)
-        if start_is_before(start):
+        if start_is_before(start, self.mode):
             self.initial = self.crossing = None
             self.initial_problem = "the recording begins after it"
 
@@ -111,16 +128,28 @@ class PressureTrack:
         if chunk.pressures is not None and not chunk.warm_up:
             self._measure(chunk.index, chunk.pressures.mid)
 
+    def begin_context(self, state: State) -> None:
+        """Begin again with a fresh context: what was measured before it belongs to another one."""
+        self.series.feed(state)
+        self.restarts.append(Restart(self.next_chunk, state.i, self.series.current.number))
+        self.initial = self.crossing = self._last_complete = None
+        self.initial_problem = ""
+        if self.mode in CONTEXT_MODES:
+            self.complete = 0
+
     def inject(self, perturbation: Perturbation, label: str, before_chunk: int) -> None:
         """Text was put in before the chunk of this index."""
         self.injections.append(Injection(before_chunk, perturbation.i, label, self._last_complete))
         self.after = None
 
     def put_behind(self, cut: Chunk) -> None:
-        """Have the last injection stand behind the chunk that it cut short, which is only told after it."""
+        """Move the last injection or restart behind the chunk that it cut short, which is only told after it."""
         last = self.injections[-1] if self.injections else None
         if last is not None and last.chunk <= cut.index and cut.last < last.i:
             self.injections[-1] = replace(last, chunk=cut.index + 1)
+        restart = self.restarts[-1] if self.restarts else None
+        if restart is not None and restart.chunk <= cut.index and cut.last < restart.i:
+            self.restarts[-1] = replace(restart, chunk=cut.index + 1)
 
     @property
     def half(self) -> float | None:

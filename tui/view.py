@@ -240,7 +240,7 @@ class RunView:
     def other_mode(self) -> str:
         """The pressure mode that was not recorded and is computed here."""
         recorded = self.header.pressure if self.header else MODES[0]
-        return next(mode for mode in MODES if mode != recorded)
+        return MODES[0] if recorded == MODES[-1] else MODES[-1]
 
     def _feed_progress(self, progress: Progress) -> None:
         self.progress = progress
@@ -342,6 +342,8 @@ class RunView:
     def _fresh_context(self, state: State) -> None:
         self._context_start = state.i
         self._before = None
+        for track in self.tracks.values():
+            track.begin_context(state)
         self._add(Piece("fresh", (state.why or "")[:CHARACTERS_KEPT], state.i))
 
     def _track_recorded(self, chunk: Chunk) -> None:

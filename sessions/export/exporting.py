@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from routing.contexts import ContextNumbers
 from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Keyframe, Unknown
 from routing.usage import add_selections
@@ -112,14 +113,16 @@ class _Rows:
         self._counts = {phase: np.zeros(shape, np.int64) for phase in ("prefill", "decode")}
         self._observed = {phase: np.zeros(shape[0], np.int64) for phase in ("prefill", "decode")}
         self._beginnings = Beginnings()
+        self._contexts = ContextNumbers()
 
     def take(self, event: Event | Unknown) -> None:
         """Take in the next event of the session."""
+        self._contexts.feed(event)
         for tokens in self._batches.take(event):
             self._write_tokens(tokens)
         if self._beginnings.see(event) and isinstance(event, Keyframe):
             self._begin_with(event)
-        elif (found := tables.rows_of(event)) is not None:
+        elif (found := tables.rows_of(self._contexts.named(event) if isinstance(event, Chunk) else event)) is not None:
             self._hold(*found)
 
     def rest(self) -> None:

@@ -75,6 +75,7 @@ CHUNKS = Table(
     "one stretch of decode tokens",
     (
         Column("index", "integer", "of the chunk in the run"),
+        Column("context", "integer", "number of its context in the run, from 0"),
         Column("first", "integer", "index of its first token"),
         Column("last", "integer", "index of its last token"),
         Column("tokens", "integer", "decode tokens in it"),
@@ -285,7 +286,7 @@ def chunk_row(chunk: Chunk) -> dict[str, Any]:
 
 
 def _chunk(chunk: Chunk) -> list[Any]:
-    facts = [chunk.index, chunk.first, chunk.last, chunk.tokens, chunk.partial, chunk.warm_up]
+    facts = [chunk.index, chunk.context, chunk.first, chunk.last, chunk.tokens, chunk.partial, chunk.warm_up]
     return [*facts, *_measures(chunk.signals, chunk.pressures), chunk.residual, chunk.pause]
 
 

@@ -122,6 +122,8 @@ class _Gathering:
             self._forks.append(event)
         elif isinstance(event, State) and event.state in ("finished", "error", "dropped"):
             self.ending = event
+        elif isinstance(event, State) and event.state == "fresh_context":
+            raise NotWholeError("it began again in a fresh context, and a measured run is one context")
 
     def _take_token(self, token: Token) -> None:
         self._run.prompt_tokens += token.source == "prompt"

@@ -47,7 +47,7 @@ def test_json_has_the_names_that_others_rely_on(capsys, series):
     assert len(found["interval"]) == 2
     assert found["censored"] is False
     assert found["mode"] == "measured-v1"
-    assert found["p"] == 0.002
+    assert (found["p"], found["p_sequential"], found["looks"]) == (0.0005, 0.005, 11)
     assert found["crossing"] == {"chunk": 16}
     assert [each["shape"] for each in found["candidates"]] == ["constant", "linear", "exponential", "cliff"]
     assert all({"aicc", "weight", "parameters"} <= each.keys() for each in found["candidates"])
@@ -131,7 +131,7 @@ def test_bad_files(capsys, tmp_path, content, said):
 
 def test_other_bad_input(capsys, tmp_path, series):
     path = series([0.5] * 10)
-    assert "no pressure mode called 'v2': use measured-v1 or chronomoe-v1" in complaint(
+    assert "no pressure mode called 'v2': use measured-v2, measured-v1 or chronomoe-v1" in complaint(
         capsys, path, "--pressure", "v2"
     )
     assert "no such file" in complaint(capsys, str(tmp_path / "nowhere.csv"))

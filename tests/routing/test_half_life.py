@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.half_life import judge, judge_otherwise
 from routing.errors import UserError
 from routing.half_life import Fit, fit_half_life, in_words
+from routing.pressure import MODES
+from tests.routing.judged import judge, judge_otherwise
 from tests.routing.planted import GRID, OTHER_NOISE, cliff, constant, exponential, linear, noise, plant, rising
 
 FALLING = [each for each in GRID if each.shape not in ("stable", "rising")]
@@ -42,7 +43,7 @@ class TestCleanCurves:
         fit = fit_half_life(exponential(0.44, 0.31, 5).curve())
         assert (fit.verdict, fit.half_life, fit.censored, fit.interval) == ("exponential", None, False, None)
         assert fit.never == pytest.approx((0.31, 0.22))
-        assert in_words(fit) == "exponential, never: floor 0.31 > half 0.22"
+        assert in_words(fit) == "exponential, never half: levels off at 0.310, above half of its start (0.220)"
 
     def test_a_cliff_to_above_half_is_never_at_half(self):
         fit = fit_half_life(cliff(0.5, 0.4, 12).curve(12))
@@ -53,14 +54,14 @@ class TestCleanCurves:
     def test_an_upward_curve_is_rising_and_has_no_half_life(self):
         fit = fit_half_life(rising(0.3, 0.003).curve())
         assert (fit.verdict, fit.half_life, fit.interval, fit.never) == ("rising", None, None, None)
-        assert in_words(fit) == "rising: linear, from 0.300 to 0.447 (p = 0.002)"
+        assert in_words(fit) == "rising: linear, from 0.300 to 0.447 (p = 0.005 in 11 looks)"
 
     @pytest.mark.parametrize("level", [0.3, 0.0, -0.2, 1e-300])
     def test_a_flat_series_is_stable(self, level):
         fit = fit_half_life([level] * 30)
         assert (fit.verdict, fit.half_life, fit.p, fit.phi) == ("stable", None, 1.0, 0.0)
         assert fit.start == pytest.approx(level, rel=1e-12, abs=0)
-        assert in_words(fit) == "stable: no trend beyond noise (p = 1 > 0.02)"
+        assert in_words(fit) == "stable: no trend beyond noise (p = 1 in 9 looks; 0.1 would count)"
 
     def test_half_of_a_negative_start_means_nothing(self):
         fit = fit_half_life(np.linspace(-0.1, -0.6, 50))
@@ -70,16 +71,16 @@ class TestCleanCurves:
     def test_a_trend_of_less_than_five_percent_is_stable(self):
         fit = fit_half_life(linear(0.5, -0.0004).curve())
         assert fit.verdict == "stable"
-        assert fit.p == 0.002
-        assert in_words(fit) == "stable: its trend (p = 0.002) changes it by less than 5 % of its start"
+        assert (fit.p, fit.p_sequential) == (0.0005, 0.005)
+        assert in_words(fit) == "stable: its trend changes it by less than 5 % of its start"
 
 
 class TestUnreachable:
     @pytest.mark.parametrize(
         ("level", "said"),
         [
-            (0.64030, "unreachable: chronomoe-v1 cannot fall below 0.336, half is 0.320"),
-            (0.25519, "unreachable: chronomoe-v1 cannot fall below 0.179, half is 0.128"),
+            (0.64030, "unreachable: ChronoMoE's rule cannot fall below 0.336, half is 0.320"),
+            (0.25519, "unreachable: ChronoMoE's rule cannot fall below 0.179, half is 0.128"),
         ],
     )
     def test_the_published_series_of_the_reference(self, level, said):
@@ -93,7 +94,7 @@ class TestUnreachable:
         assert (fit.verdict, fit.reach, fit.mode) == ("stable", None, None)
 
     def test_measured_pressure_can_reach_half(self):
-        fit = fit_half_life(exponential(0.6, 0.0, 12).curve(), mode="measured-v1")
+        fit = fit_half_life(exponential(0.6, 0.0, 12).curve(), mode="measured-v2")
         assert fit.verdict == "exponential"
         assert fit.reach is not None
         assert fit.reach.reachable
@@ -211,7 +212,8 @@ class TestBadInput:
         assert "\n" not in str(caught.value)
 
     def test_an_unknown_mode(self):
-        with pytest.raises(UserError, match="no pressure mode called 'v2': use measured-v1 or chronomoe-v1"):
+        said = "no pressure mode called 'v2': use measured-v2, measured-v1 or chronomoe-v1"
+        with pytest.raises(UserError, match=said):
             fit_half_life([0.5] * 5, mode="v2")
 
 
@@ -234,12 +236,13 @@ def test_half_life_of_an_exponential_with_a_floor_by_hand():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=5, max_size=40), st.sampled_from([None, "measured-v1", "chronomoe-v1"]))
+@given(st.lists(st.floats(-1, 1), min_size=5, max_size=40), st.sampled_from([None, *MODES]))
 def test_any_series_gets_an_honest_verdict(mid, mode):
     fit = fit_half_life(mid, mode=mode)
     assert isinstance(fit, Fit)
     assert in_words(fit)
     assert 0 < fit.p <= 1
+    assert 0 < fit.p_sequential <= 1
     if fit.half_life is not None:
         assert fit.verdict in ("linear", "exponential", "cliff")
         assert 0 <= fit.half_life <= len(mid)

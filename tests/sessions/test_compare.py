@@ -216,7 +216,7 @@ def test_pressures_that_are_not_the_same_quantity_are_not_tested(write: Write) -
     other = msgspec.structs.replace(HEADER, pressure="chronomoe-v1")
     coarse = msgspec.structs.replace(HEADER, chunk_size=5)
     pair = only_pair(a, write("b", run_of(LONG, 2), other))
-    why = "their pressures are not the same quantity: measured-v1, chronomoe-v1"
+    why = "their pressures are not the same quantity: measured-v2, chronomoe-v1"
     assert (pair.trend.outcome, pair.half_life.outcome) == (NoTest(why), NoTest(why))
     assert only_pair(a, write("c", run_of(LONG, 2), coarse)).trend.outcome == NoTest("their chunks have 4 and 5 tokens")
 

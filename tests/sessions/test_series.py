@@ -130,7 +130,7 @@ class TestFiles:
         path, chunks = session()
         found = fit_file(path)
         measured = [chunk for chunk in chunks if not chunk.warm_up]
-        assert (found.fit.chunks, found.fit.first, found.fit.mode) == (15, 10, "measured-v1")
+        assert (found.fit.chunks, found.fit.first, found.fit.mode) == (15, 10, "measured-v2")
         assert found.fit.reference.mean == pytest.approx(sum(each.pressures.mid for each in measured) / 15)
         entropies = [each.signals.router_entropy for each in measured]
         assert found.collapse.first_last == pytest.approx(entropies[0] - entropies[-1])
