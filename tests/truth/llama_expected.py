@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from tests.truth.expected import GATES
 
 OTHER_GATES = {
     "gemma4_text": "softmax_top_k_renormalised×per_expert",
@@ -18,6 +21,18 @@ OTHER_GATES = {
 For Granite and Gemma it is another name of the same numbers, for Hunyuan and Jamba llama.cpp does as `transformers` and
 MLX does not; MiMo and Phi are among the known differences.
 """
+
+BOUND = "(sum≥6.1035156e-05)"
+"""llama.cpp divides by 2⁻¹⁴ at least, which can only matter where the scores are no softmax or selection is biased."""
+
+
+def gate_of(name: str) -> str:
+    """Return the gate that is named for a tiny model."""
+    gate = re.sub(r"\(sum[^)]*\)", "", OTHER_GATES.get(name, GATES[name]))
+    if name.startswith("ernie"):
+        return gate + BOUND
+    return gate.replace("sigmoid_top_k_renormalised", f"sigmoid_top_k_renormalised{BOUND}")
+
 
 NOT_CONVERTED = {
     "longcat_flash": "llama.cpp has no such architecture",

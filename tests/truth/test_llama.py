@@ -17,7 +17,7 @@ from routing.arrays import ABSENT
 from tests.truth.compare import MODELS, probabilities, read_golden
 from tests.truth.expected import GATES
 from tests.truth.llama import compare, runs
-from tests.truth.llama_expected import DIFFERENT, NOT_CONVERTED, OTHER_GATES
+from tests.truth.llama_expected import DIFFERENT, NOT_CONVERTED, OTHER_GATES, gate_of
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "families-llama.md"
 
@@ -50,7 +50,7 @@ def test_all_is_float32(name: str) -> None:
 @pytest.mark.parametrize("name", CONVERTED)
 def test_gates_and_layers_are_named_as_in_the_model(name: str) -> None:
     seen = runs(name).stepwise
-    assert seen.gate == OTHER_GATES.get(name, GATES[name])
+    assert seen.gate == gate_of(name)
     assert seen.layers == read_golden(name).layers.tolist()
 
 
