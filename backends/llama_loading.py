@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
 from backends import llama_facts, out_of_memory
 from backends.catalog import ModelLocation
+from backends.engine_log import summed_up
 from backends.engine_options import FEWEST_AT_ONCE, check_context
 from backends.gguf_files import GgufFile, read_parts
 from backends.llama_compiler import CannotCompile, compiled_tap
 from backends.llama_context import PREFILL_STEP, Settings, clear, evaluate, flash_attention, new_context
 from backends.llama_gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
-from backends.llama_library import VERSION, check_layout, device_name
+from backends.llama_library import VERSION, check_layout, device_name, log
 from backends.llama_model import Report, open_model
 from backends.llama_tap import CompiledTap, PythonTap, RouterRows, Tap
 from backends.llama_text import LlamaTokenizer
@@ -30,6 +32,8 @@ LONGEST_CONTEXT = 8192
 MOST_THREADS = 512
 """What llama.cpp has room for."""
 MOST_THREADS_PER_CORE = 4
+ABOUT_MEMORY = re.compile("full-size SWA cache|padding V cache|mlock|setting new yarn_attn_factor")
+"""Warnings of llama.cpp that say how it does what it was told to; they change no number, or the header has them."""
 FEWEST_MOST_THREADS = 16
 """Allowed on any machine."""
 
@@ -77,6 +81,13 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     Raises:
         UserError: llama.cpp cannot load it, not with so many threads, or it has no MoE layer that can be observed.
     """
+    with log.warnings() as said:
+        loaded = _load(location, options, progress)
+    of_the_model = (line for line in said if ABOUT_MEMORY.search(line) is None)
+    return replace(loaded, warnings=[*loaded.warnings, *summed_up("llama.cpp", of_the_model)])
+
+
+def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> LoadedModel:
     _check_threads(options.threads)
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
