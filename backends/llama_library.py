@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,13 @@ def get_rows_operation() -> int:
 def operation(address: int) -> str:
     """What computes a tensor, in ggml's word, such as `SOFT_MAX` or `SIGMOID`."""
     return str(_function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address).decode())
+
+
+@cache
+def knows_key(key: str) -> bool:
+    """Whether this build has a name for a metadata key of architectures, such as `attention.sliding_window`."""
+    with Path(_library_path()).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+        return library.find(f"%s.{key}\0".encode()) >= 0
 
 
 def device_name(on_gpu: bool) -> str:

@@ -20,6 +20,7 @@ from backends.llama_context import PREFILL_STEP, Settings, clear, evaluate, flas
 from backends.llama_gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
 from backends.llama_library import VERSION, check_layout, device_name, log
 from backends.llama_model import Report, open_model
+from backends.llama_settings import ignored_settings
 from backends.llama_tap import CompiledTap, PythonTap, RouterRows, Tap
 from backends.llama_text import LlamaTokenizer
 from backends.protocol import EngineOptions
@@ -103,6 +104,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
     warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
+    warnings += ignored_settings(parts[0], probe.gate.name, settings.context)
     if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
         warnings.insert(0, beyond_memory)
     _check_tap(context, tap, tokenizer.begin, probe)
