@@ -52,6 +52,11 @@ class Probe:
         return [rows.layer for rows in self.rows]
 
     @property
+    def chosen(self) -> dict[int, int]:
+        """Experts per token, by model layer index."""
+        return {rows.layer: int(rows.experts.shape[1]) for rows in self.rows}
+
+    @property
     def experts(self) -> int:
         return int(self.rows[0].scores.shape[1])
 
@@ -104,7 +109,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
     warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
-    warnings += ignored_settings(parts[0], probe.gate.name, settings.context)
+    warnings += ignored_settings(parts[0], probe.gate.name, settings.context, probe.chosen)
     if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
         warnings.insert(0, beyond_memory)
     _check_tap(context, tap, tokenizer.begin, probe)
@@ -126,7 +131,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
 
 
 def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> Settings:
-    trained = int(lib.llama_model_n_ctx_train(model))
+    trained = _trained_length(model)
     check_context(options.context, trained)
     context = options.context or min(trained, LONGEST_CONTEXT)
     kv_type = options.kv_type.lower() if options.kv_type else "f32" if llama_facts.is_float32(parts) else "f16"
@@ -140,6 +145,11 @@ def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> 
         batch=batch,
         micro_batch=min(batch, options.micro_batch or PREFILL_STEP),
     )
+
+
+def _trained_length(model: Any) -> int:
+    """Tokens; llama.cpp keeps an unsigned number and hands out a signed one."""
+    return int(lib.llama_model_n_ctx_train(model)) % 2**32
 
 
 def _check_threads(threads: int | None) -> None:
@@ -262,7 +272,7 @@ def _backend_info(
 
 def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: Settings, options: EngineOptions) -> list[str]:
     warnings = []
-    trained = lib.llama_model_n_ctx_train(model)
+    trained = _trained_length(model)
     if trained > settings.context and options.context is None:
         warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to spare memory")
     if not tokenizer.eos_token_ids:

@@ -6,7 +6,7 @@ Each is compared with the gate that was read off the graph, or with what is know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -62,6 +62,8 @@ class Model:
     gate: Gate | None
     context: int
     """Tokens."""
+    chosen: Mapping[int, int]
+    """Experts that llama.cpp selects per token, by model layer index."""
 
     def metadata(self, key: str) -> Any:
         """An entry of the architecture; None if it is not there."""
@@ -77,15 +79,16 @@ def ignored(what: str, engine: str) -> str:
     return f"{what} is ignored by {engine}: the numbers are those of a model without it"
 
 
-def ignored_settings(file: GgufFile, gate: str, context: int) -> list[str]:
+def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[int, int] | None = None) -> list[str]:
     """Return a warning for every setting that llama.cpp does not heed and that changes this model's numbers.
 
     Args:
         file: header of the model's first file.
         gate: as it was read off the graph; nothing is said of one that is not known.
         context: tokens; windows that are not shorter change nothing.
+        chosen: experts that llama.cpp selects per token, by model layer index.
     """
-    model = Model(file, _config_beside(file), parse(gate), context)
+    model = Model(file, _config_beside(file), parse(gate), context, chosen or {})
     found = dict.fromkeys(what for rule in RULES for what in rule(model))
     unknown = ", ".join(_unknown_keys(file))
     return [
@@ -159,6 +162,13 @@ def _gate(model: Model) -> Iterator[str]:
         yield f"{score[0]} {score[1]}"
 
 
+def _chosen(model: Model) -> Iterator[str]:
+    """Some architectures select as many experts in every layer as in the first."""
+    by_layer = model.file.array("expert_used_count") or ()
+    if any(layer < len(by_layer) and by_layer[layer] != used for layer, used in model.chosen.items()):
+        yield f"{model.file.architecture}.expert_used_count by layer"
+
+
 def _yarn(model: Model) -> Iterator[str]:
     """YaRN's range is always rounded to whole dimensions."""
     ropes = [model.config.get(name) for name in ("rope_scaling", "rope_parameters")]
@@ -202,7 +212,7 @@ def _always(model: Model) -> Iterator[str]:
 
 Rule = Callable[[Model], Iterator[str]]
 
-RULES: tuple[Rule, ...] = (_keys_not_read, _window, _gate, _yarn, _groups, _built_in, _rotation, _always)
+RULES: tuple[Rule, ...] = (_keys_not_read, _window, _gate, _chosen, _yarn, _groups, _built_in, _rotation, _always)
 
 
 def _entry(model: Model, key: str) -> tuple[str, Any] | None:
