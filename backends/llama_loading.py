@@ -109,6 +109,8 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
     warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
+    if isinstance(tap, PythonTap):
+        warnings.append(f"routing is read by {how}")
     warnings += ignored_settings(parts[0], probe.gate.name, settings.context, probe.chosen)
     if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
         warnings.insert(0, beyond_memory)
