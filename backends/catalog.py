@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from backends import hub, hub_gguf
+from backends import engine_log, hub, hub_gguf
 from backends.engine_options import check_ranges, check_support
 from backends.extras import install_command
 from backends.gguf_files import is_gguf
@@ -194,5 +194,7 @@ def load_engine(
     check_ranges(options)
     check_support(name, options)
     module = importlib.import_module(ENGINES[name].module)
-    engine: Engine = module.load(location, options=options, progress=progress)
+    with engine_log.listening() as said:
+        engine: Engine = module.load(location, options=options, progress=progress)
+    engine.warnings = [*engine.warnings, *engine_log.summed_up(name, said)]
     return engine

@@ -130,6 +130,10 @@ class Engine(ABC):
     def observe(self, on: bool) -> None:
         """Look on at the routers from the next evaluation on, or leave the model alone: routing is None then."""
 
+    def take_warnings(self) -> list[str]:
+        """Return what was found out about the run's numbers since the last call, a line each, and forget it."""
+        return []
+
     @abstractmethod
     def force(self, ids: Sequence[int]) -> None:
         """Have the next draws take these tokens, with what the model thought of them; then it draws again.

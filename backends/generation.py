@@ -160,6 +160,8 @@ class Run:
     def _draw(self, *, last: bool) -> tuple[Drawn, bool]:
         """The next token, and whether it completes its chunk."""
         drawn = self._engine.draw(last=last)
+        for warning in self._engine.take_warnings():
+            self._decline(warning)
         if isnan(drawn.logprob):
             raise UserError(NO_PREDICTION, advice="try another file of the model, or another precision")
         self._narration.tokens([drawn.id], "generated", drawn.routing, drawn)

@@ -10,7 +10,9 @@ import math
 import mmap
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,10 @@ TENSOR_TYPES = {
 
 SCALARS = {kind: struct.Struct(f"<{code}") for kind, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)}
 """Numbers and truth values in metadata, by the number of their type."""
+INTEGERS = frozenset({*range(6), 10, 11})
+"""Those types of them that are integers."""
+LONGEST_ARRAY = 2048
+"""Items; longer ones are vocabularies."""
 STRING, ARRAY = 8, 9
 COUNT, NUMBER = SCALARS[10], SCALARS[4]
 
@@ -56,6 +62,8 @@ class GgufFile:
     metadata: dict[str, Any]
     """Scalars and strings; an array (a vocabulary, mostly) is represented by its length and digest."""
     tensors: list[Tensor]
+    arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Arrays of integers in the metadata that are no longer than `LONGEST_ARRAY`, e.g. a number for every layer."""
 
     @property
     def architecture(self) -> str:
@@ -66,6 +74,10 @@ class GgufFile:
         """An integer of the model's own, e.g. `expert_count`; None if it is not there."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         return value if isinstance(value, int) else None
+
+    def array(self, key: str) -> tuple[int, ...] | None:
+        """Return integers of the model's own, e.g. `expert_used_count` by layer; None if they are not there."""
+        return self.arrays.get(f"{self.architecture}.{key}")
 
 
 def is_gguf(path: Path) -> bool:
@@ -131,6 +143,7 @@ class _Reader:
         self._path = path
         self._data = data
         self._at = 8
+        self._arrays: dict[str, tuple[int, ...]] = {}
 
     def read(self) -> GgufFile:
         try:
@@ -141,14 +154,14 @@ class _Reader:
             size = len(self._data)
             raise UserError(f"{self._path} is truncated inside its header: {size:,} bytes", advice=AGAIN) from error
         start = self._data_start(metadata)
-        return GgufFile(self._path, metadata, [self._tensor(start, *row) for row in rows])
+        return GgufFile(self._path, metadata, self._tensors(start, rows), self._arrays)
 
     # -- metadata
 
     def _entry(self) -> tuple[str, Any]:
         key = self._string()
         kind = self._scalar(NUMBER)
-        return key, self._array() if kind == ARRAY else self._value(kind)
+        return key, self._array(key) if kind == ARRAY else self._value(kind)
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:
@@ -157,8 +170,8 @@ class _Reader:
             raise self._corrupt(f"unknown type of metadata {kind}")
         return self._scalar(SCALARS[kind])
 
-    def _array(self) -> str:
-        """A digest of it: whole vocabularies are of no use here."""
+    def _array(self, key: str) -> str:
+        """A digest of it: whole vocabularies are of no use here. Short ones of integers are kept beside."""
         kind, count = self._scalar(NUMBER), self._scalar(COUNT)
         start = self._at
         if kind == STRING:
@@ -166,6 +179,8 @@ class _Reader:
                 self._skip(self._scalar(COUNT))
         elif kind in SCALARS:
             self._skip(count * SCALARS[kind].size)
+            if kind in INTEGERS and count <= LONGEST_ARRAY:
+                self._arrays[key] = tuple(each for [each] in SCALARS[kind].iter_unpack(self._data[start : self._at]))
         else:
             raise self._corrupt(f"unknown type of metadata {kind}")
         return f"{count} items, {hashlib.sha256(self._data[start : self._at]).hexdigest()}"
@@ -186,6 +201,14 @@ class _Reader:
         if not isinstance(alignment, int) or alignment < 1:
             raise self._corrupt(f"alignment {alignment!r}")
         return -(-self._at // alignment) * alignment
+
+    def _tensors(self, start: int, rows: Sequence[tuple[str, tuple[int, ...], int, int]]) -> list[Tensor]:
+        tensors = [self._tensor(start, *row) for row in rows]
+        places = sorted((row[-1], tensor.name, tensor.bytes) for row, tensor in zip(rows, tensors, strict=True))
+        for (before, first, size), (offset, second, _) in pairwise(places):
+            if offset < before + size:
+                raise self._corrupt(f"tensors {first!r} and {second!r} overlap")
+        return tensors
 
     def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> Tensor:
         # A type that is not listed is newer than this reader: llama.cpp knows whether it can be used, and how large.

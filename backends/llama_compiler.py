@@ -14,6 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
+from backends import code_cache
 from backends.llama_library import VERSION
 
 TAP, LOGITS, OBSERVATION = (Path(__file__).with_name(f"llama_{name}.c") for name in ("tap", "logits", "observation"))
@@ -56,11 +57,14 @@ def compiled_observation() -> ctypes.CDLL:
 
 def _compiled(source: Path) -> ctypes.CDLL:
     command = compiler()
-    path = _cached(source, command)
     try:
-        if not path.exists():
-            _compile(command, source, path)
-        return ctypes.CDLL(str(path))
+        folder = platformdirs.user_cache_path("moe-watch", appauthor=False)
+        if code_cache.is_private(folder):
+            name = _name(source, command)
+            path = code_cache.find(folder, name) or _compile_into(folder, name, command, source)
+            return ctypes.CDLL(str(path))
+        with tempfile.TemporaryDirectory() as own:  # what is loaded stays loaded without its file
+            return ctypes.CDLL(str(_compile_into(Path(own), source.stem, command, source)))
     except OSError as error:
         raise CannotCompile(error.strerror or str(error)) from error
 
@@ -77,18 +81,17 @@ def compiler() -> list[str]:
     return command
 
 
-def _cached(source: Path, command: list[str]) -> Path:
-    """Where that of exactly this source, compiler, machine and llama.cpp lies."""
+def _name(source: Path, command: list[str]) -> str:
+    """Return the name of what exactly this source, compiler, machine and llama.cpp give, without its ending."""
     made_of = [source.read_text(), VERSION, platform.system(), platform.machine(), *command, *FLAGS, *LIBRARIES]
     key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:16]
-    return platformdirs.user_cache_path("moe-watch", appauthor=False) / f"{source.stem}-{key}.so"
+    return f"{source.stem}-{key}"
 
 
-def _compile(command: list[str], source: Path, path: Path) -> None:
+def _compile_into(folder: Path, name: str, command: list[str], source: Path) -> Path:
     """Compile beside its place, and move it there whole: another process may be about to load it."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        made = Path(beside) / "made.so"
         try:
             subprocess.run(
                 [*command, *FLAGS, "-o", str(made), str(source), *LIBRARIES],
@@ -102,4 +105,4 @@ def _compile(command: list[str], source: Path, path: Path) -> None:
             raise CannotCompile(f"{command[0]} failed: {reason}") from error
         except subprocess.TimeoutExpired as error:
             raise CannotCompile(f"{command[0]} did not finish in {PATIENCE:g} s") from error
-        made.replace(path)
+        return code_cache.keep(made, folder, name)

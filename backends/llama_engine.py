@@ -14,6 +14,7 @@ from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing, Unobserve
 from backends.llama_bare import LlamaBare
 from backends.llama_context import clear, evaluate, prefill_step
 from backends.llama_fork import KeptPlace
+from backends.llama_gate_check import GateCheck
 from backends.llama_loading import LoadedModel, load_model
 from backends.llama_observation import rows_observer
 from backends.llama_sampling import DrawState, NextToken
@@ -52,6 +53,7 @@ class LlamaEngine(Engine):
         self.has_chat_template = loaded.tokenizer.has_chat_template
         self._loaded = loaded
         self._rows = _row_format(loaded)
+        self._gate_check = GateCheck(loaded.gate, loaded.tap)
         self._text = TextCodec(loaded.tokenizer, loaded.info.name)
         self._ends = self._text.ends
         self._observes = True
@@ -77,6 +79,7 @@ class LlamaEngine(Engine):
 
     def reset(self) -> None:
         clear(self._loaded.context)
+        self._gate_check.reset()
         self._position = 0
         self._last: int | None = None
         self._forced: deque[int] = deque()
@@ -88,6 +91,9 @@ class LlamaEngine(Engine):
     def observe(self, on: bool) -> None:
         self._observes = on
         self._loaded.tap.observe(on)
+
+    def take_warnings(self) -> list[str]:
+        return self._gate_check.take_warnings()
 
     def force(self, ids: Sequence[int]) -> None:
         self._forced = deque(ids)
@@ -147,12 +153,15 @@ class LlamaEngine(Engine):
 
     def _evaluate(self, ids: list[int]) -> Routing:
         """Put tokens into the context; the prediction after the last one can be drawn from then."""
+        first = self._position
+        if self._observes:
+            self._gate_check.before_evaluation()
         evaluate(self._loaded.context, ids)
         self._position += len(ids)
         self._last = ids[-1]
         if not self._observes:
             return Unobserved.of(len(ids), len(self.model.layers))
-        return self._loaded.tap.routing(self._rows, len(ids))
+        return self._gate_check.routing(self._rows, first, len(ids))
 
 
 def _row_format(loaded: LoadedModel) -> RowFormat:

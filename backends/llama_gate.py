@@ -14,15 +14,22 @@ import numpy as np
 
 from backends.engine import Floats
 from backends.llama_library import Tensor, operation
-from backends.llama_tap import READ_AT, PythonTap, RouterRows, strided
+from backends.llama_tap import READ_AT, PythonTap, RouterRows, read_weights
+from routing.arrays import Flags
 from routing.errors import UserError
-from routing.gates import UNKNOWN_GATE, Gate, Scores, Weighting, scores, weights
+from routing.gates import UNKNOWN_GATE, Gate, Scores, Weighting, parse, scores, weights
 
-SOFTMAX, NORM, SCALED = (f"{READ_AT}_{step}" for step in ("softmax", "norm", "scaled"))
-"""What a model may make of the selected scores, in this order, before it multiplies with them."""
+SOFTMAX, NORM, SCALED = STEPS = tuple(f"{READ_AT}_{step}" for step in ("softmax", "norm", "scaled"))
+"""Steps from the selected scores to the weights, in this order; a model has some of them or none."""
 
 TOLERANCE = 1e-3
 """Of a sum of probabilities, and relative of weights: engines compute in float32 and below."""
+
+SMALLEST_DIFFERENCE = 1e-6
+"""Between weights, below which they are equal."""
+
+SMALLEST_SHARE = 1e-4
+"""No router has as many experts that the highest probability is below this."""
 
 OTHERWISE: dict[str, dict[str, Any]] = {
     "llama": {"weighting": Weighting.SOFTMAX_OF_SELECTED},
@@ -44,11 +51,31 @@ class RouterGate:
     """As `routing.gates` writes it, or `UNKNOWN_GATE`."""
     logits: Callable[[Floats], Floats] | None
     """From a router's scores to logits that mean the same; None if nothing is known."""
+    applied_at: str | None = None
+    """Node whose value the model multiplies the experts with; None if the selected scores are the weights."""
 
     @property
     def is_scored(self) -> bool:
         """Scores are what the gate made of logits; otherwise they are logits."""
         return self.logits is not _from_logits
+
+    def weighs(self, rows: RouterRows, applied: Floats) -> Flags | None:
+        """Return per token [T] whether the gate gives the weights [T, k] that the model applied; None if it is unknown.
+
+        The scores must be the selected ones, too.
+        """
+        gate = parse(self.name)
+        if gate is None or self.logits is None:
+            return None
+        scored = np.take_along_axis(rows.scores, rows.experts, 1)
+        picked = np.isclose(scored, rows.weights, rtol=0, atol=0, equal_nan=True)
+        with np.errstate(invalid="ignore"):
+            logits = self.logits(rows.scores)
+            expected = weights(gate, logits, scores(gate, logits), rows.experts.astype(np.int64))
+        if expected is not None:
+            picked &= np.isclose(applied, expected, rtol=TOLERANCE, atol=SMALLEST_DIFFERENCE, equal_nan=True)
+        held: Flags = np.asarray(picked.all(1))
+        return held
 
 
 UNKNOWN = RouterGate(UNKNOWN_GATE, None)
@@ -62,20 +89,45 @@ class ProbeTap(PythonTap):
     """
 
     def __init__(self, *, apart: bool) -> None:
-        super().__init__(apart=apart, further=(SOFTMAX, NORM, SCALED))
+        super().__init__(apart=apart, further=STEPS)
         self.scored_by: dict[int, str] = {}
         """The operation that gives the scores, by model layer index."""
+        self.selects_by_scores: dict[int, bool] = {}
+        """The experts with the highest scores are selected: nothing is added to them, no group left out."""
+        self.smallest_sum: dict[int, float] = defaultdict(float)
+        """Bound that the sum of the selected scores is clamped to before the division, by model layer index."""
+        self.scale: dict[int, float] = {}
+        """Factor of the last step, by model layer index."""
         self.steps: dict[int, dict[str, Floats]] = defaultdict(dict)
         """Weights [k] after each step that there is, by model layer index."""
 
     def _read(self, name: str, layer: int, node: Tensor) -> None:
         super()._read(name, layer, node)
         if name == READ_AT:
-            reshaped = Tensor.from_address(node.src[0])
-            self.scored_by[layer] = operation(reshaped.src[0]) if reshaped.src[0] else ""
-        if name in (READ_AT, SOFTMAX, NORM, SCALED):
-            k = node.ne[0] * node.ne[1]
-            self.steps[layer][name] = strided(node, (1, k), np.float32, (4 * k, 4))[0]
+            scored, ranking = _sources_of_selection(node)
+            self.scored_by[layer] = operation(scored) if scored else ""
+            self.selects_by_scores[layer] = scored is not None and scored == ranking
+        if name == NORM and operation(node.src[1]) == "CLAMP":
+            self.smallest_sum[layer] = _parameter(Tensor.from_address(node.src[1]))
+        if name == SCALED:
+            self.scale[layer] = _parameter(node)
+        if name in (READ_AT, *STEPS):
+            self.steps[layer][name] = read_weights(node)[0]
+
+
+def _sources_of_selection(node: Tensor) -> tuple[int | None, int | None]:
+    """Addresses of the scores, and of the values by which experts are ranked, from the node that picks scores."""
+    scored = Tensor.from_address(node.src[0]).src[0]
+    ids = Tensor.from_address(node.src[1])
+    if not ids.src[0]:
+        return scored, None
+    ranking = Tensor.from_address(ids.src[0])
+    return scored, ranking.src[0]
+
+
+def _parameter(node: Tensor) -> float:
+    """The first parameter of an operation: the shortest number that is the same float32."""
+    return float(str(np.int32(node.op_params[0]).view(np.float32)))
 
 
 # -- what can be observed at all
@@ -124,8 +176,10 @@ def read_gate(architecture: str, seen: Sequence[RouterRows], probe: ProbeTap) ->
     if len(found) != 1 or (only := found.pop()) is None:
         return UNKNOWN, ["how its routers weight the experts is not known: only the selected experts are shown"]
     gate, logits = only
-    known = RouterGate(str(replace(gate, **OTHERWISE.get(architecture, {}))), logits)
-    if are_scores(known, seen) and all(_holds(gate, known, rows, probe) for rows in seen):
+    last = {[*probe.steps[rows.layer]][-1] for rows in seen}.pop()
+    known = RouterGate(str(replace(gate, **OTHERWISE.get(architecture, {}))), logits, last if last in STEPS else None)
+    as_computed = replace(known, name=str(gate))
+    if are_scores(known, seen) and all(_holds(as_computed, rows, probe) for rows in seen):
         return known, []
     return UNKNOWN, ["its routers do not compute what they seem to: only the selected experts are shown"]
 
@@ -134,32 +188,31 @@ def _layer_gate(rows: RouterRows, probe: ProbeTap) -> tuple[Gate, Callable[[Floa
     """What the steps of one layer's router say; None if they are not known."""
     steps = probe.steps[rows.layer]
     weighting = Weighting.RENORMALISED if NORM in steps else Weighting.AS_THEY_ARE
-    scale = _factor(steps) if SCALED in steps else 1.0
+    scale = probe.scale.get(rows.layer, 1.0)
     if SOFTMAX in steps:
         is_known = NORM not in steps
         return (Gate(Scores.SOFTMAX, Weighting.SOFTMAX_OF_SELECTED, scale), _from_logits) if is_known else None
     match probe.scored_by[rows.layer]:
         case "SOFT_MAX":
-            return Gate(Scores.SOFTMAX, weighting, scale), _from_softmax
+            score, logits = Scores.SOFTMAX, _from_softmax
         case "SIGMOID":
-            return Gate(Scores.SIGMOID, weighting, scale), _from_sigmoid
+            score, logits = Scores.SIGMOID, _from_sigmoid
         case _:
             return None
+    return Gate(score, weighting, scale, smallest_sum=_smallest_sum(rows.layer, score, probe)), logits
 
 
-def _factor(steps: dict[str, Floats]) -> float:
-    """What the weights were multiplied by at last, without the noise of float32."""
-    *_, before, after = steps.values()
-    return float(f"{np.median(after / before):.6g}")
+def _smallest_sum(layer: int, score: Scores, probe: ProbeTap) -> float:
+    """The bound of the sum, where it can matter: the k highest of a softmax sum to k / E at least."""
+    bound = probe.smallest_sum[layer]
+    return 0.0 if score is Scores.SOFTMAX and probe.selects_by_scores[layer] and bound < SMALLEST_SHARE else bound
 
 
-def _holds(gate: Gate, known: RouterGate, rows: RouterRows, probe: ProbeTap) -> bool:
+def _holds(known: RouterGate, rows: RouterRows, probe: ProbeTap) -> bool:
     """The model's own weights are those that the gate gives."""
     *_, applied = probe.steps[rows.layer].values()
-    assert known.logits is not None
-    logits = known.logits(rows.scores)
-    expected = weights(gate, logits, scores(gate, logits), rows.experts.astype(np.int64))
-    return expected is not None and np.allclose(applied, expected[0], rtol=TOLERANCE, atol=1e-6)
+    held = known.weighs(rows, applied[None])
+    return held is not None and bool(held.all())
 
 
 # -- logits from scores

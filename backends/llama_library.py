@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from routing.errors import UserError
 
 VERSION = version("llama-cpp-python")
 
-INFO, ERROR = 2, 4
+INFO, WARNING, ERROR, CONTINUED = 2, 3, 4, 5
 """Levels of `enum ggml_log_level`."""
 
 CPUS, GPUS = (0,), (1, 2)
@@ -28,6 +30,9 @@ CPUS, GPUS = (0,), (1, 2)
 
 THROUGH = re.compile(r"^(?:\w+_\w+: |error loading model: )+")
 """What stands before the reason in an error."""
+
+FUNCTION = re.compile(r"^(?:[\w:~]+: )+")
+"""The function that a warning comes from."""
 
 F32, I32 = int(lib.GGML_TYPE_F32), int(lib.GGML_TYPE_I32)
 
@@ -148,6 +153,13 @@ def operation(address: int) -> str:
     return str(_function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address).decode())
 
 
+@cache
+def knows_key(key: str) -> bool:
+    """Whether this build has a name for a metadata key of architectures, such as `attention.sliding_window`."""
+    with Path(_library_path()).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+        return library.find(f"%s.{key}\0".encode()) >= 0
+
+
 def device_name(on_gpu: bool) -> str:
     """What computes, in words."""
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)
@@ -176,10 +188,15 @@ class Log:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._errors: list[str] = []
+        self._warned: list[str] | None = None
+        self._level = INFO
         self._callback = lib.llama_log_callback(self._write)
 
     def _write(self, level: int, text: bytes, _: Any) -> None:
         line = text.decode(errors="replace")
+        self._level = self._level if level == CONTINUED else level
+        if self._warned is not None and WARNING <= self._level <= ERROR:
+            self._warned.append(line)
         if level == ERROR:
             self._errors.append(line.strip())
         if INFO <= level <= ERROR:
@@ -190,6 +207,17 @@ class Log:
         """Have everything from now on, and forget what was. There is one log, and whoever asked last has it."""
         self._lines, self._errors = [], []
         _set_log(self._callback, None)
+
+    @contextmanager
+    def warnings(self) -> Iterator[list[str]]:
+        """Gather what is logged at level WARNING and above; complete once the context has ended."""
+        lines: list[str] = []
+        self._warned = []
+        try:
+            yield lines
+        finally:
+            lines += [FUNCTION.sub("", line) for line in "".join(self._warned).splitlines()]
+            self._warned = None
 
     def reason(self) -> str:
         """Why it failed, in llama.cpp's words: the first error since `listen`, without the functions that it names."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
 from backends import llama_facts, out_of_memory
 from backends.catalog import ModelLocation
+from backends.engine_log import summed_up
 from backends.engine_options import FEWEST_AT_ONCE, check_context
 from backends.gguf_files import GgufFile, read_parts
 from backends.llama_compiler import CannotCompile, compiled_tap
 from backends.llama_context import PREFILL_STEP, Settings, clear, evaluate, flash_attention, new_context
 from backends.llama_gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
-from backends.llama_library import VERSION, check_layout, device_name
+from backends.llama_library import VERSION, check_layout, device_name, log
 from backends.llama_model import Report, open_model
+from backends.llama_settings import ignored_settings
 from backends.llama_tap import CompiledTap, PythonTap, RouterRows, Tap
 from backends.llama_text import LlamaTokenizer
 from backends.protocol import EngineOptions
@@ -30,6 +33,8 @@ LONGEST_CONTEXT = 8192
 MOST_THREADS = 512
 """What llama.cpp has room for."""
 MOST_THREADS_PER_CORE = 4
+ABOUT_MEMORY = re.compile("full-size SWA cache|padding V cache|mlock|setting new yarn_attn_factor")
+"""Warnings of llama.cpp that say how it does what it was told to; they change no number, or the header has them."""
 FEWEST_MOST_THREADS = 16
 """Allowed on any machine."""
 
@@ -45,6 +50,11 @@ class Probe:
     @property
     def layers(self) -> list[int]:
         return [rows.layer for rows in self.rows]
+
+    @property
+    def chosen(self) -> dict[int, int]:
+        """Experts per token, by model layer index."""
+        return {rows.layer: int(rows.experts.shape[1]) for rows in self.rows}
 
     @property
     def experts(self) -> int:
@@ -77,6 +87,13 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     Raises:
         UserError: llama.cpp cannot load it, not with so many threads, or it has no MoE layer that can be observed.
     """
+    with log.warnings() as said:
+        loaded = _load(location, options, progress)
+    of_the_model = (line for line in said if ABOUT_MEMORY.search(line) is None)
+    return replace(loaded, warnings=[*loaded.warnings, *summed_up("llama.cpp", of_the_model)])
+
+
+def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> LoadedModel:
     _check_threads(options.threads)
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
@@ -92,6 +109,9 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
     warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
+    if isinstance(tap, PythonTap):
+        warnings.append(f"routing is read by {how}")
+    warnings += ignored_settings(parts[0], probe.gate.name, settings.context, probe.chosen)
     if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
         warnings.insert(0, beyond_memory)
     _check_tap(context, tap, tokenizer.begin, probe)
@@ -113,7 +133,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
 
 
 def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> Settings:
-    trained = int(lib.llama_model_n_ctx_train(model))
+    trained = _trained_length(model)
     check_context(options.context, trained)
     context = options.context or min(trained, LONGEST_CONTEXT)
     kv_type = options.kv_type.lower() if options.kv_type else "f32" if llama_facts.is_float32(parts) else "f16"
@@ -127,6 +147,11 @@ def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> 
         batch=batch,
         micro_batch=min(batch, options.micro_batch or PREFILL_STEP),
     )
+
+
+def _trained_length(model: Any) -> int:
+    """Tokens; llama.cpp keeps an unsigned number and hands out a signed one."""
+    return int(lib.llama_model_n_ctx_train(model)) % 2**32
 
 
 def _check_threads(threads: int | None) -> None:
@@ -249,7 +274,7 @@ def _backend_info(
 
 def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: Settings, options: EngineOptions) -> list[str]:
     warnings = []
-    trained = lib.llama_model_n_ctx_train(model)
+    trained = _trained_length(model)
     if trained > settings.context and options.context is None:
         warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to spare memory")
     if not tokenizer.eos_token_ids:

@@ -20,6 +20,8 @@ struct format {
     /* Weights are divided by their sum, and multiplied by `scale`. */
     int32_t renormalised;
     double scale;
+    /* The sum that weights are divided by is at least the one, and the other is added to it. */
+    double smallest_sum, added_to_sum;
     /* Steps in which things are recorded. */
     double weight_unit, entropy_unit, margin_unit;
     /* In place of a probability of 0. */
@@ -81,6 +83,7 @@ static bool weigh(const struct format *format, const float *scores, const int64_
     for (size_t i = 0; i < format->chosen; i++) {
         total += scores[ids[i]];
     }
+    total = (total < format->smallest_sum ? format->smallest_sum : total) + format->added_to_sum;
     bool known = true;
     for (size_t i = 0; i < format->chosen; i++) {
         double weight = format->scale * (format->renormalised ? scores[ids[i]] / total : scores[ids[i]]);

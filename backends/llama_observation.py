@@ -20,7 +20,8 @@ class _Format(ctypes.Structure):
         ("headers", ctypes.c_void_p),
         *((name, ctypes.c_size_t) for name in ("layers", "width", "scores_at", "ids_at", "experts", "chosen")),
         ("renormalised", ctypes.c_int32),
-        *((name, ctypes.c_double) for name in ("scale", "weight_unit", "entropy_unit", "margin_unit", "smallest")),
+        *((name, ctypes.c_double) for name in ("scale", "smallest_sum", "added_to_sum")),
+        *((name, ctypes.c_double) for name in ("weight_unit", "entropy_unit", "margin_unit", "smallest")),
     )
 
 
@@ -63,6 +64,8 @@ def _format(form: RowFormat, gate: Gate, headers: Ints) -> _Format:
         chosen=form.experts_per_token,
         renormalised=gate.weighting is not Weighting.AS_THEY_ARE,
         scale=gate.scale,
+        smallest_sum=gate.smallest_sum,
+        added_to_sum=gate.added_to_sum,
         weight_unit=UNITS.weights,
         entropy_unit=UNITS.entropy,
         margin_unit=UNITS.margin,

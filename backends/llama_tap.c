@@ -20,10 +20,15 @@ struct tap {
     int32_t type_f32, type_i32, op_get_rows;
     /* Names of nodes, before "-<layer>". The second one is only computed apart from what follows; NULL: it is not. */
     const char *read_at, *stop_at;
+    /* Name of the nodes that hold the weights as they are applied; NULL: they are not read. */
+    const char *applied_at;
     void (*get)(const void *tensor, void *to, size_t offset, size_t size);
     /* Records of 32-bit words: layer, T, E, k, scores [T, E], weights [T, k], ids [T, k]. */
     int32_t *buffer;
     size_t capacity, used;
+    /* Likewise of applied weights: layer, T·k, weights [T, k]. */
+    int32_t *applied;
+    size_t applied_capacity, applied_used;
     int32_t problem;
     /* 0: no node is wanted. */
     int32_t enabled;
@@ -94,6 +99,28 @@ static void record(struct tap *tap, const void *node, long layer) {
     tap->used += before_ids + rows * k;
 }
 
+/* Weights as they are applied, [T, k] without gaps; some models keep a third axis of length 1. */
+static void record_applied(struct tap *tap, const void *node, long layer) {
+    size_t row = (size_t)length(tap, node, 0), size = 4 * row * (size_t)length(tap, node, 1);
+    size_t count = size / 4 * (size_t)length(tap, node, 2);
+    if (count == 0) {
+        return;
+    }
+    if (type(tap, node) != tap->type_f32 || stride(tap, node, 0) != 4 || stride(tap, node, 1) != 4 * row ||
+        stride(tap, node, 2) != size) {
+        tap->problem = UNEXPECTED_TENSOR;
+        return;
+    }
+    if (tap->applied_used + 2 + count > tap->applied_capacity) {
+        tap->problem = BUFFER_FULL;
+        return;
+    }
+    int32_t *to = tap->applied + tap->applied_used;
+    to[0] = (int32_t)layer, to[1] = (int32_t)count;
+    tap->get(node, to + 2, 0, 4 * count);
+    tap->applied_used += 2 + count;
+}
+
 /* Of a node that is to be read. The operation is looked at first: names lie where else nobody looks. */
 static long read_layer(const struct tap *tap, const void *node) {
     return number(node, tap->op_at) == tap->op_get_rows ? layer_of(field(node, tap->name_at), tap->read_at) : -1;
@@ -114,7 +141,8 @@ static void fetch_ahead(const void *node) {
 
 static bool is_wanted(const struct tap *tap, const void *node) {
     fetch_ahead(node);
-    return read_layer(tap, node) >= 0 || layer_of(field(node, tap->name_at), tap->stop_at) >= 0;
+    const char *name = field(node, tap->name_at);
+    return read_layer(tap, node) >= 0 || layer_of(name, tap->stop_at) >= 0 || layer_of(name, tap->applied_at) >= 0;
 }
 
 bool moe_watch_tap(const void *node, bool ask, struct tap *tap) {
@@ -124,9 +152,11 @@ bool moe_watch_tap(const void *node, bool ask, struct tap *tap) {
     if (ask) {
         return is_wanted(tap, node);
     }
-    long layer = read_layer(tap, node);
+    long layer = read_layer(tap, node), applied = layer_of(field(node, tap->name_at), tap->applied_at);
     if (layer >= 0 && tap->problem == NONE) {
         record(tap, node, layer);
+    } else if (applied >= 0 && tap->problem == NONE) {
+        record_applied(tap, node, applied);
     }
     return true;
 }

@@ -59,6 +59,22 @@ class Tap(ABC):
         """Look on at the next evaluations, or want nothing of them."""
 
     @abstractmethod
+    def read_applied(self, node: str | None) -> None:
+        """Also read the weights that are applied, at the next evaluations; it takes another stop in every layer.
+
+        Args:
+            node: its name without the layer; None: no longer.
+        """
+
+    @abstractmethod
+    def take_applied(self) -> list[tuple[int, Floats]]:
+        """Return layers and applied weights [T·k] read since the last call, in order; forget them."""
+
+    @abstractmethod
+    def peek(self) -> list[RouterRows]:
+        """Return what `take` would, and leave it there. Empty if there was a problem."""
+
+    @abstractmethod
     def take(self) -> list[RouterRows]:
         """What was seen since the last call, in order.
 
@@ -92,10 +108,14 @@ class _TapState(ctypes.Structure):
         ("op_get_rows", ctypes.c_int32),
         ("read_at", ctypes.c_char_p),
         ("stop_at", ctypes.c_char_p),
+        ("applied_at", ctypes.c_char_p),
         ("get", ctypes.c_void_p),
         ("buffer", ctypes.c_void_p),
         ("capacity", ctypes.c_size_t),
         ("used", ctypes.c_size_t),
+        ("applied", ctypes.c_void_p),
+        ("applied_capacity", ctypes.c_size_t),
+        ("applied_used", ctypes.c_size_t),
         ("problem", ctypes.c_int32),
         ("enabled", ctypes.c_int32),
     )
@@ -103,6 +123,9 @@ class _TapState(ctypes.Structure):
 
 PROBLEMS = {1: "its buffer is full", 2: "a router's tensors are not what they should be"}
 """`enum problem` of llama_tap.c."""
+
+APPLIED_HEADER = 2
+"""Words before applied weights: layer, how many."""
 
 TOKENS_IN_BUFFER = 64
 """Generated tokens after which the next ones go into another buffer."""
@@ -136,12 +159,29 @@ class CompiledTap(Tap):
             get=ctypes.cast(tensor_get, ctypes.c_void_p).value,
             enabled=True,
         )
+        self._applied = np.empty(layers * rows * (APPLIED_HEADER + experts_per_token), np.int32)
+        self._state.applied, self._state.applied_capacity = self._applied.ctypes.data, self._applied.size
         self._begin_buffer()
         self.callback = ctypes.cast(library.moe_watch_tap, lib.ggml_backend_sched_eval_callback)
         self.user_data = ctypes.addressof(self._state)
 
     def observe(self, on: bool) -> None:
         self._state.enabled = on
+
+    def read_applied(self, node: str | None) -> None:
+        self._state.applied_at = None if node is None else node.encode()
+
+    def take_applied(self) -> list[tuple[int, Floats]]:
+        words, at, found = self._applied[: self._state.applied_used].copy(), 0, []
+        self._state.applied_used = 0
+        while at < len(words):
+            layer, count = words[at : at + APPLIED_HEADER].tolist()
+            start, at = at + APPLIED_HEADER, at + APPLIED_HEADER + count
+            found.append((layer, words[start:at].view(np.float32)))
+        return found
+
+    def peek(self) -> list[RouterRows]:
+        return [] if self._state.problem else list(_records(self._buffer[self._taken : self._state.used]))
 
     def take(self) -> list[RouterRows]:
         words, problem, self._state.problem = self._words(), self._state.problem, 0
@@ -202,7 +242,9 @@ class PythonTap(Tap):
 
     def __init__(self, *, apart: bool, further: Sequence[str] = ()) -> None:
         names = "|".join([READ_AT, *further, *([STOP_AT] if apart else [])])
-        self._named = re.compile(rf"({names})-([0-9]+)".encode())
+        self._named = _named(names)
+        self._applied_named: re.Pattern[bytes] | None = None
+        self._applied: list[tuple[int, Floats]] = []
         self.callback = lib.ggml_backend_sched_eval_callback(self._call)
         self._seen: list[RouterRows] = []
         self._error: Exception | None = None
@@ -211,15 +253,29 @@ class PythonTap(Tap):
     def observe(self, on: bool) -> None:
         self._enabled = on
 
+    def read_applied(self, node: str | None) -> None:
+        self._applied_named = None if node is None else _named(node)
+
+    def take_applied(self) -> list[tuple[int, Floats]]:
+        found, self._applied = self._applied, []
+        return found
+
+    def peek(self) -> list[RouterRows]:
+        return [] if self._error else self._seen.copy()
+
     def _call(self, address: int, ask: bool, _: Any) -> bool:
         if not self._enabled:
             return not ask
         node = Tensor.from_address(address)
         named = self._named.fullmatch(node.name)
-        if named is None or ask:
-            return named is not None
+        applied = self._applied_named.fullmatch(node.name) if self._applied_named else None
+        if ask or (named is None and applied is None):
+            return named is not None or applied is not None
         try:
-            self._read(named[1].decode(), int(named[2]), node)
+            if named is not None:
+                self._read(named[1].decode(), int(named[2]), node)
+            if applied is not None:
+                self._applied.append((int(applied[2]), read_weights(node)[0]))
         except Exception as error:  # it cannot pass through llama.cpp, so it waits in `take`
             self._error = error
         return True
@@ -234,6 +290,18 @@ class PythonTap(Tap):
         if error is not None:
             raise RuntimeError(f"the tap failed: {error}") from error
         return seen
+
+
+def _named(names: str) -> re.Pattern[bytes]:
+    """A pattern for nodes of these names, given as alternatives, and the number of their layer."""
+    return re.compile(rf"({names})-([0-9]+)".encode())
+
+
+def read_weights(node: Tensor) -> Floats:
+    """Copy weights [1, T·k] out of the device's memory; they have no gaps."""
+    count = node.ne[0] * node.ne[1] * node.ne[2]
+    weights: Floats = strided(node, (1, count), np.float32, (4 * count, 4))
+    return weights
 
 
 def read_router(layer: int, node: Tensor) -> RouterRows:

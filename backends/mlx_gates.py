@@ -6,6 +6,7 @@ named only for families whose code was read, in the table of docs/families.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -45,13 +46,15 @@ def gate_of(family: str, block: Any, router: Any) -> Gate | None:
         case "dbrx":
             return _gate("softmax", renormalised=True)
         case "ernie4_5_moe":
-            return _gate(block.args.moe_gate_act, renormalised=True)
+            return _kept_from_zero(_gate(block.args.moe_gate_act, renormalised=True), smallest=1e-12)
         case "minimax":
-            return _gate("sigmoid", renormalised=True)
+            return _kept_from_zero(_gate("sigmoid", renormalised=True), added=1e-20)
         case "minimax_m3_vl":
-            return _gate("sigmoid", renormalised=True, scale=block.routed_scaling_factor)
+            gate = _gate("sigmoid", renormalised=True, scale=block.routed_scaling_factor)
+            return _kept_from_zero(gate, added=1e-20)
         case "lfm2_moe":
-            return _gate("sigmoid", renormalised=block.norm_topk_prob, scale=block.routed_scaling_factor)
+            gate = _gate("sigmoid", renormalised=block.norm_topk_prob, scale=block.routed_scaling_factor)
+            return _kept_from_zero(gate, added=1e-6)
         case "mistral4":
             args = block.args
             return _gate("softmax", renormalised=args.norm_topk_prob, scale=args.routed_scaling_factor)
@@ -111,6 +114,17 @@ def _gate(function: str, *, renormalised: bool, scale: float | None = 1.0) -> Ga
         return None
     weighting = Weighting.RENORMALISED if renormalised else Weighting.AS_THEY_ARE
     return Gate(SCORES[function], weighting, scale=1.0 if scale is None else float(scale))
+
+
+def _kept_from_zero(gate: Gate | None, *, smallest: float = 0.0, added: float = 0.0) -> Gate | None:
+    """Add the constant that mlx-lm keeps the sum of selected scores away from 0 with.
+
+    It matters where weights are computed from logits, and where scores are not a softmax: selected without a bias,
+    those sum to at least k / E. Routers that return their weights have divided by then.
+    """
+    if gate is None or gate.weighting is not Weighting.RENORMALISED or gate.scores is Scores.SOFTMAX:
+        return gate
+    return replace(gate, smallest_sum=smallest, added_to_sum=added)
 
 
 def linear_logits(family: str, router: Any, product: Any) -> Any:

@@ -72,7 +72,8 @@ class Observer:
         events: list[Token] = []
         waiting: list[Evaluated] = []
         for piece in self._pieces(steps):
-            if sum(len(step.tokens) for step in waiting) + len(piece.tokens) > self._at_once:
+            size = sum(len(step.tokens) for step in waiting) + len(piece.tokens)
+            if size > self._at_once or (waiting and _has_weights(waiting[-1]) != _has_weights(piece)):
                 events += self._observed(waiting)
                 waiting = []
             waiting.append(piece)
@@ -163,6 +164,11 @@ class Observer:
         if all(len(piece) == 1 for piece in pieces):  # generated tokens, one after the other
             return np.concatenate(pieces).reshape(-1, layers, width)
         return np.stack([np.concatenate(pieces[position::layers]) for position in range(layers)], axis=1)
+
+
+def _has_weights(step: Evaluated) -> bool:
+    """The engine saw the weights that were applied."""
+    return bool(step.routing.weights)
 
 
 def _cut(routing: Routing, start: int, stop: int) -> Routing:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from backends.catalog import ModelLocation
+from backends.gguf_experts import check_experts
 from backends.gguf_files import GgufFile, read_parts
 from backends.hub_gguf import Wanted
 from backends.model_config import expert_count, read_config
@@ -47,13 +48,10 @@ def _download_again(location: ModelLocation) -> str:
 
 
 def _check_gguf(name: str, path: Path) -> None:
-    first = read_parts(path)[0]
-    if kind := _other_than_a_model(first):
+    parts = read_parts(path)
+    if kind := _other_than_a_model(parts[0]):
         raise UserError(f"{path} is {kind}", advice="give the model's own file")
-    if (first.number("expert_count") or 0) < 2:
-        raise UserError(
-            f"{name} is a dense model: its metadata name no experts", advice="give a Mixture-of-Experts model"
-        )
+    check_experts(name, parts)
 
 
 def _other_than_a_model(file: GgufFile) -> str | None:

@@ -52,7 +52,9 @@ ON_INPUT = "_on_input"
 PER_EXPERT = "per_expert"
 
 WRITTEN = re.compile(
-    r"(?P<name>[a-z_]+?)(?:\((?P<jitter>[0-9.e+-]+)\))?(?P<on_input>_on_input)?(?:×(?P<scale>per_expert|[0-9.e+-]+))?"
+    r"(?P<name>[a-z_]+?)"
+    r"(?:\((?P<jitter>[0-9.e+-]+)\)|\(sum≥(?P<smallest>[0-9.e+-]+)\)|\(sum\+(?P<added>[0-9.e-]+)\))?"
+    r"(?P<on_input>_on_input)?(?:×(?P<scale>per_expert|[0-9.e+-]+))?"
 )
 
 
@@ -61,7 +63,8 @@ class Gate:
     """How logits become weights.
 
     Written as in `top_k_softmax`, `sigmoid_top_k_renormalised×2.5`, `top_k_softmax×per_expert`,
-    `sigmoid_top_k_on_input` or `sparsemixer(0.01)`; `parse` reads that back.
+    `sigmoid_top_k_on_input`, `sigmoid_top_k_renormalised(sum≥6.103515625e-05)`,
+    `sigmoid_top_k_renormalised(sum+1e-06)` or `sparsemixer(0.01)`; `parse` reads that back.
     """
 
     scores: Scores
@@ -72,12 +75,29 @@ class Gate:
     """The weights multiply what the experts are given, not what they give."""
     jitter: float = 0.0
     """Of a sparsemixer: half the relative distance within which a logit counts as near."""
+    smallest_sum: float = 0.0
+    """Of renormalised weights: a smaller sum of scores is replaced by this before the division."""
+    added_to_sum: float = 0.0
+    """Of renormalised weights: added to the sum of scores before the division; one of the two is 0."""
 
     def __str__(self) -> str:
         """The canonical name."""
-        jitter = f"({self.jitter:.12g})" if self.weighting is Weighting.SPARSEMIXER else ""
         scale = "" if self.scale == 1.0 else f"×{PER_EXPERT if self.scale is None else format(self.scale, '.12g')}"
-        return f"{NAMES[self.scores, self.weighting]}{jitter}{ON_INPUT if self.on_input else ''}{scale}"
+        name = NAMES[self.scores, self.weighting]
+        return f"{name}{self._constant()}{ON_INPUT if self.on_input else ''}{scale}"
+
+    def _constant(self) -> str:
+        """The constant that the weighting needs, in parentheses; empty if there is none."""
+        if self.weighting is Weighting.SPARSEMIXER:
+            return f"({self.jitter:.12g})"
+        if self.smallest_sum:
+            return f"(sum≥{self.smallest_sum:.12g})"
+        return f"(sum+{self.added_to_sum:.12g})" if self.added_to_sum else ""
+
+    @property
+    def may_sum_to_less(self) -> bool:
+        """Renormalised weights sum to less than the scale where the selected scores are tiny."""
+        return bool(self.smallest_sum or self.added_to_sum)
 
 
 @lru_cache(maxsize=16)  # asked for every token
@@ -92,6 +112,8 @@ def parse(name: str) -> Gate | None:
             scale=None if written["scale"] == PER_EXPERT else float(written["scale"] or 1.0),
             on_input=written["on_input"] is not None,
             jitter=float(written["jitter"] or 0.0),
+            smallest_sum=float(written["smallest"] or 0.0),
+            added_to_sum=float(written["added"] or 0.0),
         )
     except ValueError:
         return None
@@ -135,7 +157,8 @@ def weights(gate: Gate, logits: AnyFloats, scored: Floats, selected: Ints) -> Fl
         case Weighting.AS_THEY_ARE:
             applied = chosen
         case Weighting.RENORMALISED | Weighting.SOFTMAX_OF_SELECTED:  # for a softmax these are the same number
-            applied = chosen / chosen.sum(-1, keepdims=True)
+            total = np.maximum(chosen.sum(-1, keepdims=True), gate.smallest_sum) + gate.added_to_sum
+            applied = chosen / total
         case Weighting.SPARSEMIXER:
             applied = _sparsemixer(logits.astype(np.float64), selected, gate.jitter)
     return gate.scale * applied

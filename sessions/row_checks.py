@@ -39,7 +39,10 @@ RowCheck = Callable[[TokenArrays, Header], Faults | None]
 
 
 def weight_sums(found: TokenArrays, header: Header) -> Faults | None:
-    """Weights that a gate divides by their sum must sum to its scale; those of a softmax to no more than it."""
+    """Weights that a gate divides by their sum must sum to its scale; those of a softmax to no more than it.
+
+    Neither may those of a gate that keeps the sum away from 0.
+    """
     gate = _scaled(header)
     if gate is None or gate.scale is None:
         return None
@@ -47,7 +50,7 @@ def weight_sums(found: TokenArrays, header: Header) -> Faults | None:
     slack = (header.model.experts_per_token / 2 + NOISE) * header.units.weights
     excess = sums - scale
     if gate.weighting in SUMMING_TO_ONE:
-        wrong = np.abs(excess) > slack
+        wrong = excess > slack if gate.may_sum_to_less else np.abs(excess) > slack
     elif gate.scores is Scores.SOFTMAX and gate.weighting is Weighting.AS_THEY_ARE:
         wrong = excess > slack
     else:

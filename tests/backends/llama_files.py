@@ -176,8 +176,13 @@ def layers_with(config: dict[str, Any], vectors: dict[str, int]) -> dict[str, np
     }
 
 
-def write_sigmoid(path: pathlib.Path) -> pathlib.Path:
-    """MiniMax-M2: the routers are sigmoids, selection is biased, and weights are divided by their sum."""
+def write_sigmoid(path: pathlib.Path, *, logits_near: float = 0.0) -> pathlib.Path:
+    """MiniMax-M2: the routers are sigmoids, selection is biased, and weights are divided by their sum.
+
+    Args:
+        path: of the file.
+        logits_near: what all tokens' logits lie around, but those of the first token of a context.
+    """
 
     def change(writer: gguf.GGUFWriter) -> None:
         writer.add_expert_feed_forward_length(tiny.MIXTRAL["intermediate_size"])
@@ -186,7 +191,18 @@ def write_sigmoid(path: pathlib.Path) -> pathlib.Path:
 
     vectors = {"attn_q_norm.weight": 64, "attn_k_norm.weight": 32, "exp_probs_b.bias": 4}
     tensors = gguf_tensors(tiny.MIXTRAL, seed=0) | layers_with(tiny.MIXTRAL, vectors)
+    if logits_near:
+        shift_logits(tensors, logits_near)
     return write_gguf(path, architecture="minimax-m2", tensors=tensors, change=change)
+
+
+def shift_logits(tensors: dict[str, np.ndarray], by: float) -> None:
+    """Give all tokens but the first a large first component, which is √H after normalisation; routers weigh it."""
+    tensors["token_embd.weight"] = tensors["token_embd.weight"].copy()
+    tensors["token_embd.weight"][np.arange(len(tensors["token_embd.weight"])) != tiny.BOS, 0] = 1e3
+    for name in [name for name in tensors if name.endswith("ffn_gate_inp.weight")]:
+        tensors[name] = tensors[name].copy()
+        tensors[name][:, 0] = by / np.sqrt(tensors[name].shape[1])
 
 
 def write_scaled(path: pathlib.Path) -> pathlib.Path:

@@ -208,7 +208,15 @@ def hub(tmp_path: pathlib.Path, caches: pathlib.Path, monkeypatch: pytest.Monkey
     for number in (1, 2):
         tensors = {f"x{number}": np.zeros((4, 32), np.float32)}
         path = folder / f"s-Q8_0-0000{number}-of-00002.gguf"
-        written(path, "llama", tensors, llama__expert_count=8, split__count=2, split__no=number - 1)
+        written(
+            path,
+            "llama",
+            tensors,
+            llama__expert_count=8,
+            llama__expert_used_count=2,
+            split__count=2,
+            split__no=number - 1,
+        )
     server = Hub(folder)
     server.RequestHandlerClass = GgufHubHandler
     threading.Thread(target=server.serve_forever, daemon=True).start()

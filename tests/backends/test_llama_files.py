@@ -110,7 +110,9 @@ def test_parts_of_a_model_are_found_and_checked(tmp_path: pathlib.Path) -> None:
     paths = [tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
     for number, path in enumerate(paths):
         tensors = {f"x{number}": TENSOR["x"]}
-        written(path, "llama", tensors, llama__expert_count=8, split__count=2, split__no=number)
+        written(
+            path, "llama", tensors, llama__expert_count=8, llama__expert_used_count=2, split__count=2, split__no=number
+        )
     parts = read_parts(paths[0])
     assert [tensor.name for tensor in llama_facts.all_tensors(parts)] == ["x0", "x1"]
     preflight(catalog.locate(str(paths[0])))

@@ -26,6 +26,8 @@ GATES = [
     "sigmoid_top_k",
     "sigmoid_top_k_on_input",
     "sigmoid_top_k_renormalised×2.5",
+    "sigmoid_top_k_renormalised(sum≥0.5)×2.5",
+    "sigmoid_top_k_renormalised(sum+0.01)",
 ]
 SHAPES = [(8, 2), (128, 8), (5, 1), (3, 3), (2, 1)]
 """E, k."""

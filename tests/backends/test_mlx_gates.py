@@ -8,6 +8,7 @@ zero, then starts with the weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,8 +30,11 @@ from mlx_lm.models import (
     kimi_k3,
     kimi_linear,
     laguna,
+    lfm2_moe,
     longcat_flash,
     mimo_v2_flash,
+    minimax,
+    minimax_m3_vl,
     phixtral,
     step3p5,
 )
@@ -135,7 +139,16 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "deepseek_v41": (make(deepseek_v41.MoE, scoring_func="sqrtsoftplus"), "sqrt_softplus_top_k_renormalised×2.5"),
     "deepseek_v41, sigmoid": (make(deepseek_v41.MoE), SIGMOID),
     "longcat_flash": (make(longcat_flash.LongcatFlashMoE), "softmax_top_k_renormalised×2.5"),
-    "ernie4_5_moe, sigmoid": (make(ernie4_5_moe.Ernie4_5_MoeMLP), "sigmoid_top_k_renormalised"),
+    "ernie4_5_moe, sigmoid": (make(ernie4_5_moe.Ernie4_5_MoeMLP), "sigmoid_top_k_renormalised(sum≥1e-12)"),
+    "lfm2_moe": (
+        make(lfm2_moe.Lfm2MoeSparseMoeBlock, use_expert_bias=True),
+        "sigmoid_top_k_renormalised(sum+1e-06)×2.5",
+    ),
+    "minimax": (make(minimax.MiniMaxSparseMoeBlock), "sigmoid_top_k_renormalised(sum+1e-20)"),
+    "minimax_m3_vl": (
+        make(minimax_m3_vl.SparseMoeBlock, swiglu_alpha=1.7, shared_intermediate_size=32),
+        "sigmoid_top_k_renormalised(sum+1e-20)×2.5",
+    ),
 }
 
 
@@ -230,6 +243,29 @@ def test_half_precision_is_seen_as_it_routes(name: str) -> None:
     computed = gates.weights(known, logits, scored, experts.astype(np.int64))
     np.testing.assert_allclose(computed, applied_weights(model, x)[:, : experts.shape[-1]], rtol=0.02, atol=0.02)
     assert logits.dtype == np.float32
+
+
+KEPT_FROM_ZERO = [name for name, (_, gate) in BLOCKS.items() if "(sum" in gate]
+"""Families that add to the sum of the selected scores, or bound it, and do not return their weights."""
+
+
+@pytest.mark.parametrize("logit", [-12.0, -30.0, -46.0])
+@pytest.mark.parametrize("name", KEPT_FROM_ZERO)
+def test_tiny_scores_are_divided_as_the_block_divides_them(name: str, logit: float) -> None:
+    """Sigmoids around 6e-6, 1e-13 and 1e-20; the first component of every token shifts all logits."""
+    model = build(BLOCKS[name][0])
+    router = model.layers[0].gate
+    router.weight[:, 0] = logit / 8
+    x = mx.concatenate([mx.full((1, TOKENS, 1), 8.0), tokens()[..., 1:]], axis=-1)
+    gate, routing = watch(model, x)
+    [experts], [logits] = routing.experts, routing.logits
+    known = gates.parse(gate)
+    computed = gates.weights(known, logits, gates.scores(known, logits), experts.astype(np.int64))
+    np.testing.assert_allclose(computed, applied_weights(model, x), rtol=2e-3, atol=1e-4)
+    without = replace(known, smallest_sum=0.0, added_to_sum=0.0)
+    unkept = gates.weights(without, logits, gates.scores(known, logits), experts.astype(np.int64))
+    matters = {"1e-06": -12.0, "1e-12": -30.0, "1e-20": -46.0}[gate.partition(")")[0][-5:]]
+    assert (np.abs(unkept - computed).max() > 0.05) == (logit <= matters)
 
 
 def test_a_router_without_a_bias_selects_the_likeliest() -> None:

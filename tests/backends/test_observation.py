@@ -145,8 +145,9 @@ def test_weights_that_the_engine_saw_are_recorded_as_they_are() -> None:
     assert (whole.experts, whole.weights) == ([3, 2, 3, 2], [17500, 2500, 17500, 2500])
     assert partial.weights == [None, None, 17500, 2500]
     assert captured("top_k_softmax×per_expert", sees_weights=True) == captured("top_k_softmax")
-    computed, _ = Observer(model("top_k_softmax")).tokens([seen(0), step(1)])
-    assert computed.weights == [7311, 2689] * 2, "seen in one step only, they follow from the logits in both"
+    applied, computed = Observer(model("top_k_softmax")).tokens([seen(0), step(1)])
+    assert applied.weights == [17500, 2500] * 2
+    assert computed.weights == [7311, 2689] * 2, "not seen in this step, they follow from the logits"
 
 
 def test_weights_of_each_experts_own_scale_need_an_engine_that_sees_them() -> None:

@@ -35,6 +35,14 @@ def test_every_name_is_read_back(parts, scale, on_input, jitter):
         ("softmax_top_k", Gate(Scores.SOFTMAX, Weighting.AS_THEY_ARE)),
         ("softmax_top_k_renormalised", Gate(Scores.SOFTMAX, Weighting.RENORMALISED)),
         ("sigmoid_top_k_renormalised×2.5", Gate(Scores.SIGMOID, Weighting.RENORMALISED, 2.5)),
+        (
+            "sigmoid_top_k_renormalised(sum≥6.1035156e-05)×2.5",
+            Gate(Scores.SIGMOID, Weighting.RENORMALISED, 2.5, smallest_sum=6.1035156e-05),
+        ),
+        (
+            "sigmoid_top_k_renormalised(sum+1e-06)",
+            Gate(Scores.SIGMOID, Weighting.RENORMALISED, added_to_sum=1e-6),
+        ),
         ("sigmoid_top_k_on_input", Gate(Scores.SIGMOID, Weighting.AS_THEY_ARE, on_input=True)),
         ("sqrt_softplus_top_k×16", Gate(Scores.SQRT_SOFTPLUS, Weighting.AS_THEY_ARE, 16.0)),
         ("top_k_softmax×per_expert", Gate(Scores.SOFTMAX, Weighting.SOFTMAX_OF_SELECTED, None)),
@@ -51,6 +59,7 @@ def test_names_in_recordings_keep_their_meaning(name, gate):
     [
         *(UNKNOWN_GATE, "", "softmax", "top_k_sigmoid", "softmax_top_k×", "softmax_top_k×1", "softmax_top_k×2.50"),
         *("softmax_top_k×x", "softmax_top_k×1e", "softmax_top_k×nan", "softmax_top_k(0.1)", "softmax_top_k ×2"),
+        *("softmax_top_k_renormalised(sum≥)", "softmax_top_k_renormalised(sum+x)", "softmax_top_k_renormalised(sum≥0)"),
         *("sparsemixer", "sigmoid_top_k×2_on_input", "softmax_top_k_renormalised_twice"),
     ],
 )
@@ -78,6 +87,22 @@ def test_scores_that_do_not_sum_to_one_are_divided_by_their_sum(name, score):
     assert seen.entropy.tolist() == [[round(-(share * np.log(share)).sum() / math.log(4) * 1e4)]]
     renormalised = observe(LOGITS, CHOSEN, f"{name}_top_k_renormalised×2.5").weights
     assert renormalised.tolist() == [[[round(2.5e4 * values[i] / (values[1] + values[3])) for i in (1, 3)]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "denominator"),
+    [
+        ("sigmoid_top_k_renormalised", lambda total: total),
+        ("sigmoid_top_k_renormalised(sum≥6.1035156e-05)", lambda total: 2.0**-14),
+        ("sigmoid_top_k_renormalised(sum+1e-06)", lambda total: total + 1e-6),
+        ("sigmoid_top_k_renormalised(sum≥1e-12)", lambda total: total),
+    ],
+)
+def test_the_sum_of_tiny_scores_is_kept_from_zero_as_the_engine_does(name, denominator):
+    values = np.array([sigmoid(logit) for logit in (-12.0, -11.5)])
+    seen = observe(np.array([[[-12.0, -11.5, -13.0]]]), np.array([[[1, 0]]]), name)
+    expected = values / denominator(values.sum())
+    assert seen.weights.tolist() == [[[round(1e4 * expected[1]), round(1e4 * expected[0])]]]
 
 
 def test_weights_on_the_input_are_the_scores():

@@ -92,6 +92,16 @@ def test_weights_sum_to_1_but_for_two_roundings_and_noise(sums_to, fine):
     assert not weight_sums(less, as_they_are).rows.any(), "the others have the rest"
 
 
+@pytest.mark.parametrize("sum_kept", ["(sum≥6.1035156e-05)", "(sum+1e-06)"])
+def test_weights_whose_sum_is_kept_from_zero_may_sum_to_less(sum_kept):
+    header = header_of(f"sigmoid_top_k_renormalised{sum_kept}×2", 3)
+    less, more = (arrays([0.0, 0.0, -9.0], header, weights=[4000, last]) for last in (3000, 16_003))
+    assert not weight_sums(less, header).rows.any()
+    assert weight_sums(more, header).rows.all()
+    plain = header_of("sigmoid_top_k_renormalised×2", 3)
+    assert weight_sums(arrays([0.0, 0.0, -9.0], plain, weights=[4000, 3000]), plain).rows.all()
+
+
 @pytest.mark.parametrize(("margin", "fine"), [(1000, True), (1003, True), (1004, False), (996, False)])
 def test_a_margin_is_the_difference_of_probabilities_as_they_are(margin, fine):
     header = header_of("softmax_top_k", 3)

@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
 from backends.gguf_files import read_gguf
+from backends.llama_settings import ignored, ignored_settings
 from routing.arrays import ABSENT
 from tests.truth.compare import MODELS, probabilities, read_golden
 from tests.truth.expected import GATES
 from tests.truth.llama import compare, runs
-from tests.truth.llama_expected import DIFFERENT, NOT_CONVERTED, OTHER_GATES
+from tests.truth.llama_expected import BEYOND_THE_RUN, DIFFERENT, NOT_CONVERTED, OTHER_GATES, gate_of
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "families-llama.md"
 
@@ -50,7 +51,7 @@ def test_all_is_float32(name: str) -> None:
 @pytest.mark.parametrize("name", CONVERTED)
 def test_gates_and_layers_are_named_as_in_the_model(name: str) -> None:
     seen = runs(name).stepwise
-    assert seen.gate == OTHER_GATES.get(name, GATES[name])
+    assert seen.gate == gate_of(name)
     assert seen.layers == read_golden(name).layers.tolist()
 
 
@@ -86,6 +87,14 @@ def test_token_by_token_is_the_sequence_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", EQUAL)
 def test_the_same_token_comes_next(name: str) -> None:
     assert runs(name).drawn == read_golden(name).output_logits[-1].argmax()
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_known_difference_is_warned_of_and_nothing_else_is(name: str) -> None:
+    file = read_gguf(MODELS / name / "model.gguf")
+    said = ignored_settings(file, gate_of(name), file.number("context_length") or 0)
+    setting = DIFFERENT[name].warning if name in DIFFERENT else BEYOND_THE_RUN.get(name)
+    assert said == ([] if setting is None else [ignored(setting, "llama.cpp")])
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
