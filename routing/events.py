@@ -165,7 +165,7 @@ class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
     temperatures: list[Temperature] = []
     throttling: bool | None = None
     unavailable: dict[str, str] = {}
-    """Why a quantity is absent, by its field name."""
+    """Why a quantity is absent, by its field name; why one sensor of several is left out, by the sensor's."""
 
 
 class Marker(_Event, tag="marker", frozen=True, kw_only=True):
