@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from backends.beginning import first_tokens
+from backends.beginning import first_tokens, is_turn
 from backends.branching import Boundary, Branching
 from backends.changes import Changes
 from backends.engine import Drawn, Engine
@@ -34,6 +34,7 @@ from backends.protocol import (
     Stop,
     TeacherTokens,
 )
+from backends.turn_check import contains, left_out
 from routing.chunks import ChunkClock
 from routing.errors import UserError
 from routing.events import TokenSource
@@ -124,6 +125,8 @@ class Run:
         self._engine.reset()
         self._engine.configure(self._start.sampling, reseed=True)
         self._prompt = first_tokens(self._engine, self._start)
+        if is_turn(self._engine, self._start):
+            self._check_said(self._prompt, self._start.prompt)
         self._evaluate(self._prompt, "prompt")
         if self._left == 0:
             self._finish("length")
@@ -278,6 +281,8 @@ class Run:
         if injection.needs_fresh_context:
             self._fresh_context(self._prompt)
         self._chunks.cut()
+        if injection.form == "turn":
+            self._check_said(injection.ids, injection.perturb.text)
         self._narration.perturbation(injection.perturb, injection.ids, injection.form)
         self._evaluate(injection.ids, "injected")
 
@@ -377,6 +382,11 @@ class Run:
             self._narration.change(multistep=on)
         if not on and self._paused == "chunk":
             self._paused = None
+
+    def _check_said(self, ids: list[int], text: str) -> None:
+        """Say so where a chat template did not put the user's text into its turn."""
+        if not contains(self._engine, ids, text):
+            self._decline(left_out(self._engine, ids))
 
     def _decline_once(self, why: str) -> None:
         if why not in self._declined_once:

@@ -24,6 +24,7 @@ from backends.observation import Observer, captured
 from backends.outbox import Outbox
 from backends.preflight import preflight
 from backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
+from backends.turn_check import template_warnings
 from routing.errors import UserError
 from routing.events import Progress
 
@@ -114,7 +115,7 @@ def _ready(engine: Engine) -> Ready:
         backend=engine.backend,
         template="chat" if engine.has_chat_template else None,
         capture=captured(engine.model.gate, sees_weights=engine.sees_weights),
-        warnings=engine.warnings,
+        warnings=[*engine.warnings, *template_warnings(engine)],
     )
 
 
