@@ -1,4 +1,4 @@
-"""The process that runs the model: `python -m backends.worker COMMANDS MESSAGES`, two inherited file descriptors.
+"""The process that runs the model: `python -m backends.worker COMMANDS MESSAGES LIFELINE`, inherited file descriptors.
 
 Its main thread loads the model and generates (MLX's streams belong to a thread); a second one reads commands.
 """
@@ -19,6 +19,7 @@ from backends import catalog
 from backends.engine import Engine
 from backends.generation import Run
 from backends.inbox import Inbox, PipeInbox
+from backends.lifeline import hold
 from backends.measuring import Measurements
 from backends.observation import Observer, captured
 from backends.outbox import Outbox
@@ -39,7 +40,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(all_threads=False)
     sys.setswitchinterval(GIVE_WAY)
-    commands, messages = (int(descriptor) for descriptor in sys.argv[1:3])
+    commands, messages, lifeline = (int(descriptor) for descriptor in sys.argv[1:4])
+    hold(lifeline)
     status = serve(PipeInbox(Connection(commands, writable=False)), _sender(Connection(messages, readable=False)))
     sys.stderr.flush()
     # MLX aborts in its own destructors on some ways out of the interpreter; nothing is left to tidy up.
