@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from backends import hub, hub_gguf
 from backends.engine_options import check_ranges, check_support
 from backends.extras import install_command
+from backends.file_limits import tolerated
 from backends.gguf_files import is_gguf
 from backends.hub_gguf import Wanted
 from backends.protocol import BackendChoice, EngineOptions
@@ -193,6 +194,7 @@ def load_engine(
     """
     check_ranges(options)
     check_support(name, options)
-    module = importlib.import_module(ENGINES[name].module)
+    with tolerated():
+        module = importlib.import_module(ENGINES[name].module)
     engine: Engine = module.load(location, options=options, progress=progress)
     return engine
