@@ -44,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit status."""
     allowed = _allowed_files()
     if allowed < FEWEST_FILES:
-        sys.stderr.write(
-            f"moe-watch: only {allowed} open files are allowed, {FEWEST_FILES} are needed: run `ulimit -n 1024` before\n"
-        )
+        problem = f"only {allowed} open files are allowed, {FEWEST_FILES} are needed"
+        sys.stderr.write(f"moe-watch: {problem}: run `ulimit -n 1024` before\n")
         sys.exit(2)
     try:
         from commands.app import run

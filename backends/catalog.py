@@ -103,7 +103,11 @@ def _on_this_machine(path: Path) -> ModelLocation | None:
     try:
         if path.is_dir():
             return ModelLocation(path.resolve().name, path, "huggingface", "folder")
-        return _file(path) if path.is_file() else None
+        if path.is_file():
+            return _file(path)
+        if path.exists():
+            raise UserError(f"{path} is not a regular file", advice=EXAMPLES)
+        return None
     except OSError as error:
         raise unreadable(path, error) from error
 

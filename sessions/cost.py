@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 import platformdirs
 
+from backends.regular_files import read_regular
 from routing.events import BackendInfo, Cost, ModelInfo
 from routing.noise import Noise, doubt
 from sessions.paths import replace_file
@@ -39,7 +40,7 @@ def known_cost(model: ModelInfo, backend: BackendInfo) -> Cost | None:
         return None
     identity = _identity(model, backend)
     with contextlib.suppress(OSError, ValueError):  # of a damaged file too: it can be measured again
-        kept = msgspec.json.decode(_path(identity).read_bytes(), type=_Kept)
+        kept = msgspec.json.decode(read_regular(_path(identity)), type=_Kept)
         if kept.measured == identity and _is_sound(kept):
             return kept.cost
     return None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from backends.regular_files import read_regular
 from routing.noise import Noise
 from sessions.measuring.folder import write
 
@@ -20,7 +21,7 @@ NOISE_FILE = "noise.json"
 def read_noise(folder: Path) -> dict[str, Noise]:
     """Read what is known, by the names of session files. A missing or damaged file holds nothing."""
     with suppress(OSError, ValueError):
-        return msgspec.json.decode((folder / NOISE_FILE).read_bytes(), type=dict[str, Noise])
+        return msgspec.json.decode(read_regular(folder / NOISE_FILE), type=dict[str, Noise])
     return {}
 
 
