@@ -9,6 +9,7 @@ session.usage(phase="decode")  # shares [layers, experts] as a NumPy array
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from sessions.notebook import Session
 
 __all__ = ["main", "open"]
+
+FEWEST_FILES = 32
+"""Open files. A dozen are needed for pipes, a recording and a model of one file; imports fail below that."""
 
 
 def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_watch.open`
@@ -38,6 +42,11 @@ def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit status."""
+    allowed = _allowed_files()
+    if allowed < FEWEST_FILES:
+        problem = f"only {allowed} open files are allowed, {FEWEST_FILES} are needed"
+        sys.stderr.write(f"moe-watch: {problem}: run `ulimit -n 1024` before\n")
+        sys.exit(2)
     try:
         from commands.app import run
 
@@ -45,6 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # while commands were being imported; later on they end by themselves
         status = 128 + signal.SIGINT
     sys.exit(status)
+
+
+def _allowed_files() -> int:
+    """Return how many files may be open, after asking for as many as are needed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FEWEST_FILES:
+        return FEWEST_FILES
+    most = FEWEST_FILES if hard == resource.RLIM_INFINITY else min(FEWEST_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 if __name__ == "__main__":

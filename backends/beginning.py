@@ -27,10 +27,14 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
     if start.teacher:
         _check_teacher(engine, start)
         return start.teacher[0].ids
-    turn = engine.has_chat_template and not start.raw
-    prompt = engine.encode(start.prompt, turn=turn, first=True)
+    prompt = engine.encode(start.prompt, turn=is_turn(engine, start), first=True)
     _check_prompt(prompt, engine.context_length)
     return prompt
+
+
+def is_turn(engine: Engine, start: Start) -> bool:
+    """Return whether the model's chat template wraps the prompt."""
+    return engine.has_chat_template and not start.raw and not start.teacher
 
 
 def _check_prompt(prompt: Sequence[int], room: int) -> None:

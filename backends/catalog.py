@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from backends import engine_log, hub, hub_gguf
 from backends.engine_options import check_ranges, check_support
 from backends.extras import install_command
+from backends.file_limits import tolerated
 from backends.gguf_files import is_gguf
 from backends.hub_gguf import Wanted
 from backends.protocol import BackendChoice, EngineOptions
@@ -102,7 +103,11 @@ def _on_this_machine(path: Path) -> ModelLocation | None:
     try:
         if path.is_dir():
             return ModelLocation(path.resolve().name, path, "huggingface", "folder")
-        return _file(path) if path.is_file() else None
+        if path.is_file():
+            return _file(path)
+        if path.exists():
+            raise UserError(f"{path} is not a regular file", advice=EXAMPLES)
+        return None
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -193,7 +198,8 @@ def load_engine(
     """
     check_ranges(options)
     check_support(name, options)
-    module = importlib.import_module(ENGINES[name].module)
+    with tolerated():
+        module = importlib.import_module(ENGINES[name].module)
     with engine_log.listening() as said:
         engine: Engine = module.load(location, options=options, progress=progress)
     engine.warnings = [*engine.warnings, *engine_log.summed_up(name, said)]

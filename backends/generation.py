@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from backends.beginning import first_tokens
+from backends.beginning import first_tokens, is_turn
 from backends.branching import Boundary, Branching
 from backends.changes import Changes
 from backends.engine import Drawn, Engine
@@ -34,6 +34,7 @@ from backends.protocol import (
     Stop,
     TeacherTokens,
 )
+from backends.turn_check import contains, left_out
 from routing.chunks import ChunkClock
 from routing.errors import UserError
 from routing.events import TokenSource
@@ -124,6 +125,8 @@ class Run:
         self._engine.reset()
         self._engine.configure(self._start.sampling, reseed=True)
         self._prompt = first_tokens(self._engine, self._start)
+        if is_turn(self._engine, self._start):
+            self._check_said(self._prompt, self._start.prompt)
         self._evaluate(self._prompt, "prompt")
         if self._left == 0:
             self._finish("length")
@@ -161,7 +164,7 @@ class Run:
         """The next token, and whether it completes its chunk."""
         drawn = self._engine.draw(last=last)
         for warning in self._engine.take_warnings():
-            self._decline(warning)
+            self._narration.warn(warning)
         if isnan(drawn.logprob):
             raise UserError(NO_PREDICTION, advice="try another file of the model, or another precision")
         self._narration.tokens([drawn.id], "generated", drawn.routing, drawn)
@@ -280,6 +283,8 @@ class Run:
         if injection.needs_fresh_context:
             self._fresh_context(self._prompt)
         self._chunks.cut()
+        if injection.form == "turn":
+            self._check_said(injection.ids, injection.perturb.text)
         self._narration.perturbation(injection.perturb, injection.ids, injection.form)
         self._evaluate(injection.ids, "injected")
 
@@ -379,6 +384,11 @@ class Run:
             self._narration.change(multistep=on)
         if not on and self._paused == "chunk":
             self._paused = None
+
+    def _check_said(self, ids: list[int], text: str) -> None:
+        """Say so where a chat template did not put the user's text into its turn."""
+        if not contains(self._engine, ids, text):
+            self._narration.warn(left_out(self._engine, ids))
 
     def _decline_once(self, command: str, why: str) -> None:
         if why not in self._declined_once:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from backends.regular_files import open_regular
 from backends.tensor_files import AGAIN, Tensor, unreadable
 from routing.errors import UserError
 
@@ -83,7 +84,7 @@ class GgufFile:
 def is_gguf(path: Path) -> bool:
     """Whether a file begins like one, whatever it is called: Ollama keeps models under their digests."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -113,7 +114,7 @@ def read_gguf(path: Path) -> GgufFile:
         UserError: the file is missing, truncated or no GGUF file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _check_start(path, file.read(8))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Reader(path, data).read()

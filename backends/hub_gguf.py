@@ -16,6 +16,7 @@ from pathlib import Path
 
 from backends import hub
 from backends.gguf_files import PART
+from backends.regular_files import read_regular
 from routing.errors import UserError
 from routing.events import Progress
 
@@ -123,11 +124,15 @@ def _flat_folder() -> Path:
     return Path(os.environ.get("LLAMA_CACHE") or Path(usual) / "llama.cpp").expanduser()
 
 
+LONGEST_COMMIT = 1000
+"""Bytes; a commit has 40 digits."""
+
+
 def _snapshot(repository: Path) -> Path | None:
     """The folder of a cached repository's newest version; None if it is not cached."""
     try:
-        commit = (repository / "refs" / "main").read_text().strip()
-    except OSError:
+        commit = read_regular(repository / "refs" / "main", LONGEST_COMMIT).decode().strip()
+    except (OSError, ValueError):
         return None
     snapshot = repository / "snapshots" / commit
     return snapshot if commit and snapshot.is_dir() else None

@@ -54,7 +54,7 @@ class LlamaEngine(Engine):
         self._loaded = loaded
         self._rows = _row_format(loaded)
         self._gate_check = GateCheck(loaded.gate, loaded.tap)
-        self._text = TextCodec(loaded.tokenizer, loaded.info.name)
+        self._text = TextCodec(loaded.tokenizer, loaded.info.name, loaded.tokenizer.jinja_template)
         self._ends = self._text.ends
         self._observes = True
         self._next_token = NextToken(self._ends, loaded.tokenizer.vocabulary)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from typing import Any, Literal
+from typing import Any
 
 from llama_cpp import llama_cpp as lib
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-Messages = list[dict[str, str]]
+from backends.chat_template import ChatTemplate
 
 LONGEST_PIECE = 256
 """Bytes that a token is expected to have; longer ones are asked for again."""
@@ -50,21 +49,16 @@ class LlamaTokenizer:
                 return list(ids[:count])
             room = -count
 
-    def apply_chat_template(
-        self,
-        messages: Messages,
-        *,
-        tokenize: Literal[False],  # noqa: ARG002 - the codec says so to every tokenizer
-        add_generation_prompt: bool,
-    ) -> str:
-        """The text of a conversation, not yet split into tokens."""
-        formatter = Jinja2ChatFormatter(
-            template=self._template,
-            bos_token=self._special(lib.llama_vocab_bos(self._vocab)),
-            eos_token=self._special(lib.llama_vocab_eos(self._vocab)),
-            add_generation_prompt=add_generation_prompt,
+    def jinja_template(self) -> ChatTemplate | None:
+        """The chat template, with the special tokens that it may write; None if the model has none."""
+        if self._template is None:
+            return None
+        begin, end = lib.llama_vocab_bos(self._vocab), lib.llama_vocab_eos(self._vocab)
+        variables: dict[str, str | None] = dict.fromkeys(
+            ("functions", "function_call", "tools", "tool_choice", "documents")
         )
-        return str(formatter(messages=messages).prompt)
+        variables |= {"bos_token": self._special(begin), "eos_token": self._special(end)}
+        return ChatTemplate(self._template, variables)
 
     def _special(self, token: int) -> str:
         return self.piece(token).decode(errors="replace") if token >= 0 else ""

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mlx_lm.utils import load_model as mlx_load_model
 
 from backends import model_config, out_of_memory
 from backends.catalog import ModelLocation
+from backends.chat_template import of_hugging_face
 from backends.engine_options import check_context
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
@@ -113,7 +115,7 @@ def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Modu
         raise UserError(
             f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice="try a newer mlx-lm or another model"
         ) from error
-    return model, TextCodec(tokenizer, name)
+    return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer))
 
 
 # -- weights

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backends.regular_files import read_regular
 from backends.tensor_files import AGAIN, unreadable
 from routing.errors import UserError
 
@@ -30,7 +31,7 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(read_regular(path))
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no config.json", advice="give a folder in Hugging Face layout") from error
     except OSError as error:

@@ -8,7 +8,17 @@ from backends.engine import Detokenizer, Drawn, Routing
 from backends.observation import Evaluated, TokenFacts
 from backends.outbox import Outbox
 from backends.protocol import Branch, Perturb
-from routing.events import Change, Perturbation, PerturbationForm, Progress, RunState, Sampling, State, TokenSource
+from routing.events import (
+    Change,
+    Perturbation,
+    PerturbationForm,
+    Progress,
+    RunState,
+    RunWarning,
+    Sampling,
+    State,
+    TokenSource,
+)
 
 
 class Narration:
@@ -51,6 +61,11 @@ class Narration:
     def state(self, state: RunState, *, why: str | None = None, message: str | None = None) -> None:
         """What became of the run."""
         self._outbox.put(State(state=state, i=self.i, t=self.now(), why=why, message=message))
+        self._outbox.flush()
+
+    def warn(self, text: str) -> None:
+        """Tell what was found out about the run's numbers, after everything that happened before it."""
+        self._outbox.put(RunWarning(i=self.i, t=self.now(), text=text))
         self._outbox.flush()
 
     def change(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 from backends.catalog import ModelLocation
@@ -10,7 +11,8 @@ from backends.gguf_experts import check_experts
 from backends.gguf_files import GgufFile, read_parts
 from backends.hub_gguf import Wanted
 from backends.model_config import expert_count, read_config
-from backends.tensor_files import AGAIN, Tensor, read_tensors
+from backends.regular_files import read_regular
+from backends.tensor_files import AGAIN, Tensor, read_tensors, unreadable
 from routing.errors import UserError
 
 WEIGHTS = "model*.safetensors"
@@ -18,6 +20,12 @@ WEIGHTS = "model*.safetensors"
 TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.*", "tekken.json")
 """The names that vocabularies have; one is enough."""
 INDEX = "model.safetensors.index.json"
+TEMPLATES = "additional_chat_templates"
+"""A folder that transformers looks into."""
+TEXTS = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))
+"""What libraries read as a whole."""
+LONGEST_VOCABULARY = 1_000_000_000
+"""Bytes. The longest tokenizer.json of a published model has some 40 MB."""
 
 
 def preflight(location: ModelLocation) -> None:
@@ -68,6 +76,7 @@ def _other_than_a_model(file: GgufFile) -> str | None:
 
 def _check_folder(name: str, folder: Path) -> None:
     config = _config(folder)
+    _check_readable(folder)
     if expert_count(config) is None:
         raise UserError(
             f"{name} is a dense model: its config.json names no experts", advice="give a Mixture-of-Experts model"
@@ -75,6 +84,32 @@ def _check_folder(name: str, folder: Path) -> None:
     read_tensor_tables(folder)
     if not any(any(folder.glob(name)) for name in TOKENIZERS):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)})", advice=AGAIN)
+
+
+def _check_readable(folder: Path) -> None:
+    """Refuse what a library would wait for, or read without end: it opens files by names of its own."""
+    for place in (folder, folder / TEMPLATES):
+        try:
+            paths = sorted(place.iterdir())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unreadable(place, error) from error
+        for path in paths:
+            _check_entry(path)
+
+
+def _check_entry(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError:  # a dangling link, or one that may not be followed: whatever needs it says so
+        return
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a regular file", advice="remove it from the model's folder")
+    if path.suffix in TEXTS and status.st_size > LONGEST_VOCABULARY:
+        raise UserError(f"{path} is larger than {LONGEST_VOCABULARY:,} bytes", advice=AGAIN)
 
 
 def _config(folder: Path) -> dict[str, object]:
@@ -112,6 +147,6 @@ def _indexed_files(folder: Path) -> set[str]:
     if not path.exists():
         return set()
     try:
-        return {str(name) for name in json.loads(path.read_bytes())["weight_map"].values()}
+        return {str(name) for name in json.loads(read_regular(path))["weight_map"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no valid index", advice=AGAIN) from error

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO
 
 from backends import out_of_memory
-from backends.protocol import Command, Failed, Message, Shutdown, decode_message, encode
+from backends.protocol import Command, Failed, Message, Shutdown, Stop, decode_message, encode
 
 ROOT = Path(__file__).parent.parent
 
-PATIENCE = 2.0
-"""Seconds a worker gets for each step of leaving: by itself, terminated, killed."""
+PATIENCE = 1.0
+"""Seconds a worker gets for each step of leaving: by itself, terminated, killed. It has nothing to put in order."""
 
 LOG_LINES = 20
 LOG_TAIL = 65536
@@ -61,7 +61,7 @@ class WorkerProcess:
         self._closing = False
         self._has_failed = False
         self._sending = threading.Lock()
-        self._process, self._commands, self._messages = _spawn(self._log)
+        self._process, self._commands, self._messages, self._lifeline = _spawn(self._log)
         self._reader = threading.Thread(target=self._read, name="worker messages", daemon=True)
         self._reader.start()
 
@@ -73,6 +73,8 @@ class WorkerProcess:
         """Tell the worker. If it is dead this does nothing: its death is reported as a message."""
         with self._sending, contextlib.suppress(OSError):
             self._commands.send_bytes(encode(command))
+        if isinstance(command, Stop | Shutdown):
+            self._wake()
 
     def close(self) -> None:
         """End the worker: by asking, then by force. Returns when it is gone. Safe to call twice, from any thread."""
@@ -82,8 +84,14 @@ class WorkerProcess:
         if threading.current_thread() is not self._reader:
             self._reader.join(PATIENCE)
         with self._sending:
-            self._commands.close()
+            if not self._commands.closed:
+                self._commands.close()
+                os.close(self._lifeline)
         self._log.close()
+
+    def _wake(self) -> None:
+        """Let a worker go on that was suspended (SIGSTOP, or by a debugger): as it is, it could not even leave."""
+        self._process.send_signal(signal.SIGCONT)
 
     def _end(self) -> int:
         """Wait for the process to leave, helping it along; returns its exit status."""
@@ -122,24 +130,31 @@ def _create(log: Path) -> IO[bytes]:
     return open(os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b")
 
 
-def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
-    """Start the process; returns it with the writing end for commands and the reading end for messages."""
+def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connection, int]:
+    """Start the process.
+
+    Returns:
+        The process, the writing end for commands, the reading end for messages, and the writing end of its lifeline.
+    """
     commands_in, commands_out = os.pipe()
     messages_in, messages_out = os.pipe()
+    lifeline_in, lifeline_out = os.pipe()
+    inherited = (commands_in, messages_out, lifeline_in)
     search_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
         # -P keeps the folder that the user happens to be in off the import path.
-        [sys.executable, "-P", "-m", "backends.worker", str(commands_in), str(messages_out)],
+        [sys.executable, "-P", "-m", "backends.worker", *map(str, inherited)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        pass_fds=(commands_in, messages_out),
+        pass_fds=inherited,
         env=os.environ | ENVIRONMENT | {"PYTHONPATH": search_path},
         process_group=0,  # Ctrl-C in the terminal is for the parent, also before the worker can ignore it
     )
-    os.close(commands_in)
-    os.close(messages_out)
-    return process, Connection(commands_out, readable=False), Connection(messages_in, writable=False)
+    for descriptor in inherited:
+        os.close(descriptor)
+    commands, messages = Connection(commands_out, readable=False), Connection(messages_in, writable=False)
+    return process, commands, messages, lifeline_out
 
 
 def _cause(status: int, log: str = "") -> str:

@@ -20,6 +20,7 @@ from routing.events import (
     PerturbationSource,
     Phase,
     Progress,
+    RunWarning,
     Sampling,
     State,
     Token,
@@ -228,7 +229,7 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """Injected ones, then one chunk of generated ones; `i` goes on from the boundary."""
 
 
-BatchItem = Token | Perturbation | State | Progress | Change | Branch
+BatchItem = Token | Perturbation | State | RunWarning | Progress | Change | Branch
 """What a run sends, in the order in which it happened."""
 
 

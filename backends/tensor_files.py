@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.regular_files import open_regular
 from routing.errors import UserError
 
 LONGEST_HEADER = 100_000_000
@@ -51,8 +53,8 @@ def read_tensors(path: Path) -> list[Tensor]:
         UserError: the file is missing, truncated or no safetensors file.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = int.from_bytes(start, "little")
             _check_length(path, start, length, size)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
+from backends.chat_template import ChatTemplate, Messages
 from backends.engine import Detokenizer
 from routing.errors import UserError
-
-Messages = list[dict[str, str]]
 
 
 class TextCodec:
@@ -17,11 +17,13 @@ class TextCodec:
     Args:
         tokenizer: mlx-lm's wrapper of a Hugging Face tokenizer.
         name: the model's, for messages.
+        template: finds the chat template; None if the tokenizer renders conversations by code of its own library.
     """
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
+    def __init__(self, tokenizer: Any, name: str, template: Callable[[], ChatTemplate | None]) -> None:
         self._tokenizer = tokenizer
         self._name = name
+        self._template = template
 
     @property
     def has_chat_template(self) -> bool:
@@ -61,6 +63,9 @@ class TextCodec:
 
     def _render(self, messages: Messages) -> str:
         try:
+            template = self._template()
+            if template is not None:
+                return template.render(messages)
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template is a program of the model's own, and may raise anything
             reason = next(iter(str(error).splitlines()), type(error).__name__)

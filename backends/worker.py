@@ -1,4 +1,4 @@
-"""The process that runs the model: `python -m backends.worker COMMANDS MESSAGES`, two inherited file descriptors.
+"""The process that runs the model: `python -m backends.worker COMMANDS MESSAGES LIFELINE`, inherited file descriptors.
 
 Its main thread loads the model and generates (MLX's streams belong to a thread); a second one reads commands.
 """
@@ -19,11 +19,13 @@ from backends import catalog
 from backends.engine import Engine
 from backends.generation import Run
 from backends.inbox import Inbox, PipeInbox
+from backends.lifeline import hold
 from backends.measuring import Measurements
 from backends.observation import Observer, captured
 from backends.outbox import Outbox
 from backends.preflight import preflight
 from backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
+from backends.turn_check import template_warnings
 from routing.errors import UserError
 from routing.events import Progress
 
@@ -38,7 +40,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(all_threads=False)
     sys.setswitchinterval(GIVE_WAY)
-    commands, messages = (int(descriptor) for descriptor in sys.argv[1:3])
+    commands, messages, lifeline = (int(descriptor) for descriptor in sys.argv[1:4])
+    hold(lifeline)
     status = serve(PipeInbox(Connection(commands, writable=False)), _sender(Connection(messages, readable=False)))
     sys.stderr.flush()
     # MLX aborts in its own destructors on some ways out of the interpreter; nothing is left to tidy up.
@@ -114,7 +117,7 @@ def _ready(engine: Engine) -> Ready:
         backend=engine.backend,
         template="chat" if engine.has_chat_template else None,
         capture=captured(engine.model.gate, sees_weights=engine.sees_weights),
-        warnings=engine.warnings,
+        warnings=[*engine.warnings, *template_warnings(engine)],
     )
 
 

@@ -20,6 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from routing.noise import in_words
+from vitals.noise import NoiseMeter
+
 SHAPES = ((6, 8), (32, 8), (48, 128), (94, 512))
 PANELS = {(120, 40): (60, 19), (200, 60): (112, 36)}
 """Terminal sizes, and the size of the heatmap's panel in a dashboard of that size."""
@@ -113,6 +116,7 @@ def main() -> None:
         child(layers, experts, (panel[0], panel[1]), arguments.report)
         return
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
+    meter = NoiseMeter()
     print(f"| layers × experts | terminal | panel | ms per frame | share of a core at {FPS} fps | at 30 fps |")
     print("|---|---|---|---|---|---|")
     for size in PANELS:
@@ -121,6 +125,7 @@ def main() -> None:
             shares = f"{ms * FPS / 10:.1f} % | {ms * 30 / 10:.1f} %"
             place = f"{size[0]}×{size[1]} | {PANELS[size][0]}×{PANELS[size][1]}"
             print(f"| {layers} × {experts} | {place} | {ms:.2f} | {shares} |", flush=True)
+    print(f"\nWhile measuring: {in_words(meter.noise())}.")
 
 
 if __name__ == "__main__":

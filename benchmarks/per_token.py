@@ -39,8 +39,10 @@ from backends.protocol import Batch, EngineOptions, MeasuredVariant, Ready, deco
 from backends.worker import GIVE_WAY
 from routing.events import Token
 from routing.instruments import Instruments
+from routing.noise import in_words
 from sessions.recorder import Recorder
 from sessions.run_settings import RunSettings
+from vitals.noise import NoiseMeter
 
 PROMPT = "def parse_"
 FEWEST = 60
@@ -228,7 +230,9 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # llama.cpp says a lot while it loads
     sys.setswitchinterval(GIVE_WAY)  # as in a worker
     for model in arguments.models:
-        print(f"{Path(model).name}\n\n{tables(model, arguments.rounds, arguments.tokens)}\n", flush=True)
+        meter = NoiseMeter()
+        print(f"{Path(model).name}\n\n{tables(model, arguments.rounds, arguments.tokens)}\n")
+        print(f"While measuring: {in_words(meter.noise())}.\n", flush=True)
 
 
 if __name__ == "__main__":

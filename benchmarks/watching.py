@@ -16,8 +16,9 @@ from pathlib import Path
 from backends.protocol import BackendChoice
 from benchmarks import in_transformers
 from benchmarks.made_models import FEW_LARGE, MANY_SMALL, Shape, make_file, make_folder
-from routing.ratios import table
-from sessions.bench import Bench, Row, Variants
+from routing.noise import in_words
+from routing.ratios import FEWEST_ROUNDS, table
+from sessions.bench import Bench, BenchResult, Variants
 from sessions.run_settings import RunSettings
 from tui.unseen import run_unseen
 
@@ -68,7 +69,7 @@ def no_compiler() -> Iterator[None]:
             os.environ["CC"] = before
 
 
-def rows_of(case: Case, model: str, rounds: int) -> list[Row]:
+def result_of(case: Case, model: str, rounds: int) -> BenchResult:
     """Measure one model on one engine; on llama.cpp also as it is without a compiler."""
     settings = RunSettings(model=model, backend=case.backend, prompt=PROMPT, tokens=case.tokens)
     with ExitStack() as stack:
@@ -81,25 +82,30 @@ def rows_of(case: Case, model: str, rounds: int) -> list[Row]:
         return bench.run(rounds, lambda: None, beside)
 
 
-def show(title: str, rows: list[Row]) -> None:
-    """Print the tables of one case."""
+def show(title: str, result: BenchResult) -> None:
+    """Print the tables of one case, and the noise beside them."""
+    rows = result.rows
     print(f"## {title}\n")
     for phase in ("decode", "prefill"):
         print(table({row.name: row.rates for row in rows if row.phase == phase}, corner=phase), flush=True)
         print()
+    for row in rows:
+        if row.doubt is not None:
+            print(f"{row.phase}, {row.name}: too noisy ({row.doubt})")
+    print(f"While measuring: {in_words(result.noise)}.\n", flush=True)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=8, help=f"at least {FEWEST_ROUNDS}, or there is no interval")
     parser.add_argument("--only", default="", help="cases whose title contains this")
     parser.add_argument("--torch", type=Path, help="a Python that has torch and transformers")
     arguments = parser.parse_args()
     for case in CASES:
         if arguments.only in case.title:
             with tempfile.TemporaryDirectory(prefix="moe-watch-made-") as folder:
-                show(case.title, rows_of(case, case.model(Path(folder)), arguments.rounds))
+                show(case.title, result_of(case, case.model(Path(folder)), arguments.rounds))
     for shape in (FEW_LARGE, MANY_SMALL):
         title = f"{shape}, in transformers"
         if arguments.only in title:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
     from backends.protocol import ForkPlan
+    from routing.noise import Noise
     from sessions.measuring.findings import Findings
     from sessions.measuring.plan import Plan, PlannedRun
 
@@ -79,7 +80,7 @@ NEUTRAL = " This is a sentence among others."
     metavar="DIR",
     help="Where everything goes.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print results.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json, and the noise of the machine.")
 def measure(as_json: bool, folder: Path, **options: Any) -> None:
     """Measure how mid-pressure of MODEL goes over a context, over many runs.
 
@@ -96,20 +97,34 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
     plan = _plan(folder, **options)
     findings = _measure(plan, folder)
 
+    from msgspec import to_builtins
+
+    from sessions.measuring.noise import range_in_words
     from sessions.measuring.output import write_all
     from sessions.measuring.results import results, to_bytes
     from sessions.measuring.words import summary_lines
 
     found = results(findings)
+    noise = _noise(findings, folder)
     without_figures = write_all(findings, to_bytes(found), folder)
     if as_json:
-        click.echo(json.dumps(found, allow_nan=False))
+        click.echo(json.dumps(found | {"noise": to_builtins(noise)}, allow_nan=False))
     else:
         for line in summary_lines(findings):
             say(line)
+        say(f"while measuring: {range_in_words([each for each in noise.values() if each is not None])}")
     if without_figures:
         complain(without_figures)
     say(f"the report is {folder / 'report.md'}", err=True)
+
+
+def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
+    """Return the noise of the machine by session file; None for a run that was measured without noting it."""
+    from sessions.measuring.noise import read_noise
+
+    known = read_noise(folder)
+    files = [each.run.planned.file for each in (*findings.plain, *findings.late)]
+    return {file: known.get(file) for file in files}
 
 
 def _measure(plan: Plan, folder: Path) -> Findings:

@@ -167,7 +167,7 @@ class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
     temperatures: list[Temperature] = []
     throttling: bool | None = None
     unavailable: dict[str, str] = {}
-    """Why a quantity is absent, by its field name."""
+    """Why a quantity is absent, by its field name; why one sensor of several is left out, by the sensor's."""
 
 
 class Marker(_Event, tag="marker", frozen=True, kw_only=True):
@@ -187,6 +187,16 @@ class Refused(_Event, tag="refused", frozen=True, kw_only=True):
     command: str
     """`start`, `inject`, `sampling`, `tap`, `fork`, `load` or `measure`; later versions may have more."""
     why: str
+    """One line for the user."""
+
+
+class RunWarning(_Event, tag="warning", frozen=True, kw_only=True):
+    """A fact about the run's numbers that was found out while it ran, such as a gate that does not hold."""
+
+    i: int
+    """Tokens so far."""
+    t: float
+    text: str
     """One line for the user."""
 
 
@@ -294,7 +304,21 @@ class Fork(_Event, tag="fork", frozen=True, kw_only=True):
     pressures: Pressures | None = None
 
 
-Event = Header | Token | Chunk | Perturbation | Vitals | Marker | Refused | State | Keyframe | Cost | Change | Fork
+Event = (
+    Header
+    | Token
+    | Chunk
+    | Perturbation
+    | Vitals
+    | Marker
+    | Refused
+    | RunWarning
+    | State
+    | Keyframe
+    | Cost
+    | Change
+    | Fork
+)
 """Anything a session file may hold and this version knows."""
 
 

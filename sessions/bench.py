@@ -15,6 +15,7 @@ from typing import get_args
 from backends.protocol import Measure, MeasuredVariant, Ready
 from routing.errors import UserError
 from routing.events import Cost, Phase, Progress, State, Token
+from routing.noise import Noise, doubt
 from routing.ratios import Ratio, interleave, ratio
 from sessions.headless import run_headless
 from sessions.kept_worker import KeptWorker
@@ -22,6 +23,7 @@ from sessions.live import LiveSource
 from sessions.reader import read_session
 from sessions.run_settings import RunSettings
 from sessions.surroundings import Surroundings
+from vitals.noise import NoiseMeter
 
 FEWEST_TOKENS = 20
 """A recording's times are whole milliseconds, and of fewer tokens a rate could not be told."""
@@ -53,6 +55,41 @@ class Row:
     def tokens_per_second(self) -> float:
         """Median over the rounds."""
         return statistics.median(self.rates)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the ratio cannot be believed, by the rates alone."""
+        return None if self.name == "bare" else doubt(self.ratio.value, self.ratio.interval)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """All rows of a benchmark, and the noise of the machine while they were measured."""
+
+    rows: list[Row]
+    noise: Noise
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the cost of the tap is not known; None if it is."""
+        against = self._row("tap on").ratio
+        return doubt(against.value, against.interval, self.noise)
+
+    @property
+    def cost(self) -> Cost | None:
+        """Cost of the tap, as a header carries it; None if the measurement is too noisy."""
+        if self.doubt is not None:
+            return None
+        tap = self._row("tap on")
+        return Cost(
+            tap_off=self._row("bare").tokens_per_second,
+            tap_on=tap.tokens_per_second,
+            ratio=tap.ratio.value,
+            interval=tap.ratio.interval,
+        )
+
+    def _row(self, name: str) -> Row:
+        return next(row for row in self.rows if (row.phase, row.name) == ("decode", name))
 
 
 class Bench:
@@ -97,11 +134,11 @@ class Bench:
         rounds: int,
         on_measured: Callable[[], None],
         beside: Variants = MappingProxyType({}),
-    ) -> list[Row]:
-        """Measure everything in so many rounds, after one to warm up.
+    ) -> BenchResult:
+        """Measure everything in each round, after one round to warm up.
 
         Args:
-            rounds: at least 2, so that there is an interval.
+            rounds: at least `routing.ratios.FEWEST_ROUNDS`, or there is no interval.
             on_measured: called after every measurement; there are `measurements(rounds)`, and those of `beside`.
             beside: what else is measured in the same rounds, in tokens per second.
         """
@@ -117,8 +154,11 @@ class Bench:
         with TemporaryDirectory(prefix="moe-watch-bench-") as name:
             everything = {**self._variants(Path(name)), **beside}
             variants = {variant: noted(measure) for variant, measure in everything.items()}
+            meter = NoiseMeter()
             rates = interleave(variants, rounds, warm_up=WARM_UP_ROUNDS)
-        return [Row(*variant, taken, ratio(taken, rates[variant[0], "bare"])) for variant, taken in rates.items()]
+            noise = meter.noise()
+        rows = [Row(*variant, taken, ratio(taken, rates[variant[0], "bare"])) for variant, taken in rates.items()]
+        return BenchResult(rows, noise)
 
     def measurements(self, rounds: int) -> int:
         """How many measurements `run` takes."""
@@ -175,16 +215,3 @@ def recorded_rate(path: Path) -> float:
     if last.why == "user":
         raise KeyboardInterrupt
     return (len(times) - 1) / (times[-1] - times[0])
-
-
-def cost_of(rows: Sequence[Row]) -> Cost:
-    """The cost of the tap, as a header carries it."""
-    decode = {row.name: row for row in rows if row.phase == "decode"}
-    bare, tap = decode["bare"], decode["tap on"]
-    against = tap.ratio
-    return Cost(
-        tap_off=bare.tokens_per_second,
-        tap_on=tap.tokens_per_second,
-        ratio=against.value,
-        interval=(against.low, against.high),
-    )

@@ -1,4 +1,4 @@
-"""What observing was measured to cost, kept for every model and engine on this machine."""
+"""Measured costs of observing, kept for every model and engine on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import TypeAlias
 import msgspec
 import platformdirs
 
+from backends.regular_files import read_regular
 from routing.events import BackendInfo, Cost, ModelInfo
+from routing.noise import Noise, doubt
 from sessions.paths import replace_file
 
 _Identity: TypeAlias = list[str | int | None]
@@ -23,6 +25,8 @@ class _Kept(msgspec.Struct, frozen=True):
     measured: _Identity
     """Whose cost it is, as `_identity` says it."""
     cost: Cost
+    noise: Noise
+    """Of the machine while that was measured. Earlier versions kept none, and believed every measurement."""
 
 
 def cost_directory() -> Path:
@@ -36,13 +40,13 @@ def known_cost(model: ModelInfo, backend: BackendInfo) -> Cost | None:
         return None
     identity = _identity(model, backend)
     with contextlib.suppress(OSError, ValueError):  # of a damaged file too: it can be measured again
-        kept = msgspec.json.decode(_path(identity).read_bytes(), type=_Kept)
-        if kept.measured == identity and _is_sound(kept.cost):
+        kept = msgspec.json.decode(read_regular(_path(identity)), type=_Kept)
+        if kept.measured == identity and _is_sound(kept):
             return kept.cost
     return None
 
 
-def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost) -> None:
+def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost, noise: Noise) -> None:
     """Remember a measurement, in place of an earlier one. A model without a fingerprint cannot be found again.
 
     Raises:
@@ -51,7 +55,7 @@ def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost) -> None:
     if model.fingerprint is None:
         return
     identity = _identity(model, backend)
-    replace_file(_path(identity), msgspec.json.encode(_Kept(identity, cost)))
+    replace_file(_path(identity), msgspec.json.encode(_Kept(identity, cost, noise)))
 
 
 def _identity(model: ModelInfo, backend: BackendInfo) -> _Identity:
@@ -64,6 +68,9 @@ def _path(identity: _Identity) -> Path:
     return cost_directory() / f"{hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]}.json"
 
 
-def _is_sound(cost: Cost) -> bool:
+def _is_sound(kept: _Kept) -> bool:
+    cost = kept.cost
     numbers = (cost.tap_off, cost.tap_on, cost.ratio, *(cost.interval or ()))
-    return all(math.isfinite(number) and number > 0 for number in numbers)
+    if not all(math.isfinite(number) and number > 0 for number in numbers):
+        return False
+    return doubt(cost.ratio, cost.interval, kept.noise) is None

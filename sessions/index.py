@@ -48,6 +48,7 @@ _KINDS = {
     "perturbation": PERTURBATION,
     "marker": MARKER,
     "refused": OTHER,
+    "warning": OTHER,
     "state": OTHER,
     "cost": OTHER,
     "change": OTHER,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import platformdirs
 
+from backends.regular_files import read_regular
 from routing.errors import UserError
 from sessions import paths
 from sessions.version import version
@@ -82,7 +83,6 @@ def _key(path: Path) -> str:
 
 def _load(path: Path) -> dict[str, _Known]:
     with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        if path.stat().st_size <= MAX_BYTES:
-            found = msgspec.json.decode(path.read_bytes(), type=_File)
-            return found.files if found.moe_watch == version() else {}
+        found = msgspec.json.decode(read_regular(path, MAX_BYTES), type=_File)
+        return found.files if found.moe_watch == version() else {}
     return {}

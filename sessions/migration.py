@@ -42,7 +42,7 @@ PUBLISHED = (
     Version(
         1,
         2,
-        events=frozenset({"refused"}),
+        events=frozenset({"refused", "warning"}),
         fields=frozenset({"chunk.context", "keyframe.context", "keyframe.context_chunks"}),
     ),
 )

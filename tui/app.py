@@ -22,7 +22,7 @@ from textual.filter import LineFilter
 from textual.timer import Timer
 
 from routing.errors import UserError
-from routing.events import Marker, Refused, StreamItem, Vitals
+from routing.events import Marker, Refused, RunWarning, StreamItem, Vitals
 from sessions.replay import ReplaySource
 from sessions.source import END, HOME, Source
 from tui.actions import BY_ID, bindings, holder
@@ -228,15 +228,21 @@ class MoeWatchApp(App[None]):
         self.view.feed(item)
         if isinstance(item, Refused) and self.source.recording.mode != "replay":
             self._tell_refusal(item)
+        elif isinstance(item, RunWarning) and self.source.recording.mode != "replay":
+            self._tell_once(item.text)
 
     def _tell_refusal(self, refused: Refused) -> None:
         """Show why a command was not carried out."""
         if refused.command in ("inject", "start"):
             self.control.refused()
+        self._tell_once(refused.why)
+
+    def _tell_once(self, text: str) -> None:
+        """Show one line, unless it is being shown."""
         now = self._clock()
-        if now - self._refused.get(refused.why, -inf) >= TOAST_SECONDS:
-            self._refused = {refused.why: now}
-            self.notify(one_line(refused.why, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
+        if now - self._refused.get(text, -inf) >= TOAST_SECONDS:
+            self._refused = {text: now}
+            self.notify(one_line(text, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _warn(self) -> None:
         """Say what the source has come to warn of."""

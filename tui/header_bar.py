@@ -9,7 +9,8 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.events import Header, Progress
+from routing.events import Cost, Header, Progress
+from routing.noise import doubt
 from tui.format import count, factor, percent, rate, signed, size
 from tui.frame import Frame
 from tui.inert import one_line
@@ -63,7 +64,7 @@ class HeaderBar(Drawn):
         separator: Part = (" · ", muted)
         right = [*self._recording(frame, detail), separator, self._rate(frame)]
         if detail > 1 or frame.view.tap_off_at is not None:
-            right += [separator, self._cost(frame)]
+            right += [separator, self._cost(frame, detail)]
         return tuple(left), tuple(right)
 
     def _model(self, header: Header | None, detail: int) -> list[Part]:
@@ -121,20 +122,35 @@ class HeaderBar(Drawn):
         ink = self.palette
         return ("– tok/s", on(ink.muted, ink.bar)) if value is None else (f"{rate(value)} tok/s", ink.bar)
 
-    def _cost(self, frame: Frame) -> Part:
+    def _cost(self, frame: Frame, detail: int) -> Part:
         ink = self.palette
         cost = frame.view.cost
         if frame.view.tap_off_at is not None:
             return "tap off", on(ink.warn, ink.bar)
         if cost is None:
             return "tap cost n/a", on(ink.muted, ink.bar)
-        return f"tap {signed(100 * (1 / cost.ratio - 1), 1)} %", ink.bar
+        if doubt(cost.ratio, cost.interval) is not None:
+            return "tap cost too noisy", on(ink.muted, ink.bar)
+        return f"tap {cost_text(cost) if detail >= 3 else more_time(cost.ratio)}", ink.bar
 
 
 def shape(header: Header, *, short: bool = False) -> str:
     """How many layers, experts, and experts per token."""
     layers, experts, top = len(header.model.layers), header.model.experts, header.model.experts_per_token
     return f"{layers}×{experts} top-{top}" if short else f"{layers} layers × {experts} experts, top-{top}"
+
+
+def more_time(ratio: float) -> str:
+    """Return how much longer a token takes, by a ratio of speeds."""
+    return f"{signed(100 * (1 / ratio - 1), 1)} %"
+
+
+def cost_text(cost: Cost) -> str:
+    """Return the cost of observing with its 95 % interval."""
+    if cost.interval is None:
+        return more_time(cost.ratio)
+    low, high = (signed(100 * (1 / ratio - 1), 1) for ratio in reversed(cost.interval))
+    return f"{more_time(cost.ratio)} [{low}, {high}]"
 
 
 def done_share(progress: Progress | None) -> float | None:
@@ -185,4 +201,7 @@ def _cost_details(frame: Frame) -> str:
     if cost is None:
         return "tap cost: not measured yet for this model and engine on this machine; `moe-watch bench` does"
     interval = "" if cost.interval is None else f" [{cost.interval[0]:.3f}, {cost.interval[1]:.3f}]"
-    return f"tap cost: {rate(cost.tap_off)} tok/s without, {rate(cost.tap_on)} with, ratio {cost.ratio:.3f}{interval}"
+    why = doubt(cost.ratio, cost.interval)
+    noisy = "" if why is None else f"; too noisy: {why}"
+    speeds = f"{rate(cost.tap_off)} tok/s without, {rate(cost.tap_on)} with"
+    return f"tap cost: {speeds}, ratio {cost.ratio:.3f}{interval}{noisy}"

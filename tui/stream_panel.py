@@ -178,6 +178,8 @@ class StreamPanel(Panel):
                 wrap.add_mark(piece, f"◆ {one_line(piece.text, 60)} " if piece.text else "◆ ")
             case "refused":
                 wrap.add_mark(piece, f"⊘ {one_line(piece.text, 60)} ")
+            case "warning":
+                wrap.add_mark(piece, f"⚠ {one_line(piece.text, 60)} ")
             case _:
                 if piece.would_stop:
                     wrap.add_mark(piece, _WOULD_STOP)

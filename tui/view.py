@@ -28,6 +28,7 @@ from routing.events import (
     Perturbation,
     Progress,
     Refused,
+    RunWarning,
     Sampling,
     State,
     StreamItem,
@@ -54,7 +55,7 @@ CHARACTERS_KEPT = 4_000
 
 Status = Literal["loading", "waiting", "prefill", "streaming", "paused", "finished", "failed"]
 Role = Literal[
-    "prompt", "injected", "generated", "inject", "change", "fresh", "end", "note", "refused", "begin", "jump"
+    "prompt", "injected", "generated", "inject", "change", "fresh", "end", "note", "refused", "warning", "begin", "jump"
 ]
 """All but the first three are marks between tokens, not text of the context; the last two say that text is missing
 before them, as the recording begins there, or a jump led there."""
@@ -210,6 +211,8 @@ class RunView:
                 self._add(Piece("note", item.note[:CHARACTERS_KEPT], item.i))
             case Refused():
                 self._add(Piece("refused", item.why[:CHARACTERS_KEPT], item.i))
+            case RunWarning():
+                self._add(Piece("warning", item.text[:CHARACTERS_KEPT], item.i))
             case Cost():
                 self.cost = item
             case Keyframe():

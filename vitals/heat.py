@@ -11,6 +11,7 @@ import psutil
 
 from routing.events import Temperature
 from vitals.provider import UnavailableError
+from vitals.sensors import doubt
 
 NO_INTERFACE = {"darwin": "macOS has no public interface for temperatures"}
 NO_COUNTERS = "the kernel counts throttling for Intel processors only, and not in virtual machines"
@@ -38,18 +39,22 @@ class Temperatures:
         self._measure = measure
         self._platform = platform
 
-    def read(self) -> Mapping[str, list[Temperature]]:
+    def read(self) -> Mapping[str, Any]:
         if self._measure is None:
             general = f"psutil reads no temperatures on {self._platform}"
             raise UnavailableError(NO_INTERFACE.get(self._platform, general))
-        found = [
-            Temperature(sensor=_sensor_name(chip, entry.label), celsius=entry.current, high=_limit(entry.high))
-            for chip, entries in self._measure().items()
-            for entry in entries
-        ]
+        found: list[Temperature] = []
+        doubted: dict[str, str] = {}
+        for chip, entries in self._measure().items():
+            for entry in entries:
+                name = _sensor_name(chip, entry.label)
+                if (why := doubt(entry.label, entry.current)) is not None:
+                    doubted[name] = why
+                else:
+                    found.append(Temperature(sensor=name, celsius=entry.current, high=_limit(entry.high)))
         if not found:
-            raise UnavailableError(NO_SENSORS)
-        return {"temperatures": found}
+            raise UnavailableError(_none_of(doubted) if doubted else NO_SENSORS)
+        return {"temperatures": found, "unavailable": doubted}
 
 
 class Throttling:
@@ -84,6 +89,13 @@ class Throttling:
 
 def _sensor_name(chip: str, label: str) -> str:
     return f"{chip} {label}" if label else chip
+
+
+def _none_of(doubted: Mapping[str, str]) -> str:
+    """Say why no sensor can be believed."""
+    (name, why), *others = doubted.items()
+    more = f", and {len(others)} more like it" if others else ""
+    return f"no plausible reading ({name}: {why}{more})"
 
 
 def _limit(high: float | None) -> float | None:

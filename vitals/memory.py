@@ -20,6 +20,9 @@ class SystemMemory:
 
     def read(self) -> Mapping[str, int]:
         memory = self._measure()
+        _require(memory.total > 0, f"the system says it has {memory.total} bytes of memory")
+        for name in ("used", "available"):
+            _require_share(name, getattr(memory, name), memory.total)
         return {
             "memory_total": memory.total,
             "memory_used": memory.used,
@@ -37,6 +40,8 @@ class Swap:
 
     def read(self) -> Mapping[str, int]:
         swap = self._measure()
+        _require(swap.total >= 0, f"the system says it has {swap.total} bytes of swap")
+        _require_share("used", swap.used, swap.total)
         return {"swap_total": swap.total, "swap_used": swap.used}
 
 
@@ -57,8 +62,20 @@ class ProcessMemory:
         if pid is None:
             raise UnavailableError("the process is not running")
         try:
-            return {self.fields[0]: psutil.Process(pid).memory_info().rss}
+            resident = psutil.Process(pid).memory_info().rss
         except psutil.NoSuchProcess as error:
             raise UnavailableError("the process has ended") from error
         except psutil.AccessDenied as error:
             raise UnavailableError("the system does not let us look at the process") from error
+        _require(resident > 0, "the process has ended")  # as a zombie it is still listed, without memory
+        return {self.fields[0]: resident}
+
+
+def _require_share(name: str, part: int, total: int) -> None:
+    """Refuse a part that is none of its total, as containers show with limits of their own."""
+    _require(0 <= part <= total, f"the system gives {part:,} bytes {name} of {total:,}")
+
+
+def _require(plausible: bool, otherwise: str) -> None:
+    if not plausible:
+        raise UnavailableError(otherwise)

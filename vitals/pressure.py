@@ -45,7 +45,10 @@ class LinuxPressure:
             raise UnavailableError("the kernel keeps no pressure-stall information (PSI)") from error
         if found is None:
             raise UnavailableError(f"{self._path} has no `some avg10`")
-        return float(found[1]) / 100
+        stalled = float(found[1]) / 100
+        if stalled > 1:
+            raise UnavailableError(f"{self._path} gives {found[1]} % of the time, which is more than all of it")
+        return stalled
 
 
 class MacPressure:

@@ -20,6 +20,8 @@ class Provider(Protocol):
     def read(self) -> Mapping[str, Any]:
         """Current values by field name, all of `fields`.
 
+        Beside them `unavailable` may give reasons why parts of a value are left out, by the names of those parts.
+
         Raises:
             UnavailableError: there is nothing to be had, and why.
         """

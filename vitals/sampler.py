@@ -37,7 +37,9 @@ class VitalsSampler:
         unavailable: dict[str, str] = {}
         for provider in self._providers:
             try:
-                values.update(provider.read())
+                read = dict(provider.read())
+                unavailable.update(read.pop("unavailable", {}))
+                values.update(read)
             except UnavailableError as reason:
                 unavailable.update(dict.fromkeys(provider.fields, str(reason)))
             except Exception as error:  # a broken sensor, of whatever kind, is no reason to lose a run

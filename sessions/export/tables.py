@@ -18,6 +18,7 @@ from routing.events import (
     Perturbation,
     Pressures,
     Refused,
+    RunWarning,
     Signals,
     State,
     Unknown,
@@ -138,7 +139,7 @@ EVENTS = Table(
     "events",
     "something that happened to the run",
     (
-        Column("event", "label", "perturbation, marker, refused, state or change"),
+        Column("event", "label", "perturbation, marker, refused, warning, state or change"),
         Column("i", "integer", "tokens of the run before it"),
         Column("t", "number", "seconds since the run began"),
         Column("what", "label", "form of the injection, refused command, new state, or what was changed"),
@@ -273,6 +274,8 @@ def rows_of(event: Event | Unknown) -> tuple[str, list[list[Any]]] | None:
             return "events", [["marker", event.i, event.t, None, None, event.note]]
         case Refused():
             return "events", [["refused", event.i, event.t, event.command, event.why, None]]
+        case RunWarning():
+            return "events", [["warning", event.i, event.t, None, None, event.text]]
         case State():
             return "events", [["state", event.i, event.t, event.state, event.why, event.message]]
         case Change():

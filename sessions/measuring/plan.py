@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from backends.protocol import BackendChoice, EngineOptions, ForkPlan
+from backends.regular_files import read_regular
 from routing.errors import UserError
 from routing.events import Sampling
 from routing.pressure import WARM_UP_CHUNKS
@@ -135,7 +136,7 @@ def read_plan(folder: Path) -> Plan | None:
     """
     path = folder / PLAN_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
+        return msgspec.json.decode(read_regular(path), type=Plan)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -14,10 +14,12 @@ from sessions.headless import run_headless
 from sessions.kept_worker import KeptWorker
 from sessions.live import LiveSource
 from sessions.measuring.folder import claimed, creating
+from sessions.measuring.noise import keep_noise
 from sessions.measuring.plan import Plan, PlannedRun
 from sessions.measuring.recorded import NotWholeError, RecordedRun, read_run
 from sessions.parts import numbered_beside
 from sessions.surroundings import Surroundings
+from vitals.noise import NoiseMeter
 
 GO_ON = "the same command goes on from here"
 
@@ -103,7 +105,9 @@ class _Attempt:
         worker = self._loaded()
         self._clear(planned)
         self._watcher.begin(planned)
+        meter = NoiseMeter()
         self._generate(planned, worker)
+        keep_noise(self._folder, planned.file, meter.noise())
         try:
             run = read_run(self._folder, planned, self._plan)
         except NotWholeError as error:

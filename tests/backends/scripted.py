@@ -10,7 +10,7 @@ from backends.generation import Run
 from backends.observation import Observer
 from backends.outbox import Outbox
 from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Start, Stop
-from routing.events import Change, Perturbation, Progress, Sampling, State, Token
+from routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
 
 GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
 
@@ -71,7 +71,7 @@ class Session:
         return [item for batch in self.batches for item in batch.items]
 
     @property
-    def events(self) -> list[Token | Perturbation | State | Change | Branch]:
+    def events(self) -> list[Token | Perturbation | State | RunWarning | Change | Branch]:
         return [item for item in self.items if not isinstance(item, Progress)]
 
     @property
@@ -81,6 +81,10 @@ class Session:
     @property
     def generated(self) -> list[int]:
         return [token.id for token in self.tokens if token.source == "generated"]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [item.text for item in self.items if isinstance(item, RunWarning)]
 
     @property
     def states(self) -> list[tuple[str, str | None, int]]:

@@ -15,6 +15,7 @@ from backends.engine import Engine
 from backends.generation import NO_PREDICTION
 from backends.protocol import Perturb, SetRate, Start, Stop
 from routing.events import Progress, Sampling, State, Token
+from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.scripted import GREEDY, Session, start
 from tests.backends.tiny import BOS
@@ -207,6 +208,22 @@ def test_a_turn_needs_a_template(mixtral: Engine, chat: Engine) -> None:
     assert (
         "".join(token.text for token in session.tokens if token.source == "injected") == "</s>[user]more</s>[assistant]"
     )
+
+
+def test_a_text_that_the_template_leaves_out_is_said(tmp_path: pathlib.Path) -> None:
+    """At the prompt, and at every later turn, beside what the model saw in its place."""
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{% if 'secret' not in m.content %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    engine = load_folder(tiny.write_model(tmp_path / "m", chat_template=template))
+    script = (8, Perturb(text="another secret", form="turn"))
+    session = run(engine, start(prompt="a secret", tokens=8, chunk_size=5), script)
+    said = "the chat template leaves the user's text out or changes it: the model sees '[user]'"
+    assert session.warnings == [said, said]
+    assert len(session.generated) == 8
+    plain = run(engine, start(prompt="no riddle", tokens=8, chunk_size=5))
+    assert plain.warnings == []
+    assert run(engine, start(prompt="a secret", raw=True, tokens=8, chunk_size=5)).warnings == []
 
 
 def test_an_empty_text_is_refused(mixtral: Engine) -> None:

