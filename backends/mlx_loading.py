@@ -16,11 +16,11 @@ import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_tokenizer
-from mlx_lm.utils import load_model as mlx_load_model
 
 from backends import model_config, out_of_memory
 from backends.catalog import ModelLocation
 from backends.engine_options import check_context
+from backends.mlx_opening import open_model
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
@@ -83,7 +83,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
-    model, text = _open(location.name, location.path, config)
+    model, text, settings = _open(location.name, location.path, config)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
     _wire_memory()
@@ -98,14 +98,14 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
         backend=_backend_info(tap, stored, computed, _settings(context, shape)),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
-        warnings=[*([beyond_memory] if beyond_memory else []), *_warnings(text, config, context)],
+        warnings=[*([beyond_memory] if beyond_memory else []), *settings, *_warnings(text, config, context)],
     )
 
 
-def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Module, TextCodec]:
-    """The model, its weights not yet read, and its tokenizer."""
+def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Module, TextCodec, list[str]]:
+    """The model, its weights not yet read, its tokenizer, and what is to be said of settings."""
     try:
-        model, config = mlx_load_model(folder, lazy=True, model_config=model_config.rope_overrides(config))
+        model, config, settings = open_model(folder, config)
         tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:  # a model's files reach deep into two libraries, which raise nearly everything
         traceback.print_exc()
@@ -113,7 +113,7 @@ def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Modu
         raise UserError(
             f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice="try a newer mlx-lm or another model"
         ) from error
-    return model, TextCodec(tokenizer, name)
+    return model, TextCodec(tokenizer, name), settings
 
 
 # -- weights
