@@ -39,12 +39,16 @@ def complete(config: Config) -> tuple[Config, list[str]]:
 
 
 def _missing(section: Config, args_class: type | None) -> Config:
-    """Fill in what the arguments' class has no default for."""
+    """Fill in what the arguments' class has no default for, and what has another name than the class asks for.
+
+    In the place of another name the class would take its default without a word.
+    """
     if args_class is None:
         return {}
-    parameters = inspect.signature(args_class).parameters.values()
-    demanded = [each.name for each in parameters if each.default is each.empty and each.name not in section]
-    filled = {name: FILLS[name](section) for name in demanded if name in FILLS}
+    asked = [each for each in inspect.signature(args_class).parameters.values() if each.name not in section]
+    demanded = {each.name: FILLS.get(each.name) for each in asked if each.default is each.empty}
+    renamed = {each.name: _same(RENAMED[each.name]) for each in asked if each.name in RENAMED}
+    filled = {name: fill(section) for name, fill in (demanded | renamed).items() if fill is not None}
     return {name: value for name, value in filled.items() if value is not ABSENT}
 
 
@@ -124,11 +128,17 @@ def _first_sparse(section: Config) -> Any:
     return types.index("sparse") if isinstance(types, list) and "sparse" in types else 0
 
 
+RENAMED = {
+    "num_experts": "num_local_experts",
+    "num_local_experts": "num_experts",
+    "num_experts_per_tok": "num_experts_per_token",
+    "n_group": "num_expert_group",
+    "sliding_window_size": "sliding_window",
+    "layernorm_epsilon": "rms_norm_eps",
+}
+"""By the name that is asked for: the name that transformers 5 writes."""
+
 FILLS: dict[str, Fill] = {
-    "num_experts": _same("num_local_experts"),
-    "num_local_experts": _same("num_experts"),
-    "num_experts_per_tok": _same("num_experts_per_token"),
-    "n_group": _same("num_expert_group"),
     "head_dim": _head_dim,
     "rotary_dim": _rotary_dim,
     "rope_theta": _theta("full_attention"),
@@ -139,8 +149,6 @@ FILLS: dict[str, Fill] = {
     "moe_layer_freq": _flags("mlp_layer_types", "sparse", int),
     "hybrid_layer_pattern": _flags("layer_types", "sliding_attention", int),
     "first_k_dense_replace": _first_sparse,
-    "sliding_window_size": _same("sliding_window"),
-    "layernorm_epsilon": _same("rms_norm_eps"),
     "shared_intermediate_size": _always(0),
     "n_shared_experts": _always(None),
     "topk_method": _always("noaux_tc"),
