@@ -42,6 +42,10 @@ class TextCodec:
         """Text as it is; `first` adds what the tokenizer puts in front of a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=first))
 
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of these tokens, special ones included; nothing for what can be no token."""
+        return str(self._tokenizer.decode([token for token in ids if token >= 0], skip_special_tokens=False))
+
     def encode_turn(self, text: str) -> list[int]:
         """A conversation's first turn, up to where the model answers."""
         return self.encode(self._render([{"role": "user", "content": text}]), first=False)
@@ -114,7 +118,7 @@ class StreamDetokenizer:
 
     def _return(self, tokens: int, text: str) -> str:
         """Return what the first pending tokens add to the text of the context."""
-        before = os.path.commonprefix([self._decode(self._context), text])
+        before = os.path.commonprefix([self._decode(self._context), text])  # noqa: RUF071 - of characters
         self._context, self._pending = self._pending[:tokens], self._pending[tokens:]
         return text[len(before) :]
 
