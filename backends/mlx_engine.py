@@ -19,6 +19,7 @@ from backends.mlx_loading import LoadedModel, load_model
 from backends.mlx_sampling import NextToken, Prediction
 from backends.mlx_tap import Frame
 from backends.protocol import EngineOptions
+from backends.token_ids import check_token_ids
 from routing.events import Progress, Sampling
 
 PREFILL_STEP = 512
@@ -79,10 +80,19 @@ class MlxEngine(Engine):
         return self._ahead is None
 
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
+        ids = self._encoded(text, turn=turn, first=first)
+        self._check(ids)
+        return ids
+
+    def _encoded(self, text: str, *, turn: bool, first: bool) -> list[int]:
         codec = self._loaded.text
         if not turn:
             return codec.encode(text, first=first)
         return codec.encode_turn(text) if first else codec.encode_next_turn(text, self._last)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        loaded = self._loaded
+        check_token_ids(ids, loaded.embedded, self.model.name, lambda token: loaded.text.decode([token]))
 
     def detokenizer(self) -> Detokenizer:
         return self._loaded.text.detokenizer()
@@ -109,6 +119,7 @@ class MlxEngine(Engine):
 
     def force(self, ids: Sequence[int]) -> None:
         self._require_settled()
+        self._check(ids)
         self._forced = deque(ids)
         self._predict_again()
 
@@ -129,6 +140,7 @@ class MlxEngine(Engine):
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
         self._require_settled()
+        self._check(ids)
         for start in range(0, len(ids) - 1, PREFILL_STEP):
             step = ids[start : min(start + PREFILL_STEP, len(ids) - 1)]
             routing = self._evaluate(step)

@@ -31,7 +31,7 @@ def gate_of(family: str, block: Any, router: Any) -> Gate | None:
         router: the module that scores the experts.
     """
     match family:
-        case "mixtral" | "phixtral" | "gpt_oss" | "granitemoe" | "granitemoehybrid" | "jamba":
+        case "mixtral" | "phixtral" | "gpt_oss" | "granitemoe" | "granitemoehybrid":
             return TOP_K_SOFTMAX
         case "gemma4_text":
             return Gate(Scores.SOFTMAX, Weighting.SOFTMAX_OF_SELECTED, scale=None)
@@ -39,7 +39,11 @@ def gate_of(family: str, block: Any, router: Any) -> Gate | None:
             return Gate(Scores.SOFTMAX, Weighting.SPARSEMIXER, jitter=block.jitter_eps)
         case "llama4":
             return Gate(Scores.SIGMOID, Weighting.AS_THEY_ARE, on_input=True)
-        case "qwen2_moe" | "hunyuan" | "deepseek":
+        case "jamba":  # the flag is set where the block was corrected, here and below: mlx-lm's own has none
+            return _gate("softmax", renormalised=False) if hasattr(block, "norm_topk_prob") else TOP_K_SOFTMAX
+        case "qwen2_moe" | "hunyuan":
+            return _gate("softmax", renormalised=getattr(block, "norm_topk_prob", False))
+        case "deepseek":
             return _gate("softmax", renormalised=False)
         case "qwen3_moe" | "qwen3_next" | "olmoe" | "mellum":
             return _gate("softmax", renormalised=block.norm_topk_prob)

@@ -54,12 +54,12 @@ def moe_layers(model: nn.Module) -> Iterator[MoeLayer]:
         if isinstance(module, SwitchGLU | SwitchMLP):
             experts = module["fc1" if isinstance(module, SwitchMLP) else "gate_proj"].num_experts
             yield _layer(path, modules[_owner(path, modules)], module, experts)
-        elif _family(module) == WITHOUT_CONTAINER and "router" in module:
+        elif family_of(module) == WITHOUT_CONTAINER and "router" in module:
             yield _layer(path, module, None, module.num_experts, module.num_experts_per_tok)
 
 
 def _layer(path: str, owner: nn.Module, container: Any, held: int, experts_per_token: int = 0) -> MoeLayer:
-    family = _family(owner)
+    family = family_of(owner)
     router = next((owner[name] for name in ROUTERS if isinstance(owner.get(name), nn.Module)), None)
     # LongCat's router also scores experts that do nothing, and no container holds.
     experts = router.n_routed_experts if router is not None and family == "longcat_flash" else held
@@ -105,5 +105,6 @@ def _layer_index(path: str) -> int:
     return int(numbers[0]) if numbers else 0
 
 
-def _family(block: nn.Module) -> str:
+def family_of(block: nn.Module) -> str:
+    """Return the mlx-lm file that a module's class comes from."""
     return type(block).__module__.rpartition(".")[2]

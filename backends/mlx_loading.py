@@ -17,12 +17,13 @@ import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_tokenizer
-from mlx_lm.utils import load_model as mlx_load_model
 
 from backends import model_config, out_of_memory
 from backends.catalog import ModelLocation
 from backends.chat_template import of_hugging_face
 from backends.engine_options import check_context
+from backends.ignored_settings import listed
+from backends.mlx_opening import open_model
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
@@ -38,6 +39,9 @@ HALF = (mx.float16, mx.bfloat16)
 
 KV_TYPES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
 """Names as in `engine_options.KV_TYPES`."""
+
+EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings", "embed", "embed_in"})
+"""What model families call the embedding of tokens."""
 
 READ_STEP = 64_000_000
 """Bytes of weights read between two progress reports."""
@@ -55,6 +59,8 @@ class LoadedModel:
     context_length: int
     vocabulary: int
     """Width of the logits."""
+    embedded: int
+    """Tokens that the model has an embedding of."""
     warnings: list[str]
 
 
@@ -85,7 +91,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
-    model, text = _open(location.name, location.path, config)
+    model, text, settings = _open(location.name, location.path, config)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
     _wire_memory()
@@ -100,14 +106,19 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
         backend=_backend_info(tap, stored, computed, _settings(context, shape)),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
-        warnings=[*([beyond_memory] if beyond_memory else []), *_warnings(text, config, context)],
+        embedded=_embedded(model, shape.vocabulary),
+        warnings=[
+            *([beyond_memory] if beyond_memory else []),
+            *settings,
+            *_warnings(text, config, context, shape.vocabulary),
+        ],
     )
 
 
-def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Module, TextCodec]:
-    """The model, its weights not yet read, and its tokenizer."""
+def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Module, TextCodec, list[str]]:
+    """The model, its weights not yet read, its tokenizer, and what is to be said of settings."""
     try:
-        model, config = mlx_load_model(folder, lazy=True, model_config=model_config.rope_overrides(config))
+        model, config, settings = open_model(folder, config)
         tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:  # a model's files reach deep into two libraries, which raise nearly everything
         traceback.print_exc()
@@ -115,7 +126,7 @@ def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Modu
         raise UserError(
             f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice="try a newer mlx-lm or another model"
         ) from error
-    return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer))
+    return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer)), settings
 
 
 # -- weights
@@ -200,6 +211,17 @@ def _probe(model: nn.Module, tap: RouterTap) -> Shape:
     return Shape(experts, experts_per_token, logits.shape[-1], _cache_type(cache))
 
 
+def _embedded(model: nn.Module, vocabulary: int) -> int:
+    """Rows of the embedding of tokens; `vocabulary` where it has an unusual name.
+
+    What can be drawn can be read: mlx-lm makes both as large as the config says, and refuses other weights.
+    """
+    embeddings = (nn.Embedding, nn.QuantizedEmbedding)
+    found = (m for path, m in model.named_modules() if isinstance(m, embeddings) and path.split(".")[-1] in EMBEDDINGS)
+    rows = [int(module.weight.shape[0]) for module in found]
+    return min(rows, default=vocabulary)
+
+
 def _cache_type(cache: list[Any]) -> str | None:
     """The type of the numbers that all layers keep; None if it is not one, or they do not show it."""
     kept = {keys.dtype for layer in cache if (keys := getattr(layer, "keys", None)) is not None}
@@ -266,9 +288,12 @@ def _type_name(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
 
 
-def _warnings(text: TextCodec, config: model_config.Config, context: int | None) -> list[str]:
+def _warnings(text: TextCodec, config: model_config.Config, context: int | None, vocabulary: int) -> list[str]:
     warnings = model_config.rope_warnings(config)
-    if not text.ends:
+    beyond = sorted(token for token in text.ends if not 0 <= token < vocabulary)
+    if beyond:
+        warnings.append(f"end-of-text tokens {listed([str(token) for token in beyond])} are none of the model's")
+    if len(beyond) == len(text.ends):
         warnings.append("the model names no end-of-text token: it never stops by itself")
     if context is None:
         warnings.append("config.json names no context length: a run ends only when it is told to, or give --context")

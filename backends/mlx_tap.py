@@ -34,6 +34,8 @@ class Frame:
     """[..., T, E], float32"""
     weights: list[Any]
     """[..., T, k], float32: of `experts`, where the router returns them."""
+    layers: list[int]
+    """Index in the model of each."""
     observed: bool = True
     """The tap was in place."""
 
@@ -44,14 +46,32 @@ class Frame:
         """As NumPy, of a pass over so many tokens, waiting for it if need be.
 
         Only `np.asarray` here: any new MLX operation would queue behind the pass that is already under way.
+
+        Raises:
+            UserError: a router gave no finite number for an expert.
         """
         if not self.observed:
             return Unobserved.of(tokens, len(self.experts))
+        logits = [_rows(array) for array in self.logits]
+        self._check_numbers(logits)
         return Routing(
             tokens=tokens,
             experts=[_rows(array) for array in self.experts],
-            logits=[_rows(array) for array in self.logits],
+            logits=logits,
             weights=[_rows(array) for array in self.weights] if any(w is not None for w in self.weights) else [],
+        )
+
+    def _check_numbers(self, logits: list[Any]) -> None:
+        """With NaN or ∞ for one expert no probability of its layer is known, while the model may use the others."""
+        rows = [(index, row) for index, row in zip(self.layers, logits, strict=True) if row is not None]
+        if not rows or np.isfinite(np.concatenate([row for _, row in rows], axis=-1)).all():
+            return
+        layer, row = next((index, row) for index, row in rows if not np.isfinite(row).all())
+        token, expert = np.argwhere(~np.isfinite(row))[0]
+        raise UserError(
+            f"the router of layer {layer} gives {row[token, expert]} for expert {expert}: damaged weights, or an "
+            "overflow in their precision",
+            advice="try another file of the model, or another precision",
         )
 
 
@@ -72,6 +92,7 @@ class RouterTap:
         self.layers = sorted(moe_layers(model), key=lambda layer: layer.index)
         if not self.layers:
             raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
+        self._indices = [layer.index for layer in self.layers]
         self.frame = self._new_frame()
         """Of the forward pass that was built last."""
         self._model = model
@@ -101,7 +122,7 @@ class RouterTap:
 
     def _new_frame(self) -> Frame:
         nothing = [None] * len(self.layers)
-        return Frame(nothing.copy(), nothing.copy(), nothing.copy())
+        return Frame(nothing.copy(), nothing.copy(), nothing.copy(), self._indices)
 
     def open_frame(self) -> Frame:
         """Begin a forward pass."""

@@ -96,6 +96,12 @@ def _exceptions(settings: Config) -> str:
     return "".join(f"; {each}" for each in [*found, *([f"{whole} modules not quantised"] if whole else [])])
 
 
+def text_section(config: Config) -> Config:
+    """Return the part of a config that describes the language model."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
 def rope_overrides(config: Config) -> Config:
     """What to lay over the config so that mlx-lm finds the position encoding it asks for.
 

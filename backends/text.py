@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +11,10 @@ from typing import Any
 from backends.chat_template import ChatTemplate, Messages
 from backends.engine import Detokenizer
 from routing.errors import UserError
+
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+LONGEST_CHARACTER = 4
+"""Bytes in UTF-8."""
 
 
 class TextCodec:
@@ -37,6 +43,10 @@ class TextCodec:
     def encode(self, text: str, *, first: bool) -> list[int]:
         """Text as it is; `first` adds what the tokenizer puts in front of a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=first))
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of these tokens, special ones included; nothing for what can be no token."""
+        return str(self._tokenizer.decode([token for token in ids if token >= 0], skip_special_tokens=False))
 
     def encode_turn(self, text: str) -> list[int]:
         """A conversation's first turn, up to where the model answers."""
@@ -79,25 +89,54 @@ class TextCodec:
 
 
 class StreamDetokenizer:
-    """For tokenizers of the `tokenizers` library."""
+    """For tokenizers of the `tokenizers` library.
+
+    Tokens that stand for single bytes are put together here: the library makes every byte of a run unreadable if one
+    of them is. Other tokens are decoded together with those before them, which decide about spaces.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._stream = _new_stream()
+        self._bytes = _byte_tokens(tokenizer)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._context: list[int] = []
+        """What the text that was returned last was made from."""
+        self._pending: list[int] = []
+        """Tokens after it, which end within a character."""
 
     def add(self, token: int) -> str:
-        try:
-            text = self._stream.step(self._tokenizer, token)
-        except Exception:  # the library raises nothing narrower where earlier text no longer decodes to the same
-            self._stream = _new_stream()
-            text = self._stream.step(self._tokenizer, token)
-        return text or ""
+        byte = self._bytes.get(token)
+        if byte is None:
+            broken = self._utf8.decode(b"", final=True)
+            return broken + self._whole(token)
+        self._context = [next(iter(self._bytes))]  # a byte's text needs no space, and ends no word
+        return self._utf8.decode(bytes([byte]))
+
+    def _whole(self, token: int) -> str:
+        self._pending.append(token)
+        text = self._decode(self._context + self._pending)
+        if not text.endswith(BROKEN):
+            return self._return(len(self._pending), text)
+        if len(self._pending) < LONGEST_CHARACTER:
+            return ""
+        return self._return(1, self._decode(self._context + self._pending[:1]))  # no character is as long
+
+    def _return(self, tokens: int, text: str) -> str:
+        """Return what the first pending tokens add to the text of the context."""
+        before = os.path.commonprefix([self._decode(self._context), text])  # noqa: RUF071 - of characters
+        self._context, self._pending = self._pending[:tokens], self._pending[tokens:]
+        return text[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False)) if ids else ""
 
 
-def _new_stream() -> Any:
-    from tokenizers.decoders import DecodeStream
-
-    return DecodeStream(skip_special_tokens=False)
+def _byte_tokens(tokenizer: Any) -> dict[int, int]:
+    """Return the bytes that tokens such as `<0x0A>` stand for, by token; that of a letter first."""
+    if tokenizer.decoder is None or b'"ByteFallback"' not in tokenizer.decoder.__getstate__():
+        return {}
+    ids = {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in (ord("a"), *range(256))}
+    return {token: byte for token, byte in ids.items() if token is not None}
 
 
 class SegmentDetokenizer:

@@ -9,43 +9,44 @@ import pathlib
 from importlib.metadata import version
 
 from tests.truth.compare import Comparison, Golden, compare, read_golden, watch
-from tests.truth.expected import DIFFERENT, GATES
+from tests.truth.expected import CORRECTED, GATES
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def measure(name: str) -> tuple[Golden, Comparison]:
+def measure(name: str, *, corrected: bool) -> tuple[Golden, Comparison, str]:
     golden = read_golden(name)
-    return golden, compare(watch(name, golden.ids), golden)
+    seen = watch(name, golden.ids, corrected=corrected)
+    return golden, compare(seen, golden), seen.gate
 
 
-def row(name: str) -> str:
-    golden, found = measure(name)
+def row(name: str, *, corrected: bool) -> str:
+    golden, found, gate = measure(name, corrected=corrected)
     experts, chosen = golden.router_logits.shape[-1], golden.experts.shape[-1]
     layers = ", ".join(str(layer) for layer in golden.layers)
     sets = f"{found.rows - len(found.unequal)} of {found.rows}"
     differences = f"{found.weights:.0e} | {found.probabilities:.0e} | {found.output_logits:.0e}"
-    return f"| {name} | `{GATES[name]}` | {chosen} of {experts} | {layers} | {sets} | {differences} |"
+    return f"| {name} | `{gate}` | {chosen} of {experts} | {layers} | {sets} | {differences} |"
 
 
-def table(names: list[str]) -> str:
+def table(names: list[str], *, corrected: bool = True) -> str:
     head = "| model | gate | experts | MoE layers | equal sets | weights | probabilities | output logits |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *(row(name) for name in names)])
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *(row(name, corrected=corrected) for name in names)])
 
 
 def measured() -> str:
     engines = f"mlx-lm {version('mlx-lm')} and mlx {version('mlx')}"
-    reasons = "\n".join(f"- **{name}**: {reason}." for name, reason in DIFFERENT.items())
+    reasons = "\n".join(f"- **{name}**: {reason}." for name, reason in CORRECTED.items())
     return f"""Measured with {engines}; weights over the gate's factor.
 
-{table([name for name in GATES if name not in DIFFERENT])}
+{table(list(GATES))}
 
-Where MLX computes something else than `transformers`. The routers' inputs are equal up to there, moe-watch shows
-what MLX does, and the output of the model differs, too:
+Some of these models mlx-lm alone computes otherwise than `transformers`. moe-watch adds to the loaded model what is
+missing, and says so in the session's warnings. The same models as mlx-lm loads them:
 
-{table(list(DIFFERENT))}
+{table(list(CORRECTED), corrected=False)}
 
 {reasons}"""
 

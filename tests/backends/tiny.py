@@ -52,7 +52,11 @@ QWEN3: dict[str, Any] = {
     "eos_token_id": EOS,
 }
 
-QWEN2: dict[str, Any] = QWEN3 | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 32}
+QWEN2: dict[str, Any] = QWEN3 | {
+    "model_type": "qwen2_moe",
+    "shared_expert_intermediate_size": 32,
+    "norm_topk_prob": False,
+}
 
 GLM4: dict[str, Any] = {
     "model_type": "glm4_moe",

@@ -16,7 +16,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from backends.engine import Routing
+from backends.mlx_opening import open_model
 from backends.mlx_tap import RouterTap
+from backends.model_config import read_config
 from routing import gates
 from routing.observe import Observation, observe
 
@@ -74,9 +76,13 @@ def read_golden(name: str) -> Golden:
     return Golden(**np.load(MODELS / name / "golden.npz"))
 
 
-def watch(name: str, ids: Array, *, stepwise: bool = False) -> Seen:
-    """Run a model over a sequence, all at once or token by token, and read the tap after each pass."""
-    model, _ = load_model(MODELS / name)
+def watch(name: str, ids: Array, *, stepwise: bool = False, corrected: bool = True) -> Seen:
+    """Run a model over a sequence, all at once or token by token, and read the tap after each pass.
+
+    `corrected` False leaves the model as mlx-lm loads it.
+    """
+    folder = MODELS / name
+    model = open_model(folder, read_config(folder))[0] if corrected else load_model(folder)[0]
     model.set_dtype(mx.float32)
     tap, cache = RouterTap(model), make_prompt_cache(model)
     routings, outputs = [], []

@@ -1,4 +1,4 @@
-"""What is known of each tiny model: the gate that must be named, and where MLX computes something else."""
+"""What is known of each tiny model: the gate that must be named, and where mlx-lm alone computes something else."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ GATES = {
     "gpt_oss_untruncated_yarn": "top_k_softmax",
     "granitemoe": "top_k_softmax",
     "granitemoehybrid": "top_k_softmax",
-    "hunyuan_v1_moe": "softmax_top_k",
-    "jamba": "top_k_softmax",
+    "hunyuan_v1_moe": "softmax_top_k_renormalised",
+    "jamba": "softmax_top_k",
     "kimi_linear": "sigmoid_top_k_renormalised×2.5",
     "laguna": "sigmoid_top_k_renormalised×2.5",
     "lfm2_moe": "sigmoid_top_k_renormalised(sum+1e-06)",
@@ -48,11 +48,11 @@ GATES = {
     "solar_open": "sigmoid_top_k_renormalised×2.5",
 }
 
-DIFFERENT = {
+CORRECTED = {
     "ernie4_5_moe_biased": "mlx-lm drops the checkpoint's selection bias, and selects without it",
     "gpt_oss_untruncated_yarn": "mlx-lm does not read `truncate: false` of YaRN, which published gpt-oss models have, "
     "and rotates by other frequencies",
     "hunyuan_v1_moe": "`transformers` divides the selected probabilities by their sum, mlx-lm does not",
     "jamba": "mlx-lm takes the softmax of the selected logits, `transformers` the selected probabilities as they are",
 }
-"""Models that MLX does not compute as `transformers` does: not a matter of watching, the outputs differ, too."""
+"""Models that mlx-lm alone does not compute as `transformers` does; moe-watch adds what is missing, and says so."""

@@ -11,15 +11,12 @@ OTHER_GATES = {
     "gemma4_text": "softmax_top_k_renormalised×per_expert",
     "granitemoe": "softmax_top_k_renormalised",
     "granitemoehybrid": "softmax_top_k_renormalised",
-    "hunyuan_v1_moe": "softmax_top_k_renormalised",
-    "jamba": "softmax_top_k",
     "mimo_v2_flash": "sigmoid_top_k_renormalised",
     "phimoe": "softmax_top_k_renormalised",
 }
 """Where the gate has another name than in MLX.
 
-For Granite and Gemma it is another name of the same numbers, for Hunyuan and Jamba llama.cpp does as `transformers` and
-MLX does not; MiMo and Phi are among the known differences.
+For Granite and Gemma it is another name of the same numbers; MiMo and Phi are among the known differences.
 """
 
 BOUND = "(sum≥6.1035156e-05)"

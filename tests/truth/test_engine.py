@@ -13,7 +13,7 @@ from routing.events import Sampling, Token
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.truth.compare import MODELS, read_golden, watch
-from tests.truth.expected import DIFFERENT, GATES
+from tests.truth.expected import CORRECTED, GATES
 
 
 def as_folder(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -47,5 +47,7 @@ def test_token_events_say_what_was_routed(name: str, tmp_path: pathlib.Path) -> 
     for quantity in ("weights", "entropy", "margin"):
         recorded = np.array([getattr(token, quantity) for token in seen])
         np.testing.assert_allclose(recorded, getattr(observation, quantity).reshape(tokens, -1), rtol=1e-4, atol=2)
-    if name not in DIFFERENT:
-        np.testing.assert_array_equal(np.sort(events), np.sort(golden.experts))
+    np.testing.assert_array_equal(np.sort(events), np.sort(golden.experts))
+    of_settings = [each for each in engine.warnings if "context length" not in each]
+    assert len(of_settings) == (name in CORRECTED)
+    assert all("added by moe-watch" in each for each in of_settings)

@@ -1,0 +1,73 @@
+"""A model and its tokenizer, opened by mlx-lm, with all settings of the model in force that can be."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.utils import load_model
+
+from backends.ignored_settings import corrected, ignored, listed, not_known
+from backends.mlx_completion import complete
+from backends.mlx_corrections import correct, correct_rules, restore_tensors
+from backends.mlx_dropped import Dropped
+from backends.mlx_settings import unheeded
+from backends.model_config import Config
+
+LARGEST_BIAS = 1_000_000
+"""Elements of a dropped tensor that is read, to see if it is all zeros."""
+
+
+def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False) -> tuple[nn.Module, Config, list[str]]:
+    """Load a model, its weights not yet read.
+
+    Returns:
+        The model, its config as mlx-lm has completed it, and what is to be said of settings.
+    """
+    overrides, said = complete(config)
+    dropped = Dropped()
+    model, completed = load_model(
+        folder,
+        lazy=True,
+        model_config=overrides,
+        get_model_classes=dropped.classes,
+        trust_remote_code=trust_remote_code,
+    )
+    return model, completed, said + put_in_force(model, config | overrides, dropped.arrays)
+
+
+def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> list[str]:
+    """Add to a loaded model what mlx-lm ignores; return a notice or a warning for each such setting.
+
+    Args:
+        model: as mlx-lm loaded it; its modules are replaced.
+        config: with what was laid over it for mlx-lm.
+        dropped: tensors of the checkpoint that the model has not taken.
+    """
+    engine = f"mlx-lm {version('mlx-lm')}"
+    said = [corrected(rule, engine) for rule in correct_rules(model)]
+    lost = {name: array for name, array in dropped.items() if not _is_zero_bias(name, array)}
+    restored = restore_tensors(model, lost)
+    if restored:
+        said.append(corrected(_tensors(restored), engine))
+    if left := [name for name in lost if name not in restored]:
+        said.append(ignored(_tensors(left), engine))
+    found = unheeded(config, model)
+    said += [
+        (corrected if correct(setting, model, config) else ignored)(str(setting), engine) for setting in found.ignored
+    ]
+    if found.not_known:
+        said.append(not_known(found.not_known, f"{engine}'s {config.get('model_type')}"))
+    return said
+
+
+def _tensors(names: list[str]) -> str:
+    return f"the part of the checkpoint in {listed(sorted(names))}"
+
+
+def _is_zero_bias(name: str, array: Any) -> bool:
+    """A bias that adds nothing."""
+    return "bias" in name and array.size <= LARGEST_BIAS and not mx.any(array).item()
