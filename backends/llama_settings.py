@@ -48,6 +48,9 @@ SCORES = {"softmax": Scores.SOFTMAX, "sigmoid": Scores.SIGMOID}
 SCORE_NAMES = ("scoring_func", "score_function", "moe_router_activation_func", "score_func")
 """Names that configurations give the parts of a gate."""
 
+STRETCHED = frozenset({"yarn", "linear", "dynamic"})
+"""Kinds of rotation that a file must name; others come as tensors."""
+
 EVERY_FOURTH = 4
 """Layers of AFMoE without rotation."""
 
@@ -178,6 +181,18 @@ def _yarn(model: Model) -> Iterator[str]:
         yield "rope_scaling.truncate, which is false in published gpt-oss models,"
 
 
+def _rope(model: Model) -> Iterator[str]:
+    """A stretched rotation that the file says nothing of; the converter may have changed the base instead."""
+    given = [model.config.get(name) for name in ("rope_scaling", "rope_parameters")]
+    ropes = [rope for rope in given if isinstance(rope, dict)]
+    kinds = {str(rope.get("rope_type") or rope.get("type")) for rope in ropes}
+    bases = {rope.get("rope_theta") for rope in (model.config, *ropes)} - {None}
+    is_in_file = model.metadata("rope.scaling.type") not in (None, "none") or model.metadata("rope.scaling.factor")
+    is_changed = bases and model.metadata("rope.freq_base") not in {None, *bases}
+    if not is_in_file and not is_changed:
+        yield from (f"rope_scaling of type {kind}" for kind in sorted(STRETCHED & kinds))
+
+
 def _groups(model: Model) -> Iterator[str]:
     """Groups are ranked by their two best experts; those of a softmax, in DeepSeek-V2, are by the best one."""
     groups, used = (model.file.number(f"expert_group_{name}") or 1 for name in ("count", "used_count"))
@@ -212,7 +227,18 @@ def _always(model: Model) -> Iterator[str]:
 
 Rule = Callable[[Model], Iterator[str]]
 
-RULES: tuple[Rule, ...] = (_keys_not_read, _window, _gate, _chosen, _yarn, _groups, _built_in, _rotation, _always)
+RULES: tuple[Rule, ...] = (
+    _keys_not_read,
+    _window,
+    _gate,
+    _chosen,
+    _yarn,
+    _rope,
+    _groups,
+    _built_in,
+    _rotation,
+    _always,
+)
 
 
 def _entry(model: Model, key: str) -> tuple[str, Any] | None:

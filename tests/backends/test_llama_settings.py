@@ -54,7 +54,7 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "gpt-oss does not round YaRN's range": (
         "gpt-oss",
-        {"rope_scaling": {"rope_type": "yarn", "truncate": False}},
+        {"rope_scaling": {"rope_type": "other", "truncate": False}},
         "top_k_softmax",
         "rope_scaling.truncate false",
     ),
@@ -69,6 +69,12 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str, str]] = {
         {"text_config": {"hidden_size": 64, "attn_scale": 0.2}},
         "sigmoid_top_k_on_input",
         "attn_scale 0.2",
+    ),
+    "the rotation is stretched": (
+        "qwen3moe",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+        RENORMALISED,
+        "rope_scaling of type dynamic",
     ),
     "weights are scaled": ("qwen3moe", {"routed_scaling_factor": 2.5}, RENORMALISED, "routed_scaling_factor 2.5"),
     "scores are sigmoids": ("qwen3moe", {"scoring_func": "sigmoid"}, RENORMALISED, "scoring_func sigmoid"),
@@ -144,6 +150,13 @@ def test_a_setting_of_the_file_alone_is_named(
     architecture: str, entries: dict[str, Any], gate: str, setting: str, tmp_path: pathlib.Path
 ) -> None:
     assert said(tmp_path, architecture, None, gate, **entries) == [ignored(setting, "llama.cpp")]
+
+
+def test_a_rotation_that_the_file_names_is_heeded(tmp_path: pathlib.Path) -> None:
+    config = {"rope_theta": 10_000.0, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+    assert said(tmp_path, "qwen3moe", config, RENORMALISED, rope__scaling__type="yarn") == []
+    assert said(tmp_path, "hunyuan-moe", config, RENORMALISED, rope__freq_base=1e6) == [], "Hunyuan's converter"
+    assert said(tmp_path, "qwen3moe", config, RENORMALISED) == [ignored("rope_scaling of type yarn", "llama.cpp")]
 
 
 def test_a_key_that_llama_cpp_has_no_name_for_is_named(tmp_path: pathlib.Path) -> None:
