@@ -51,6 +51,11 @@ SCORE_NAMES = ("scoring_func", "score_function", "moe_router_activation_func", "
 STRETCHED = frozenset({"yarn", "linear", "dynamic"})
 """Kinds of rotation that a file must name; others come as tensors."""
 
+LARGEST_CONFIG = 2**24
+"""Bytes."""
+LARGEST = 1e30
+"""No setting is larger; files may say anything."""
+
 EVERY_FOURTH = 4
 """Layers of AFMoE without rotation."""
 
@@ -102,9 +107,12 @@ def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[in
 
 def _config_beside(file: GgufFile) -> Config:
     """The config.json in the file's folder, if it is of a model of the same shape; else empty."""
+    path = file.path.with_name("config.json")
+    if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+        return {}
     try:
-        whole = read_config(file.path.parent)
-    except UserError:
+        whole = read_config(path.parent)
+    except (UserError, OSError):
         return {}
     nested = whole.get("text_config")
     config: Config = nested if isinstance(nested, dict) else whole
@@ -141,7 +149,8 @@ def _keys_not_read(model: Model) -> Iterator[str]:
 def _window(model: Model) -> Iterator[str]:
     """A sliding window of the config, where it is shorter than the context and some layer has it."""
     window, kinds = model.config.get("sliding_window"), model.config.get("layer_types")
-    slides = model.config.get("use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
+    is_named = not isinstance(kinds, list) or "sliding_attention" in kinds
+    slides = model.config.get("use_sliding_window", True) and is_named
     is_read = model.file.architecture in READ_BY["attention.sliding_window"]
     is_in_file = model.metadata("attention.sliding_window") == window
     if _is_number(window) and 0 < window < model.context and slides and not is_read and not is_in_file:
@@ -186,9 +195,9 @@ def _rope(model: Model) -> Iterator[str]:
     given = [model.config.get(name) for name in ("rope_scaling", "rope_parameters")]
     ropes = [rope for rope in given if isinstance(rope, dict)]
     kinds = {str(rope.get("rope_type") or rope.get("type")) for rope in ropes}
-    bases = {rope.get("rope_theta") for rope in (model.config, *ropes)} - {None}
+    bases = [base for base in (rope.get("rope_theta") for rope in (model.config, *ropes)) if base is not None]
     is_in_file = model.metadata("rope.scaling.type") not in (None, "none") or model.metadata("rope.scaling.factor")
-    is_changed = bases and model.metadata("rope.freq_base") not in {None, *bases}
+    is_changed = bool(bases) and model.metadata("rope.freq_base") not in [None, *bases]
     if not is_in_file and not is_changed:
         yield from (f"rope_scaling of type {kind}" for kind in sorted(STRETCHED & kinds))
 
@@ -211,7 +220,8 @@ def _built_in(model: Model) -> Iterator[str]:
 def _rotation(model: Model) -> Iterator[str]:
     """Where layers of an architecture are rotated otherwise than the model says."""
     sliding = model.metadata("rope.freq_base_swa")
-    if model.file.architecture == "mellum" and sliding is not None and sliding != model.metadata("rope.freq_base"):
+    is_other = _is_number(sliding) and sliding != model.metadata("rope.freq_base")
+    if model.file.architecture == "mellum" and is_other:
         yield f"mellum.rope.freq_base_swa {sliding:g}"
     kinds = model.config.get("layer_types")
     if model.file.architecture == "afmoe" and isinstance(kinds, list):
@@ -247,4 +257,4 @@ def _entry(model: Model, key: str) -> tuple[str, Any] | None:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -118,6 +119,51 @@ def test_what_changes_nothing_is_not_named(case: str, tmp_path: pathlib.Path) ->
     assert said(tmp_path, *HARMLESS[case]) == []
 
 
+CONFIG_KEYS = [
+    *("sliding_window", "use_sliding_window", "layer_types", "norm_topk_prob", "routed_scaling_factor", "scoring_func"),
+    *(
+        "clip_qkv",
+        "rope_scaling",
+        "rope_parameters",
+        "rope_theta",
+        "attention_chunk_size",
+        "text_config",
+        "hidden_size",
+    ),
+    *("num_hidden_layers", "moe_router_logit_softcapping"),
+]
+FILE_KEYS = [
+    *("attention.sliding_window", "attention.clamp_kqv", "expert_weights_norm", "expert_weights_scale"),
+    *("expert_used_count", "expert_group_count", "expert_group_used_count", "rope.freq_base", "rope.freq_base_swa"),
+    *("rope.scaling.type", "rope.scaling.factor"),
+]
+ANYTHING: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    7,
+    1e400,
+    float("nan"),
+    "x",
+    [],
+    [1, [2]],
+    {},
+    {"rope_type": ["yarn"]},
+    10**400,
+]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mellum", "afmoe", "deepseek2", "llama4", "gpt-oss"])
+def test_values_of_any_kind_are_no_more_than_no_finding(architecture: str, tmp_path: pathlib.Path) -> None:
+    for value in ANYTHING:
+        for key in CONFIG_KEYS:
+            said(tmp_path, architecture, {key: value}, "softmax_top_k")
+        (tmp_path / "config.json").unlink()
+        for key in FILE_KEYS:
+            said(tmp_path, architecture, None, "softmax_top_k", **{key.replace(".", "__"): value})
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff"])
 def test_a_config_that_cannot_be_read_is_none(content: bytes, tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_bytes(content)
@@ -150,6 +196,14 @@ def test_a_setting_of_the_file_alone_is_named(
     architecture: str, entries: dict[str, Any], gate: str, setting: str, tmp_path: pathlib.Path
 ) -> None:
     assert said(tmp_path, architecture, None, gate, **entries) == [ignored(setting, "llama.cpp")]
+
+
+def test_a_config_that_is_no_file_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    assert said(tmp_path, "qwen2moe") == []
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    assert said(tmp_path, "qwen2moe") == []
 
 
 def test_a_rotation_that_the_file_names_is_heeded(tmp_path: pathlib.Path) -> None:
