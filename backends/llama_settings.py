@@ -44,7 +44,8 @@ ALWAYS = {"phimoe": "the LayerNorm and sparsemixer of Phi-3.5-MoE"}
 
 NORMS = ("norm_topk_prob", "route_norm", "moe_renormalize")
 SCALES = ("routed_scaling_factor", "moe_routed_scaling_factor", "route_scale")
-SCORES = {"softmax": Scores.SOFTMAX, "sigmoid": Scores.SIGMOID}
+SCORES = {"softmax": Scores.SOFTMAX, "sigmoid": Scores.SIGMOID, "1": Scores.SOFTMAX, "2": Scores.SIGMOID}
+"""Names in a config.json, and llama.cpp's numbers."""
 SCORE_NAMES = ("scoring_func", "score_function", "moe_router_activation_func", "score_func")
 """Names that configurations give the parts of a gate."""
 
@@ -169,7 +170,7 @@ def _gate(model: Model) -> Iterator[str]:
     name, scale = model.first(SCALES) or _entry(model, "expert_weights_scale") or ("", None)
     if _is_number(scale) and scale and model.gate.scale and abs(scale - model.gate.scale) > 1e-4 * abs(scale):
         yield f"{name} {scale:g}"
-    score = model.first(SCORE_NAMES)
+    score = model.first(SCORE_NAMES) or _entry(model, "expert_gating_func")
     if score and SCORES.get(str(score[1]), model.gate.scores) is not model.gate.scores:
         yield f"{score[0]} {score[1]}"
 

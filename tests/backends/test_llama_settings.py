@@ -177,6 +177,7 @@ def test_a_config_that_cannot_be_read_is_none(content: bytes, tmp_path: pathlib.
         ("olmoe", {"attention__clamp_kqv": 8.0}, "softmax_top_k", "olmoe.attention.clamp_kqv 8"),
         ("qwen3moe", {"expert_weights_norm": False}, RENORMALISED, "qwen3moe.expert_weights_norm false"),
         ("llama", {"expert_weights_scale": 2.5}, "top_k_softmax", "llama.expert_weights_scale 2.5"),
+        ("qwen3moe", {"expert_gating_func": 2}, RENORMALISED, "qwen3moe.expert_gating_func 2"),
         ("phimoe", {}, RENORMALISED, "the LayerNorm and sparsemixer of Phi-3.5-MoE"),
         (
             "gpt-oss",
