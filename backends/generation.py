@@ -163,8 +163,7 @@ class Run:
     def _draw(self, *, last: bool) -> tuple[Drawn, bool]:
         """The next token, and whether it completes its chunk."""
         drawn = self._engine.draw(last=last)
-        for warning in self._engine.take_warnings():
-            self._narration.warn(warning)
+        self._warn()
         if isnan(drawn.logprob):
             raise UserError(NO_PREDICTION, advice="try another file of the model, or another precision")
         self._narration.tokens([drawn.id], "generated", drawn.routing, drawn)
@@ -215,6 +214,12 @@ class Run:
             self._narration.send()
             done += routing.tokens
             self._hear()
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say what the engine found out about the run's numbers."""
+        for warning in self._engine.take_warnings():
+            self._narration.warn(warning)
 
     # -- another session's tokens
 

@@ -23,6 +23,7 @@ from backends.protocol import EngineOptions
 from backends.recorded_routing import RowFormat
 from backends.sampling import Choice
 from backends.text import TextCodec
+from routing.errors import UserError
 from routing.events import Progress, Sampling
 
 
@@ -96,6 +97,7 @@ class LlamaEngine(Engine):
         return self._gate_check.take_warnings()
 
     def force(self, ids: Sequence[int]) -> None:
+        self._check_ids(ids)
         self._forced = deque(ids)
 
     @contextmanager
@@ -108,6 +110,7 @@ class LlamaEngine(Engine):
             here.close()
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
+        self._check_ids(ids)
         longest = prefill_step(self._loaded.context)
         for start in range(0, len(ids), longest):
             step = ids[start : start + longest]
@@ -150,6 +153,19 @@ class LlamaEngine(Engine):
         place.kept.go_back()
         self._position, self._last, self._forced = place.position, place.last, deque(place.forced)
         self._next_token.go_on_from(place.draw_state)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        """Refuse tokens that the model has no row for: their prediction would be read out of bounds.
+
+        Raises:
+            UserError: there is one.
+        """
+        outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
+        if outside is not None:
+            raise UserError(
+                f"token {outside} is outside the vocabulary of {self.model.name}, which ends at {self.vocabulary - 1}",
+                advice="give a model with the tokenizer that it was made with",
+            )
 
     def _evaluate(self, ids: list[int]) -> Routing:
         """Put tokens into the context; the prediction after the last one can be drawn from then."""

@@ -35,6 +35,7 @@ MOST_THREADS = 512
 MOST_THREADS_PER_CORE = 4
 ABOUT_MEMORY = re.compile("full-size SWA cache|padding V cache|mlock|setting new yarn_attn_factor")
 """Warnings of llama.cpp that say how it does what it was told to; they change no number, or the header has them."""
+SLOW = "a callback in Python, slower"
 FEWEST_MOST_THREADS = 16
 """Allowed on any machine."""
 
@@ -109,7 +110,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
     warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
-    if isinstance(tap, PythonTap):
+    if how.startswith(SLOW):
         warnings.append(f"routing is read by {how}")
     warnings += ignored_settings(parts[0], probe.gate.name, settings.context, probe.chosen)
     if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
@@ -192,7 +193,7 @@ def _tap(probe: Probe, settings: Settings) -> tuple[Tap, str]:
     try:
         library = compiled_tap()
     except CannotCompile as why:
-        return PythonTap(apart=settings.on_gpu), f"a callback in Python, slower: {why}"
+        return PythonTap(apart=settings.on_gpu), f"{SLOW}: {why}"
     tap = CompiledTap(
         library,
         rows=max(PREFILL_STEP, settings.batch),

@@ -44,9 +44,18 @@ ALWAYS = {"phimoe": "the LayerNorm and sparsemixer of Phi-3.5-MoE"}
 
 NORMS = ("norm_topk_prob", "route_norm", "moe_renormalize")
 SCALES = ("routed_scaling_factor", "moe_routed_scaling_factor", "route_scale")
-SCORES = {"softmax": Scores.SOFTMAX, "sigmoid": Scores.SIGMOID}
+SCORES = {"softmax": Scores.SOFTMAX, "sigmoid": Scores.SIGMOID, "1": Scores.SOFTMAX, "2": Scores.SIGMOID}
+"""Names in a config.json, and llama.cpp's numbers."""
 SCORE_NAMES = ("scoring_func", "score_function", "moe_router_activation_func", "score_func")
 """Names that configurations give the parts of a gate."""
+
+STRETCHED = frozenset({"yarn", "linear", "dynamic"})
+"""Kinds of rotation that a file must name; others come as tensors."""
+
+LARGEST_CONFIG = 2**24
+"""Bytes."""
+LARGEST = 1e30
+"""No setting is larger; files may say anything."""
 
 EVERY_FOURTH = 4
 """Layers of AFMoE without rotation."""
@@ -99,9 +108,12 @@ def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[in
 
 def _config_beside(file: GgufFile) -> Config:
     """The config.json in the file's folder, if it is of a model of the same shape; else empty."""
+    path = file.path.with_name("config.json")
+    if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+        return {}
     try:
-        whole = read_config(file.path.parent)
-    except UserError:
+        whole = read_config(path.parent)
+    except (UserError, OSError):
         return {}
     nested = whole.get("text_config")
     config: Config = nested if isinstance(nested, dict) else whole
@@ -138,7 +150,8 @@ def _keys_not_read(model: Model) -> Iterator[str]:
 def _window(model: Model) -> Iterator[str]:
     """A sliding window of the config, where it is shorter than the context and some layer has it."""
     window, kinds = model.config.get("sliding_window"), model.config.get("layer_types")
-    slides = model.config.get("use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
+    is_named = not isinstance(kinds, list) or "sliding_attention" in kinds
+    slides = model.config.get("use_sliding_window", True) and is_named
     is_read = model.file.architecture in READ_BY["attention.sliding_window"]
     is_in_file = model.metadata("attention.sliding_window") == window
     if _is_number(window) and 0 < window < model.context and slides and not is_read and not is_in_file:
@@ -157,7 +170,7 @@ def _gate(model: Model) -> Iterator[str]:
     name, scale = model.first(SCALES) or _entry(model, "expert_weights_scale") or ("", None)
     if _is_number(scale) and scale and model.gate.scale and abs(scale - model.gate.scale) > 1e-4 * abs(scale):
         yield f"{name} {scale:g}"
-    score = model.first(SCORE_NAMES)
+    score = model.first(SCORE_NAMES) or _entry(model, "expert_gating_func")
     if score and SCORES.get(str(score[1]), model.gate.scores) is not model.gate.scores:
         yield f"{score[0]} {score[1]}"
 
@@ -178,6 +191,18 @@ def _yarn(model: Model) -> Iterator[str]:
         yield "rope_scaling.truncate, which is false in published gpt-oss models,"
 
 
+def _rope(model: Model) -> Iterator[str]:
+    """A stretched rotation that the file says nothing of; the converter may have changed the base instead."""
+    given = [model.config.get(name) for name in ("rope_scaling", "rope_parameters")]
+    ropes = [rope for rope in given if isinstance(rope, dict)]
+    kinds = {str(rope.get("rope_type") or rope.get("type")) for rope in ropes}
+    bases = [base for base in (rope.get("rope_theta") for rope in (model.config, *ropes)) if base is not None]
+    is_in_file = model.metadata("rope.scaling.type") not in (None, "none") or model.metadata("rope.scaling.factor")
+    is_changed = bool(bases) and model.metadata("rope.freq_base") not in [None, *bases]
+    if not is_in_file and not is_changed:
+        yield from (f"rope_scaling of type {kind}" for kind in sorted(STRETCHED & kinds))
+
+
 def _groups(model: Model) -> Iterator[str]:
     """Groups are ranked by their two best experts; those of a softmax, in DeepSeek-V2, are by the best one."""
     groups, used = (model.file.number(f"expert_group_{name}") or 1 for name in ("count", "used_count"))
@@ -196,7 +221,8 @@ def _built_in(model: Model) -> Iterator[str]:
 def _rotation(model: Model) -> Iterator[str]:
     """Where layers of an architecture are rotated otherwise than the model says."""
     sliding = model.metadata("rope.freq_base_swa")
-    if model.file.architecture == "mellum" and sliding is not None and sliding != model.metadata("rope.freq_base"):
+    is_other = _is_number(sliding) and sliding != model.metadata("rope.freq_base")
+    if model.file.architecture == "mellum" and is_other:
         yield f"mellum.rope.freq_base_swa {sliding:g}"
     kinds = model.config.get("layer_types")
     if model.file.architecture == "afmoe" and isinstance(kinds, list):
@@ -212,7 +238,18 @@ def _always(model: Model) -> Iterator[str]:
 
 Rule = Callable[[Model], Iterator[str]]
 
-RULES: tuple[Rule, ...] = (_keys_not_read, _window, _gate, _chosen, _yarn, _groups, _built_in, _rotation, _always)
+RULES: tuple[Rule, ...] = (
+    _keys_not_read,
+    _window,
+    _gate,
+    _chosen,
+    _yarn,
+    _rope,
+    _groups,
+    _built_in,
+    _rotation,
+    _always,
+)
 
 
 def _entry(model: Model, key: str) -> tuple[str, Any] | None:
@@ -221,4 +258,4 @@ def _entry(model: Model, key: str) -> tuple[str, Any] | None:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

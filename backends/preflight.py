@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from backends.catalog import ModelLocation
-from backends.gguf_experts import check_experts
+from backends.gguf_checks import check_model
 from backends.gguf_files import GgufFile, read_parts
 from backends.hub_gguf import Wanted
 from backends.model_config import expert_count, read_config
@@ -59,7 +59,7 @@ def _check_gguf(name: str, path: Path) -> None:
     parts = read_parts(path)
     if kind := _other_than_a_model(parts[0]):
         raise UserError(f"{path} is {kind}", advice="give the model's own file")
-    check_experts(name, parts)
+    check_model(name, parts)
 
 
 def _other_than_a_model(file: GgufFile) -> str | None:

@@ -19,11 +19,13 @@ from backends.llama_engine import load
 from backends.mlx_engine import load as load_mlx
 from backends.protocol import EngineOptions
 from routing.errors import UserError
+from routing.events import State
 from routing.gates import softmax
-from tests.backends import llama_files, tiny
+from tests.backends import llama_files, pocket_variants, tiny
 from tests.backends.conftest import load_folder
 from tests.backends.llama_files import Open
 from tests.backends.reference import reference
+from tests.backends.scripted import Session, start
 from tests.backends.test_mlx_engine import PROMPT, begin, draw, logits, sets
 from tests.backends.test_pocket_engine import GOLDEN
 
@@ -204,6 +206,51 @@ def test_injection_equals_a_run_over_the_whole_text(mixtral_gguf: Engine) -> Non
 
 def same_sets(first: list[Drawn], second: list[Drawn]) -> bool:
     return bool((sets([token.routing for token in first]) == sets([token.routing for token in second])).all())
+
+
+@pytest.mark.parametrize("outside", [258, 5_000, 500_000_000, 2**31 - 1, -1])
+def test_tokens_outside_the_vocabulary_are_refused_by_name(mixtral_gguf: Engine, outside: int) -> None:
+    says = f"token {outside} is outside the vocabulary of mixtral, which ends at 257"
+    with pytest.raises(UserError, match=says):
+        begin(mixtral_gguf, prompt=[2, outside, 3])
+    begin(mixtral_gguf, prompt=[2, 3])
+    with pytest.raises(UserError, match=says):
+        mixtral_gguf.force([4, outside])
+    assert len(draw(mixtral_gguf, 2)) == 2, "the run goes on"
+
+
+@pytest.mark.parametrize("change", ["more tokens than rows", "fewer rows than tokens"])
+def test_a_tokenizer_of_another_size_is_refused(change: str, tmp_path: pathlib.Path) -> None:
+    """Fine-tunes with tokens that were added and never trained."""
+    added = {
+        key: (kind, [*items, f"<{key}>" if key.endswith("tokens") else items[-1]], *of)
+        for key, (kind, items, *of) in pocket_variants.metadata().items()
+        if key in ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
+    }
+
+    def shorter(tensors: pocket_variants.Tensors) -> pocket_variants.Tensors:
+        return {name: data[:-1] if name == "token_embd.weight" else data for name, data in tensors.items()}
+
+    variant: dict[str, Any] = {"changed": added} if change.startswith("more") else {"of": shorter}
+    path = pocket_variants.write(tmp_path / "m.gguf", **variant)
+    with pytest.raises(UserError, match=r"tensor 'token_embd\.weight' has wrong shape"):
+        load(catalog.locate(str(path)), options=EngineOptions(threads=1), progress=lambda _: None)
+
+
+def test_a_router_that_gives_no_number_ends_the_run(open_gguf: Open, tmp_path: pathlib.Path) -> None:
+    """NaN in the row of one expert; the first token does not reach it."""
+
+    def damage(tensors: pocket_variants.Tensors) -> pocket_variants.Tensors:
+        router = tensors["blk.3.ffn_gate_inp.weight"].copy()
+        router[5] = np.nan
+        return tensors | {"blk.3.ffn_gate_inp.weight": router}
+
+    session = Session(open_gguf(pocket_variants.write(tmp_path / "m.gguf", of=damage)))
+    session.run(start(tokens=5))
+    [error] = [event.message for event in session.events if isinstance(event, State) and event.state == "error"]
+    assert error is not None
+    assert "NaN" in error
+    assert session.generated == []
 
 
 def test_drawing_needs_a_prompt(mixtral_gguf: Engine) -> None:

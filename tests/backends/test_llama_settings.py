@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -54,7 +55,7 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "gpt-oss does not round YaRN's range": (
         "gpt-oss",
-        {"rope_scaling": {"rope_type": "yarn", "truncate": False}},
+        {"rope_scaling": {"rope_type": "other", "truncate": False}},
         "top_k_softmax",
         "rope_scaling.truncate false",
     ),
@@ -69,6 +70,12 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str, str]] = {
         {"text_config": {"hidden_size": 64, "attn_scale": 0.2}},
         "sigmoid_top_k_on_input",
         "attn_scale 0.2",
+    ),
+    "the rotation is stretched": (
+        "qwen3moe",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+        RENORMALISED,
+        "rope_scaling of type dynamic",
     ),
     "weights are scaled": ("qwen3moe", {"routed_scaling_factor": 2.5}, RENORMALISED, "routed_scaling_factor 2.5"),
     "scores are sigmoids": ("qwen3moe", {"scoring_func": "sigmoid"}, RENORMALISED, "scoring_func sigmoid"),
@@ -112,6 +119,51 @@ def test_what_changes_nothing_is_not_named(case: str, tmp_path: pathlib.Path) ->
     assert said(tmp_path, *HARMLESS[case]) == []
 
 
+CONFIG_KEYS = [
+    *("sliding_window", "use_sliding_window", "layer_types", "norm_topk_prob", "routed_scaling_factor", "scoring_func"),
+    *(
+        "clip_qkv",
+        "rope_scaling",
+        "rope_parameters",
+        "rope_theta",
+        "attention_chunk_size",
+        "text_config",
+        "hidden_size",
+    ),
+    *("num_hidden_layers", "moe_router_logit_softcapping"),
+]
+FILE_KEYS = [
+    *("attention.sliding_window", "attention.clamp_kqv", "expert_weights_norm", "expert_weights_scale"),
+    *("expert_used_count", "expert_group_count", "expert_group_used_count", "rope.freq_base", "rope.freq_base_swa"),
+    *("rope.scaling.type", "rope.scaling.factor"),
+]
+ANYTHING: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    7,
+    1e400,
+    float("nan"),
+    "x",
+    [],
+    [1, [2]],
+    {},
+    {"rope_type": ["yarn"]},
+    10**400,
+]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mellum", "afmoe", "deepseek2", "llama4", "gpt-oss"])
+def test_values_of_any_kind_are_no_more_than_no_finding(architecture: str, tmp_path: pathlib.Path) -> None:
+    for value in ANYTHING:
+        for key in CONFIG_KEYS:
+            said(tmp_path, architecture, {key: value}, "softmax_top_k")
+        (tmp_path / "config.json").unlink()
+        for key in FILE_KEYS:
+            said(tmp_path, architecture, None, "softmax_top_k", **{key.replace(".", "__"): value})
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff"])
 def test_a_config_that_cannot_be_read_is_none(content: bytes, tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_bytes(content)
@@ -125,6 +177,7 @@ def test_a_config_that_cannot_be_read_is_none(content: bytes, tmp_path: pathlib.
         ("olmoe", {"attention__clamp_kqv": 8.0}, "softmax_top_k", "olmoe.attention.clamp_kqv 8"),
         ("qwen3moe", {"expert_weights_norm": False}, RENORMALISED, "qwen3moe.expert_weights_norm false"),
         ("llama", {"expert_weights_scale": 2.5}, "top_k_softmax", "llama.expert_weights_scale 2.5"),
+        ("qwen3moe", {"expert_gating_func": 2}, RENORMALISED, "qwen3moe.expert_gating_func 2"),
         ("phimoe", {}, RENORMALISED, "the LayerNorm and sparsemixer of Phi-3.5-MoE"),
         (
             "gpt-oss",
@@ -144,6 +197,21 @@ def test_a_setting_of_the_file_alone_is_named(
     architecture: str, entries: dict[str, Any], gate: str, setting: str, tmp_path: pathlib.Path
 ) -> None:
     assert said(tmp_path, architecture, None, gate, **entries) == [ignored(setting, "llama.cpp")]
+
+
+def test_a_config_that_is_no_file_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    assert said(tmp_path, "qwen2moe") == []
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    assert said(tmp_path, "qwen2moe") == []
+
+
+def test_a_rotation_that_the_file_names_is_heeded(tmp_path: pathlib.Path) -> None:
+    config = {"rope_theta": 10_000.0, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+    assert said(tmp_path, "qwen3moe", config, RENORMALISED, rope__scaling__type="yarn") == []
+    assert said(tmp_path, "hunyuan-moe", config, RENORMALISED, rope__freq_base=1e6) == [], "Hunyuan's converter"
+    assert said(tmp_path, "qwen3moe", config, RENORMALISED) == [ignored("rope_scaling of type yarn", "llama.cpp")]
 
 
 def test_a_key_that_llama_cpp_has_no_name_for_is_named(tmp_path: pathlib.Path) -> None:

@@ -1,7 +1,8 @@
-"""What a GGUF file says of its experts, checked before llama.cpp is loaded: it aborts the process on most of this."""
+"""Checks of a GGUF file's metadata and tensors before llama.cpp is loaded, which aborts the process on most of this."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -19,12 +20,24 @@ MULTIPLIED = re.compile(r"(?:blk\.\d+\.(?:ffn_(?!.*tid2eid)|attn_)\w+|token_embd
 """Tensors that a model multiplies with; others may hold integers."""
 INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
 
+SCORE_FUNCTIONS = frozenset({1, 2, 3, 4})
+READS_SCORE_FUNCTION = frozenset(
+    {
+        *("afmoe", "bailingmoe2", "bailingmoe3", "cohere2moe", "deepseek2", "deepseek2-ocr", "deepseek32", "deepseek4"),
+        *("dots1", "dots3note", "exaone-moe", "glm-dsa", "glm4moe", "glm5-next", "hy_v3", "hy_v4", "kimi-k3", "laguna"),
+        *("kimi-linear", "lfm2moe", "minimax-m2", "minimax-m3", "smallthinker", "step35"),
+    }
+)
+"""Architectures whose code reads `expert_gating_func`; the others have one of their own."""
+
+NORM_EPSILONS = tuple(f"attention.{kind}_epsilon" for kind in ("layer_norm_rms", "layer_norm", "group_norm"))
+
 MOST_LAYERS, MOST_EXPERTS = 512, 1024
 """llama.cpp 0.3.36 has room for."""
 
 
-def check_experts(name: str, parts: Sequence[GgufFile]) -> None:
-    """Check numbers and tensors of experts.
+def check_model(name: str, parts: Sequence[GgufFile]) -> None:
+    """Check the numbers of a model that llama.cpp asserts on, and the tensors of its experts.
 
     Args:
         name: of the model.
@@ -42,7 +55,9 @@ def check_experts(name: str, parts: Sequence[GgufFile]) -> None:
     experts = _count(name, first, any(ROUTER.fullmatch(tensor.name) for tensor in tensors))
     _check_used(name, first, experts)
     _check_groups(name, first, experts)
+    _check_scores(name, first)
     _check_sizes(name, first, experts)
+    _check_rotation(name, first)
     _check_types(name, tensors)
 
 
@@ -87,12 +102,38 @@ def _check_groups(name: str, file: GgufFile, experts: int) -> None:
         raise UserError(f"{name} uses {used} of {groups} groups of experts", advice=CONVERT)
 
 
+def _check_scores(name: str, file: GgufFile) -> None:
+    """The function that makes scores of logits; llama.cpp knows four."""
+    function = file.number("expert_gating_func")
+    if function is not None and function not in SCORE_FUNCTIONS and file.architecture in READS_SCORE_FUNCTION:
+        raise UserError(f"{name} says that {file.architecture}.expert_gating_func is {function}", advice=CONVERT)
+
+
+def _check_rotation(name: str, file: GgufFile) -> None:
+    """Rotated dimensions of a head: an odd number aborts, and llama.cpp never comes back from 0."""
+    heads = file.number("attention.head_count") or 0
+    width = file.number("attention.key_length") or ((file.number("embedding_length") or 0) // heads if heads else 0)
+    for kind, longest in {"": width, "_swa": file.number("attention.key_length_swa") or width}.items():
+        rotated = file.number(f"rope.dimension_count{kind}")
+        if rotated is None or (rotated > 0 and rotated % 2 == 0 and (not longest or rotated <= longest)):
+            continue
+        of = f" of {longest}" if longest else ""
+        raise UserError(f"{name} rotates {rotated:,}{of} dimensions of a head", advice=CONVERT)
+
+
 def _check_sizes(name: str, file: GgufFile, experts: int) -> None:
     layers, context = file.number("block_count"), file.number("context_length")
     if experts > MOST_EXPERTS:
         raise UserError(f"{name} has {experts:,} experts", advice=f"llama.cpp has room for {MOST_EXPERTS:,}")
     if layers is not None and not 1 <= layers <= MOST_LAYERS:
         raise UserError(f"{name} says that it has {layers:,} layers", advice=AGAIN)
+    ahead = file.number("nextn_predict_layers") or 0
+    if layers is not None and ahead > layers:
+        raise UserError(f"{name} says that {ahead:,} of its {layers} layers predict ahead", advice=AGAIN)
+    for key in NORM_EPSILONS:
+        epsilon = file.metadata.get(f"{file.architecture}.{key}")
+        if isinstance(epsilon, float) and not 0 <= epsilon < math.inf:
+            raise UserError(f"{name} says that {file.architecture}.{key} is {epsilon:g}", advice=AGAIN)
     if context is not None and context < 1:
         raise UserError(f"{name} says that its context has room for {context} tokens", advice=CONVERT)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from backends import catalog
-from backends.gguf_files import read_gguf
+from backends.gguf_checks import check_model
+from backends.gguf_files import GgufFile, read_gguf
 from backends.preflight import preflight
 from routing.errors import UserError
 from tests.backends import llama_files, pocket_variants
@@ -18,6 +19,9 @@ from tests.backends.pocket_variants import TYPES, Tensors, number, numbers
 from tests.backends.test_mlx_engine import begin, draw
 
 CONVERT = "convert the model again, or download another conversion of it"
+
+
+MINIMAX = {"minimax-m2.expert_count": 8, "minimax-m2.expert_used_count": 2}
 
 
 def in_16_bits(tensors: Tensors) -> Tensors:
@@ -71,6 +75,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "all groups are used": (groups(4, 4), "uses 4 of 4 groups of experts"),
     "no group is used": (groups(4, 0), "uses 0 of 4 groups of experts"),
     "no layers": ({"changed": {".block_count": number(0)}}, "says that it has 0 layers"),
+    "more layers predict ahead than there are": (
+        {"changed": {".nextn_predict_layers": number(7)}},
+        "says that 7 of its 6 layers predict ahead",
+    ),
+    **{
+        f"a norm with {value}": (
+            {"changed": {".attention.layer_norm_rms_epsilon": (TYPES.FLOAT32, value)}},
+            f"says that llama.attention.layer_norm_rms_epsilon is {value:g}",
+        )
+        for value in (-1.0, float("nan"), float("inf"))
+    },
+    **{
+        f"{rotated} rotated dimensions": (
+            {"changed": {".rope.dimension_count": number(rotated)}},
+            f"rotates {rotated:,} of 32 dimensions of a head",
+        )
+        for rotated in (0, 1, 5, 64, 2**32 - 1)
+    },
     "no context": ({"changed": {".context_length": number(0)}}, "its context has room for 0 tokens"),
 }
 
@@ -84,6 +106,18 @@ def test_what_llama_cpp_cannot_run_is_said_by_its_metadata(case: str, tmp_path: 
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "dense" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [0, 5, 2**32 - 1])
+def test_scores_that_llama_cpp_does_not_know_are_named_where_it_reads_them(
+    function: int, tmp_path: pathlib.Path
+) -> None:
+    changed = {".expert_gating_func": number(function)}
+    path = pocket_variants.write(tmp_path / "m.gguf", changed, architecture="minimax-m2")
+    reads_it = GgufFile(path, read_gguf(path).metadata | MINIMAX, [])
+    with pytest.raises(UserError, match=f"m says that minimax-m2.expert_gating_func is {function}"):
+        check_model("m", [reads_it])
+    preflight(catalog.locate(str(pocket_variants.write(tmp_path / "pocket.gguf", changed))))
 
 
 def test_a_model_without_experts_and_routers_is_dense(tmp_path: pathlib.Path) -> None:
