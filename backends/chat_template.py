@@ -20,7 +20,7 @@ import psutil
 
 Messages = list[dict[str, str]]
 
-SECONDS = 5
+SECONDS = 2
 """Of processor time. Templates of real models take some milliseconds."""
 LONGEST_WAIT = 60.0
 """Seconds, for a machine that is busy otherwise."""
