@@ -10,17 +10,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from backends.own_python import command, environment
+
 Messages = list[dict[str, str]]
 
-SECONDS = 5
+SECONDS = 2
 """Of processor time. Templates of real models take some milliseconds."""
 LONGEST_WAIT = 60.0
 """Seconds, for a machine that is busy otherwise."""
@@ -30,8 +30,6 @@ LONGEST_TEXT = 200_000_000
 """Characters. A prompt may have half as many."""
 POLL = 0.05
 """Seconds between looks at its memory, for macOS, which enforces no limit on address space."""
-
-ROOT = Path(__file__).parent.parent
 
 
 class TemplateError(Exception):
@@ -78,10 +76,10 @@ def _is_from_transformers(method: Any) -> bool:
 def _answer(asked: bytes) -> bytes:
     limits = (SECONDS, MEMORY, LONGEST_TEXT, os.getpid())
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", f"{__package__}.template_process", *map(str, limits)],
+        command("template_process", *limits),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
+        env=environment(),
     ) as process:
         try:
             answer = _communicate(process, asked)

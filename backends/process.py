@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from backends import out_of_memory
+from backends.own_python import command, environment
 from backends.protocol import Command, Failed, Message, Shutdown, Stop, decode_message, encode
-
-ROOT = Path(__file__).parent.parent
 
 PATIENCE = 1.0
 """Seconds a worker gets for each step of leaving: by itself, terminated, killed. It has nothing to put in order."""
@@ -140,15 +138,13 @@ def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connect
     messages_in, messages_out = os.pipe()
     lifeline_in, lifeline_out = os.pipe()
     inherited = (commands_in, messages_out, lifeline_in)
-    search_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
-        # -P keeps the folder that the user happens to be in off the import path.
-        [sys.executable, "-P", "-m", "backends.worker", *map(str, inherited)],
+        command("worker", *inherited),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         pass_fds=inherited,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": search_path},
+        env=environment() | ENVIRONMENT,
         process_group=0,  # Ctrl-C in the terminal is for the parent, also before the worker can ignore it
     )
     for descriptor in inherited:

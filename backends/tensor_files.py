@@ -87,13 +87,14 @@ def _parse(path: Path, header: bytes) -> dict[str, Any]:
 
 def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> list[Tensor]:
     tensors = []
-    end = 0
+    places = []
     for name, row in table.items():
         if name == "__metadata__":
             continue
-        tensor, stop = _tensor(path, name, row)
+        tensor, start, stop = _tensor(path, name, row)
         tensors.append(tensor)
-        end = max(end, stop)
+        places.append((start, stop, name))
+    end = _check_places(path, places)
     if end > data_bytes:
         raise UserError(f"{path} is truncated: its tensors need {end:,} bytes, {data_bytes:,} are there", advice=AGAIN)
     if end < data_bytes:
@@ -101,8 +102,22 @@ def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> list[Tensor]
     return tensors
 
 
-def _tensor(path: Path, name: str, row: Any) -> tuple[Tensor, int]:
-    """One row of the table and where its data end."""
+def _check_places(path: Path, places: list[tuple[int, int, str]]) -> int:
+    """Refuse data that belong to two tensors, or to none between two; return where the last tensor ends."""
+    end, before = 0, ""
+    for start, stop, name in sorted(places):
+        if start < end:
+            raise UserError(f"{path} is corrupt: tensors {before!r} and {name!r} overlap", advice=AGAIN)
+        if start > end:
+            raise UserError(
+                f"{path} is corrupt: {start - end:,} bytes before {name!r} belong to no tensor", advice=AGAIN
+            )
+        end, before = stop, name
+    return end
+
+
+def _tensor(path: Path, name: str, row: Any) -> tuple[Tensor, int, int]:
+    """One row of the table, and where its data begin and end."""
     try:
         dtype = str(row["dtype"])
         shape = tuple(int(length) for length in row["shape"])
@@ -113,4 +128,4 @@ def _tensor(path: Path, name: str, row: Any) -> tuple[Tensor, int]:
     needed = tensor.elements * BITS[dtype] // 8 if dtype in BITS else tensor.bytes
     if start < 0 or min(shape, default=0) < 0 or tensor.bytes != needed:
         raise UserError(f"{path} is corrupt: tensor {name!r} does not fit its own size", advice=AGAIN)
-    return tensor, stop
+    return tensor, start, stop

@@ -11,32 +11,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from backends.gguf_files import read_gguf
 from benchmarks.made_models import POCKET
-from commands.app import run
 from routing.agreement import Agreement
 from routing.events import Header
 from sessions.compare_tokens import compare_tokens
 from sessions.reader import read_session
+from tests.backends.quantized import Variant, made, quantize_folder, quantize_gguf, record
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 SEED = 7
 PROMPT = "def parse("
-GROUP = 64
-"""Weights that share a scale in MLX; what mlx-lm converts with by default."""
 
 FEW_EXPERTS = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6, "num_local_experts": 8}
 MANY_EXPERTS = {
@@ -53,23 +48,6 @@ MANY_EXPERTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """One way to store a model."""
-
-    engine: str
-    name: str
-    path: Path
-    cache: str = "f32"
-    """Type of the KV cache on llama.cpp: as exact as it can be, so that weights alone make a difference."""
-
-    @property
-    def options(self) -> list[str]:
-        """What `moe-watch record` is given."""
-        cache = ["--kv-type", self.cache] if self.engine == "llama.cpp" else []
-        return [str(self.path), "--backend", self.engine, *cache]
-
-
-@dataclass(frozen=True, slots=True)
 class Drift:
     """What became of the routing in one of them."""
 
@@ -81,45 +59,6 @@ class Drift:
 
 
 # -- making and quantising
-
-
-def quantize_gguf(source: Path, target: Path, kind: str) -> Path:
-    """Quantise a GGUF file with llama.cpp's own quantiser.
-
-    Args:
-        source: in float32.
-        target: written, replacing what is there.
-        kind: as llama.cpp names it, e.g. `Q4_K_M`. Rows that do not fit it are stored in another type.
-
-    Raises:
-        ValueError: llama.cpp cannot.
-    """
-    from llama_cpp import llama_cpp as lib
-
-    params = lib.llama_model_quantize_default_params()
-    params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    params.nthread = 1
-    with _silenced():
-        status = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), params)
-    if status:
-        raise ValueError(f"llama.cpp cannot quantise {source} to {kind} (status {status})")
-    return target
-
-
-def quantize_folder(source: Path, target: Path, bits: int) -> Path:
-    """Quantise a model folder with mlx-lm's own converter; what is left as it is stays float32."""
-    from mlx_lm import convert
-
-    with _silenced():
-        convert(str(source), str(target), quantize=True, q_bits=bits, q_group_size=GROUP, dtype="float32")
-    return target
-
-
-def made(config: dict[str, Any], folder: Path) -> tuple[Path, Path]:
-    """A model of random weights in float32: as a folder, and as a GGUF file."""
-    from tests.backends import llama_files, tiny
-
-    return tiny.write_model(folder / "float32", config), llama_files.write_gguf(folder / "float32.gguf", config)
 
 
 def pocket(folder: Path) -> tuple[Path, Path]:
@@ -141,21 +80,6 @@ def variants(folder: Path, make: Callable[[Path], tuple[Path, Path]]) -> Iterato
         yield Variant("mlx", f"{bits}-bit", quantize_folder(plain, folder / f"{bits}-bit", bits))
 
 
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Without what libraries in C and in Python write meanwhile."""
-    kept = [os.dup(descriptor) for descriptor in (1, 2)]
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(io.StringIO()):
-        for descriptor in (1, 2):
-            os.dup2(nowhere.fileno(), descriptor)
-        try:
-            yield
-        finally:
-            for descriptor, before in zip((1, 2), kept, strict=True):
-                os.dup2(before, descriptor)
-                os.close(before)
-
-
 # -- measuring
 
 
@@ -169,21 +93,6 @@ def drifts(folder: Path, make: Callable[[Path], tuple[Path, Path]], tokens: int)
         output = folder / f"{variant.engine}-{variant.name}.moe.jsonl"
         found.append(_drift(variant, teacher, output))
     return found
-
-
-def record(variant: Variant, output: Path, *options: str) -> dict[str, Any]:
-    """Record one run, as a person would; returns its summary.
-
-    Raises:
-        RuntimeError: it did not work.
-    """
-    arguments = ["record", *variant.options, "--output", str(output), *options, "--json"]
-    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as said:
-        status = run(arguments)
-    if status:
-        raise RuntimeError(f"{variant.path} could not be recorded: {said.getvalue().strip()}")
-    summary: dict[str, Any] = json.loads(printed.getvalue())
-    return summary
 
 
 def _drift(variant: Variant, teacher: Path, output: Path) -> Drift:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.command(short_help="Measure what observing costs.")
 @model_choice
 @engine_options
-@click.option("--rounds", type=COUNT, default=10, show_default=True, metavar="N", help="Measure everything N times.")
+@click.option(
+    "--rounds", type=COUNT, default=10, show_default=True, metavar="N", help="Measure everything N times, 6 or more."
+)
 @click.option("--tokens", type=COUNT, default=200, show_default=True, metavar="N", help="Tokens in a measurement.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:

@@ -7,22 +7,38 @@ from typing import Any
 
 import psutil
 
+from vitals.cgroup import GroupMemory, group_memory
 from vitals.provider import UnavailableError
 
 
 class SystemMemory:
-    """Physical memory: total, used, and what could be had without swapping."""
+    """Physical memory: total, used, and what could be had without swapping.
+
+    In a control group with less (a container), that of the group: beyond it the kernel kills.
+
+    Args:
+        measure: `psutil.virtual_memory`.
+        group: memory of this process's control group, given the machine's.
+    """
 
     fields = ("memory_total", "memory_used", "memory_available")
 
-    def __init__(self, measure: Callable[[], Any] = psutil.virtual_memory) -> None:
+    def __init__(
+        self,
+        measure: Callable[[], Any] = psutil.virtual_memory,
+        group: Callable[[int], GroupMemory | None] = group_memory,
+    ) -> None:
         self._measure = measure
+        self._group = group
 
     def read(self) -> Mapping[str, int]:
         memory = self._measure()
         _require(memory.total > 0, f"the system says it has {memory.total} bytes of memory")
         for name in ("used", "available"):
             _require_share(name, getattr(memory, name), memory.total)
+        if (group := self._group(memory.total)) is not None:
+            available = min(memory.available, group.limit - group.used)
+            return {"memory_total": group.limit, "memory_used": group.used, "memory_available": available}
         return {
             "memory_total": memory.total,
             "memory_used": memory.used,

@@ -14,6 +14,7 @@ import pytest
 from backends import catalog
 from backends.catalog import choose_backend, locate
 from backends.preflight import preflight
+from backends.tensor_files import read_tensors
 from routing.errors import UserError
 
 Changed = Callable[..., pathlib.Path]
@@ -221,6 +222,38 @@ def test_damaged_weights(folder: pathlib.Path, damage: Callable[[bytes], bytes],
     message = refusal(folder)
     assert says in message
     assert str(path) in message
+
+
+def with_tensors(path: pathlib.Path, places: dict[str, tuple[int, int]], size: int) -> None:
+    """A safetensors file of bytes whose table puts tensors at these places."""
+    table = {
+        name: {"dtype": "U8", "shape": [stop - start], "data_offsets": [start, stop]}
+        for name, (start, stop) in places.items()
+    }
+    header = json.dumps(table).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        ({"a": (0, 10), "b": (0, 10)}, "tensors 'a' and 'b' overlap"),
+        ({"a": (0, 6), "b": (4, 10)}, "tensors 'a' and 'b' overlap"),
+        ({"b": (2, 4), "a": (0, 10)}, "tensors 'a' and 'b' overlap"),
+        ({"a": (0, 4), "b": (6, 10)}, "2 bytes before 'b' belong to no tensor"),
+        ({"a": (1, 10)}, "1 bytes before 'a' belong to no tensor"),
+    ],
+    ids=["same place", "partly", "inside", "gap", "gap in front"],
+)
+def test_tensors_do_not_share_their_bytes(folder: pathlib.Path, places: dict[str, tuple[int, int]], says: str) -> None:
+    with_tensors(folder / "model.safetensors", places, 10)
+    assert says in refusal(folder)
+
+
+def test_empty_tensors_and_any_order_are_fine(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with_tensors(path, {"b": (4, 10), "nothing": (4, 4), "a": (0, 4), "none": (10, 10)}, 10)
+    assert {tensor.name: tensor.bytes for tensor in read_tensors(path)} == {"a": 4, "b": 6, "nothing": 0, "none": 0}
 
 
 def test_every_shard_is_checked(folder: pathlib.Path) -> None:

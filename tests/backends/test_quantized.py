@@ -12,14 +12,15 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
+from backends import catalog
 from backends.gguf_files import read_gguf
-from benchmarks.quantization import Variant, made, quantize_folder, quantize_gguf, record
 from commands.app import run
 from routing.agreement import Agreement
 from routing.events import Header
 from sessions.compare_tokens import compare_tokens
 from sessions.reader import read_session
 from tests.backends import tiny
+from tests.backends.quantized import Variant, made, quantize_folder, quantize_gguf, record
 
 SHAPE = tiny.MIXTRAL | {"hidden_size": 256, "intermediate_size": 256}
 """Rows of 256, as K-quants need them."""
@@ -121,9 +122,7 @@ def test_the_header_names_whose_tokens_were_taken(recorded: dict[str, Recorded])
 
 
 def test_rows_too_short_for_a_k_quant_are_stored_otherwise(tmp_path: Path) -> None:
-    from benchmarks.made_models import POCKET
-
-    path = quantize_gguf(POCKET / "pocket.gguf", tmp_path / "pocket.gguf", "Q4_K_M")
+    path = quantize_gguf(catalog.POCKET_GGUF, tmp_path / "pocket.gguf", "Q4_K_M")
     types = {tensor.name: tensor.dtype for tensor in read_gguf(path).tensors}
     assert types["blk.0.ffn_gate_exps.weight"] == "Q5_0"
     assert types["blk.0.ffn_down_exps.weight"] in {"Q4_K", "Q6_K"}

@@ -94,6 +94,12 @@ def test_an_engine_s_library_is_imported_in_its_adapter_only() -> None:
     assert seen == {"mlx", "mlx_lm", "llama_cpp"}
 
 
+def test_tests_do_not_rest_on_benchmarks() -> None:
+    """What both need is in the product or among the tests. Judging fits is still a benchmark's."""
+    found = {path.name for path in (ROOT / "tests").rglob("*.py") if "benchmarks" in imported_by(path)}
+    assert found <= {"test_half_life.py"}
+
+
 def test_every_package_is_held_by_the_import_rules_the_types_and_the_wheel() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import damaged, exercise, in_time, made, sound
+from tests.sessions.exercise import exercise, in_time
+from tests.sessions.mutations import damaged, made, sound
 
 SESSIONS, HARD = sound(), damaged()
 FOUND = Path(__file__).parent / "fuzz_found"

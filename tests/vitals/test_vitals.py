@@ -10,6 +10,7 @@ import pytest
 
 from routing.events import MemoryPressure, Temperature, Vitals
 from vitals import sysctl
+from vitals.cgroup import GroupMemory
 from vitals.heat import NO_SENSORS, Temperatures, Throttling
 from vitals.memory import ProcessMemory, Swap, SystemMemory
 from vitals.pressure import CRITICAL_STALL, WARNING_STALL, LinuxPressure, MacPressure, stall_level, system_pressure
@@ -36,7 +37,7 @@ class TestMemory:
     def test_this_machine(self):
         values = SystemMemory().read()
         assert set(values) == set(SystemMemory.fields)
-        assert 0 < values["memory_used"] < values["memory_total"] == psutil.virtual_memory().total
+        assert 0 < values["memory_used"] < values["memory_total"] <= psutil.virtual_memory().total
         assert 0 < values["memory_available"] <= values["memory_total"]
 
     def test_no_swap_is_a_total_of_zero(self):
@@ -54,7 +55,16 @@ class TestMemory:
     )
     def test_sizes_that_do_not_add_up_are_no_reading(self, total, used, available, said):
         memory = SimpleNamespace(total=total, used=used, available=available)
-        assert said in reason(SystemMemory(lambda: memory))
+        assert said in reason(SystemMemory(lambda: memory, lambda total: None))
+
+    def test_a_container_has_the_memory_of_its_group(self):
+        machine = SimpleNamespace(total=64_000, used=10_000, available=50_000)
+        assert SystemMemory(lambda: machine, lambda total: GroupMemory(8_000, 5_000)).read() == {
+            "memory_total": 8_000,
+            "memory_used": 5_000,
+            "memory_available": 3_000,
+        }
+        assert SystemMemory(lambda: machine, lambda total: None).read()["memory_total"] == 64_000
 
     @pytest.mark.parametrize(("total", "used"), [(-1, 0), (0, 1), (100, -1), (100, 101)])
     def test_swap_that_does_not_add_up_is_no_reading(self, total, used):
@@ -254,7 +264,7 @@ class TestSampler:
     def test_this_machine(self):
         vitals = VitalsSampler(lambda: 12.5, os.getpid).read()
         assert vitals.t == 12.5
-        assert vitals.memory_total == psutil.virtual_memory().total
+        assert 0 < vitals.memory_total <= psutil.virtual_memory().total
         assert vitals.worker_memory > 5_000_000
         for field in Vitals.__struct_fields__:
             absent = getattr(vitals, field) in (None, [])

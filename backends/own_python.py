@@ -1,0 +1,23 @@
+"""Running a module of this package in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(module: str, *arguments: object) -> list[str]:
+    """Return the command line of a module of this package.
+
+    `-P` keeps the folder that the user happens to be in off the import path.
+    """
+    return [sys.executable, "-P", "-m", f"{__package__}.{module}", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment, with this package on the import path."""
+    search_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": search_path}
