@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlx.core as mx
@@ -29,14 +33,27 @@ def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False)
     """
     overrides, said = complete(config)
     dropped = Dropped()
-    model, completed = load_model(
-        folder,
-        lazy=True,
-        model_config=overrides,
-        get_model_classes=dropped.classes,
-        trust_remote_code=trust_remote_code,
-    )
+    with _without_wildcards(folder) as path:
+        model, completed = load_model(
+            path,
+            lazy=True,
+            model_config=overrides,
+            get_model_classes=dropped.classes,
+            trust_remote_code=trust_remote_code,
+        )
     return model, completed, said + put_in_force(model, config | overrides, dropped.arrays)
+
+
+@contextmanager
+def _without_wildcards(folder: Path) -> Iterator[Path]:
+    """Yield a path to a folder that mlx-lm can search: it takes brackets in a folder's name for a pattern."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with TemporaryDirectory(prefix="moe-watch-") as parent:
+        link = Path(parent) / "model"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        yield link  # the files stay open until their weights are read
 
 
 def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> list[str]:

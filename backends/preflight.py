@@ -8,7 +8,7 @@ from pathlib import Path
 from backends.catalog import ModelLocation
 from backends.gguf_files import GgufFile, read_parts
 from backends.hub_gguf import Wanted
-from backends.model_config import expert_count, read_config
+from backends.model_config import check_selection, expert_count, read_config
 from backends.tensor_files import AGAIN, Tensor, read_tensors
 from routing.errors import UserError
 
@@ -74,6 +74,7 @@ def _check_folder(name: str, folder: Path) -> None:
         raise UserError(
             f"{name} is a dense model: its config.json names no experts", advice="give a Mixture-of-Experts model"
         )
+    check_selection(config, name)
     read_tensor_tables(folder)
     if not any(any(folder.glob(name)) for name in TOKENIZERS):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)})", advice=AGAIN)
