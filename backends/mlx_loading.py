@@ -22,6 +22,7 @@ from backends.catalog import ModelLocation
 from backends.engine_options import check_context
 from backends.ignored_settings import listed
 from backends.mlx_opening import open_model
+from backends.mlx_quantization import quantization_of, quantization_warnings
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
@@ -86,11 +87,13 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     longest = model_config.context_length(config)
     check_context(options.context, longest)
     context = options.context or longest
-    facts = weight_facts(config, read_tensor_tables(location.path))
+    tensors = read_tensor_tables(location.path)
+    facts = weight_facts(config, tensors)
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
     model, text, settings = _open(location.name, location.path, config, trusts=options.trust_remote_code)
+    quantized = quantization_of(model, tensors)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
     _wire_memory()
@@ -101,7 +104,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
         model=model,
         text=text,
         tap=tap,
-        info=_model_info(location.name, config, facts, model, tap, shape, context),
+        info=_model_info(location.name, config, facts, model, tap, shape, context, quantized),
         backend=_backend_info(tap, stored, computed, _settings(context, shape, trusts=options.trust_remote_code)),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
@@ -109,6 +112,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
         warnings=[
             *([beyond_memory] if beyond_memory else []),
             *settings,
+            *quantization_warnings(quantized, config, location.path),
             *_warnings(text, config, context, shape.vocabulary),
         ],
     )
@@ -243,6 +247,7 @@ def _model_info(
     tap: RouterTap,
     shape: Shape,
     context: int | None,
+    quantized: str | None,
 ) -> ModelInfo:
     layers = [layer.index for layer in tap.layers]
     sizes = [facts.expert_bytes.get(layer) for layer in layers]
@@ -254,7 +259,7 @@ def _model_info(
         experts=shape.experts,
         experts_per_token=shape.experts_per_token,
         gate=tap.gate,
-        quantization=model_config.quantization(config),
+        quantization=quantized,
         parameters=facts.parameters or int(get_total_parameters(model)),
         bytes=facts.bytes,
         expert_bytes=known if len(known) == len(layers) else None,
