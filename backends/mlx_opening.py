@@ -72,7 +72,8 @@ def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> l
         said.append(corrected(_tensors(restored), engine))
     if left := [name for name in lost if name not in restored]:
         said.append(ignored(_tensors(left), engine))
-    found = unheeded(config, model)
+    if (found := unheeded(config, model)) is None:
+        return [*said, not_known(["config.json"], "the model's own code")]
     said += [
         (corrected if correct(setting, model, config) else ignored)(str(setting), engine) for setting in found.ignored
     ]

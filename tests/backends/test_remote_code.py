@@ -133,3 +133,18 @@ def test_files_that_a_config_names(config: dict[str, Any], found: list[str], tmp
     assert files_with_code(tmp_path, config) == found
     (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
     assert files_with_code(tmp_path, config) == found
+
+
+def test_an_architecture_that_is_code_runs_with_the_flag_only(tmp_path: pathlib.Path, marker: pathlib.Path) -> None:
+    """What such code heeds of its config cannot be read as mlx-lm's is."""
+    folder = tiny.write_model(tmp_path / "own", tiny.MIXTRAL | {"model_file": "arch.py"})
+    code = "import pathlib\nfrom mlx_lm.models import mixtral\nfrom mlx_lm.models.mixtral import ModelArgs\n"
+    code += f"pathlib.Path({str(marker)!r}).touch()\nclass Model(mixtral.Model):\n    pass\n"
+    (folder / "arch.py").write_text(code)
+    with pytest.raises(UserError, match=r"own cannot be loaded without Python code of its own \(arch\.py\)"):
+        opened(folder)
+    assert not marker.exists()
+    engine = opened(folder, trust_remote_code=True)
+    assert marker.exists()
+    assert engine.model.experts == 4
+    assert engine.warnings == ["not known whether the model's own code heeds config.json"]

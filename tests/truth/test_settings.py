@@ -15,6 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from backends.mlx_dropped import _unused
 from backends.mlx_opening import open_model
 from backends.mlx_tap import RouterTap
 from backends.model_config import read_config
@@ -303,3 +304,17 @@ def test_a_model_that_needs_no_scaling_is_read_where_mlx_lm_demands_one(altered:
     np.testing.assert_allclose(np.array(rope(x, offset=0)), np.array(same), atol=1e-5)
     assert len(said) == 1
     assert said[0].endswith("filled in: rope_scaling null")
+
+
+def test_one_of_very_many_tensors_is_found() -> None:
+    """Stacked experts of every layer, one of which was left out, and a tensor of no layer."""
+    before = {f"model.layers.{layer}.experts.{n}.w": mx.zeros((1,)) for layer in range(3) for n in range(1500)}
+    before |= {"model.extra": mx.zeros((1,)), "model.norm": mx.ones((1,)), "model.layers.0.wandering": mx.ones((1,))}
+    after = {
+        f"model.layers.{layer}.stacked.w": mx.stack(
+            [before[f"model.layers.{layer}.experts.{n}.w"] for n in range(1500) if (layer, n) != (1, 1234)]
+        )
+        for layer in range(3)
+    }
+    after |= {"model.norm": before["model.norm"], "model.elsewhere": before["model.layers.0.wandering"] + 1}
+    assert _unused(before, after) == ["model.layers.1.experts.1234.w", "model.extra"]
