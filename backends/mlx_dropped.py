@@ -26,6 +26,7 @@ NEEDLESS = re.compile(
     r"(^|[._])(vision|visual|audio|image|video|multi_modal|mm_|projector|patch)"
 )
 """Tensors that no run of text needs: computed from the config, for drafting, tied to others, of pictures or sound."""
+KEYS_AND_VALUES = re.compile(r"\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
 MOST_NAMED = 1000
 """Arrays that MLX can draw with a name of their own at once."""
 LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -56,17 +57,22 @@ def _watched(model_class: type[nn.Module], dropped: Dropped) -> type[nn.Module]:
         before = dict(weights)
         after: dict[str, Any] = self.sanitize(weights)
         layers = len(getattr(self, "layers", ()))
-        needed = {name: array for name, array in before.items() if not _is_needless(name, layers)}
+        shared = int(getattr(getattr(self, "args", None), "num_kv_shared_layers", 0) or 0)
+        needed = {name: array for name, array in before.items() if not _is_needless(name, layers, shared)}
         dropped.arrays = {name: before[name] for name in _unused(needed, after)}
         return after
 
     return type(model_class.__name__, (model_class,), {"sanitize": sanitize, "__module__": model_class.__module__})
 
 
-def _is_needless(name: str, layers: int) -> bool:
-    """A layer beyond the last one drafts further tokens."""
-    layer = LAYER.search(name)
-    return NEEDLESS.search(name) is not None or (layer is not None and 0 < layers <= int(layer[1]))
+def _is_needless(name: str, layers: int, shared: int) -> bool:
+    """Layers beyond the last one draft further tokens; the last `shared` ones take keys and values of earlier ones."""
+    if NEEDLESS.search(name) is not None:
+        return True
+    if (found := LAYER.search(name)) is None or layers == 0:
+        return False
+    layer = int(found[1])
+    return layer >= layers or (layer >= layers - shared and KEYS_AND_VALUES.search(name) is not None)
 
 
 def _unused(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -21,6 +21,9 @@ from backends.mlx_dropped import Dropped
 from backends.mlx_settings import unheeded
 from backends.model_config import Config
 
+REFUSES_SCALING = frozenset({"qwen2_moe"})
+"""Families whose arguments refuse a stretched rotation, which their code does not read: it is added afterwards."""
+
 LARGEST_BIAS = 1_000_000
 """Elements of a dropped tensor that is read, to see if it is all zeros."""
 
@@ -32,12 +35,13 @@ def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False)
         The model, its config as mlx-lm has completed it, and what is to be said of settings.
     """
     overrides, said = complete(config)
+    withheld = {"rope_scaling": None} if config.get("model_type") in REFUSES_SCALING else {}
     dropped = Dropped()
     with _without_wildcards(folder) as path:
         model, completed = load_model(
             path,
             lazy=True,
-            model_config=overrides,
+            model_config=overrides | withheld,
             get_model_classes=dropped.classes,
             trust_remote_code=trust_remote_code,
         )

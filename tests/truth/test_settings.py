@@ -77,7 +77,7 @@ def yarn_angles(dims: int, base: float, scaling: dict[str, Any]) -> Array:
     return np.array(plain) * (kept + (1 - kept) / scaling["factor"])
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "glm4_moe", "gpt_oss"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "qwen2_moe", "mixtral", "glm4_moe", "gpt_oss"])
 @pytest.mark.parametrize("truncate", [True, False])
 @pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
 def test_yarn_rotates_by_the_angles_of_the_paper(name: str, truncate: bool, key: str, altered: Altered) -> None:
