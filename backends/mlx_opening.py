@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import load_model
 
-from backends.ignored_settings import corrected, ignored, listed, not_known
+from backends.ignored_settings import corrected, ignored, not_known
 from backends.mlx_completion import complete
 from backends.mlx_corrections import correct, correct_rules, restore_tensors
 from backends.mlx_dropped import Dropped
@@ -87,7 +87,8 @@ def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> l
 
 
 def _tensors(names: list[str]) -> str:
-    return f"the part of the checkpoint in {listed(sorted(names))}"
+    more = f" (one of {len(names):,} such tensors)" if len(names) > 1 else ""
+    return f"the checkpoint's tensor {min(names)}{more}"
 
 
 def _is_zero_bias(name: str, array: Any) -> bool:
