@@ -33,10 +33,11 @@ HARMLESS: dict[str, str] = {
     "speed and memory only": """
         use_cache use_mamba_kernels use_mambapy use_associative_scan mamba_chunk_size chunk_size chunk_size_feed_forward
         pretraining_tp num_logits_to_keep moe_shared_expert_overlap mamba_ssm_cache_dtype mamba_ssm_dtype
-        cache_implementation use_flash_attention* use_fused* fused_* use_kernels attn_backend""",
+        use_grouped_mm cache_implementation use_flash_attention* use_fused* fused_* use_kernels attn_backend""",
     "outputs beside the logits": """
         return_dict output_attentions output_hidden_states is_encoder_decoder is_decoder add_cross_attention
-        tie_encoder_decoder use_return_dict torchscript""",
+        tie_encoder_decoder use_return_dict torchscript cross_attention_hidden_size finetuning_task prefix pruned_heads
+        tf_legacy_loss use_bfloat16""",
     "drafting of further tokens (MTP), which no engine here does": """
         mtp_* *_mtp num_mtp_* use_mtp num_nextn_predict_layers num_nextn_* nextn_* eagle_*""",
     "structure: with another value tensors have other names or shapes, and loading fails": """
@@ -49,7 +50,13 @@ HARMLESS: dict[str, str] = {
         moe_layer_freq moe_layer_start_index moe_layer_end_index moe_layer_interval first_k_dense_replace
         interleave_moe_layer_step expand mamba_expand mamba_n_heads linear_conv_kernel_dim linear_head_dim
         linear_num_heads full_attn_layers full_attention_interval attn_type_list q_lora_rank kv_lora_rank
-        head_dim_list attention_method is_dense use_moe expert_interval qk_norm use_qk_norm""",
+        head_dim_list attention_method is_dense use_moe expert_interval qk_norm use_qk_norm attn_output_gate
+        moe_use_aux_free moe_use_hard_gate moe_gate use_expert_bias""",
+    "how tokens are drawn: moe-watch's own options": """
+        temperature top_k top_p typical_p do_sample repetition_penalty diversity_penalty length_penalty num_beams
+        num_beam_groups num_return_sequences no_repeat_ngram_size encoder_no_repeat_ngram_size min_length
+        early_stopping bad_words_ids suppress_tokens begin_suppress_tokens exponential_decay_length_penalty
+        remove_invalid_values output_scores return_dict_in_generate""",
     "initial values of a state-space layer's steps; `time_step_limit` bounds them": """
         time_step_min time_step_max time_step_floor""",
     "read by moe-watch before the engine is told": """
@@ -109,6 +116,12 @@ NEUTRAL: dict[str, Setting] = {
     "sliding_window": Setting("lets tokens attend to as many tokens only", (0,)),
     "layer_types": Setting("names the layers with a sliding window or chunks"),
     "no_rope_layers": Setting("names the layers without rotation"),
+    "qk_norm_type": Setting("names what queries and keys are normalised over", ("per_layer",)),
+    "use_routing_bias": Setting("adds a bias to router scores", (True,)),
+    "layernorm_full_attention_alpha": Setting("multiplies what a layer is given", (1, 1.0)),
+    "layernorm_full_attention_beta": Setting("multiplies what a layer adds", (1, 1.0)),
+    "layernorm_mlp_alpha": Setting("multiplies what experts are given", (1, 1.0)),
+    "layernorm_mlp_beta": Setting("multiplies what experts add", (1, 1.0)),
     "norm_topk_prob": Setting("divides weights by their sum", false_counts=True),
     "moe_renormalize": Setting("divides weights by their sum", false_counts=True),
 }

@@ -13,8 +13,8 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 """Types of a KV cache's numbers that llama.cpp has kernels for, in its own words."""
 
 UNDERSTOOD: dict[str, frozenset[str]] = {
-    "llama.cpp": frozenset(EngineOptions.__struct_fields__),
-    "mlx": frozenset({"context"}),
+    "llama.cpp": frozenset(EngineOptions.__struct_fields__) - {"trust_remote_code"},
+    "mlx": frozenset({"context", "trust_remote_code"}),
 }
 """The fields of `EngineOptions` that an engine can be told."""
 
@@ -24,12 +24,15 @@ FLAGS = {"tensor_overrides": "--override-tensor"}
 FEWEST_AT_ONCE = 2
 """llama.cpp aborts where a batch is smaller than the number of sequences that a context keeps room for."""
 
+LONGEST_CONTEXT = 2**31 - 1
+"""Tokens: engines count positions in 32 bits."""
+
 _UNSET = EngineOptions()
 
 _RANGES: dict[str, tuple[Callable[[int], bool], str]] = {
     "threads": (lambda number: number >= 1, "use at least 1"),
     "gpu_layers": (lambda number: number >= -1, "use 0 or more, or -1 for all"),
-    "context": (lambda number: number >= 1, "use at least 1 token"),
+    "context": (lambda number: 1 <= number <= LONGEST_CONTEXT, f"use 1 to {LONGEST_CONTEXT:,} tokens"),
     "batch": (lambda number: number >= FEWEST_AT_ONCE, f"use at least {FEWEST_AT_ONCE} tokens"),
     "micro_batch": (lambda number: number >= FEWEST_AT_ONCE, f"use at least {FEWEST_AT_ONCE} tokens"),
 }
@@ -84,9 +87,10 @@ def check_support(engine: str, options: EngineOptions) -> None:
     given = {field for field, value in msgspec.structs.asdict(options).items() if value != getattr(_UNSET, field)}
     beyond = [flag(field) for field in options.__struct_fields__ if field in given - UNDERSTOOD[engine]]
     if beyond:
+        other = next((name for name, fields in UNDERSTOOD.items() if given <= fields), None)
         raise UserError(
             f"the {engine} backend cannot be told {' or '.join(beyond)}",
-            advice="leave it out, or use --backend llama.cpp, which can",
+            advice="leave it out" if other is None else f"leave it out, or use --backend {other}, which can",
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from backends.gguf_files import GgufFile
+from backends.ignored_settings import ignored
 from backends.llama_library import knows_key
 from backends.model_config import Config, read_config
 from routing.errors import UserError
@@ -83,11 +84,6 @@ class Model:
         return next(((name, self.config[name]) for name in names if self.config.get(name) is not None), None)
 
 
-def ignored(what: str, engine: str) -> str:
-    """Return the warning for a setting that the engine does not heed."""
-    return f"{what} is ignored by {engine}: the numbers are those of a model without it"
-
-
 def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[int, int] | None = None) -> list[str]:
     """Return a warning for every setting that llama.cpp does not heed and that changes this model's numbers.
 
@@ -99,10 +95,10 @@ def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[in
     """
     model = Model(file, _config_beside(file), parse(gate), context, chosen or {})
     found = dict.fromkeys(what for rule in RULES for what in rule(model))
-    unknown = ", ".join(_unknown_keys(file))
+    unknown = [*_unknown_keys(file)]
     return [
         *(ignored(what, ENGINE) for what in found),
-        *([f"not known whether {ENGINE} heeds {unknown}"] if unknown else []),
+        *([not_known(unknown, ENGINE)] if unknown else []),
     ]
 
 

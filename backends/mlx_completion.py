@@ -23,6 +23,8 @@ def complete(config: Config) -> tuple[Config, list[str]]:
         Exception: mlx-lm has no such family.
     """
     found = rope_overrides(config)
+    if "model_file" in config:  # the model's own code, which is mlx-lm's to load
+        return found, []
     _, args_class = mlx_lm_classes(config | found)
     filled = _missing(config | found, args_class)
     text = config.get("text_config")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import io
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,9 @@ NEEDLESS = re.compile(
     r"(^|[._])(vision|visual|audio|image|video|multi_modal|mm_|projector|patch)"
 )
 """Tensors that no run of text needs: computed from the config, for drafting, tied to others, of pictures or sound."""
+KEYS_AND_VALUES = re.compile(r"\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
+MOST_NAMED = 1000
+"""Arrays that MLX can draw with a name of their own at once."""
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -53,28 +57,56 @@ def _watched(model_class: type[nn.Module], dropped: Dropped) -> type[nn.Module]:
         before = dict(weights)
         after: dict[str, Any] = self.sanitize(weights)
         layers = len(getattr(self, "layers", ()))
-        dropped.arrays = {name: before[name] for name in _unused(before, after) if not _is_needless(name, layers)}
+        shared = int(getattr(getattr(self, "args", None), "num_kv_shared_layers", 0) or 0)
+        needed = {name: array for name, array in before.items() if not _is_needless(name, layers, shared)}
+        dropped.arrays = {name: before[name] for name in _unused(needed, after)}
         return after
 
     return type(model_class.__name__, (model_class,), {"sanitize": sanitize, "__module__": model_class.__module__})
 
 
-def _is_needless(name: str, layers: int) -> bool:
-    """A layer beyond the last one drafts further tokens."""
-    layer = LAYER.search(name)
-    return NEEDLESS.search(name) is not None or (layer is not None and 0 < layers <= int(layer[1]))
+def _is_needless(name: str, layers: int, shared: int) -> bool:
+    """Layers beyond the last one draft further tokens; the last `shared` ones take keys and values of earlier ones."""
+    if NEEDLESS.search(name) is not None:
+        return True
+    if (found := LAYER.search(name)) is None or layers == 0:
+        return False
+    layer = int(found[1])
+    return layer >= layers or (layer >= layers - shared and KEYS_AND_VALUES.search(name) is not None)
 
 
 def _unused(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names of arrays that none of the others was made from. Nothing is computed: MLX's graph is read."""
+    """Return the names of arrays that nothing was made from. Nothing is computed: MLX's graph is read.
+
+    Each layer's arrays are looked for in what was made for that layer first, for graphs of whole models are large.
+    """
+    taken = {id(array) for array in before.values()}
     kept = {id(array) for array in after.values()}
-    gone = {f"t{number}": name for number, name in enumerate(before) if id(before[name]) not in kept}
-    if not gone:
-        return []
-    made = [array for array in after.values() if id(array) not in {id(each) for each in before.values()}]
-    graph = io.StringIO()
-    if made:
-        mx.export_to_dot(graph, *made, **{label: before[name] for label, name in gone.items()})
-    # Every named array is drawn, also one on its own: it was used if a line leads on from it.
-    used = set(re.findall(r'^"(t\d+)" ->', graph.getvalue(), re.MULTILINE))
-    return [name for label, name in gone.items() if label not in used]
+    made = {name: array for name, array in after.items() if id(array) not in taken}
+    gone = [name for name, array in before.items() if id(array) not in kept]
+    outputs = _by_layer(made)
+    left: list[str] = []
+    for layer, names in _by_layer(gone).items():
+        left += _not_in_graph(names, before, [made[name] for name in outputs.get(layer, [])])
+    return _not_in_graph(left, before, list(made.values()))
+
+
+def _by_layer(names: Iterable[str]) -> dict[str | None, list[str]]:
+    found: dict[str | None, list[str]] = defaultdict(list)
+    for name in names:
+        layer = LAYER.search(name)
+        found[layer and layer[1]].append(name)
+    return found
+
+
+def _not_in_graph(names: Sequence[str], arrays: dict[str, Any], made: list[Any]) -> list[str]:
+    """Return the names of arrays that no line leads on from, in the graph of what was made."""
+    missing: list[str] = []
+    for start in range(0, len(names), MOST_NAMED):
+        labels = {f"t{number}": name for number, name in enumerate(names[start : start + MOST_NAMED])}
+        graph = io.StringIO()
+        if made:
+            mx.export_to_dot(graph, made, **{label: arrays[name] for label, name in labels.items()})
+        used = set(re.findall(r'^"(t\d+)" ->', graph.getvalue(), re.MULTILINE))
+        missing += [name for label, name in labels.items() if label not in used]
+    return missing

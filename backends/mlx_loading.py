@@ -24,9 +24,11 @@ from backends.chat_template import of_hugging_face
 from backends.engine_options import check_context
 from backends.ignored_settings import listed
 from backends.mlx_opening import open_model
+from backends.mlx_quantization import quantization_of, quantization_warnings
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
+from backends.remote_code import files_with_code, needs_code
 from backends.text import TextCodec
 from backends.weights import WeightFacts, weight_facts
 from routing.errors import UserError
@@ -87,11 +89,13 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     longest = model_config.context_length(config)
     check_context(options.context, longest)
     context = options.context or longest
-    facts = weight_facts(config, read_tensor_tables(location.path))
+    tensors = read_tensor_tables(location.path)
+    facts = weight_facts(config, tensors)
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
-    model, text, settings = _open(location.name, location.path, config)
+    model, text, settings = _open(location.name, location.path, config, trusts=options.trust_remote_code)
+    quantized = quantization_of(model, tensors)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
     _wire_memory()
@@ -102,26 +106,32 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
         model=model,
         text=text,
         tap=tap,
-        info=_model_info(location.name, config, facts, model, tap, shape, context),
-        backend=_backend_info(tap, stored, computed, _settings(context, shape)),
+        info=_model_info(location.name, config, facts, model, tap, shape, context, quantized),
+        backend=_backend_info(tap, stored, computed, _settings(context, shape, trusts=options.trust_remote_code)),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
         embedded=_embedded(model, shape.vocabulary),
         warnings=[
             *([beyond_memory] if beyond_memory else []),
             *settings,
+            *quantization_warnings(quantized, config, location.path),
             *_warnings(text, config, context, shape.vocabulary),
         ],
     )
 
 
-def _open(name: str, folder: Path, config: model_config.Config) -> tuple[nn.Module, TextCodec, list[str]]:
+def _open(
+    name: str, folder: Path, config: model_config.Config, *, trusts: bool
+) -> tuple[nn.Module, TextCodec, list[str]]:
     """The model, its weights not yet read, its tokenizer, and what is to be said of settings."""
     try:
-        model, config, settings = open_model(folder, config)
-        tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        model, completed, settings = open_model(folder, config, trust_remote_code=trusts)
+        # Said in any case: not being told, transformers would ask on the terminal.
+        tokenizer = load_tokenizer(folder, {"trust_remote_code": trusts}, eos_token_ids=completed.get("eos_token_id"))
     except Exception as error:  # a model's files reach deep into two libraries, which raise nearly everything
         traceback.print_exc()
+        if not trusts and (code := files_with_code(folder, config)):
+            raise needs_code(name, code) from error
         reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
         raise UserError(
             f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice="try a newer mlx-lm or another model"
@@ -239,6 +249,7 @@ def _model_info(
     tap: RouterTap,
     shape: Shape,
     context: int | None,
+    quantized: str | None,
 ) -> ModelInfo:
     layers = [layer.index for layer in tap.layers]
     sizes = [facts.expert_bytes.get(layer) for layer in layers]
@@ -250,7 +261,7 @@ def _model_info(
         experts=shape.experts,
         experts_per_token=shape.experts_per_token,
         gate=tap.gate,
-        quantization=model_config.quantization(config),
+        quantization=quantized,
         parameters=facts.parameters or int(get_total_parameters(model)),
         bytes=facts.bytes,
         expert_bytes=known if len(known) == len(layers) else None,
@@ -261,9 +272,13 @@ def _model_info(
     )
 
 
-def _settings(context: int | None, shape: Shape) -> dict[str, str | int | bool]:
+def _settings(context: int | None, shape: Shape, *, trusts: bool) -> dict[str, str | int | bool]:
     """As `BackendInfo.settings` says them; what is not known or not limited is left out."""
-    known: dict[str, str | int | None] = {"kv_type": shape.kv_type, "context": context}
+    known: dict[str, str | int | None] = {
+        "kv_type": shape.kv_type,
+        "context": context,
+        "trust_remote_code": trusts or None,
+    }
     return {name: value for name, value in known.items() if value is not None}
 
 

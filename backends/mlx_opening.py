@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import load_model
 
-from backends.ignored_settings import corrected, ignored, listed, not_known
+from backends.ignored_settings import corrected, ignored, not_known
 from backends.mlx_completion import complete
 from backends.mlx_corrections import correct, correct_rules, restore_tensors
 from backends.mlx_dropped import Dropped
 from backends.mlx_settings import unheeded
 from backends.model_config import Config
+
+REFUSES_SCALING = frozenset({"qwen2_moe"})
+"""Families whose arguments refuse a stretched rotation, which their code does not read: it is added afterwards."""
 
 LARGEST_BIAS = 1_000_000
 """Elements of a dropped tensor that is read, to see if it is all zeros."""
@@ -28,15 +35,29 @@ def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False)
         The model, its config as mlx-lm has completed it, and what is to be said of settings.
     """
     overrides, said = complete(config)
+    withheld = {"rope_scaling": None} if config.get("model_type") in REFUSES_SCALING else {}
     dropped = Dropped()
-    model, completed = load_model(
-        folder,
-        lazy=True,
-        model_config=overrides,
-        get_model_classes=dropped.classes,
-        trust_remote_code=trust_remote_code,
-    )
+    with _without_wildcards(folder) as path:
+        model, completed = load_model(
+            path,
+            lazy=True,
+            model_config=overrides | withheld,
+            get_model_classes=dropped.classes,
+            trust_remote_code=trust_remote_code,
+        )
     return model, completed, said + put_in_force(model, config | overrides, dropped.arrays)
+
+
+@contextmanager
+def _without_wildcards(folder: Path) -> Iterator[Path]:
+    """Yield a path to a folder that mlx-lm can search: it takes brackets in a folder's name for a pattern."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with TemporaryDirectory(prefix="moe-watch-") as parent:
+        link = Path(parent) / "model"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        yield link  # the files stay open until their weights are read
 
 
 def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> list[str]:
@@ -55,7 +76,8 @@ def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> l
         said.append(corrected(_tensors(restored), engine))
     if left := [name for name in lost if name not in restored]:
         said.append(ignored(_tensors(left), engine))
-    found = unheeded(config, model)
+    if (found := unheeded(config, model)) is None:
+        return [*said, not_known(["config.json"], "the model's own code")]
     said += [
         (corrected if correct(setting, model, config) else ignored)(str(setting), engine) for setting in found.ignored
     ]
@@ -65,7 +87,8 @@ def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> l
 
 
 def _tensors(names: list[str]) -> str:
-    return f"the part of the checkpoint in {listed(sorted(names))}"
+    more = f" (one of {len(names):,} such tensors)" if len(names) > 1 else ""
+    return f"the checkpoint's tensor {min(names)}{more}"
 
 
 def _is_zero_bias(name: str, array: Any) -> bool:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-import textwrap
 from collections.abc import Iterator
-from types import FunctionType
+from functools import cache
 from typing import Any
 
 import mlx.nn as nn
@@ -19,33 +18,55 @@ import mlx.nn as nn
 MODELS = "mlx_lm.models."
 """Prefix of the modules whose source is read."""
 
+Part = tuple[str, str]
+"""A class or a function: its module, and its name there."""
 
-def names_read(model: nn.Module) -> frozenset[str]:
-    """Return all names that the model's classes, and the functions they call, read from an object or a mapping."""
+
+def names_read(model: nn.Module) -> frozenset[str] | None:
+    """Return all names that a model's classes, and the functions they call, read from an object or a mapping.
+
+    None if the source of the model's own class is not there or is none of mlx-lm's.
+    """
     present = {base for module in model.modules() for base in type(module).__mro__}
-    waiting: list[Any] = [kind for kind in present if _is_of_mlx_lm(kind)]
-    seen: set[Any] = set()
+    if _definition(_part(type(model))) is None:
+        return None
+    waiting = [_part(kind) for kind in present]
+    seen: set[Part] = set()
     names: set[str] = set()
     while waiting:
         part = waiting.pop()
-        if part in seen or (isinstance(part, type) and issubclass(part, nn.Module) and part not in present):
+        if part in seen or _is_absent(part, present) or (definition := _definition(part)) is None:
             continue
         seen.add(part)
-        tree = _tree(part)
-        names.update(_names(tree))
-        waiting.extend(_referred(tree, part))
+        names.update(_names(definition))
+        waiting.extend(_referred(definition, part[0]))
     return frozenset(names)
 
 
-def _is_of_mlx_lm(part: Any) -> bool:
-    return isinstance(part, type | FunctionType) and str(part.__module__).startswith(MODELS)
+def _part(thing: Any) -> Part:
+    return str(getattr(thing, "__module__", "")), str(getattr(thing, "__name__", ""))
 
 
-def _tree(part: Any) -> ast.AST:
+def _is_absent(part: Part, present: set[type]) -> bool:
+    """A layer of another kind of model, which this one has none of."""
+    found = getattr(sys.modules.get(part[0]), part[1], None)
+    return isinstance(found, type) and issubclass(found, nn.Module) and found not in present
+
+
+def _definition(part: Part) -> ast.stmt | None:
+    return _definitions(part[0]).get(part[1])
+
+
+@cache
+def _definitions(module: str) -> dict[str, ast.stmt]:
+    """Return the classes and functions of a module of mlx-lm by name; none of another one."""
+    if not module.startswith(MODELS) or module not in sys.modules:
+        return {}
     try:
-        return ast.parse(textwrap.dedent(inspect.getsource(part)))
-    except (OSError, TypeError, SyntaxError):  # a class made at run time has no source
-        return ast.Module(body=[], type_ignores=[])
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError, SyntaxError):  # installed without its source
+        return {}
+    return {each.name: each for each in tree.body if isinstance(each, ast.ClassDef | ast.FunctionDef)}
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
@@ -78,14 +99,13 @@ def _only_checks(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Raise | ast.Assert | ast.Pass)
 
 
-def _referred(tree: ast.AST, part: Any) -> Iterator[Any]:
-    """Classes and functions of mlx-lm that a part names."""
-    space = vars(sys.modules[part.__module__])
+def _referred(tree: ast.AST, module: str) -> Iterator[Part]:
+    """Yield classes and functions that a part names, of its own module or another one."""
+    space = vars(sys.modules[module])
     for node in ast.walk(tree):
-        found: Any = None
         if isinstance(node, ast.Name):
-            found = inspect.unwrap(space.get(node.id, str))
+            yield (module, node.id) if node.id in _definitions(module) else _part(space.get(node.id))
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found = getattr(space.get(node.value.id), node.attr, None)
-        if _is_of_mlx_lm(found):
-            yield found
+            owner = space.get(node.value.id)
+            if inspect.ismodule(owner):
+                yield owner.__name__, node.attr

@@ -56,9 +56,10 @@ class Settings:
     """`name value`, where it is not known whether they matter."""
 
 
-def unheeded(config: Config, model: nn.Module) -> Settings:
-    """Find the settings of a config that the loaded model does not have."""
-    return _Check(config, model).settings()
+def unheeded(config: Config, model: nn.Module) -> Settings | None:
+    """Find the settings of a config that the loaded model does not have; None if its code is not mlx-lm's."""
+    read = names_read(model)
+    return None if read is None else _Check(config, model, read).settings()
 
 
 def shown(value: Any) -> str:
@@ -100,10 +101,10 @@ def rope_kind(rotation: Config) -> str | None:
 
 
 class _Check:
-    def __init__(self, config: Config, model: nn.Module) -> None:
+    def __init__(self, config: Config, model: nn.Module, read: frozenset[str]) -> None:
         self._config = config
         self._modules = list(model.modules())
-        self._read = names_read(model)
+        self._read = read
         self._gates = {layer.gate for layer in moe_layers(model)}
         self._ignored: dict[str, Ignored] = {}
         self._not_known: dict[str, str] = {}

@@ -15,10 +15,16 @@ from routing.errors import UserError
 Config = dict[str, Any]
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+SELECTED_COUNTS = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts",
+    "num_selected_experts", "experts_per_token",
+)  # fmt: skip
 CONTEXT_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 TRAINED_LENGTHS = ("moe_watch_trained_length", "original_max_position_embeddings")
 QUANTIZATIONS = ("quantization", "quantization_config")
 NOT_LANGUAGE = ("vision", "audio")
+NO_LIMIT = 2**40
+"""Tokens. Longer contexts stand for none: tokenizers write 10³⁰."""
 ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
 """What transformers 5 writes into `rope_parameters` and mlx-lm reads beside it."""
 
@@ -55,7 +61,7 @@ def _first_integer(config: Config, names: tuple[str, ...], at_least: int) -> int
     for section in _sections(config):
         for name in names:
             value = section.get(name)
-            if isinstance(value, int) and value >= at_least:
+            if isinstance(value, int) and not isinstance(value, bool) and at_least <= value < NO_LIMIT:
                 return value
     return None
 
@@ -63,6 +69,21 @@ def _first_integer(config: Config, names: tuple[str, ...], at_least: int) -> int
 def expert_count(config: Config) -> int | None:
     """Routed experts per MoE layer, or None for a dense model."""
     return _first_integer(config, EXPERT_COUNTS, at_least=2)
+
+
+def check_selection(config: Config, name: str) -> None:
+    """Refuse a config that selects no expert, or more than there are.
+
+    Raises:
+        UserError: it does, and under which key.
+    """
+    experts = expert_count(config)
+    for section in _sections(config):
+        for key in SELECTED_COUNTS:
+            given = section.get(key)
+            for count in given if isinstance(given, list) else [given]:
+                if isinstance(count, int) and experts is not None and not 1 <= count <= experts:
+                    raise UserError(f"the config.json of {name} says {key} {count}, of {experts} experts", advice=AGAIN)
 
 
 def context_length(config: Config) -> int | None:

@@ -10,7 +10,7 @@ from backends.catalog import ModelLocation
 from backends.gguf_checks import check_model
 from backends.gguf_files import GgufFile, read_parts
 from backends.hub_gguf import Wanted
-from backends.model_config import expert_count, read_config
+from backends.model_config import check_selection, expert_count, read_config
 from backends.regular_files import read_regular
 from backends.tensor_files import AGAIN, Tensor, read_tensors, unreadable
 from routing.errors import UserError
@@ -81,6 +81,7 @@ def _check_folder(name: str, folder: Path) -> None:
         raise UserError(
             f"{name} is a dense model: its config.json names no experts", advice="give a Mixture-of-Experts model"
         )
+    check_selection(config, name)
     read_tensor_tables(folder)
     if not any(any(folder.glob(name)) for name in TOKENIZERS):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)})", advice=AGAIN)

@@ -54,6 +54,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Type of the KV cache's numbers, e.g. `f16`, `f32`, `q8_0`."""
     tensor_overrides: list[str] = []
     """`PATTERN=BUFFER`: where tensors whose names match are kept, e.g. `ffn_.*_exps=CPU`."""
+    trust_remote_code: bool = False
+    """Run Python code that the model brings along."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from backends.model_config import Config, expert_count, quantization
+from backends.model_config import Config, expert_count
+from backends.stored_types import is_packed
 from backends.tensor_files import Tensor
 
 EXPERT_CONTAINERS = frozenset({"experts", "switch_mlp", "switch_glu"})
@@ -41,7 +42,7 @@ def weight_facts(config: Config, tensors: Sequence[Tensor]) -> WeightFacts:
     one = _one_expert(routed, expert_count(config))
     return WeightFacts(
         bytes=total,
-        parameters=None if quantization(config) else sum(tensor.elements for tensor in tensors),
+        parameters=None if is_packed(tensors) else sum(tensor.elements for tensor in tensors),
         expert_bytes=one,
         non_expert_bytes=total - sum(routed.values()) if one else None,
         fingerprint=fingerprint(config, tensors),

@@ -126,6 +126,11 @@ _ENGINE = (
         metavar="PATTERN=BUFFER",
         help="llama.cpp: where tensors are kept whose names match, e.g. ffn_.*_exps=CPU. Repeatable.",
     ),
+    click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="MLX: run Python code that the model's folder brings, with all your rights. Read it before.",
+    ),
 )
 
 _GENERATION = (

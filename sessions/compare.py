@@ -122,7 +122,7 @@ def read_source(path: Path, mode: str | None = None) -> Source:
 def _read_session(path: Path, mode: str | None) -> Source:
     warnings: list[str] = []
     header, run = _session_run(path, mode, warnings)
-    return Source(path, "session", [run], header, header.pressure, warnings)
+    return Source(path, "session", [run], header, header.pressure, [*_of_header(path, header), *warnings])
 
 
 def _read_folder(path: Path, mode: str | None) -> Source:
@@ -140,7 +140,13 @@ def _read_folder(path: Path, mode: str | None) -> Source:
     for file, (other, _) in zip(there, read, strict=True):
         if (other.model, other.pressure) != (header.model, header.pressure):
             raise UserError(f"{file}: is of another model than {there[0].name}", advice="measure again in a new folder")
-    return Source(path, "measurement", [run for _, run in read], header, header.pressure, warnings)
+    runs = [run for _, run in read]
+    return Source(path, "measurement", runs, header, header.pressure, [*_of_header(path, header), *warnings])
+
+
+def _of_header(path: Path, header: Header) -> list[str]:
+    """What the worker said of the model: a setting that the engine ignores makes it another one."""
+    return [f"{path}: {warning}" for warning in header.warnings]
 
 
 def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, Run]:

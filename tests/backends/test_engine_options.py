@@ -219,7 +219,8 @@ def test_a_cache_that_the_model_cannot_have(opened: Any) -> None:
     [
         ({"threads": 0}, "--threads is 0: use at least 1"),
         ({"gpu_layers": -2}, "--gpu-layers is -2: use 0 or more, or -1 for all"),
-        ({"context": 0}, "--context is 0: use at least 1 token"),
+        ({"context": 0}, "--context is 0: use 1 to 2,147,483,647 tokens"),
+        ({"context": 10**30}, f"--context is {10**30}: use 1 to 2,147,483,647 tokens"),
         ({"batch": 1}, "--batch is 1: use at least 2 tokens"),
         ({"micro_batch": -1}, "--micro-batch is -1: use at least 2 tokens"),
         ({"batch": 8, "micro_batch": 9}, "--micro-batch is 9 and --batch 8: a micro-batch is a part of a batch"),
@@ -237,24 +238,32 @@ def test_values_out_of_range(options: dict[str, Any], said: str) -> None:
 
 GIVEN = {
     "threads": 2, "gpu_layers": 0, "context": 64, "batch": 64, "micro_batch": 64, "mmap": False, "mlock": False,
-    "kv_type": "f16", "tensor_overrides": ["x=CPU"],
+    "kv_type": "f16", "tensor_overrides": ["x=CPU"], "trust_remote_code": True,
 }  # fmt: skip
 """A value for every option, none of them the default."""
 
 
 def test_every_option_is_for_some_engine() -> None:
-    assert set(GIVEN) == set(EngineOptions.__struct_fields__) == UNDERSTOOD["llama.cpp"]
+    assert set(GIVEN) == set(EngineOptions.__struct_fields__) == set().union(*UNDERSTOOD.values())
     assert set(UNDERSTOOD) == set(catalog.ENGINES)
-    check_support("llama.cpp", EngineOptions(**GIVEN))
-    check_support("mlx", EngineOptions(context=GIVEN["context"]))
+    for engine, fields in UNDERSTOOD.items():
+        check_support(engine, EngineOptions(**{field: GIVEN[field] for field in fields}))
     check_support("mlx", EngineOptions())
 
 
-@pytest.mark.parametrize("field", [field for field in GIVEN if field != "context"])
+@pytest.mark.parametrize("field", [field for field in GIVEN if field not in UNDERSTOOD["mlx"]])
 def test_mlx_refuses_what_it_could_only_ignore(field: str) -> None:
     with pytest.raises(UserError) as caught:
         check_support("mlx", EngineOptions(**{field: GIVEN[field]}))
     assert str(caught.value).startswith(f"the mlx backend cannot be told {flag(field)}: leave it out")
+
+
+def test_a_gguf_file_brings_no_code_to_trust() -> None:
+    with pytest.raises(UserError) as caught:
+        check_support("llama.cpp", EngineOptions(trust_remote_code=True))
+    assert str(caught.value) == (
+        "the llama.cpp backend cannot be told --trust-remote-code: leave it out, or use --backend mlx, which can"
+    )
 
 
 # -- MLX

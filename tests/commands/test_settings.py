@@ -50,6 +50,11 @@ def test_every_engine_option_arrives():
     )
 
 
+def test_code_of_a_model_is_not_trusted_unasked():
+    assert settings().options.trust_remote_code is False
+    assert settings("--trust-remote-code", "--backend", "mlx").options.trust_remote_code is True
+
+
 def test_multistep():
     assert settings().multistep is False
     assert settings(multistep=True).multistep is True

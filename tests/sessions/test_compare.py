@@ -114,6 +114,13 @@ def test_a_torn_session_is_read_with_a_warning(write: Write) -> None:
     assert source.warnings == [f"{path}: the last line is cut off; read up to line 20"]
 
 
+def test_what_was_said_of_the_model_is_said_of_a_comparison(write: Write) -> None:
+    """A setting that the engine ignores makes the numbers those of another model."""
+    header = msgspec.structs.replace(HEADER, warnings=["clip_qkv 8 is ignored"])
+    path = write("a", run_of(20, 1), header)
+    assert read_source(path).warnings == [f"{path}: clip_qkv 8 is ignored"]
+
+
 def measurement(folder: Path, write: Write, seeds: Iterable[int], planned: int | None = None) -> Path:
     """A folder as `moe-watch measure` leaves it, with made-up runs."""
     folder.mkdir()

@@ -15,6 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from backends.mlx_dropped import _unused
 from backends.mlx_opening import open_model
 from backends.mlx_tap import RouterTap
 from backends.model_config import read_config
@@ -76,7 +77,7 @@ def yarn_angles(dims: int, base: float, scaling: dict[str, Any]) -> Array:
     return np.array(plain) * (kept + (1 - kept) / scaling["factor"])
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "glm4_moe", "gpt_oss"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "qwen2_moe", "mixtral", "glm4_moe", "gpt_oss"])
 @pytest.mark.parametrize("truncate", [True, False])
 @pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
 def test_yarn_rotates_by_the_angles_of_the_paper(name: str, truncate: bool, key: str, altered: Altered) -> None:
@@ -245,14 +246,9 @@ def test_a_model_that_is_computed_as_it_is_meant_has_no_warning(name: str) -> No
 
 def test_a_tensor_that_the_model_has_not_taken_is_named(altered: Altered) -> None:
     """Drafting layers and pictures are not needed for text; anything else is."""
-    extra = {
-        "model.mtp_block.0.weight": mx.ones((4, 4)),
-        "model.layers.1.mlp.other_correction.weight": mx.ones((4,)),
-        "model.layers.1.mlp.experts.0.router_scale": mx.ones((8,)),
-    }
     said = opened(altered("gemma4_text", tensors={"model.layers.1.self_attn.k_proj.input_max": mx.array(3.0)}))[1]
-    assert said[0].startswith("the part of the checkpoint in model.layers.1.self_attn.k_proj.input_max is ignored by")
-    assert opened(altered("longcat_flash", tensors={"model.mtp.0.weight": extra["model.mtp_block.0.weight"]}))[1] == []
+    assert said[0].startswith("the checkpoint's tensor model.layers.1.self_attn.k_proj.input_max is ignored by mlx-lm ")
+    assert opened(altered("longcat_flash", tensors={"model.mtp.0.weight": mx.ones((4, 4))}))[1] == []
 
 
 def test_every_tensor_of_a_whole_model_is_taken() -> None:
@@ -303,3 +299,17 @@ def test_a_model_that_needs_no_scaling_is_read_where_mlx_lm_demands_one(altered:
     np.testing.assert_allclose(np.array(rope(x, offset=0)), np.array(same), atol=1e-5)
     assert len(said) == 1
     assert said[0].endswith("filled in: rope_scaling null")
+
+
+def test_one_of_very_many_tensors_is_found() -> None:
+    """Stacked experts of every layer, one of which was left out, and a tensor of no layer."""
+    before = {f"model.layers.{layer}.experts.{n}.w": mx.zeros((1,)) for layer in range(3) for n in range(1500)}
+    before |= {"model.extra": mx.zeros((1,)), "model.norm": mx.ones((1,)), "model.layers.0.wandering": mx.ones((1,))}
+    after = {
+        f"model.layers.{layer}.stacked.w": mx.stack(
+            [before[f"model.layers.{layer}.experts.{n}.w"] for n in range(1500) if (layer, n) != (1, 1234)]
+        )
+        for layer in range(3)
+    }
+    after |= {"model.norm": before["model.norm"], "model.elsewhere": before["model.layers.0.wandering"] + 1}
+    assert _unused(before, after) == ["model.layers.1.experts.1234.w", "model.extra"]
