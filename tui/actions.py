@@ -240,6 +240,10 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         "program", footer=1,
     ),
     Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=25),
+    Action(
+        "suspend", ("ctrl+z",), "ctrl+z", "suspend",
+        "Stop the program and return to the shell; `fg` continues it.", "program",
+    ),
     Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=26),
 )
 # fmt: on

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from math import inf
 from pathlib import Path
 from typing import ClassVar
@@ -66,6 +67,7 @@ class MoeWatchApp(App[None]):
         theme: name of a theme; None takes our dark one.
         simulated: says loudly that what is shown was made up. For tests of the dashboard only.
         executor: where fits are made; None for one thread beside the screen's.
+        closing: entered while the source is closed, when the terminal is restored already.
 
     Raises:
         UserError: there is no such theme.
@@ -85,6 +87,7 @@ class MoeWatchApp(App[None]):
         theme: str | None = None,
         simulated: bool = False,
         executor: Executor | None = None,
+        closing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
         self.animation_level = "none"
@@ -106,6 +109,9 @@ class MoeWatchApp(App[None]):
         self._timer: Timer | None = None
         self._backlog: deque[StreamItem] = deque()
         self._said: deque[str] = deque(maxlen=HISTORY_KEPT)
+        self._while_closing = closing
+        self._held = False
+        """A replay was playing when the program was suspended."""
         self._warned: list[str] = []
         self._marks: list[str] = []
         """Notes of one's own that have not come back yet."""
@@ -149,6 +155,7 @@ class MoeWatchApp(App[None]):
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
             "palette": self.action_command_palette,
+            "suspend": self._suspend,
             "quit": self.exit,
         }
 
@@ -178,6 +185,8 @@ class MoeWatchApp(App[None]):
 
     async def on_mount(self) -> None:
         self._heed_signals()
+        self.app_suspend_signal.subscribe(self, self._hold, immediate=True)
+        self.app_resume_signal.subscribe(self, self._release)
         await self.push_screen(self.dashboard)
         self.source.start()
         self.call_after_refresh(self.tick)
@@ -191,6 +200,28 @@ class MoeWatchApp(App[None]):
             with suppress(AttributeError, NotImplementedError, RuntimeError):  # no such signal, or not for this loop
                 loop.add_signal_handler(getattr(signal, name), self.exit)
 
+    def _suspend(self) -> None:
+        """Stop the program until the shell continues it, with all that was started together with it, such as `make`."""
+        driver = self._driver
+        if driver is None or driver.is_headless or driver.is_web or not driver.can_suspend:
+            self.notify("suspend: not in this terminal", severity="warning")
+        elif os.getpgrp() == os.getsid(0):
+            self.notify("suspend: not started from a shell that could continue it", severity="warning")
+        else:
+            os.killpg(0, signal.SIGTSTP)
+
+    def _hold(self, _: object) -> None:
+        """Hold a replay while the program is stopped; a live run waits by itself, once nothing reads what it sends."""
+        self._held = self.source.recording.mode == "replay" and not self.source.pace.paused
+        if self._held:
+            self.source.pause()
+
+    def _release(self, _: object) -> None:
+        if self._held:
+            self.source.resume()
+        self._heard = self._clock()
+        self.refresh(layout=True)
+
     def action_help_quit(self) -> None:
         """Textual's answer to ctrl+c, in our words."""
         self.notify(f"{BY_ID['quit'].shown} quits, or ctrl+q from anywhere", markup=False)
@@ -202,7 +233,8 @@ class MoeWatchApp(App[None]):
     def on_unmount(self) -> None:
         gc.unfreeze()
         self.trends.close()
-        self.source.close()
+        with self._while_closing():
+            self.source.close()
 
     def tick(self) -> None:
         """Take in what has arrived and draw a frame."""
