@@ -33,7 +33,6 @@ _FINISHED_MARKS = {
     "context": "■ context full",
     "user": "■ stopped",
 }
-_WOULD_STOP = "⊣"
 _STAGES = {
     "starting": "starting the worker",
     "reading": "reading the model",
@@ -70,6 +69,8 @@ class StreamPanel(Panel):
         self._wrapped: tuple[tuple[int, int], int] = ((0, 0), 0)
         """Which text of which run is wrapped, and how many pieces of the run."""
         self._last_role = ""
+        self._would_stop = False
+        """The model chose to end its text at the last piece."""
         self._pictured: list[Line] = []
         """The lines that were drawn last."""
 
@@ -177,12 +178,12 @@ class StreamPanel(Panel):
             case "note":
                 wrap.add_mark(piece, f"◆ {one_line(piece.text, 60)} " if piece.text else "◆ ")
             case _:
-                if piece.would_stop:
-                    wrap.add_mark(piece, _WOULD_STOP)
+                if piece.would_stop and not self._would_stop:  # one mark for several in a row
+                    wrap.add_rule(piece, f" end of text, continued at {count(piece.i)} ")
                 wrap.add(piece, piece.text)
                 if piece.omitted:
                     wrap.add_mark(piece, f"… {count(piece.omitted)} more characters")
-        self._last_role = piece.role
+        self._last_role, self._would_stop = piece.role, piece.would_stop
 
     # Drawing
 

@@ -113,17 +113,26 @@ async def test_prompt_injection_and_marks_look_like_what_they_are():
         assert text[row + 3 : row + 5] == ["again", "■ end of text"]
 
 
-async def test_where_the_model_would_have_stopped_is_marked():
+async def test_where_the_model_would_have_stopped_is_marked_once_for_several_in_a_row():
     run = MadeUpRun()
-    items = [*run.prompt(), *tokens_with_stop(run)]
+    items = [*run.prompt(), *tokens_with_stop(run, "one", "two!", "three!", "four", "five!")]
     async with running(items) as (app, _, _):
-        assert "one⊣two" in shown(app.dashboard.stream)
+        text = lines(app.dashboard.stream)
+        at = next(y for y, line in enumerate(text) if line.endswith("one"))
+        first, second = f" end of text, continued at {run.i - 4} ", f" end of text, continued at {run.i - 1} "
+        assert first in text[at + 1]
+        assert text[at + 1].startswith("──")
+        assert text[at + 2] == "twothreefour"
+        assert second in text[at + 3]
+        assert text[at + 4] == "five▌"
 
 
-def tokens_with_stop(run):
-    for text in ("one", "two"):
-        for item in run.token(text, "generated"):
-            yield msgspec.structs.replace(item, would_stop=text == "two") if isinstance(item, Token) else item
+def tokens_with_stop(run, *texts):
+    """Generated tokens; `!` marks those in whose place the model chose to end its text."""
+    for text in texts:
+        for item in run.token(text.rstrip("!"), "generated"):
+            stopped = isinstance(item, Token) and text.endswith("!")
+            yield msgspec.structs.replace(item, would_stop=True) if stopped else item
 
 
 async def test_scrolling_back_stays_there_until_the_end_is_asked_for():

@@ -20,7 +20,7 @@ from tui.pressure_words import branches
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),
-    ("⊣", "the model chose to end its text here, and was told to go on"),
+    ("── end of text ──", "the model chose to end its text here, and was made to continue"),
     ("◇ tap off", "something about the run was changed here"),
     ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
     ("┊ and ╵ in pressure", "text was put in before this chunk: the last few times, and the times before"),
