@@ -124,6 +124,9 @@ class Run:
         self._engine.reset()
         self._engine.configure(self._start.sampling, reseed=True)
         self._prompt = first_tokens(self._engine, self._start)
+        if (note := self._engine.first_use) is not None:
+            self._narration.prefill(0, len(self._prompt), note)
+            self._engine.first_use = None
         self._evaluate(self._prompt, "prompt")
         if self._left == 0:
             self._finish("length")

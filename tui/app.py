@@ -13,9 +13,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from math import inf
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from textual import on
+from textual import events, on
 from textual.app import App
 from textual.binding import BindingType
 from textual.driver import Driver
@@ -25,13 +25,13 @@ from textual.timer import Timer
 from routing.errors import UserError
 from routing.events import Marker, StreamItem, Vitals
 from sessions.replay import ReplaySource
-from sessions.source import END, HOME, Source
+from sessions.source import END, HOME, PaceStatus, Source
 from sessions.text import whole_text
 from tui.actions import BY_ID, bindings, holder
 from tui.commands import ActionProvider
 from tui.control import Control
 from tui.footer_bar import FooterBar
-from tui.frame import Frame
+from tui.frame import Frame, pace_in_words
 from tui.frame_rate import FrameRate
 from tui.inert import one_line
 from tui.inert_filter import InertFilter
@@ -43,7 +43,8 @@ from tui.screens.help import HelpScreen
 from tui.screens.sessions import SessionsScreen
 from tui.timeline_bar import TimelineBar
 from tui.trends import Trends
-from tui.view import RunView
+from tui.view import RunView, stage_of
+from tui.wrapped import SENTENCE_LIMIT
 
 FOLD_SECONDS = 0.05
 """A frame without a timer takes in items for so long at most; what is left waits for the next one."""
@@ -51,6 +52,8 @@ FOLD_SHARE = 0.5
 """With a timer, for this share of the time between frames: a slower rate must not take in less."""
 HISTORY_KEPT = 50
 TOAST_SECONDS = 10.0
+PACE_SECONDS = 2.0
+"""How long a new pace is shown; several keys in a row are usual."""
 LEAVING_SIGNALS = ("SIGTERM", "SIGHUP")
 """What ends the program from outside; not every system has all of them."""
 
@@ -117,15 +120,20 @@ class MoeWatchApp(App[None]):
         """Notes of one's own that have not come back yet."""
         self._refused: dict[str, float] = {}
         """The last refusal, and when it was told."""
+        self._unbound_told = False
+        """It was said that a key does nothing."""
+        self._stage: tuple[object, ...] = ()
+        self._stage_began = clock()
+        """When the present stage of loading or prefill began."""
         self._heard = clock()
         """When the worker last said anything."""
         self._performers: dict[str, Callable[[], object]] = {
             "pause": self.control.toggle_pause,
             "multistep": self.control.toggle_multistep,
             "tap": self.control.toggle_tap,
-            "faster": lambda: self.control.change_pace(1),
-            "slower": lambda: self.control.change_pace(-1),
-            "unlimited": self.control.unlimited,
+            "faster": lambda: self._tell_pace(self.control.change_pace(1)),
+            "slower": lambda: self._tell_pace(self.control.change_pace(-1)),
+            "unlimited": lambda: self._tell_pace(self.control.unlimited()),
             "restart": lambda: self.source.restart(),
             "go_on": self.control.go_on,
             "go_on_now": lambda: self.control.go_on(at_once=True),
@@ -169,6 +177,7 @@ class MoeWatchApp(App[None]):
             queued=self.control.queued,
             simulated=self.simulated,
             silent=self._clock() - self._heard,
+            waited=self._clock() - self._stage_began,
             trend=self.trends.of(self.view, self.dashboard.pressure.mode(self.view)),
         )
 
@@ -261,6 +270,9 @@ class MoeWatchApp(App[None]):
 
     def _take_in(self, item: StreamItem) -> None:
         self.view.feed(item)
+        stage = stage_of(self.view)
+        if stage != self._stage:
+            self._stage, self._stage_began = stage, self._clock()
         if isinstance(item, Marker) and self.source.recording.mode != "replay":
             self._tell_refusal(item.note)
 
@@ -273,14 +285,14 @@ class MoeWatchApp(App[None]):
         now = self._clock()
         if now - self._refused.get(note, -inf) >= TOAST_SECONDS:
             self._refused = {note: now}
-            self.notify(one_line(note, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
+            self.notify(one_line(note, SENTENCE_LIMIT), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _warn(self) -> None:
         """Say what the source has come to warn of."""
         for warning in self.source.warnings:
             if warning not in self._warned:
                 self._warned.append(warning)
-                self.notify(one_line(warning, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
+                self.notify(one_line(warning, SENTENCE_LIMIT), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
@@ -298,6 +310,13 @@ class MoeWatchApp(App[None]):
         if self._rate is not None:
             self._timer = self.set_interval(self._rate.interval, self.tick)
 
+    def on_key(self, event: events.Key) -> None:
+        """Say once that a key does nothing, and where those are that do."""
+        unbound = self.screen is self.dashboard and event.key not in self.screen.active_bindings
+        if unbound and event.key != "escape" and not self._unbound_told:
+            self._unbound_told = True
+            self.notify(f"no action on {one_line(event.key, 20)}: ? shows all keys", markup=False)
+
     async def action_press_key(self, key: str) -> None:
         """Do what a key stands for now."""
         await self.action_perform(holder(key, self.frame_now).id, key)
@@ -307,7 +326,7 @@ class MoeWatchApp(App[None]):
         action = BY_ID[name]
         frame = self.frame_now
         if not action.offered(frame):
-            self.notify(action.refusal(frame), severity="warning", markup=False)
+            self._tell_once(action.refusal(frame), severity="warning")
             return
         if "seek" in action.needs:
             self.control.stop_search()
@@ -330,16 +349,26 @@ class MoeWatchApp(App[None]):
         """A key in the footer was clicked."""
         await self.action_perform(message.action.id)
 
+    def _tell_pace(self, pace: PaceStatus) -> None:
+        """Give a sign where the bars have none: a live run's pace is in the footer, if there is room for it."""
+        if pace.kind == "rate":
+            self.notify(f"pace: {pace_in_words(pace)}", timeout=PACE_SECONDS, markup=False)
+
     def _seek_stop(self, direction: int) -> None:
         if not self.control.seek_stop(direction):
             where = "after" if direction > 0 else "before"
-            self.notify(f"no mark or injection {where} this token", markup=False)
+            self._tell_once(f"no mark or injection {where} this token")
+
+    def _tell_once(self, message: str, *, severity: Literal["information", "warning"] = "information") -> None:
+        """Say something that is not said already: a key that is held would pile it up."""
+        if all(told.message != message for told in self._notifications):
+            self.notify(message, severity=severity, markup=False)
 
     def _seek_written(self, text: str) -> None:
         try:
             self.control.seek_written(text)
         except UserError as error:
-            self.notify(one_line(str(error), 200), severity="warning", markup=False)
+            self.notify(one_line(str(error), SENTENCE_LIMIT), severity="warning", markup=False)
 
     def _find(self) -> None:
         self.push_screen(FindScreen(self.control.sought), lambda _: self.control.stop_search())
@@ -385,7 +414,7 @@ class MoeWatchApp(App[None]):
         try:
             source.start()
         except UserError as error:
-            self.notify(one_line(str(error), 200), severity="warning", markup=False)
+            self.notify(one_line(str(error), SENTENCE_LIMIT), severity="warning", markup=False)
             return
         self.control.stop_search()
         before, self.source = self.source, source

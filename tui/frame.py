@@ -35,6 +35,13 @@ def is_paused(pace: PaceStatus, view: RunView) -> bool:
     return pace.paused or (pace.kind == "rate" and view.status == "paused")
 
 
+def pace_in_words(pace: PaceStatus) -> str:
+    """How fast something is asked to go: `30 tok/s`, `2×`, `unlimited`."""
+    if pace.value == 0:
+        return "unlimited"
+    return factor(pace.value) if pace.kind == "speed" else f"{pace.value:g} tok/s"
+
+
 @dataclass(frozen=True, slots=True)
 class Queued:
     """A text that waits for the chunk boundary, or for the next token."""
@@ -57,6 +64,10 @@ class Frame:
     abilities: frozenset[Ability]
     ended: bool
     queued: Queued | None = None
+    loading: str = ""
+    """Name of the model that was asked for."""
+    waited: float = 0.0
+    """Seconds since the present stage of loading or prefill began."""
     simulated: bool = False
     silent: float = 0.0
     """Seconds since the last event of the run itself."""
@@ -73,6 +84,7 @@ class Frame:
         *,
         caught_up: bool = True,
         queued: Queued | None = None,
+        waited: float = 0.0,
         simulated: bool = False,
         silent: float = 0.0,
         trend: Trend | None = None,
@@ -85,6 +97,8 @@ class Frame:
             abilities=source.abilities,
             ended=source.ended and caught_up,
             queued=queued,
+            loading=source.loading,
+            waited=waited,
             simulated=simulated,
             silent=silent,
             trend=trend,
@@ -130,6 +144,11 @@ class Frame:
         return is_paused(self.pace, self.view)
 
     @property
+    def at_end(self) -> bool:
+        """A recording was played to its end, and can be played again."""
+        return self.replay and self.seekable and self.ended
+
+    @property
     def why(self) -> str:
         """Why it is paused or finished, in words; empty if nothing is known."""
         why = self.view.why or ""
@@ -142,15 +161,15 @@ class Frame:
     @property
     def pace_text(self) -> str:
         """How fast it is asked to go: `30 tok/s`, `2×`, `unlimited`."""
-        if self.pace.value == 0:
-            return "unlimited"
-        return factor(self.pace.value) if self.pace.kind == "speed" else f"{self.pace.value:g} tok/s"
+        return pace_in_words(self.pace)
 
     @property
     def queued_text(self) -> str:
         """What waits for the chunk boundary, and for how long."""
         if self.queued is None:
             return ""
+        if self.status == "paused" and not self.at_boundary:
+            return f"{self.queued.label} queued, waits for resume (space)"
         if self.queued.at_once or self.at_boundary:
             return f"{self.queued.label} asked for, at once"
         return f"{self.queued.label} queued for the chunk boundary, in {plural(self.view.clock.missing, 'token')}"

@@ -13,7 +13,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from routing.events import Progress
-from tui.format import count, number, percent, probability, size
+from tui.format import clock_time, count, number, percent, probability, size
 from tui.frame import Frame
 from tui.header_bar import done_share
 from tui.inert import inert, one_line
@@ -22,9 +22,12 @@ from tui.panel import Panel
 from tui.row import Part
 from tui.view import PIECES_KEPT, Piece, RunView
 from tui.wrap import Line, Run, TokenWrap
+from tui.wrapped import SENTENCE_LIMIT, wrapped
 
 Colouring = Literal["surprisal", "router entropy"]
 WHEEL_LINES = 3
+TOLD_SECONDS = 2.0
+"""What takes longer has its time told."""
 READOUT_HEIGHT = 6
 """Panels this tall have a line about one token."""
 _FINISHED_MARKS = {
@@ -76,7 +79,8 @@ class StreamPanel(Panel):
 
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
-        return view.runs, view.pieces_seen, frame.status, view.progress, frame.queued_text
+        waited = int(frame.waited) if not view.pieces_seen else 0
+        return view.runs, view.pieces_seen, frame.status, view.progress, frame.queued_text, waited
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
         """In a replay, `home` moves in the recording."""
@@ -295,6 +299,9 @@ class StreamPanel(Panel):
             row.first_that_fits(*(parts[:end] for end in range(len(parts), -1, -2)))
         return row.strip()
 
+    def _centred(self, text: str, style: Style, width: int) -> Strip:
+        return self.row(width).to((width - cell_len(text)) // 2).put(text, style).strip()
+
     def _draw_waiting(self, frame: Frame, width: int, height: int) -> list[Strip]:
         """Before the first token: how far loading or the prompt is."""
         ink = self.palette
@@ -306,8 +313,8 @@ class StreamPanel(Panel):
             return self.message(width, height, frame.view.no_token_text)
         stage = "waiting for the first token" if progress is None else _STAGES[progress.stage]
         if progress is not None and progress.note:
-            stage = f"{stage}: {one_line(progress.note, 60)}"
-        rows = [self.row(width).to((width - cell_len(stage)) // 2).put(stage, ink.text).strip()]
+            stage = f"{stage}: {one_line(progress.note, SENTENCE_LIMIT)}"
+        rows = [self._centred(line, ink.text, width) for line in wrapped(stage, width)]
         share = done_share(progress)
         if progress is not None and share is not None:
             bar = min(40, width - 8)
@@ -315,9 +322,18 @@ class StreamPanel(Panel):
             row = self.row(width).to((width - bar - 6) // 2)
             row.put("━" * filled, ink.accent).put("━" * (bar - filled), ink.track)
             rows += [blank, row.put(f" {percent(share, 0)}", ink.strong).strip()]
-            amount = _amount(progress)
-            rows.append(self.row(width).to((width - len(amount)) // 2).put(amount, ink.muted).strip())
+            rows.append(self._centred(_amount(progress), ink.muted, width))
+        if (times := _times(frame.waited, share)) is not None:
+            rows.append(self._centred(times, ink.muted, width))
         return [blank] * max(0, (height - len(rows)) // 2) + rows
+
+
+def _times(waited: float, share: float | None) -> str | None:
+    """Return how long it has taken, and how long it will at this pace; None where it takes no time worth telling."""
+    if waited < TOLD_SECONDS:
+        return None
+    left = waited * (1 - share) / share if share else None
+    return f"{clock_time(waited)} elapsed" + ("" if left is None else f", about {clock_time(left)} left")
 
 
 def _coloured_by(piece: Piece, colouring: Colouring) -> tuple[float | None, tuple[float, ...]]:
