@@ -19,7 +19,7 @@ from tui.header_bar import done_share
 from tui.inert import inert, one_line
 from tui.palette import ENTROPY_LIMITS, SURPRISE_LIMITS
 from tui.panel import Panel
-from tui.row import Part
+from tui.row import Part, Row
 from tui.view import PIECES_KEPT, Piece, RunView
 from tui.wrap import Line, Run, TokenWrap
 from tui.wrapped import SENTENCE_LIMIT, wrapped
@@ -138,7 +138,8 @@ class StreamPanel(Panel):
         line = self._first_line + y
         if y >= self._text_height or line >= len(self._wrap.lines):
             return None
-        for run in self._wrap.lines[line].runs:
+        x -= self._wrap.lines[line].indent
+        for run in self._wrap.lines[line].runs if x >= 0 else ():
             x -= cell_len(run.text)
             if x < 0:
                 return run.piece
@@ -260,11 +261,20 @@ class StreamPanel(Panel):
             text = line.runs[0].text
             side = max(0, width - cell_len(text)) // 2
             return row.put("─" * side, ink.faint).put(text, ink.muted).put("─" * width, ink.faint).strip()
+        row.put(" " * line.indent)
         for run in line.runs:
-            row.put(run.text, self._style(run))
+            self._put_run(row, run)
         if now and self.frame is not None and self.frame.status in ("streaming", "prefill"):
             row.put("▌", ink.accent)
         return row.strip()
+
+    def _put_run(self, row: Row, run: Run) -> None:
+        """A piece's text; a line under it begins with its first letter, unless it is nothing but spaces."""
+        style, text = self._style(run), run.text
+        if style.underline and not run.piece.text.isspace():
+            text = run.text.lstrip(" ")
+            row.put(run.text[: len(run.text) - len(text)], style + Style(underline=False))
+        row.put(text, style)
 
     def _style(self, run: Run) -> Style:
         ink, piece = self.palette, run.piece
@@ -273,7 +283,7 @@ class StreamPanel(Panel):
                 piece.role, ink.warn
             )
         if piece.role == "prompt":
-            style = ink.muted
+            style = ink.muted + Style(italic=True)  # expected tokens have the same grey
         elif piece.role == "injected":
             style = ink.accent + Style(italic=True)
         else:

@@ -228,3 +228,34 @@ async def test_equal_texts_are_one_text_in_memory():
         whole = [each for each in wrapped if each.text == each.piece.text]
         assert len(whole) > 900
         assert all(each.text is each.piece.text for each in whole)
+
+
+@pytest.mark.parametrize(
+    ("text", "underlined"),
+    [(" word", "word"), ("    word", "word"), ("word", "word"), ("two words", "two words"), ("   ", "   ")],
+)
+async def test_the_line_under_a_surprising_token_leaves_out_the_spaces_before_it(text, underlined):
+    run = MadeUpRun(header(prompt="def f():\n"))
+    items = [*run.prompt(), *(surprising(item) for item in run.token(text, "generated"))]
+    async with running(items) as (app, _, _):
+        stream = app.dashboard.stream
+        row = next(y for y, line in enumerate(lines(stream)) if "▌" in line)
+        under = [segment for segment in stream.render_line(row) if segment.style and segment.style.underline]
+        assert "".join(segment.text for segment in under) == underlined
+
+
+async def test_wrapped_text_stands_under_the_beginning_of_its_line_also_for_the_mouse():
+    run = MadeUpRun(header(prompt="x\n"))
+    words = [f" w{number:02}" for number in range(40)]
+    items = [*run.prompt(), *(item for text in ("       ", *words) for item in run.token(text, "generated"))]
+    async with running(items, size=(80, 30)) as (app, _, _):
+        stream = app.dashboard.stream
+        row = next(y for y, line in enumerate(lines(stream)) if "w30" in line)
+        text = lines(stream)[row]
+        assert text.startswith(" " * 7 + " w") or text.startswith(" " * 7 + "w")
+        assert stream._piece_at(text.index("w30"), row).text == " w30"
+        assert stream._piece_at(3, row) is None
+
+
+def surprising(item):
+    return msgspec.structs.replace(item, logprob=-9.0) if isinstance(item, Token) else item
