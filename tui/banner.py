@@ -12,7 +12,7 @@ from textual.strip import Strip
 from sessions.text import plural
 from tui.actions import BY_ID
 from tui.format import count, size
-from tui.frame import Frame
+from tui.frame import EVERY_CHUNK, Frame, pause_in_words
 from tui.inert import one_line
 from tui.panel import Drawn
 from tui.row import Row, on
@@ -95,11 +95,12 @@ def _boundary(frame: Frame) -> str:
     view = frame.view
     assert view.header is not None
     chunks = view.tracks[view.header.pressure].chunks
-    goes_on = "space or g goes on" if frame.resumable else "the run waited here"
+    then = "space or g continues" if frame.resumable else "the run waited here"
     if not chunks:
-        return f"a chunk is complete: {goes_on}"
-    why = f" ({chunks[-1].pause})" if chunks[-1].pause else ""
-    return f"chunk {count(chunks[-1].index)} is complete: {goes_on}{why}"
+        return f"a chunk is complete: {then}"
+    reason = chunks[-1].pause
+    why = f" ({pause_in_words(reason)})" if reason and reason != EVERY_CHUNK else ""
+    return f"chunk {count(chunks[-1].index)} is complete{why}: {then}"
 
 
 def _saved(frame: Frame) -> str:

@@ -17,9 +17,11 @@ _WHY_FINISHED = {
     "context": "the context is full",
     "user": "stopped by hand",
 }
+EVERY_CHUNK = "multistep_chunk_complete"
+"""The reference's reason for a pause that needs no other: every chunk pauses."""
 _WHY_PAUSED = {
     "chunk": "chunk complete",
-    "multistep_chunk_complete": "chunk complete",
+    EVERY_CHUNK: "chunk complete",
     "negative_pressure": "negative pressure",
     "fast_instability": "fast instability",
 }
@@ -33,6 +35,11 @@ PATIENCE_SECONDS = 5.0
 def is_paused(pace: PaceStatus, view: RunView) -> bool:
     """Whether `resume` would do anything. A recorded pause is only told of: playback goes on through it."""
     return pace.paused or (pace.kind == "rate" and view.status == "paused")
+
+
+def pause_in_words(why: str) -> str:
+    """Return why a run waits; a reason that is not one of ours is shown as it is."""
+    return _WHY_PAUSED.get(why, one_line(why, WHY_LIMIT))
 
 
 def pace_in_words(pace: PaceStatus) -> str:
@@ -156,7 +163,7 @@ class Frame:
             return "end of the recording" if self.replay else "the run has ended"
         if self.status == "finished":
             return _WHY_FINISHED.get(why, one_line(why, WHY_LIMIT))
-        return _WHY_PAUSED.get(why, one_line(why, WHY_LIMIT)) if self.status == "paused" else ""
+        return pause_in_words(why) if self.status == "paused" else ""
 
     @property
     def pace_text(self) -> str:

@@ -318,7 +318,7 @@ class StreamPanel(Panel):
         progress = frame.view.progress
         blank = self.row(width).strip()
         if frame.status == "failed":
-            return [blank]
+            return self.message(width, height, one_line(frame.view.message or "the run failed", SENTENCE_LIMIT))
         if frame.view.counts_only:
             return self.message(width, height, frame.view.no_token_text)
         stage = "waiting for the first token" if progress is None else _STAGES[progress.stage]
