@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -422,7 +423,8 @@ class MoeWatchApp(App[None]):
         self._backlog.clear()
         self._warned.clear()
         self._marks.clear()
-        self.run_worker(before.close, thread=True, exit_on_error=False)
+        left = [before]  # which a worker of Textual's, a reference cycle, would keep with all that it has read
+        self.run_worker(partial(_close, left), thread=True, exit_on_error=False)
         self.tick()
 
     def _ask_say(self) -> None:
@@ -450,3 +452,9 @@ class MoeWatchApp(App[None]):
         self._marks.append(note)
         self.source.mark(note)
         self.notify(f"marked at token {self.view.tokens:,}", markup=False)
+
+
+def _close(left: list[Source]) -> None:
+    """Close a source and let go of it; frames drawn of it are reference cycles, and many for the collector to find."""
+    left.pop().close()
+    gc.collect()
