@@ -381,6 +381,13 @@ def played(source):
         source.drain()
 
 
+def played_again(source):
+    """As one does who goes back from where it was damaged."""
+    played(source)
+    sought(source)
+    played(source)
+
+
 def sought(source):
     source.seek(Jump("token", 60))
     for _ in range(20):
@@ -393,8 +400,8 @@ def searched(source):
     wait_until(lambda: search.over, "the search")
 
 
-@pytest.mark.parametrize("use", [untouched, played, sought, searched])
-@pytest.mark.parametrize("damage", [b"", b'{"event":"token","i":', b"no JSON\n"], ids=["whole", "torn", "damaged"])
+@pytest.mark.parametrize("use", [untouched, played, played_again, sought, searched])
+@pytest.mark.parametrize("damage", [b"", b'{"event":"token","i":', b"no JSON\n" * 2], ids=["whole", "torn", "damaged"])
 def test_a_closed_replay_is_gone_without_the_garbage_collector(write, use, damage):
     path = write(with_derived([HEADER, *tokens(120)]))
     path.write_bytes(path.read_bytes() + damage)
