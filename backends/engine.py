@@ -96,6 +96,8 @@ class Engine(ABC):
     vocabulary: int
     """Token ids are below this."""
     warnings: list[str]
+    first_use: str | None = None
+    """What takes long at the first evaluation, in words; None if nothing does, or once it is done."""
 
     @property
     @abstractmethod

@@ -127,6 +127,9 @@ class Run:
         self._prompt = first_tokens(self._engine, self._start)
         if is_turn(self._engine, self._start):
             self._check_said(self._prompt, self._start.prompt)
+        if (note := self._engine.first_use) is not None:
+            self._narration.prefill(0, len(self._prompt), note)
+            self._engine.first_use = None
         self._evaluate(self._prompt, "prompt")
         if self._left == 0:
             self._finish("length")

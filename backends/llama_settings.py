@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from backends.gguf_files import GgufFile
-from backends.ignored_settings import ignored
+from backends.ignored_settings import ignored, not_known
 from backends.llama_library import knows_key
 from backends.model_config import Config, read_config
 from routing.errors import UserError

@@ -53,9 +53,9 @@ class Narration:
         self.i += len(facts)
         self._outbox.put_tokens(Evaluated(facts, routing))
 
-    def prefill(self, done: int, total: int) -> None:
-        """How far given tokens are evaluated."""
-        self._outbox.put(Progress(stage="prefill", done=done, total=total, unit="tokens"))
+    def prefill(self, done: int, total: int, note: str | None = None) -> None:
+        """How far given tokens are evaluated, and what else takes its time."""
+        self._outbox.put(Progress(stage="prefill", done=done, total=total, unit="tokens", note=note))
         self._outbox.flush()
 
     def state(self, state: RunState, *, why: str | None = None, message: str | None = None) -> None:

@@ -26,15 +26,15 @@ def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, 
 
     MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
 
-    Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. Where the model
-    ends its text the run waits for more (`--stop never` tells it to go on); at the end of the context it begins again
-    with its prompt.
+    Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. At the end of
+    its text the model is made to continue, and at the end of the context the prompt is evaluated again in an empty one;
+    both are marked. With `--stop eos` the run ends with the text, and `g` continues it.
     """
     if not 0 <= rate < float("inf"):
         raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as it goes")
     require_terminal(advice="use `moe-watch record`, which needs none")
     settings = run_settings(
-        options, stop="eos", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record
+        options, stop="never", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record
     )
 
     from sessions.live import LiveSource

@@ -8,6 +8,11 @@ from routing.events import PerturbationForm
 class FixedRun:
     """The part of a `sessions.source.Source` that would need a model, or would change the recording: nothing."""
 
+    @property
+    def loading(self) -> str:
+        """Nothing: no model is loaded."""
+        return ""
+
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         """Nothing: what is recorded has happened."""
 

@@ -27,6 +27,7 @@ class LiveSource:
     def __init__(self, settings: RunSettings, around: Surroundings | None = None) -> None:
         self._stream: deque[StreamItem] = deque()
         self._mailbox = Mailbox()
+        self._model = settings.model
         self._run = LiveRun(settings, around or Surroundings(), self._stream, self._mailbox.post)
 
     @property
@@ -42,6 +43,10 @@ class LiveSource:
         turn: frozenset[Ability] = frozenset({"turn"} if run.ready.template else ())
         pause: frozenset[Ability] = frozenset({"pause", "tap", "multistep"} if run.stage == "running" else ())
         return always | turn | pause
+
+    @property
+    def loading(self) -> str:
+        return self._model
 
     @property
     def recording(self) -> RecordingStatus:

@@ -393,6 +393,6 @@ class ReplaySource(FixedRun):
                 self._quiet_since = due
 
     def _fail(self, error: UserError, items: list[StreamItem]) -> None:
-        self.fatal_error = error
+        self.fatal_error = UserError(error.what, advice=error.advice)  # one without frames, of which this is one
         self._ended = True
         items.append(State(state="error", i=self._position, t=self._time, message=str(error)))

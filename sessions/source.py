@@ -93,6 +93,10 @@ class Source(Protocol):
         """What can be done now."""
 
     @property
+    def loading(self) -> str:
+        """Name of the model that was asked for, as it was typed; empty for a recording."""
+
+    @property
     def recording(self) -> RecordingStatus: ...
 
     @property

@@ -47,7 +47,8 @@ class Action:
 
     def offered(self, frame: Frame) -> bool:
         """It can be done now."""
-        return not self.needs or bool(self.needs & frame.abilities)
+        plays_again = self.id == "pause" and frame.at_end
+        return not self.needs or bool(self.needs & frame.abilities) or plays_again
 
     def reason(self, frame: Frame) -> str:
         """Why it cannot be done now."""
@@ -71,6 +72,8 @@ class Action:
 
     def caption(self, frame: Frame) -> str:
         """`title` as it reads in this moment."""
+        if self.id == "pause" and frame.at_end:
+            return "play again"
         if self.id == "pause":
             return "resume" if frame.resumable else "pause"
         if self.id == "tap":
@@ -111,7 +114,7 @@ _NO_SEEK = "only in a replay"
 # fmt: off
 ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     Action(
-        "pause", ("space",), "space", "pause", "Pause or resume; in a replay, playback.", "run",
+        "pause", ("space",), "space", "pause", "Pause or resume; in a replay, playback: at its end, play again.", "run",
         _needs("pause"), "nothing runs that could be paused", footer=2,
     ),
     Action(
@@ -240,6 +243,10 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         "program", footer=1,
     ),
     Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=25),
+    Action(
+        "suspend", ("ctrl+z",), "ctrl+z", "suspend",
+        "Stop the program and return to the shell; `fg` continues it.", "program",
+    ),
     Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=26),
 )
 # fmt: on

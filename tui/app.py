@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from textual import on
+from textual import events, on
 from textual.app import App
 from textual.binding import BindingType
 from textual.driver import Driver
@@ -24,12 +26,12 @@ from textual.timer import Timer
 from routing.errors import UserError
 from routing.events import Marker, Refused, RunWarning, StreamItem, Vitals
 from sessions.replay import ReplaySource
-from sessions.source import END, HOME, Source
+from sessions.source import END, HOME, PaceStatus, Source
 from tui.actions import BY_ID, bindings, holder
 from tui.commands import ActionProvider
 from tui.control import Control
 from tui.footer_bar import FooterBar
-from tui.frame import Frame
+from tui.frame import Frame, pace_in_words
 from tui.frame_rate import FrameRate
 from tui.inert import one_line
 from tui.inert_filter import InertFilter
@@ -41,7 +43,8 @@ from tui.screens.help import HelpScreen
 from tui.screens.sessions import SessionsScreen
 from tui.timeline_bar import TimelineBar
 from tui.trends import Trends
-from tui.view import RunView
+from tui.view import RunView, stage_of
+from tui.wrapped import SENTENCE_LIMIT
 
 FOLD_SECONDS = 0.05
 """A frame without a timer takes in items for so long at most; what is left waits for the next one."""
@@ -49,6 +52,8 @@ FOLD_SHARE = 0.5
 """With a timer, for this share of the time between frames: a slower rate must not take in less."""
 HISTORY_KEPT = 50
 TOAST_SECONDS = 10.0
+PACE_SECONDS = 2.0
+"""How long a new pace is shown; several keys in a row are usual."""
 LEAVING_SIGNALS = ("SIGTERM", "SIGHUP")
 """What ends the program from outside; not every system has all of them."""
 
@@ -65,6 +70,7 @@ class MoeWatchApp(App[None]):
         theme: name of a theme; None takes our dark one.
         simulated: says loudly that what is shown was made up. For tests of the dashboard only.
         executor: where fits are made; None for one thread beside the screen's.
+        closing: entered while the source is closed, when the terminal is restored already.
 
     Raises:
         UserError: there is no such theme.
@@ -84,6 +90,7 @@ class MoeWatchApp(App[None]):
         theme: str | None = None,
         simulated: bool = False,
         executor: Executor | None = None,
+        closing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
         self.animation_level = "none"
@@ -105,18 +112,26 @@ class MoeWatchApp(App[None]):
         self._timer: Timer | None = None
         self._backlog: deque[StreamItem] = deque()
         self._said: deque[str] = deque(maxlen=HISTORY_KEPT)
+        self._while_closing = closing
+        self._held = False
+        """A replay was playing when the program was suspended."""
         self._warned: list[str] = []
         self._refused: dict[str, float] = {}
         """The last refusal, and when it was told."""
+        self._unbound_told = False
+        """It was said that a key does nothing."""
+        self._stage: tuple[object, ...] = ()
+        self._stage_began = clock()
+        """When the present stage of loading or prefill began."""
         self._heard = clock()
         """When the worker last said anything."""
         self._performers: dict[str, Callable[[], object]] = {
             "pause": self.control.toggle_pause,
             "multistep": self.control.toggle_multistep,
             "tap": self.control.toggle_tap,
-            "faster": lambda: self.control.change_pace(1),
-            "slower": lambda: self.control.change_pace(-1),
-            "unlimited": self.control.unlimited,
+            "faster": lambda: self._tell_pace(self.control.change_pace(1)),
+            "slower": lambda: self._tell_pace(self.control.change_pace(-1)),
+            "unlimited": lambda: self._tell_pace(self.control.unlimited()),
             "restart": lambda: self.source.restart(),
             "go_on": self.control.go_on,
             "go_on_now": lambda: self.control.go_on(at_once=True),
@@ -146,6 +161,7 @@ class MoeWatchApp(App[None]):
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
             "palette": self.action_command_palette,
+            "suspend": self._suspend,
             "quit": self.exit,
         }
 
@@ -159,6 +175,7 @@ class MoeWatchApp(App[None]):
             queued=self.control.queued,
             simulated=self.simulated,
             silent=self._clock() - self._heard,
+            waited=self._clock() - self._stage_began,
             trend=self.trends.of(self.view, self.dashboard.pressure.mode(self.view)),
         )
 
@@ -175,6 +192,8 @@ class MoeWatchApp(App[None]):
 
     async def on_mount(self) -> None:
         self._heed_signals()
+        self.app_suspend_signal.subscribe(self, self._hold, immediate=True)
+        self.app_resume_signal.subscribe(self, self._release)
         await self.push_screen(self.dashboard)
         self.source.start()
         self.call_after_refresh(self.tick)
@@ -188,6 +207,28 @@ class MoeWatchApp(App[None]):
             with suppress(AttributeError, NotImplementedError, RuntimeError):  # no such signal, or not for this loop
                 loop.add_signal_handler(getattr(signal, name), self.exit)
 
+    def _suspend(self) -> None:
+        """Stop the program until the shell continues it, with all that was started together with it, such as `make`."""
+        driver = self._driver
+        if driver is None or driver.is_headless or driver.is_web or not driver.can_suspend:
+            self.notify("suspend: not in this terminal", severity="warning")
+        elif os.getpgrp() == os.getsid(0):
+            self.notify("suspend: not started from a shell that could continue it", severity="warning")
+        else:
+            os.killpg(0, signal.SIGTSTP)
+
+    def _hold(self, _: object) -> None:
+        """Hold a replay while the program is stopped; a live run waits by itself, once nothing reads what it sends."""
+        self._held = self.source.recording.mode == "replay" and not self.source.pace.paused
+        if self._held:
+            self.source.pause()
+
+    def _release(self, _: object) -> None:
+        if self._held:
+            self.source.resume()
+        self._heard = self._clock()
+        self.refresh(layout=True)
+
     def action_help_quit(self) -> None:
         """Textual's answer to ctrl+c, in our words."""
         self.notify(f"{BY_ID['quit'].shown} quits, or ctrl+q from anywhere", markup=False)
@@ -199,7 +240,8 @@ class MoeWatchApp(App[None]):
     def on_unmount(self) -> None:
         gc.unfreeze()
         self.trends.close()
-        self.source.close()
+        with self._while_closing():
+            self.source.close()
 
     def tick(self) -> None:
         """Take in what has arrived and draw a frame."""
@@ -226,30 +268,33 @@ class MoeWatchApp(App[None]):
 
     def _take_in(self, item: StreamItem) -> None:
         self.view.feed(item)
+        stage = stage_of(self.view)
+        if stage != self._stage:
+            self._stage, self._stage_began = stage, self._clock()
         if isinstance(item, Refused) and self.source.recording.mode != "replay":
             self._tell_refusal(item)
         elif isinstance(item, RunWarning) and self.source.recording.mode != "replay":
-            self._tell_once(item.text)
+            self._warn_of(item.text)
 
     def _tell_refusal(self, refused: Refused) -> None:
         """Show why a command was not carried out."""
         if refused.command in ("inject", "start"):
             self.control.refused()
-        self._tell_once(refused.why)
+        self._warn_of(refused.why)
 
-    def _tell_once(self, text: str) -> None:
+    def _warn_of(self, text: str) -> None:
         """Show one line, unless it is being shown."""
         now = self._clock()
         if now - self._refused.get(text, -inf) >= TOAST_SECONDS:
             self._refused = {text: now}
-            self.notify(one_line(text, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
+            self.notify(one_line(text, SENTENCE_LIMIT), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _warn(self) -> None:
         """Say what the source has come to warn of."""
         for warning in self.source.warnings:
             if warning not in self._warned:
                 self._warned.append(warning)
-                self.notify(one_line(warning, 200), severity="warning", timeout=TOAST_SECONDS, markup=False)
+                self.notify(one_line(warning, SENTENCE_LIMIT), severity="warning", timeout=TOAST_SECONDS, markup=False)
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
@@ -267,6 +312,13 @@ class MoeWatchApp(App[None]):
         if self._rate is not None:
             self._timer = self.set_interval(self._rate.interval, self.tick)
 
+    def on_key(self, event: events.Key) -> None:
+        """Say once that a key does nothing, and where those are that do."""
+        unbound = self.screen is self.dashboard and event.key not in self.screen.active_bindings
+        if unbound and event.key != "escape" and not self._unbound_told:
+            self._unbound_told = True
+            self.notify(f"no action on {one_line(event.key, 20)}: ? shows all keys", markup=False)
+
     async def action_press_key(self, key: str) -> None:
         """Do what a key stands for now."""
         await self.action_perform(holder(key, self.frame_now).id, key)
@@ -276,7 +328,7 @@ class MoeWatchApp(App[None]):
         action = BY_ID[name]
         frame = self.frame_now
         if not action.offered(frame):
-            self.notify(action.refusal(frame), severity="warning", markup=False)
+            self._tell_once(action.refusal(frame), severity="warning")
             return
         if "seek" in action.needs:
             self.control.stop_search()
@@ -299,16 +351,26 @@ class MoeWatchApp(App[None]):
         """A key in the footer was clicked."""
         await self.action_perform(message.action.id)
 
+    def _tell_pace(self, pace: PaceStatus) -> None:
+        """Give a sign where the bars have none: a live run's pace is in the footer, if there is room for it."""
+        if pace.kind == "rate":
+            self.notify(f"pace: {pace_in_words(pace)}", timeout=PACE_SECONDS, markup=False)
+
     def _seek_stop(self, direction: int) -> None:
         if not self.control.seek_stop(direction):
             where = "after" if direction > 0 else "before"
-            self.notify(f"no mark or injection {where} this token", markup=False)
+            self._tell_once(f"no mark or injection {where} this token")
+
+    def _tell_once(self, message: str, *, severity: Literal["information", "warning"] = "information") -> None:
+        """Say something that is not said already: a key that is held would pile it up."""
+        if all(told.message != message for told in self._notifications):
+            self.notify(message, severity=severity, markup=False)
 
     def _seek_written(self, text: str) -> None:
         try:
             self.control.seek_written(text)
         except UserError as error:
-            self.notify(one_line(str(error), 200), severity="warning", markup=False)
+            self.notify(one_line(str(error), SENTENCE_LIMIT), severity="warning", markup=False)
 
     def _find(self) -> None:
         self.push_screen(FindScreen(self.control.sought), lambda _: self.control.stop_search())
@@ -354,14 +416,15 @@ class MoeWatchApp(App[None]):
         try:
             source.start()
         except UserError as error:
-            self.notify(one_line(str(error), 200), severity="warning", markup=False)
+            self.notify(one_line(str(error), SENTENCE_LIMIT), severity="warning", markup=False)
             return
         self.control.stop_search()
         before, self.source = self.source, source
         self.control.source = source
         self._backlog.clear()
         self._warned.clear()
-        self.run_worker(before.close, thread=True, exit_on_error=False)
+        left = [before]  # which a worker of Textual's, a reference cycle, would keep with all that it has read
+        self.run_worker(partial(_close, left), thread=True, exit_on_error=False)
         self.tick()
 
     def _ask_say(self) -> None:
@@ -387,3 +450,9 @@ class MoeWatchApp(App[None]):
     def _mark(self, reply: Reply) -> None:
         self.source.mark(reply.text)
         self.notify(f"marked at token {self.view.tokens:,}", markup=False)
+
+
+def _close(left: list[Source]) -> None:
+    """Close a source and let go of it; frames drawn of it are reference cycles, and many for the collector to find."""
+    left.pop().close()
+    gc.collect()

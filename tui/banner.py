@@ -12,58 +12,71 @@ from textual.strip import Strip
 from sessions.text import plural
 from tui.actions import BY_ID
 from tui.format import count, size
-from tui.frame import Frame
+from tui.frame import EVERY_CHUNK, Frame, pause_in_words
 from tui.inert import one_line
 from tui.panel import Drawn
 from tui.row import Row, on
+from tui.wrapped import SENTENCE_LIMIT, wrapped
 
 Message = tuple[str, str, str]
 """Urgency (`bad`, `more` of it, `good`, or `wait`), the sentence, and what goes with it: what was saved, what can be
 done."""
 NOT_BEGUN = "this run had not begun, so nothing of it is missing"
+INDENT = 3
+"""Cells of the sign before a sentence."""
 _GLYPHS = {"bad": "✗", "more": " ", "good": "■", "wait": "‖"}
 
 
 class Banner(Drawn):
-    """One row per message, no rows when there is nothing to say."""
+    """Some rows per message, as many as its words need; no rows when there is nothing to say."""
 
     def state(self, frame: Frame) -> Hashable:
         return tuple(messages(frame))
 
     def show(self, frame: Frame) -> None:
-        found = len(messages(frame))
+        found = messages(frame)
         self.display = bool(found)
-        self.styles.height = max(1, found)
+        self.styles.height = max(1, len(self._rows_of(found, self.app.size.width)))
         super().show(frame)
 
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
-        return [self._draw_message(size.width, *message) for message in messages(frame)]
+        return self._rows_of(messages(frame), size.width)
 
-    def _draw_message(self, width: int, urgency: str, sentence: str, offer: str) -> Strip:
+    def _rows_of(self, found: list[Message], width: int) -> list[Strip]:
+        return [row for message in found for row in self._draw_message(width, *message)]
+
+    def _draw_message(self, width: int, urgency: str, sentence: str, offer: str) -> list[Strip]:
+        """The sentence, and what can be done at the right of its last row, or below if there is no room."""
         ink = self.palette
         calm = {"good": ink.good, "wait": ink.accent}
         ground = on(calm[urgency], ink.bar) if urgency in calm else ink.bad + Style(reverse=True)
-        row = Row(width, ground).put(f" {_GLYPHS[urgency]} ", ground + Style(bold=True))
-        told = Row(max(0, row.room - cell_len(offer) - 2), ground).words(sentence)
-        row.put(told.text, ground + Style(bold=True))
-        return row.right((f"{offer} ", ground)).strip()
+        bold = ground + Style(bold=True)
+        rows: list[Row] = []
+        for line in wrapped(sentence, max(1, width - INDENT - 1)):
+            sign = " " if rows else _GLYPHS[urgency]
+            rows.append(Row(width, ground).put(f" {sign} ", bold).put(line, bold))
+        if offer and rows[-1].room < cell_len(offer) + 3:
+            rows.append(Row(width, ground))
+        return [*(row.strip() for row in rows[:-1]), rows[-1].right((f"{offer} ", ground)).strip()]
 
 
 def messages(frame: Frame) -> list[Message]:
     """What must be said now, the most urgent first."""
     found: list[Message] = []
     if frame.status == "failed":
-        found.append(("bad", one_line(frame.view.message or "the run failed", 200), ""))
+        found.append(("bad", one_line(frame.view.message or "the run failed", SENTENCE_LIMIT), ""))
         found.append(("more", _saved(frame), _offers(frame, "restart", "prompt", "quit")))
     if frame.recording.mode == "failed":
-        problem = one_line(frame.recording.problem or "the file cannot be written", 160)
+        problem = one_line(frame.recording.problem or "the file cannot be written", SENTENCE_LIMIT)
         found.append(("bad", f"not being recorded: {problem}", _offers(frame, "record")))
     elif frame.recording.problem and not frame.replay:
-        found.append(("bad", f"not all is recorded: {one_line(frame.recording.problem, 160)}", ""))
+        found.append(("bad", f"not all is recorded: {one_line(frame.recording.problem, SENTENCE_LIMIT)}", ""))
     if frame.view.dropped:
         found.append(("bad", f"{plural(frame.view.dropped, 'event')} lost: the numbers shown have a gap", ""))
     if frame.status == "finished" and frame.view.header is not None:
-        found.append(("good", f"finished: {_finished(frame)}", _offers(frame, "go_on", "prompt", "quit")))
+        found.append(
+            ("good", f"finished: {_finished(frame)}", _offers(frame, "pause", "home", "go_on", "prompt", "quit"))
+        )
     if frame.at_boundary:
         found.append(("wait", _boundary(frame), ""))
     return found
@@ -82,11 +95,12 @@ def _boundary(frame: Frame) -> str:
     view = frame.view
     assert view.header is not None
     chunks = view.tracks[view.header.pressure].chunks
-    goes_on = "space or g goes on" if frame.resumable else "the run waited here"
+    then = "space or g continues" if frame.resumable else "the run waited here"
     if not chunks:
-        return f"a chunk is complete: {goes_on}"
-    why = f" ({chunks[-1].pause})" if chunks[-1].pause else ""
-    return f"chunk {count(chunks[-1].index)} is complete: {goes_on}{why}"
+        return f"a chunk is complete: {then}"
+    reason = chunks[-1].pause
+    why = f" ({pause_in_words(reason)})" if reason and reason != EVERY_CHUNK else ""
+    return f"chunk {count(chunks[-1].index)} is complete{why}: {then}"
 
 
 def _saved(frame: Frame) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from routing.events import PerturbationForm
 from sessions.finding import Search, Searchable
-from sessions.source import BACK, STEP, Jump, Source
+from sessions.source import BACK, HOME, STEP, Jump, PaceStatus, Source
 from tui.frame import Queued, is_paused
 from tui.seeking import SEEK_SECONDS, parse_jump, share_of, stop_beside
 from tui.view import GO_ON, RunView
@@ -46,8 +48,11 @@ class Control:
         self._queued = None
 
     def toggle_pause(self) -> None:
-        """Pause, or resume what is paused."""
-        if is_paused(self.source.pace, self.view):
+        """Pause, or resume what is paused; play again what was played to its end."""
+        if self.source.ended and "seek" in self.source.abilities:
+            self.source.seek(HOME)
+            self.source.resume()
+        elif is_paused(self.source.pace, self.view):
             self.source.resume()
         else:
             self.source.pause()
@@ -72,14 +77,19 @@ class Control:
         """Answer in this context, at once."""
         self.source.perturb(text, form="turn", at_once=True)
 
-    def change_pace(self, steps: int) -> None:
-        """Go to the next faster or slower pace."""
+    def change_pace(self, steps: int) -> PaceStatus:
+        """Go to the next faster or slower pace, and return it; a live run takes it a moment later."""
         pace = self.source.pace
-        self.source.set_pace(next_pace(RATES if pace.kind == "rate" else SPEEDS, pace.value, steps))
+        return self._set_pace(next_pace(RATES if pace.kind == "rate" else SPEEDS, pace.value, steps))
 
-    def unlimited(self) -> None:
+    def unlimited(self) -> PaceStatus:
         """As fast as it goes."""
-        self.source.set_pace(0.0)
+        return self._set_pace(0.0)
+
+    def _set_pace(self, value: float) -> PaceStatus:
+        asked = replace(self.source.pace, value=value)
+        self.source.set_pace(value)
+        return asked
 
     def toggle_recording(self) -> None:
         """Record, or stop recording."""

@@ -223,8 +223,8 @@ class ExpertHeatmap(Panel):
         numbers, long = f" · {percent(share)} of {count(selections)}", " selections"
         return row.first_that_fits(
             [lead, (where, ink.strong), (numbers + long, ink.text), (f" · {lift:.1f}× the even share", ink.muted)],
-            [lead, (where, ink.strong), (numbers + long, ink.text), (f" · lift {lift:.1f}", ink.muted)],
-            [lead, (where, ink.strong), (numbers, ink.text), (f" · lift {lift:.1f}", ink.muted)],
+            [lead, (where, ink.strong), (numbers + long, ink.text), (f" · {lift:.1f}× even", ink.muted)],
+            [lead, (where, ink.strong), (numbers, ink.text), (f" · {lift:.1f}× even", ink.muted)],
         ).strip()
 
     def _hottest(self) -> tuple[int, int] | None:

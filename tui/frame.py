@@ -17,9 +17,11 @@ _WHY_FINISHED = {
     "context": "the context is full",
     "user": "stopped by hand",
 }
+EVERY_CHUNK = "multistep_chunk_complete"
+"""The reference's reason for a pause that needs no other: every chunk pauses."""
 _WHY_PAUSED = {
     "chunk": "chunk complete",
-    "multistep_chunk_complete": "chunk complete",
+    EVERY_CHUNK: "chunk complete",
     "negative_pressure": "negative pressure",
     "fast_instability": "fast instability",
 }
@@ -33,6 +35,18 @@ PATIENCE_SECONDS = 5.0
 def is_paused(pace: PaceStatus, view: RunView) -> bool:
     """Whether `resume` would do anything. A recorded pause is only told of: playback goes on through it."""
     return pace.paused or (pace.kind == "rate" and view.status == "paused")
+
+
+def pause_in_words(why: str) -> str:
+    """Return why a run waits; a reason that is not one of ours is shown as it is."""
+    return _WHY_PAUSED.get(why, one_line(why, WHY_LIMIT))
+
+
+def pace_in_words(pace: PaceStatus) -> str:
+    """How fast something is asked to go: `30 tok/s`, `2×`, `unlimited`."""
+    if pace.value == 0:
+        return "unlimited"
+    return factor(pace.value) if pace.kind == "speed" else f"{pace.value:g} tok/s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,10 @@ class Frame:
     abilities: frozenset[Ability]
     ended: bool
     queued: Queued | None = None
+    loading: str = ""
+    """Name of the model that was asked for."""
+    waited: float = 0.0
+    """Seconds since the present stage of loading or prefill began."""
     simulated: bool = False
     silent: float = 0.0
     """Seconds since the last event of the run itself."""
@@ -73,6 +91,7 @@ class Frame:
         *,
         caught_up: bool = True,
         queued: Queued | None = None,
+        waited: float = 0.0,
         simulated: bool = False,
         silent: float = 0.0,
         trend: Trend | None = None,
@@ -85,6 +104,8 @@ class Frame:
             abilities=source.abilities,
             ended=source.ended and caught_up,
             queued=queued,
+            loading=source.loading,
+            waited=waited,
             simulated=simulated,
             silent=silent,
             trend=trend,
@@ -130,6 +151,11 @@ class Frame:
         return is_paused(self.pace, self.view)
 
     @property
+    def at_end(self) -> bool:
+        """A recording was played to its end, and can be played again."""
+        return self.replay and self.seekable and self.ended
+
+    @property
     def why(self) -> str:
         """Why it is paused or finished, in words; empty if nothing is known."""
         why = self.view.why or ""
@@ -137,20 +163,20 @@ class Frame:
             return "end of the recording" if self.replay else "the run has ended"
         if self.status == "finished":
             return _WHY_FINISHED.get(why, one_line(why, WHY_LIMIT))
-        return _WHY_PAUSED.get(why, one_line(why, WHY_LIMIT)) if self.status == "paused" else ""
+        return pause_in_words(why) if self.status == "paused" else ""
 
     @property
     def pace_text(self) -> str:
         """How fast it is asked to go: `30 tok/s`, `2×`, `unlimited`."""
-        if self.pace.value == 0:
-            return "unlimited"
-        return factor(self.pace.value) if self.pace.kind == "speed" else f"{self.pace.value:g} tok/s"
+        return pace_in_words(self.pace)
 
     @property
     def queued_text(self) -> str:
         """What waits for the chunk boundary, and for how long."""
         if self.queued is None:
             return ""
+        if self.status == "paused" and not self.at_boundary:
+            return f"{self.queued.label} queued, waits for resume (space)"
         if self.queued.at_once or self.at_boundary:
             return f"{self.queued.label} asked for, at once"
         return f"{self.queued.label} queued for the chunk boundary, in {plural(self.view.clock.missing, 'token')}"

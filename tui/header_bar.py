@@ -57,7 +57,7 @@ class HeaderBar(Drawn):
             left += [(" SIMULATED ", ink.chip), (" ", text)]
         if detail >= 5:
             left += [("moe-watch", on(ink.accent_bold, ink.bar)), ("  ", text)]
-        left += self._model(frame.view.header, detail)
+        left += self._model(frame, detail)
         left += [("  ", text), self._status(frame, detail)]
         if frame.view.multistep and detail >= 3:
             left.append(("  multistep", muted))
@@ -67,11 +67,12 @@ class HeaderBar(Drawn):
             right += [separator, self._cost(frame, detail)]
         return tuple(left), tuple(right)
 
-    def _model(self, header: Header | None, detail: int) -> list[Part]:
-        ink = self.palette
+    def _model(self, frame: Frame, detail: int) -> list[Part]:
+        ink, header = self.palette, frame.view.header
         text, muted = ink.bar, on(ink.muted, ink.bar)
         if header is None:
-            return [("no model yet", muted)]
+            name = one_line(base_name(frame.loading), 32 if detail > 1 else 16)
+            return [(name, on(ink.strong, ink.bar)) if name else ("no model yet", muted)]
         return [
             (one_line(header.model.name, 32 if detail > 1 else 16), on(ink.strong, ink.bar)),
             (f" · {one_line(header.backend.name, 16)}" if detail > 1 else "", text),
@@ -115,7 +116,8 @@ class HeaderBar(Drawn):
                 problem = f": {one_line(recording.problem, 60)}" if detail >= 5 and recording.problem else ""
                 return [(f"recording failed{problem}", on(ink.bad, ink.bar) + Style(bold=True))]
             case "off":
-                return [("○ not recording", on(ink.warn, ink.bar))]
+                begun = frame.view.header is not None  # before that there is nothing that could be missed
+                return [("○ not recording", on(ink.warn if begun else ink.muted, ink.bar))]
 
     def _rate(self, frame: Frame) -> Part:
         value = frame.view.rate.value() if frame.status == "streaming" and not frame.silence else None
@@ -132,6 +134,11 @@ class HeaderBar(Drawn):
         if doubt(cost.ratio, cost.interval) is not None:
             return "tap cost too noisy", on(ink.muted, ink.bar)
         return f"tap {cost_text(cost) if detail >= 3 else more_time(cost.ratio)}", ink.bar
+
+
+def base_name(model: str) -> str:
+    """Return the last part of a path, for a folder or a file; of a Hub id, too, its owner is left out."""
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def shape(header: Header, *, short: bool = False) -> str:

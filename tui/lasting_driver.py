@@ -1,7 +1,10 @@
-"""A driver that outlives its terminal: where nothing can be drawn any more, the dashboard leaves in good order."""
+"""A terminal driver that leaves in good order when its terminal is closed, and that can be suspended and continued."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
@@ -10,20 +13,95 @@ from textual.drivers.linux_driver import LinuxDriver
 
 
 class LastingDriver(LinuxDriver):
-    """Textual's driver for terminals, but what it cannot write is dropped and has the app leave.
+    """Textual's driver for terminals, with four differences.
 
-    Textual's own thread for output ends with its first error, as when the terminal's window is closed. Whoever draws
-    then fills its queue and waits for ever, with the recording open.
+    - Output that cannot be written is dropped, and the app leaves. Textual's output thread ends with its first error,
+      as when a window is closed; drawing then fills its queue and blocks for ever, with the recording open.
+    - Input ends with the terminal. Textual reads the end of a closed terminal again and again, at a quarter of a core.
+    - SIGCONT starts nothing while the app leaves. A terminal that is closed sends it too, and Textual takes it for the
+      end of a suspension: it starts another input thread, which nobody stops, so that the process never ends.
+    - SIGTSTP and SIGCONT are handled in the event loop, not between two bytecodes, where a lock may be held.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self._suspended = False
+        self._over = False
+        self._job_control = {signal.SIGTSTP: self._suspend, signal.SIGCONT: self._continue}
+        for number in self._job_control:
+            signal.signal(number, signal.SIG_DFL)  # until there is a screen to take down
+        self.exit_event = _Attached(self.fileno, self._leave)
         if self._file is not None:
             self._file = _Lasting(self._file, self._leave)  # type: ignore[assignment]
+
+    def start_application_mode(self) -> None:
+        super().start_application_mode()  # type: ignore[no-untyped-call]
+        for number, act in self._job_control.items():
+            self._loop.add_signal_handler(number, act)
+
+    def stop_application_mode(self) -> None:
+        if not self._suspended:
+            self._over = True
+            for number in self._job_control:
+                self._loop.remove_signal_handler(number)
+        super().stop_application_mode()
+
+    def run_input_thread(self) -> None:
+        """Read keys until told to end, or until the terminal is gone."""
+        try:
+            super().run_input_thread()
+        except OSError:
+            self._leave()
+
+    def write(self, data: str) -> None:
+        """Write, unless nothing takes it: a queue that is not emptied would fill up and block."""
+        if self._writer_thread is not None and self._writer_thread.is_alive():
+            super().write(data)
+
+    def _suspend(self) -> None:
+        """Restore the terminal, and stop this process until it is continued."""
+        self._app.app_suspend_signal.publish(self._app)
+        self._suspended = True
+        self.suspend_application_mode()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _continue(self) -> None:
+        """Take the terminal again. Continued in the background, Textual stops the process once more."""
+        if self._over or not os.isatty(self.fileno):
+            return
+        if not self._suspended:  # stopped from outside, without a word: what is on the screen is the shell's
+            self._suspended = True
+            self.suspend_application_mode()
+        self._must_signal_resume = True
+        self.resume_application_mode()
+        self._suspended = self._must_signal_resume  # which a start that got through has cleared
 
     def _leave(self) -> None:
         with suppress(RuntimeError):  # it has left already
             self._loop.call_soon_threadsafe(self._app.exit)
+
+
+class _Attached(threading.Event):
+    """The event that ends the input thread; it counts as set once the terminal is gone.
+
+    Args:
+        terminal: file descriptor.
+        lost: called then, once.
+    """
+
+    def __init__(self, terminal: int, lost: Callable[[], None]) -> None:
+        super().__init__()
+        self._terminal = terminal
+        self._lost = lost
+        self._gone = False
+
+    def is_set(self) -> bool:
+        if os.isatty(self._terminal):
+            return super().is_set()
+        if not self._gone:
+            self._gone = True
+            self._lost()
+        return True
 
 
 class _Lasting:

@@ -21,6 +21,7 @@ from tui import palette
 from tui.frame import Frame
 from tui.palette import Palette
 from tui.row import Part, Row
+from tui.wrapped import wrapped
 
 
 class Sides(NamedTuple):
@@ -219,10 +220,13 @@ class Panel(Drawn, can_focus=True):
         super().notify_style_update()
 
     def message(self, width: int, height: int, text: str) -> list[Strip]:
-        """One quiet sentence in the middle of the panel."""
-        row = self.row(width)
-        row.to((width - cell_len(text)) // 2).words(text, self.palette.faint)
-        return [self.row(width).strip()] * ((height - 1) // 2) + [row.strip()]
+        """One quiet sentence in the middle of the panel, over several rows if need be."""
+        ink = self.palette
+        rows = [
+            self.row(width).to((width - cell_len(line)) // 2).put(line, ink.faint).strip()
+            for line in wrapped(text, width)
+        ]
+        return [self.row(width).strip()] * ((height - len(rows)) // 2) + rows
 
 
 def _at(rows: list[Strip], y: int) -> Strip | None:

@@ -52,12 +52,13 @@ def head(width: int) -> Content:
     return Content.styled(_line("name", {title: title for title, _ in _COLUMNS}, width), "$foreground 60%")
 
 
-def row(entry: Entry, width: int, *, present: bool = False) -> Content:
-    """One session; `present` is the one that is on the screen behind."""
+def row(entry: Entry, width: int, *, present: bool = False, running: bool = False) -> Content:
+    """One session; `present` is the one that is on the screen behind, `running` that it is being recorded."""
     name = f"● {entry.name}" if present else entry.name
-    cells = _cells(entry)
+    recorded = present and running and entry.condition == "unfinished"
+    cells = _cells(entry) | ({"file": "recording"} if recorded else {})
     line = _line(one_line(name, 200), cells, width)
-    style = _STYLES[entry.condition]
+    style = "$accent" if recorded else _STYLES[entry.condition]
     end = len(line) - _COLUMNS[-1][1]
     return Content.assemble(line[:end], (line[end:], style))
 
@@ -97,17 +98,17 @@ def _name_width(width: int, shown: list[tuple[str, int]]) -> int:
     return width - sum(cells + GAP for _, cells in shown)
 
 
-def description(entry: Entry) -> Content:
-    """All that is known of a session, a line each."""
+def description(entry: Entry, *, running: bool = False) -> Content:
+    """All that is known of a session, a line each; `running` says that it is being recorded."""
     lines = [Content.styled(one_line(entry.path.name, 200), "bold")]
     facts = entry.facts
     if facts is not None:
         quantization = f" {one_line(facts.quantization, 24)}" if facts.quantization else ""
         shape = f"{facts.layers} layers × {facts.experts} experts, top-{facts.experts_per_token}"
         lines.append(Content(f"{one_line(facts.model)}{quantization} on {one_line(facts.backend, 24)} · {shape}"))
-        ended = (
-            "no end is recorded" if facts.ended is None else f"ended: {_ENDS.get(facts.ended, one_line(facts.ended))}"
-        )
+        ended = "being recorded now" if running else "no end is recorded"
+        if facts.ended is not None:
+            ended = f"ended: {_ENDS.get(facts.ended, one_line(facts.ended))}"
         lines.append(Content(f"{plural(facts.tokens, 'token')} · {plural(facts.chunks, 'chunk')} · {ended}"))
         lines.append(Content(f"pressure: {one_line(facts.half_life.words, 200)}"))
         if facts.continues is not None:

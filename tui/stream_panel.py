@@ -13,18 +13,21 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from routing.events import Progress
-from tui.format import count, number, percent, probability, size
+from tui.format import clock_time, count, number, percent, probability, size
 from tui.frame import Frame
 from tui.header_bar import done_share
 from tui.inert import inert, one_line
 from tui.palette import ENTROPY_LIMITS, SURPRISE_LIMITS
 from tui.panel import Panel
-from tui.row import Part
+from tui.row import Part, Row
 from tui.view import PIECES_KEPT, Piece, RunView
 from tui.wrap import Line, Run, TokenWrap
+from tui.wrapped import SENTENCE_LIMIT, wrapped
 
 Colouring = Literal["surprisal", "router entropy"]
 WHEEL_LINES = 3
+TOLD_SECONDS = 2.0
+"""What takes longer has its time told."""
 READOUT_HEIGHT = 6
 """Panels this tall have a line about one token."""
 _FINISHED_MARKS = {
@@ -33,7 +36,6 @@ _FINISHED_MARKS = {
     "context": "■ context full",
     "user": "■ stopped",
 }
-_WOULD_STOP = "⊣"
 _STAGES = {
     "starting": "starting the worker",
     "reading": "reading the model",
@@ -70,12 +72,15 @@ class StreamPanel(Panel):
         self._wrapped: tuple[tuple[int, int], int] = ((0, 0), 0)
         """Which text of which run is wrapped, and how many pieces of the run."""
         self._last_role = ""
+        self._would_stop = False
+        """The model chose to end its text at the last piece."""
         self._pictured: list[Line] = []
         """The lines that were drawn last."""
 
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
-        return view.runs, view.pieces_seen, frame.status, view.progress, frame.queued_text
+        waited = int(frame.waited) if not view.pieces_seen else 0
+        return view.runs, view.pieces_seen, frame.status, view.progress, frame.queued_text, waited
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
         """In a replay, `home` moves in the recording."""
@@ -133,7 +138,8 @@ class StreamPanel(Panel):
         line = self._first_line + y
         if y >= self._text_height or line >= len(self._wrap.lines):
             return None
-        for run in self._wrap.lines[line].runs:
+        x -= self._wrap.lines[line].indent
+        for run in self._wrap.lines[line].runs if x >= 0 else ():
             x -= cell_len(run.text)
             if x < 0:
                 return run.piece
@@ -181,12 +187,12 @@ class StreamPanel(Panel):
             case "warning":
                 wrap.add_mark(piece, f"⚠ {one_line(piece.text, 60)} ")
             case _:
-                if piece.would_stop:
-                    wrap.add_mark(piece, _WOULD_STOP)
+                if piece.would_stop and not self._would_stop:  # one mark for several in a row
+                    wrap.add_rule(piece, f" end of text, continued at {count(piece.i)} ")
                 wrap.add(piece, piece.text)
                 if piece.omitted:
                     wrap.add_mark(piece, f"… {count(piece.omitted)} more characters")
-        self._last_role = piece.role
+        self._last_role, self._would_stop = piece.role, piece.would_stop
 
     # Drawing
 
@@ -259,11 +265,20 @@ class StreamPanel(Panel):
             text = line.runs[0].text
             side = max(0, width - cell_len(text)) // 2
             return row.put("─" * side, ink.faint).put(text, ink.muted).put("─" * width, ink.faint).strip()
+        row.put(" " * line.indent)
         for run in line.runs:
-            row.put(run.text, self._style(run))
+            self._put_run(row, run)
         if now and self.frame is not None and self.frame.status in ("streaming", "prefill"):
             row.put("▌", ink.accent)
         return row.strip()
+
+    def _put_run(self, row: Row, run: Run) -> None:
+        """A piece's text; a line under it begins with its first letter, unless it is nothing but spaces."""
+        style, text = self._style(run), run.text
+        if style.underline and not run.piece.text.isspace():
+            text = run.text.lstrip(" ")
+            row.put(run.text[: len(run.text) - len(text)], style + Style(underline=False))
+        row.put(text, style)
 
     def _style(self, run: Run) -> Style:
         ink, piece = self.palette, run.piece
@@ -272,7 +287,7 @@ class StreamPanel(Panel):
                 piece.role, ink.warn
             )
         if piece.role == "prompt":
-            style = ink.muted
+            style = ink.muted + Style(italic=True)  # expected tokens have the same grey
         elif piece.role == "injected":
             style = ink.accent + Style(italic=True)
         else:
@@ -298,19 +313,22 @@ class StreamPanel(Panel):
             row.first_that_fits(*(parts[:end] for end in range(len(parts), -1, -2)))
         return row.strip()
 
+    def _centred(self, text: str, style: Style, width: int) -> Strip:
+        return self.row(width).to((width - cell_len(text)) // 2).put(text, style).strip()
+
     def _draw_waiting(self, frame: Frame, width: int, height: int) -> list[Strip]:
         """Before the first token: how far loading or the prompt is."""
         ink = self.palette
         progress = frame.view.progress
         blank = self.row(width).strip()
         if frame.status == "failed":
-            return [blank]
+            return self.message(width, height, one_line(frame.view.message or "the run failed", SENTENCE_LIMIT))
         if frame.view.counts_only:
             return self.message(width, height, frame.view.no_token_text)
         stage = "waiting for the first token" if progress is None else _STAGES[progress.stage]
         if progress is not None and progress.note:
-            stage = f"{stage}: {one_line(progress.note, 60)}"
-        rows = [self.row(width).to((width - cell_len(stage)) // 2).put(stage, ink.text).strip()]
+            stage = f"{stage}: {one_line(progress.note, SENTENCE_LIMIT)}"
+        rows = [self._centred(line, ink.text, width) for line in wrapped(stage, width)]
         share = done_share(progress)
         if progress is not None and share is not None:
             bar = min(40, width - 8)
@@ -318,9 +336,18 @@ class StreamPanel(Panel):
             row = self.row(width).to((width - bar - 6) // 2)
             row.put("━" * filled, ink.accent).put("━" * (bar - filled), ink.track)
             rows += [blank, row.put(f" {percent(share, 0)}", ink.strong).strip()]
-            amount = _amount(progress)
-            rows.append(self.row(width).to((width - len(amount)) // 2).put(amount, ink.muted).strip())
+            rows.append(self._centred(_amount(progress), ink.muted, width))
+        if (times := _times(frame.waited, share)) is not None:
+            rows.append(self._centred(times, ink.muted, width))
         return [blank] * max(0, (height - len(rows)) // 2) + rows
+
+
+def _times(waited: float, share: float | None) -> str | None:
+    """Return how long it has taken, and how long it will at this pace; None where it takes no time worth telling."""
+    if waited < TOLD_SECONDS:
+        return None
+    left = waited * (1 - share) / share if share else None
+    return f"{clock_time(waited)} elapsed" + ("" if left is None else f", about {clock_time(left)} left")
 
 
 def _coloured_by(piece: Piece, colouring: Colouring) -> tuple[float | None, tuple[float, ...]]:

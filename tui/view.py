@@ -371,6 +371,13 @@ class RunView:
         self.pieces_seen += 1
 
 
+def stage_of(view: RunView) -> tuple[object, ...]:
+    """Return what tells one stage of loading or prefill from the next: how much is done of it does not."""
+    progress = view.progress
+    stage = () if progress is None else (progress.stage, progress.note, progress.total)
+    return view.runs, view.status, *stage
+
+
 def injection_label(perturbation: Perturbation) -> str:
     """What an injection is called on the screen."""
     if perturbation.form == "turn":

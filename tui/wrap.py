@@ -34,8 +34,14 @@ class Line:
     runs: list[Run] = field(default_factory=list)
     drawn: object = None
     """Whatever its drawer keeps here; forgotten when the line changes."""
+    indent: int = 0
+    """Blank cells before its text: what is wrapped stands under the beginning of its line."""
     rule: bool = False
     """It separates two contexts and is drawn over the whole width."""
+
+
+HANGING_WIDTH = 8
+"""From this width on, wrapped lines are indented like the line that they continue, by half of the width at most."""
 
 
 class TokenWrap:
@@ -50,6 +56,10 @@ class TokenWrap:
         self._column = 0
         self._word: tuple[int, int, int] = (0, 0, 0)
         """Where the word in the making begins: index of its run, offset in that run's text, column."""
+        self._indent = 0
+        """Spaces that the present line of the text begins with."""
+        self._leading = True
+        """Nothing but spaces has come on it yet."""
 
     def add(self, piece: Piece, text: str) -> None:
         """Append a piece's text; newlines in it end lines."""
@@ -64,6 +74,7 @@ class TokenWrap:
         """Append a sign, unbroken, and count it to the piece that follows or to none."""
         if self._column and self._column + cell_len(text) > self.width:
             self.new_line()
+        self._leading = False
         self._append(Run(set_cell_size(text, min(cell_len(text), self.width)), piece, mark=True))
         self._end_word()
 
@@ -80,10 +91,24 @@ class TokenWrap:
             self.new_line()
 
     def new_line(self) -> None:
-        """Begin the next line."""
-        self.lines.append(Line(self.pieces))
-        self._column = 0
+        """Begin the next line of the text."""
+        self._indent, self._leading = 0, True
+        self._begin_line(0)
+
+    def _begin_line(self, indent: int) -> None:
+        self.lines.append(Line(self.pieces, indent=indent))
+        self._column = indent
         self._end_word()
+
+    @property
+    def _deepest(self) -> int:
+        """The most cells that a line may be indented by so that words have room."""
+        return self.width // 2 if self.width >= HANGING_WIDTH else 0
+
+    @property
+    def _hanging(self) -> int:
+        """Cells before a line that continues the present one."""
+        return min(self._indent, self._deepest)
 
     def drop_before(self, piece: int) -> None:
         """Forget lines that begin and end before the piece of this number."""
@@ -98,9 +123,18 @@ class TokenWrap:
         if word[0] == " ":
             self._append(Run(word[: self.width - self._column], piece))
             self._end_word()
-        elif self._column + cells <= self.width:
+            if self._leading:
+                self._indent = self._column
+            return
+        self._leading = False
+        start = self._word[2]
+        whole = self._column - start + cells
+        first = start == self._indent > self.lines[-1].indent
+        if first and self._column + cells > self.width and self._indent > self._deepest:
+            self._trim_indent()
+        if self._column + cells <= self.width:
             self._append(Run(word, piece))
-        elif self._word[2] > 0 and self._column - self._word[2] + cells <= self.width:
+        elif not first and start > self.lines[-1].indent and self._hanging + whole <= self.width:
             self._carry_word()
             self._append(Run(word, piece))
         else:
@@ -134,15 +168,30 @@ class TokenWrap:
         carried = [Run(first.text[offset:], first.piece, first.mark)] if first.text[offset:] else []
         first.text = first.text[:offset]
         del runs[index + 1 :]
-        self.new_line()
+        self._begin_line(self._hanging)
         for run in carried + tail:
             self._append(run)
+
+    def _trim_indent(self) -> None:
+        """Take spaces from the beginning of the line, so that its first word has room; a blank line would be odd."""
+        self.lines[-1].drawn = None
+        surplus = self._indent - self._deepest
+        index, offset, _ = self._word
+        for at, run in enumerate(self.lines[-1].runs):
+            taken = min(surplus, len(run.text))
+            run.text = run.text[taken:]
+            surplus -= taken
+            if at == index:
+                offset -= taken
+        self._column -= self._indent - self._deepest
+        self._indent = self._deepest
+        self._word = (index, offset, self._indent)
 
     def _break_word(self, word: str, piece: Piece) -> None:
         """Put a word that no line can hold, as much as fits on each."""
         for character in word:
             if self._column + get_character_cell_size(character) > self.width:
-                self.new_line()
+                self._begin_line(self._hanging)
             self._append(Run(character, piece))
 
 

@@ -92,7 +92,23 @@ def test_the_prompt_can_be_a_turn_or_raw(chat: Engine) -> None:
     assert text(raw=True) == "<s>hi"
 
 
+def test_what_the_first_evaluation_also_does_is_told_once(mixtral_folder: pathlib.Path) -> None:
+    engine = load_folder(mixtral_folder)
+    engine.first_use = "this takes its time"
+    first, second = (
+        [item for item in run(engine, start(tokens=0)).items if isinstance(item, Progress)] for _ in range(2)
+    )
+    assert (first[0].done, first[0].total, first[0].note) == (0, PROMPT_TOKENS, "this takes its time")
+    assert [item.note for item in (*first[1:], *second)] == [None] * (len(first) - 1 + len(second))
+
+
+def test_on_a_processor_mlx_says_that_its_kernels_may_have_to_be_compiled(mixtral_folder: pathlib.Path) -> None:
+    note = load_folder(mixtral_folder).first_use
+    assert (note is not None) == (mx.default_device() == mx.Device(mx.cpu))
+
+
 def test_prefill_reports_its_progress(mixtral: Engine) -> None:
+    mixtral.first_use = None
     items = run(mixtral, start("x" * 600, tokens=0)).items
     progress = [item for item in items if isinstance(item, Progress)]
     assert [(item.done, item.total, item.unit) for item in progress] == [

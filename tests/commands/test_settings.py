@@ -10,6 +10,7 @@ import pytest
 from backends.protocol import EngineOptions
 from commands.options import generation_options, model_choice, recording_options
 from commands.settings import POCKET_PROMPT, run_settings
+from commands.watch import watch
 from sessions.run_settings import RunSettings
 from sessions.teacher import teacher_script
 
@@ -72,3 +73,17 @@ def test_a_teacher_gives_the_prompt_and_the_tokens(golden_path):
     assert settings("--teacher", str(golden_path), "--seed", str(script.seed + 1)).seed == script.seed + 1
     assert settings().seed is None
     assert settings().prompt == POCKET_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stop"), [((), "never"), (("--stop", "eos"), "eos"), (("--stop", "never"), "never")]
+)
+def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_stop(monkeypatch, arguments, stop):
+    made = []
+    monkeypatch.setattr("commands.watch.require_terminal", lambda **_: None)
+    monkeypatch.setattr("commands.watch.run_settings", lambda *given, **more: made.append(run_settings(*given, **more)))
+    monkeypatch.setattr("commands.watch.show", lambda _: None)
+    monkeypatch.setattr("sessions.live.LiveSource", lambda _: None)
+    watch.main(args=["pocket", *arguments], standalone_mode=False)
+    (settings,) = made
+    assert (settings.stop, settings.on_full_context) == (stop, "restart")

@@ -119,7 +119,7 @@ def test_a_terminal_too_small_is_refused_in_one_line(command):
 
 def test_multistep_waits_at_every_chunk_and_the_tap_can_be_switched(session):
     with Terminal(*WATCH, "--rate", "0", "--multistep", "--output", str(session)) as terminal:
-        terminal.wait_for("chunk 0 is complete: space or g goes on (multistep_chunk_complete)")
+        terminal.wait_for("chunk 0 is complete: space or g continues")
         terminal.press("o")
         terminal.press(" ")
         terminal.wait_for("chunk 1 is complete")

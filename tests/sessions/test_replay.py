@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import json
 import tracemalloc
+import weakref
 
 import msgspec
 import pytest
@@ -11,6 +13,8 @@ from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State,
 from routing.instruments import Instruments
 from sessions.recompute import agree
 from sessions.replay import ITEMS_PER_DRAIN, ReplaySource
+from sessions.source import Jump
+from tests.processes import wait_until
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens
 
 
@@ -366,6 +370,53 @@ class TestAsSource:
         source.start()
         assert first
         assert source.drain() == []
+
+
+def untouched(source):
+    source.drain()
+
+
+def played(source):
+    while not source.ended:
+        source.drain()
+
+
+def played_again(source):
+    """As one does who goes back from where it was damaged."""
+    played(source)
+    sought(source)
+    played(source)
+
+
+def sought(source):
+    source.seek(Jump("token", 60))
+    for _ in range(20):
+        source.drain()
+
+
+def searched(source):
+    source.drain()
+    search = source.search("t50")
+    wait_until(lambda: search.over, "the search")
+
+
+@pytest.mark.parametrize("use", [untouched, played, played_again, sought, searched])
+@pytest.mark.parametrize("damage", [b"", b'{"event":"token","i":', b"no JSON\n" * 2], ids=["whole", "torn", "damaged"])
+def test_a_closed_replay_is_gone_without_the_garbage_collector(write, use, damage):
+    path = write(with_derived([HEADER, *tokens(120)]))
+    path.write_bytes(path.read_bytes() + damage)
+    gc.collect()
+    gc.disable()
+    try:
+        source = ReplaySource(path, ManualClock(), speed=0)
+        source.start()
+        use(source)
+        source.close()
+        left = weakref.ref(source)
+        del source
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_long_file_is_not_read_into_memory(write):

@@ -1,6 +1,7 @@
 """The dashboard on a live run that nothing but its end can stop, as a program: `python -m tests.tui.leaving FOLDER`.
 
 `--deaf` ignores the system's word that the terminal was closed, as `nohup` does; on a busy machine it comes late.
+`--slow` has a worker that is gone only once there is a file `go` in the folder.
 """
 
 from __future__ import annotations
@@ -12,22 +13,36 @@ from pathlib import Path
 
 from sessions.live import LiveSource
 from sessions.run_settings import RunSettings
+from tests.processes import wait_until
 from tests.sessions.kit import EndlessWorker, Stage
 from tui import app
 
 LEFT = "left the dashboard"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, worker: type[EndlessWorker] = EndlessWorker) -> None:
     """Watch until told to leave; then say so, on the screen and in a file, for where there is no screen any more."""
-    source = LiveSource(RunSettings(prompt="def", chunk_size=4), Stage(folder, EndlessWorker).around)
+    source = LiveSource(RunSettings(prompt="def", chunk_size=4), Stage(folder, worker).around)
     app.MoeWatchApp(source, clock=time.monotonic).run()
     (folder / "left").write_text(LEFT)
     sys.stdout.write(LEFT)
+
+
+def slow(folder: Path) -> type[EndlessWorker]:
+    """A worker that takes its time to end."""
+
+    class Slow(EndlessWorker):
+        def close(self) -> None:
+            (folder / "closing").touch()
+            wait_until((folder / "go").exists, "go")
+            super().close()
+
+    return Slow
 
 
 if __name__ == "__main__":
     if "--deaf" in sys.argv:
         app.LEAVING_SIGNALS = ()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    main(Path(sys.argv[1]))
+    place = Path(sys.argv[1])
+    main(place, slow(place) if "--slow" in sys.argv else EndlessWorker)

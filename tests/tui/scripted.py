@@ -51,6 +51,8 @@ class Scripted:
         self.asked: list[tuple] = []
         self._items = list(items)
 
+    loading = ""
+
     def add(self, items: Iterable[StreamItem]) -> None:
         """More to hand out."""
         self._items += items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from routing.events import Change, Chunk, Sampling
@@ -109,7 +110,7 @@ async def test_a_complete_chunk_waits_and_says_what_goes_on(size):
     _, items = at_boundary()
     async with running(items, size=size) as (app, pilot, source):
         said = bar(app, "banner")
-        assert "chunk 1 is complete: space or g goes on (multistep_chunk_complete)" in said
+        assert "chunk 1 is complete: space or g continues" in said
         assert "‖ paused" in bar(app, "header")
         assert "space resume" in bar(app, "footer")
         await press(app, pilot, "g")
@@ -117,6 +118,21 @@ async def test_a_complete_chunk_waits_and_says_what_goes_on(size):
         assert "go on asked for, at once" in bar(app, "footer")
         await press(app, pilot, "space")
         assert source.asked[-1] == ("resume",)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("negative_pressure", "chunk 1 is complete (negative pressure): space or g continues"),
+        ("fast_instability", "chunk 1 is complete (fast instability): space or g continues"),
+        ("of_another_program", "chunk 1 is complete (of_another_program): space or g continues"),
+    ],
+)
+async def test_why_a_chunk_waits_is_said_in_words(reason, said):
+    _, items = at_boundary()
+    changed = [msgspec.structs.replace(item, pause=reason) if isinstance(item, Chunk) else item for item in items]
+    async with running(changed) as (app, _, _):
+        assert said in bar(app, "banner")
 
 
 async def test_the_banner_goes_when_the_run_goes_on():
@@ -131,7 +147,7 @@ async def test_the_banner_goes_when_the_run_goes_on():
 async def test_a_recorded_chunk_pause_offers_nothing_that_a_replay_cannot_do():
     _, items = at_boundary()
     async with running(items, abilities=REPLAY, recording=REPLAYING) as (app, _, _):
-        assert "chunk 1 is complete: the run waited here (multistep_chunk_complete)" in bar(app, "banner")
+        assert "chunk 1 is complete: the run waited here" in bar(app, "banner")
 
 
 async def test_in_multistep_both_pressure_modes_take_every_chunk_as_a_pause():

@@ -121,7 +121,7 @@ async def test_readout_names_the_busiest_cell_until_there_is_a_cursor():
         share = counts[layer, expert] / counts[layer].sum()
         readout = lines(heatmap)[-1]
         assert readout.startswith(f"▴ layer {layer + 1} · expert {expert} · {100 * share:.1f} % of 120")
-        assert f"lift {8 * share:.1f}" in readout
+        assert f" · {8 * share:.1f}× even" in readout
 
 
 async def test_arrow_keys_move_the_cursor_and_the_readout():

@@ -162,6 +162,33 @@ def test_a_pace_of_ones_own_goes_to_its_neighbours():
     assert next_pace(RATES, 40.0, -1) == 30.0
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("plus", 60.0, "pace: 60 tok/s"), ("minus", 15.0, "pace: 15 tok/s"), ("0", 0.0, "pace: unlimited")],
+)
+async def test_a_pace_key_gives_a_sign_also_while_the_run_is_paused_and_text_is_queued(size, key, value, said):
+    run = MadeUpRun()
+    items = [*run.prompt(), *run.generate(5), *run.state("paused", why="user")]
+    async with running(items, size=size) as (app, pilot, source):
+        await press(app, pilot, "g", key)
+        assert source.asked[-1] == ("set_pace", value)
+        assert toasts(app) == [said]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_what_is_queued_while_the_run_is_paused_says_what_it_waits_for(size):
+    run = MadeUpRun()
+    items = [*run.prompt(), *run.generate(5), *run.state("paused", why="user")]
+    async with running(items, size=size) as (app, pilot, source):
+        await press(app, pilot, "g")
+        footer = app.dashboard.query_one("#footer")
+        assert "go on queued, waits for resume (space)" in shown(footer)
+        source.add(run.state("resumed", why="user"))
+        await settle(app, pilot)
+        assert "go on queued for the chunk boundary, in 15 tokens" in shown(footer)
+
+
 async def test_shift_r_restarts_a_dead_worker():
     run = MadeUpRun()
     items = [*run.prompt(), *run.state("error", message="gone")]

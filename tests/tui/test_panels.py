@@ -163,7 +163,7 @@ async def test_injections_in_every_chunk_leave_room_for_the_curve():
 
 
 async def test_p_shows_the_reference_mode_and_why_it_has_no_half_life():
-    async with running(size=(160, 50)) as (app, pilot, _):
+    async with running(size=(108, 50)) as (app, pilot, _):
         panel = app.dashboard.pressure
         await press(app, pilot, "p")
         text = shown(panel)

@@ -7,8 +7,8 @@ import pytest
 from routing.events import Marker, Progress, Refused
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
-from tests.tui.scripted import LIVE, REPLAY, REPLAYING, ManualClock
-from tui.actions import ACTIONS
+from tests.tui.scripted import LIVE, REPLAY, REPLAYING, SEEKABLE, ManualClock
+from tui.actions import ACTIONS, GROUP_TITLES
 
 REFUSED = "nothing was injected: the text is empty"
 ALTERING = "not in a replay, the recording is what it is"
@@ -73,7 +73,29 @@ async def test_help_gives_the_reason_that_the_key_gives(options):
         assert len(refused) >= 5
         for action in refused:
             assert action.refusal(frame) == f"{action.title}: {action.reason(frame)}"
-            assert f"{action.description} (not now: {action.reason(frame)})" in explained
+            before = explained[: explained.index(action.description)]
+            why = next(line for line in reversed(before) if line.startswith("not now: "))
+            assert why == f"not now: {action.reason(frame)}"
+        for group in {action.group for action in refused}:
+            reasons = [action.reason(frame) for action in refused if action.group == group]
+            lines = explained[explained.index(GROUP_TITLES[group]) :][: len(ACTIONS)]
+            end = next((at for at, line in enumerate(lines) if at and line in GROUP_TITLES.values()), len(lines))
+            assert sum(line.startswith("not now") for line in lines[:end]) == len(set(reasons))
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        ({"abilities": SEEKABLE, "recording": REPLAYING}, "Move in a replay"),
+        ({}, "Run"),
+    ],
+    ids=["replay", "live"],
+)
+async def test_help_begins_with_what_can_be_done(options, first):
+    async with running(main_run(5), **options) as (app, pilot, _):
+        await press(app, pilot, "question_mark")
+        explained = [str(cell) for cell in app.screen._keys().columns[1].cells]
+        assert explained[0] == first
 
 
 async def test_a_refused_injection_is_said_aloud_and_waits_no_longer():
@@ -132,3 +154,23 @@ async def test_ctrl_c_says_which_key_quits_and_ctrl_q_does_quit():
         await pilot.press("ctrl+q")
         await pilot.pause()
     assert source.asked[-1] == ("close",)
+
+
+async def test_a_key_without_an_action_says_so_once():
+    async with running(main_run(5)) as (app, pilot, _):
+        await press(app, pilot, "escape", "x")
+        assert toasts(app) == ["no action on x: ? shows all keys"]
+        await press(app, pilot, "x", "y", "f9")
+        assert len(toasts(app)) == 1
+
+
+async def test_keys_of_the_dashboard_and_of_its_panels_are_no_keys_without_an_action():
+    async with running(main_run(5), size=(80, 24)) as (app, pilot, _):
+        await press(app, pilot, "tab", "tab", "1", "2", "left", "up", "down", "pageup", "end", "v", "z", "z", "f")
+        assert toasts(app) == []
+
+
+async def test_a_refusal_that_is_on_the_screen_is_not_said_again():
+    async with running(main_run(5)) as (app, pilot, _):
+        await press(app, pilot, *"[[[[")
+        assert toasts(app) == ["mark back: only in a replay"]

@@ -432,3 +432,33 @@ def test_equal_runs_have_equal_events():
     assert [msgspec.json.encode(event) for event in itertools.islice(eventful(), 400)] == [
         msgspec.json.encode(event) for event in itertools.islice(eventful(), 400)
     ]
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["playing", "paused"])
+@pytest.mark.parametrize("key", ["space", "home"])
+async def test_a_replay_at_its_end_is_played_again(path, key, paused):
+    async with replaying(path) as (app, pilot):
+        if not paused:
+            await press(app, pilot, "space")
+        await press(app, pilot, "end")
+        await landed(app, pilot)
+        assert app.frame_now.at_end
+        assert "space play again · home beginning" in shown(app.dashboard.query_one("#banner"))
+        assert "space play again" in shown(app.dashboard.query_one("#footer"))
+        await press(app, pilot, key)
+        await landed(app, pilot)
+        assert app.view.tokens < app.source.timeline.tokens
+        assert not app.dashboard.query_one("#banner").display
+        assert app.source.pace.paused == (paused and key == "home")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_what_is_said_does_not_cover_the_timeline(path, size):
+    async with replaying(path, size=size) as (app, pilot):
+        await press(app, pilot, "g", "left_square_bracket")
+        await pilot.pause()
+        assert len(toasts(app)) == 2
+        timeline = app.dashboard.query_one("#timeline")
+        for toast in app.screen.query("Toast"):
+            assert toast.region.height > 0
+            assert not toast.region.overlaps(timeline.region)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -24,7 +26,7 @@ from tui.screens.ask import AskScreen
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.sessions import SessionsScreen
-from tui.session_rows import columns, half_life, head, row
+from tui.session_rows import columns, description, half_life, head, row
 
 OFF = RecordingStatus("off")
 
@@ -119,8 +121,11 @@ async def test_enter_replays_in_place_and_the_run_before_is_closed(folder):
         assert app.view.header == HEADER
         assert app.view.tokens == 90
         assert "token 90 of 90" in shown(app.dashboard.query_one("#timeline"))
+        assert "space play again · home beginning · q quit" in shown(app.dashboard.query_one("#banner"))
         await press(app, pilot, "space")
-        assert toasts(app)[-1] == "pause: the recording has ended"
+        await settle(app, pilot)
+        assert not app.source.pace.paused
+        assert app.view.tokens < 90
 
 
 async def test_a_run_in_progress_ends_only_after_a_question(folder):
@@ -275,3 +280,36 @@ def test_half_life_in_a_word(folder):
     assert said() == "n/a"
     assert said(verdict="stable") == "stable"
     assert said(verdict="exponential", half_life=12.34) == "12.3 chunks"
+
+
+async def test_a_replay_that_was_left_is_let_go_of(folder):
+    """Held by no list, no worker, no frame: not even the garbage collector need come."""
+    async with running(main_run(5), recording=REPLAYING, abilities=REPLAY) as (app, pilot, _):
+        left = []
+        for _ in range(4):
+            app._replay(folder / "good.moe.jsonl")
+            await press(app, pilot, "end")
+            await app.workers.wait_for_complete()
+            left.append(weakref.ref(app.source))
+        gc.disable()
+        try:
+            app._replay(folder / "good.moe.jsonl")
+            await app.workers.wait_for_complete()
+            await settle(app, pilot)
+            assert [source() for source in left] == [None] * 4
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("running_now", [True, False], ids=["running", "replayed"])
+def test_the_run_under_way_is_called_recording_and_not_unfinished(folder, running_now):
+    path = write_session(folder / "now.moe.jsonl")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    entry = entry_of(path)
+    assert entry.condition == "unfinished"
+    line = str(row(entry, 120, present=True, running=running_now))
+    about = str(description(entry, running=running_now))
+    assert line.rstrip().endswith("recording" if running_now else "unfinished")
+    assert ("being recorded now" in about) == running_now
+    assert ("no end is recorded" in about) != running_now
+    assert str(row(entry, 120, running=running_now)).rstrip().endswith("unfinished")

@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 
+import psutil
 import pytest
 
 from routing.events import State
 from sessions.reader import read_session
 from tests.e2e.terminal import Terminal
-from tests.processes import LONG
+from tests.processes import LONG, wait_until
 from tests.tui.leaving import LEFT
 
 ALTERNATE_SCREEN = b"\x1b[?1049h"
@@ -62,11 +63,95 @@ def test_a_signal_to_leave_restores_the_terminal_and_ends_the_recording(dashboar
     assert (last_state(tmp_path).state, last_state(tmp_path).why) == ("finished", "user")
 
 
-@pytest.mark.parametrize("how", [(), ("--deaf",)], ids=["told", "not-told"])
-def test_a_terminal_that_is_closed_ends_the_recording_too(dashboard, tmp_path):
+# What is on the screen when the terminal goes, the keys that lead there, and how it shows.
+STATES = {
+    "streaming": ("", ""),
+    "paused": (" ", "paused"),
+    "help": ("?", "esc closes"),
+    "a question": ("G", "Put into the context"),
+    "every action": ("\x10", "Search for commands"),
+}
+
+
+def close_terminal(terminal):
+    """Close its only other end, as a window that is closed does."""
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, dashboard._master)  # closes the terminal's only other end
+    os.dup2(null, terminal._master)
     os.close(null)
-    dashboard.process.wait(timeout=LONG)
-    assert (tmp_path / "left").read_text() == LEFT
+
+
+def assert_left(terminal, folder):
+    terminal.process.wait(timeout=LONG)
+    assert (folder / "left").read_text() == LEFT
+    assert (last_state(folder).state, last_state(folder).why) == ("finished", "user")
+
+
+@pytest.mark.parametrize("how", [(), ("--deaf",)], ids=["told", "not-told"])
+@pytest.mark.parametrize("state", STATES)
+def test_a_terminal_that_is_closed_ends_the_recording_too(dashboard, tmp_path, state):
+    keys, shown = STATES[state]
+    dashboard.press(keys)
+    dashboard.wait_for(shown)
+    close_terminal(dashboard)
+    assert_left(dashboard, tmp_path)
+
+
+@pytest.mark.parametrize("how", [("--slow",), ("--slow", "--deaf")], ids=["told", "not-told"])
+@pytest.mark.parametrize("state", ["streaming", "paused"])
+def test_a_terminal_that_is_closed_while_the_run_ends_leaves_no_process(dashboard, tmp_path, state):
+    keys, shown = STATES[state]
+    dashboard.press(keys)
+    dashboard.wait_for(shown)
+    dashboard.press("q")
+    wait_until((tmp_path / "closing").exists, "the worker is being closed")
+    close_terminal(dashboard)
+    os.kill(dashboard.process.pid, signal.SIGCONT)  # the system sends it as well; here it surely comes in time
+    (tmp_path / "go").touch()
+    assert_left(dashboard, tmp_path)
+
+
+def test_being_continued_without_having_been_suspended_redraws_and_starts_no_second_reader(dashboard, tmp_path):
+    process = psutil.Process(dashboard.process.pid)
+    before = process.num_threads()
+    for _ in range(3):
+        written = len(dashboard._stream.bytes)
+        process.send_signal(signal.SIGCONT)
+        dashboard.wait_for(lambda _, at=written: ALTERNATE_SCREEN in dashboard._stream.bytes[at:])
+        dashboard.wait_for("STREAM")
+    assert process.num_threads() <= before
+    dashboard.press("q")
+    assert dashboard.wait_for_exit() == 0
+    assert_left(dashboard, tmp_path)
+
+
+# Suspended
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """A shell with the dashboard as its job."""
+    with Terminal("-i", program=("sh",), env={"PS1": "$ ", "ENV": ""}) as terminal:
+        terminal.press(f"{sys.executable} -m tests.tui.leaving {tmp_path}\n")
+        terminal.wait_for("chunk 3")
+        yield terminal
+
+
+def test_ctrl_z_suspends_and_fg_goes_on(shell, tmp_path):
+    shell.press("\x1a")
+    shell.wait_for(lambda text: "Stopped" in text and "STREAM" not in text)
+    shell.press("bg; echo in the background\n")  # where it may not have the terminal, and is stopped once more
+    shell.wait_for("\nin the background")
+    shell.press("fg\n")
+    shell.wait_for("STREAM")
+    shell.press("?")
+    shell.wait_for("esc closes")
+    shell.press("?")
+    shell.wait_for(lambda text: "esc closes" not in text)
+    shell.press("q")
+    shell.wait_for(LEFT)
     assert (last_state(tmp_path).state, last_state(tmp_path).why) == ("finished", "user")
+
+
+def test_without_a_shell_ctrl_z_says_why_not(dashboard):
+    dashboard.press("\x1a")
+    dashboard.wait_for("not started from a shell")

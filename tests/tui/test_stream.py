@@ -113,17 +113,26 @@ async def test_prompt_injection_and_marks_look_like_what_they_are():
         assert text[row + 3 : row + 5] == ["again", "■ end of text"]
 
 
-async def test_where_the_model_would_have_stopped_is_marked():
+async def test_where_the_model_would_have_stopped_is_marked_once_for_several_in_a_row():
     run = MadeUpRun()
-    items = [*run.prompt(), *tokens_with_stop(run)]
+    items = [*run.prompt(), *tokens_with_stop(run, "one", "two!", "three!", "four", "five!")]
     async with running(items) as (app, _, _):
-        assert "one⊣two" in shown(app.dashboard.stream)
+        text = lines(app.dashboard.stream)
+        at = next(y for y, line in enumerate(text) if line.endswith("one"))
+        first, second = f" end of text, continued at {run.i - 4} ", f" end of text, continued at {run.i - 1} "
+        assert first in text[at + 1]
+        assert text[at + 1].startswith("──")
+        assert text[at + 2] == "twothreefour"
+        assert second in text[at + 3]
+        assert text[at + 4] == "five▌"
 
 
-def tokens_with_stop(run):
-    for text in ("one", "two"):
-        for item in run.token(text, "generated"):
-            yield msgspec.structs.replace(item, would_stop=text == "two") if isinstance(item, Token) else item
+def tokens_with_stop(run, *texts):
+    """Generated tokens; `!` marks those in whose place the model chose to end its text."""
+    for text in texts:
+        for item in run.token(text.rstrip("!"), "generated"):
+            stopped = isinstance(item, Token) and text.endswith("!")
+            yield msgspec.structs.replace(item, would_stop=True) if stopped else item
 
 
 async def test_scrolling_back_stays_there_until_the_end_is_asked_for():
@@ -219,3 +228,34 @@ async def test_equal_texts_are_one_text_in_memory():
         whole = [each for each in wrapped if each.text == each.piece.text]
         assert len(whole) > 900
         assert all(each.text is each.piece.text for each in whole)
+
+
+@pytest.mark.parametrize(
+    ("text", "underlined"),
+    [(" word", "word"), ("    word", "word"), ("word", "word"), ("two words", "two words"), ("   ", "   ")],
+)
+async def test_the_line_under_a_surprising_token_leaves_out_the_spaces_before_it(text, underlined):
+    run = MadeUpRun(header(prompt="def f():\n"))
+    items = [*run.prompt(), *(surprising(item) for item in run.token(text, "generated"))]
+    async with running(items) as (app, _, _):
+        stream = app.dashboard.stream
+        row = next(y for y, line in enumerate(lines(stream)) if "▌" in line)
+        under = [segment for segment in stream.render_line(row) if segment.style and segment.style.underline]
+        assert "".join(segment.text for segment in under) == underlined
+
+
+async def test_wrapped_text_stands_under_the_beginning_of_its_line_also_for_the_mouse():
+    run = MadeUpRun(header(prompt="x\n"))
+    words = [f" w{number:02}" for number in range(40)]
+    items = [*run.prompt(), *(item for text in ("       ", *words) for item in run.token(text, "generated"))]
+    async with running(items, size=(80, 30)) as (app, _, _):
+        stream = app.dashboard.stream
+        row = next(y for y, line in enumerate(lines(stream)) if "w30" in line)
+        text = lines(stream)[row]
+        assert text.startswith(" " * 7 + " w") or text.startswith(" " * 7 + "w")
+        assert stream._piece_at(text.index("w30"), row).text == " w30"
+        assert stream._piece_at(3, row) is None
+
+
+def surprising(item):
+    return msgspec.structs.replace(item, logprob=-9.0) if isinstance(item, Token) else item

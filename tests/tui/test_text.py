@@ -16,7 +16,7 @@ def wrapped(tokens, width):
     wrap = TokenWrap(width)
     for i, text in enumerate(tokens):
         wrap.add(Piece("generated", text, i), text)
-    return ["".join(run.text for run in line.runs) for line in wrap.lines]
+    return [" " * line.indent + "".join(run.text for run in line.runs) for line in wrap.lines]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,33 @@ def test_one_line_says_that_it_was_cut():
         (["a\tb"], 20, ["a⇥ b"]),
         (["ends here   ", "next"], 9, ["ends here", "next"]),
         (["\r\n", "x"], 5, ["␍", "x"]),
+        (["    one", " two", " three"], 12, ["    one two ", "    three"]),
+        (["  ", "  one two\n", "three", " four"], 9, ["    one ", "    two", "three ", "four"]),
+        ([" " * 16, "pho", "to", "graph"], 20, [" " * 10 + "photograph"]),
+        ([" " * 16 + "photograph"], 20, [" " * 10 + "photograph"]),
+        ([" " * 16, "photo", "graphers"], 20, [" " * 10 + "photograph", " " * 10 + "ers"]),
+        ([" " * 40 + "x"], 20, [" " * 10 + "x"]),
+        (["   abc", "def"], 5, ["abcde", "f"]),
     ],
-    ids=["words", "token-parts", "carry", "newlines", "long", "wide", "indent", "tab", "spaces", "crlf"],
+    ids=[
+        "words",
+        "token-parts",
+        "carry",
+        "newlines",
+        "long",
+        "wide",
+        "indent",
+        "tab",
+        "spaces",
+        "crlf",
+        "hanging",
+        "hanging-ends-with-the-line",
+        "deep-indent-in-parts",
+        "deep-indent",
+        "word-wider-than-the-room",
+        "deeper-than-the-line",
+        "too-narrow-to-hang",
+    ],
 )
 def test_wrapping(tokens, width, expected):
     assert wrapped(tokens, width) == expected
@@ -92,8 +117,8 @@ def test_no_line_is_too_wide_and_no_letter_is_lost(texts, width):
 @given(tokens, st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
 def test_token_by_token_gives_the_same_lines_as_all_at_once(texts, more):
-    """For words that fit on a line: of longer ones the end is not known when their beginning is put."""
-    width = max([4, *(cell_len(word) for word in "".join(texts).split())]) + more
+    """For words that fit beside any indentation: of longer ones the end is not known when their beginning is put."""
+    width = 2 * max([4, *(cell_len(word) for word in "".join(texts).split())]) + more
     assert wrapped(texts, width) == wrapped(["".join(texts)], width)
 
 
@@ -114,3 +139,10 @@ def test_old_lines_are_dropped_and_counted():
     assert wrap.dropped == 40
     assert wrap.lines[0].runs[0].piece.i == 40
     assert len(wrap.lines) == 61
+
+
+@given(tokens, st.integers(2, 40))
+@settings(max_examples=150, deadline=None)
+def test_a_line_is_blank_only_where_the_text_has_a_blank_one(texts, width):
+    blank = sum(not line.strip() for line in "".join(texts).split("\n"))
+    assert sum(not line.strip() for line in wrapped(texts, width)) <= blank

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from rich.table import Table
@@ -14,13 +14,13 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from routing.pressure import MODES
-from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action
+from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
 from tui.frame import Frame
 from tui.pressure_words import branches
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),
-    ("⊣", "the model chose to end its text here, and was told to go on"),
+    ("── end of text ──", "the model chose to end its text here, and was made to continue"),
     ("◇ tap off", "something about the run was changed here"),
     ("⊘", "a command was not carried out here, and why"),
     ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
@@ -56,16 +56,34 @@ class HelpScreen(ModalScreen[None]):
                 yield Static(self._pauses(self._frame.view.header.model.experts))
 
     def _keys(self) -> Table:
+        """What can be done now comes first; why the rest cannot is said once for all that it holds for."""
         table = _empty_table()
-        for group, title in GROUP_TITLES.items():
-            table.add_row(Text(), Text(title, style="bold"))
-            for action in ACTIONS:
-                if action.group == group and action.shown:
-                    table.add_row(Text(action.shown, style="bold"), self._explain(action))
+        for group in self._groups():
+            table.add_row(Text(), Text(GROUP_TITLES[group], style="bold"))
+            self._add_actions(table, [action for action in ACTIONS if action.group == group and action.shown])
         table.add_row(Text(), Text("Moving about", style="bold"))
         for key, description in FIXED_KEYS:
             table.add_row(Text(key, style="bold"), Text(description))
         return table
+
+    def _groups(self) -> list[Group]:
+        """The groups of actions: that of a replay's own first, where there is one, those with nothing to do last."""
+        offered = {action.group for action in ACTIONS if action.offered(self._frame)}
+        return sorted(
+            GROUP_TITLES, key=lambda group: (group not in offered, not (self._frame.replay and group == "seek"))
+        )
+
+    def _add_actions(self, table: Table, actions: Sequence[Action]) -> None:
+        refused: dict[str, list[Action]] = {}
+        for action in actions:
+            if action.offered(self._frame):
+                table.add_row(Text(action.shown, style="bold"), Text(action.description))
+            else:
+                refused.setdefault(action.reason(self._frame), []).append(action)
+        for reason, those in refused.items():
+            table.add_row(Text(), Text(f"not now: {reason}", style="italic"))
+            for action in those:
+                table.add_row(Text(action.shown, style="bold"), Text(action.description, style="dim"))
 
     def _pauses(self, experts: int) -> Table:
         """For which reasons the reference pauses after a chunk, and whether each mode can come to it at all."""
@@ -75,11 +93,6 @@ class HelpScreen(ModalScreen[None]):
             for reason, words in branches(mode, experts):
                 table.add_row(Text(reason, style="bold"), Text(words))
         return table
-
-    def _explain(self, action: Action) -> Text:
-        if action.offered(self._frame):
-            return Text(action.description)
-        return Text(f"{action.description} (not now: {action.reason(self._frame)})", style="dim")
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> Table:

@@ -132,7 +132,9 @@ class SessionsScreen(ModalScreen[Path | None]):
         at = listed.highlighted or 0
         self.query_one("#sessions-head", Static).update(head(width))
         listed.clear_options()
-        listed.add_options([row(entry, width, present=self._is_present(entry)) for entry in self.entries])
+        listed.add_options(
+            row(entry, width, present=self._is_present(entry), running=self._ends_run) for entry in self.entries
+        )
         if self.entries:
             listed.highlighted = min(at, len(self.entries) - 1)
 
@@ -142,7 +144,7 @@ class SessionsScreen(ModalScreen[Path | None]):
         entry = self.chosen
         if entry is None:
             return
-        self._say(description(entry))
+        self._say(description(entry, running=self._ends_run and self._is_present(entry)))
         if entry.facts is not None:
             read = partial(self._read_beginning, entry)
             self.run_worker(read, thread=True, exclusive=True, group="preview", exit_on_error=False)
