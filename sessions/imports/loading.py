@@ -75,16 +75,23 @@ def read_start(path: Path, length: int = 64) -> bytes:
         UserError: it cannot be read, or is not a regular file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO without a writer would block
-        with open(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(mode):
-                raise UserError(f"{path}: a folder", advice="name a file in it")
-            if not stat.S_ISREG(mode):
-                raise UserError(f"{path}: not a regular file", advice="save its content to a file first")
-            return file.read(length)
+        # A FIFO without a writer would block, and a terminal would become this process's own.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            _require_regular(path, os.fstat(descriptor).st_mode)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(length)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", advice="name another file") from error
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a folder", advice="name a file in it")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: not a regular file", advice="save its content to a file first")
 
 
 def read_npz(content: bytes, where: str) -> dict[str, Array]:

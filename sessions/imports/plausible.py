@@ -148,8 +148,8 @@ def _check_range(found: npt.NDArray[Any], where: str) -> None:
 
 def _blank(experts: Ints) -> Flags:
     """Rows `[T, L]` in which no selection can be: a negative id, or zeros where ids must differ."""
-    zeros = (experts == 0).all(-1) if experts.shape[2] > 1 else False
-    found: Flags = (experts < 0).any(-1) | zeros
+    zeros = np.logical_and((experts == 0).all(-1), experts.shape[2] > 1)
+    found: Flags = np.logical_or((experts < 0).any(-1), zeros)
     return found
 
 
