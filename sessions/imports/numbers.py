@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import msgspec
 import numpy as np
@@ -20,6 +20,12 @@ DTYPES = ("uint8", "int16", "uint16", "int32", "int64")
 BY_SIZE = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 """The type of integers that take so many bytes; ids are never negative, so a sign makes no difference."""
 MOST_DIMENSIONS = 4
+
+
+Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+"""Of a token, a layer, a step."""
+ExpertId = Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)]
+"""In a record; -1 stands for none."""
 
 
 class Described(msgspec.Struct):

@@ -10,7 +10,7 @@ import msgspec
 
 from routing.errors import UserError
 from sessions.imports.document import Document
-from sessions.imports.numbers import typed
+from sessions.imports.numbers import ExpertId, Index, typed
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.readers.sparse import counts_trace
 from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, RoutedTrace, known_experts_per_token
@@ -28,8 +28,8 @@ class _Profile(msgspec.Struct):
 class _LayerRouting(msgspec.Struct):
     """The experts of one token in one layer."""
 
-    layer: int
-    experts: list[int]
+    layer: Index
+    experts: list[ExpertId]
 
 
 class _Prompt(msgspec.Struct):
@@ -109,7 +109,7 @@ def read_atlas(document: Document, options: ImportOptions) -> RoutedTrace:
         for token, layers in enumerate(prompt.routing)
         for each in layers
     ]
-    if not cells or min(cell.layer for cell in cells) < 0:
+    if not cells:
         raise UserError(f"{where}: no routing in it", advice="give it as it was written")
     found = trace_of(
         cells,

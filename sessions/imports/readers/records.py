@@ -15,7 +15,7 @@ import msgspec
 
 from routing.errors import UserError
 from sessions.imports.document import Document
-from sessions.imports.numbers import typed
+from sessions.imports.numbers import ExpertId, Index, typed
 from sessions.imports.readers.calls import Call, read_calls
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.traces import ImportOptions, RoutedTrace, Trace
@@ -30,17 +30,17 @@ PROJECTIONS = ("down", "gate_up", "up", "gate")
 class _TokenLine(msgspec.Struct):
     """A line of moe-trace."""
 
-    token_index: int
-    layer: int
-    expert_ids: list[int]
+    token_index: Index
+    layer: Index
+    expert_ids: list[ExpertId]
     phase: str | None = None
 
 
 class _CallLine(msgspec.Struct):
     """A line of moe-vis; of its weights if it has no experts."""
 
-    layer: int | None = None
-    experts: list[list[int]] | None = None
+    layer: Index | None = None
+    experts: list[list[ExpertId]] | None = None
     name: str = ""
     n_used: int | None = None
     n_tokens: int | None = None
@@ -49,12 +49,12 @@ class _CallLine(msgspec.Struct):
 class _StepLine(msgspec.Struct):
     """A line of Megatron-LM's RouterTracer; `topk` was the ids themselves at first, and is their number now."""
 
-    step: int
-    layer: int
-    rank: int = 0
+    step: Index
+    layer: Index
+    rank: Index = 0
     block: str = DECODER
-    topk: int | list[list[int]] | None = None
-    top_indices: list[list[int]] | None = None
+    topk: int | list[list[ExpertId]] | None = None
+    top_indices: list[list[ExpertId]] | None = None
     num_tokens: int | None = None
 
 
@@ -87,7 +87,6 @@ def read_token_lines(document: Document, options: ImportOptions) -> RoutedTrace:
     cells = [
         Cell(line.token_index, line.layer, line.expert_ids, line.phase, at) for line, at in _each(document, _TokenLine)
     ]
-    _not_negative(cells)
     return trace_of(cells, options, where, engine="moe-trace", what="moe-trace's JSON Lines")
 
 
@@ -162,9 +161,3 @@ def _check_sizes(rows: list[list[int]], tokens: int | None, chosen: int | None, 
     if (tokens is not None and len(rows) != tokens) or (chosen is not None and widths != {chosen} and rows):
         found = f"{len(rows)} rows of {', '.join(map(str, sorted(widths)))} experts"
         raise UserError(f"{at}: {found}, where it states {tokens} of {chosen}", advice="give it as it was written")
-
-
-def _not_negative(cells: list[Cell]) -> None:
-    for cell in cells:
-        if cell.token < 0 or cell.layer < 0:
-            raise UserError(f"{cell.where}: token {cell.token}, layer {cell.layer}", advice="indices begin at 0")

@@ -263,6 +263,8 @@ def _ids(answer: _Answer, *names: str) -> list[int] | None:
         found = found[answer.choice] if answer.choice < len(found) else None
     if found is None:
         return None
+    if not isinstance(found, list):
+        raise UserError(f"{answer.where}: token ids, and lists of them", advice="give it as the server sent it")
     for each in found:
         if not isinstance(each, int) or not 0 <= each < MOST_TOKEN_ID:
             raise UserError(f"{answer.where}: a token id of {str(each)[:24]}", advice="give it as the server sent it")
