@@ -13,6 +13,7 @@ import pytest
 import moe_watch
 from commands.import_ import import_
 from routing.errors import UserError
+from sessions.fitting import fit_file
 from sessions.imports.document import open_document
 from sessions.imports.formats import FORMATS, READABLE, STATUSES, recognised
 from sessions.imports.importing import import_trace, read_trace
@@ -292,3 +293,27 @@ def test_a_damaged_route_trace_is_refused(change, said, tmp_path):
     path = tmp_path / "trace"
     path.write_text(change(made.bigmoeonedge()))
     assert said in refusal(path, ImportOptions())
+
+
+# -- what can be done with an import
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vllm npy", "pressure needs router entropy, router margin and the margin of the likeliest token, which"),
+        ("tensorrt-llm", "pressure needs tokens in order, which this recording does not have"),
+    ],
+)
+def test_a_fit_says_which_signals_an_import_lacks(name, said, tmp_path):
+    path = import_trace(EXAMPLES[name].write(tmp_path), EXAMPLES[name].options, folder=tmp_path / "sessions").path
+    with pytest.raises(UserError) as caught:
+        fit_file(path)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("record a run with moe-watch; imports and unknown routers lack these signals")
+
+
+def test_a_fit_in_the_reference_s_mode_does_not_need_what_that_leaves_out(tmp_path):
+    path = import_trace(EXAMPLES["csv"].write(tmp_path), ALONE, folder=tmp_path / "sessions").path
+    with pytest.raises(UserError, match="pressure needs router entropy and router margin, which"):
+        fit_file(path, "chronomoe-v1")
