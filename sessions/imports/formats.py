@@ -26,6 +26,7 @@ from sessions.imports.traces import ImportOptions, Trace
 
 Status = Literal["read", "asks", "refused"]
 STATUSES: dict[Status, str] = {"read": "read", "asks": "read when told more", "refused": "refused"}
+OF_ANSWERS = frozenset({"run", "choice", "start", "dtype"})
 EXPERTS, CHOSEN = "`--experts`", "`--experts-per-token`"
 
 
@@ -46,6 +47,8 @@ class Format:
     """What to do instead, if it is refused."""
     needs: tuple[str, ...] = ()
     """Options that are always needed."""
+    takes: frozenset[str] = frozenset()
+    """Options beside those of every format that it can use; others are refused, not ignored."""
 
     @property
     def status(self) -> Status:
@@ -87,6 +90,7 @@ FORMATS: tuple[Format, ...] = (
         responses.is_verifiers,
         responses.read_verifiers,
         needs=(EXPERTS,),
+        takes=OF_ANSWERS,
     ),
     Format(
         "sglang-response",
@@ -96,6 +100,7 @@ FORMATS: tuple[Format, ...] = (
         responses.is_sglang,
         responses.read_sglang,
         needs=(EXPERTS, CHOSEN),
+        takes=OF_ANSWERS,
     ),
     Format(
         "vllm",
@@ -106,6 +111,7 @@ FORMATS: tuple[Format, ...] = (
         responses.is_vllm,
         responses.read_vllm,
         needs=(EXPERTS,),
+        takes=OF_ANSWERS,
     ),
     Format(
         "stream",
@@ -144,6 +150,7 @@ FORMATS: tuple[Format, ...] = (
         "`--experts` if `num_experts` is not there; of several prompts, `--run`",
         profiles.is_atlas,
         profiles.read_atlas,
+        takes=frozenset({"run"}),
     ),
     Format(
         "profile",
@@ -187,6 +194,7 @@ FORMATS: tuple[Format, ...] = (
         "of several turns, `--run`; without its comments, `--experts`",
         tables.is_slots,
         tables.read_slots,
+        takes=frozenset({"run"}),
     ),
     Format(
         "csv",

@@ -9,7 +9,7 @@ from routing.errors import UserError
 from sessions.imports.document import Document, open_document
 from sessions.imports.formats import READABLE, Format, named, recognised
 from sessions.imports.readers.tables import heading_of
-from sessions.imports.traces import ImportOptions, Trace
+from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
 from sessions.imports.writing import write_trace
 
 WHICH = "say whose it is with --from, as sglang (counts) or vllm (expert ids)"
@@ -78,10 +78,28 @@ def read_trace(path: Path, options: ImportOptions, form: str | None = None) -> T
 def _read(form: Format, document: Document, options: ImportOptions) -> Trace:
     if form.read is None:
         raise UserError(f"{document.path}: {_plain(form.title)}: {_plain(form.reason)}", advice=form.advice)
+    _refuse_unused(form, options, document.path)
     try:
-        return form.read(document, options)
+        found = form.read(document, options)
     except UserError as error:
         raise UserError(_naming(form, document.path, error.what), advice=error.advice) from error
+    if isinstance(found, CountedTrace) and options.prompt_tokens is not None:
+        raise _unused(form, "--prompt-tokens", document.path, "it has counts, and no tokens: say --phase")
+    if isinstance(found, RoutedTrace) and options.phase is not None:
+        raise _unused(form, "--phase", document.path, "it has tokens: say --prompt-tokens")
+    return found
+
+
+def _refuse_unused(form: Format, options: ImportOptions, path: Path) -> None:
+    """Refuse options that would make no difference: the user expects one."""
+    plain = ImportOptions()
+    for name in ("run", "choice", "start", "dtype"):
+        if name not in form.takes and getattr(options, name) != getattr(plain, name):
+            raise _unused(form, f"--{name}", path, "leave it out")
+
+
+def _unused(form: Format, option: str, path: Path, advice: str) -> UserError:
+    return UserError(f"{path} ({form.name}): {option} is of no use here", advice=advice)
 
 
 def _naming(form: Format, path: Path, what: str) -> str:

@@ -124,7 +124,7 @@ def described_array(found: Described, where: str) -> Array:
     Raises:
         UserError: shape, type and length do not fit.
     """
-    data = from_base64(found.data, where)
+    data = _bytes_of(found.data, where)
     elements = 1
     for size in found.shape:
         elements *= size
@@ -137,6 +137,18 @@ def described_array(found: Described, where: str) -> Array:
         named = f"of shape {found.shape}" + (f" and dtype {found.dtype}" if found.dtype else "")
         raise UserError(f"{where}: {len(data):,} bytes are not {named}", advice="give it as the engine returned it")
     return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(found.shape)
+
+
+def _bytes_of(text: str, where: str) -> bytes:
+    """Decode base64, or base85, in which Dynamo's vLLM worker sends arrays; the length tells whether it was that."""
+    try:
+        return from_base64(text, where)
+    except UserError:
+        try:
+            return base64.b85decode(text)
+        except ValueError:
+            pass
+        raise
 
 
 def is_npy(text: str) -> bool:

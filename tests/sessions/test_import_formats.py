@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -180,6 +181,37 @@ def test_a_format_of_another_name_is_refused(tmp_path):
     assert "looks like csv, not vllm: leave out --from vllm" in refusal(path, form="vllm")
     assert "--from: 'gguf' is not one of sglang, " in refusal(path, form="gguf")
     assert "--from: 'imatrix-dat' is not one of" in refusal(path, form="imatrix-dat")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("csv", {"start": 3}, "(csv): --start is of no use here: leave it out"),
+        ("sglang per token", {"start": 3}, "(sglang): --start is of no use here"),
+        ("moe-trace", {"run": 0}, "(moe-trace): --run is of no use here"),
+        ("bigmoeonedge", {"choice": 1}, "(bigmoeonedge): --choice is of no use here"),
+        ("profile", {"dtype": "int32"}, "(profile): --dtype is of no use here"),
+        ("csv", {"phase": "decode"}, "(csv): --phase is of no use here: it has tokens: say --prompt-tokens"),
+        ("sglang stat", {"prompt_tokens": 3}, "--prompt-tokens is of no use here: it has counts, and no tokens"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(name, options, said, tmp_path):
+    told = dataclasses.replace(EXAMPLES[name].options, **options)
+    assert said in refusal(EXAMPLES[name].write(tmp_path), told)
+
+
+@examples(READ)
+def test_layers_get_the_indices_that_are_given(example, tmp_path):
+    path = written(example, tmp_path)
+    told = dataclasses.replace(example.options, layers=[3, 5, 7, 9])
+    assert read_trace(path, told).shape.layers == [3, 5, 7, 9]
+    wrong = dataclasses.replace(told, layers=[3, 5])
+    if example is EXAMPLES["sglang stream"]:
+        assert any("does not tell how many tokens it has: 22" in each for each in read_trace(path, wrong).warnings)
+    else:
+        assert re.search(
+            "4 layers, and --layers names 2|22 rows of int32 for 12 tokens|an expert twice", refusal(path, wrong)
+        )
 
 
 # -- several runs in one file

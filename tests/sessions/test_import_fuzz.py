@@ -17,7 +17,7 @@ from sessions.imports.importing import read_trace
 from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
 from tests.sessions.foreign_files import EXAMPLES, EXPERTS, Example
 
-OPTIONS = ImportOptions(experts=EXPERTS, experts_per_token=2, layers=None, run=0)
+OPTIONS = ImportOptions(experts=EXPERTS, experts_per_token=2)
 IN_MEMORY = {name: each for name, each in EXAMPLES.items() if not callable(each.content)}
 WRONG: tuple[Any, ...] = (
     None, True, -1, 0, 1, 1.5, 255, 1 << 31, 1 << 63, 1 << 70, float("nan"), "", "x", [], [[]], [[[]]], {}, [None], [1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -241,6 +242,15 @@ def test_a_type_that_is_stated_is_believed_and_checked(trace):
     payload = made.described(made.evaluated(), "uint8")
     payload["dtype"] = "int32"
     refused(trace, "88 bytes are not of shape [11, 4, 2] and dtype int32", made.vllm_response(payload))
+
+
+def test_dynamo_sends_base85(trace):
+    payload = made.described(made.evaluated(), "int32")
+    payload["data"] = base64.b85encode(made.evaluated().astype("<i4").tobytes()).decode()
+    del payload["dtype"]
+    np.testing.assert_array_equal(trace(made.vllm_response(payload)).experts[:-1], made.evaluated())
+    payload["shape"][0] += 1
+    refused(trace, "bytes are not of shape [12, 4, 2]", made.vllm_response(payload))
 
 
 # -- ids

@@ -18,7 +18,7 @@ from routing.errors import UserError
 from sessions.imports.plausible import counted, routed
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.steps import in_steps
-from sessions.imports.traces import NO_PHASE, CountedTrace, ImportOptions, Trace, known_experts
+from sessions.imports.traces import NO_PHASE, CountedTrace, ImportOptions, Trace, known_experts, layers_of
 
 PROMPT = "passes of more than one token are taken for the prompt"
 BATCHES = "passes of several tokens that are not one prompt: which row belongs to which text is not told, only counts"
@@ -104,7 +104,8 @@ def _counts(
     for at, step in enumerate(steps):
         for call in step:
             np.add.at(counts[at, places[call.layer]], _checked(call, chosen, options, where), 1)
-    known = ImportOptions(experts=experts, experts_per_token=options.experts_per_token or chosen, layers=layers)
+    named = layers if options.layers is None else layers_of(len(layers), options, where)
+    known = ImportOptions(experts=experts, experts_per_token=options.experts_per_token or chosen, layers=named)
     shape, whole, rows = counted(counts.sum(0), known, where)
     phase = options.phase or "prefill"
     said = [*warnings, *([] if options.phase else [ALL_PREFILL.format(phase)])]

@@ -10,7 +10,7 @@ import numpy as np
 from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
 from sessions.imports.plausible import routed
-from sessions.imports.traces import NO_PHASE, ImportOptions, RoutedTrace
+from sessions.imports.traces import NO_PHASE, ImportOptions, RoutedTrace, layers_of
 
 MOST_ABSENT = 1000
 """Tokens without any row that are filled in where there are fewer with one: each takes a line in a session."""
@@ -67,7 +67,11 @@ def trace_of(
     layers = sorted({cell.layer for cell in cells})
     warnings: list[str] = []
     table = _table(cells, layers, where)
-    named = ImportOptions(experts=options.experts, experts_per_token=options.experts_per_token, layers=layers)
+    named = ImportOptions(
+        experts=options.experts,
+        experts_per_token=options.experts_per_token,
+        layers=layers if options.layers is None else layers_of(len(layers), options, where),
+    )
     shape, ids = routed(table, named, where, warnings, stated=experts)
     prompt = _prompt(cells, options, where, warnings, defined=numbered_phase)
     return RoutedTrace(engine, what, shape, ids, min(prompt, len(ids)), model=model, warnings=warnings)

@@ -28,6 +28,7 @@ from sessions.shapes import ABSENT_ID
 MOST_TOKEN_ID = 1 << 31
 EXTENSIONS = ("meta_info", "sgl_ext", "sglext", "nvext", "engine_data")
 OF_SGLANG = frozenset({"meta_info", "sgl_ext", "sglext"})
+UNCHECKED = "the answer does not tell how many tokens it has: {} by the shape that was given"
 NONE_IN_IT = "no routed experts in it"
 
 
@@ -200,6 +201,8 @@ def _read(document: Document, options: ImportOptions, engine: str) -> RoutedTrac
     payload, at = part.routed_experts, f"{answer.where}, routed_experts"
     assert payload is not None
     rows = rows_of(payload, options, at, total=total, start=start, documented="int32" if name in OF_SGLANG else None)
+    if not rows.certain and total is None:
+        answer.warnings.append(UNCHECKED.format(len(rows.ids)))
     before = answer.first("prompt_routed_experts")
     if before is not None:
         head = rows_of(
