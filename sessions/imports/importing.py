@@ -11,6 +11,7 @@ from sessions.imports.formats import READABLE, Format, named, recognised
 from sessions.imports.readers.tables import heading_of
 from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
 from sessions.imports.writing import write_trace
+from sessions.parts import shown
 
 WHICH = "say whose it is with --from, as sglang (counts) or vllm (expert ids)"
 UNKNOWN = "docs/data.md has the formats; convert it to one of them, as CSV of token,layer,expert_1,…"
@@ -122,10 +123,10 @@ def _unknown(document: Document) -> UserError:
         first = document.records[0] if document.records else None
         if not isinstance(first, dict):
             return UserError(f"{path}: a list that may be counts or expert ids", advice=WHICH)
-        shown = ", ".join(str(key)[:24] for key in list(first)[:SHOWN]) or "nothing"
+        keys = ", ".join(shown(str(key)[:24]) for key in list(first)[:SHOWN]) or "nothing"
         kind = {"json lines": "JSON Lines", "json": "JSON"}.get(document.kind, document.kind)
-        return UserError(f"{path}: {kind} of no known format, with {shown}", advice=UNKNOWN)
+        return UserError(f"{path}: {kind} of no known format, with {keys}", advice=UNKNOWN)
     if document.kind == "text":
-        heading = ", ".join(each[:24] for each in heading_of(document)[:SHOWN]) or "nothing"
+        heading = ", ".join(shown(each[:24]) for each in heading_of(document)[:SHOWN]) or "nothing"
         return UserError(f"{path}: text of no known format, with columns {heading}", advice=UNKNOWN)
     return UserError(f"{path}: not UTF-8 text, and no known format", advice=UNKNOWN)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routing.errors import UserError
+from sessions.parts import shown
 
 MAX_BYTES = 4 * 1024**3
 """Of a file, and of an array in one: all of it is held in memory."""
@@ -107,7 +108,7 @@ def read_npz(content: bytes, where: str) -> dict[str, Array]:
                 raise UserError(f"{where}: unpacks to more than {MAX_BYTES >> 20:,} MB", advice="import it in parts")
             for name in archive.namelist():
                 if name.endswith(".npy"):
-                    found[name.removesuffix(".npy")] = read_npy(archive.read(name), f"{where}, {name}")
+                    found[name.removesuffix(".npy")] = read_npy(archive.read(name), f"{where}, {shown(name[:60])}")
     except BROKEN_ZIP as error:
         raise UserError(f"{where}: no whole .npz file ({error})", advice="write it again") from error
     return found
@@ -142,13 +143,15 @@ def read_safetensors(content: bytes, where: str) -> dict[str, Array]:
         entries = msgspec.convert(header, dict[str, _TensorEntry])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{where}: no safetensors header ({error})", advice="write it again") from error
-    return {name: _tensor(entry, data, f"{where}, {name}") for name, entry in entries.items()}
+    return {name: _tensor(entry, data, f"{where}, {shown(name[:60])}") for name, entry in entries.items()}
 
 
 def _tensor(entry: _TensorEntry, data: memoryview, where: str) -> Array:
     kind = SAFETENSORS_TYPES.get(entry.dtype)
     if kind is None:
-        raise UserError(f"{where}: {entry.dtype} instead of numbers", advice="see docs/data.md for the formats")
+        raise UserError(
+            f"{where}: {shown(entry.dtype[:24])} instead of numbers", advice="see docs/data.md for the formats"
+        )
     first, last = entry.data_offsets
     try:
         if not 0 <= first <= last <= len(data):

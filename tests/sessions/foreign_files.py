@@ -256,7 +256,7 @@ def _csv(phases: bool) -> str:
     return "\n".join([head, *rows]) + "\n"
 
 
-def _atlas() -> dict[str, Any]:
+def atlas() -> dict[str, Any]:
     by_token = [
         [{"layer": layer, "experts": row.tolist(), "weights": [0.6, 0.4]} for layer, row in enumerate(token)]
         for token in routing()
@@ -270,7 +270,7 @@ def _npz(path: Path) -> None:
         np.savez(file, logical_count=counts()[None])
 
 
-def _verifiers() -> dict[str, Any]:
+def verifiers() -> dict[str, Any]:
     turn = {"prompt_ids": PROMPT_IDS, "completion_ids": ANSWER_IDS, "completion_logprobs": [-0.5] * len(ANSWER_IDS)}
     uint8 = evaluated().astype(np.uint8)
     routed = {"data": base64.b64encode(uint8.tobytes()).decode(), "shape": [*uint8.shape], "start": 0}
@@ -289,7 +289,7 @@ EXAMPLES: dict[str, Example] = {
     "sglang stat": Example("sglang", json.dumps({"rank": 0, "logical_count": [counts().tolist()]}), "counts", BOTH),
     "sglang stat npz": Example("sglang", _npz, "counts", BOTH),
     "sglang per token": Example("sglang", json.dumps({"records": sglang_passes(routing())}), "tokens"),
-    "verifiers": Example("verifiers", lines([_verifiers()]), "tokens", last=False),
+    "verifiers": Example("verifiers", lines([verifiers()]), "tokens", last=False),
     "sglang generate": Example("sglang-response", json.dumps(sglang_generate()), "tokens", BOTH, last=False),
     "sglang sgl_ext": Example(
         "sglang-response",
@@ -328,7 +328,7 @@ EXAMPLES: dict[str, Example] = {
     "megatron": Example("megatron", lines(megatron()), "tokens"),
     "moe-trace": Example("moe-trace", lines(moe_trace()), "tokens"),
     "moe-vis": Example("moe-vis", lines(moe_vis()), "tokens"),
-    "atlas": Example("atlas", json.dumps(_atlas()), "tokens", ImportOptions(), prompt=0),
+    "atlas": Example("atlas", json.dumps(atlas()), "tokens", ImportOptions(), prompt=0),
     "profile": Example(
         "profile",
         json.dumps(

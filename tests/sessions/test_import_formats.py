@@ -218,25 +218,22 @@ def test_layers_get_the_indices_that_are_given(example, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "form"),
+    ("content", "said"),
     [
         (json.dumps([made.vllm_response()] * 2), "2 answers of vLLM: say which with --run 0 up to 1"),
         (made.lines([made.vllm_response()] * 3), "3 answers of vLLM: say which with --run 0 up to 2"),
         (made.lines([made.sglang_generate()] * 2), "2 answers of SGLang: say which with --run 0 up to 1"),
-        (made.lines([made._verifiers()] * 2), "2 answers of verifiers: say which with --run 0 up to 1"),
+        (made.lines([made.verifiers()] * 2), "2 answers of verifiers: say which with --run 0 up to 1"),
         (made.bigmoeonedge(turns=2), "BigMoeOnEdge's route trace of turns 0, 1: say which with --run TURN"),
-        (json.dumps(made._atlas() | {"prompts": made._atlas()["prompts"] * 2}), "an atlas of 2 prompts: say which"),
+        (json.dumps(made.atlas() | {"prompts": made.atlas()["prompts"] * 2}), "an atlas of 2 prompts: say which"),
     ],
 )
-def test_of_several_runs_one_is_asked_for(content, form, tmp_path):
+def test_of_several_runs_one_is_asked_for(content, said, tmp_path):
     path = tmp_path / "trace"
     path.write_text(content)
-    assert form in refusal(path, BOTH)
-    chosen = ImportOptions(experts=EXPERTS, experts_per_token=2, run=1)
-    assert len(read_trace(path, chosen).experts) == TOKENS
-    assert "no run 9" in refusal(path, ImportOptions(experts=EXPERTS, experts_per_token=2, run=9)) or "no turn 9" in (
-        refusal(path, ImportOptions(experts=EXPERTS, experts_per_token=2, run=9))
-    )
+    assert said in refusal(path, BOTH)
+    assert len(read_trace(path, dataclasses.replace(BOTH, run=1)).experts) == TOKENS
+    assert re.search("no (run|turn) 9", refusal(path, dataclasses.replace(BOTH, run=9)))
 
 
 def test_the_chosen_run_is_the_one_that_is_read(tmp_path):
@@ -275,21 +272,20 @@ def test_batches_of_several_sequences_are_only_counted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda rows: rows[0].update(experts=rows[0]["experts"][:-1]), "4 rows of 2 experts, where it states 5 of 2"),
-        (lambda rows: rows[2].update(n_tokens=1, experts=[[1, 2]]), "layer 0 has 1 rows|has 5 rows, and layer"),
-        (lambda rows: rows[2].update(experts=[[1, 2, 3]] * 5, n_used=3), "3 experts, and 2|2 experts, and 3"),
-        (lambda rows: rows[2].update(experts=[[1, 1.5]] * 5), "Expected `int`, got `float`"),
-        (lambda rows: rows[2].update(experts=[[1, 1]] * 5), "selects an expert twice"),
-        (lambda rows: rows[2].update(experts=[[1, 16]] * 5), "selects expert 16 of 16"),
+        ({"experts": [[1, 2]] * 4}, "4 rows of 2 experts, where it states 5 of 2"),
+        ({"n_tokens": 1, "experts": [[1, 2]]}, "layer 1 has 5 rows, and layer 0 has 1"),
+        ({"n_used": 3, "experts": [[1, 2, 3]] * 5}, "2 experts, and 3 in the rows before"),
+        ({"experts": [[1, 1.5]] * 5}, "Expected `int`, got `float`"),
+        ({"experts": [[1, 1]] * 5}, "selects an expert twice"),
+        ({"experts": [[1, 16]] * 5}, "selects expert 16 of 16"),
     ],
 )
 def test_calls_that_contradict_themselves_are_refused(change, said, tmp_path):
     rows = made.moe_vis()
-    downs = [each for each in rows if "down" in each.get("name", "")]
-    change([downs[0], downs[0], downs[0]])
+    next(each for each in rows if "down" in each["name"]).update(change)
     path = tmp_path / "trace"
     path.write_text(made.lines(rows))
-    assert re.search(said, refusal(path))
+    assert said in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,24 @@ def test_hostile_names_are_only_text(tmp_path):
     assert verify(output).findings == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x1b[31mred,\x0bcolumn\n1,2\n",
+        b"token,\x1b[2J,expert_1\n1,2,3\n",
+        json.dumps({"\x1b]0;x\x07": 1, "\u2028": 2}).encode(),
+        made.safetensors({"\x1b[31m": np.ones(2)}).replace(b"I64", b"\\u001b"),
+        made.safetensors({"\x1b[31m": np.ones(2)})[:-8],
+    ],
+)
+def test_names_in_a_file_cannot_act_in_its_refusal(tmp_path, content):
+    path = tmp_path / "trace"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_trace(path, ImportOptions())
+    assert str(caught.value).isprintable()
+
+
 def test_a_pickle_in_base64_is_not_loaded(capsys, tmp_path):
     import io
 

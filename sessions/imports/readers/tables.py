@@ -18,6 +18,7 @@ from sessions.imports.document import Document
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.readers.sparse import counts_trace
 from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, RoutedTrace, known_experts_per_token
+from sessions.parts import shown
 
 TOKEN, LAYER, EXPERT, PHASE = ("token", "i"), ("layer",), "expert", "phase"
 SLOTS = {"step", "layer", "slot", "expert"}
@@ -240,8 +241,8 @@ def _in_order(slots: dict[int, int], chosen: int, where: str) -> list[int]:
 def _column(heading: list[str], names: tuple[str, ...], where: str) -> int:
     found = next((heading.index(name) for name in names if name in heading), None)
     if found is None:
-        shown = ", ".join(heading[:8])[:80]
-        raise UserError(f"{where}, line 1: no column called {names[0]} among {shown or 'none'}", advice=ADVICE)
+        there = ", ".join(shown(each[:24]) for each in heading[:8])
+        raise UserError(f"{where}, line 1: no column called {names[0]} among {there or 'none'}", advice=ADVICE)
     return found
 
 
