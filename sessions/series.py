@@ -32,7 +32,7 @@ DELIMITERS = ("\t", ";", ",")
 
 REFERENCE_MODE: Mode = "chronomoe-v1"
 OWN_KEY = "session_chunks"
-"""In a trajectory of moe-watch's measurement, whose mode stands beside all of its runs."""
+"""In a trajectory of moe-watch's measurement, which names its mode once for all runs."""
 
 FORMS = "give a session, a CSV column, a JSON list of numbers, or JSON with trajectory.mid_pressures"
 

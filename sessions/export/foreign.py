@@ -39,7 +39,7 @@ MOST_COLIBRI_COUNT = (1 << 32) - 1
 
 @dataclass(frozen=True, slots=True)
 class ForeignPlan:
-    """Which file to write, and where.
+    """A file to write.
 
     Args:
         form: of the file.
@@ -55,7 +55,7 @@ class ForeignPlan:
 
 
 def export_foreign(path: Path, plan: ForeignPlan) -> Exported:
-    """Write the routing of a session, of all its files if it goes on in others.
+    """Write the routing of a session, of all its files if it has several.
 
     Raises:
         UserError: the session cannot be read, does not hold what the form needs, or a file is in the way.

@@ -44,7 +44,7 @@ class Format:
     read: Callable[[Document, ImportOptions], Trace] | None = None
     """None if it is refused."""
     advice: str = ""
-    """What to do instead, if it is refused."""
+    """Advice for the user, if it is refused."""
     needs: tuple[str, ...] = ()
     """Options that are always needed."""
     takes: frozenset[str] = frozenset()
@@ -52,7 +52,7 @@ class Format:
 
     @property
     def status(self) -> Status:
-        """Whether it is read as it is."""
+        """Return "read", or what is in the way of reading it as it is."""
         if self.read is None:
             return "refused"
         return "asks" if self.needs else "read"

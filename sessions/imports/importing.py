@@ -115,7 +115,7 @@ def _plain(text: str) -> str:
 
 
 def _unknown(document: Document) -> UserError:
-    """What to say about a file that is in no known format."""
+    """Describe a file that is in no known format, with advice."""
     path, value = document.path, document.value
     if document.kind == "arrays" and not isinstance(value, dict):
         return UserError(f"{path}: an array that may be counts or expert ids", advice=WHICH)

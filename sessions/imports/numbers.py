@@ -18,14 +18,14 @@ FORMATS = "see docs/data.md for the formats"
 DTYPES = ("uint8", "int16", "uint16", "int32", "int64")
 """Types that expert ids are stored in."""
 BY_SIZE = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
-"""The type of integers that take so many bytes; ids are never negative, so a sign makes no difference."""
+"""Integer type by bytes per element; ids are never negative, so the sign makes no difference."""
 MOST_DIMENSIONS = 4
 
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 """Of a token, a layer, a step."""
 ExpertId = Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)]
-"""In a record; -1 stands for none."""
+"""In a record; -1 is none."""
 
 
 class Described(msgspec.Struct):
@@ -111,7 +111,7 @@ def _nested(kind: Any, depth: int) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """How deep lists are nested, by the first of each."""
+    """Return how deep lists are nested, by the first element of each."""
     depth = 0
     while isinstance(value, list) and depth < MOST_DIMENSIONS:
         value, depth = value[0] if value else None, depth + 1

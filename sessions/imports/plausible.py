@@ -1,4 +1,4 @@
-"""Plausibility of foreign routing: what cannot be true is refused, what stands for nothing is absent, with a warning.
+"""Plausibility of foreign routing: what cannot be true is refused; fill is absent, with a warning.
 
 A trace that is read with the wrong type, offset or number of experts is still full of small integers. What gives it
 away: ids beyond the experts, an expert twice in one row, one expert in every row, sums that are no whole tokens.
@@ -154,7 +154,7 @@ def _blank(experts: Ints) -> Flags:
 
 
 def _filled(experts: Ints, model_experts: int) -> Flags:
-    """Rows `[T, L]` of one number that is no expert: 255, and what else stands for -1 in unsigned types."""
+    """Rows `[T, L]` of one number that is no expert: 255, and others that unsigned types have in place of -1."""
     same = (experts == experts[..., :1]).all(-1)
     found: Flags = same & (experts[..., 0] >= model_experts) & np.isin(experts[..., 0], (255, 65535, (1 << 32) - 1))
     return found
@@ -176,7 +176,7 @@ def _without_fill(experts: Ints, model_experts: int, warnings: list[str]) -> Int
 def _expert_0_for_nothing(
     experts: Ints, layers: list[int], model_experts: int, blank: Flags, warnings: list[str]
 ) -> Flags:
-    """Rows `[T, L]` of expert 0 that stand for "not recorded", where a token has a single expert.
+    """Rows `[T, L]` of expert 0 that mean "not recorded", where a token has a single expert.
 
     Expert 0 is a possible selection, so only what chance does not give is taken for fill: a layer of nothing else, and
     tokens in a row of nothing else in all other layers.
@@ -197,7 +197,7 @@ def _expert_0_for_nothing(
 
 
 def _beyond_chance(rows: int, model_experts: int, places: int) -> bool:
-    """Return whether so many rows of expert 0 are no coincidence in any of so many places."""
+    """Return whether this number of rows of expert 0 is no coincidence in any of these places."""
     return rows * log(model_experts) > log(places) + IMPROBABLE
 
 

@@ -1,4 +1,4 @@
-"""What foreign files come to before they are sessions: routing per token, or only how often experts were selected."""
+"""Foreign traces before they are sessions: routing per token, or only counts of selections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sessions.shapes import MAX_CELLS
 
 MAX_LAYER = 1 << 20
 """A bound for what is typed and for what stands in files."""
-NO_PHASE = "the trace does not tell which tokens are the prompt's: all stand as generated"
+NO_PROMPT = "the trace does not tell which tokens are the prompt's: all are taken as generated"
+NO_PHASE = "the file does not tell prefill and decode apart: all selections are taken as {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,9 @@ class ImportOptions:
     phase: Phase | None = None
     """Of counts that do not tell prefill and decode apart."""
     choice: int = 0
-    """Which of several answers in one response."""
+    """Index of the answer in a response with several."""
     run: int | None = None
-    """Which run of a file with several, from 0."""
+    """Index of the run in a file with several."""
     start: int | None = None
     """Tokens before the first row of routing."""
     dtype: str | None = None
@@ -86,6 +87,14 @@ class CountedTrace:
 
 
 Trace = RoutedTrace | CountedTrace
+
+
+def phase_of_counts(options: ImportOptions, warnings: list[str]) -> Phase:
+    """Return the phase of counts that do not tell it: the user's, or prefill with a warning."""
+    if options.phase is not None:
+        return options.phase
+    warnings.append(NO_PHASE.format("prefill"))
+    return "prefill"
 
 
 def layers_of(number: int, options: ImportOptions, where: str) -> list[int]:

@@ -224,7 +224,7 @@ class Example:
     """Its name in the table of formats."""
     content: str | bytes | Callable[[Path], None]
     holds: str = "refused"
-    """What an import of it has: tokens, counts or nothing."""
+    """Tokens or counts, or refused."""
     options: ImportOptions = ALONE
     beside: dict[str, str] = field(default_factory=dict)
     """Other files in its folder."""

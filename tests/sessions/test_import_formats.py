@@ -207,7 +207,7 @@ def test_layers_get_the_indices_that_are_given(example, tmp_path):
     assert read_trace(path, told).shape.layers == [3, 5, 7, 9]
     wrong = dataclasses.replace(told, layers=[3, 5])
     if example is EXAMPLES["sglang stream"]:
-        assert any("does not tell how many tokens it has: 22" in each for each in read_trace(path, wrong).warnings)
+        assert any("does not state its number of tokens: 22" in each for each in read_trace(path, wrong).warnings)
     else:
         assert re.search(
             "4 layers, and --layers names 2|22 rows of int32 for 12 tokens|an expert twice", refusal(path, wrong)

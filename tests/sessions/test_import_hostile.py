@@ -285,7 +285,7 @@ def test_text_of_any_size_is_not_read(monkeypatch, tmp_path):
 
 
 class Torch(types.ModuleType):
-    """What PyTorch would be that must not be asked to load anything."""
+    """A PyTorch that notes what it is asked to load."""
 
     def __init__(self, version):
         super().__init__("torch")

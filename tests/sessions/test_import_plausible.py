@@ -1,4 +1,4 @@
-"""What an import is never to read wrongly: types, offsets, phases and rows that stand for nothing."""
+"""Types, offsets, phases and fill: an import never reads them wrongly."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_phase_that_is_not_understood_is_refused(trace, phase):
 
 
 def test_numbered_phases_the_other_way_round_are_refused(trace):
-    refused(trace, "phases 0 and 1, and 0 stands after 1", table(lambda t: int(t < PROMPT)))
+    refused(trace, "phase 0 comes after phase 1", table(lambda t: int(t < PROMPT)))
 
 
 def test_a_table_without_phases_is_warned_of_and_can_be_told_them(trace):
@@ -292,7 +292,7 @@ def test_the_numbers_that_a_file_states_are_not_overruled(trace):
     )
 
 
-# -- rows that stand for nothing
+# -- fill
 
 
 @pytest.mark.parametrize("fill", [0, -1, 255, 65535])
@@ -350,7 +350,7 @@ def test_nothing_but_zeros_is_refused(trace):
         refused(trace, "no routing in it", made.vllm_response(made.npy64(zeros)))
 
 
-def test_tokens_without_routing_stand_as_such_in_the_session(tmp_path):
+def test_tokens_without_routing_are_so_in_the_session(tmp_path):
     """Routing was not observed there, as with the tap off: neither a fault of the file nor a selection."""
     experts = made.evaluated()
     experts[4:6] = 0

@@ -93,7 +93,7 @@ def test_what_the_session_does_not_have_is_said_in_its_header(imported):
     assert "no token ids" not in warnings
     warnings = imported({"routed_experts": made_routing().tolist()}).header.warnings
     assert {"no text", "no token ids"} < set(warnings)
-    assert any("all stand as generated" in warning for warning in warnings)
+    assert any("all are taken as generated" in warning for warning in warnings)
 
 
 def test_its_file_is_one_that_a_replay_finds_nothing_wrong_with(imported):

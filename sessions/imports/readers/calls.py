@@ -18,11 +18,18 @@ from routing.errors import UserError
 from sessions.imports.plausible import counted, routed
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.steps import in_steps
-from sessions.imports.traces import NO_PHASE, CountedTrace, ImportOptions, Trace, known_experts, layers_of
+from sessions.imports.traces import (
+    NO_PROMPT,
+    CountedTrace,
+    ImportOptions,
+    Trace,
+    known_experts,
+    layers_of,
+    phase_of_counts,
+)
 
 PROMPT = "passes of more than one token are taken for the prompt"
 BATCHES = "passes of several tokens that are not one prompt: which row belongs to which text is not told, only counts"
-ALL_PREFILL = "batches do not tell prefill and decode apart: all selections stand under {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ def read_calls(
     found = trace_of(cells, options, where, engine=engine, what=what)
     found.warnings[:0] = warnings
     if options.prompt_tokens is None:
-        found.warnings.append(PROMPT if single else NO_PHASE)
+        found.warnings.append(PROMPT if single else NO_PROMPT)
     return found
 
 
@@ -107,8 +114,8 @@ def _counts(
     named = layers if options.layers is None else layers_of(len(layers), options, where)
     known = ImportOptions(experts=experts, experts_per_token=options.experts_per_token or chosen, layers=named)
     shape, whole, rows = counted(counts.sum(0), known, where)
-    phase = options.phase or "prefill"
-    said = [*warnings, *([] if options.phase else [ALL_PREFILL.format(phase)])]
+    said = [*warnings]
+    phase = phase_of_counts(options, said)
     return CountedTrace(engine, what, shape, whole, rows, phase, warnings=said, steps=in_steps(counts, shape, said))
 
 

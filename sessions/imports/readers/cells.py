@@ -10,15 +10,15 @@ import numpy as np
 from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
 from sessions.imports.plausible import routed
-from sessions.imports.traces import NO_PHASE, ImportOptions, RoutedTrace, layers_of
+from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, layers_of
 
 MOST_ABSENT = 1000
 """Tokens without any row that are filled in where there are fewer with one: each takes a line in a session."""
 MOST_SPREAD = 16
 """Cells of the table for each cell that a file fills."""
 FEW_CELLS = 1 << 22
-LATE_PREFILL = "prefill after the first decode token stands as generated"
-NUMBERED_PHASE = "phase 0 is taken for prefill and 1 for decode: they stand in that order"
+LATE_PREFILL = "prefill after the first decode token is taken as generated"
+NUMBERED_PHASE = "phase 0 is taken for prefill and 1 for decode: they are in that order"
 
 PREFILL = frozenset({"prefill", "prompt", "pp"})
 DECODE = frozenset({"decode", "generation", "generate", "generated", "completion", "tg"})
@@ -111,14 +111,14 @@ def _prompt(cells: Sequence[Cell], options: ImportOptions, where: str, warnings:
     if options.prompt_tokens is not None:
         return options.prompt_tokens
     if not phases:
-        warnings.append(NO_PHASE)
+        warnings.append(NO_PROMPT)
         return 0
     decoded = min((token for token, prefill in phases.items() if not prefill), default=max(phases) + 1)
     later = any(prefill and token > decoded for token, prefill in phases.items())
     numbered = any(cell.phase is not None and _word(cell.phase) in NUMBERED for cell in cells)
     if numbered and not defined:
         if later:
-            what = f"{where}: phases 0 and 1, and 0 stands after 1"
+            what = f"{where}: phase 0 comes after phase 1"
             raise UserError(what, advice="name them prefill and decode")
         warnings.append(NUMBERED_PHASE)
     elif later:
@@ -127,7 +127,7 @@ def _prompt(cells: Sequence[Cell], options: ImportOptions, where: str, warnings:
 
 
 def _phases(cells: Sequence[Cell], where: str) -> dict[int, bool]:
-    """Whether each token is one of the prompt's; empty if the file has no phases."""
+    """Return for each token if it is one of the prompt's; empty if the file has no phases."""
     found: dict[int, bool] = {}
     for cell in cells:
         if cell.phase is not None:

@@ -62,7 +62,7 @@ def read_imatrix(document: Document, options: ImportOptions) -> CountedTrace:
     chosen = options.experts_per_token or _experts_per_token(counts, tensors, path)
     known = ImportOptions(experts=options.experts, experts_per_token=chosen, layers=options.layers or layers)
     shape, whole, rows = counted(np.stack(counts), known, str(path))
-    warnings = ["llama-imatrix evaluates a text and generates nothing: all selections stand under prefill"]
+    warnings = ["llama-imatrix evaluates a text and generates nothing: all selections are taken as prefill"]
     return CountedTrace("llama.cpp", "llama.cpp's importance matrix", shape, whole, rows, "prefill", warnings=warnings)
 
 

@@ -51,7 +51,7 @@ def rows_of(
         options: the user's.
         where: what messages call it.
         total: tokens of prompt and answer, if they are known.
-        start: tokens before the first row, as stated beside the payload or by the user; None if nobody says so.
+        start: tokens before the first row, as stated beside the payload or by the user; None if unknown.
         documented: the type of bare integers that the server's documentation names.
 
     Raises:

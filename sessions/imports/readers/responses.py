@@ -1,6 +1,6 @@
 """Servers' answers with routed experts: vLLM, SGLang, NVIDIA Dynamo, and the runs that verifiers records of them.
 
-Expert ids `[tokens, layers, top-k]` stand in a choice or beside the choices, one row less than tokens: the last token
+Expert ids `[tokens, layers, top-k]` are in a choice or beside the choices, one row less than tokens: the last token
 is drawn and never evaluated. vLLM (`--enable-return-routed-experts`) sends base64 of an `.npy` file, or nested lists
 with those of the prompt apart; gateways send `{"data": base64, "shape", "dtype", "start"}`. SGLang sends base64 of bare
 int32, in `meta_info` of `/generate`, in `sgl_ext` of a choice, or in `sglext` of a response. Rows may begin after a
@@ -22,13 +22,13 @@ from sessions.imports.document import Document
 from sessions.imports.numbers import Payload, array_of, typed
 from sessions.imports.plausible import routed
 from sessions.imports.readers.payloads import Rows, rows_of
-from sessions.imports.traces import NO_PHASE, ImportOptions, RoutedTrace
+from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace
 from sessions.shapes import ABSENT_ID
 
 MOST_TOKEN_ID = 1 << 31
 EXTENSIONS = ("meta_info", "sgl_ext", "sglext", "nvext", "engine_data")
 OF_SGLANG = frozenset({"meta_info", "sgl_ext", "sglext"})
-UNCHECKED = "the answer does not tell how many tokens it has: {} by the shape that was given"
+UNCHECKED = "the answer does not state its number of tokens: {} by the shape that was given"
 NONE_IN_IT = "no routed experts in it"
 
 
@@ -330,7 +330,7 @@ def _trace(answer: _Answer, rows: Rows, prompt_tokens: int | None, options: Impo
         warnings.append(f"rows begin at token {start}: the tokens before it have no routing")
     given = options.prompt_tokens if options.prompt_tokens is not None else prompt_tokens
     if given is None:
-        warnings.append(NO_PHASE)
+        warnings.append(NO_PROMPT)
     if given is not None and given > len(experts):
         raise UserError(f"{where}: {len(experts)} tokens, and {given} of prompt", advice="check --prompt-tokens")
     ids = _placed_ids(prompt_ids, generated_ids, len(experts), given)

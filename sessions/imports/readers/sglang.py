@@ -20,7 +20,7 @@ from sessions.imports.loading import Array
 from sessions.imports.numbers import array_of, typed
 from sessions.imports.plausible import check_counts, counted, routed
 from sessions.imports.steps import in_steps
-from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
+from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace, phase_of_counts
 from sessions.shapes import MAX_CELLS, MAX_INTEGER
 
 ENGINE = "SGLang"
@@ -28,7 +28,6 @@ WHAT = "SGLang's expert distribution"
 COUNTS, RECORDS, MAP = "logical_count", "records", "last_physical_to_logical_map"
 MOST_PASS_CELLS = 50_000_000
 """Passes × layers × experts that are told apart: they are held in memory."""
-NO_PHASE = "the dump does not tell prefill and decode apart: all selections stand under {}"
 PROMPT = "passes of more than one token are taken for the prompt"
 AS_WRITTEN = "give the dump as it was written"
 MOST_TOKEN_ID = 1 << 31
@@ -85,8 +84,8 @@ def read_counts(counts: Array, options: ImportOptions, where: str) -> CountedTra
     """
     check_counts(counts, where)
     shape, whole, rows = counted(counts.sum(0) if counts.ndim == 3 else counts, options, where)
-    phase = options.phase or "prefill"
-    warnings = [] if options.phase else [NO_PHASE.format(phase)]
+    warnings: list[str] = []
+    phase = phase_of_counts(options, warnings)
     steps = in_steps(counts, shape, warnings) if counts.ndim == 3 else None
     return CountedTrace(ENGINE, WHAT, shape, whole, rows, phase, warnings=warnings, steps=steps)
 

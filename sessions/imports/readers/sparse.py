@@ -8,10 +8,16 @@ import numpy as np
 
 from routing.errors import UserError
 from sessions.imports.plausible import counted
-from sessions.imports.traces import CountedTrace, ImportOptions, Shape, check_size, known_experts, layers_of
+from sessions.imports.traces import (
+    CountedTrace,
+    ImportOptions,
+    Shape,
+    check_size,
+    known_experts,
+    layers_of,
+    phase_of_counts,
+)
 from sessions.shapes import MAX_INTEGER
-
-NO_PHASE = "the file does not tell prefill and decode apart: all selections stand under {}"
 
 
 def counts_trace(
@@ -55,6 +61,6 @@ def counts_trace(
         table[places[layer], expert] = count
     known = ImportOptions(experts=number, experts_per_token=options.experts_per_token, layers=named)
     shape, whole, rows = counted(table, known, where)
-    phase = options.phase or "prefill"
-    said = [*warnings, *([] if options.phase else [NO_PHASE.format(phase)])]
+    said = [*warnings]
+    phase = phase_of_counts(options, said)
     return CountedTrace(engine, what, shape, whole, rows, phase, model=model, warnings=said)

@@ -216,7 +216,7 @@ def _of_turn(lines: list[_Line], turn: int | None, options: ImportOptions, where
 
 
 def _facts(document: Document) -> dict[str, str]:
-    """What the comments before the heading state about the model."""
+    """Return what the comments before the heading state about the model."""
     found: dict[str, str] = {}
     for line in document.text.split("\n"):
         if line.strip() and not line.startswith("#"):

@@ -25,13 +25,13 @@ from sessions.imports.traces import (
     known_experts,
     known_experts_per_token,
     layers_of,
+    phase_of_counts,
 )
 
 KEY = re.compile(r"(\d{1,9})_(\d{1,7})")
 META = "meta_info.json"
 MOST_META = 1 << 20
 RANK = "one rank's counts: with attention data parallelism, those of its own tokens only"
-NO_PHASE = "iterations do not tell prefill and decode apart: all selections stand under {}"
 MOST_NUMBERS = 1 << 27
 
 
@@ -80,8 +80,8 @@ def read_statistics(document: Document, options: ImportOptions) -> CountedTrace:
     known = ImportOptions(experts=experts, experts_per_token=chosen, layers=named)
     check_counts(counts, where)
     shape, whole, rows = counted(counts.sum(0), known, where)
-    phase = options.phase or "prefill"
-    warnings = [RANK, *([] if options.phase else [NO_PHASE.format(phase)])]
+    warnings = [RANK]
+    phase = phase_of_counts(options, warnings)
     steps = in_steps(counts, shape, warnings)
     what = "TensorRT-LLM's expert statistics"
     return CountedTrace("TensorRT-LLM", what, shape, whole, rows, phase, warnings=warnings, steps=steps)
