@@ -190,7 +190,8 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "bigmoeonedge",
-        "BigMoeOnEdge's route trace: comments, then `turn,phase,step,layer,slot,expert,…`; CSV",
+        "BigMoeOnEdge's route trace: comments, then `turn,phase,step,layer,slot,expert,…`, or "
+        "`phase,token,layer,rank,expert` of llama.cpp's forks; CSV",
         "of several turns, `--run`; without its comments, `--experts`",
         tables.is_slots,
         tables.read_slots,

@@ -114,6 +114,17 @@ def bigmoeonedge(turns: int = 1) -> str:
     return "\n".join(rows) + "\n"
 
 
+def by_rank() -> str:
+    """The same in the form of llama.cpp's forks."""
+    rows = [
+        f"{'prefill' if t < PROMPT else 'decode'},{t},{layer},{rank},{expert}"
+        for t, token in enumerate(routing())
+        for layer, experts in enumerate(token)
+        for rank, expert in enumerate(experts)
+    ]
+    return "\n".join(["phase,token,layer,rank,expert", *rows]) + "\n"
+
+
 def moe_trace() -> list[dict[str, Any]]:
     return [
         {
@@ -348,12 +359,22 @@ EXAMPLES: dict[str, Example] = {
     "imatrix": Example("imatrix", write_imatrix, "counts", ImportOptions()),
     "imatrix-dat": Example("imatrix-dat", imatrix_dat()),
     "bigmoeonedge": Example("bigmoeonedge", bigmoeonedge(), "tokens", ImportOptions()),
+    "slots of a fork": Example("bigmoeonedge", by_rank(), "tokens"),
     "csv": Example("csv", _csv(phases=True), "tokens"),
     "csv semicolons": Example("csv", "\ufeff" + _csv(phases=True).replace(",", ";").replace("\n", "\r\n"), "tokens"),
     "csv without phase": Example("csv", _csv(phases=False), "tokens", prompt=0),
     "layer-expert": Example(
         "layer-expert",
         "layer,expert\n" + "".join(f"{at},{e}\n" for token in routing() for at, row in enumerate(token) for e in row),
+        "counts",
+        BOTH,
+    ),
+    "layer-expert merged": Example(
+        "layer-expert",
+        "".join(
+            "layer,expert\n" + "".join(f"{at},{e}\n" for token in part for at, row in enumerate(token) for e in row)
+            for part in (routing()[:7], routing()[7:])
+        ),
         "counts",
         BOTH,
     ),

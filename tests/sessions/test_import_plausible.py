@@ -93,6 +93,16 @@ def test_a_table_without_phases_is_warned_of_and_can_be_told_them(trace):
     assert (told.prompt_tokens, told.warnings) == (4, [])
 
 
+def test_the_passes_of_a_dump_say_which_are_the_prompt_s(trace):
+    passes = made.sglang_passes(made.routing())
+    stated = [each | {"forward_mode": 1 if at < 3 else 2} for at, each in enumerate(passes)]
+    found = trace({"records": stated})
+    assert (found.prompt_tokens, found.warnings) == (PROMPT + 2, [])
+    mixed = [each | {"forward_mode": 3} for each in passes]
+    assert said_in(trace({"records": mixed}).warnings, "passes of more than one token are taken for the prompt")
+    assert trace({"records": mixed}).prompt_tokens == PROMPT
+
+
 def test_a_token_of_two_phases_is_refused(trace):
     lines = table(lambda t: "prefill" if t < PROMPT else "decode").splitlines()
     lines[2] = lines[2].replace("prefill", "decode")

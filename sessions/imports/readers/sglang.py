@@ -29,6 +29,8 @@ COUNTS, RECORDS, MAP = "logical_count", "records", "last_physical_to_logical_map
 MOST_PASS_CELLS = 50_000_000
 """Passes × layers × experts that are told apart: they are held in memory."""
 PROMPT = "passes of more than one token are taken for the prompt"
+EXTEND, DECODE = 1, 2
+"""Values of SGLang's `ForwardMode` in a record: passes of a prompt, and of one token per sequence."""
 AS_WRITTEN = "give the dump as it was written"
 MOST_TOKEN_ID = 1 << 31
 
@@ -40,6 +42,7 @@ class _Pass(msgspec.Struct):
     positions: list[int] | None = None
     topk_ids_of_layer: Array | None = None
     global_physical_count: Array | None = None
+    forward_mode: int | None = None
 
 
 class _Dump(msgspec.Struct):
@@ -137,12 +140,19 @@ def _per_token(records: list[_Pass], options: ImportOptions, where: str) -> Rout
     warnings: list[str] = []
     shape, experts = routed(_side_by_side(rows, ids, where), options, where, warnings)
     flat = np.array([token for pass_ in ids for token in pass_], np.int64)
-    prompt = options.prompt_tokens
-    if prompt is None:
-        prompt = sum(len(each) for each in ids if len(each) > 1)
-        warnings.append(PROMPT)
-    prompt = min(prompt, len(experts))
+    prompt = min(_prompt(records, ids, options, warnings), len(experts))
     return RoutedTrace(ENGINE, "SGLang's routing per token", shape, experts, prompt, flat, warnings=warnings)
+
+
+def _prompt(records: list[_Pass], ids: list[list[int]], options: ImportOptions, warnings: list[str]) -> int:
+    """Tokens of the prompt, by the passes' modes, or by their sizes where a dump has none or others."""
+    if options.prompt_tokens is not None:
+        return options.prompt_tokens
+    modes = [each.forward_mode for each, tokens in zip(records, ids, strict=True) if tokens]
+    if modes == sorted(modes, key=lambda mode: mode or 0) and {*modes} <= {EXTEND, DECODE}:
+        return sum(len(tokens) for each, tokens in zip(records, ids, strict=True) if each.forward_mode == EXTEND)
+    warnings.append(PROMPT)
+    return sum(len(tokens) for tokens in ids if len(tokens) > 1)
 
 
 def _check_positions(places: list[int], where: str) -> None:

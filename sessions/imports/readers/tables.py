@@ -1,7 +1,8 @@
 """CSV files of routing: a row per token and layer, per slot, per selection, or per expert.
 
 `token,layer,expert_1,expert_2,…` is the routing table of `moe-watch export`, with `i` for the token. BigMoeOnEdge's
-route trace has one row per slot, after lines of comments with the model's numbers. llama.cpp's `moe-trace` example
+route trace has one row per slot, after lines of comments with the model's numbers; forks of llama.cpp's `moe-trace`
+write `phase,token,layer,rank,expert`. llama.cpp's own `moe-trace` example
 (pull request 28544) writes `layer,expert` for every selection; SGLang's recorder of early 2025 wrote
 `layer_id,expert_id,count`. Columns are found by name; those that are not about experts are left out.
 """
@@ -21,7 +22,7 @@ from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, Rout
 from sessions.parts import shown
 
 TOKEN, LAYER, EXPERT, PHASE = ("token", "i"), ("layer",), "expert", "phase"
-SLOTS = {"step", "layer", "slot", "expert"}
+STEP, SLOT = ("step", "token", "i"), ("slot", "rank")
 SELECTION = ["layer", "expert"]
 COUNTS = ["layer_id", "expert_id", "count"]
 ADVICE = "give columns token, layer, expert_1, expert_2, …"
@@ -66,8 +67,9 @@ def is_wide(document: Document) -> bool:
 
 
 def is_slots(document: Document) -> bool:
-    """Return whether a file is BigMoeOnEdge's route trace."""
-    return {*heading_of(document)} >= SLOTS
+    """Return whether a file has a row per slot, as BigMoeOnEdge's route trace."""
+    heading = {*heading_of(document)}
+    return {"layer", EXPERT} <= heading and bool(heading & {*STEP}) and bool(heading & {*SLOT})
 
 
 def is_selections(document: Document) -> bool:
@@ -109,7 +111,7 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
 
 
 def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
-    """Read BigMoeOnEdge's route trace: phase 0 is prefill and 1 decode, `step` the position in the context.
+    """Read a row per slot. In BigMoeOnEdge's, phase 0 is prefill and 1 decode, `step` the position in the context.
 
     Raises:
         UserError: it is damaged, or has several turns.
@@ -117,7 +119,8 @@ def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
     where = str(document.path)
     heading = heading_of(document)
     facts = _facts(document)
-    step, layer, slot, expert = (heading.index(name) for name in ("step", "layer", "slot", "expert"))
+    step, layer, slot, expert = (_column(heading, names, where) for names in (STEP, LAYER, SLOT, (EXPERT,)))
+    known = heading[step] == "step"
     turn = heading.index("turn") if "turn" in heading else None
     phase = heading.index(PHASE) if PHASE in heading else None
     slots: dict[tuple[int, int], dict[int, int]] = {}
@@ -141,11 +144,11 @@ def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
         cells,
         options,
         where,
-        engine="BigMoeOnEdge",
-        what="BigMoeOnEdge's route trace",
+        engine="BigMoeOnEdge" if known else "unknown",
+        what="BigMoeOnEdge's route trace" if known else "a table of routing by slot",
         model=model.replace("\\", "/").rsplit("/", 1)[-1] if model else None,
         experts=_fact(facts, "n_expert"),
-        numbered_phase=True,
+        numbered_phase=known,
     )
 
 
@@ -157,6 +160,8 @@ def read_selections(document: Document, options: ImportOptions) -> CountedTrace:
     """
     counts: dict[tuple[int, int], int] = {}
     for line in _lines(document, SELECTION):
+        if [cell.strip().lower() for cell in line.cells] == SELECTION:  # traces are merged with `cat`
+            continue
         place = _number(line.cells[0], line.where, MAX_LAYER), _number(line.cells[1], line.where, MAX_LAYER)
         counts[place] = counts.get(place, 0) + 1
     what = "llama.cpp's moe-trace"
