@@ -200,7 +200,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "csv",
         "`token,layer,expert_1,expert_2,…`, also `phase`; the table `routing` of an export; CSV",
-        "`--experts`; without `phase`, `--prompt-tokens`",
+        "`--experts`; without `phase`, `--prompt-tokens`; with one `expert` in each row, `--experts-per-token`",
         tables.is_wide,
         tables.read_wide,
         needs=(EXPERTS,),

@@ -146,6 +146,8 @@ def _tokens(trace: RoutedTrace) -> Iterator[Token | Change]:
             text="" if trace.texts is None else trace.texts[i],
             experts=nullable(experts),
         )
+    if not tapped:  # a screen at the end shows the run, and not that its last token has no routing
+        yield Change(i=len(trace.experts), t=0.0, tap=True)
 
 
 def _totals(trace: CountedTrace) -> Ints:

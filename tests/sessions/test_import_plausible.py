@@ -10,8 +10,10 @@ import pytest
 
 import moe_watch
 from routing.errors import UserError
+from routing.events import Change
 from sessions.imports.importing import import_trace, read_trace
 from sessions.imports.traces import ImportOptions
+from sessions.reader import SessionReader
 from sessions.verify import verify
 from tests.sessions import foreign_files as made
 from tests.sessions.foreign_files import ALONE, BOTH, EXPERTS, LAYERS, PROMPT, TOKENS, K
@@ -368,6 +370,8 @@ def test_tokens_without_routing_are_so_in_the_session(tmp_path):
     path.write_text(json.dumps(made.vllm_response(experts.tolist())))
     found = import_trace(path, ALONE, folder=tmp_path / "sessions").path
     assert verify(found).findings == []
+    changes = [(event.i, event.tap) for event in SessionReader(found) if isinstance(event, Change)]
+    assert changes == [(4, False), (6, True), (TOKENS - 1, False), (TOKENS, True)]
     session = moe_watch.open(found)
     assert np.flatnonzero((session.experts() == -1).all((1, 2))).tolist() == [4, 5, TOKENS - 1]
     assert session.counts("prefill").sum() + session.counts("decode").sum() == (TOKENS - 3) * LAYERS * K

@@ -282,6 +282,28 @@ def test_a_table_may_be_plain_and_have_holes(imported, tmp_path):
     assert session.tokens()["id"].tolist() == [-1, -1]
 
 
+def test_a_row_for_each_expert_is_read_when_that_is_said(imported, tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("token,layer,expert,weight\n" + "".join(f"{t},0,{e},0.5\n" for t in range(3) for e in (t, 7 - t)))
+    refused(imported, "line 3: token 0 twice in layer 0: give one run, or say --experts-per-token N", path)
+    told = ImportOptions(experts=8, experts_per_token=2)
+    assert imported(path, told).experts().tolist() == [[[0, 7]], [[1, 6]], [[2, 5]]]
+    refused(
+        imported,
+        "2 experts per token: leave out --experts-per-token 3",
+        path,
+        ImportOptions(experts=8, experts_per_token=3),
+    )
+    path.write_text(path.read_text() + "3,0,1,0.5\n")
+    refused(imported, "line 8: 1 experts, and 2 in the rows before", path, told)
+
+
+def test_columns_about_experts_are_no_experts(imported, tmp_path):
+    path = tmp_path / "more.csv"
+    path.write_text("token,layer,expert_1,expert2,expert_bytes,experts_used\n0,0,1,2,3,2\n")
+    assert imported(path).experts().tolist() == [[[1, 2]]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -29,6 +29,7 @@ ADVICE = "give columns token, layer, expert_1, expert_2, …"
 DELIMITERS = (",", ";", "\t")
 MAX_TOKENS = 1 << 24
 MAX_COUNT = 1 << 53
+EXPERT_COLUMN = re.compile(r"expert(?:_?\d+)?")
 FACT = re.compile(r"(?:^|\s)(\w+)=(\S+)")
 NO_ORDER = "one row per selection, without tokens: only counts"
 
@@ -62,7 +63,7 @@ def _delimiter(heading: str) -> str:
 def is_wide(document: Document) -> bool:
     """Return whether a file has a row per token and layer, or is meant to: some of its columns are there."""
     heading = heading_of(document)
-    some = {*TOKEN, *LAYER} & {*heading} or any(name.startswith(EXPERT) for name in heading)
+    some = {*TOKEN, *LAYER} & {*heading} or any(EXPERT_COLUMN.fullmatch(name) for name in heading)
     return bool(some) and not (is_slots(document) or is_selections(document) or is_counts(document))
 
 
@@ -91,7 +92,7 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
     where = str(document.path)
     heading = heading_of(document)
     token, layer = _column(heading, TOKEN, where), _column(heading, LAYER, where)
-    experts = [at for at, name in enumerate(heading) if name.startswith(EXPERT)]
+    experts = [at for at, name in enumerate(heading) if EXPERT_COLUMN.fullmatch(name)]
     if not experts:
         raise UserError(f"{where}, line 1: no column of experts", advice=ADVICE)
     phase = heading.index(PHASE) if PHASE in heading else None
@@ -107,7 +108,27 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
     ]
     if not cells:
         raise UserError(f"{where}: no rows", advice=ADVICE)
+    if len(experts) == 1:
+        cells = _together(cells, options)
     return trace_of(cells, options, where, engine="unknown", what="a table of routing")
+
+
+def _together(cells: list[Cell], options: ImportOptions) -> list[Cell]:
+    """Cells with all experts of a token, where each row has one of them; two runs in one file would look the same.
+
+    Raises:
+        UserError: a token has several rows in a layer, and the user does not say that it has several experts.
+    """
+    found: dict[tuple[int, int], Cell] = {}
+    for cell in cells:
+        first = found.setdefault((cell.token, cell.layer), cell)
+        if first is cell:
+            continue
+        if options.experts_per_token in (None, 1):
+            what = f"{cell.where}: token {cell.token} twice in layer {cell.layer}"
+            raise UserError(what, advice="give one run, or say --experts-per-token N if each row is one of its experts")
+        first.experts.extend(cell.experts)
+    return list(found.values())
 
 
 def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
