@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EPILOG = """
 FILE is a session, CSV (one column, or one called `mid`), a JSON list of numbers, or a result file of ChronoMoE's own
-measurement (trajectory.mid_pressures). The numbers: docs/measurements.md, "Half-life".
+measurement (trajectory.mid_pressures), which is in chronomoe-v1. The numbers: docs/measurements.md, "Half-life".
 """
 
 

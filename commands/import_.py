@@ -15,52 +15,41 @@ if TYPE_CHECKING:
     from sessions.imports.importing import Imported
     from sessions.imports.traces import ImportOptions
 
+LEAST_1 = ("experts", "experts_per_token")
+"""Options of which 0 is impossible."""
 EPILOG = """
+Formats are recognised by what is in a file. For --from:
+
 \b
-sglang   expert distribution dump: logical_count or records,
-         as .pt, .npz, .npy or JSON
-vllm     routed experts: a response as JSON,
-         or .npy, .npz of [tokens, layers, top-k]
-imatrix  llama.cpp's importance matrix as GGUF
-csv      token,layer,expert_1,expert_2,…,
-         also the routing table of `moe-watch export`
-What each of them lacks: docs/data.md.
+sglang, sglang-response, vllm, verifiers
+megatron, moe-trace, moe-vis, atlas, profile
+tensorrt-llm, imatrix, coli-usage, coli-trace
+csv, bigmoeonedge, layer-expert, layer-expert-count
+
+What each of them holds and lacks: docs/data.md.
 """
 
 
 @click.command("import", short_help="Make a session of another program's trace.", epilog=EPILOG)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--from",
-    "form",
-    type=click.Choice(["sglang", "vllm", "imatrix", "csv"]),
-    help="Format; told by the file if not given.",
-)
-@click.option("--name", metavar="NAME", help="What the model is called.")
-@click.option("--experts", type=COUNT, metavar="N", help="Experts of a layer, where the file does not tell.")
-@click.option("--experts-per-token", type=COUNT, metavar="N", help="Experts of a token, where the file does not tell.")
+@click.option("--from", "form", metavar="FORMAT", help="Format, where the file does not tell: arrays and bare lists.")
+@click.option("--name", metavar="NAME", help="Name of the model.")
+@click.option("--experts", type=COUNT, metavar="N", help="Experts per layer, where the file does not tell.")
+@click.option("--experts-per-token", type=COUNT, metavar="N", help="Experts per token, where the file does not tell.")
 @click.option("--layers", metavar="LIST", help="The model's own index of each layer in the file, like 1-26.")
-@click.option("--prompt-tokens", type=COUNT, metavar="N", help="So many tokens at the beginning are the prompt's.")
+@click.option("--prompt-tokens", type=COUNT, metavar="N", help="Number of tokens at the beginning that are the prompt.")
 @click.option("--phase", type=click.Choice(["prefill", "decode"]), help="Of counts that do not tell.")
-@click.option("--choice", type=COUNT, default=0, show_default=True, metavar="N", help="Which answer of a response.")
+@click.option("--run", type=COUNT, metavar="N", help="Which run, of a file with several answers, turns or prompts.")
+@click.option("--choice", type=COUNT, default=0, show_default=True, metavar="N", help="Which choice of a response.")
+@click.option("--start", type=COUNT, metavar="N", help="Tokens before the first row, where the file does not tell.")
 @click.option(
     "--dtype",
     type=click.Choice(["uint8", "int16", "uint16", "int32", "int64"]),
-    default="int16",
-    show_default=True,
-    help="Of expert ids in bare base64.",
+    help="Of expert ids in bare base64, where neither file nor format tells.",
 )
 @recording_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was imported as one JSON object.")
-def import_(
-    file: Path,
-    form: Literal["sglang", "vllm", "imatrix", "csv"] | None,
-    dtype: str,
-    output: Path | None,
-    force: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def import_(file: Path, form: str | None, output: Path | None, force: bool, as_json: bool, **options: Any) -> None:
     """Make a session of FILE, which another program recorded, to be replayed, compared and exported like any other.
 
     What the file does not hold stays absent in the session, and panels say so. A file of PyTorch is loaded safely, and
@@ -68,9 +57,7 @@ def import_(
     """
     from sessions.imports.importing import import_trace
 
-    imported = import_trace(
-        file, _options(**options), form=form, dtype=dtype, output=checked_output(output), force=force
-    )
+    imported = import_trace(file, _options(**options), form=form, output=checked_output(output), force=force)
     if as_json:
         click.echo(json.dumps(_result(imported), allow_nan=False))
         return
@@ -86,19 +73,18 @@ def _options(
     *,
     name: str | None,
     layers: str | None,
-    choice: int,
+    dtype: str | None,
     phase: Literal["prefill", "decode"] | None,
-    **numbers: int | None,
+    **numbers: Any,
 ) -> ImportOptions:
     from sessions.imports.traces import ImportOptions, parse_layers
 
     for option, value in numbers.items():
-        least = 0 if option == "prompt_tokens" else 1
+        least = 1 if option in LEAST_1 else 0
         named = f"--{option.replace('_', '-')}"
         require(value is None or value >= least, f"{named} is {value}", f"use {least} or more")
-    require(choice >= 0, f"--choice is {choice}", "use 0 or more")
     parsed = None if layers is None else parse_layers(layers)
-    return ImportOptions(model=name, layers=parsed, choice=choice, phase=phase, **numbers)
+    return ImportOptions(model=name, layers=parsed, phase=phase, dtype=dtype, **numbers)
 
 
 def _tokens(imported: Imported) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from routing.errors import UserError
+from routing.pressure import Mode
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of a file with a series; what is larger is something else."""
@@ -28,6 +29,10 @@ LEFT_OUT_COLUMNS = ("warm_up", "partial")
 """Rows in which one of these is true are never fitted."""
 FALSE = frozenset({"", "0", "false", "no"})
 DELIMITERS = ("\t", ";", ",")
+
+REFERENCE_MODE: Mode = "chronomoe-v1"
+OWN_KEY = "session_chunks"
+"""In a trajectory of moe-watch's measurement, which names its mode once for all runs."""
 
 FORMS = "give a session, a CSV column, a JSON list of numbers, or JSON with trajectory.mid_pressures"
 
@@ -82,9 +87,17 @@ def _from_json(text: str, name: str) -> Series:
     return Series(
         mid=_numbers(trajectory["mid_pressures"], f"{name}, trajectory.mid_pressures"),
         positions=_indices(trajectory),
-        mode=found["pressure"] if isinstance(found.get("pressure"), str) else None,
+        mode=_mode(found),
         entropies=_entropies(trajectory),
     )
+
+
+def _mode(found: dict[str, Any]) -> str | None:
+    """The pressure mode that a measurement names. ChronoMoE's own name none: they are in ChronoMoE's mode."""
+    if isinstance(found.get("pressure"), str):
+        return str(found["pressure"])
+    ours = OWN_KEY in found["trajectory"]
+    return REFERENCE_MODE if isinstance(found.get("protocol"), str) and not ours else None
 
 
 def _numbers(values: Sequence[Any], name: str) -> list[float]:

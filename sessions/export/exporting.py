@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from routing.contexts import ContextNumbers
 from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Keyframe, Unknown
-from routing.usage import add_selections
 from sessions import paths
 from sessions.export import tables
 from sessions.export.columns import Batch, Table, batch_of, rows_in
+from sessions.export.counting import RunCounts
 from sessions.export.writers import Form, Writer, check_form, writer
 from sessions.parts import RunReader
 from sessions.recompute import Beginnings, Recomputed
@@ -109,9 +108,7 @@ class _Rows:
         self._files = files
         self._batches = TokenBatches(header)
         self._held: dict[str, list[list[Any]]] = {}
-        shape = len(header.model.layers), header.model.experts
-        self._counts = {phase: np.zeros(shape, np.int64) for phase in ("prefill", "decode")}
-        self._observed = {phase: np.zeros(shape[0], np.int64) for phase in ("prefill", "decode")}
+        self._counts = RunCounts(header)
         self._beginnings = Beginnings()
         self._contexts = ContextNumbers()
 
@@ -121,7 +118,7 @@ class _Rows:
         for tokens in self._batches.take(event):
             self._write_tokens(tokens)
         if self._beginnings.see(event) and isinstance(event, Keyframe):
-            self._begin_with(event)
+            self._counts.begin_with(event)
         elif (found := tables.rows_of(self._contexts.named(event) if isinstance(event, Chunk) else event)) is not None:
             self._hold(*found)
 
@@ -129,9 +126,9 @@ class _Rows:
         """Write what is left, and what can only be known at the end."""
         for tokens in self._batches.rest():
             self._write_tokens(tokens)
-        for phase, counts in self._counts.items():
+        for phase, counts in self._counts.counts.items():
             if counts.any():
-                self._hold("usage", tables.usage_rows(self._header, phase, counts, self._observed[phase]))
+                self._hold("usage", tables.usage_rows(self._header, phase, counts, self._counts.rows[phase]))
         for name in list(self._held):
             self._release(name)
 
@@ -144,19 +141,7 @@ class _Rows:
         for name, make in makers.items():
             if self._files.wants(name) and (batch := make()) is not None:
                 self._files.write(name, batch)
-        self._count(tokens)
-
-    def _count(self, tokens: TokenArrays) -> None:
-        for phase, counts in self._counts.items():
-            here = tokens.experts[np.array(tokens.phase) == phase]
-            for experts in here:
-                add_selections(counts, experts)
-            self._observed[phase] += (here[:, :, :1] >= 0).any(-1).sum(0)
-
-    def _begin_with(self, frame: Keyframe) -> None:
-        """Take over what the run had selected until here, whether the tokens are there or not."""
-        self._counts = {phase: np.array(getattr(frame, f"counts_{phase}"), np.int64) for phase in self._counts}
-        self._observed = {phase: np.array(getattr(frame, f"rows_{phase}"), np.int64) for phase in self._observed}
+        self._counts.add(tokens)
 
     def _hold(self, name: str, rows: Sequence[list[Any]]) -> None:
         held = self._held.setdefault(name, [])

@@ -1,34 +1,22 @@
-"""Foreign traces as session files: which format a file has, and what it comes to."""
+"""Foreign traces as session files: which format a file has, and what comes out of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from backends.gguf_files import MAGIC
 from routing.errors import UserError
-from sessions.imports import sglang, vllm
-from sessions.imports.imatrix import read_imatrix
-from sessions.imports.loading import (
-    NUMPY,
-    ZIP,
-    array_of,
-    read_bytes,
-    read_json,
-    read_npy,
-    read_npz,
-    read_pt,
-    read_start,
-)
-from sessions.imports.tabular import read_csv
-from sessions.imports.traces import ImportOptions, Trace
+from sessions.imports.document import Document, open_document
+from sessions.imports.formats import READABLE, Format, named, recognised
+from sessions.imports.readers.tables import heading_of
+from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
 from sessions.imports.writing import write_trace
+from sessions.parts import shown
 
-Format = Literal["sglang", "vllm", "imatrix", "csv"]
-FORMATS: tuple[Format, ...] = ("sglang", "vllm", "imatrix", "csv")
-WHICH = "say whose it is with --from sglang or vllm"
-PYTORCH = (".pt", ".pth")
+WHICH = "say whose it is with --from, as sglang (counts) or vllm (expert ids)"
+UNKNOWN = "docs/data.md has the formats; convert it to one of them, as CSV of token,layer,expert_1,…"
+SHOWN = 8
+"""Names that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +32,7 @@ def import_trace(
     path: Path,
     options: ImportOptions,
     *,
-    form: Format | None = None,
-    dtype: str = "int16",
+    form: str | None = None,
     output: Path | None = None,
     force: bool = False,
     folder: Path | None = None,
@@ -55,8 +42,7 @@ def import_trace(
     Args:
         path: the trace.
         options: what it does not tell itself.
-        form: its format; None looks at the file.
-        dtype: of expert ids that come as bare base64.
+        form: its format, one of `READABLE`; None looks at the file.
         output: where to record it; None makes a name in `folder`.
         force: replace `output` if it exists.
         folder: for files without a given name, the one for recordings by default.
@@ -64,63 +50,83 @@ def import_trace(
     Raises:
         UserError: it cannot be read or understood, or the session cannot be written.
     """
-    trace = read_trace(path, options, form, dtype)
+    trace = read_trace(path, options, form)
     written = write_trace(trace, path, output, model=options.model, force=force, folder=folder)
     return Imported(written, trace)
 
 
-def read_trace(path: Path, options: ImportOptions, form: Format | None, dtype: str = "int16") -> Trace:
-    """What is in a foreign file.
+def read_trace(path: Path, options: ImportOptions, form: str | None = None) -> Trace:
+    """Read the routing in a foreign file.
 
     Raises:
-        UserError: it cannot be read or understood.
+        UserError: it cannot be read or understood; the message names the format that was recognised.
     """
-    start = read_start(path)
-    if not start:
-        raise UserError(f"{path}: the file is empty", advice="give a trace; docs/data.md has the formats")
-    if start.startswith(MAGIC):
-        _require(form, "imatrix", path)
-        return read_imatrix(path, options)
-    if path.suffix not in PYTORCH and not start.startswith((NUMPY, ZIP)) and start.lstrip()[:1] not in (b"{", b"["):
-        _require(form, "csv", path)
-        return read_csv(read_bytes(path), options, str(path))
-    return _of_value(_value(path, start), options, form, dtype, str(path))
+    wanted = None if form is None else named(form)
+    if form is not None and wanted is None:
+        raise UserError(
+            f"--from: {form!r} is not one of {', '.join(READABLE)}", advice="leave it out to look at the file"
+        )
+    document = open_document(path)
+    found = recognised(document)
+    if found is not None and wanted not in (None, found):
+        raise UserError(f"{path}: looks like {found.name}, not {form}", advice=f"leave out --from {form}")
+    chosen = found or wanted
+    if chosen is None:
+        raise _unknown(document)
+    return _read(chosen, document, options)
 
 
-def _require(form: Format | None, found: Format, path: Path) -> None:
-    if form not in (None, found):
-        raise UserError(f"{path}: looks like {found}, not {form}", advice=f"leave out --from {form}")
+def _read(form: Format, document: Document, options: ImportOptions) -> Trace:
+    if form.read is None:
+        raise UserError(f"{document.path}: {_plain(form.title)}: {_plain(form.reason)}", advice=form.advice)
+    _refuse_unused(form, options, document.path)
+    try:
+        found = form.read(document, options)
+    except UserError as error:
+        raise UserError(_naming(form, document.path, error.what), advice=error.advice) from error
+    if isinstance(found, CountedTrace) and options.prompt_tokens is not None:
+        raise _unused(form, "--prompt-tokens", document.path, "it has counts, and no tokens: say --phase")
+    if isinstance(found, RoutedTrace) and options.phase is not None:
+        raise _unused(form, "--phase", document.path, "it has tokens: say --prompt-tokens")
+    return found
 
 
-def _value(path: Path, start: bytes) -> Any:
-    """What is in a file of arrays or JSON: an array, or values by name."""
-    if path.suffix in PYTORCH:
-        return read_pt(path)
-    content = read_bytes(path)
-    if start.startswith(NUMPY):
-        return read_npy(content, str(path))
-    if start.startswith(ZIP):
-        return read_npz(content, str(path))
-    return read_json(content, str(path))
+def _refuse_unused(form: Format, options: ImportOptions, path: Path) -> None:
+    """Refuse options that would make no difference: the user expects one."""
+    plain = ImportOptions()
+    for name in ("run", "choice", "start", "dtype"):
+        if name not in form.takes and getattr(options, name) != getattr(plain, name):
+            raise _unused(form, f"--{name}", path, "leave it out")
 
 
-def _of_value(value: Any, options: ImportOptions, form: Format | None, dtype: str, where: str) -> Trace:
-    if isinstance(value, dict) and (form or _named(value)) == "sglang":
-        return sglang.read_dump(value, options, where)
-    if isinstance(value, dict) and (form or _named(value)) == "vllm":
-        return vllm.read_response(value, options, dtype, where)
-    if isinstance(value, dict):
-        raise UserError(f"{where}: neither logical_count, records, choices nor routed_experts in it", advice=WHICH)
-    found = array_of(value, where)
-    if form == "sglang":
-        return sglang.read_counts(found, options, where)
-    if form == "vllm":
-        return vllm.read_array(found, options, where)
-    raise UserError(f"{where}: an array that may be counts or expert ids", advice=WHICH)
+def _unused(form: Format, option: str, path: Path, advice: str) -> UserError:
+    return UserError(f"{path} ({form.name}): {option} is of no use here", advice=advice)
 
 
-def _named(value: dict[str, Any]) -> Format | None:
-    """The format whose names these are."""
-    if {sglang.COUNTS, sglang.RECORDS} & value.keys():
-        return "sglang"
-    return "vllm" if {"choices", vllm.KEY} & value.keys() else None
+def _naming(form: Format, path: Path, what: str) -> str:
+    """A message about a file that says what the file was read as."""
+    rest = what.removeprefix(str(path))
+    return f"{path} ({form.name}){rest}" if rest != what else what
+
+
+def _plain(text: str) -> str:
+    """A text of the table without what marks code."""
+    return text.replace("`", "")
+
+
+def _unknown(document: Document) -> UserError:
+    """Describe a file that is in no known format, with advice."""
+    path, value = document.path, document.value
+    if document.kind == "arrays" and not isinstance(value, dict):
+        return UserError(f"{path}: an array that may be counts or expert ids", advice=WHICH)
+    if document.kind in ("json", "json lines", "arrays", "tensors"):
+        first = document.records[0] if document.records else None
+        if not isinstance(first, dict):
+            return UserError(f"{path}: a list that may be counts or expert ids", advice=WHICH)
+        keys = ", ".join(shown(str(key)[:24]) for key in list(first)[:SHOWN]) or "nothing"
+        kind = {"json lines": "JSON Lines", "json": "JSON"}.get(document.kind, document.kind)
+        return UserError(f"{path}: {kind} of no known format, with {keys}", advice=UNKNOWN)
+    if document.kind == "text":
+        heading = ", ".join(shown(each[:24]) for each in heading_of(document)[:SHOWN]) or "nothing"
+        return UserError(f"{path}: text of no known format, with columns {heading}", advice=UNKNOWN)
+    return UserError(f"{path}: not UTF-8 text, and no known format", advice=UNKNOWN)

@@ -1,21 +1,23 @@
-"""Arrays and JSON out of files that came from anywhere. Nothing in them is ever executed."""
+"""Bytes, arrays and tensors out of files that came from anywhere. Nothing in them is ever executed."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import json
+import os
+import re
+import stat
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from routing.errors import UserError
+from sessions.parts import shown
 
 MAX_BYTES = 4 * 1024**3
 """Of a file, and of an array in one: all of it is held in memory."""
@@ -36,15 +38,30 @@ BROKEN_ZIP = (
 """What `zipfile` raises over a damaged file."""
 SAFE_PT = "numpy.savez('dump.npz', logical_count=torch.load('dump.pt', weights_only=True)['logical_count'].cpu())"
 """How to get the counts out of a file of PyTorch where there is PyTorch."""
+SAFE_TORCH = (2, 6)
+"""The first PyTorch whose `weights_only` keeps a file from running code (CVE-2025-32434)."""
+NAME_IN_PICKLE_ZIP = "data.pkl"
+SAFETENSORS_TYPES = {
+    "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
+    "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
 
 Array = npt.NDArray[Any]
 
 
+class _TensorEntry(msgspec.Struct):
+    """One entry of a safetensors header."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """A file's content.
+    """Read a file's content.
 
     Raises:
-        UserError: it cannot be read, or is too large.
+        UserError: it cannot be read, is not a regular file, or is too large.
     """
     content = read_start(path, limit + 1)
     if len(content) > limit:
@@ -53,32 +70,33 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_start(path: Path, length: int = 64) -> bytes:
-    """A file's first bytes.
+    """Read a file's first bytes. FIFOs and devices, which may have no end or no writer, are not opened for reading.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is not a regular file.
     """
     try:
-        with path.open("rb") as file:
-            return file.read(length)
+        # A FIFO without a writer would block, and a terminal would become this process's own.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            _require_regular(path, os.fstat(descriptor).st_mode)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(length)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", advice="name another file") from error
 
 
-def read_json(content: bytes, where: str) -> Any:
-    """JSON.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON: {error}", advice="see docs/data.md for the formats") from error
+def _require_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: a folder", advice="name a file in it")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: not a regular file", advice="save its content to a file first")
 
 
 def read_npz(content: bytes, where: str) -> dict[str, Array]:
-    """The arrays of an `.npz` file by name.
+    """Read the arrays of an `.npz` file, by name.
 
     Raises:
         UserError: it holds something else, or more than fits.
@@ -90,14 +108,14 @@ def read_npz(content: bytes, where: str) -> dict[str, Array]:
                 raise UserError(f"{where}: unpacks to more than {MAX_BYTES >> 20:,} MB", advice="import it in parts")
             for name in archive.namelist():
                 if name.endswith(".npy"):
-                    found[name.removesuffix(".npy")] = read_npy(archive.read(name), f"{where}, {name}")
+                    found[name.removesuffix(".npy")] = read_npy(archive.read(name), f"{where}, {shown(name[:60])}")
     except BROKEN_ZIP as error:
         raise UserError(f"{where}: no whole .npz file ({error})", advice="write it again") from error
     return found
 
 
 def read_npy(content: bytes, where: str) -> Array:
-    """The array of an `.npy` file; one of Python objects is refused.
+    """Read the array of an `.npy` file; one of Python objects is refused.
 
     Raises:
         UserError: it is no array of numbers.
@@ -106,21 +124,64 @@ def read_npy(content: bytes, where: str) -> Array:
     try:
         found = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python: tokens, syntax, types and sizes may all be wrong
-        raise UserError(f"{where}: no array of numbers ({error})", advice="write it with numpy.save") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: no array of numbers ({reason})", advice="write it with numpy.save") from error
     return numbers(found, where)
 
 
-def read_pt(path: Path) -> Any:
-    """What a file of PyTorch holds, tensors as arrays. Loaded with `weights_only`: such files are programs otherwise.
+def read_safetensors(content: bytes, where: str) -> dict[str, Array]:
+    """Read the tensors of a safetensors file, by name.
 
     Raises:
-        UserError: PyTorch is missing, or the file holds more than tensors and plain values.
+        UserError: it is damaged, or holds something else than integers and float32 or float64 numbers.
+    """
+    length = int.from_bytes(content[:8], "little")
+    data = memoryview(content)[8 + length :]
+    try:
+        header = msgspec.json.decode(content[8 : 8 + length], type=dict[str, dict[str, Any]])
+        header.pop("__metadata__", None)
+        entries = msgspec.convert(header, dict[str, _TensorEntry])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{where}: no safetensors header ({error})", advice="write it again") from error
+    return {name: _tensor(entry, data, f"{where}, {shown(name[:60])}") for name, entry in entries.items()}
+
+
+def _tensor(entry: _TensorEntry, data: memoryview, where: str) -> Array:
+    kind = SAFETENSORS_TYPES.get(entry.dtype)
+    if kind is None:
+        raise UserError(
+            f"{where}: {shown(entry.dtype[:24])} instead of numbers", advice="see docs/data.md for the formats"
+        )
+    first, last = entry.data_offsets
+    try:
+        if not 0 <= first <= last <= len(data):
+            raise ValueError(f"bytes {first} to {last} of {len(data)}")
+        return np.frombuffer(data[first:last], kind).reshape(entry.shape)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where}: damaged ({error})", advice="write it again") from error
+
+
+def is_pytorch(content: bytes) -> bool:
+    """Return whether a zip archive is a file of PyTorch: it holds a pickle."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return any(name.endswith(NAME_IN_PICKLE_ZIP) for name in archive.namelist())
+    except BROKEN_ZIP:
+        return False
+
+
+def read_pt(path: Path) -> Any:
+    """Read a file of PyTorch, tensors as arrays. Loaded with `weights_only`: such files are programs otherwise.
+
+    Raises:
+        UserError: PyTorch is missing or too old, or the file holds more than tensors and plain values.
     """
     try:
         import torch
     except ImportError as error:
         advice = f'where it is, run: python -c "import numpy, torch; {SAFE_PT}"'
         raise UserError(f"{path}: a file of PyTorch, which is not installed", advice=advice) from error
+    _require_safe_torch(path, str(torch.__version__))
     try:
         return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except UserError:
@@ -128,6 +189,19 @@ def read_pt(path: Path) -> Any:
     except Exception as error:  # PyTorch names no errors of its own; whatever is wrong, the file cannot be used
         what = f"{path}: PyTorch does not load it safely: it is cut off, or holds more than tensors and plain values"
         raise UserError(what, advice="save the tensors alone") from error
+
+
+def _require_safe_torch(path: Path, version: str) -> None:
+    """Refuse a PyTorch in which `weights_only` can be circumvented.
+
+    Raises:
+        UserError: it is too old, or its version cannot be read.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) < SAFE_TORCH:
+        least = ".".join(map(str, SAFE_TORCH))
+        what = f"{path}: a file of PyTorch, and PyTorch {version} may run code that is hidden in one"
+        raise UserError(what, advice=f"install PyTorch {least} or newer")
 
 
 def _plain(value: Any) -> Any:
@@ -139,77 +213,12 @@ def _plain(value: Any) -> Any:
     return value.numpy() if hasattr(value, "numpy") else value
 
 
-def array_of(value: Any, where: str) -> Array:
-    """An array out of JSON: nested lists, `.npy` in base64, or `{"data": base64, "shape", "dtype"}`.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if isinstance(value, np.ndarray):
-        return numbers(value, where)
-    if isinstance(value, str):
-        return read_npy(_base64(value, where), where)
-    if isinstance(value, dict):
-        return _described(value, where)
-    try:
-        return numbers(np.array(value), where)
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"{where}: no array of numbers ({error})", advice="rows must be of one length") from error
-
-
-def raw_array(text: str, dtype: str, row: tuple[int, int], where: str) -> Array:
-    """Integers in base64 without a shape, as rows `[T, *row]`.
-
-    Raises:
-        UserError: they are no such rows.
-    """
-    flat = np.frombuffer(_whole(_base64(text, where), np.dtype(dtype), where), dtype)
-    if not row[0] * row[1] or flat.size % (row[0] * row[1]):
-        what = f"{where}: {flat.size:,} numbers are no rows of {row[0]} layers × {row[1]} experts"
-        raise UserError(what, advice="check --layers, --experts-per-token and --dtype")
-    return flat.reshape(-1, *row)
-
-
-def is_npy(text: str) -> bool:
-    """Whether base64 holds an `.npy` file."""
-    return text.startswith(base64.b64encode(NUMPY)[:8].decode())
-
-
 def numbers(found: Array, where: str) -> Array:
-    """The array, if it is one of numbers.
+    """Return the array if it is one of numbers.
 
     Raises:
         UserError: it is not.
     """
-    if not np.issubdtype(found.dtype, np.number) or np.issubdtype(found.dtype, np.complexfloating):
+    if found.dtype.kind not in "iuf":
         raise UserError(f"{where}: {found.dtype} instead of numbers", advice="see docs/data.md for the formats")
     return found
-
-
-def _described(value: dict[str, Any], where: str) -> Array:
-    data, shape, dtype = value.get("data"), value.get("shape"), value.get("dtype", "int16")
-    sizes = shape if isinstance(shape, list) and all(type(each) is int and each >= 0 for each in shape) else None
-    if not isinstance(data, str) or sizes is None or dtype not in DTYPES:
-        raise UserError(f"{where}: no data, shape and dtype of integers", advice="see docs/data.md for the formats")
-    flat = np.frombuffer(_whole(_base64(data, where), np.dtype(dtype), where), dtype)
-    try:
-        return flat.reshape(sizes)
-    except ValueError as error:
-        raise UserError(f"{where}: {flat.size:,} numbers are not of shape {sizes}", advice="check its dtype") from error
-
-
-DTYPES = ("uint8", "int16", "uint16", "int32", "int64")
-"""What expert ids are stored as."""
-
-
-def _whole(data: bytes, dtype: np.dtype[Any], where: str) -> bytes:
-    if len(data) % dtype.itemsize:
-        raise UserError(f"{where}: {len(data):,} bytes are not whole numbers of {dtype}", advice="check its dtype")
-    return data
-
-
-def _base64(text: str, where: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UserError(f"{where}: not base64 ({error})", advice="give it as the engine returned it") from error

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routing.arrays import Ints
-from sessions.imports.traces import Shape, are_counts
+from sessions.imports.traces import Shape
 
 MOST_CELLS = 2_000_000
 """Steps × layers × experts: a cell takes some 40 bytes in a session."""
@@ -19,13 +19,13 @@ def in_steps(counts: npt.NDArray[Any], shape: Shape, warnings: list[str]) -> Int
     """The counts of each step `[S, L, E]`, of layers that route at all; None of a single step.
 
     Args:
-        counts: selections `[steps, layers, experts]`, whose sums are known to be whole numbers.
+        counts: selections `[steps, layers, experts]`, known to be whole numbers.
         shape: of the model, which has as many layers as route.
         warnings: where to say what becomes of the steps.
     """
     routing = counts.any((0, 2))
     steps = counts[counts.any((1, 2))][:, routing].astype(np.int64)
-    if not are_counts(counts) or (steps.sum(-1) % shape.experts_per_token).any():
+    if (steps.sum(-1) % shape.experts_per_token).any():
         warnings.append(NOT_WHOLE)
         return None
     together = -(-len(steps) * steps[0].size // MOST_CELLS)

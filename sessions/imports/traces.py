@@ -1,26 +1,24 @@
-"""What foreign files come to before they are sessions: routing per token, or only how often experts were selected."""
+"""Foreign traces before they are sessions: routing per token, or only counts of selections."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from routing.arrays import ABSENT, Ints
+from routing.arrays import Ints
 from routing.errors import UserError
 from routing.events import Phase
-from sessions.shapes import MAX_CELLS, MAX_INTEGER
+from sessions.shapes import MAX_CELLS
 
 MAX_LAYER = 1 << 20
 """A bound for what is typed and for what stands in files."""
+NO_PROMPT = "the trace does not tell which tokens are the prompt's: all are taken as generated"
+NO_PHASE = "the file does not tell prefill and decode apart: all selections are taken as {}"
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What a person says about a trace where it does not say it itself."""
+    """Facts about a trace that the user gives where the file does not hold them."""
 
     model: str | None = None
     experts: int | None = None
@@ -32,7 +30,13 @@ class ImportOptions:
     phase: Phase | None = None
     """Of counts that do not tell prefill and decode apart."""
     choice: int = 0
-    """Which of several answers in one response."""
+    """Index of the answer in a response with several."""
+    run: int | None = None
+    """Index of the run in a file with several."""
+    start: int | None = None
+    """Tokens before the first row of routing."""
+    dtype: str | None = None
+    """Of expert ids that come as bare base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class RoutedTrace:
     prompt_tokens: int
     """The first tokens, which are the prompt's; the others were generated."""
     ids: Ints | None = None
-    """[T] token ids; None if the file has none."""
+    """[T] token ids, -1 where the file has none; None if it has none at all."""
     texts: list[str] | None = None
     """[T]; None if the file has none."""
     model: str | None = None
@@ -85,67 +89,12 @@ class CountedTrace:
 Trace = RoutedTrace | CountedTrace
 
 
-def routed(found: npt.NDArray[Any], options: ImportOptions, where: str) -> tuple[Shape, Ints]:
-    """Expert ids `[T, L, k]` as a file has them: the layers that route at all, and the ids of their rows in order.
-
-    Engines fill what they did not observe, and layers without experts, with zeros or negative numbers: such rows are
-    absent, and a layer of nothing else is left out.
-
-    Raises:
-        UserError: they are no expert ids, or the number of experts is not known.
-    """
-    if found.ndim != 3 or not np.issubdtype(found.dtype, np.integer):
-        sizes = " × ".join(map(str, found.shape))
-        raise UserError(f"{where}: {sizes} of {found.dtype}", advice="expert ids are integers [tokens, layers, top-k]")
-    chosen = found.shape[2]
-    if options.experts_per_token not in (None, chosen):
-        advice = f"leave out --experts-per-token {options.experts_per_token}"
-        raise UserError(f"{where}: {chosen} experts per token", advice=advice)
-    experts = np.sort(found.astype(np.int64), -1)
-    blank = (experts < 0).any(-1) | ((chosen > 1) & (experts == experts[..., :1]).all(-1))
-    layers = layers_of(found.shape[1], options, where)
-    routing = ~blank.all(0)
-    if not routing.any():
-        raise UserError(f"{where}: no routing in it", advice="record a run with the routers observed")
-    experts[blank] = ABSENT
-    kept = [layers[at] for at in np.flatnonzero(routing)]
-    return Shape(kept, known_experts(options, where), chosen), experts[:, routing]
-
-
-def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tuple[Shape, Ints, Ints]:
-    """Selections `[L, E]` as a file has them: the layers that route at all, their counts, and their rows `[L]`.
-
-    Raises:
-        UserError: they are no counts of whole tokens, or the number of experts per token is not known.
-    """
-    chosen = options.experts_per_token
-    if chosen is None:
-        raise UserError(f"{where}: counts do not tell the experts per token", advice="say --experts-per-token N")
-    if counts.ndim != 2 or not are_counts(counts):
-        raise UserError(
-            f"{where}: no counts of selections [layers, experts]", advice="see docs/data.md for the formats"
-        )
-    if not 0 < chosen <= counts.shape[1]:
-        raise UserError(f"{where}: {chosen} of {counts.shape[1]} experts", advice="check --experts-per-token")
-    if options.experts not in (None, counts.shape[1]):
-        raise UserError(f"{where}: {counts.shape[1]} experts", advice=f"leave out --experts {options.experts}")
-    layers, routing = layers_of(len(counts), options, where), counts.any(-1)
-    if not routing.any():
-        raise UserError(f"{where}: nothing was counted", advice="record a run with the routers observed")
-    whole = counts[routing].astype(np.int64)
-    kept = [layers[at] for at in np.flatnonzero(routing)]
-    uneven = [layer for layer, rest in zip(kept, whole.sum(-1) % chosen, strict=True) if rest]
-    if uneven:
-        what = f"{where}: the selections of layer {uneven[0]} are no multiple of {chosen}"
-        raise UserError(what, advice="check --experts-per-token")
-    return Shape(kept, counts.shape[1], chosen), whole, whole.sum(-1) // chosen
-
-
-def are_counts(counts: npt.NDArray[Any]) -> bool:
-    """Whether all are whole numbers, and few enough to be summed."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        total = counts.sum(dtype=np.float64)
-        return bool(total <= MAX_INTEGER and (counts >= 0).all() and (counts == np.rint(counts)).all())
+def phase_of_counts(options: ImportOptions, warnings: list[str]) -> Phase:
+    """Return the phase of counts that do not tell it: the user's, or prefill with a warning."""
+    if options.phase is not None:
+        return options.phase
+    warnings.append(NO_PHASE.format("prefill"))
+    return "prefill"
 
 
 def layers_of(number: int, options: ImportOptions, where: str) -> list[int]:
@@ -161,16 +110,37 @@ def layers_of(number: int, options: ImportOptions, where: str) -> list[int]:
     return options.layers
 
 
-def known_experts(options: ImportOptions, where: str) -> int:
-    """How many experts a layer has.
+def known_experts(options: ImportOptions, where: str, stated: int | None = None) -> int:
+    """Number of experts per layer.
+
+    Args:
+        options: the user's.
+        where: what messages call the file.
+        stated: the number that the file states; None if it states none.
 
     Raises:
-        UserError: nobody says so: the highest id that was selected does not tell.
+        UserError: it is unknown (the highest selected id does not tell), or file and user disagree.
     """
-    if options.experts is None:
-        advice = "say --experts N, as the model's configuration has it"
-        raise UserError(f"{where}: does not tell how many experts the model has", advice=advice)
-    return options.experts
+    return _known(stated, options.experts, "experts", "--experts", where)
+
+
+def known_experts_per_token(options: ImportOptions, where: str, stated: int | None = None) -> int:
+    """Number of experts per token, stated by the file or given by the user.
+
+    Raises:
+        UserError: it is unknown, or file and user disagree.
+    """
+    return _known(stated, options.experts_per_token, "experts per token", "--experts-per-token", where)
+
+
+def _known(stated: int | None, given: int | None, what: str, option: str, where: str) -> int:
+    if stated is not None and given not in (None, stated):
+        raise UserError(f"{where}: {stated} {what}", advice=f"leave out {option} {given}")
+    found = given if stated is None else stated
+    if found is None:
+        advice = f"say {option} N, as the model's configuration has it"
+        raise UserError(f"{where}: does not tell how many {what} the model has", advice=advice)
+    return found
 
 
 def parse_layers(text: str) -> list[int]:

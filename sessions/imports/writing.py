@@ -13,19 +13,23 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from routing.arrays import Ints, nullable
+from routing.arrays import ABSENT, Ints, nullable
 from routing.errors import UserError
-from routing.events import BackendInfo, Event, Header, Keyframe, ModelInfo, Sampling, State, Token
+from routing.events import BackendInfo, Change, Event, Header, Keyframe, ModelInfo, Sampling, State, Token, to_json
 from routing.gates import UNKNOWN_GATE
 from routing.instruments import Instruments
 from sessions import paths
 from sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
+from sessions.lines import MAX_LINE
 from sessions.recorder import Recorder
 from sessions.shapes import ABSENT_ID, EventChecker, ShapeError, check_header
 from sessions.text import UNKNOWN
 from sessions.version import version
 
 IN_ORDER = "steps stand in the order of the dump: if the recorder's buffer ran over, that is not the order in time"
+
+SURELY_FIT = 1 << 17
+"""Layers × experts whose keyframe is shorter than a line may be, whatever is counted."""
 
 
 def write_trace(
@@ -97,9 +101,18 @@ def _checked(header: Header, trace: Trace, source: Path) -> Iterator[Event]:
         check_header(header)
         for event in _events(header, trace):
             checker.check(event)
+            _check_length(event, header, source)
             yield event
     except ShapeError as error:
         raise UserError(f"{source}: {error}", advice="check --experts and --layers") from error
+
+
+def _check_length(event: Event, header: Header, source: Path) -> None:
+    """Refuse a keyframe that no reader would take in: it has a line to itself, with several numbers per expert."""
+    cells = len(header.model.layers) * header.model.experts
+    if isinstance(event, Keyframe) and cells > SURELY_FIT and len(to_json(event)) > MAX_LINE:
+        what = f"{source}: {len(header.model.layers)} layers × {header.model.experts:,} experts"
+        raise UserError(f"{what} are more than a session holds", advice="check --experts")
 
 
 def _events(header: Header, trace: Trace) -> Iterator[Event]:
@@ -108,17 +121,22 @@ def _events(header: Header, trace: Trace) -> Iterator[Event]:
         yield from (_keyframe(instruments, trace, total) for total in _totals(trace))
         yield State(state="finished", i=int(trace.rows.max(initial=0)), t=0.0, why="imported")
         return
-    for token in _tokens(trace):
-        yield token
-        yield from instruments.feed(token)
+    for event in _tokens(trace):
+        yield event
+        yield from instruments.feed(event)
     ending = State(state="finished", i=len(trace.experts), t=0.0, why="imported")
     yield ending
     yield from instruments.feed(ending)
 
 
-def _tokens(trace: RoutedTrace) -> Iterator[Token]:
+def _tokens(trace: RoutedTrace) -> Iterator[Token | Change]:
+    """Tokens, and changes where routing begins or ceases to be there: nothing is observed with the tap off."""
+    tapped = True
     for i, experts in enumerate(trace.experts):
         prompt = i < trace.prompt_tokens
+        if tapped != bool((experts != ABSENT).any()):
+            tapped = not tapped
+            yield Change(i=i, t=0.0, tap=tapped)
         yield Token(
             i=i,
             t=0.0,
@@ -128,6 +146,8 @@ def _tokens(trace: RoutedTrace) -> Iterator[Token]:
             text="" if trace.texts is None else trace.texts[i],
             experts=nullable(experts),
         )
+    if not tapped:  # a screen at the end shows the run, and not that its last token has no routing
+        yield Change(i=len(trace.experts), t=0.0, tap=True)
 
 
 def _totals(trace: CountedTrace) -> Ints:

@@ -45,6 +45,12 @@ def test_one_table_goes_to_one_file(capsys, golden_path, tmp_path):
         (["--to", "csv", "--table", "nothing"], "no table called 'nothing'"),
         (["--to", "json", "--spreadsheet"], "--spreadsheet with --to json: it is for CSV"),
         (["--to", "excel"], "'excel' is not one of"),
+        (["--to", "coli-usage", "--table", "usage"], "--table with --to coli-usage: it is one file"),
+        (["--to", "coli-usage", "--spreadsheet"], "--spreadsheet with --to coli-usage"),
+        (["--to", "json", "--phase", "decode"], "--phase with --to json: tables have a column for it"),
+        (["--to", "coli-usage", "-o", "file"], "file: exists already"),
+        (["--to", "coli-usage", "-o", "file/deeper"], "cannot be written"),
+        (["--to", "coli-usage", "-o", "taken", "--force"], "taken: exists already"),
         ([], "Missing option '--to'"),
         (["--to", "csv", "-o", "taken"], "taken/tokens.csv: exists already"),
         (["--to", "csv", "-o", "file"], "cannot be written"),
@@ -66,6 +72,15 @@ def test_force_writes_over(capsys, golden_path, tmp_path):
     for _ in range(2):
         assert run(["export", str(golden_path), "--to", "json", "--force"]) == 0
     assert len(json.loads((tmp_path / "golden-json/tokens.json").read_text())) == 9
+
+
+def test_other_tools_get_one_file(capsys, golden_path, tmp_path):
+    for form in ("layer-expert", "layer-expert-count", "coli-usage"):
+        assert run(["export", str(golden_path), "--to", form, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["format"], found["warnings"]) == (form, [])
+        assert len((tmp_path / found["output"]).read_text().splitlines()) == found["rows"][form] + 1
+    assert (tmp_path / "golden.coli_usage").stat().st_mode & 0o777 == 0o600
 
 
 def test_hostile_names_are_shown_and_not_obeyed(capsys, golden_path, tmp_path):

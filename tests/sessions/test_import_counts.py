@@ -259,8 +259,9 @@ def test_what_counts_do_not_tell_is_never_guessed(imported, dump, tmp_path):
         ([[1e300, 2]], "no counts of selections"),
         ([[2]], "2 of 1 experts"),
         ([1, 2], "no counts of selections"),
-        ([[1, 1], [2]], "no array of numbers"),
-        (None, "instead of numbers|no array"),
+        ([[1, 1], [2]], "rows of different lengths"),
+        ("few", r"Expected `array`, got `str` - at `\$.logical_count`"),
+        (None, "neither logical_count nor records in it"),
     ],
 )
 def test_bad_counts_are_refused_in_a_line(imported, tmp_path, counts, message):

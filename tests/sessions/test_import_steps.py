@@ -112,19 +112,31 @@ def test_a_step_that_gets_no_layer_further_goes_with_the_next(imported):
     np.testing.assert_array_equal(counts_of(found[-1]), counts.sum(0)[1:])
 
 
-@pytest.mark.parametrize("change", ["parts", "negative"])
-def test_steps_that_are_no_whole_tokens_are_summed(imported, change):
+def test_steps_that_are_no_whole_tokens_are_summed(imported):
     counts = made_counts(2)
-    if change == "parts":
-        counts[0, 1, 0] += 1
-        counts[1, 1, 0] += 1
-    else:
-        counts[0, 1, :2] -= 40
-        counts[1, 1, :2] += 40
+    counts[:, 1, 0] += 1
     path = imported(counts)
     (frame,) = keyframes(path)
     np.testing.assert_array_equal(counts_of(frame), counts.sum(0)[1:])
     assert importing_steps.NOT_WHOLE in SessionReader(path).header.warnings
+
+
+@pytest.mark.parametrize(
+    ("add", "reason"), [((-40, 40), "a negative count"), ((1.5, 1.5), "no whole number"), ((2.0**62, 0), "more than")]
+)
+def test_steps_whose_sums_alone_could_be_counts_are_refused(imported, add, reason):
+    counts = made_counts(2).astype(np.float64)
+    counts[:, 1, :2] += np.array(add)[:, None]
+    with pytest.raises(UserError, match=reason):
+        imported(counts)
+
+
+def test_a_sum_beyond_64_bits_does_not_wrap_into_a_plausible_one(imported):
+    counts = made_counts(3)
+    counts[:, 1, 0] = [2**63 - 1, 2**63 - 1, 4]
+    assert 0 < counts.sum(0)[1, 0] < 10
+    with pytest.raises(UserError, match="more than 9,007,199,254,740,992 selections"):
+        imported(counts)
 
 
 def test_more_steps_than_a_session_holds_are_put_together(imported, monkeypatch):

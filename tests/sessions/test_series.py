@@ -58,7 +58,16 @@ class TestForms:
 
     def test_the_reference_format(self):
         found = parsed(json.dumps(reference_json()))
-        assert found == Series(MID, list(range(6)), None, [0.9, 0.8, 0.7, 0.6, 0.6, 0.5])
+        assert found == Series(MID, list(range(6)), "chronomoe-v1", [0.9, 0.8, 0.7, 0.6, 0.6, 0.5])
+
+    def test_the_mode_is_known_from_who_measured(self):
+        """ChronoMoE computes pressure in one way, and names none; our own measurement names it beside all runs."""
+        own = reference_json()
+        own["trajectory"]["session_chunks"] = list(range(10, 16))
+        assert parsed(json.dumps(own)).mode is None
+        unknown = reference_json()
+        del unknown["protocol"]
+        assert parsed(json.dumps(unknown)).mode is None
 
     def test_a_mode_that_the_file_names(self):
         assert parsed(json.dumps(reference_json(pressure="measured-v1"))).mode == "measured-v1"
@@ -66,7 +75,7 @@ class TestForms:
     def test_indices_and_entropies_that_do_not_fit_are_left_out(self):
         odd = reference_json()
         odd["trajectory"] |= {"chunk_indices": [0, 1, 1, 2, 3, 4], "entropies": [0.9, None, 0.7, 0.6, 0.6, 0.5]}
-        assert parsed(json.dumps(odd)) == Series(MID)
+        assert parsed(json.dumps(odd)) == Series(MID, mode="chronomoe-v1")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """llama.cpp's importance matrix: how often `llama-imatrix` saw each expert selected, over a text.
 
 In its GGUF form, `blk.N.ffn_down_exps.weight.counts [1, experts]` holds the selections; the tensors of attention beside
-it were used once per token. The older form (`.dat`) has no counts per expert.
+it were used once per token. The older form (`.dat`: entries of name, calls, and sums of squares) has no counts per
+expert.
 """
 
 from __future__ import annotations
 
 import re
+import struct
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,39 @@ import numpy as np
 from backends.extras import install_command
 from backends.gguf_files import GgufFile, read_gguf
 from routing.errors import UserError
+from sessions.imports.document import Document
 from sessions.imports.loading import Array
-from sessions.imports.traces import CountedTrace, ImportOptions, counted
+from sessions.imports.plausible import counted
+from sessions.imports.traces import CountedTrace, ImportOptions
 
 EXPERTS = re.compile(r"blk\.(\d{1,6})\.ffn_(?:down|up|gate|gate_up)_exps\.weight\.counts")
 ATTENTION = re.compile(r"blk\.\d{1,6}\.attn_\w+\.weight\.counts")
+LEGACY_NAME = re.compile(rb"(?:blk\.\d{1,6}\.|output|token_embd)[\w.]*")
+MOST_ENTRIES = 1 << 20
+LONGEST_NAME = 256
 
 
-def read_imatrix(path: Path, options: ImportOptions) -> CountedTrace:
-    """The counts of an importance matrix.
+def is_imatrix(document: Document) -> bool:
+    """Return whether a file is of GGUF; what it holds is found out by reading it."""
+    return document.kind == "gguf"
+
+
+def is_legacy(document: Document) -> bool:
+    """Return whether a file is an importance matrix in the older form: number of entries, then a tensor's name."""
+    if document.kind != "bytes" or len(document.data) < 8:
+        return False
+    entries, length = struct.unpack_from("<ii", document.data)
+    name = document.data[8 : 8 + max(0, min(length, LONGEST_NAME))]
+    return 0 < entries < MOST_ENTRIES and len(name) == length and LEGACY_NAME.fullmatch(name) is not None
+
+
+def read_imatrix(document: Document, options: ImportOptions) -> CountedTrace:
+    """Read the counts of an importance matrix.
 
     Raises:
         UserError: it cannot be read, or counts no experts.
     """
+    path = document.path
     file = read_gguf(path)
     if file.metadata.get("general.type") != "imatrix":
         raise UserError(f"{path}: a GGUF file, and no importance matrix", advice="give what llama-imatrix wrote")
@@ -40,7 +62,7 @@ def read_imatrix(path: Path, options: ImportOptions) -> CountedTrace:
     chosen = options.experts_per_token or _experts_per_token(counts, tensors, path)
     known = ImportOptions(experts=options.experts, experts_per_token=chosen, layers=options.layers or layers)
     shape, whole, rows = counted(np.stack(counts), known, str(path))
-    warnings = ["llama-imatrix evaluates a text and generates nothing: all selections stand under prefill"]
+    warnings = ["llama-imatrix evaluates a text and generates nothing: all selections are taken as prefill"]
     return CountedTrace("llama.cpp", "llama.cpp's importance matrix", shape, whole, rows, "prefill", warnings=warnings)
 
 

@@ -1,0 +1,158 @@
+"""Routing of a session in the forms that other programs read: selections or counts, as one file of text.
+
+`layer,expert` is what llama.cpp's moe-trace writes, `layer_id,expert_id,count` what SGLang's recorder of early 2025
+wrote, and `.coli_usage` colibri's usage history. None of them holds tokens, text or phases.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from routing.arrays import ABSENT, Ints
+from routing.errors import UserError
+from routing.events import Header, Keyframe, Phase
+from sessions import paths
+from sessions.export.counting import PHASES, RunCounts
+from sessions.export.exporting import Exported
+from sessions.parts import RunReader
+from sessions.recompute import Beginnings
+from sessions.token_arrays import TokenArrays, TokenBatches
+
+ForeignForm = Literal["layer-expert", "layer-expert-count", "coli-usage"]
+FOREIGN_FORMS: tuple[ForeignForm, ...] = get_args(ForeignForm)
+ENDINGS: dict[ForeignForm, str] = {
+    "layer-expert": ".layer-expert.csv",
+    "layer-expert-count": ".layer-expert-count.csv",
+    "coli-usage": ".coli_usage",
+}
+MOST_COLIBRI_COUNT = (1 << 32) - 1
+"""colibri counts in 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignPlan:
+    """A file to write.
+
+    Args:
+        form: of the file.
+        output: the file; None names it after the session, in the working folder.
+        phase: the only phase that is wanted; None takes both.
+        force: replace a file that is there already.
+    """
+
+    form: ForeignForm
+    output: Path | None = None
+    phase: Phase | None = None
+    force: bool = False
+
+
+def export_foreign(path: Path, plan: ForeignPlan) -> Exported:
+    """Write the routing of a session, of all its files if it has several.
+
+    Raises:
+        UserError: the session cannot be read, does not hold what the form needs, or a file is in the way.
+    """
+    output = plan.output or Path(paths.stem_of(path) + ENDINGS[plan.form])
+    if paths.is_taken(output) and (output.is_dir() or not plan.force):
+        raise paths.exists_already(output)
+    with closing(RunReader(path)) as session:
+        if plan.form == "layer-expert" and session.header.counts_only:
+            what = f"{path}: counts of selections, and no single ones"
+            raise UserError(what, advice="use --to layer-expert-count")
+        rows = _replace(output, _lines(session, plan))
+        return Exported(output, {plan.form: rows}, session.warnings)
+
+
+def _replace(output: Path, lines: Iterator[str]) -> int:
+    """Write lines to a file, for its owner alone, that takes its place when it is whole; returns their number.
+
+    The first line, which names columns or sizes, is not counted.
+
+    Raises:
+        UserError: the file cannot be written, or a line not be made.
+    """
+    with paths.writing(output):
+        paths.make_private(output.parent)
+        descriptor, beside = tempfile.mkstemp(prefix=".export-", dir=output.parent)
+    try:
+        written = -1
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            for line in lines:
+                with paths.writing(output):
+                    file.write(line)
+                written += 1
+            with paths.writing(output):
+                file.flush()
+                os.fsync(file.fileno())
+        with paths.writing(output):
+            os.replace(beside, output)
+            paths.sync_folder(output.parent)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
+    return written
+
+
+def _lines(session: RunReader, plan: ForeignPlan) -> Iterator[str]:
+    if plan.form == "layer-expert":
+        return _selections(session, plan.phase)
+    counts = _counts(session, plan.phase)
+    return _coli_usage(session.header, counts) if plan.form == "coli-usage" else _count_rows(session.header, counts)
+
+
+def _selections(session: RunReader, phase: Phase | None) -> Iterator[str]:
+    """`layer,expert` in the order in which tokens and layers were evaluated."""
+    layers = np.array(session.header.model.layers, np.int64)
+    yield "layer,expert\n"
+    for tokens in _batches(session):
+        for token, kind in zip(tokens.experts, tokens.phase, strict=True):
+            if phase in (None, kind):
+                for layer, experts in zip(layers, token, strict=True):
+                    yield from (f"{layer},{expert}\n" for expert in experts if expert != ABSENT)
+
+
+def _batches(session: RunReader) -> Iterator[TokenArrays]:
+    batches = TokenBatches(session.header)
+    for event in session:
+        yield from batches.take(event)
+    yield from batches.rest()
+
+
+def _counts(session: RunReader, phase: Phase | None) -> Ints:
+    """Selections `[L, E]` of the whole run in one phase, or in both."""
+    counted, batches, beginnings = RunCounts(session.header), TokenBatches(session.header), Beginnings()
+    for event in session:
+        for tokens in batches.take(event):
+            counted.add(tokens)
+        if beginnings.see(event) and isinstance(event, Keyframe):
+            counted.begin_with(event)
+    for tokens in batches.rest():
+        counted.add(tokens)
+    chosen = PHASES if phase is None else (phase,)
+    return sum((counted.counts[each] for each in chosen), np.zeros_like(counted.counts["decode"]))
+
+
+def _count_rows(header: Header, counts: Ints) -> Iterator[str]:
+    yield "layer_id,expert_id,count\n"
+    for layer, row in zip(header.model.layers, counts.tolist(), strict=True):
+        yield from (f"{layer},{expert},{count}\n" for expert, count in enumerate(row))
+
+
+def _coli_usage(header: Header, counts: Ints) -> Iterator[str]:
+    """Colibri's text form, without the line that says which engine wrote it: colibri refuses those of others."""
+    if counts.max(initial=0) > MOST_COLIBRI_COUNT:
+        advice = "use --to layer-expert-count"
+        raise UserError(f"an expert was selected {counts.max():,} times, more than colibri counts", advice=advice)
+    layers = max(header.model.layers, default=-1) + 1
+    yield f"-1 {layers} {header.model.experts}\n"
+    for layer, row in zip(header.model.layers, counts.tolist(), strict=True):
+        yield from (f"{layer} {expert} {count}\n" for expert, count in enumerate(row) if count)

@@ -1,0 +1,1 @@
+"""Readers of foreign routing formats, one module per family."""

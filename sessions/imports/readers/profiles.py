@@ -1,0 +1,138 @@
+"""JSON that routing profilers write: how often each expert was active, or the routing of prompts.
+
+`activation_counts` has a list of counts for each layer. The atlas form has `prompts`, each with its tokens as text and
+`routing`: for each token the experts of every layer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from routing.errors import UserError
+from sessions.imports.document import Document
+from sessions.imports.numbers import ExpertId, Index, typed
+from sessions.imports.readers.cells import Cell, trace_of
+from sessions.imports.readers.sparse import counts_trace
+from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, RoutedTrace, known_experts_per_token
+
+
+class _Profile(msgspec.Struct):
+    """Counts by layer."""
+
+    activation_counts: dict[str, list[int]]
+    num_experts: int | None = None
+    top_k: int | None = None
+    model: str | None = None
+
+
+class _LayerRouting(msgspec.Struct):
+    """The experts of one token in one layer."""
+
+    layer: Index
+    experts: list[ExpertId]
+
+
+class _Prompt(msgspec.Struct):
+    """One prompt that was evaluated."""
+
+    routing: list[list[_LayerRouting]]
+    tokens: list[str] | None = None
+
+
+class _Atlas(msgspec.Struct):
+    """The routing of several prompts."""
+
+    prompts: list[_Prompt]
+    num_experts: int | None = None
+    top_k: int | None = None
+    model: str | None = None
+
+
+def is_profile(document: Document) -> bool:
+    """Return whether a file is a profile of counts."""
+    return document.kind == "json" and isinstance(document.value, dict) and document.has("activation_counts")
+
+
+def is_atlas(document: Document) -> bool:
+    """Return whether a file has the routing of prompts."""
+    if document.kind != "json" or not isinstance(document.value, dict):
+        return False
+    prompts = document.value.get("prompts")
+    return isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], dict) and "routing" in prompts[0]
+
+
+def read_profile(document: Document, options: ImportOptions) -> CountedTrace:
+    """Read counts by layer.
+
+    Raises:
+        UserError: it is damaged, or does not fit the number of experts.
+    """
+    where = str(document.path)
+    profile = typed(document.value, _Profile, where)
+    counts: dict[tuple[int, int], int] = {}
+    for name, row in profile.activation_counts.items():
+        if not (name.isascii() and name.isdigit() and len(name) < 8 and int(name) <= MAX_LAYER):
+            raise UserError(f"{where}: a layer called {name[:40]!r}", advice="name layers by their index")
+        if min(row, default=0) < 0 or len(row) != len(next(iter(profile.activation_counts.values()))):
+            raise UserError(f"{where}: layer {name}: no counts of all experts", advice="give it as it was written")
+        counts |= {(int(name), expert): count for expert, count in enumerate(row)}
+    experts = max((expert for _, expert in counts), default=-1) + 1
+    if profile.num_experts not in (None, experts):
+        what = f"{where}: {experts} counts in a layer, and num_experts is {profile.num_experts}"
+        raise UserError(what, advice="give it as it was written")
+    chosen = (
+        options.experts_per_token if profile.top_k is None else known_experts_per_token(options, where, profile.top_k)
+    )
+    known = ImportOptions(options.model, options.experts, chosen, options.layers, phase=options.phase)
+    what = "a profile of activation counts"
+    return counts_trace(counts, known, where, engine="unknown", what=what, experts=experts, model=profile.model)
+
+
+def read_atlas(document: Document, options: ImportOptions) -> RoutedTrace:
+    """Read the routing of one prompt.
+
+    Raises:
+        UserError: it is damaged, or has several prompts and none was chosen.
+    """
+    where = str(document.path)
+    atlas = typed(document.value, _Atlas, where)
+    if options.run is None and len(atlas.prompts) > 1:
+        what = f"{where}: an atlas of {len(atlas.prompts)} prompts"
+        raise UserError(what, advice=f"say which with --run 0 up to {len(atlas.prompts) - 1}")
+    if not 0 <= (options.run or 0) < len(atlas.prompts):
+        raise UserError(f"{where}: no run {options.run}", advice=f"use --run 0 up to {len(atlas.prompts) - 1}")
+    prompt = atlas.prompts[options.run or 0]
+    if atlas.top_k is not None:
+        known_experts_per_token(options, where, atlas.top_k)
+    cells = [
+        Cell(token, each.layer, each.experts, None, f"{where}, token {token}")
+        for token, layers in enumerate(prompt.routing)
+        for each in layers
+    ]
+    if not cells:
+        raise UserError(f"{where}: no routing in it", advice="give it as it was written")
+    found = trace_of(
+        cells,
+        options,
+        where,
+        engine="unknown",
+        what="an atlas of routing",
+        model=atlas.model,
+        experts=atlas.num_experts,
+    )
+    if atlas.top_k not in (None, found.shape.experts_per_token):
+        what = f"{where}: {found.shape.experts_per_token} experts in a row, and top_k is {atlas.top_k}"
+        raise UserError(what, advice="give it as it was written")
+    return _with_texts(found, prompt.tokens, where)
+
+
+def _with_texts(found: RoutedTrace, texts: list[str] | None, where: str) -> RoutedTrace:
+    if texts is None:
+        return found
+    if len(texts) != len(found.experts):
+        what = f"{where}: {len(texts)} tokens, and routing of {len(found.experts)}"
+        raise UserError(what, advice="give it as it was written")
+    return RoutedTrace(
+        found.engine, found.what, found.shape, found.experts, found.prompt_tokens, None, texts, found.model,
+        found.warnings,
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""Counts that a file has for some layers and experts; all others were never selected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from routing.errors import UserError
+from sessions.imports.plausible import counted
+from sessions.imports.traces import (
+    CountedTrace,
+    ImportOptions,
+    Shape,
+    check_size,
+    known_experts,
+    layers_of,
+    phase_of_counts,
+)
+from sessions.shapes import MAX_INTEGER
+
+
+def counts_trace(
+    counts: Mapping[tuple[int, int], int],
+    options: ImportOptions,
+    where: str,
+    *,
+    engine: str,
+    what: str,
+    experts: int | None = None,
+    model: str | None = None,
+    warnings: Sequence[str] = (),
+) -> CountedTrace:
+    """Make a trace of selections by layer and expert.
+
+    Args:
+        counts: none of them negative.
+        options: the user's.
+        where: what messages call the file.
+        engine: whose counts they are.
+        what: what kind of file it is.
+        experts: the number of experts, where the file states it.
+        model: what the file calls the model.
+        warnings: about the file.
+
+    Raises:
+        UserError: they are no counts of such a model.
+    """
+    number = known_experts(options, where, experts)
+    beyond = next((place for place in counts if place[1] >= number), None)
+    if beyond is not None:
+        raise UserError(f"{where}: layer {beyond[0]} selects expert {beyond[1]} of {number}", advice="check --experts")
+    layers = sorted({layer for layer, _ in counts})
+    if sum(counts.values()) > MAX_INTEGER:
+        raise UserError(f"{where}: more than {MAX_INTEGER:,} selections", advice="give it as the engine wrote it")
+    check_size(Shape(layers, number, 1), where)
+    named = layers_of(len(layers), options, where) if options.layers else layers
+    table = np.zeros((len(layers), number), np.int64)
+    places = {layer: at for at, layer in enumerate(layers)}
+    for (layer, expert), count in counts.items():
+        table[places[layer], expert] = count
+    known = ImportOptions(experts=number, experts_per_token=options.experts_per_token, layers=named)
+    shape, whole, rows = counted(table, known, where)
+    said = [*warnings]
+    phase = phase_of_counts(options, said)
+    return CountedTrace(engine, what, shape, whole, rows, phase, model=model, warnings=said)

@@ -1,0 +1,98 @@
+"""TensorRT-LLM's expert statistics: `rankN.safetensors`, with counts `[E]` for each iteration and layer.
+
+Tensors are called `ITERATION_LAYER`. `meta_info.json` beside the file has the numbers of experts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from routing.errors import UserError
+from sessions.imports.document import Document
+from sessions.imports.loading import read_bytes
+from sessions.imports.numbers import typed
+from sessions.imports.plausible import check_counts, counted
+from sessions.imports.steps import in_steps
+from sessions.imports.traces import (
+    MAX_LAYER,
+    CountedTrace,
+    ImportOptions,
+    known_experts,
+    known_experts_per_token,
+    layers_of,
+    phase_of_counts,
+)
+
+KEY = re.compile(r"(\d{1,9})_(\d{1,7})")
+META = "meta_info.json"
+MOST_META = 1 << 20
+RANK = "one rank's counts: with attention data parallelism, those of its own tokens only"
+MOST_NUMBERS = 1 << 27
+
+
+class MetaInfo(msgspec.Struct):
+    """`meta_info.json`."""
+
+    num_experts: int
+    num_experts_per_token: int
+
+
+def is_statistics(document: Document) -> bool:
+    """Return whether a file of tensors is expert statistics."""
+    return document.kind == "tensors" and bool(document.value) and all(KEY.fullmatch(name) for name in document.value)
+
+
+def is_meta(document: Document) -> bool:
+    """Return whether a file is the `meta_info.json` that goes with them."""
+    return document.kind == "json" and document.has("num_experts", "num_experts_per_token")
+
+
+def read_statistics(document: Document, options: ImportOptions) -> CountedTrace:
+    """Read the counts of one rank, iteration by iteration.
+
+    Raises:
+        UserError: it is damaged, or does not fit the number of experts.
+    """
+    where = str(document.path)
+    found = {tuple(map(int, name.split("_"))): counts for name, counts in document.value.items()}
+    sizes = {counts.shape for counts in found.values()}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 1:
+        raise UserError(f"{where}: tensors of different shapes", advice="give it as TensorRT-LLM wrote it")
+    meta = _meta(document.path.with_name(META))
+    experts = known_experts(options, where, next(iter(sizes))[0])
+    if meta is not None and meta.num_experts != experts:
+        what = f"{where}: counts of {experts} experts, and {META} beside it has {meta.num_experts}"
+        raise UserError(what, advice="give the folder as TensorRT-LLM wrote it")
+    iterations, layers = sorted({key[0] for key in found}), sorted({key[1] for key in found})
+    if layers[-1] > MAX_LAYER or len(iterations) * len(layers) * experts > MOST_NUMBERS:
+        raise UserError(f"{where}: {len(iterations):,} iterations are too many", advice="record fewer of them")
+    counts = np.zeros((len(iterations), len(layers), experts), np.int64)
+    for (iteration, layer), row in found.items():
+        check_counts(row, where)
+        counts[iterations.index(iteration), layers.index(layer)] = row
+    chosen = known_experts_per_token(options, where, None if meta is None else meta.num_experts_per_token)
+    named = layers if options.layers is None else layers_of(len(layers), options, where)
+    known = ImportOptions(experts=experts, experts_per_token=chosen, layers=named)
+    check_counts(counts, where)
+    shape, whole, rows = counted(counts.sum(0), known, where)
+    warnings = [RANK]
+    phase = phase_of_counts(options, warnings)
+    steps = in_steps(counts, shape, warnings)
+    what = "TensorRT-LLM's expert statistics"
+    return CountedTrace("TensorRT-LLM", what, shape, whole, rows, phase, warnings=warnings, steps=steps)
+
+
+def _meta(path: Path) -> MetaInfo | None:
+    """The file beside the counts; None if there is none."""
+    if not path.is_file():
+        return None
+    content = read_bytes(path, MOST_META)
+    try:
+        return typed(json.loads(content), MetaInfo, str(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}", advice="give it as TensorRT-LLM wrote it") from error
