@@ -178,11 +178,11 @@ def branches(mode: Mode, experts: int) -> list[tuple[str, str]]:
     return [
         ("unstable", _reach("fast_instability", bounds, "fast", bounds.fast, -0.7)),
         ("negative", _reach("negative_pressure", bounds, "net", bounds.net, 0.0)),
-        ("step by step", "after every chunk; residual intent then stays 0"),
+        ("step by step", "after each chunk; no residual intent grows"),
     ]
 
 
 def _reach(reason: PauseReason, bounds: ModeBounds, name: str, lowest: float, below: float) -> str:
     """Name the pressure that the pause depends on, and the lowest value that it can have."""
-    possible, takes = reason in bounds.pauses, f"{number(lowest, 3)}, and it takes {number(below, 1)}"
+    possible, takes = reason in bounds.pauses, f"{number(lowest, 3)}, needs {number(below, 1)}"
     return f"possible: {name} can be {takes}" if possible else f"never: {name} is at least {takes}"

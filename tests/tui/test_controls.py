@@ -252,7 +252,7 @@ async def test_help_says_which_pauses_a_mode_cannot_reach():
         await press(app, pilot, "question_mark")
         table = app.screen._pauses(8)
         reasons, words = ([str(cell) for cell in column.cells] for column in table.columns)
-        assert "never: fast is at least −0.402, and it takes −0.7" in words
+        assert "never: fast is at least −0.402, needs −0.7" in words
         assert reasons.count("unstable") == 2
 
 

@@ -131,7 +131,7 @@ async def test_t_shows_all_candidates_with_their_weights_and_back(size):
             assert f"{100 * candidate.weight:.0f} %" in row
             assert f"{candidate.aicc:.1f}".replace("-", "−") in row
             assert ("●" in row) == (candidate.shape == fit.chosen.shape)
-        assert "unstable  never: fast is at least −0.402, and it takes −0.7" in text
+        assert "unstable  never: fast is at least −0.402, needs −0.7" in text
         await press(app, pilot, "t")
         assert "AICc" not in shown(app.dashboard.pressure)
 
@@ -291,9 +291,9 @@ async def test_a_fit_that_fails_is_said_to_have_failed():
 @pytest.mark.parametrize(
     ("mode", "experts", "said"),
     [
-        ("measured-v2", 512, "never: fast is at least −0.402, and it takes −0.7"),
-        ("chronomoe-v1", 8, "never: fast is at least −0.672, and it takes −0.7"),
-        ("chronomoe-v1", 64, "possible: fast can be −1.000, and it takes −0.7"),
+        ("measured-v2", 512, "never: fast is at least −0.402, needs −0.7"),
+        ("chronomoe-v1", 8, "never: fast is at least −0.672, needs −0.7"),
+        ("chronomoe-v1", 64, "possible: fast can be −1.000, needs −0.7"),
     ],
 )
 def test_fast_instability_is_said_to_be_unreachable_or_not(mode, experts, said):
