@@ -14,7 +14,7 @@ import pytest
 from backends.extras import install_command
 from backends.protocol import ForkPlan
 from routing.errors import UserError
-from routing.events import Fork, Token
+from routing.events import Fork, State, Token, to_json
 from routing.pressure import WARM_UP_CHUNKS
 from routing.summary import Summary
 from sessions.kept_worker import KeptWorker
@@ -22,6 +22,7 @@ from sessions.measuring import figures
 from sessions.measuring.findings import analyse
 from sessions.measuring.output import write_all
 from sessions.measuring.plan import PLAN_FILE, Plan, read_plan
+from sessions.measuring.recorded import NotWholeError, read_run
 from sessions.measuring.results import results, to_bytes
 from sessions.measuring.runner import measure
 from sessions.reader import read_session
@@ -155,6 +156,18 @@ def test_torn_and_missing_runs_are_made_again_and_nothing_else(whole, copy):
     assert watching.made == ["run-002.moe.jsonl", "run-003.moe.jsonl", "late-001.moe.jsonl"]
     assert {path: path.read_bytes() for path in kept} == kept
     assert not (copy / "run-002.2.moe.jsonl").exists()
+
+
+def test_a_run_of_several_contexts_is_no_measured_run(copy):
+    """Its chunks would be one trajectory, which they are not."""
+    planned = PLAN.plain_runs()[0]
+    path = copy / planned.file
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = next(n for n in reversed(range(len(lines))) if b'"event":"token"' in lines[n])
+    fresh = State(state="fresh_context", i=json.loads(lines[last])["i"], t=1.0, why="context")
+    path.write_bytes(b"".join([*lines[:last], to_json(fresh) + b"\n", *lines[last:]]))
+    with pytest.raises(NotWholeError, match="it began again in a fresh context"):
+        read_run(copy, planned, PLAN)
 
 
 def test_a_worker_that_dies_is_one_line_and_the_next_attempt_goes_on(tmp_path, monkeypatch):
