@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -165,7 +166,7 @@ class PressureChart:
         )
         before: tuple[float, float] | None = None
         for chunk in chunks:
-            if before is not None and any(before[0] < begin <= chunk.index for begin in self._begins):
+            if before is not None and bisect_right(self._begins, before[0]) < bisect_right(self._begins, chunk.index):
                 before = None  # it belongs to another context
             if chunk.pressures is None:
                 before = None

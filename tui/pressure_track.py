@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import msgspec
 
@@ -159,8 +161,8 @@ class PressureTrack:
 
     def averaged(self, chunk: Chunk) -> int:
         """Return the tokens that the averages of this mode have taken in at the end of a chunk."""
-        begins = (restart.i for restart in reversed(self.restarts) if restart.i <= chunk.first)
-        return chunk.last - (next(begins, 0) if self.mode in CONTEXT_MODES else 0)
+        before = bisect_right(self.restarts, chunk.first, key=attrgetter("i")) if self.mode in CONTEXT_MODES else 0
+        return chunk.last - (self.restarts[before - 1].i if before else 0)
 
     @property
     def half(self) -> float | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import Executor, Future
 
 import pytest
 
 from routing.external_energy import boundaries_of, external_energy
+from routing.fit_words import by_weight
 from routing.half_life import fit_half_life, in_words
+from tests.routing.planted import REAL_NOISE, constant, plant
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, main_run, with_mid
 from tests.tui.scripted import REPLAY, REPLAYING, ManualClock
 from tui.pressure_words import branches
 from tui.trends import REST
+
+PERSISTENT = [0.46] * 10 + next(plant(constant(0.46), 0.5, range(1, 2), sd=REAL_NOISE)).mid
+"""By chunk of a run: ten of warm-up, then the values of a flat series."""
 
 
 class Slow(Executor):
@@ -134,6 +140,33 @@ async def test_t_shows_all_candidates_with_their_weights_and_back(size):
         assert "unstable  never: fast is at least −0.402, needs −0.7" in text
         await press(app, pilot, "t")
         assert "AICc" not in shown(app.dashboard.pressure)
+
+
+def persistent(chunk):
+    """P_mid that is flat, with noise that persists enough for a cliff to fit it best."""
+    return PERSISTENT[chunk]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
+async def test_curves_are_sorted_by_weight_and_why_the_likeliest_was_not_believed_is_said(size):
+    async with running(with_mid(main_run(900, 700), persistent), size=size) as (app, pilot, _):
+        await press(app, pilot, "4", "t")
+        fit, text = expected_fit(app), lines(app.dashboard.pressure)
+        best = by_weight(fit)[0].shape
+        assert (fit.verdict, best) == ("stable", "cliff")
+        names = [next(word for word in line.split() if word not in "●") for line in text[1:5]]
+        assert names == [each.shape for each in by_weight(fit)]
+        assert text[5].startswith("cliff not believed: noise alone gives such curves")
+
+
+@pytest.mark.parametrize("curve", [halving, falling_at_24, lambda _: 0.5], ids=["exponential", "cliff", "stable"])
+async def test_there_is_one_half_on_the_panel(curve):
+    async with running(with_mid(main_run(900, 700), curve), size=(200, 60)) as (app, pilot, _):
+        await press(app, pilot, "4", "z")
+        half = f"{expected_fit(app).start / 2:.3f}"
+        found = re.findall(r"half (?:of its start )?\(?(\d\.\d+)", shown(app.dashboard.pressure))
+        assert len(found) >= 2
+        assert set(found) == {half}
 
 
 async def test_enter_on_the_panel_does_the_same():
