@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from math import tanh
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,10 +19,12 @@ from sessions.compare import read_source
 from sessions.export.exporting import ExportPlan, export_session
 from sessions.fitting import fit_file
 from sessions.library import scan
+from sessions.reader import read_session
 from sessions.verify import verify
 from tests.routing.test_contexts import two_contexts
 from tests.sessions.kit import HEADER, replayed
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "contexts.moe.jsonl"
 FIRST, SECOND = 20, 16
 """Chunks of each context; ten of each are warm-up."""
 
@@ -59,6 +63,35 @@ def test_an_older_recording_computed_by_the_newer_rule_would_not(tmp_path):
     path = write(tmp_path / "older.moe.jsonl", two_contexts(FIRST, SECOND, extra=0), "measured-v1")
     path.write_bytes(path.read_bytes().replace(b'"pressure":"measured-v1"', b'"pressure":"measured-v2"', 1))
     assert "chunks" in {finding.check for finding in verify(path).findings}
+
+
+class TestGolden:
+    """Two contexts of the same tokens, as `measured-v2` was published: another rule would be another mode."""
+
+    def test_recomputes_to_what_it_holds(self):
+        assert not {"chunks", "keyframes", "unreadable lines"} & {each.check for each in verify(GOLDEN).findings}
+        assert b"".join(to_json(event) + b"\n" for event in read_session(GOLDEN)) in GOLDEN.read_bytes()
+
+    def test_the_second_context_has_the_numbers_of_the_first(self):
+        chunks = [event for event in read_session(GOLDEN) if isinstance(event, Chunk)]
+        first, second = ([each for each in chunks if each.context == number] for number in (0, 1))
+        assert [each.index for each in chunks] == list(range(22))
+        assert [each.warm_up for each in first] == [True] * 10 + [False]
+        for ours, theirs in zip(second, first, strict=True):
+            assert (ours.signals, ours.pressures, ours.residual) == (theirs.signals, theirs.pressures, theirs.residual)
+            assert ours.warm_up == theirs.warm_up
+
+    def test_the_first_measured_chunk_by_hand(self):
+        """P_mid from the recorded signals, by the formula of docs/measurements.md."""
+        chunk = next(event for event in read_session(GOLDEN) if isinstance(event, Chunk) and not event.warm_up)
+        signals = chunk.signals
+        expected = (
+            0.4 * tanh(1 - signals.top_margin)
+            + 0.3 * tanh(signals.transition_prob)
+            + 0.2 * tanh(1 / (1 + signals.proximity_meso))
+            + 0.1 * tanh(signals.delta_coherence)
+        )
+        assert chunk.pressures.mid == pytest.approx(expected, abs=1e-12)
 
 
 class TestFit:
