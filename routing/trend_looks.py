@@ -25,7 +25,7 @@ STEPS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
 """Looks from 10 to 100 measured chunks; ten times these up to 1,000, and so on."""
 EARLY = (5, 6, 8)
 """Looks before."""
-FACTOR, EARLY_FACTOR = 10, 40
+FACTOR, EARLY_FACTOR = 15, 60
 """A look's p is multiplied by this. Early looks find next to nothing, and would use up much of what may go wrong."""
 LIMIT = 0.1
 """A trend whose sequential p is above this is no trend."""

@@ -221,7 +221,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "pressure_mode", ("p",), "p", "pressure mode",
-        "Pressure as measured (measured-v1), or as its reference computes it (chronomoe-v1).", "panels", footer=22,
+        "Pressure as measured, or by the rule of ChronoMoE, its reference.", "panels", footer=22,
     ),
     Action(
         "pressure_lines", ("f",), "f", "fast/slow/net",

@@ -6,6 +6,7 @@ from math import isinf
 
 from textual.strip import Strip
 
+from routing.fit_words import as_watched, by_weight, doubt, mode_words
 from routing.half_life import Candidate, Fit
 from routing.mode_bounds import mode_bounds
 from routing.pressure import Mode
@@ -35,18 +36,29 @@ def fit_table(ink: Palette, fit: Fit | None, problem: str, mode: Mode, experts: 
         rows = [Row(width, ink.ground).first_that_fits(*why).strip()]
     else:
         rows = _candidates(ink, fit, width)
+        if said := doubt(fit):
+            rows.append(_doubt(ink, said, width))
         rows.append(row(("noise         ", ink.muted), (_noise(fit), ink.text)))
         rows.append(row(("as reference  ", ink.muted), (_reference(fit), ink.text)))
     low, high = mode_bounds(mode, experts).mid
-    rows += [row(), row((f"pauses in {mode}, P_mid {number(low, 3)} to {number(high, 3)}", ink.muted))]
+    rows += [
+        row(),
+        row((f"{mode_words(mode)}: mid can be {number(low, 3)} to {number(high, 3)}; it pauses if", ink.muted)),
+    ]
     return rows + [row((f"{reason}  ", ink.text), (words, ink.muted)) for reason, words in branches(mode, experts)]
+
+
+def _doubt(ink: Palette, said: str, width: int) -> Strip:
+    """The reason in as many of its words as fit."""
+    shorter = said.partition(" (")[0], said.partition(": ")[0]
+    return Row(width, ink.ground).first_that_fits(*([(text, ink.warn)] for text in (said, *shorter))).strip()
 
 
 def _candidates(ink: Palette, fit: Fit, width: int) -> list[Strip]:
     head = Row(width, ink.ground).put(f"{'curve':<{NAME_WIDTH}} weight", ink.muted)
     bars = width >= BAR_LEAST
     head.to(head.used + (BAR_WIDTH + 1 if bars else 0)).put("     AICc  fitted", ink.muted)
-    found = [_candidate(ink, each, width, bars=bars, chosen=each is fit.chosen) for each in fit.candidates]
+    found = [_candidate(ink, each, width, bars=bars, chosen=each is fit.chosen) for each in by_weight(fit)]
     return [head.strip(), *found]
 
 
@@ -81,7 +93,7 @@ def _fitted(candidate: Candidate) -> str:
 
 
 def _noise(fit: Fit) -> str:
-    return f"p = {fit.p:.2g} for noise alone, whose φ = {number(fit.phi)}, in {plural(fit.chunks, 'chunk')}"
+    return f"p {fit.p:.2g} once, {as_watched(fit)}; φ {number(fit.phi)}; {plural(fit.chunks, 'chunk')}"
 
 
 def _reference(fit: Fit) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -17,7 +18,7 @@ from tui.palette import Palette
 from tui.pressure_track import PressureTrack
 
 SLOW_SETTLES = 1500
-"""Tokens that the slow average needs: P_slow is grey before."""
+"""Tokens of a context that the slow average needs: P_slow is grey before."""
 LEAST_SPAN = 0.1
 """The chart never magnifies noise beyond this range of pressure."""
 SIGNS = {"mid": "●", "fast": "f", "slow": "s", "net": "n"}
@@ -26,6 +27,7 @@ POSTS = 6
 """Injections shown at full height and by number, the newest ones."""
 _FOOT = "╵"
 _CLIFF = "╎"
+_RESTART = "│"
 _FIRST_X = 2 * WARM_UP_CHUNKS
 
 
@@ -37,6 +39,7 @@ class PressureChart:
         track: the trajectory; at least one chunk has pressures.
         fit: what was fitted to it, if anything was.
         limits: the lowest and the highest P_mid that the mode can give.
+        half: of the start that the verdict is about.
         names: which pressures to draw, `mid` first.
     """
 
@@ -46,12 +49,15 @@ class PressureChart:
         track: PressureTrack,
         fit: Fit | None,
         limits: tuple[float, float] | None,
+        half: float | None,
         names: Sequence[str],
     ) -> None:
         self.ink = ink
         self.track = track
         self.fit = fit
         self.limits = limits
+        self.half = half
+        self._begins = [restart.chunk for restart in track.restarts]
         self.names = names
         self.first = track.chunks[0].index
         self.last = self.first + _nice_extent(track.chunks[-1].index - self.first + 1)
@@ -62,6 +68,7 @@ class PressureChart:
         values = [value_of(pressures, name) for pressures in known for name in self.names]
         axis = Axis.around(values, least=LEAST_SPAN, most_steps=max(2, min(8, (height - 3) // 2)))
         chart = Chart(self.ink, width, height - 1, (self.first, self.last), axis)
+        self._draw_restarts(chart)
         self._draw_injections(chart)
         self._draw_cliff(chart)
         self._draw_levels(chart)
@@ -75,9 +82,22 @@ class PressureChart:
         if dense:  # the trajectory leaves few cells free, and would hide the curve through its middle
             self._draw_fit(chart)
         if self.fit is not None:
-            chart.band(self.fit.band, max(self.fit.first, self.first), self.last)
+            chart.band(self.fit.band, max(self.fit.first, self.first), self._fit_ends)
         self._draw_marks(chart)
         return [*chart.rows(), self._x_axis(chart)]
+
+    @property
+    def _fit_ends(self) -> int:
+        """Chunk up to which the fit says something: the end of its context."""
+        fit = self.fit
+        ends = [] if fit is None else [chunk for chunk in self._begins if chunk > fit.first]
+        return min([*ends, self.last])
+
+    def _draw_restarts(self, chart: Chart) -> None:
+        """A line where a fresh context begins: what is on its two sides is not one series."""
+        for chunk in self._begins:
+            if self.first < chunk <= self.last:
+                chart.post(chunk - 0.5, self.ink.muted, _RESTART)
 
     def _draw_injections(self, chart: Chart) -> None:
         """The newest as posts; of those before, which may be one per chunk, only the feet."""
@@ -99,12 +119,12 @@ class PressureChart:
             chart.post(self._cliff - 0.5, self.ink.warn, _CLIFF)
 
     def _draw_levels(self, chart: Chart) -> None:
-        """Half of P₀, and the mode's floor and ceiling, where they lie within the chart."""
+        """Half of the start, and the mode's floor and ceiling, where they lie within the chart."""
         floor, ceiling = self.limits or (None, None)
         levels = (
             (floor, " floor ", self.ink.faint),
             (ceiling, " ceiling ", self.ink.faint),
-            (self.track.half, " half of P₀ ", self.ink.warn),
+            (self.half, f" half {number(self.half or 0.0, 3)} ", self.ink.warn),
         )
         for level, name, style in levels:
             if level is not None and chart.axis.low <= level <= chart.axis.high:
@@ -113,10 +133,9 @@ class PressureChart:
                 chart.write(1, row, name, style)
 
     def _draw_beyond(self, chart: Chart) -> None:
-        """Half of P₀ where it lies below the chart."""
-        half = self.track.half
-        if half is not None and half < chart.axis.low:
-            text = f"↓ half of P₀ {number(half)}"
+        """Half of the start where it lies below the chart."""
+        if self.half is not None and self.half < chart.axis.low:
+            text = f"↓ half {number(self.half, 3)}"
             chart.write(chart.canvas.width - len(text), chart.canvas.height - 1, text, self.ink.faint)
 
     def _draw_warm_up(self, chart: Chart) -> None:
@@ -130,7 +149,7 @@ class PressureChart:
         if fit is None:
             return
         first, seen = max(fit.first, self.first), min(fit.first + fit.span - 1, self.last)
-        columns = np.arange(chart.canvas.dot_x(first), chart.canvas.dot_x(self.last) + 1)
+        columns = np.arange(chart.canvas.dot_x(first), chart.canvas.dot_x(self._fit_ends) + 1)
         xs = chart.canvas.x_of(columns)
         points = list(zip(xs.tolist(), fit.chosen.values(xs).tolist(), strict=True))
         chart.canvas.curve([point for point in points if point[0] <= seen], self.ink.fit)
@@ -141,10 +160,14 @@ class PressureChart:
         """Join complete chunks; grey where the value has not settled; partial chunks are single dots."""
         ink = self.ink
         settled: Callable[[Chunk], bool] = (
-            (lambda chunk: chunk.last >= SLOW_SETTLES) if name == "slow" else (lambda chunk: not chunk.warm_up)
+            (lambda chunk: self.track.averaged(chunk) >= SLOW_SETTLES)
+            if name == "slow"
+            else (lambda chunk: not chunk.warm_up)
         )
         before: tuple[float, float] | None = None
         for chunk in chunks:
+            if before is not None and bisect_right(self._begins, before[0]) < bisect_right(self._begins, chunk.index):
+                before = None  # it belongs to another context
             if chunk.pressures is None:
                 before = None
                 continue
@@ -173,6 +196,9 @@ class PressureChart:
             (chart.column(injection.chunk - 0.5), f"▴{injection.chunk}", ink.accent)
             for injection in reversed(list(self.track.injections)[-POSTS:])
             if first <= injection.chunk <= last
+        ]
+        marks += [
+            (chart.column(chunk - 0.5), f"▸{chunk}", ink.muted) for chunk in self._begins if first < chunk <= last
         ]
         if self._cliff is not None and first <= self._cliff <= last:
             marks.append((chart.column(self._cliff - 0.5), f"▾{self._cliff}", ink.warn))

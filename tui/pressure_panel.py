@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.strip import Strip
 
+from routing.fit_words import mode_words
 from routing.half_life import Fit
 from routing.mode_bounds import mode_bounds
 from routing.pressure import MODES, Mode
@@ -19,7 +20,7 @@ from tui.frame import Frame
 from tui.panel import Panel
 from tui.pressure_chart import SIGNS, PressureChart, value_of
 from tui.pressure_track import PressureTrack
-from tui.pressure_words import Note, notes_on
+from tui.pressure_words import Note, Start, notes_on, start_of
 from tui.row import Part, cells_of
 from tui.trends import Trend
 from tui.view import RunView
@@ -79,7 +80,7 @@ class PressurePanel(Panel):
             self.label("mid by chunk")
             return self.message(width, height, view.no_token_text)
         mode = self.mode(view)
-        self.label(f"{mode} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *self._origin(view))
+        self.label(f"{mode_words(mode)} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *self._origin(view))
         if self.other_mode and view.mode_problem:
             return self.message(width, height, f"n/a: {view.mode_problem}")
         if self.all_fits and mode in MODES:
@@ -109,15 +110,17 @@ class PressurePanel(Panel):
             return self.message(width, height, f"n/a: {why}")
         notes = self._notes(view, track, trend)[: max(1, height - CHART_LEAST - 3)]
         told = [self._note(note, width) for note in notes]
-        rows, numbers = height - len(told) - 1, self._numbers(view, track, width)
+        start = start_of(track, trend)
+        rows, numbers = height - len(told) - 1, self._numbers(view, track, start, width)
         if rows < CHART_LEAST:
             return [numbers, *told]
         fit = None if trend is None else trend.fit
-        return [numbers, *self._chart(view, track, fit).draw(width, rows), *told]
+        return [numbers, *self._chart(view, track, fit, start).draw(width, rows), *told]
 
-    def _chart(self, view: RunView, track: PressureTrack, fit: Fit | None) -> PressureChart:
+    def _chart(self, view: RunView, track: PressureTrack, fit: Fit | None, start: Start | None) -> PressureChart:
         names = ("mid", *LINES) if self.all_lines else ("mid",)
-        return PressureChart(self.palette, track, fit, self._limits(view, track), names)
+        half = None if start is None else start.half
+        return PressureChart(self.palette, track, fit, self._limits(view, track), half, names)
 
     def _limits(self, view: RunView, track: PressureTrack) -> tuple[float, float] | None:
         """The lowest and the highest P_mid of the mode; None for one that is not known here."""
@@ -140,7 +143,7 @@ class PressurePanel(Panel):
         style = {"plain": ink.muted, "verdict": ink.strong, "warning": ink.warn, "injection": ink.accent}[note.tone]
         return self.row(width).first_that_fits(*([(text, style)] for text in note.variants)).strip()
 
-    def _numbers(self, view: RunView, track: PressureTrack, width: int) -> Strip:
+    def _numbers(self, view: RunView, track: PressureTrack, start: Start | None, width: int) -> Strip:
         """The newest values, how far the mode's P_mid can go, and the start with its half."""
         ink, row = self.palette, self.row(width)
         last = track.chunks[-1].pressures
@@ -149,13 +152,12 @@ class PressurePanel(Panel):
             row.put(f"{sign} ", ink.accent if name == "mid" else ink.series[name])
             value = "n/a" if last is None else number(value_of(last, name), 3)
             row.put(f"{name} ", ink.muted).put(value, ink.strong).put("  ")
-        if track.initial is not None and track.half is not None:
-            start, half = number(track.initial, 3), number(track.half, 3)
-            parts = [("P₀ ", ink.muted), (start, ink.text), ("  half ", ink.muted), (half, ink.text)]
-        else:
-            parts = []
+        parts = []
+        if start is not None:
+            value, half = number(start.value, 3), number(start.half, 3)
+            parts = [(f"{start.name} ", ink.muted), (value, ink.text), ("  half ", ink.muted), (half, ink.text)]
         limits = self._limits(view, track)
-        reach = [] if limits is None else [(f"of {number(limits[0])} to {number(limits[1])}", ink.muted)]
+        reach = [] if limits is None else [(f"possible {number(limits[0])} to {number(limits[1])}", ink.muted)]
         if cells_of(*reach, *parts) + 3 <= row.room:
             row.first_that_fits(reach)
         return row.right(*parts).strip()

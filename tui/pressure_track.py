@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import msgspec
 
@@ -152,6 +154,17 @@ class PressureTrack:
             self.restarts[-1] = replace(restart, chunk=cut.index + 1)
 
     @property
+    def last_injection(self) -> Injection | None:
+        """The last injection, if it is of the present context."""
+        last = self.injections[-1] if self.injections else None
+        return None if last is None or (self.restarts and last.i < self.restarts[-1].i) else last
+
+    def averaged(self, chunk: Chunk) -> int:
+        """Return the tokens that the averages of this mode have taken in at the end of a chunk."""
+        before = bisect_right(self.restarts, chunk.first, key=attrgetter("i")) if self.mode in CONTEXT_MODES else 0
+        return chunk.last - (self.restarts[before - 1].i if before else 0)
+
+    @property
     def half(self) -> float | None:
         """Half of P₀."""
         return None if self.initial is None else self.initial / 2
@@ -164,7 +177,7 @@ class PressureTrack:
     @property
     def delta(self) -> float | None:
         """P_mid of the complete chunk after the last injection, minus that of the one before."""
-        before = self.injections[-1].before if self.injections else None
+        before = None if self.last_injection is None else self.last_injection.before
         if before is None or self.after is None or before.pressures is None or self.after.pressures is None:
             return None
         return self.after.pressures.mid - before.pressures.mid

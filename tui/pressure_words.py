@@ -9,7 +9,7 @@ from typing import Literal, cast
 from routing.estimates import Estimate
 from routing.events import PauseReason
 from routing.external_energy import ExternalEnergy
-from routing.half_life import in_words
+from routing.half_life import Fit, in_words
 from routing.mode_bounds import ModeBounds, mode_bounds
 from routing.pressure import WARM_UP_CHUNKS, Mode, reachability
 from sessions.text import plural
@@ -29,6 +29,30 @@ class Note:
     variants: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the trajectory begins, as the verdict takes it."""
+
+    name: str
+    value: float
+
+    @property
+    def half(self) -> float:
+        """Half of it."""
+        return self.value / 2
+
+
+def start_of(track: PressureTrack, trend: Trend | None) -> Start | None:
+    """Return the fitted start, or P₀ as long as nothing is fitted to the present context; None where neither is known.
+
+    One of them: the verdict is about half of the fitted curve, and P₀ is one chunk's value with its noise.
+    """
+    fit = trend.fit if trend is not None and trend.series.context == track.series.current.number else None
+    if fit is not None and fit.start > 0:
+        return Start("start", fit.start)
+    return None if track.initial is None else Start("P₀", track.initial)
+
+
 def notes_on(track: PressureTrack, trend: Trend | None, *, tap_off: str = "", energy_problem: str = "") -> list[Note]:
     """What is missing, the verdict, what cannot happen, and what text did; the most important first.
 
@@ -39,11 +63,12 @@ def notes_on(track: PressureTrack, trend: Trend | None, *, tap_off: str = "", en
         energy_problem: why forks tell nothing in this mode, if there are any.
     """
     found = [Note("warning", (f"{tap_off}: chunks have no pressure", tap_off))] if tap_off else []
-    found += [_verdict(track, trend)] if track.chunks else []
-    if trend is None or trend.fit is None or trend.fit.verdict != "unreachable":
+    found += _verdicts(track, trend) if track.chunks else []
+    if trend is None or trend.fit is None:
         found += [Note("warning", (text,)) for text in _unreachable(track)]
     if track.crossing is not None:
-        found.append(Note("plain", (f"half of P₀ crossed at chunk {track.crossing}, for the first time",)))
+        first = f"chunk {track.crossing} is the first at or below half"
+        found.append(Note("plain", (f"{first} of the first measured one", f"{first} of the first")))
     found += _delta(track, trend)
     if trend is not None and trend.energy is not None:
         found.append(_energy(trend.energy))
@@ -52,26 +77,35 @@ def notes_on(track: PressureTrack, trend: Trend | None, *, tap_off: str = "", en
     return found
 
 
-def _verdict(track: PressureTrack, trend: Trend | None) -> Note:
-    """What the trajectory comes to, or what is missing for a verdict."""
+def _verdicts(track: PressureTrack, trend: Trend | None) -> list[Note]:
+    """Return the verdict, or what is missing for one; with several contexts both, each with its context."""
+    current = track.series.current
+    found, where = [], f"context {current.number}: " if current.number else ""
     if track.warm_up_missing:
-        warm_up = f"warm-up {WARM_UP_CHUNKS - track.warm_up_missing} of {WARM_UP_CHUNKS} chunks"
-        return Note("plain", (f"{warm_up}: nothing is measured yet", warm_up))
+        warm_up = f"{where}warm-up {WARM_UP_CHUNKS - track.warm_up_missing} of {WARM_UP_CHUNKS} chunks"
+        found.append(Note("plain", (f"{warm_up}: nothing is measured yet", warm_up)))
+    elif trend is not None and trend.series.context != current.number:
+        found.append(Note("plain", (f"{where}no verdict: {current.unavailable}", f"{where}{current.unavailable}")))
+    if trend is not None and trend.fit is not None:
+        return [*found, _verdict(track, trend, trend.fit)]
     if trend is None:
-        return Note("plain", ("the first fit is being made",))
-    if trend.fit is None:
-        return Note("plain", (f"no verdict: {trend.problem}", trend.problem))
-    verdict, lag = in_words(trend.fit), _lag(track, trend)
-    reach = trend.fit.reach
+        return found or [Note("plain", ("the first fit is being made",))]
+    return found or [Note("plain", (f"{where}no verdict: {trend.problem}", trend.problem))]
+
+
+def _verdict(track: PressureTrack, trend: Trend, fit: Fit) -> Note:
+    where = f"context {trend.series.context}: " if track.series.current.number else ""
+    verdict, lag = in_words(fit), _lag(track, trend)
     shorter = verdict.partition(" (")[0]
-    if trend.fit.verdict == "unreachable" and reach is not None:
-        shorter = f"unreachable: floor {number(reach.floor, 3)} > half {number(reach.half, 3)}"
-    return Note("verdict", (f"{verdict}{lag}", f"{shorter}{lag}"))
+    if fit.verdict == "unreachable" and fit.reach is not None:
+        shorter = f"unreachable: floor {number(fit.reach.floor, 3)} > half {number(fit.reach.half, 3)}"
+    return Note("verdict", (f"{where}{verdict}{lag}", f"{where}{shorter}{lag}"))
 
 
 def _lag(track: PressureTrack, trend: Trend) -> str:
-    """How old the fit is, if it does not have the newest chunk."""
-    behind = len(track.series.mid) - len(trend.series.mid)
+    """How old the fit is, if it does not have the newest chunk of its context."""
+    context = track.series.context(trend.series.context)
+    behind = 0 if context is None else len(context.mid) - len(trend.series.mid)
     return f" · fit {plural(behind, 'chunk')} old" if behind > 0 else ""
 
 
@@ -85,9 +119,9 @@ def _unreachable(track: PressureTrack) -> list[str]:
 
 def _delta(track: PressureTrack, trend: Trend | None) -> list[Note]:
     """The differences around the last injection, called what they are."""
-    if not track.injections:
+    injection, delta = track.last_injection, track.delta
+    if injection is None:
         return []
-    injection, delta = track.injections[-1], track.delta
     label, before = injection.label, injection.before
     if delta is None or before is None:
         missing = "no complete chunk before it" if before is None else "after the next complete chunk"
@@ -107,6 +141,8 @@ def _delta(track: PressureTrack, trend: Trend | None) -> list[Note]:
 def _forecast(track: PressureTrack, trend: Trend | None) -> str:
     """P_mid after the injection less its forecast, or why there is none."""
     after = track.after
+    if trend is not None and trend.series.context != track.series.current.number:
+        return f"forecast n/a: {track.series.current.unavailable}"
     if trend is None or after is None or after.pressures is None or trend.series.after != after.index:
         return "forecast n/a: it is being made"
     if trend.forecast is None:
@@ -136,16 +172,17 @@ def _estimate(found: Estimate) -> str:
     return f"{signed(found.mean)} [{', '.join(signed(end) for end in found.interval)}]"
 
 
-def branches(mode: Mode, experts: int) -> list[tuple[PauseReason, str]]:
-    """Every reason for which the reference pauses, and whether this mode can come to it."""
+def branches(mode: Mode, experts: int) -> list[tuple[str, str]]:
+    """Return every reason for which the reference pauses, and whether this mode can come to it."""
     bounds = mode_bounds(mode, experts)
-    fast, net = f"P_fast is at worst {number(bounds.fast, 3)}", f"P_net is at worst {number(bounds.net, 3)}"
     return [
-        ("fast_instability", _reach("fast_instability", bounds, fast)),
-        ("negative_pressure", _reach("negative_pressure", bounds, net)),
-        ("multistep_chunk_complete", "each chunk; no residual grows"),
+        ("unstable", _reach("fast_instability", bounds, "fast", bounds.fast, -0.7)),
+        ("negative", _reach("negative_pressure", bounds, "net", bounds.net, 0.0)),
+        ("step by step", "after each chunk; no residual intent grows"),
     ]
 
 
-def _reach(reason: PauseReason, bounds: ModeBounds, bound: str) -> str:
-    return f"{'possible' if reason in bounds.pauses else 'unreachable'}: {bound}"
+def _reach(reason: PauseReason, bounds: ModeBounds, name: str, lowest: float, below: float) -> str:
+    """Name the pressure that the pause depends on, and the lowest value that it can have."""
+    possible, takes = reason in bounds.pauses, f"{number(lowest, 3)}, needs {number(below, 1)}"
+    return f"possible: {name} can be {takes}" if possible else f"never: {name} is at least {takes}"

@@ -13,21 +13,23 @@ from routing.external_energy import ExternalEnergy, boundaries_of, external_ener
 from routing.half_life import Fit, fit_half_life, too_long, too_short
 from tui.view import RunView
 
-Extent = tuple[int, int | None, int | None, int]
-"""Measured chunks, the last injection and the chunk after it, forks: how far a trajectory has come."""
+Extent = tuple[int, int, int | None, int | None, int]
+"""Context, its measured chunks, the last injection and the chunk after it, forks: how far a trajectory has come."""
 REST = 9
 """A refit is followed by a rest of so many times its own length: no more than a tenth of a core goes into it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What a fit is made from: a trajectory as it is at one moment."""
+    """What a fit is made from: the trajectory of one context as it is at one moment."""
 
     run: int
     mode: str
     positions: tuple[int, ...]
     """Index of each measured chunk, ascending."""
     mid: tuple[float, ...]
+    context: int = 0
+    """Number of the context: the newest that is long enough for a fit."""
     problem: str = ""
     """Why nothing can be fitted to it yet."""
     injected: int | None = None
@@ -40,11 +42,13 @@ class Series:
     def of(cls, view: RunView, mode: str) -> Series:
         """The trajectory of a mode, as it is now."""
         track = view.tracks[mode]
+        judged = track.series.judged
         return cls(
             run=view.runs,
             mode=mode,
-            positions=tuple(track.series.positions),
-            mid=tuple(track.series.mid),
+            positions=tuple(judged.positions),
+            mid=tuple(judged.mid),
+            context=judged.number,
             problem=track.unavailable,
             injected=_injected(view, mode),
             after=_after(view, mode),
@@ -54,7 +58,7 @@ class Series:
     @property
     def extent(self) -> Extent:
         """What tells that the trajectory has gone on since."""
-        return len(self.mid), self.injected, self.after, len(self.forks)
+        return self.context, len(self.mid), self.injected, self.after, len(self.forks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,17 +169,18 @@ class Trends:
 
 def _extent(view: RunView, mode: str) -> Extent:
     """`Series.extent` of what would be taken now."""
-    measured = len(view.tracks[mode].series.mid)
-    return measured, _injected(view, mode), _after(view, mode), len(_forks(view, mode))
+    judged = view.tracks[mode].series.judged
+    return judged.number, len(judged.mid), _injected(view, mode), _after(view, mode), len(_forks(view, mode))
 
 
 def _injected(view: RunView, mode: str) -> int | None:
-    injections = view.tracks[mode].injections
-    return injections[-1].chunk if injections else None
+    last = view.tracks[mode].last_injection
+    return None if last is None else last.chunk
 
 
 def _after(view: RunView, mode: str) -> int | None:
-    after = view.tracks[mode].after
+    track = view.tracks[mode]
+    after = track.after if track.last_injection is not None else None
     return None if after is None or after.pressures is None else after.index
 
 

@@ -14,7 +14,7 @@ import pytest
 from backends.extras import install_command
 from backends.protocol import ForkPlan
 from routing.errors import UserError
-from routing.events import Fork, Token
+from routing.events import Fork, State, Token, to_json
 from routing.noise import Noise
 from routing.pressure import WARM_UP_CHUNKS
 from routing.summary import Summary
@@ -24,6 +24,7 @@ from sessions.measuring.findings import analyse
 from sessions.measuring.noise import NOISE_FILE, range_in_words, read_noise
 from sessions.measuring.output import write_all
 from sessions.measuring.plan import PLAN_FILE, Plan, read_plan
+from sessions.measuring.recorded import NotWholeError, read_run
 from sessions.measuring.results import results, to_bytes
 from sessions.measuring.runner import measure
 from sessions.reader import read_session
@@ -177,6 +178,18 @@ def test_noise_in_words_is_a_range_over_runs():
         "load 0.50 to 5.25 on 2 cores, other processes used 3 to 48 % of the processors, steal n/a"
     )
     assert range_in_words([]).startswith("n/a")
+
+
+def test_a_run_of_several_contexts_is_no_measured_run(copy):
+    """Its chunks would be one trajectory, which they are not."""
+    planned = PLAN.plain_runs()[0]
+    path = copy / planned.file
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = next(n for n in reversed(range(len(lines))) if b'"event":"token"' in lines[n])
+    fresh = State(state="fresh_context", i=json.loads(lines[last])["i"], t=1.0, why="context")
+    path.write_bytes(b"".join([*lines[:last], to_json(fresh) + b"\n", *lines[last:]]))
+    with pytest.raises(NotWholeError, match="it began again in a fresh context"):
+        read_run(copy, planned, PLAN)
 
 
 def test_a_worker_that_dies_is_one_line_and_the_next_attempt_goes_on(tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ async def test_a_recorded_chunk_pause_offers_nothing_that_a_replay_cannot_do():
 async def test_in_multistep_both_pressure_modes_take_every_chunk_as_a_pause():
     _, items = at_boundary()
     async with running(items) as (app, _, _):
-        for mode in ("measured-v1", "chronomoe-v1"):
+        for mode in ("measured-v2", "chronomoe-v1"):
             chunks = app.view.tracks[mode].chunks
             assert [chunk.pause for chunk in chunks] == ["multistep_chunk_complete"] * 2
             assert [chunk.residual for chunk in chunks] == [0.0, 0.0]
@@ -268,8 +268,8 @@ async def test_help_says_which_pauses_a_mode_cannot_reach():
         await press(app, pilot, "question_mark")
         table = app.screen._pauses(8)
         reasons, words = ([str(cell) for cell in column.cells] for column in table.columns)
-        assert "unreachable: P_fast is at worst −0.402" in words
-        assert reasons.count("fast_instability") == 2
+        assert "never: fast is at least −0.402, needs −0.7" in words
+        assert reasons.count("unstable") == 2
 
 
 async def test_the_accent_marks_a_chunk_that_waits():

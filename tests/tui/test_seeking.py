@@ -186,9 +186,9 @@ async def test_a_recording_that_begins_in_mid_run_says_where_and_does_not_know_i
     async with replaying(path) as (app, pilot):
         await jumped(app, pilot, "token", 1600)
         assert f"the recording begins at token {items[1].i:,}" in shown(app.dashboard.stream)
-        begun = app.view.tracks["measured-v1"]
+        begun = app.view.tracks["measured-v2"]
         await jumped(app, pilot, END)
-        entered = app.view.tracks["measured-v1"]
+        entered = app.view.tracks["measured-v2"]
         assert begun is not entered
         for track in (begun, entered):
             assert track.initial is None

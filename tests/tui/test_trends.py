@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import Executor, Future
 
 import pytest
 
 from routing.external_energy import boundaries_of, external_energy
+from routing.fit_words import by_weight
 from routing.half_life import fit_half_life, in_words
+from tests.routing.planted import REAL_NOISE, constant, plant
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, main_run, with_mid
 from tests.tui.scripted import REPLAY, REPLAYING, ManualClock
 from tui.pressure_words import branches
 from tui.trends import REST
+
+PERSISTENT = [0.46] * 10 + next(plant(constant(0.46), 0.5, range(1, 2), sd=REAL_NOISE)).mid
+"""By chunk of a run: ten of warm-up, then the values of a flat series."""
 
 
 class Slow(Executor):
@@ -33,7 +39,7 @@ class Slow(Executor):
             done.set_result(work(*arguments))
 
 
-def expected_fit(app, mode="measured-v1"):
+def expected_fit(app, mode="measured-v2"):
     series = app.view.tracks[mode].series
     return fit_half_life(series.mid, mode=mode, positions=series.positions)
 
@@ -81,9 +87,9 @@ async def test_a_mode_that_cannot_fall_to_half_is_unreachable_with_both_numbers(
         await press(app, pilot, "4", "p")
         fit = expected_fit(app, "chronomoe-v1")
         assert fit.verdict == "unreachable"
-        said = f"unreachable: chronomoe-v1 cannot fall below 0.179, half is {fit.reach.half:.3f}"
+        said = f"unreachable: ChronoMoE's rule cannot fall below 0.179, half is {fit.reach.half:.3f}"
         assert said in shown(app.dashboard.pressure)
-        assert "of 0.18 to 0.33" in shown(app.dashboard.pressure)
+        assert "possible 0.18 to 0.33" in shown(app.dashboard.pressure)
 
 
 # The picture
@@ -131,9 +137,36 @@ async def test_t_shows_all_candidates_with_their_weights_and_back(size):
             assert f"{100 * candidate.weight:.0f} %" in row
             assert f"{candidate.aicc:.1f}".replace("-", "−") in row
             assert ("●" in row) == (candidate.shape == fit.chosen.shape)
-        assert "fast_instability  unreachable: P_fast is at worst −0.402" in text
+        assert "unstable  never: fast is at least −0.402, needs −0.7" in text
         await press(app, pilot, "t")
         assert "AICc" not in shown(app.dashboard.pressure)
+
+
+def persistent(chunk):
+    """P_mid that is flat, with noise that persists enough for a cliff to fit it best."""
+    return PERSISTENT[chunk]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
+async def test_curves_are_sorted_by_weight_and_why_the_likeliest_was_not_believed_is_said(size):
+    async with running(with_mid(main_run(900, 700), persistent), size=size) as (app, pilot, _):
+        await press(app, pilot, "4", "t")
+        fit, text = expected_fit(app), lines(app.dashboard.pressure)
+        best = by_weight(fit)[0].shape
+        assert (fit.verdict, best) == ("stable", "cliff")
+        names = [next(word for word in line.split() if word not in "●") for line in text[1:5]]
+        assert names == [each.shape for each in by_weight(fit)]
+        assert text[5].startswith("cliff not believed: noise alone gives such curves")
+
+
+@pytest.mark.parametrize("curve", [halving, falling_at_24, lambda _: 0.5], ids=["exponential", "cliff", "stable"])
+async def test_there_is_one_half_on_the_panel(curve):
+    async with running(with_mid(main_run(900, 700), curve), size=(200, 60)) as (app, pilot, _):
+        await press(app, pilot, "4", "z")
+        half = f"{expected_fit(app).start / 2:.3f}"
+        found = re.findall(r"half (?:of its start )?\(?(\d\.\d+)", shown(app.dashboard.pressure))
+        assert len(found) >= 2
+        assert set(found) == {half}
 
 
 async def test_enter_on_the_panel_does_the_same():
@@ -154,11 +187,11 @@ async def test_without_a_fit_the_table_says_why():
 async def test_the_difference_is_given_against_the_chunk_before_and_against_the_forecast():
     async with running(decay(), size=(200, 60)) as (app, pilot, _):
         await press(app, pilot, "4", "z")
-        track = app.view.tracks["measured-v1"]
+        track = app.view.tracks["measured-v2"]
         injected, after = track.injections[-1].chunk, track.after
         earlier = [(at, mid) for at, mid in zip(track.series.positions, track.series.mid, strict=True) if at < injected]
         positions, mid = zip(*earlier, strict=True)
-        forecast = fit_half_life(mid, mode="measured-v1", positions=positions).forecast(after.index)
+        forecast = fit_half_life(mid, mode="measured-v2", positions=positions).forecast(after.index)
         from_forecast = f"{after.pressures.mid - forecast:+.3f}".replace("-", "−")
         delta = f"{track.delta:+.3f}".replace("-", "−")
         said = f"go on: Δ P_mid {delta} before/after, {from_forecast} from forecast (difference without control)"
@@ -291,10 +324,10 @@ async def test_a_fit_that_fails_is_said_to_have_failed():
 @pytest.mark.parametrize(
     ("mode", "experts", "said"),
     [
-        ("measured-v1", 512, "unreachable: P_fast is at worst −0.402"),
-        ("chronomoe-v1", 8, "unreachable: P_fast is at worst −0.672"),
-        ("chronomoe-v1", 64, "possible: P_fast is at worst −1.000"),
+        ("measured-v2", 512, "never: fast is at least −0.402, needs −0.7"),
+        ("chronomoe-v1", 8, "never: fast is at least −0.672, needs −0.7"),
+        ("chronomoe-v1", 64, "possible: fast can be −1.000, needs −0.7"),
     ],
 )
 def test_fast_instability_is_said_to_be_unreachable_or_not(mode, experts, said):
-    assert dict(branches(mode, experts))["fast_instability"] == said
+    assert dict(branches(mode, experts))["unstable"] == said

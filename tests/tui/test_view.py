@@ -215,16 +215,16 @@ def test_recorded_chunks_are_taken_as_they_are_and_the_other_mode_is_computed():
     items = main_run(130)
     recorded = [item for item in items if isinstance(item, Chunk)]
     view = fold(items)
-    assert list(view.tracks["measured-v1"].chunks) == recorded
+    assert list(view.tracks["measured-v2"].chunks) == recorded
     other = view.tracks["chronomoe-v1"].chunks
     assert [chunk.first for chunk in other] == [chunk.first for chunk in recorded]
     assert all(mine.pressures != theirs.pressures for mine, theirs in zip(other, recorded, strict=True))
 
 
-def test_a_run_recorded_in_the_other_mode_gets_measured_v1_computed():
+def test_a_run_recorded_in_the_other_mode_gets_the_measured_one_computed():
     view = fold(main_run(45, head=header(pressure="chronomoe-v1")))
-    assert view.other_mode == "measured-v1"
-    assert len(view.tracks["measured-v1"].chunks) == 2
+    assert view.other_mode == "measured-v2"
+    assert len(view.tracks["measured-v2"].chunks) == 2
 
 
 def test_the_next_chunk_boundary_is_counted_down():

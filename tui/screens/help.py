@@ -13,6 +13,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from routing.fit_words import mode_words
 from routing.pressure import MODES
 from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
 from tui.frame import Frame
@@ -88,8 +89,8 @@ class HelpScreen(ModalScreen[None]):
     def _pauses(self, experts: int) -> Table:
         """For which reasons the reference pauses after a chunk, and whether each mode can come to it at all."""
         table = _table("Pauses", ())
-        for mode in MODES:
-            table.add_row(Text(), Text(f"as {mode} finds them, with {experts} experts", style="dim"))
+        for mode in (MODES[0], MODES[-1]):
+            table.add_row(Text(), Text(f"{mode_words(mode)}, with {experts} experts", style="dim"))
             for reason, words in branches(mode, experts):
                 table.add_row(Text(reason, style="bold"), Text(words))
         return table
