@@ -46,7 +46,7 @@ TENSOR_TYPES = {
 SCALARS = {kind: struct.Struct(f"<{code}") for kind, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)}
 """Numbers and truth values in metadata, by the number of their type."""
 INTEGERS = frozenset({*range(6), 10, 11})
-"""Those types of them that are integers."""
+"""The integer types among them."""
 LONGEST_ARRAY = 2048
 """Items; longer ones are vocabularies."""
 STRING, ARRAY = 8, 9

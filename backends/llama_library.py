@@ -155,7 +155,7 @@ def operation(address: int) -> str:
 
 @cache
 def knows_key(key: str) -> bool:
-    """Whether this build has a name for a metadata key of architectures, such as `attention.sliding_window`."""
+    """Return True if this build has a name for a metadata key of architectures, such as `attention.sliding_window`."""
     with Path(_library_path()).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
         return library.find(f"%s.{key}\0".encode()) >= 0
 

@@ -1,4 +1,4 @@
-"""Settings of a model that llama.cpp does not heed, so that its numbers are those of another model (read in 0.3.36).
+"""Settings of a model that llama.cpp ignores, so that its numbers are those of another model (read in 0.3.36).
 
 They stand in the metadata of its GGUF file, or in a `config.json` beside it: llama.cpp's converter leaves many out.
 Each is compared with the gate that was read off the graph, or with what is known of the architecture.
@@ -85,7 +85,7 @@ class Model:
 
 
 def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[int, int] | None = None) -> list[str]:
-    """Return a warning for every setting that llama.cpp does not heed and that changes this model's numbers.
+    """Return a warning for every setting that llama.cpp ignores and that changes this model's numbers.
 
     Args:
         file: header of the model's first file.
@@ -215,7 +215,7 @@ def _built_in(model: Model) -> Iterator[str]:
 
 
 def _rotation(model: Model) -> Iterator[str]:
-    """Where layers of an architecture are rotated otherwise than the model says."""
+    """Rotations that an architecture has in other layers, or with another base, than the model says."""
     sliding = model.metadata("rope.freq_base_swa")
     is_other = _is_number(sliding) and sliding != model.metadata("rope.freq_base")
     if model.file.architecture == "mellum" and is_other:

@@ -1,4 +1,4 @@
-"""What an engine warns of while it loads a model stands in the header: each kind of message once, and counted."""
+"""Warnings that an engine logs while it loads a model are in the header: each kind of message once, and counted."""
 
 from __future__ import annotations
 

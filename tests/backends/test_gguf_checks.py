@@ -1,4 +1,4 @@
-"""What GGUF files in the field say of their experts: refused in a line before llama.cpp aborts on it, or run."""
+"""GGUF files in the field: refused in one line before llama.cpp aborts on their metadata, or run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that llama.cpp does not heed are named, whether a GGUF file says them or a config.json beside it."""
+"""Settings that llama.cpp ignores are named: those of a GGUF file, and of a config.json beside it."""
 
 from __future__ import annotations
 

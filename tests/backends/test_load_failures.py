@@ -28,6 +28,7 @@ from sessions.run_settings import RunSettings
 from sessions.surroundings import Surroundings
 from tests.backends import llama_files, tiny
 from tests.backends.test_process import GREEDY, Failed, Listener
+from tests.truth.compare import MODELS
 
 ROWS = 1 << 19
 """Of every expert's matrices in a model that is too large: half a gigabyte in each tensor."""
@@ -142,8 +143,12 @@ def test_no_memory_for_mlx(refusal: Callable[..., str], tmp_path: pathlib.Path) 
 
 
 def test_an_assertion_of_ggml(refusal: Callable[..., str], tmp_path: pathlib.Path) -> None:
-    """More experts at a time than there are: the header is in order, and llama.cpp aborts."""
-    path = llama_files.write_gguf(tmp_path / "m.gguf", tiny.MIXTRAL | {"num_experts_per_tok": 9})
+    """A recurrent state without a size: nothing that is checked before, and llama.cpp aborts."""
+    key = b"qwen3next.ssm.inner_size"
+    data = (MODELS / "qwen3_next" / "model.gguf").read_bytes()
+    value = data.index(key) + len(key) + 4
+    path = tmp_path / "m.gguf"
+    path.write_bytes(data[:value] + bytes(4) + data[value + 4 :])
     message = refusal(path, threads=1)
     assert message.startswith("the model's process crashed (SIGABRT: GGML_ASSERT(")
     assert message.endswith(" failed): try another version of the engine, or another model")
