@@ -5,6 +5,7 @@ The parent holds the writing end and never writes. Where it ends, however it end
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -20,9 +21,10 @@ def hold(lifeline: int) -> None:
     """
     if sys.platform != "linux":
         return
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    with contextlib.suppress(OSError):  # sandboxes that imitate Linux may lack it
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if _is_closed(lifeline):
         os._exit(0)
 

@@ -51,7 +51,8 @@ def _answer(template: str, variables: dict[str, Any], memory: int, longest: int)
 def _end_with(parent: int) -> None:
     """Have Linux kill this process when the one that started it ends. Elsewhere the limit on time has to do."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError, AttributeError):  # a C library may lack it
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
 
