@@ -125,9 +125,10 @@ class Run:
         self._engine.configure(self._start.sampling, reseed=True)
         self._prompt = first_tokens(self._engine, self._start)
         if (note := self._engine.first_use) is not None:
-            self._narration.prefill(0, len(self._prompt), note)
-            self._engine.first_use = None
+            self._narration.note, self._engine.first_use = note, None
+            self._narration.prefill(0, len(self._prompt))
         self._evaluate(self._prompt, "prompt")
+        self._narration.note = None
         if self._left == 0:
             self._finish("length")
         elif self._takes:

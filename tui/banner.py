@@ -77,6 +77,8 @@ def messages(frame: Frame) -> list[Message]:
         found.append(
             ("good", f"finished: {_finished(frame)}", _offers(frame, "pause", "home", "go_on", "prompt", "quit"))
         )
+    if frame.silence and frame.view.progress is not None and frame.view.progress.note:
+        found.append(("wait", one_line(frame.view.progress.note, SENTENCE_LIMIT), ""))
     if frame.at_boundary:
         found.append(("wait", _boundary(frame), ""))
     return found
