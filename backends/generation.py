@@ -128,9 +128,10 @@ class Run:
         if is_turn(self._engine, self._start):
             self._check_said(self._prompt, self._start.prompt)
         if (note := self._engine.first_use) is not None:
-            self._narration.prefill(0, len(self._prompt), note)
-            self._engine.first_use = None
+            self._narration.note, self._engine.first_use = note, None
+            self._narration.prefill(0, len(self._prompt))
         self._evaluate(self._prompt, "prompt")
+        self._narration.note = None
         if self._left == 0:
             self._finish("length")
         elif self._takes:

@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from backends.catalog import ModelLocation
 from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing
 from backends.mlx_bare import MlxBare
-from backends.mlx_loading import LoadedModel, load_model
+from backends.mlx_loading import LoadedModel, first_use, load_model
 from backends.mlx_sampling import NextToken, Prediction
 from backends.mlx_tap import Frame
 from backends.protocol import EngineOptions
@@ -42,10 +42,6 @@ class ForwardPass:
     """The prediction takes a given token."""
 
 
-COMPILING = "the first time on a machine, MLX compiles its kernels: some 20 s"
-"""It calls the C++ compiler for kernels on a processor, and keeps what it makes in the folder for temporary files."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """Where a run stands: its context, and all that drawing goes on from."""
@@ -70,7 +66,7 @@ class MlxEngine(Engine):
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
         self.vocabulary = loaded.vocabulary
-        self.first_use = COMPILING if mx.default_device() == mx.Device(mx.cpu) else None
+        self.first_use = first_use()
         self.has_chat_template = loaded.text.has_chat_template
         self._loaded = loaded
         self._next_token = NextToken(Sampling(seed=0), loaded.text.ends, loaded.vocabulary)

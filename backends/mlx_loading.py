@@ -37,6 +37,9 @@ from routing.gates import UNKNOWN_GATE
 
 Report = Callable[[Progress], None]
 
+COMPILING = "the first time on a machine, MLX compiles its kernels: some 20 s"
+"""It calls the C++ compiler for kernels on a processor, and keeps what it makes in the folder for temporary files."""
+
 HALF = (mx.float16, mx.bfloat16)
 
 KV_TYPES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
@@ -77,6 +80,11 @@ class Shape:
     """Of what the layers keep of earlier tokens."""
 
 
+def first_use() -> str | None:
+    """Return what the first evaluations on this device also do, in words; None if nothing that takes long."""
+    return COMPILING if mx.default_device() == mx.Device(mx.cpu) else None
+
+
 def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
     """Load the weights, hook the routers, and run one token through to see that all of them show.
 
@@ -100,6 +108,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     computed = _cast_for_device(model, stored)
     _wire_memory()
     _read_weights(location.name, model, loading, progress)
+    progress(msgspec.structs.replace(loading, done=facts.bytes, note=first_use() or beyond_memory))
     tap = RouterTap(model)
     shape = _probe(model, tap)
     return LoadedModel(

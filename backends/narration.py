@@ -35,6 +35,8 @@ class Narration:
         """Tokens so far."""
         self.detokenizer = detokenizer
         """Of the context that the next tokens stand in."""
+        self.note: str | None = None
+        """What else takes time while given tokens are evaluated, in words."""
         self._outbox = outbox
         self._clock = clock
         self._began = clock()
@@ -53,9 +55,9 @@ class Narration:
         self.i += len(facts)
         self._outbox.put_tokens(Evaluated(facts, routing))
 
-    def prefill(self, done: int, total: int, note: str | None = None) -> None:
-        """How far given tokens are evaluated, and what else takes its time."""
-        self._outbox.put(Progress(stage="prefill", done=done, total=total, unit="tokens", note=note))
+    def prefill(self, done: int, total: int) -> None:
+        """How far given tokens are evaluated."""
+        self._outbox.put(Progress(stage="prefill", done=done, total=total, unit="tokens", note=self.note))
         self._outbox.flush()
 
     def state(self, state: RunState, *, why: str | None = None, message: str | None = None) -> None:

@@ -9,6 +9,7 @@ import click
 
 from commands.output import complain, say
 from commands.summary_text import summary_lines
+from commands.waiting import wait_told
 from routing.events import Progress, State, StreamItem, Token
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
 
     with progress_bar(quiet=quiet) as bar:
         view = _BarView(bar, total)
-        summary = run_headless(source, view.show)
+        summary = run_headless(source, view.show, closing=wait_told)
     if source.fatal_error is not None:
         raise source.fatal_error
     for error in view.errors:

@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from commands.output import complain, say
+from commands.waiting import wait_told
 from routing.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from sessions.replay import ReplaySource
 
 PUT_OFF_SECONDS = 0.1
-UNTOLD_SECONDS = 0.7
-"""A source that takes longer than this to close is said to be waited for."""
 LEAVING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -60,7 +59,7 @@ def show(source: LiveSource | ReplaySource) -> None:
     with _signals_put_off():
         try:
             source.start()
-            MoeWatchApp(source, clock=time.monotonic, closing=_wait_told).run()
+            MoeWatchApp(source, clock=time.monotonic, closing=wait_told).run()
         finally:
             _ignore_signals()
             source.close()
@@ -72,23 +71,6 @@ def show(source: LiveSource | ReplaySource) -> None:
     if recording.mode == "recording" or (recording.mode == "off" and recording.path):
         say(f"recorded to {recording.path}")
         say(f"watch it again with: {replay_command(Path(recording.path))}")
-
-
-@contextmanager
-def _wait_told() -> Iterator[None]:
-    """Say what is waited for if it takes longer than a moment. The terminal may be gone by now."""
-
-    def tell() -> None:
-        with suppress(OSError):
-            complain("ending the run: waiting for the model's process, which is killed if it does not answer")
-
-    timer = threading.Timer(UNTOLD_SECONDS, tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def replay_command(recorded: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -18,7 +18,11 @@ LONGEST_WAIT = 0.02
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_headless(source: Source, on_item: Callable[[StreamItem], None]) -> dict[str, Any]:
+def run_headless(
+    source: Source,
+    on_item: Callable[[StreamItem], None],
+    closing: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> dict[str, Any]:
     """Start a source, follow it to its end, close it, and sum it up.
 
     Ctrl-C, SIGTERM or a closed terminal ends the run as a person's wish: it is finished and recorded as such, and
@@ -27,6 +31,7 @@ def run_headless(source: Source, on_item: Callable[[StreamItem], None]) -> dict[
     Args:
         source: a source that was not started yet.
         on_item: called with every item, in order.
+        closing: entered while the source is closed.
 
     Returns:
         The run's summary, see `routing.summary`; empty if no run began.
@@ -51,7 +56,8 @@ def run_headless(source: Source, on_item: Callable[[StreamItem], None]) -> dict[
                 if not drain():
                     stopped.wait(LONGEST_WAIT)
         finally:
-            source.close()
+            with closing():
+                source.close()
         drain()
     result = summary.result()
     if stopped.is_set() and not result:

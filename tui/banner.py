@@ -74,9 +74,10 @@ def messages(frame: Frame) -> list[Message]:
     if frame.view.dropped:
         found.append(("bad", f"{plural(frame.view.dropped, 'event')} lost: the numbers shown have a gap", ""))
     if frame.status == "finished" and frame.view.header is not None:
-        found.append(
-            ("good", f"finished: {_finished(frame)}", _offers(frame, "pause", "home", "go_on", "prompt", "quit"))
-        )
+        then = ("pause", "home") if frame.at_end else ("go_on", "prompt")
+        found.append(("good", f"finished: {_finished(frame)}", _offers(frame, *then, "quit")))
+    if frame.silence and frame.view.progress is not None and frame.view.progress.note:
+        found.append(("wait", one_line(frame.view.progress.note, SENTENCE_LIMIT), ""))
     if frame.at_boundary:
         found.append(("wait", _boundary(frame), ""))
     return found

@@ -20,6 +20,7 @@ _WHY_FINISHED = {
 EVERY_CHUNK = "multistep_chunk_complete"
 """The reference's reason for a pause that needs no other: every chunk pauses."""
 _WHY_PAUSED = {
+    "user": "by hand",
     "chunk": "chunk complete",
     EVERY_CHUNK: "chunk complete",
     "negative_pressure": "negative pressure",

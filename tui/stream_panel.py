@@ -346,7 +346,7 @@ def _times(waited: float, share: float | None) -> str | None:
     """Return how long it has taken, and how long it will at this pace; None where it takes no time worth telling."""
     if waited < TOLD_SECONDS:
         return None
-    left = waited * (1 - share) / share if share else None
+    left = waited * (1 - share) / share if share and share < 1 else None
     return f"{clock_time(waited)} elapsed" + ("" if left is None else f", about {clock_time(left)} left")
 
 

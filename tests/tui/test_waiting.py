@@ -76,3 +76,28 @@ async def test_what_else_the_first_evaluation_does_is_said_in_words(size):
     async with running([header, progress], size=size) as (app, _, _):
         text = " ".join(line.strip("│ ") for line in lines(app.dashboard.stream))
         assert note in " ".join(text.split())
+
+
+@SIZES
+async def test_a_silent_first_evaluation_is_explained_where_the_prompt_is_shown_already(size):
+    note = "the first time on a machine, MLX compiles its kernels: some 20 s"
+    run, clock = MadeUpRun(), ManualClock()
+    progress = Progress(stage="prefill", done=6, total=6, unit="tokens", note=note)
+    async with running([*run.prompt(), progress], size=size, clock=clock) as (app, pilot, source):
+        banner = app.dashboard.query_one("#banner")
+        assert not banner.display
+        clock.advance(20)
+        await settle(app, pilot)
+        assert note in shown(banner)
+        source.add(run.generate(1))
+        await settle(app, pilot)
+        assert not banner.display
+
+
+async def test_no_time_is_left_to_tell_of_what_is_done():
+    clock = ManualClock()
+    async with running([loading(8_000, 8_000)], abilities=(), clock=clock) as (app, pilot, _):
+        clock.advance(7)
+        await settle(app, pilot)
+        assert "0:07 elapsed" in shown(app.dashboard.stream)
+        assert "left" not in shown(app.dashboard.stream)
