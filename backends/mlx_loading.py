@@ -21,6 +21,7 @@ from mlx_lm.utils import load_model as mlx_load_model
 from backends import model_config, out_of_memory
 from backends.catalog import ModelLocation
 from backends.engine_options import check_context
+from backends.layer_checks import check_same_experts
 from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
@@ -29,6 +30,7 @@ from backends.weights import WeightFacts, weight_facts
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo, Progress
 from routing.gates import UNKNOWN_GATE
+from routing.header import experts_per_token
 
 Report = Callable[[Progress], None]
 
@@ -61,7 +63,8 @@ class Shape:
     """What one forward pass showed of the model."""
 
     experts: int
-    experts_per_token: int
+    k_by_layer: list[int]
+    """Experts per token of each MoE layer."""
     vocabulary: int
     kv_type: str | None
     """Of what the layers keep of earlier tokens."""
@@ -191,11 +194,9 @@ def _probe(model: nn.Module, tap: RouterTap) -> Shape:
     ]
     if unseen:
         raise UserError(f"the routing of layers {unseen} cannot be observed", advice="give another model")
-    shapes = {(layer.experts, caught.shape[-1]) for layer, caught in zip(tap.layers, tap.frame.experts, strict=True)}
-    if len(shapes) > 1:
-        raise UserError("layers with different numbers of experts cannot be shown", advice="give another model")
-    experts, experts_per_token = shapes.pop()
-    return Shape(experts, experts_per_token, logits.shape[-1], _cache_type(cache))
+    check_same_experts([(layer.index, layer.experts) for layer in tap.layers])
+    k_by_layer = [caught.shape[-1] for caught in tap.frame.experts]
+    return Shape(tap.layers[0].experts, k_by_layer, logits.shape[-1], _cache_type(cache))
 
 
 def _cache_type(cache: list[Any]) -> str | None:
@@ -224,7 +225,7 @@ def _model_info(
         architecture=str(config.get("model_type", "unknown")),
         layers=layers,
         experts=shape.experts,
-        experts_per_token=shape.experts_per_token,
+        experts_per_token=experts_per_token(shape.k_by_layer),
         gate=tap.gate,
         quantization=model_config.quantization(config),
         parameters=facts.parameters or int(get_total_parameters(model)),

@@ -2,6 +2,7 @@
 
 One run is a `Header` followed by events in the order in which they happened. Everything that is shown
 or computed anywhere is a function of these. Shapes: `L` MoE layers, `E` experts, `k` experts per token.
+Where `k` differs by layer, `L·k` is its sum over layers.
 Quantities that could not be had are absent (`None`), never zero.
 
 Weights, entropies and margins are integers in the header's `units`: they are rounded here, once, so that
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from routing.header import SCHEMA as SCHEMA
+from routing.header import SCHEMA_BY_LAYER as SCHEMA_BY_LAYER
 from routing.header import SCHEMA_MINOR as SCHEMA_MINOR
 from routing.header import BackendInfo as BackendInfo
 from routing.header import Continues as Continues

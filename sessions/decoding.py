@@ -30,7 +30,7 @@ def token_decoder(header: Header) -> Callable[[bytes], Token]:
     """
     model = header.model
     most = tuple(most_of(header).items())
-    decode = msgspec.json.Decoder(_kind(len(model.layers), model.experts, model.experts_per_token, most)).decode
+    decode = msgspec.json.Decoder(_kind(len(model.layers), model.experts, sum(model.k_by_layer), most)).decode
     names = [field.name for field in _FIELDS]
     values = attrgetter(*names)
 
@@ -41,10 +41,10 @@ def token_decoder(header: Header) -> Callable[[bytes], Token]:
 
 
 @lru_cache(maxsize=8)  # making a type takes a millisecond
-def _kind(layers: int, experts: int, k: int, most: tuple[tuple[str, int], ...]) -> Any:
+def _kind(layers: int, experts: int, chosen: int, most: tuple[tuple[str, int], ...]) -> Any:
     """A struct with `Token`'s fields, each with the range that its numbers may have in this model."""
-    kinds = get_type_hints(Token) | _numbers() | _rows(layers, experts, k, dict(most))
-    fields = [(field.name, kinds[field.name], *_default(field, layers * k)) for field in _FIELDS]
+    kinds = get_type_hints(Token) | _numbers() | _rows(layers, experts, chosen, dict(most))
+    fields = [(field.name, kinds[field.name], *_default(field, chosen)) for field in _FIELDS]
     return msgspec.defstruct("SoundToken", fields, kw_only=True, gc=False, tag_field="event", tag="token")
 
 
@@ -59,10 +59,10 @@ def _numbers() -> dict[str, Any]:
     }
 
 
-def _rows(layers: int, experts: int, k: int, most: dict[str, int]) -> dict[str, Any]:
+def _rows(layers: int, experts: int, chosen: int, most: dict[str, int]) -> dict[str, Any]:
     return {
-        "experts": _row(layers * k, _integer(0, max(0, experts - 1))),
-        "weights": _row(layers * k, _integer(0, most["weights"]) | None) | None,
+        "experts": _row(chosen, _integer(0, max(0, experts - 1))),
+        "weights": _row(chosen, _integer(0, most["weights"]) | None) | None,
         "entropy": _row(layers, _integer(0, most["entropy"]) | None) | None,
         "margin": _row(layers, _integer(0, most["margin"]) | None) | None,
         "probs": _row(layers * experts, _integer(0, most["probs"]) | None) | None,

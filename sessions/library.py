@@ -58,7 +58,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     layers: int
     experts: int
-    experts_per_token: int
+    experts_per_token: int | list[int]
     continues: str | None
     """Name of the run's first file, if this is a later one."""
     tokens: int = 0

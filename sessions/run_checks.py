@@ -11,6 +11,7 @@ import numpy as np
 
 from routing.arrays import ABSENT, Flags, Floats, Ints
 from routing.events import Header
+from routing.row_layout import RowLayout
 from routing.usage import UsageWindow
 from sessions.findings import Findings
 from sessions.row_checks import EVERY_ROW, MOST_ROWS
@@ -39,8 +40,9 @@ class RoutingChecks:
         self._findings = findings
         layers, experts = len(header.model.layers), header.model.experts
         self._usage = UsageWindow(layers, experts)
-        self._first: Ints = np.full((layers, header.model.experts_per_token), ABSENT, np.int64)
-        """[L, k] sorted ids of the first set in each layer."""
+        self._layout = RowLayout.of(header.model)
+        self._first: Ints = np.full((layers, self._layout.width), ABSENT, np.int64)
+        """[L, K] sorted ids of the first set in each layer, `ABSENT` before those of layers that select fewer."""
         self._constant: Flags = np.ones(layers, np.bool_)
         self._decoded: Ints = np.zeros(layers, np.int64)
         """[L] rows of decode tokens."""
@@ -88,7 +90,8 @@ class RoutingChecks:
 
     def _check_repeats(self, found: TokenArrays, lines: list[int]) -> None:
         """Two tokens of one moment with the same prediction and the same routing are one token twice."""
-        same = (np.diff(found.t) == 0) & (np.diff(found.id) == 0) & (np.diff(found.logprob) == 0)
+        known = found.id[1:] != ABSENT
+        same = known & (np.diff(found.t) == 0) & (np.diff(found.id) == 0) & (np.diff(found.logprob) == 0)
         for t in np.flatnonzero(same).tolist():
             if np.array_equal(_routing(found, t), _routing(found, t + 1), equal_nan=True):
                 self._findings.add(
@@ -112,7 +115,7 @@ class RoutingChecks:
     def _count(self, found: TokenArrays) -> None:
         rows = np.sort(found.experts, -1)
         observed = found.experts[..., 0] != ABSENT
-        begun = self._first[:, 0] == ABSENT
+        begun = self._first[:, -1] == ABSENT
         for at in np.flatnonzero(begun & observed.any(0)):
             self._first[at] = rows[int(observed[:, at].argmax()), at]
         self._constant &= ((rows == self._first).all(-1) | ~observed).all(0)
@@ -137,9 +140,9 @@ class RoutingChecks:
         decoded = int(self._decoded.max(initial=0))
         for at in np.flatnonzero((self._decoded == 0) & (decoded > 0)).tolist():
             self._in_layer("missing layers", at, f"no decode token of {decoded} has its routing")
-        model = self._header.model
-        enough = [at for at, rows in enumerate(self._usage.rows.tolist()) if rows >= FEWEST_ROWS]
-        if model.experts_per_token < model.experts and enough:
+        selects = self._layout.k < self._header.model.experts
+        enough = np.flatnonzero(selects & (self._usage.rows >= FEWEST_ROWS)).tolist()
+        if enough:
             self._judge_usage(enough)
 
     def _judge_usage(self, layers: list[int]) -> None:

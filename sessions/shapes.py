@@ -16,6 +16,7 @@ from routing.arrays import unpacked
 from routing.events import Change, Cost, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
 from routing.open_chunk import SUMMED
 from routing.pressure import MODES
+from routing.row_layout import RowLayout
 
 MAX_CELLS = 1 << 20
 """Layers × experts; the largest known model has 94 × 512. A bound, so that a header cannot ask for all memory."""
@@ -45,21 +46,36 @@ def check_header(header: Header) -> None:
         ShapeError: what is impossible.
     """
     model = header.model
-    layers, experts, k = len(model.layers), model.experts, model.experts_per_token
+    layers, experts = len(model.layers), model.experts
     _require(list(model.layers) == sorted(set(model.layers)), "the model's layers are not in ascending order")
     _require(not layers or model.layers[0] >= 0, "a layer index is negative")
     _require(experts >= 0 and layers * experts <= MAX_CELLS, f"{layers} layers × {experts} experts is impossible")
-    _require(0 <= k <= experts, f"{k} of {experts} experts per token is impossible")
-    _require(not layers or k > 0, "a model with MoE layers selects at least one expert per token")
+    _check_experts_per_token(header)
     _require(1 <= header.chunk_size <= MAX_INTEGER, f"a chunk size of {header.chunk_size} is impossible")
     _require(0 <= header.sampling.seed <= MAX_INTEGER, f"a seed of {header.sampling.seed} is impossible")
-    _require(layers * k <= MAX_CHOSEN, f"{layers} layers × {k} experts per token is impossible")
     for name in ("weights", "entropy", "margin"):
         unit = getattr(header.units, name)
         _require(LEAST_UNIT <= unit <= 1, f"a unit of {unit} for {name} is impossible")
     _check_cost(header.cost)
     _check_numbers(header)
     _require(header.pressure in MODES, f"pressure mode {header.pressure!r} is not one of {', '.join(MODES)}")
+
+
+def _check_experts_per_token(header: Header) -> None:
+    """One number for all MoE layers, or from schema 2 on one for each."""
+    model, layers, experts = header.model, len(header.model.layers), header.model.experts
+    given = model.experts_per_token
+    if isinstance(given, list):
+        _require(header.schema >= model.schema, f"schema {header.schema} has one number of experts per token")
+        _require(len(given) == layers, f"experts per token of {len(given)} layers, where there are {layers}")
+    for k in given if isinstance(given, list) else [given]:
+        _require(0 <= k <= experts, f"{_short(k)} of {experts} experts per token is impossible")
+        _require(not layers or k > 0, "a model with MoE layers selects at least one expert per token")
+    # Tables are as wide as the layer that selects most.
+    most = layers * max(model.k_by_layer, default=0)
+    _require(
+        most <= MAX_CHOSEN, f"{layers} layers × {max(model.k_by_layer, default=0)} experts per token is impossible"
+    )
 
 
 def check_alone(event: Event) -> None:
@@ -95,7 +111,8 @@ class EventChecker:
         self._layers = len(header.model.layers)
         self._experts = header.model.experts
         self._ids = frozenset(range(self._experts))
-        self._k = header.model.experts_per_token
+        self._layout = RowLayout.of(header.model)
+        self._groups = _places_by_k(self._layout)
         self._id_type = np.uint8 if self._experts <= BYTES else np.uint16
         self._chunk_size = header.chunk_size
         self._most = most_of(header)
@@ -140,7 +157,7 @@ class EventChecker:
         _require(ABSENT_ID <= token.id <= MAX_INTEGER, f"a token id of {token.id} is impossible")
         self._check_prediction(token)
         self._check_experts(token.experts)
-        self._check_values("weights", token.weights, self._layers * self._k)
+        self._check_values("weights", token.weights, self._layout.size)
         self._check_values("entropy", token.entropy, self._layers)
         self._check_values("margin", token.margin, self._layers)
         self._check_values("probs", token.probs, self._layers * self._experts)
@@ -165,12 +182,14 @@ class EventChecker:
         _require(0 <= seconds <= MAX_INTEGER, f"a time of {seconds} s is impossible")
 
     def _check_experts(self, experts: list[int | None]) -> None:
-        self._check_length("experts", experts, self._layers * self._k)
+        self._check_length("experts", experts, self._layout.size)
         if self._surely_sound(experts):
             return
-        for layer, index in enumerate(self._model_layers):
-            selected = set(experts[layer * self._k : (layer + 1) * self._k])
-            if not (selected <= self._ids and len(selected) == self._k) and selected != {None}:
+        end = 0
+        for index, k in zip(self._model_layers, self._layout.k.tolist(), strict=True):
+            end += k
+            selected = set(experts[end - k : end])
+            if not (selected <= self._ids and len(selected) == k) and selected != {None}:
                 self._refuse_row(index, selected)
 
     def _surely_sound(self, experts: list[int | None]) -> bool:
@@ -180,9 +199,7 @@ class EventChecker:
             ids = np.frombuffer(bytearray(known) if self._experts <= BYTES else array("H", known), self._id_type)
         except (TypeError, ValueError, OverflowError):
             return False
-        rows = ids.reshape(self._layers, self._k)
-        rows.sort(axis=1)
-        return not (rows[:, 1:] == rows[:, :-1]).any() and int(rows[:, -1:].max(initial=0)) < self._experts
+        return all(_are_different(ids[places].reshape(-1, k), self._experts) for k, places in self._groups)
 
     def _refuse_row(self, layer: int, selected: set[int | None]) -> None:
         known = [expert for expert in selected if expert is not None]
@@ -226,8 +243,12 @@ class EventChecker:
 
     def _check_last_experts(self, rows: list[list[int] | None]) -> None:
         self._check_length("last_experts", rows, self._layers)
-        absent: list[int | None] = [None] * self._k
-        self._check_experts([expert for row in rows for expert in (absent if row is None else row)])
+        numbers = self._layout.k.tolist()
+        for k, row in zip(numbers, rows, strict=True):
+            self._check_length("last_experts", row if row is not None else [None] * k, k)
+        absent: list[int | None] = [None] * self._layout.width
+        flat = [each for k, row in zip(numbers, rows, strict=True) for each in (absent[:k] if row is None else row)]
+        self._check_experts(flat)
 
     def _check_open_chunk(self, chunk: OpenChunk) -> None:
         _require(0 < chunk.tokens < self._chunk_size, f"an open chunk of {chunk.tokens} tokens is impossible")
@@ -257,6 +278,20 @@ class EventChecker:
         self._check_length(name, values, length)
         low, high = min(values, default=0), max(values, default=0)
         _require(low >= 0 and high <= MAX_INTEGER, f"{name} holds {low if low < 0 else high}")
+
+
+def _places_by_k(layout: RowLayout) -> list[tuple[int, Any]]:
+    """Each number of experts per token, and the entries of a flat row that belong to layers with it."""
+    if layout.is_even:
+        return [(layout.width, slice(None))] if layout.layers else []
+    of_entries = np.repeat(layout.k, layout.k)
+    return [(k, np.flatnonzero(of_entries == k)) for k in np.unique(layout.k).tolist()]
+
+
+def _are_different(rows: Any, experts: int) -> bool:
+    """Whether ids `[N, k]` are of the model and different within each row; they are sorted in place."""
+    rows.sort(axis=1)
+    return not (rows[:, 1:] == rows[:, :-1]).any() and int(rows[:, -1:].max(initial=0)) < experts
 
 
 def _bounds(table: bytes) -> tuple[float, ...]:

@@ -61,8 +61,8 @@ SMALL: dict[str, tuple[Callable[[], bytes], str]] = {
         "",
     ),
     "newer-major": (
-        lambda: whole([changed(golden()[0], schema=2), *golden()[1:]]),
-        "line 1: schema 2, and this moe-watch reads schema 1: update moe-watch",
+        lambda: whole([changed(golden()[0], schema=3), *golden()[1:]]),
+        "line 1: schema 3, and this moe-watch reads schema 2: update moe-watch",
     ),
     "schema-zero": (lambda: whole([changed(golden()[0], schema=0)]), "line 1: no session header, schema 0 does not"),
     "empty": (lambda: b"", "the file is empty"),

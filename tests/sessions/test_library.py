@@ -88,7 +88,7 @@ def test_each_condition_is_told(folder, golden_path):
     assert found["whole"] == ("whole", "")
     assert found["failed"] == ("failed", "")
     assert found["unfinished"] == ("unfinished", "")
-    assert found["torn"] == ("torn", "line 18 is cut off")
+    assert found["torn"] == ("torn", "line 19 is cut off")
     assert found["torn-token"][0] == "torn"
     assert found["damaged"] == ("unreadable", "line 5: not JSON")
     assert found["alien"][0] == "unreadable"
@@ -106,7 +106,7 @@ def test_a_torn_token_is_not_counted(folder, golden_path):
 
 
 def test_events_of_a_newer_minor_version_are_passed_over(folder, golden_path):
-    lines = golden_path.read_bytes().replace(b'"schema_minor":1', b'"schema_minor":9').splitlines(keepends=True)
+    lines = golden_path.read_bytes().replace(b'"schema_minor":2', b'"schema_minor":9').splitlines(keepends=True)
     path = folder / "newer.moe.jsonl"
     path.write_bytes(b"".join([*lines[:4], b'{"event":"dream"}\n', *lines[4:]]))
     assert (scan(path).condition, scan(path).tokens) == ("whole", 9)

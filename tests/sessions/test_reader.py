@@ -155,9 +155,9 @@ def test_header_that_cannot_be(write, lines, spoil, reason):
 
 
 def test_newer_major_version_is_refused_with_both_numbers(write, lines):
-    newer = b'{"event":"session","schema":2,"nothing":"as before"}'
+    newer = b'{"event":"session","schema":3,"nothing":"as before"}'
     assert refusal(write([newer, *lines[1:]])) == (
-        ", line 1: schema 2, and this moe-watch reads schema 1: update moe-watch to read it"
+        ", line 1: schema 3, and this moe-watch reads schema 2: update moe-watch to read it"
     )
 
 
@@ -274,7 +274,7 @@ KEYFRAME_FAULTS = {
     "experts": ({"counts_prefill": [[1, 3, 1], [1, 0, 1]]}, "keyframe table holds 3 values instead of 4"),
     "negative": ({"counts_decode": [[-1, 2, 2, 2], [3, 1, 2, 2]]}, "keyframe table holds -1"),
     "last experts": ({"last_experts": [[3, 1], [0, 9]]}, "layer 2 selects expert 9 of 4"),
-    "empty row": ({"last_experts": [[3, 1], []]}, "experts holds 2 values instead of 4"),
+    "empty row": ({"last_experts": [[3, 1], []]}, "last_experts holds 0 values instead of 2"),
     "packed table": ({"phases": "AAAA"}, "keyframe table holds 3 bytes instead of 64"),
     "packed numbers": (
         {"phases": base64.b64encode(NO_NUMBERS).decode()},
