@@ -5,6 +5,8 @@ A live run and its replay use the same instruments on the same events, so they s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from math import isnan, log
 
 import numpy as np
@@ -245,6 +247,11 @@ class Instruments:
             open_chunk=None if self._open is None else self._open.freeze(),
             multistep=self._multistep,
         )
+
+    def frozen(self) -> Callable[[], Keyframe]:
+        """Return what gives this moment's keyframe later. It copies arrays; a keyframe makes lists of them."""
+        self._settle()
+        return deepcopy(self).keyframe
 
     def _restore(self, frame: Keyframe) -> None:
         self._tokens = frame.i
