@@ -14,7 +14,7 @@ import numpy.typing as npt
 from backends.engine import Drawn, Routing, Unobserved
 from backends.recorded_routing import RowFormat, ScoredRouting, rows_of
 from routing.arrays import ABSENT, AnyInts
-from routing.events import ModelInfo, Phase, Token, TokenSource
+from routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
 from routing.gates import parse
 from routing.observe import Observation, observe, observe_by_layer
 from routing.row_layout import RowLayout
@@ -216,7 +216,7 @@ def _token(
         source=fact.source,
         id=fact.id,
         text=fact.text,
-        logprob=_rounded(drawn.logprob) if drawn else None,
+        logprob=_rounded(drawn.logprob) if drawn and drawn.logprob >= LEAST_LOGPROB else None,
         top_margin=_rounded(drawn.top_margin) if drawn else None,
         choice_gap=_rounded(drawn.choice_gap) if drawn else None,
         would_stop=drawn is not None and drawn.would_stop,

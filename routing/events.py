@@ -38,6 +38,10 @@ RunState = Literal["paused", "resumed", "fresh_context", "finished", "error", "d
 ForkArm = Literal["none", "neutral", "text"]
 PauseReason = Literal["fast_instability", "negative_pressure", "multistep_chunk_complete"]
 
+LEAST_LOGPROB = -(1 << 18)
+"""Logits in half precision lie within ±65,504, so that no log-probability is below −131,008 − ln V. Less is a damaged
+model's or file's, and absent."""
+
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
     """Base of everything that follows the header."""

@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import FieldInfo
 
-from routing.events import Header, Token
-from sessions.shapes import ABSENT_ID, MAX_INTEGER, most_of
+from routing.events import LEAST_LOGPROB, Header, Token
+from sessions.bounds import ABSENT_ID, MAX_INTEGER, MAX_TOKEN_ID, MOST_SECONDS
+from sessions.shapes import most_of
 
 _SHARE = Annotated[float, Meta(ge=0, le=1)]
 _FIELDS = msgspec.structs.fields(Token)
@@ -51,9 +52,9 @@ def _kind(layers: int, experts: int, chosen: int, most: tuple[tuple[str, int], .
 def _numbers() -> dict[str, Any]:
     return {
         "i": _integer(0, MAX_INTEGER),
-        "t": Annotated[float, Meta(ge=0, le=MAX_INTEGER)],
-        "id": _integer(ABSENT_ID, MAX_INTEGER),
-        "logprob": Annotated[float, Meta(ge=-MAX_INTEGER, le=0)] | None,
+        "t": Annotated[float, Meta(ge=0, le=MOST_SECONDS)],
+        "id": _integer(ABSENT_ID, MAX_TOKEN_ID),
+        "logprob": Annotated[float, Meta(ge=LEAST_LOGPROB, le=0)] | None,
         "top_margin": _SHARE | None,
         "choice_gap": _SHARE | None,
     }

@@ -14,6 +14,7 @@ from routing.events import Header
 from routing.row_layout import RowLayout
 from routing.usage import UsageWindow
 from sessions.findings import Findings
+from sessions.prediction_checks import prediction_faults
 from sessions.row_checks import EVERY_ROW, MOST_ROWS
 from sessions.token_arrays import TokenArrays
 
@@ -46,7 +47,7 @@ class RoutingChecks:
         self._constant: Flags = np.ones(layers, np.bool_)
         self._decoded: Ints = np.zeros(layers, np.int64)
         """[L] rows of decode tokens."""
-        self._tokens = self._predicted = self._generated = 0
+        self._tokens = 0
         self._rare_faults = {name: np.zeros(layers, np.int64) for name in MOST_ROWS}
         self._seen: dict[int, int] = {}
         """Token ids, and a hash of the routing of the last token that had it."""
@@ -55,9 +56,7 @@ class RoutingChecks:
     def see(self, found: TokenArrays, lines: list[int], tapped: list[bool | None]) -> None:
         """Take in successive tokens, with their lines and whether the tap was on, None where that is not known."""
         self._tokens += len(found)
-        generated = np.array([source == "generated" for source in found.source])
-        self._generated += int(generated.sum())
-        self._predicted += int((generated & ~np.isnan(found.logprob)).sum())
+        self._check_predictions(found, lines)
         self._check_repeats(found, lines)
         if self._header.model.layers:
             self._check_tap(found, lines, tapped)
@@ -67,8 +66,6 @@ class RoutingChecks:
 
     def finish(self) -> None:
         """Judge the run as a whole."""
-        if "logprob" in self._header.capture and self._generated and not self._predicted:
-            self._findings.add("captured", "no token has a logprob, which the header says were captured")
         for name, faults in self._rare_faults.items():
             for at in np.flatnonzero(faults > np.maximum(self._usage.rows, 1) / 2).tolist():
                 rows = self._usage.rows[at]
@@ -97,6 +94,13 @@ class RoutingChecks:
                 self._findings.add(
                     "repeated tokens", f"token {found.i[t + 1]} is the one before once more", lines[t + 1]
                 )
+
+    def _check_predictions(self, found: TokenArrays, lines: list[int]) -> None:
+        for name, faults in prediction_faults(found, self._header).items():
+            if faults.tokens.any():
+                t = int(faults.tokens.argmax())
+                text = f"token {found.i[t]}: {faults.words(t)}"
+                self._findings.add(name, text, lines[t], int(faults.tokens.sum()))
 
     def _check_rows(self, found: TokenArrays, lines: list[int]) -> None:
         for name, check in EVERY_ROW.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -252,14 +253,12 @@ def probability_batch(tokens: TokenArrays, header: Header) -> Batch | None:
     }
 
 
-def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> list[list[Any]]:
+def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> Iterator[list[Any]]:
     """Rows of `USAGE` for one phase: `counts [L, E]` selections among `rows [L]` tokens."""
     portions = shares(counts)
-    return [
-        [phase, at, layer, expert, int(counts[at, expert]), int(rows[at]), _known(portions[at, expert])]
-        for at, layer in enumerate(header.model.layers)
-        for expert in range(header.model.experts)
-    ]
+    for at, layer in enumerate(header.model.layers):
+        for expert in range(header.model.experts):
+            yield [phase, at, layer, expert, int(counts[at, expert]), int(rows[at]), _known(portions[at, expert])]
 
 
 # -- rows of other events
