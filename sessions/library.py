@@ -56,7 +56,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     created: str
     """UTC, ISO 8601."""
-    layers: int
+    layers: list[int]
+    """The model's own index of each MoE layer."""
     experts: int
     experts_per_token: int | list[int]
     continues: str | None
@@ -327,7 +328,7 @@ class _Scan:
             quantization=model.quantization,
             backend=self._header.backend.name,
             created=self._header.created,
-            layers=len(model.layers),
+            layers=model.layers,
             experts=model.experts,
             experts_per_token=model.experts_per_token,
             continues=None if continues is None else continues.file,

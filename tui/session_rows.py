@@ -103,7 +103,7 @@ def description(entry: Entry) -> Content:
     facts = entry.facts
     if facts is not None:
         quantization = f" {one_line(facts.quantization, 24)}" if facts.quantization else ""
-        shape = f"{facts.layers} layers × {facts.experts} experts, {top_k_text(facts.experts_per_token)}"
+        shape = f"{len(facts.layers)} layers × {facts.experts} experts, {top_k_text(facts.experts_per_token)}"
         lines.append(Content(f"{one_line(facts.model)}{quantization} on {one_line(facts.backend, 24)} · {shape}"))
         ended = (
             "no end is recorded" if facts.ended is None else f"ended: {_ENDS.get(facts.ended, one_line(facts.ended))}"
