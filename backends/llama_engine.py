@@ -186,9 +186,10 @@ def _row_format(loaded: LoadedModel) -> RowFormat:
     form = RowFormat(
         layers=info.layers,
         experts=info.experts,
-        experts_per_token=info.experts_per_token,
+        experts_per_token=max(info.k_by_layer),
         logits=loaded.gate.logits,
         is_scored=loaded.gate.is_scored,
+        is_even=isinstance(info.experts_per_token, int),
     )
     return replace(form, observe=rows_observer(form, info.gate))
 

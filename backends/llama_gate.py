@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from backends.engine import Floats
+from backends.layer_checks import check_same_experts
 from backends.llama_library import Tensor, operation
 from backends.llama_tap import READ_AT, PythonTap, RouterRows, read_weights
 from routing.arrays import Flags
@@ -134,7 +135,7 @@ def _parameter(node: Tensor) -> float:
 
 
 def check_rows(seen: Sequence[RouterRows]) -> None:
-    """One token's rows must be one per layer, of the same shape, and name experts.
+    """One token's rows must be one per layer, of the same number of experts, and name experts.
 
     Raises:
         UserError: the model's routing cannot be observed.
@@ -143,8 +144,7 @@ def check_rows(seen: Sequence[RouterRows]) -> None:
         raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
     if len({rows.layer for rows in seen}) != len(seen):
         raise UserError("layers with several routers cannot be shown", advice="give another model")
-    if len({(rows.scores.shape, rows.experts.shape) for rows in seen}) > 1:
-        raise UserError("layers with different numbers of experts cannot be shown", advice="give another model")
+    check_same_experts([(rows.layer, rows.scores.shape[1]) for rows in seen])
     for rows in seen:
         chosen = np.unique(rows.experts)
         if len(chosen) != rows.experts.size or chosen[0] < 0 or chosen[-1] >= rows.scores.shape[1]:

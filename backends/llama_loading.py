@@ -27,6 +27,7 @@ from backends.protocol import EngineOptions
 from backends.weights import WeightFacts
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo
+from routing.header import experts_per_token
 
 LONGEST_CONTEXT = 8192
 """Tokens. A context's memory is taken at once, and many models are made for longer ones than a machine can hold."""
@@ -62,8 +63,9 @@ class Probe:
         return int(self.rows[0].scores.shape[1])
 
     @property
-    def experts_per_token(self) -> int:
-        return int(self.rows[0].experts.shape[1])
+    def k_by_layer(self) -> list[int]:
+        """Experts per token of each layer."""
+        return [int(rows.experts.shape[1]) for rows in self.rows]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +201,7 @@ def _tap(probe: Probe, settings: Settings) -> tuple[Tap, str]:
         rows=max(PREFILL_STEP, settings.batch),
         layers=len(probe.layers),
         experts=probe.experts,
-        experts_per_token=probe.experts_per_token,
+        experts_per_token=max(probe.k_by_layer),
         apart=settings.on_gpu,
     )
     return tap, "a compiled callback"
@@ -232,7 +234,7 @@ def _model_info(
         architecture=parts[0].architecture,
         layers=probe.layers,
         experts=probe.experts,
-        experts_per_token=probe.experts_per_token,
+        experts_per_token=experts_per_token(probe.k_by_layer),
         gate=probe.gate.name,
         quantization=llama_facts.quantization(parts),
         parameters=facts.parameters,

@@ -39,7 +39,7 @@ def rows_observer(form: RowFormat, gate: str) -> ObserveRows | None:
         gate: as `routing.gates` names it.
     """
     known = parse(gate)
-    if known is None or not form.is_scored or not _is_simple(known) or form.experts < 2:
+    if known is None or not (form.is_scored and form.is_even and _is_simple(known)) or form.experts < 2:
         return None
     try:
         library = compiled_observation()

@@ -139,7 +139,7 @@ class CompiledTap(Tap):
         rows: the most tokens of one pass.
         layers: how many layers have a router.
         experts: E.
-        experts_per_token: k.
+        experts_per_token: the largest k of a layer.
         apart: have the scores computed apart from the selection, as GPUs need it.
     """
 
@@ -190,7 +190,7 @@ class CompiledTap(Tap):
         return list(_records(words))
 
     def routing(self, form: RowFormat, tokens: int) -> Routing:
-        if tokens == 1 and self._state.used - self._taken == form.size:
+        if form.is_even and tokens == 1 and self._state.used - self._taken == form.size:
             routing = RecordedRouting(self._buffer, form, self._taken)
             self._leave(form.size)
             return routing  # all layers are there, so there was no problem

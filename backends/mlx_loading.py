@@ -23,6 +23,7 @@ from backends.catalog import ModelLocation
 from backends.chat_template import of_hugging_face
 from backends.engine_options import check_context
 from backends.ignored_settings import listed
+from backends.layer_checks import check_same_experts
 from backends.mlx_opening import open_model
 from backends.mlx_quantization import quantization_of, quantization_warnings
 from backends.mlx_tap import RouterTap
@@ -34,6 +35,7 @@ from backends.weights import WeightFacts, weight_facts
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo, Progress
 from routing.gates import UNKNOWN_GATE
+from routing.header import experts_per_token
 
 Report = Callable[[Progress], None]
 
@@ -74,7 +76,8 @@ class Shape:
     """What one forward pass showed of the model."""
 
     experts: int
-    experts_per_token: int
+    k_by_layer: list[int]
+    """Experts per token of each MoE layer."""
     vocabulary: int
     kv_type: str | None
     """Of what the layers keep of earlier tokens."""
@@ -223,11 +226,9 @@ def _probe(model: nn.Module, tap: RouterTap) -> Shape:
     ]
     if unseen:
         raise UserError(f"the routing of layers {unseen} cannot be observed", advice="give another model")
-    shapes = {(layer.experts, caught.shape[-1]) for layer, caught in zip(tap.layers, tap.frame.experts, strict=True)}
-    if len(shapes) > 1:
-        raise UserError("layers with different numbers of experts cannot be shown", advice="give another model")
-    experts, experts_per_token = shapes.pop()
-    return Shape(experts, experts_per_token, logits.shape[-1], _cache_type(cache))
+    check_same_experts([(layer.index, layer.experts) for layer in tap.layers])
+    k_by_layer = [caught.shape[-1] for caught in tap.frame.experts]
+    return Shape(tap.layers[0].experts, k_by_layer, logits.shape[-1], _cache_type(cache))
 
 
 def _embedded(model: nn.Module, vocabulary: int) -> int:
@@ -268,7 +269,7 @@ def _model_info(
         architecture=str(config.get("model_type", "unknown")),
         layers=layers,
         experts=shape.experts,
-        experts_per_token=shape.experts_per_token,
+        experts_per_token=experts_per_token(shape.k_by_layer),
         gate=tap.gate,
         quantization=quantized,
         parameters=facts.parameters or int(get_total_parameters(model)),

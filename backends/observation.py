@@ -14,9 +14,10 @@ import numpy.typing as npt
 from backends.engine import Drawn, Routing, Unobserved
 from backends.recorded_routing import RowFormat, ScoredRouting, rows_of
 from routing.arrays import ABSENT, AnyInts
-from routing.events import ModelInfo, Phase, Token, TokenSource
+from routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
 from routing.gates import parse
-from routing.observe import Observation, observe
+from routing.observe import Observation, observe, observe_by_layer
+from routing.row_layout import RowLayout
 
 Array = npt.NDArray[Any]
 
@@ -65,6 +66,7 @@ class Observer:
 
     def __init__(self, model: ModelInfo) -> None:
         self._model = model
+        self._layout = RowLayout.of(model)
         self._at_once = max(1, MOST_AT_ONCE // (len(model.layers) * model.experts))
 
     def tokens(self, steps: Sequence[Evaluated]) -> list[Token]:
@@ -93,12 +95,12 @@ class Observer:
         if not steps:
             return []
         if all(isinstance(step.routing, Unobserved) for step in steps):
-            absent: list[int | None] = [None] * (len(self._model.layers) * self._model.experts_per_token)
+            absent: list[int | None] = [None] * self._layout.size
             return [_token(fact, absent, None, None, None) for step in steps for fact in step.tokens]
         observation = self._observe([step.routing for step in steps])
         columns = zip(
-            _lists(observation.experts),
-            _lists(observation.weights),
+            _lists(self._layout.flat(observation.experts)),
+            _lists(None if observation.weights is None else self._layout.flat(observation.weights)),
             _lists(observation.entropy),
             _lists(observation.margin),
             strict=False,
@@ -111,10 +113,11 @@ class Observer:
         seen = None if recorded is None else self._observe_rows(*recorded)
         if seen is not None:
             return seen
-        scores = self._scores(routings)
-        if scores is not None:
-            return observe(None, self._experts(routings), self._model.gate, scored=scores)
-        return observe(self._logits(routings), self._experts(routings), self._model.gate, self._weights(routings))
+        experts, scores = self._experts(routings), self._scores(routings)
+        logits, weights = (None, None) if scores is not None else (self._logits(routings), self._weights(routings))
+        if self._layout.is_even:
+            return observe(logits, experts, self._model.gate, weights, scored=scores)
+        return observe_by_layer(logits, experts, self._model.gate, weights, k=self._layout.k, scored=scores)
 
     def _observe_rows(self, rows: Array, form: RowFormat) -> Observation | None:
         """Of rows [T, L, W]; None if they are not in order."""
@@ -128,8 +131,8 @@ class Observer:
         return observe(scores, experts, self._model.gate)
 
     def _experts(self, routings: Sequence[Routing]) -> Array:
-        """Selected experts [T, L, k] of all steps together."""
-        return self._stack([routing.experts for routing in routings], routings, self._model.experts_per_token, ABSENT)
+        """Selected experts [T, L, K] of all steps together."""
+        return self._stack([routing.experts for routing in routings], routings, self._layout.width, ABSENT)
 
     def _logits(self, routings: Sequence[Routing]) -> Array | None:
         """Router logits [T, L, E] of all steps together; None if it is not known what they mean."""
@@ -143,11 +146,11 @@ class Observer:
         return self._stack(rows, routings, self._model.experts, np.nan) if len(rows) == len(routings) else None
 
     def _weights(self, routings: Sequence[Routing]) -> Array | None:
-        """Applied weights [T, L, k] of all steps together; None if the engine does not see them."""
+        """Applied weights [T, L, K] of all steps together; None if the engine does not see them."""
         if not all(routing.weights for routing in routings):
             return None
         rows = [routing.weights for routing in routings]
-        return self._stack(rows, routings, self._model.experts_per_token, np.nan)
+        return self._stack(rows, routings, self._layout.width, np.nan)
 
     def _stack(
         self, rows: Sequence[Sequence[Array | None]], routings: Sequence[Routing], width: int, missing: float
@@ -157,7 +160,7 @@ class Observer:
         if all(piece is None for step in rows for piece in step):
             return np.full((sum(routing.tokens for routing in routings), layers, width), missing)
         pieces = [
-            np.full((routing.tokens, width), missing) if piece is None else piece
+            np.full((routing.tokens, width), missing) if piece is None else _widened(piece, width, missing)
             for step, routing in zip(rows, routings, strict=True)
             for piece in step
         ]
@@ -169,6 +172,15 @@ class Observer:
 def _has_weights(step: Evaluated) -> bool:
     """The engine saw the weights that were applied."""
     return bool(step.routing.weights)
+
+
+def _widened(piece: Array, width: int, missing: float) -> Array:
+    """Rows `[T, k]` of a layer that selects fewer experts than others, filled up to `[T, width]`."""
+    if piece.shape[1] == width:
+        return piece
+    found = np.full((len(piece), width), missing, piece.dtype)
+    found[:, : piece.shape[1]] = piece
+    return found
 
 
 def _cut(routing: Routing, start: int, stop: int) -> Routing:
@@ -210,7 +222,7 @@ def _token(
         source=fact.source,
         id=fact.id,
         text=fact.text,
-        logprob=_rounded(drawn.logprob) if drawn else None,
+        logprob=_rounded(drawn.logprob) if drawn and drawn.logprob >= LEAST_LOGPROB else None,
         top_margin=_rounded(drawn.top_margin) if drawn else None,
         choice_gap=_rounded(drawn.choice_gap) if drawn else None,
         would_stop=drawn is not None and drawn.would_stop,

@@ -22,18 +22,24 @@ ObserveRows = Callable[[Ints], Observation | None]
 
 @dataclass(frozen=True, eq=False)
 class RowFormat:
-    """What a token's rows hold: one row of 32-bit words per MoE layer, `layer, 1, E, k, scores, weights, experts`."""
+    """What a token's rows hold: one row of 32-bit words per MoE layer, `layer, 1, E, k, scores, weights, experts`.
+
+    Where layers select different numbers of experts, rows differ in width, and are taken apart one by one.
+    """
 
     layers: Sequence[int]
     """Model layer indices, ascending."""
     experts: int
     experts_per_token: int
+    """The largest number of a layer."""
     logits: Callable[[Floats], Floats] | None
     """From scores to logits; None if it is not known what they mean."""
     is_scored: bool
     """Scores are what the model's gate made of logits, not logits themselves."""
     observe: ObserveRows | None = None
     """A faster way to what is recorded; None if there is none."""
+    is_even: bool = True
+    """All layers select the same number of experts, so that all rows have the same width."""
 
     @cached_property
     def width(self) -> int:

@@ -67,7 +67,7 @@ def _row(name: str, series: Series, mode: str) -> None:
     alarms = len(series) - verdicts["stable"]
     low, high = wilson(alarms, len(series))
     shown = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    share = f"{alarms / len(series):.1%} [{low:.1%}, {high:.1%}]"
+    share = f"{100 * alarms / len(series):.1f} % [{100 * low:.1f} %, {100 * high:.1f} %]"
     print(f"| {name} | {len(series)} | {alarms} | {share} | {shown} |")
 
 

@@ -67,9 +67,9 @@ def shortfalls(found: list[Found], otherwise: list[FoundOtherwise]) -> list[str]
         for what, share in shares.items():
             if share is not None and share < REQUIRED:
                 rule = "NOT MET" if each.phi <= REQUIRED_PHI[what] else "below 90 %, not required"
-                lines.append(f"{rule}: {each.name}, φ {each.phi:g}: {what} {share:.1%}")
+                lines.append(f"{rule}: {each.name}, φ {each.phi:g}: {what} {_percent(share)}")
     return lines + [
-        f"NOT MET: {each.name}, {each.noise}: coverage {each.covered:.1%}"
+        f"NOT MET: {each.name}, {each.noise}: coverage {_percent(each.covered)}"
         for each in otherwise
         if each.covered is not None and each.covered < REQUIRED
     ]
@@ -157,7 +157,7 @@ def _row(*cells: str) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else "100%" if share == 1 else f"{share:.1%}"
+    return "–" if share is None else "100 %" if share == 1 else f"{100 * share:.1f} %"
 
 
 def _chunks(width: float | None) -> str:

@@ -98,6 +98,7 @@ def drifts(folder: Path, make: Callable[[Path], tuple[Path, Path]], tokens: int)
 def _drift(variant: Variant, teacher: Path, output: Path) -> Drift:
     surprisal = record(variant, output, "--teacher", str(teacher))["surprisal"]
     compared = compare_tokens(teacher, output)
+    assert not isinstance(compared, str), compared
     assert compared.routing is not None, compared.not_comparable
     assert not compared.ended, compared.ended
     with contextlib.closing(read_session(output)) as session:
@@ -124,7 +125,7 @@ def _row(drift: Drift) -> str:
     return (
         f"| {drift.variant.engine} | {stored(drift)} | {router_type(drift)}"
         f" | {sets:,} of {rows:,}, {_percent(sets, rows)}"
-        f" | {_percent(int(routing.kept.sum()), rows * routing.k)} | {_percent(top_1, rows)}"
+        f" | {_percent(int(routing.kept.sum()), int(routing.choices.sum()))} | {_percent(top_1, rows)}"
         f" | {_percent(rows - lost, rows)} | {np.nanmean(routing.usage_distance):.4f}"
         f" | {np.nanmean(routing.usage_correlation):.3f} | {drift.surprisal:.4f} |"
     )

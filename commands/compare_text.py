@@ -15,6 +15,7 @@ from routing.comparison import NoTest
 from routing.half_life import Fit
 from sessions.compare import Source, letter
 from sessions.compare_pairs import Comparison, Pair, Tested, UsageDistance
+from sessions.compare_result import NO_ORDER
 from sessions.compare_tokens import shape_text
 from sessions.measuring.report import half_life_text
 from sessions.text import weights_text
@@ -182,13 +183,21 @@ def _routing_lines(found: Agreement) -> list[str]:
         return ["routing: n/a: no row was computed by both"]
     return [
         f"expert sets equal: {_share(int(found.sets.sum()), rows)}",
-        f"top-1 equal: {_share(int(found.top_1.sum()), rows)}",
-        f"order equal: {_share(int(found.order.sum()), rows)}",
-        *([] if found.order.sum() == rows else [_ties(found)]),
+        *_order_lines(found, rows),
         _weights_line(found),
         *_left_out(found),
         "",
         *_layers(found),
+    ]
+
+
+def _order_lines(found: Agreement, rows: int) -> list[str]:
+    if not found.ordered:
+        return [f"top-1 and order: n/a: {NO_ORDER}"]
+    return [
+        f"top-1 equal: {_share(int(found.top_1.sum()), rows)}",
+        f"order equal: {_share(int(found.order.sum()), rows)}",
+        *([] if found.order.sum() == rows else [_ties(found)]),
     ]
 
 
@@ -237,6 +246,7 @@ def _layers(found: Agreement) -> list[str]:
 
 def _layer(found: Agreement, at: int) -> list[str]:
     rows = int(found.rows[at])
-    same = [_percent(int(each[at]), rows) for each in (found.sets, found.top_1, found.order)]
+    sets, *order = (_percent(int(each[at]), rows) for each in (found.sets, found.top_1, found.order))
+    same = [sets, *(order if found.ordered else ("n/a", "n/a"))]
     others = (found.difference[at], found.usage_distance[at], found.usage_correlation[at])
-    return [str(at), f"{rows:,}", *same, _percent(int(found.kept[at]), rows * found.k), *map(_number, others)]
+    return [str(at), f"{rows:,}", *same, _percent(int(found.kept[at]), int(found.choices[at])), *map(_number, others)]

@@ -237,6 +237,7 @@ def _first(entry: Entry, run: Sequence[Entry]) -> str:
 
 def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
     from sessions.library import names_of
+    from sessions.text import top_k_text
     from tui.format import count, size
     from tui.inert import one_line
 
@@ -248,7 +249,7 @@ def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
     return [
         str(entry.path),
         f"model      {model.name}" + (f", {model.quantization}" if model.quantization else ""),
-        f"routers    {len(model.layers)} layers × {model.experts} experts, top-{model.experts_per_token}",
+        f"routers    {len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}",
         f"engine     {header.backend.name} {header.backend.version}, {header.backend.device}",
         f"begun      {header.created}, seed {header.sampling.seed}",
         f"holds      {count(facts.tokens)} tokens, {count(facts.chunks)} chunks, {size(entry.size)}",

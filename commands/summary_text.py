@@ -27,7 +27,10 @@ def summary_lines(summary: Json) -> list[str]:
 
 def _heading(summary: Json) -> list[str]:
     tokens = summary["tokens"]
-    shape = f"{len(summary['layers'])} layers × {summary['experts']} experts, top-{summary['experts_per_token']}"
+    from sessions.text import top_k_text
+
+    top = top_k_text(summary["experts_per_token"])
+    shape = f"{len(summary['layers'])} layers × {summary['experts']} experts, {top}"
     return [
         f"{summary['model']} · {summary['backend']} · {shape} · seed {summary['seed']}",
         f"{tokens['generated']:,} tokens generated, {tokens['prompt']:,} of prompt, {tokens['injected']:,} injected",

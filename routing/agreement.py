@@ -5,7 +5,7 @@ Shapes: `n` tokens, `L` MoE layers, `E` experts, `k` experts per token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,13 +48,20 @@ class Agreement:
     Args:
         layers: L.
         experts: E.
-        k: experts per token.
+        k: experts per token of each layer `[L]`.
         weight_unit: the larger one of the two recordings' units of weights.
         margin_unit: the same of router margins.
+        ordered: both recordings hold experts by router probability, so that there is a first one.
     """
 
-    def __init__(self, layers: int, experts: int, k: int, weight_unit: float, margin_unit: float) -> None:
+    def __init__(
+        self, layers: int, experts: int, k: Ints, weight_unit: float, margin_unit: float, *, ordered: bool = True
+    ) -> None:
         self.k = k
+        """[L]"""
+        self.width = int(k.max(initial=1))
+        self.ordered = ordered
+        """Otherwise top-1 and order are not known, and what is counted of them means nothing."""
         self.weight_unit = weight_unit
         self.margin_unit = margin_unit
         self.tokens = 0
@@ -68,7 +75,7 @@ class Agreement:
         """Rows whose weights both recorded: only there a tie of sets or of order can be found."""
         self.kept: Ints = np.zeros(layers, np.int64)
         """Experts that both selected, summed over rows."""
-        self.rank_of_top_1: Ints = np.zeros((layers, k + 1), np.int64)
+        self.rank_of_top_1: Ints = np.zeros((layers, self.width + 1), np.int64)
         """Rows by the rank that the second run gives the first one's top-1; the last column: not selected."""
         self.counts_a, self.counts_b = (np.zeros((layers, experts), np.int64) for _ in range(2))
         """Selections in rows that both computed `[L, E]`."""
@@ -80,7 +87,9 @@ class Agreement:
         """Take in the next tokens, the same of both runs."""
         in_a, in_b = a.experts[..., 0] != ABSENT, b.experts[..., 0] != ABSENT
         both = in_a & in_b
-        same = (a.experts[..., :, None] == b.experts[..., None, :]) & both[..., None, None]
+        there = (a.experts != ABSENT) & both[..., None]
+        same = (a.experts[..., :, None] == b.experts[..., None, :]) & there[..., None]
+        a, b = _without_gaps(a), _without_gaps(b)
         self.rows += both.sum(0)
         self.only_a += (in_a & ~in_b).sum(0)
         self.only_b += (in_b & ~in_a).sum(0)
@@ -100,16 +109,23 @@ class Agreement:
         """Spearman's rank correlation of how often each expert is used `[L]`; NaN where one run uses all alike."""
         return rank_correlation(self.counts_a, self.counts_b)
 
+    @property
+    def choices(self) -> Ints:
+        """Selections in rows that both computed `[L]`."""
+        return self.rows * self.k
+
     def _add_usage(self, a: Rows, b: Rows, both: Flags) -> None:
         layer = np.broadcast_to(np.arange(both.shape[1])[:, None], a.experts.shape[1:])
         for counts, rows in ((self.counts_a, a), (self.counts_b, b)):
-            np.add.at(counts, (np.broadcast_to(layer, rows.experts.shape)[both], rows.experts[both]), 1)
+            there = (rows.experts != ABSENT) & both[..., None]
+            np.add.at(counts, (np.broadcast_to(layer, rows.experts.shape)[there], rows.experts[there]), 1)
 
     def _add_sets(self, a: Rows, b: Rows, both: Flags, same: Flags) -> None:
         step = self.weight_unit * (1 + ROUNDING)
         sets = both & (same.sum((-2, -1)) == self.k)
         order = sets & (a.experts == b.experts).all(-1)
-        set_is_tied = self._is_even(a, b) if self.k == 1 else _set_is_tied(a.weights, b.weights, same, step)
+        tied = _set_is_tied(a.weights, b.weights, same, self.k, step)
+        set_is_tied = np.where(self.k == 1, self._is_even(a, b), tied)
         self.sets += sets.sum(0)
         self.order += order.sum(0)
         self.weighed += (both & np.isfinite(a.weights + b.weights).all(-1)).sum(0)
@@ -119,8 +135,8 @@ class Agreement:
 
     def _add_top_1(self, a: Rows, b: Rows, both: Flags, same: Flags) -> None:
         first = same[:, :, 0, :]
-        rank = np.where(first.any(-1), first.argmax(-1), self.k)
-        for column in range(self.k + 1):
+        rank = np.where(first.any(-1), first.argmax(-1), self.width)
+        for column in range(self.width + 1):
             self.rank_of_top_1[:, column] += (both & (rank == column)).sum(0)
         self.top_1 += (both & (rank == 0)).sum(0)
         self.top_1_ties += (both & (rank != 0) & self._is_even(a, b)).sum(0)
@@ -163,6 +179,12 @@ def mean_ranks(values: Ints | Floats) -> Floats:
     return ranks
 
 
+def _without_gaps(rows: Rows) -> Rows:
+    """Rows with a weight of 0 behind the experts of layers that select fewer than others."""
+    behind = (rows.experts == ABSENT) & (rows.experts[..., :1] != ABSENT)
+    return replace(rows, weights=np.where(behind, 0.0, rows.weights)) if behind.any() else rows
+
+
 def _of_partner(weights: Floats, same: Flags) -> Floats:
     """The second run's weight of each expert that the first one selected `[n, L, k]`; 0 if it did not select it."""
     found: Floats = np.where(same, weights[..., None, :], 0.0).sum(-1)
@@ -176,10 +198,10 @@ def _order_is_tied(a: Floats, b: Floats, same: Flags, step: float) -> Flags:
     return tied
 
 
-def _set_is_tied(a: Floats, b: Floats, same: Flags, step: float) -> Flags:
+def _set_is_tied(a: Floats, b: Floats, same: Flags, k: Ints, step: float) -> Flags:
     """All but one expert are the same; they have the same weights, and so have the two that took each other's place."""
     in_both_a, in_both_b = same.any(-1), same.any(-2)
-    one_differs = in_both_a.sum(-1) == a.shape[-1] - 1
+    one_differs = in_both_a.sum(-1) == k - 1
     kept = np.where(in_both_a, np.abs(_of_partner(b, same) - a), 0.0).max(-1) <= step
     gone, come = np.where(in_both_a, 0.0, a).sum(-1), np.where(in_both_b, 0.0, b).sum(-1)
     tied: Flags = one_differs & kept & (np.abs(gone - come) <= step)

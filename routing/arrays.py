@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing.events import Table, Token
+from routing.events import Table
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -28,11 +28,6 @@ def integers(values: Sequence[int | None]) -> Ints:
         return np.array([ABSENT if value is None else value for value in values], np.int64)
 
 
-def token_experts(token: Token, layers: int, experts_per_token: int) -> Ints:
-    """Expert ids `[L, k]` of one token, `ABSENT` in layers that were not computed."""
-    return integers(token.experts).reshape(layers, experts_per_token)
-
-
 def integer_rows(rows: Sequence[Sequence[int | None]]) -> Ints:
     """Lists of one length as int64 `[N, length]`, `ABSENT` for null."""
     try:
@@ -45,7 +40,8 @@ class Selections:
     """Which experts tokens in a row selected, and where those stand in a table `[L, E]`.
 
     Args:
-        ids: expert ids `[N, L, k]`; of one token in one layer all are `ABSENT`, or they are different experts.
+        ids: expert ids `[N, L, k]`; of one token in one layer all are `ABSENT`, or they are different experts, followed
+            by `ABSENT` in a layer that selects fewer than k.
         experts: E.
     """
 
@@ -54,16 +50,29 @@ class Selections:
         self.experts = experts
         self.computed: Flags = ids[:, :, 0] != ABSENT
         """[N, L]"""
-        self.whole = bool(self.computed.all())
-        """Every layer of every token was computed."""
+        self.whole = bool((ids[:, :, -1] != ABSENT).all())
+        """Every layer of every token was computed, and selects k experts."""
         offsets = np.arange(0, ids.shape[1] * experts, experts)[:, None]
         self.cells: Ints = (ids if self.whole else np.maximum(ids, 0)) + offsets
-        """[N, L, k] places in the flattened table; that of expert 0 where nothing was computed."""
+        """[N, L, k] places in the flattened table; that of expert 0 where there is no id."""
+
+    @property
+    def there(self) -> Flags:
+        """Entries `[N, L, k]` that are ids."""
+        found: Flags = self.ids != ABSENT
+        return found
+
+    def numbers(self) -> Ints | int:
+        """How many experts each token selected in each layer `[N, L]`, at least 1; one number if it is always k."""
+        if self.whole:
+            return int(self.ids.shape[2])
+        found: Ints = np.maximum(self.there.sum(-1), 1)
+        return found
 
     def counts(self) -> Ints:
         """How often each expert was selected `[L, E]`."""
         layers = self.ids.shape[1]
-        cells = self.cells if self.whole else self.cells[self.computed]
+        cells = self.cells if self.whole else self.cells[self.there]
         found = np.bincount(cells.ravel(), minlength=layers * self.experts)
         return found.astype(np.int64, copy=False).reshape(layers, self.experts)
 

@@ -77,12 +77,13 @@ def _move(average: Floats, chosen: Selections, keep: float) -> None:
 
 
 def _move_computed(average: Floats, chosen: Selections, keep: float) -> None:
-    """Move one average `[L, E]`, in place, in the layers that were computed."""
-    step = (1 - keep) / chosen.cells.shape[2]
+    """Move one average `[L, E]`, in place, in the layers that were computed, by a share for each of their experts."""
+    there = chosen.there
+    steps = np.broadcast_to(((1 - keep) / np.asarray(chosen.numbers()))[..., None], there.shape)
     flat = average.reshape(-1)
-    for cells, computed in zip(chosen.cells, chosen.computed, strict=True):
+    for cells, computed, ids, step in zip(chosen.cells, chosen.computed, there, steps, strict=True):
         average *= np.where(computed, keep, 1.0)[:, None]
-        flat[cells[computed]] += step
+        flat[cells[ids]] += step[ids]
 
 
 class Coherence:

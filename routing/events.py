@@ -2,6 +2,7 @@
 
 One run is a `Header` followed by events in the order in which they happened. Everything that is shown
 or computed anywhere is a function of these. Shapes: `L` MoE layers, `E` experts, `k` experts per token.
+Where `k` differs by layer, `L·k` is its sum over layers.
 Quantities that could not be had are absent (`None`), never zero.
 
 Weights, entropies and margins are integers in the header's `units`: they are rounded here, once, so that
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from routing.header import SCHEMA as SCHEMA
+from routing.header import SCHEMA_BY_LAYER as SCHEMA_BY_LAYER
 from routing.header import SCHEMA_MINOR as SCHEMA_MINOR
 from routing.header import BackendInfo as BackendInfo
 from routing.header import Continues as Continues
@@ -35,6 +37,10 @@ PerturbationSource = Literal["key", "schedule", "fork"]
 RunState = Literal["paused", "resumed", "fresh_context", "finished", "error", "dropped"]
 ForkArm = Literal["none", "neutral", "text"]
 PauseReason = Literal["fast_instability", "negative_pressure", "multistep_chunk_complete"]
+
+LEAST_LOGPROB = -(1 << 18)
+"""Logits in half precision lie within ±65,504, so that no log-probability is below −131,008 − ln V. Less is a damaged
+model's or file's, and absent."""
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):

@@ -10,7 +10,11 @@ from typing import Literal
 import msgspec
 
 SCHEMA = 1
+"""Of a file whose MoE layers all select the same number of experts, which any reader of schema 1 can read."""
+SCHEMA_BY_LAYER = 2
+"""Of a file whose MoE layers select different numbers of experts."""
 SCHEMA_MINOR = 2
+"""Counted through both: 2.2 is 1.2 with experts per token by layer."""
 
 
 class Units(msgspec.Struct, frozen=True):
@@ -29,7 +33,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[int]
     """Model layer index of each MoE layer, ascending; position in this list is `l` everywhere else."""
     experts: int
-    experts_per_token: int
+    experts_per_token: int | list[int]
+    """One number for all MoE layers; where they differ, one for each (schema 2)."""
     gate: str
     """How the router turns logits into weights, e.g. `softmax_top_k` or `top_k_softmax`."""
     quantization: str | None = None
@@ -44,6 +49,22 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Longest sequence seen in training, where the model says so: positions beyond it are flagged."""
     fingerprint: str | None = None
     """SHA-256 of metadata, tensor table and size; not of the weights."""
+
+    @property
+    def k_by_layer(self) -> list[int]:
+        """Experts per token of each MoE layer `[L]`."""
+        k = self.experts_per_token
+        return k if isinstance(k, list) else [k] * len(self.layers)
+
+    @property
+    def schema(self) -> int:
+        """The schema of a session file of this model."""
+        return SCHEMA_BY_LAYER if isinstance(self.experts_per_token, list) else SCHEMA
+
+
+def experts_per_token(k_by_layer: list[int]) -> int | list[int]:
+    """Return what `ModelInfo` holds: one number if all MoE layers, of which there is at least one, have the same."""
+    return k_by_layer[0] if len(set(k_by_layer)) == 1 else k_by_layer
 
 
 class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +161,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """Whose tokens this run took; None if it drew its own."""
     continues: Continues | None = None
     """None in a run's first file."""
+
+    @property
+    def is_ordered(self) -> bool:
+        """Experts of a token stand by router probability. Where no probabilities were known they stand by id."""
+        return not {"weights", "entropy", "margin"}.isdisjoint(self.capture)
 
     @property
     def counts_only(self) -> bool:

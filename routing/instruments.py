@@ -5,11 +5,13 @@ A live run and its replay use the same instruments on the same events, so they s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from math import isnan, log
 
 import numpy as np
 
-from routing.arrays import ABSENT, Ints, Selections, integer_rows, packed, token_experts, unpacked
+from routing.arrays import ABSENT, Ints, Selections, integer_rows, packed, unpacked
 from routing.averages import Coherence, UsageAverages
 from routing.chunks import ChunkClock
 from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
@@ -23,6 +25,7 @@ from routing.pressure import (
     pressures,
     reference_signals,
 )
+from routing.row_layout import RowLayout, selected
 from routing.usage import UsageWindow
 
 KEYFRAME_TOKENS = 700
@@ -79,7 +82,7 @@ class Instruments:
         self.units = header.units
         self.layers = len(header.model.layers)
         self.experts = header.model.experts
-        self.experts_per_token = header.model.experts_per_token
+        self.layout = RowLayout.of(header.model)
         self._clock = ChunkClock(header.chunk_size)
         self._prefill = UsageWindow(self.layers, self.experts)
         self._decode = UsageWindow(self.layers, self.experts)
@@ -152,7 +155,7 @@ class Instruments:
 
     def _checked_experts(self, token: Token) -> Ints:
         """Expert ids [L, k], refused here, before the token becomes one of many."""
-        experts = token_experts(token, self.layers, self.experts_per_token)
+        experts = self.layout.experts(token)
         if experts.max(initial=ABSENT) >= self.experts:
             raise IndexError(f"token {token.i} selects expert {experts.max()} of {self.experts}")
         if token.weights is not None and len(token.weights) != len(token.experts):
@@ -195,7 +198,7 @@ class Instruments:
             chosen = Selections(chosen.ids[places], self.experts)
         steps = integer_rows([token.weights for token in tokens if token.weights is not None])
         weights = np.where(steps == ABSENT, 0, steps) * self.units.weights
-        self._phases.extend(chosen, weights.reshape(chosen.ids.shape))
+        self._phases.extend(chosen, self.layout.table(weights, 0))
 
     def _cut(self) -> list[Event]:
         """End the chunk in the making, if there is one."""
@@ -233,7 +236,7 @@ class Instruments:
         coherence = self._phases.value()
         change = 0.0 if self._coherence is None else coherence - self._coherence
         self._coherence = coherence
-        if not sums.is_whole(self.experts_per_token):
+        if not sums.is_whole(self.layout.k):
             return None
         if self.mode != "chronomoe-v1":
             signals = self._measured(sums, coherence, change)
@@ -285,10 +288,15 @@ class Instruments:
             phases=packed(self._phases.phases),
             coherence=self._coherence,
             residual=self._residual,
-            last_experts=_rows(self._before, self.layers),
+            last_experts=[None] * self.layers if self._before is None else selected(self._before),
             open_chunk=None if self._open is None else self._open.freeze(),
             multistep=self._multistep,
         )
+
+    def frozen(self) -> Callable[[], Keyframe]:
+        """Return what gives this moment's keyframe later. It copies arrays; a keyframe makes lists of them."""
+        self._settle()
+        return deepcopy(self).keyframe
 
     def _restore(self, frame: Keyframe) -> None:
         self._tokens = frame.i
@@ -311,22 +319,7 @@ class Instruments:
         self._phases.phases = unpacked(frame.phases).reshape(shape)
         self._coherence, self._residual = frame.coherence, frame.residual
         self._multistep = frame.multistep
-        self._before = experts_before(frame, self.experts_per_token)
+        self._before = self.layout.experts_before(frame)
         if frame.open_chunk is not None:
             self._open = ChunkSums.thaw(frame.open_chunk)
             self._clock.filled = frame.open_chunk.tokens
-
-
-def experts_before(frame: Keyframe, experts_per_token: int) -> Ints | None:
-    """Expert ids [L, k] of the token before a keyframe, `ABSENT` where not computed; None if none was observed."""
-    if all(row is None for row in frame.last_experts):
-        return None
-    absent = [ABSENT] * experts_per_token
-    return np.array([absent if row is None else row for row in frame.last_experts], np.int64)
-
-
-def _rows(experts: Ints | None, layers: int) -> list[list[int] | None]:
-    """Expert ids [L, k] as a keyframe has them: null for a layer that was not computed."""
-    if experts is None:
-        return [None] * layers
-    return [None if row[0] == ABSENT else row for row in experts.tolist()]

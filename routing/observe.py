@@ -101,6 +101,64 @@ def observe(
     return _without(computed, _observe(known, anything, chosen, whole, is_scored=scored is not None))
 
 
+def observe_by_layer(
+    logits: AnyFloats | None,
+    experts: AnyInts,
+    gate: str,
+    applied: AnyFloats | None = None,
+    *,
+    k: Ints,
+    scored: AnyFloats | None = None,
+) -> Observation:
+    """As `observe`, for layers that select different numbers of experts.
+
+    Args:
+        logits: as for `observe`.
+        experts: `[T, L, K]`; in a layer that selects fewer than K, the rest of a row holds nothing.
+        gate: as for `observe`.
+        applied: `[T, L, K]`, likewise.
+        k: experts per token of each layer `[L]`.
+        scored: as for `observe`.
+    """
+    found = []
+    for chosen in np.unique(k).tolist():
+        at = np.flatnonzero(k == chosen)
+        seen = observe(
+            None if logits is None else logits[:, at],
+            experts[:, at, :chosen],
+            gate,
+            None if applied is None else applied[:, at, :chosen],
+            scored=None if scored is None else scored[:, at],
+        )
+        found.append((at, seen))
+    return _together(found, experts.shape[:3])
+
+
+def _together(found: list[tuple[Ints, Observation]], shape: tuple[int, ...]) -> Observation:
+    """Observations of some layers each, as one of all layers; `ABSENT` where a layer selects fewer experts."""
+
+    def joined(pieces: list[tuple[Ints, Ints | None]]) -> Ints | None:
+        table = np.full(shape, ABSENT, np.int64)
+        for at, piece in pieces:
+            if piece is None:
+                return None
+            table[:, at, : piece.shape[-1]] = piece
+        return table
+
+    def joined_layers(pieces: list[tuple[Ints, Ints | None]]) -> Ints | None:
+        found = joined([(at, None if piece is None else piece[..., None]) for at, piece in pieces])
+        return None if found is None else found[..., 0]
+
+    experts = joined([(at, seen.experts) for at, seen in found])
+    assert experts is not None
+    return Observation(
+        experts,
+        joined([(at, seen.weights) for at, seen in found]),
+        joined_layers([(at, seen.entropy) for at, seen in found]),
+        joined_layers([(at, seen.margin) for at, seen in found]),
+    )
+
+
 def _observe(gate: Gate, given: AnyFloats, chosen: Ints, applied: AnyFloats | None, *, is_scored: bool) -> Observation:
     """As `observe`, for a known gate, where every layer was computed; `given` are scores or logits."""
     with np.errstate(invalid="ignore"):  # a router may overflow

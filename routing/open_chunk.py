@@ -58,9 +58,13 @@ class ChunkSums:
         seen = self.observed[name]
         return self.sums[name] * unit / seen if seen else np.nan
 
-    def is_whole(self, experts_per_token: int) -> bool:
-        """Routing was observed at every token: a mean over some of them would pass for one over the chunk."""
-        return int(self.counts.sum(-1).max(initial=0)) == self.tokens * experts_per_token
+    def is_whole(self, k: Ints) -> bool:
+        """Routing was observed at every token: a mean over some of them would pass for one over the chunk.
+
+        Args:
+            k: experts per token of each layer `[L]`.
+        """
+        return bool((self.counts.sum(-1) == self.tokens * k).any())
 
     def usage(self) -> Floats:
         """Share of selections per layer [L, E] in this chunk."""

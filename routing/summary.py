@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
+from routing.arrays import ABSENT, Floats, Ints, integers
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
 from routing.fit_result import fit_result
 from routing.half_life import in_words
-from routing.instruments import complete_chunks, experts_before
+from routing.instruments import complete_chunks
 from routing.mid_series import ContextSeries, MidSeries
 from routing.pressure import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
+from routing.row_layout import RowLayout
 from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
 
 Json = dict[str, Any]
@@ -48,6 +49,7 @@ class _Totals:
     def __init__(self, header: Header) -> None:
         self.header = header
         self.layers = len(header.model.layers)
+        self.layout = RowLayout.of(header.model)
         self.sources: Counter[str] = Counter()
         self.events: Counter[type] = Counter()
         self.would_stop = 0
@@ -78,7 +80,7 @@ class _Totals:
 
     def _token(self, token: Token) -> None:
         self.sources[token.source] += 1
-        experts = token_experts(token, self.layers, self.header.model.experts_per_token)
+        experts = self.layout.experts(token)
         self.usage[token.phase].add(experts)
         if token.phase == "decode":
             self._decode(token, experts)
@@ -99,7 +101,7 @@ class _Totals:
             self.usage = {"prefill": _counted(frame.counts_prefill, frame.rows_prefill, experts)}
             self.usage["decode"] = _counted(frame.counts_decode, frame.rows_decode, experts)
         elif frame.i > self.next:  # tokens are missing before it
-            self.before = experts_before(frame, self.header.model.experts_per_token)
+            self.before = self.layout.experts_before(frame)
 
     def _state(self, state: State) -> None:
         if state.state in ("finished", "error"):

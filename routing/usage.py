@@ -56,10 +56,9 @@ class _Row(NamedTuple):
 def _row(experts: Ints, number: int) -> _Row:
     """Where expert ids `[L, k]` count in a table of `number` experts."""
     cells = experts + np.arange(0, len(experts) * number, number)[:, None]
-    layers = np.flatnonzero(experts[:, 0] != ABSENT)
-    if len(layers) == len(experts):
+    if (experts[:, -1] != ABSENT).all():
         return _Row(cells.ravel(), slice(None))
-    return _Row(cells[layers].ravel(), layers)
+    return _Row(cells[experts != ABSENT], np.flatnonzero(experts[:, 0] != ABSENT))
 
 
 def add_selections(counts: Ints, experts: Ints) -> None:
@@ -131,8 +130,13 @@ def overlap(now: Ints, before: Ints) -> Floats:
     """
     present = (now[:, 0] != ABSENT) & (before[:, 0] != ABSENT)
     equal = now[:, :, None] == before[:, None, :]
+    chosen: Ints | int = now.shape[1]
+    if (now[:, -1] == ABSENT).any():
+        there = now != ABSENT
+        equal &= there[:, :, None]
+        chosen = np.maximum(there.sum(1), 1)
     shared = equal.reshape(len(now), equal.shape[1] * equal.shape[2]).sum(1) * present
-    return np.where(present, shared / (2 * now.shape[1] - shared), np.nan)
+    return np.where(present, shared / (2 * chosen - shared), np.nan)
 
 
 def overlaps(now: Selections, before: Ints | None) -> Floats:
@@ -147,8 +151,10 @@ def overlaps(now: Selections, before: Ints | None) -> Floats:
     first = Selections(np.full((1, layers, chosen), ABSENT) if before is None else before[None], now.experts)
     places = now.cells.reshape(tokens, -1) + np.arange(0, tokens * table, table)[:, None]
     earlier = np.zeros(tokens * table, np.bool_)  # [N·L·E] whether the token before selected it
-    earlier[first.cells.ravel()] = True
-    earlier[places[:-1] + table] = True
-    shared = earlier[places].reshape(now.ids.shape).sum(-1)
+    earlier[first.cells[first.there]] = True
+    following = places[:-1] + table
+    earlier[following if now.whole else following[now.there.reshape(tokens, -1)[:-1]]] = True
+    selected_before = earlier[places].reshape(now.ids.shape)
+    shared = (selected_before if now.whole else selected_before & now.there).sum(-1)
     present = now.computed & np.concatenate((first.computed, now.computed[:-1]))
-    return np.where(present, shared / (2 * chosen - shared), np.nan)
+    return np.where(present, shared / (2 * now.numbers() - shared), np.nan)

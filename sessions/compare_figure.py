@@ -95,7 +95,8 @@ def _agreement(axes: Axes, found: Comparison) -> None:
             continue
         rows = np.where(routing.rows > 0, routing.rows, np.nan)
         axes.plot(100 * routing.sets / rows, "o-", color=f"C{at}", markersize=3, label=f"{_label(at, pair.b)}, sets")
-        axes.plot(100 * routing.top_1 / rows, "s--", color=f"C{at}", markersize=3, label="top-1")
+        if routing.ordered:
+            axes.plot(100 * routing.top_1 / rows, "s--", color=f"C{at}", markersize=3, label="top-1")
     axes.set_ylim(top=101)
     _finish_by_layer(axes, "rows that agree with A, %")
 

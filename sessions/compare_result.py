@@ -18,6 +18,9 @@ Json = dict[str, Any]
 
 FORMAT = "moe-watch comparison 1"
 
+NO_ORDER = "a recording without router probabilities holds experts by id, in no order of theirs"
+"""Why there is no top-1 and no order."""
+
 
 def comparison_result(found: Comparison) -> Json:
     """Everything that was found, as JSON-able values."""
@@ -121,16 +124,17 @@ def agreement_result(found: Agreement) -> Json:
         "only_first": int(found.only_a.sum()),
         "only_second": int(found.only_b.sum()),
         "sets": _share(found.sets, found.rows),
-        "top_1": _share(found.top_1, found.rows),
-        "order": _share(found.order, found.rows),
-        "experts_kept": _share(found.kept, found.rows * found.k),
+        "top_1": _share(found.top_1, found.rows) if found.ordered else None,
+        "order": _share(found.order, found.rows) if found.ordered else None,
+        "order_unavailable": None if found.ordered else NO_ORDER,
+        "experts_kept": _share(found.kept, found.choices),
         "weight_difference": largest and {"largest": largest.weight, "i": largest.i, "layer": largest.layer},
         "ties": {
             "unit": found.weight_unit,
             "rows_with_weights": int(found.weighed.sum()),
             "sets": int(found.set_ties.sum()),
-            "top_1": int(found.top_1_ties.sum()),
-            "order": int(found.order_ties.sum()),
+            "top_1": int(found.top_1_ties.sum()) if found.ordered else None,
+            "order": int(found.order_ties.sum()) if found.ordered else None,
         },
         "usage_distance": _mean(found.usage_distance),
         "usage_correlation": _mean(found.usage_correlation),
@@ -144,15 +148,15 @@ def _layer(found: Agreement, at: int) -> Json:
     return {
         "rows": int(rows),
         "sets": int(found.sets[at]),
-        "top_1": int(found.top_1[at]),
-        "order": int(found.order[at]),
-        "experts_kept": _share(found.kept[at], rows * found.k),
-        "rank_of_top_1": found.rank_of_top_1[at].tolist(),
+        "top_1": int(found.top_1[at]) if found.ordered else None,
+        "order": int(found.order[at]) if found.ordered else None,
+        "experts_kept": _share(found.kept[at], found.choices[at]),
+        "rank_of_top_1": found.rank_of_top_1[at].tolist() if found.ordered else None,
         "weight_difference": _number(found.difference[at]),
         "ties": {
             "sets": int(found.set_ties[at]),
-            "top_1": int(found.top_1_ties[at]),
-            "order": int(found.order_ties[at]),
+            "top_1": int(found.top_1_ties[at]) if found.ordered else None,
+            "order": int(found.order_ties[at]) if found.ordered else None,
         },
         "usage_distance": _number(found.usage_distance[at]),
         "usage_correlation": _number(found.usage_correlation[at]),

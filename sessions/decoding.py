@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import FieldInfo
 
-from routing.events import Header, Token
-from sessions.shapes import ABSENT_ID, MAX_INTEGER, most_of
+from routing.events import LEAST_LOGPROB, Header, Token
+from sessions.bounds import ABSENT_ID, MAX_INTEGER, MAX_TOKEN_ID, MOST_SECONDS
+from sessions.shapes import most_of
 
 _SHARE = Annotated[float, Meta(ge=0, le=1)]
 _FIELDS = msgspec.structs.fields(Token)
@@ -30,7 +31,7 @@ def token_decoder(header: Header) -> Callable[[bytes], Token]:
     """
     model = header.model
     most = tuple(most_of(header).items())
-    decode = msgspec.json.Decoder(_kind(len(model.layers), model.experts, model.experts_per_token, most)).decode
+    decode = msgspec.json.Decoder(_kind(len(model.layers), model.experts, sum(model.k_by_layer), most)).decode
     names = [field.name for field in _FIELDS]
     values = attrgetter(*names)
 
@@ -41,28 +42,28 @@ def token_decoder(header: Header) -> Callable[[bytes], Token]:
 
 
 @lru_cache(maxsize=8)  # making a type takes a millisecond
-def _kind(layers: int, experts: int, k: int, most: tuple[tuple[str, int], ...]) -> Any:
+def _kind(layers: int, experts: int, chosen: int, most: tuple[tuple[str, int], ...]) -> Any:
     """A struct with `Token`'s fields, each with the range that its numbers may have in this model."""
-    kinds = get_type_hints(Token) | _numbers() | _rows(layers, experts, k, dict(most))
-    fields = [(field.name, kinds[field.name], *_default(field, layers * k)) for field in _FIELDS]
+    kinds = get_type_hints(Token) | _numbers() | _rows(layers, experts, chosen, dict(most))
+    fields = [(field.name, kinds[field.name], *_default(field, chosen)) for field in _FIELDS]
     return msgspec.defstruct("SoundToken", fields, kw_only=True, gc=False, tag_field="event", tag="token")
 
 
 def _numbers() -> dict[str, Any]:
     return {
         "i": _integer(0, MAX_INTEGER),
-        "t": Annotated[float, Meta(ge=0, le=MAX_INTEGER)],
-        "id": _integer(ABSENT_ID, MAX_INTEGER),
-        "logprob": Annotated[float, Meta(ge=-MAX_INTEGER, le=0)] | None,
+        "t": Annotated[float, Meta(ge=0, le=MOST_SECONDS)],
+        "id": _integer(ABSENT_ID, MAX_TOKEN_ID),
+        "logprob": Annotated[float, Meta(ge=LEAST_LOGPROB, le=0)] | None,
         "top_margin": _SHARE | None,
         "choice_gap": _SHARE | None,
     }
 
 
-def _rows(layers: int, experts: int, k: int, most: dict[str, int]) -> dict[str, Any]:
+def _rows(layers: int, experts: int, chosen: int, most: dict[str, int]) -> dict[str, Any]:
     return {
-        "experts": _row(layers * k, _integer(0, max(0, experts - 1))),
-        "weights": _row(layers * k, _integer(0, most["weights"]) | None) | None,
+        "experts": _row(chosen, _integer(0, max(0, experts - 1))),
+        "weights": _row(chosen, _integer(0, most["weights"]) | None) | None,
         "entropy": _row(layers, _integer(0, most["entropy"]) | None) | None,
         "margin": _row(layers, _integer(0, most["margin"]) | None) | None,
         "probs": _row(layers * experts, _integer(0, most["probs"]) | None) | None,

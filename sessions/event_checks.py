@@ -8,6 +8,7 @@ from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation,
 from routing.instruments import CUTTING_STATES
 from sessions.findings import Findings
 from sessions.recompute import Recomputed
+from sessions.shapes import ABSENT_ID
 
 
 class EventChecks:
@@ -57,7 +58,7 @@ class EventChecks:
         """The ids of an injection come one by one, and nothing but them."""
         if token.source == "injected" and self._injecting:
             expected = self._injecting.popleft()
-            if token.id != expected:
+            if ABSENT_ID not in (token.id, expected) and token.id != expected:
                 self._findings.add("injection", f"token {token.id} is injected in place of {expected}", line)
         elif token.source != "prompt" and self._injecting:
             self._findings.add("injection", f"{len(self._injecting)} injected tokens are missing", line)
@@ -80,11 +81,10 @@ class EventChecks:
         if not self._begun:
             self._begun, self._next = True, frame.i
             self.tap = None if frame.i else self.tap
-        k = self._header.model.experts_per_token
+        model = self._header.model
         for rows, counts in ((frame.rows_prefill, frame.counts_prefill), (frame.rows_decode, frame.counts_decode)):
-            for at, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            for layer, k, row, count in zip(model.layers, model.k_by_layer, rows, counts, strict=True):
                 if sum(count) != row * k:
-                    layer = self._header.model.layers[at]
                     text = f"layer {layer}: counts sum to {sum(count)}, where {row} rows × {k} are {row * k}"
                     self._findings.add("counts", text, line)
 

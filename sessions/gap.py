@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from routing.events import Event, Keyframe, State, Token, from_json
 from sessions.recorder import line_of
@@ -13,6 +13,9 @@ FIRST_WAIT = 2.0
 LONGEST_WAIT = 30.0
 """Seconds from one try to the next, doubled each time."""
 
+TOKEN_HEAD = b'{"event":"token",'
+"""How the line of a token begins."""
+
 
 class Gap:
     """Begins when an event could not be written, and ends when everything kept stands in a file.
@@ -22,16 +25,19 @@ class Gap:
         start: the state that the events to come can be computed from; None at the very beginning of a run.
         lost: events that are gone already.
         now: monotonic seconds.
+        lines: of events since `start` that a compressor took and that did not get into the file.
     """
 
-    def __init__(self, problem: str, start: Keyframe | None, *, lost: int, now: float) -> None:
+    def __init__(
+        self, problem: str, start: Keyframe | None, *, lost: int = 0, now: float, lines: Sequence[bytes] = ()
+    ) -> None:
         self.problem = problem
         self.start = start
         self.lost = lost
         """Events that no file will hold."""
-        self._lines: list[bytes] = []
-        self._bytes = 0
-        self._tokens = start is not None and start.i > 0
+        self._lines = list(lines)
+        self._bytes = sum(map(len, lines))
+        self._tokens = (start is not None and start.i > 0) or any(line.startswith(TOKEN_HEAD) for line in lines)
         self._time = 0.0
         self._wait = FIRST_WAIT
         self._next_try = now + FIRST_WAIT

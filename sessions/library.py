@@ -56,9 +56,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     created: str
     """UTC, ISO 8601."""
-    layers: int
+    layers: list[int]
+    """The model's own index of each MoE layer."""
     experts: int
-    experts_per_token: int
+    experts_per_token: int | list[int]
     continues: str | None
     """Name of the run's first file, if this is a later one."""
     tokens: int = 0
@@ -336,7 +337,7 @@ class _Scan:
             quantization=model.quantization,
             backend=self._header.backend.name,
             created=self._header.created,
-            layers=len(model.layers),
+            layers=model.layers,
             experts=model.experts,
             experts_per_token=model.experts_per_token,
             continues=None if continues is None else continues.file,

@@ -166,7 +166,8 @@ class LiveRun:
         elif self.stage in ("running", "finished") and not (self.void or self.recording.active):
             assert self._header is not None
             assert self._instruments is not None
-            self.recording.begin(self._header, self._instruments.keyframe, under_way=True)
+            instruments = self._instruments
+            self.recording.begin(self._header, instruments.keyframe, instruments.frozen, under_way=True)
 
     def close(self) -> None:
         """End the run, and everything, once the worker has confirmed its end."""
@@ -300,7 +301,7 @@ class LiveRun:
         self._header, self._instruments, self._tokens = header, Instruments(header), 0
         self._began = self._vitals_due = around.clock()
         self.stage, self.paused, self.void = "running", False, False
-        problem = self.recording.begin(header, self._instruments.keyframe)
+        problem = self.recording.begin(header, self._instruments.keyframe, self._instruments.frozen)
         if problem is not None and self._settings.needs_recording and not self._has_run:
             self.fail(str(problem))
             return

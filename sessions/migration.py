@@ -2,14 +2,15 @@
 
 A minor version adds events and fields, each with a default that says what its absence meant before, and other ways to
 write a value, beside the one there was: so every line of an older minor version is a line of this one, and reading it
-migrates it. A major version would change what a line means.
+migrates it. A major version changes what a line means: in schema 2 a row of experts has another length in each MoE
+layer. Minor versions count through both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from routing.events import SCHEMA, SCHEMA_MINOR
+from routing.events import SCHEMA_BY_LAYER, SCHEMA_MINOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,15 @@ PUBLISHED = (
         events=frozenset({"refused", "warning"}),
         fields=frozenset({"chunk.context", "keyframe.context", "keyframe.context_chunks"}),
     ),
+    Version(2, 2, forms=frozenset({"session.model.experts_per_token"})),
 )
-"""Every version that a file may have, oldest first; the last one is what is written now."""
+"""Every version that a file may have, oldest first; the last of each major one is what is written now."""
 
 
 def refusal(major: int) -> str:
     """Why a major version cannot be read, in a few words; empty if it can."""
-    if major > SCHEMA:
-        return f"schema {major}, and this moe-watch reads schema {SCHEMA}"
+    if major > SCHEMA_BY_LAYER:
+        return f"schema {major}, and this moe-watch reads schema {SCHEMA_BY_LAYER}"
     return "" if major >= PUBLISHED[0].major else f"schema {major} does not exist"
 
 

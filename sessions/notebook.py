@@ -26,6 +26,7 @@ from sessions.export.tables import CHUNKS, chunk_row
 from sessions.fitting import RecordedSeries, chosen_context
 from sessions.parts import RunReader, shown
 from sessions.recompute import Beginnings, Recomputed
+from sessions.text import top_k_text
 from sessions.token_arrays import TokenArrays, TokenBatches, token_arrays
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -60,7 +61,7 @@ class Session:
 
     def __repr__(self) -> str:
         model = self.header.model
-        shape = f"{len(model.layers)} layers × {model.experts} experts, top-{model.experts_per_token}"
+        shape = f"{len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}"
         return f"<moe_watch session {str(self.path)!r}: {model.name!r}, {shape}>"
 
     def __len__(self) -> int:
@@ -71,6 +72,11 @@ class Session:
     def layers(self) -> Ints:
         """The model's own index of each MoE layer `[L]`."""
         return np.array(self.header.model.layers, np.int64)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the first of a token's experts is its likeliest; otherwise they stand by id."""
+        return self.header.is_ordered
 
     @property
     def torn(self) -> str:
@@ -98,12 +104,16 @@ class Session:
         return {name: self._read.arrays[name][chosen] for name in _TOKEN_COLUMNS}
 
     def experts(self, phase: Phase | None = None) -> npt.NDArray[np.int32]:
-        """Selected experts by router probability descending `[T, L, k]`; -1 in layers that were not observed."""
+        """Selected experts by router probability descending `[T, L, k]`; -1 in layers that were not observed.
+
+        Where the run recorded neither weights nor entropy nor margin they stand by id (`ordered` is False).
+        In a model whose layers select different numbers of experts, k is the largest, and -1 stands behind the others.
+        """
         found: npt.NDArray[np.int32] = self._read.arrays["experts"][self._chosen(phase)]
         return found
 
     def weights(self, phase: Phase | None = None) -> npt.NDArray[np.float32]:
-        """What the selected experts' outputs were multiplied by `[T, L, k]`.
+        """What the selected experts' outputs were multiplied by `[T, L, k]`; NaN where `experts` holds -1.
 
         Raises:
             UserError: they were not recorded.

@@ -21,6 +21,7 @@ from routing.events import Event, Header, Unknown, from_json
 from sessions.decoding import token_decoder
 from sessions.lines import Line, Lines, LineTooLongError
 from sessions.migration import is_newer, refusal
+from sessions.repeated_keys import repeated_key
 from sessions.shapes import MAX_INTEGER, EventChecker, ShapeError, check_header
 from sessions.store import Store, open_whole
 
@@ -184,6 +185,7 @@ class SessionReader:
             header = _parse(content)
             assert isinstance(header, Header)
             check_header(header)
+            _check_keys(content, header)
         except ShapeError as error:
             raise self._refusal(f"no session header, {error}", NOT_A_SESSION) from error
         except LineTooLongError as error:
@@ -209,9 +211,12 @@ class SessionReader:
             with suppress(msgspec.DecodeError, RecursionError):
                 token = self._decode_token(line)
                 self._checker.check_decoded(token, skim=skim)
+                _check_keys(line, token)
                 return token
         event = self._newer(line) or _parse(line)
         self._checker.check(event)
+        if not isinstance(event, Unknown):
+            _check_keys(line, event)
         return event
 
     def _newer(self, line: bytes) -> Unknown | None:
@@ -246,6 +251,15 @@ def _check_encoding(line: bytes) -> None:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ShapeError(f"not UTF-8 at byte {error.start}") from error
+
+
+def _check_keys(line: bytes, event: Event) -> None:
+    try:
+        key = repeated_key(line, event)
+    except RecursionError as error:
+        raise ShapeError("nested too deeply") from error
+    if key is not None:
+        raise ShapeError(f"{key[:40]!r} stands twice")
 
 
 def _parse(line: bytes) -> Event:

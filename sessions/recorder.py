@@ -22,7 +22,7 @@ import msgspec
 
 from routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
 from sessions import paths
-from sessions.sinks import FileSink, Sink, StreamSink, ZstdSink
+from sessions.sinks import FileSink, Pending, Sink, StreamSink, ZstdSink
 from sessions.text import whole_text
 
 SYNC_SECONDS = 1.0
@@ -67,8 +67,8 @@ class Recorder:
         self.path = path
         self.problem = ""
         """Why nothing is written any more, and since which token; empty while all is well."""
-        self.lost = 0
-        """Events that `append` took and that are nevertheless not in the file."""
+        self.unwritten: Pending = ()
+        """Lines of events that `append` took and that are nevertheless not in the file, because it takes no more."""
         self._sink = sink
         self._open = True
         self._file = beside or path
@@ -171,6 +171,16 @@ class Recorder:
         return self._open
 
     @property
+    def holds_back(self) -> bool:
+        """Whether lines may wait in a compressor, so that a failure can come when later events are known already."""
+        return isinstance(self._sink, ZstdSink)
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether the system has all that was appended."""
+        return not self._sink.pending
+
+    @property
     def in_place(self) -> bool:
         """Whether `path` is this file, and no longer the one that it is to replace."""
         return self._file == self.path
@@ -187,7 +197,7 @@ class Recorder:
             if self._clock() - self._synced >= _patience(event):
                 self._sync()
         except OSError as error:
-            self._fail(error, lost=max(0, self._sink.pending - 1))
+            self._fail(error, tuple(self._sink.pending[:-1]))  # the last one is this event's
             return False
         self._next_token += isinstance(event, Token)
         self._note_flushed()
@@ -203,7 +213,7 @@ class Recorder:
         try:
             self._sink.flush()
         except OSError as error:
-            self._fail(error, lost=self._sink.pending)
+            self._fail(error, tuple(self._sink.pending))
             return False
         self._note_flushed()
         return True
@@ -222,7 +232,7 @@ class Recorder:
             self._check_place()
             self._sink.finish()
         except OSError as error:
-            self._fail(error, lost=self._sink.pending)
+            self._fail(error, tuple(self._sink.pending))
         else:
             self._release()
 
@@ -262,10 +272,10 @@ class Recorder:
         if not self._sink.pending:
             self._flushed, self._next_flushed = self._clock(), self._next_token
 
-    def _fail(self, error: OSError, *, lost: int) -> None:
+    def _fail(self, error: OSError, unwritten: Pending) -> None:
         reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
-        self.lost = lost
-        since = self._next_flushed if lost else self._next_token
+        self.unwritten = unwritten
+        since = self._next_flushed if unwritten else self._next_token
         self.problem = f"{reason}; nothing is recorded since token {since}"
         with contextlib.suppress(OSError):
             self._sink.take_back()

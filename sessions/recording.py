@@ -21,6 +21,8 @@ from sessions.source import RecordingStatus
 
 StateNow = Callable[[], Keyframe]
 """All that later events need, after those that were recorded so far."""
+Freeze = Callable[[], StateNow]
+"""Gives what tells the state of this moment later; cheap, for it is seldom asked."""
 
 
 class Recording:
@@ -64,6 +66,9 @@ class Recording:
         """Files of the present run."""
         self._header: Header | None = None
         self._state: StateNow | None = None
+        self._freeze: Freeze | None = None
+        self._flushed_state: StateNow | None = None
+        """The state after all that the system has of a compressed file; None of one that holds nothing back."""
         self._gap: Gap | None = None
         self._running = False
         """More events of the present run may come."""
@@ -111,12 +116,16 @@ class Recording:
         if self.wanted and self._output is not None and paths.is_taken(self._output) and not self._force:
             raise paths.exists_already(self._output)
 
-    def begin(self, header: Header, state: StateNow, *, under_way: bool = False) -> UserError | None:
+    def begin(
+        self, header: Header, state: StateNow, freeze: Freeze | None = None, *, under_way: bool = False
+    ) -> UserError | None:
         """Begin a file, if recording is wanted.
 
         Args:
             header: of the run.
             state: asked where a file begins after the run did.
+            freeze: asked several times a second while a file is compressed; without it, what a compressor holds when
+                the disk is full is lost.
             under_way: the run has begun already.
 
         Returns:
@@ -126,7 +135,7 @@ class Recording:
         self._last_kept = self._recorder or self._last_kept
         self._recorder, self._gap, self._first, self._missing = None, None, None, ""
         self._parts = 0
-        self._header, self._state = header, state
+        self._header, self._state, self._freeze = header, state, freeze
         if not self.wanted:
             return None
         self._running = True
@@ -134,7 +143,7 @@ class Recording:
         try:
             self._recorder = self._begin_file(header)
         except UserError as error:
-            self._gap = Gap(str(error), start, lost=0, now=self._clock())
+            self._gap = Gap(str(error), start, now=self._clock())
             return error
         self._parts = 1
         self._note_place()
@@ -147,6 +156,7 @@ class Recording:
         if not self._running:
             return
         if self._gap is None and self._recorder is not None:
+            self._keep_flushed_state(self._recorder)
             taken = self._recorder.append(event)
             self._note_failure()
             if taken:
@@ -195,6 +205,10 @@ class Recording:
     def end(self) -> None:
         """Close the file, if there is one, and what is kept for one. A file that holds no token replaces none."""
         self._running = False
+        if self._gap is None and self._recorder is not None:
+            self._recorder.close()
+            if self._recorder.unwritten:
+                self._note_failure()
         if self._gap is not None:
             self._end_gap(self._gap)
         if self._recorder is None:
@@ -222,13 +236,24 @@ class Recording:
             self._output_used = False
         self._recorder = None
 
+    def _keep_flushed_state(self, recorder: Recorder) -> None:
+        """Note the state before the first event that a compressor keeps for itself."""
+        if recorder.holds_back and recorder.is_flushed and self._freeze is not None:
+            self._flushed_state = self._freeze()
+
     def _note_failure(self) -> None:
-        """Keep what comes, if the file can take no more."""
+        """If the file can take no more, keep what comes, and what a compressor held if the state before it is known."""
         recorder = self._recorder
         if self._gap is not None or recorder is None or not recorder.problem or self._stream is not None:
             return
         assert self._state is not None
-        self._gap = Gap(recorder.problem, self._state(), lost=recorder.lost, now=self._clock())
+        state, lines, lost = self._state, recorder.unwritten, 0
+        if lines and self._flushed_state is not None:
+            state = self._flushed_state
+        elif lines:
+            lines, lost = (), len(lines)
+        self._gap = Gap(recorder.problem, state(), lost=lost, now=self._clock(), lines=lines)
+        self._flushed_state = None
         if not recorder.in_place:
             self._forget()
 

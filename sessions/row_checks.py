@@ -15,6 +15,7 @@ from routing.arrays import ABSENT, Flags, Floats
 from routing.events import Header
 from routing.gates import Gate, Scores, Weighting, parse
 from routing.observe import normalised_entropy, router_margin
+from routing.row_layout import RowLayout
 from sessions.token_arrays import TokenArrays
 
 NOISE = 1.0
@@ -46,8 +47,8 @@ def weight_sums(found: TokenArrays, header: Header) -> Faults | None:
     gate = _scaled(header)
     if gate is None or gate.scale is None:
         return None
-    scale, sums = gate.scale, found.weights.sum(-1)
-    slack = (header.model.experts_per_token / 2 + NOISE) * header.units.weights
+    scale, sums = gate.scale, _sums(found)
+    slack = (RowLayout.of(header.model).k / 2 + NOISE) * header.units.weights
     excess = sums - scale
     if gate.weighting in SUMMING_TO_ONE:
         wrong = excess > slack if gate.may_sum_to_less else np.abs(excess) > slack
@@ -97,8 +98,7 @@ def margin_against_weights(found: TokenArrays, header: Header) -> Faults | None:
     A model whose selection is biased may choose others at some tokens, so this need not hold in every row.
     """
     gate = _scaled(header)
-    k, experts = header.model.experts_per_token, header.model.experts
-    if gate is None or gate.scale is None or gate.scores is not Scores.SOFTMAX or not 2 <= k <= experts:
+    if gate is None or gate.scale is None or gate.scores is not Scores.SOFTMAX or found.weights.shape[-1] < 2:
         return None
     if gate.weighting is Weighting.SPARSEMIXER:
         return None
@@ -158,6 +158,14 @@ EVERY_ROW: dict[str, RowCheck] = {
 }
 MOST_ROWS: dict[str, RowCheck] = {"margin and weights": margin_against_weights}
 """Those that a sound file may break in some rows, but not in most of a layer's."""
+
+
+def _sums(found: TokenArrays) -> Floats:
+    """Sum of the weights of each row `[T, L]`; NaN where one is not known."""
+    computed = found.experts[..., 0] != ABSENT
+    weights = np.where((found.experts == ABSENT) & computed[..., None], 0.0, found.weights)
+    result: Floats = weights.sum(-1)
+    return result
 
 
 def _scaled(header: Header) -> Gate | None:

@@ -11,8 +11,10 @@ import numpy as np
 
 from routing.arrays import ABSENT, Flags, Floats, Ints
 from routing.events import Header
+from routing.row_layout import RowLayout
 from routing.usage import UsageWindow
 from sessions.findings import Findings
+from sessions.prediction_checks import prediction_faults
 from sessions.row_checks import EVERY_ROW, MOST_ROWS
 from sessions.token_arrays import TokenArrays
 
@@ -39,12 +41,13 @@ class RoutingChecks:
         self._findings = findings
         layers, experts = len(header.model.layers), header.model.experts
         self._usage = UsageWindow(layers, experts)
-        self._first: Ints = np.full((layers, header.model.experts_per_token), ABSENT, np.int64)
-        """[L, k] sorted ids of the first set in each layer."""
+        self._layout = RowLayout.of(header.model)
+        self._first: Ints = np.full((layers, self._layout.width), ABSENT, np.int64)
+        """[L, K] sorted ids of the first set in each layer, `ABSENT` before those of layers that select fewer."""
         self._constant: Flags = np.ones(layers, np.bool_)
         self._decoded: Ints = np.zeros(layers, np.int64)
         """[L] rows of decode tokens."""
-        self._tokens = self._predicted = self._generated = 0
+        self._tokens = 0
         self._rare_faults = {name: np.zeros(layers, np.int64) for name in MOST_ROWS}
         self._seen: dict[int, int] = {}
         """Token ids, and a hash of the routing of the last token that had it."""
@@ -53,9 +56,7 @@ class RoutingChecks:
     def see(self, found: TokenArrays, lines: list[int], tapped: list[bool | None]) -> None:
         """Take in successive tokens, with their lines and whether the tap was on, None where that is not known."""
         self._tokens += len(found)
-        generated = np.array([source == "generated" for source in found.source])
-        self._generated += int(generated.sum())
-        self._predicted += int((generated & ~np.isnan(found.logprob)).sum())
+        self._check_predictions(found, lines)
         self._check_repeats(found, lines)
         if self._header.model.layers:
             self._check_tap(found, lines, tapped)
@@ -65,8 +66,6 @@ class RoutingChecks:
 
     def finish(self) -> None:
         """Judge the run as a whole."""
-        if "logprob" in self._header.capture and self._generated and not self._predicted:
-            self._findings.add("captured", "no token has a logprob, which the header says were captured")
         for name, faults in self._rare_faults.items():
             for at in np.flatnonzero(faults > np.maximum(self._usage.rows, 1) / 2).tolist():
                 rows = self._usage.rows[at]
@@ -88,12 +87,20 @@ class RoutingChecks:
 
     def _check_repeats(self, found: TokenArrays, lines: list[int]) -> None:
         """Two tokens of one moment with the same prediction and the same routing are one token twice."""
-        same = (np.diff(found.t) == 0) & (np.diff(found.id) == 0) & (np.diff(found.logprob) == 0)
+        known = found.id[1:] != ABSENT
+        same = known & (np.diff(found.t) == 0) & (np.diff(found.id) == 0) & (np.diff(found.logprob) == 0)
         for t in np.flatnonzero(same).tolist():
             if np.array_equal(_routing(found, t), _routing(found, t + 1), equal_nan=True):
                 self._findings.add(
                     "repeated tokens", f"token {found.i[t + 1]} is the one before once more", lines[t + 1]
                 )
+
+    def _check_predictions(self, found: TokenArrays, lines: list[int]) -> None:
+        for name, faults in prediction_faults(found, self._header).items():
+            if faults.tokens.any():
+                t = int(faults.tokens.argmax())
+                text = f"token {found.i[t]}: {faults.words(t)}"
+                self._findings.add(name, text, lines[t], int(faults.tokens.sum()))
 
     def _check_rows(self, found: TokenArrays, lines: list[int]) -> None:
         for name, check in EVERY_ROW.items():
@@ -112,7 +119,7 @@ class RoutingChecks:
     def _count(self, found: TokenArrays) -> None:
         rows = np.sort(found.experts, -1)
         observed = found.experts[..., 0] != ABSENT
-        begun = self._first[:, 0] == ABSENT
+        begun = self._first[:, -1] == ABSENT
         for at in np.flatnonzero(begun & observed.any(0)):
             self._first[at] = rows[int(observed[:, at].argmax()), at]
         self._constant &= ((rows == self._first).all(-1) | ~observed).all(0)
@@ -137,9 +144,9 @@ class RoutingChecks:
         decoded = int(self._decoded.max(initial=0))
         for at in np.flatnonzero((self._decoded == 0) & (decoded > 0)).tolist():
             self._in_layer("missing layers", at, f"no decode token of {decoded} has its routing")
-        model = self._header.model
-        enough = [at for at, rows in enumerate(self._usage.rows.tolist()) if rows >= FEWEST_ROWS]
-        if model.experts_per_token < model.experts and enough:
+        selects = self._layout.k < self._header.model.experts
+        enough = np.flatnonzero(selects & (self._usage.rows >= FEWEST_ROWS)).tolist()
+        if enough:
             self._judge_usage(enough)
 
     def _judge_usage(self, layers: list[int]) -> None:

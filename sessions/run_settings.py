@@ -89,6 +89,7 @@ class RunSettings:
     def header(self, prompt: str, sampling: Sampling, ready: Ready, now: datetime) -> Header:
         """The first line of the run's session."""
         return Header(
+            schema=ready.model.schema,
             created=now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             moe_watch=version(),
             model=ready.model,

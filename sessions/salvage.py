@@ -147,7 +147,7 @@ def _write(output: Path, lines: Iterator[bytes]) -> None:
     try:
         for line in lines:
             sink.write(line + b"\n")
-            if sink.pending >= LINES_HELD:
+            if len(sink.pending) >= LINES_HELD:
                 sink.flush()
         sink.finish()
     except BaseException as error:

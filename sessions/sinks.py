@@ -5,10 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+from collections.abc import Sequence
 from typing import Protocol
 
 ZSTD_LEVEL = 1
 """Session files get no more than 5 % smaller at higher levels, which take up to thirty times as long."""
+
+Pending = Sequence[bytes]
+"""Whole lines that are not handed to the system yet."""
 
 
 class Sink(Protocol):
@@ -19,7 +23,7 @@ class Sink(Protocol):
         """Bytes handed to the system so far."""
 
     @property
-    def pending(self) -> int:
+    def pending(self) -> Pending:
         """Lines taken that are not handed to the system yet: a killed process loses them."""
 
     def write(self, line: bytes) -> None: ...
@@ -45,7 +49,7 @@ class Sink(Protocol):
 class FileSink:
     """Every line is handed to the system at once. Owns the descriptor."""
 
-    pending = 0
+    pending: Pending = ()
 
     def __init__(self, descriptor: int) -> None:
         self.size = 0
@@ -90,8 +94,8 @@ class ZstdSink:
         self._end_of_block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
 
     @property
-    def pending(self) -> int:
-        return len(self._lines)
+    def pending(self) -> Pending:
+        return self._lines
 
     def write(self, line: bytes) -> None:
         self._lines.append(line)
@@ -102,8 +106,9 @@ class ZstdSink:
             self._lines.clear()
 
     def sync(self) -> None:
+        lines, size = self._lines.copy(), self.size
         self.flush()
-        write_through(self._descriptor)
+        self._write_through(lines, size)
 
     def take_back(self) -> None:
         if self._lines:
@@ -111,15 +116,24 @@ class ZstdSink:
         _cut(self._descriptor, self.size)
 
     def finish(self) -> None:
+        lines, size = self._lines.copy(), self.size
         self.flush()
         self._put(self._frame.flush())
-        write_through(self._descriptor)
+        self._write_through(lines, size)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def fileno(self) -> int:
         return self._descriptor
+
+    def _write_through(self, lines: list[bytes], size: int) -> None:
+        """Have everything on the disk; if that fails, these lines are pending again, behind a file of this size."""
+        try:
+            write_through(self._descriptor)
+        except OSError:
+            self._lines, self.size = lines, size
+            raise
 
     def _put(self, data: bytes) -> None:
         _write(self._descriptor, data)
@@ -129,7 +143,7 @@ class ZstdSink:
 class StreamSink:
     """A pipe, a terminal or whatever standard output is: what is written has gone. Owns the descriptor."""
 
-    pending = 0
+    pending: Pending = ()
 
     def __init__(self, descriptor: int) -> None:
         self.size = 0

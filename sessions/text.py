@@ -28,6 +28,14 @@ def plural(number_of: int, noun: str) -> str:
     return f"{number_of:,} {noun}{'' if number_of == 1 else 's'}"
 
 
+def top_k_text(experts_per_token: int | list[int]) -> str:
+    """`top-8`, or `top-4 to 8 by layer` where layers differ."""
+    if isinstance(experts_per_token, list) and len(set(experts_per_token)) > 1:
+        return f"top-{min(experts_per_token)} to {max(experts_per_token)} by layer"
+    k = experts_per_token[0] if isinstance(experts_per_token, list) and experts_per_token else experts_per_token
+    return f"top-{k}"
+
+
 def weights_text(model: ModelInfo) -> str:
     """How a model's weights are stored, in words. No engine leaves that open; a trace of a run tells nothing of it."""
     return "quantisation not known" if model.architecture == UNKNOWN else model.quantization or "not quantised"

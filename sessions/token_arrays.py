@@ -13,7 +13,7 @@ import numpy as np
 
 from routing.arrays import ABSENT, Flags, Floats, Ints, integers
 from routing.events import Event, Header, Keyframe, State, Token, Unknown
-from routing.instruments import experts_before
+from routing.row_layout import RowLayout
 from routing.usage import overlap
 from sessions.recompute import Beginnings
 
@@ -45,9 +45,9 @@ class TokenArrays:
     would_stop: Flags
     """[T]"""
     experts: Ints
-    """[T, L, k]"""
+    """[T, L, K]: K is the largest number of experts per token of a layer; `ABSENT` behind those of the others."""
     weights: Floats
-    """[T, L, k]"""
+    """[T, L, K], NaN where there is no expert"""
     entropy: Floats
     """[T, L], router entropy over ln E."""
     margin: Floats
@@ -115,7 +115,7 @@ class TokenBatches:
 
 def _before(frame: Keyframe, header: Header) -> Ints | None:
     """Experts `[1, L, k]` of the token before a keyframe."""
-    experts = experts_before(frame, header.model.experts_per_token)
+    experts = RowLayout.of(header.model).experts_before(frame)
     return None if experts is None else experts[None]
 
 
@@ -127,10 +127,9 @@ def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = 
         header: of their run.
         before: experts `[1, L, k]` of the token before them; None if their context begins with them.
     """
-    model, units = header.model, header.units
-    layers, chosen = len(model.layers), len(model.layers) * model.experts_per_token
-    by_layer, by_choice = (len(tokens), layers), (len(tokens), layers, model.experts_per_token)
-    experts = _steps([token.experts for token in tokens], chosen).reshape(by_choice)
+    units, layout = header.units, RowLayout.of(header.model)
+    layers, by_layer = layout.layers, (len(tokens), layout.layers)
+    experts = layout.table(_steps([token.experts for token in tokens], layout.size))
     return TokenArrays(
         i=np.array([token.i for token in tokens], np.int64),
         t=np.array([token.t for token in tokens]),
@@ -143,7 +142,7 @@ def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = 
         choice_gap=_floats([token.choice_gap for token in tokens]),
         would_stop=np.array([token.would_stop for token in tokens], np.bool_),
         experts=experts,
-        weights=_natural([token.weights for token in tokens], chosen, units.weights).reshape(by_choice),
+        weights=layout.table(_natural([token.weights for token in tokens], layout.size, units.weights), np.nan),
         entropy=_natural([token.entropy for token in tokens], layers, units.entropy).reshape(by_layer),
         margin=_natural([token.margin for token in tokens], layers, units.margin).reshape(by_layer),
         churn=_churn(experts, before),

@@ -117,6 +117,12 @@ class ExpertHeatmap(Panel):
         self.label("", *(self._note(self.frame.view) if self.frame else ()))
         self._repaint(range(self.content_size.height))
 
+    @property
+    def _has_top(self) -> bool:
+        """The first of a token's experts is its likeliest: only that one is lit where cells hold several experts."""
+        header = self.frame.view.header if self.frame else None
+        return header is None or header.is_ordered
+
     def _repaint(self, rows: Iterable[int]) -> None:
         rows = list(rows)
         for y in rows:
@@ -130,7 +136,7 @@ class ExpertHeatmap(Panel):
         return HeatPicture(
             grid=grid,
             cells=grid.bin(levels),
-            lit=grid.selected(newest),
+            lit=grid.selected(newest if self._has_top or not grid.binning else None),
             shares=self._shares,
             cursor=self.cursor,
             layer_ids=self._layer_ids(),

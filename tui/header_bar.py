@@ -11,6 +11,7 @@ from textual.strip import Strip
 
 from routing.events import Cost, Header, Progress
 from routing.noise import doubt
+from sessions.text import top_k_text
 from tui.format import count, factor, percent, rate, signed, size
 from tui.frame import Frame
 from tui.inert import one_line
@@ -143,8 +144,8 @@ def base_name(model: str) -> str:
 
 def shape(header: Header, *, short: bool = False) -> str:
     """How many layers, experts, and experts per token."""
-    layers, experts, top = len(header.model.layers), header.model.experts, header.model.experts_per_token
-    return f"{layers}×{experts} top-{top}" if short else f"{layers} layers × {experts} experts, top-{top}"
+    layers, experts, top = len(header.model.layers), header.model.experts, top_k_text(header.model.experts_per_token)
+    return f"{layers}×{experts} {top}" if short else f"{layers} layers × {experts} experts, {top}"
 
 
 def more_time(ratio: float) -> str:

@@ -6,7 +6,7 @@ from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
 from sessions.library import Condition, Entry, Preview
-from sessions.text import plural
+from sessions.text import plural, top_k_text
 from tui.format import NOT_AVAILABLE, count, number, size
 from tui.inert import inert, one_line
 
@@ -104,7 +104,7 @@ def description(entry: Entry, *, running: bool = False) -> Content:
     facts = entry.facts
     if facts is not None:
         quantization = f" {one_line(facts.quantization, 24)}" if facts.quantization else ""
-        shape = f"{facts.layers} layers × {facts.experts} experts, top-{facts.experts_per_token}"
+        shape = f"{len(facts.layers)} layers × {facts.experts} experts, {top_k_text(facts.experts_per_token)}"
         lines.append(Content(f"{one_line(facts.model)}{quantization} on {one_line(facts.backend, 24)} · {shape}"))
         ended = "being recorded now" if running else "no end is recorded"
         if facts.ended is not None:

@@ -35,8 +35,9 @@ from routing.events import (
     Token,
     Vitals,
 )
-from routing.instruments import CUTTING_STATES, Instruments, experts_before
+from routing.instruments import CUTTING_STATES, Instruments
 from routing.pressure import MODES
+from routing.row_layout import RowLayout
 from sessions.text import plural
 from tui.format import count
 from tui.imported_counts import CountedWindow, counted_windows
@@ -130,6 +131,7 @@ class RunView:
         """Why the pressure mode that was not recorded cannot be computed."""
         self.clock = ChunkClock(1)
         self._context_start = 0
+        self._layout = RowLayout([])
         self._before: Ids | None = None
         self._other: Instruments | None = None
 
@@ -231,6 +233,7 @@ class RunView:
         self.cost = header.cost
         self.multistep, self.sampling = header.multistep, header.sampling
         self.clock = ChunkClock(header.chunk_size)
+        self._layout = RowLayout.of(header.model)
         shape, unit = (len(header.model.layers), header.model.experts), header.units.entropy
         self.windows = {phase: TokenWindow(*shape, entropy_unit=unit) for phase in ("prefill", "decode")}
         self.tracks = {mode: PressureTrack(mode) for mode in (header.pressure, *MODES)}
@@ -256,8 +259,10 @@ class RunView:
         if self.header is None:
             return
         if self.tap_off_at is None:
-            self.windows[token.phase].add(Routing(token.experts, token.entropy, self._before))
-            self._before = self.newest = token.experts
+            # As it stands where a row is a table already: NumPy takes longer for one token than for many.
+            experts = token.experts if self._layout.is_even else self._layout.experts(token)
+            self.windows[token.phase].add(Routing(experts, token.entropy, self._before))
+            self._before = self.newest = experts
             self.observed += 1
         self.tokens = token.i + 1
         self._add(_piece(token, self.header.units.entropy))
@@ -303,7 +308,7 @@ class RunView:
         self.clock.filled = unfinished
         self.multistep = keyframe.multistep
         if self.tap_off_at is None:
-            self._before = experts_before(keyframe, header.model.experts_per_token)
+            self._before = self._layout.experts_before(keyframe)
         for track in self.tracks.values():
             track.begin_at(keyframe, recorded=track is recorded or not jumped)
         self.pieces.clear()

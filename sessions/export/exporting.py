@@ -128,7 +128,8 @@ class _Rows:
             self._write_tokens(tokens)
         for phase, counts in self._counts.counts.items():
             if counts.any():
-                self._hold("usage", tables.usage_rows(self._header, phase, counts, self._counts.rows[phase]))
+                for row in tables.usage_rows(self._header, phase, counts, self._counts.rows[phase]):
+                    self._hold("usage", [row])
         for name in list(self._held):
             self._release(name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from routing.events import (
     Unknown,
     Vitals,
 )
+from routing.row_layout import RowLayout
 from routing.usage import shares
 from sessions.export.columns import Batch, Column, Table, masked
 from sessions.token_arrays import TokenArrays
@@ -165,8 +167,15 @@ FORKS = Table(
 )
 
 
+_ORDER = "likeliest first; by id where no probabilities were recorded"
+
+
 def routing_table(experts_per_token: int) -> Table:
-    """One row per token and MoE layer; experts by router probability descending."""
+    """One row per token and MoE layer; experts by router probability descending.
+
+    Args:
+        experts_per_token: the largest number of a layer; in others the last columns are empty.
+    """
     ranks = range(1, experts_per_token + 1)
     return Table(
         "routing",
@@ -176,7 +185,7 @@ def routing_table(experts_per_token: int) -> Table:
             Column("phase", "label", "prefill or decode"),
             Column("l", "integer", "place of the layer among the MoE layers, from 0"),
             Column("layer", "integer", "the model's own index of the layer"),
-            *(Column(f"expert_{rank}", "integer", f"id of selection {rank}, likeliest first") for rank in ranks),
+            *(Column(f"expert_{rank}", "integer", f"id of selection {rank}, {_ORDER}") for rank in ranks),
             *(Column(f"weight_{rank}", "number", f"what its output was multiplied by, {rank}") for rank in ranks),
             Column("router_entropy", "number", "over ln E, 0..1"),
             Column("router_margin", "number", "first minus second router probability, 0..1"),
@@ -187,7 +196,7 @@ def routing_table(experts_per_token: int) -> Table:
 
 def tables(header: Header) -> dict[str, Table]:
     """All tables that a session may have, by name."""
-    routing = routing_table(header.model.experts_per_token)
+    routing = routing_table(RowLayout.of(header.model).width)
     all_tables = (TOKENS, routing, CHUNKS, USAGE, PROBABILITIES, FORKS, EVENTS, VITALS)
     return {table.name: table for table in all_tables}
 
@@ -246,14 +255,12 @@ def probability_batch(tokens: TokenArrays, header: Header) -> Batch | None:
     }
 
 
-def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> list[list[Any]]:
+def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> Iterator[list[Any]]:
     """Rows of `USAGE` for one phase: `counts [L, E]` selections among `rows [L]` tokens."""
     portions = shares(counts)
-    return [
-        [phase, at, layer, expert, int(counts[at, expert]), int(rows[at]), _known(portions[at, expert])]
-        for at, layer in enumerate(header.model.layers)
-        for expert in range(header.model.experts)
-    ]
+    for at, layer in enumerate(header.model.layers):
+        for expert in range(header.model.experts):
+            yield [phase, at, layer, expert, int(counts[at, expert]), int(rows[at]), _known(portions[at, expert])]
 
 
 # -- rows of other events

@@ -11,7 +11,7 @@ from routing.reference_numbers import entropy_collapse
 from sessions.measuring.findings import Findings, FittedRun
 from sessions.measuring.plan import Plan
 from sessions.measuring.words import control_lines, energy_lines, summary_lines
-from sessions.text import markdown_text, plural, weights_text
+from sessions.text import markdown_text, plural, top_k_text, weights_text
 
 CAPTIONS = {
     "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",
@@ -67,7 +67,7 @@ def _protocol(findings: Findings) -> str:
     backend, model = header.backend, header.model
     lines = [
         f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts,"
-        f" top-{model.experts_per_token}, {markdown_text(weights_text(model))}",
+        f" {top_k_text(model.experts_per_token)}, {markdown_text(weights_text(model))}",
         f"- engine: {markdown_text(f'{backend.name} {backend.version}, {backend.device}')}",
         f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.chunk_size} tokens;"
         " where the model would have ended its text it was told to go on",

@@ -16,7 +16,7 @@ from backends.outbox import Outbox
 from backends.pace import Pace
 from backends.protocol import Batch
 from backends.recorded_routing import RecordedRouting, RowFormat, ScoredRouting, rows_of
-from routing.events import ModelInfo, State, Token
+from routing.events import LEAST_LOGPROB, ModelInfo, State, Token
 from tests.backends.scripted import ManualClock
 
 LAYERS, EXPERTS, CHOSEN = 2, 4, 2
@@ -161,6 +161,14 @@ def test_an_unknown_gate_gives_experts_only() -> None:
     assert sorted(token.experts[:2]) == [2, 3]
     assert (token.weights, token.entropy, token.margin) == (None, None, None)
     assert captured("sparsemixer") == ["experts", "logprob"]
+
+
+def test_a_log_probability_that_no_reader_would_believe_is_absent() -> None:
+    """So a broken model's recording can be read, and `verify` names the token."""
+    for logprob, recorded in ((float(LEAST_LOGPROB), float(LEAST_LOGPROB)), (-9e15, None), (float("-inf"), None)):
+        drawn = Drawn(7, logprob, 0.5, 0.25, would_stop=False, ends=False, routing=routing(1))
+        [token] = Observer(model()).tokens([Evaluated([TokenFacts(0, 1.0, "generated", 7, "x", drawn)], routing(1))])
+        assert token.logprob == recorded
 
 
 def test_a_generated_token_says_what_was_predicted() -> None:

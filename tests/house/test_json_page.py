@@ -58,6 +58,27 @@ def test_a_cost():
     assert set(found["cost"]) == {"tap_off", "tap_on", "ratio", "interval"}
 
 
+def test_recordings(printed, tmp_path, golden_path):
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    (folder / "a.moe.jsonl").write_bytes(golden_path.read_bytes())
+    found = printed("sessions", "--folder", str(folder))
+    assert set(found) == {"folder", "sessions"}
+    [entry] = found["sessions"]
+    assert documented("sessions") == set(entry)
+    run_of_it = printed("replay", "--headless", str(golden_path))
+    for name in ("model", "backend", "layers", "experts", "experts_per_token"):  # one type wherever it is printed
+        assert entry[name] == run_of_it[name]
+
+
+def test_percent_is_written_in_one_way():
+    """`90 %`, with a space, on every page."""
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    prose = {page.name: re.sub(r"`[^`]*`", "", page.read_text(encoding="utf-8")) for page in pages}
+    assert {name: found for name, text in prose.items() if (found := re.findall(r".{0,20}\d%", text))} == {}
+
+
 def test_files(printed, tmp_path, golden_path):
     tables = tmp_path / "tables"
     assert documented("export") == set(printed("export", str(golden_path), "--to", "csv", "--output", str(tables)))

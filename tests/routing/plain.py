@@ -29,7 +29,8 @@ class PlainRun:
     """Tokens as dictionaries (the lines of a session file) in, chunks as dictionaries out."""
 
     def __init__(self, layers, experts, k, chunk_size, seed):
-        self.layers, self.experts, self.k, self.chunk_size = layers, experts, k, chunk_size
+        self.layers, self.experts, self.chunk_size = layers, experts, chunk_size
+        self.k = k if isinstance(k, list) else [k] * layers
         self.phases = np.random.default_rng(seed).uniform(0, 2 * math.pi, (layers, experts)).tolist()
         self.averages = {half: [[0.0] * experts for _ in range(layers)] for half in (50, 500)}
         self.rows = [0] * layers
@@ -41,8 +42,12 @@ class PlainRun:
         self.chunks = []
 
     def sets(self, token):
-        flat = token["experts"]
-        return [flat[layer * self.k : (layer + 1) * self.k] for layer in range(self.layers)]
+        return self.by_layer(token["experts"])
+
+    def by_layer(self, flat):
+        """A flat row cut into those of the layers."""
+        ends = [sum(self.k[: layer + 1]) for layer in range(self.layers)]
+        return [flat[end - k : end] for end, k in zip(ends, self.k, strict=True)]
 
     def add(self, token):
         sets = self.sets(token)
@@ -51,8 +56,8 @@ class PlainRun:
                 self.start = {half: self.corrected(half) for half in (50, 500)}
             self.chunk.append((token, sets, self.before))
             for layer, chosen in enumerate(sets):
-                for place, expert in enumerate(chosen):
-                    self.phases[layer][expert] += 0.1 * token["weights"][layer * self.k + place] * 1e-4
+                for expert, weight in zip(chosen, self.by_layer(token["weights"])[layer], strict=True):
+                    self.phases[layer][expert] += 0.1 * weight * 1e-4
         self.average(sets)
         self.before = sets
         if len(self.chunk) == self.chunk_size:
@@ -66,7 +71,7 @@ class PlainRun:
             for half in (50, 500):
                 step = 1 - 2 ** (-1 / half)
                 for expert in range(self.experts):
-                    share = (expert in chosen) / self.k
+                    share = (expert in chosen) / self.k[layer]
                     self.averages[half][layer][expert] += step * (share - self.averages[half][layer][expert])
 
     def corrected(self, half):
@@ -81,7 +86,7 @@ class PlainRun:
     def close(self):
         usage = [
             [
-                sum(expert in sets[layer] for _, sets, _ in self.chunk) / (len(self.chunk) * self.k)
+                sum(expert in sets[layer] for _, sets, _ in self.chunk) / (len(self.chunk) * self.k[layer])
                 for expert in range(self.experts)
             ]
             for layer in range(self.layers)

@@ -125,7 +125,7 @@ def wander(phi: float, share: float) -> OtherNoise:
         values: Floats = share**0.5 * noise(random, phi, 1.0, chunks) + (1 - share) ** 0.5 * white
         return values
 
-    return OtherNoise(f"φ {phi:g} with {share:.0%} of the variance, and white", make)
+    return OtherNoise(f"φ {phi:g} with {100 * share:.0f} % of the variance, and white", make)
 
 
 def long_memory(d: float) -> OtherNoise:
@@ -159,7 +159,9 @@ def heavy_tails(phi: float, share: float, freedom: int = 4) -> OtherNoise:
         values: Floats = share**0.5 * slow[WARM_UP:] + (1 - share) ** 0.5 * quick[WARM_UP:]
         return values
 
-    return OtherNoise(f"φ {phi:g} with {share:.0%} of the variance, and white, heavy tails (t, {freedom})", make)
+    return OtherNoise(
+        f"φ {phi:g} with {100 * share:.0f} % of the variance, and white, heavy tails (t, {freedom})", make
+    )
 
 
 @lru_cache

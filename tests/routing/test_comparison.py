@@ -144,7 +144,8 @@ def rows(experts: list, weights: list | None = None, margin: list | None = None)
 
 
 def agree(a: Rows, b: Rows, *, experts: int = 8) -> Agreement:
-    found = Agreement(a.experts.shape[1], experts, a.experts.shape[2], weight_unit=1e-4, margin_unit=1e-4)
+    layers, k = a.experts.shape[1:]
+    found = Agreement(layers, experts, np.full(layers, k), weight_unit=1e-4, margin_unit=1e-4)
     found.add(a, b)
     return found
 

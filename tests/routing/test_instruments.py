@@ -111,6 +111,47 @@ def test_random_routing_gives_the_plain_computations_numbers():
         assert_same_numbers(ours, msgspec.convert(theirs, Chunk))
 
 
+def with_fewer(lines, k):
+    """The same tokens, with only the first experts of a row in layers that select fewer than two."""
+    kept = [2 * layer + rank for layer, chosen in enumerate(k) for rank in range(chosen)]
+    return [line | {name: [line[name][at] for at in kept] for name in ("experts", "weights")} for line in lines]
+
+
+K_BY_LAYER = [2, 1, 2]
+
+
+def by_layer(number, **options):
+    header, lines = make_run(number, **options)
+    model = msgspec.structs.replace(header.model, experts_per_token=K_BY_LAYER)
+    return msgspec.structs.replace(header, schema=2, model=model), with_fewer(lines, K_BY_LAYER)
+
+
+def test_layers_that_select_different_numbers_of_experts_give_the_plain_computations_numbers():
+    header, lines = by_layer(204)
+    plain = PlainRun(3, 6, K_BY_LAYER, 5, 11)
+    for line in lines:
+        plain.add(line)
+    derived = derive([header, *tokens_of(lines)])
+    assert len(derived) == len(plain.chunks) == 40
+    for ours, theirs in zip(derived, plain.chunks, strict=True):
+        assert_same_numbers(ours, msgspec.convert({**theirs, "warm_up": theirs["index"] < 10}, Chunk))
+
+
+@pytest.mark.parametrize("cut", [104, 106])
+def test_a_keyframe_of_layers_that_select_different_numbers_lets_fresh_instruments_go_on(cut):
+    header, lines = by_layer(160)
+    tokens = tokens_of(lines)
+    whole, resumed = Instruments(header), Instruments(header)
+    for token in tokens[:cut]:
+        whole.feed(token)
+    frame = whole.keyframe()
+    assert [len(row) for row in frame.last_experts] == K_BY_LAYER
+    resumed.feed(msgspec.json.decode(msgspec.json.encode(frame), type=Keyframe))
+    for token in tokens[cut:]:
+        assert resumed.feed(token) == whole.feed(token)
+    assert resumed.keyframe() == whole.keyframe()
+
+
 @pytest.mark.parametrize("cut", [104, 106])
 def test_a_keyframe_lets_fresh_instruments_go_on(cut):
     """At a chunk's end (104 = 4 + 20 × 5) and in the middle of one."""

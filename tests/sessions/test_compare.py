@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from commands.compare_text import comparison_lines
 from routing.comparison import NoTest, Permutation
 from routing.errors import UserError
 from routing.events import Event, Header, Keyframe, ModelInfo, State, Token, to_json
@@ -251,6 +252,7 @@ def _usage(made: list[Token], layer: int) -> Any:
 
 def compared(a: Path, b: Path) -> TokenComparison:
     found = compare_tokens(a, b)
+    assert not isinstance(found, str)
     assert found.routing is None or found.routing.tokens == found.tokens
     return found
 
@@ -399,3 +401,80 @@ def test_one_run_against_few_is_not_tested(tmp_path: Path, write: Write) -> None
     pair = only_pair(write("one", run_of(LONG, 9)), measurement(tmp_path / "m", write, range(3)))
     assert isinstance(pair.trend.outcome, NoTest)
     assert pair.trend.outcome.why.startswith("4 ways to share 1 and 3 runs out, so p cannot fall below 0.25")
+
+
+# -- what is absent is not equal
+
+
+def changed(made: list[Token], **fields: Any) -> list[Token]:
+    return [msgspec.structs.replace(token, **fields) for token in made]
+
+
+def unordered(made: list[Token]) -> list[Token]:
+    """As an import or a router of an unknown gate gives them: by id, and nothing beside."""
+    plain = changed(made, weights=None, entropy=None, margin=None)
+    rows = [np.sort(np.array(token.experts).reshape(LAYERS, K)).ravel().tolist() for token in plain]
+    return [msgspec.structs.replace(token, experts=row) for token, row in zip(plain, rows, strict=True)]
+
+
+ONLY_EXPERTS = msgspec.structs.replace(HEADER, capture=["experts"])
+
+
+@pytest.mark.parametrize("without", ["both", "the first", "the second"])
+def test_absent_ids_are_not_equal_ids(write: Write, without: str) -> None:
+    made = run_of(60, 1)
+    bare = changed(made, id=-1)
+    a, b = write("a", made if without == "the second" else bare), write("b", made if without == "the first" else bare)
+    which = "the second" if without == "the second" else "the first"
+    said = f"{which} holds no token ids, so it is not known which tokens are the same"
+    assert compare_tokens(a, b) == said
+    assert comparison_result(compare([a, b]))["pairs"][0]["agreement"] == {"tokens": None, "unavailable": said}
+
+
+def test_routing_is_compared_up_to_the_first_token_without_an_id(write: Write) -> None:
+    """vLLM's last token has none."""
+    made = run_of(20, 1)
+    found = compared(write("a", made), write("b", [*made[:19], *changed(made[19:], id=-1)]))
+    assert (found.tokens, found.ended) == (19, "the second has no id for token 19")
+
+
+def test_equal_ids_of_other_texts_are_other_vocabularies(write: Write) -> None:
+    made = changed(run_of(60, 1), text=" a")
+    other = changed(made, text="b ")
+    assert compare_tokens(write("a", made), write("b", other)) == (
+        f"the vocabularies differ: token 0 has id {made[0].id} in both, for ' a' and 'b '"
+    )
+
+
+def test_one_vocabulary_may_show_some_tokens_differently(write: Write) -> None:
+    """As engines do with special tokens, and with the space before the first word."""
+    made = changed(run_of(60, 1), text=" a")
+    shown = [*changed(made[:20], text="<s>"), *changed(made[20:40], text=""), *changed(made[40:], text="a")]
+    assert compared(write("a", made), write("b", shown)).tokens == 60
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_experts_by_id_have_no_first_one_and_no_order(write: Write, both: bool) -> None:
+    made = run_of(300, 1)
+    a = write("a", unordered(made), ONLY_EXPERTS)
+    b = write("b", unordered(made), ONLY_EXPERTS) if both else write("b", made)
+    routing = compared(a, b).routing
+    assert routing is not None
+    assert not routing.ordered
+    assert routing.sets.tolist() == [300] * LAYERS
+    found = comparison_result(compare([a, b]))["pairs"][0]["agreement"]["routing"]
+    assert (found["sets"], found["top_1"], found["order"]) == (1.0, None, None)
+    assert found["order_unavailable"].startswith("a recording without router probabilities holds experts by id")
+    assert {layer["rank_of_top_1"] for layer in found["per_layer"]} == {None}
+    lines = comparison_lines(compare([a, b]))
+    assert sum("top-1" in line and "equal" in line for line in lines) == 0
+    assert sum("top-1 and order: n/a: a recording without router probabilities" in line for line in lines) == 1
+
+
+def test_an_ordered_recording_says_so(write: Write) -> None:
+    path = write("a", run_of(20, 1))
+    routing = compared(path, path).routing
+    assert routing is not None
+    assert routing.ordered
+    found = comparison_result(compare([path, path]))["pairs"][0]["agreement"]["routing"]
+    assert (found["top_1"], found["order_unavailable"]) == (1.0, None)

@@ -301,6 +301,7 @@ class TestCompare:
         assert source.runs[0].positions == expected.runs[0].positions
         assert len(source.warnings) == 1
         found = compare_tokens(whole, joined)
+        assert not isinstance(found, str)
         assert (found.tokens, found.ended) == (TOKENS, "")
 
     def test_what_is_missing_ends_it(self, whole, lossy):
@@ -308,6 +309,7 @@ class TestCompare:
         assert source.runs[0].positions == observed(lossy)
         assert len(source.warnings) == 4
         found = compare_tokens(whole, lossy)
+        assert not isinstance(found, str)
         assert (found.tokens, found.ended) == (FIRST_END, f"the second lacks token {FIRST_END}")
 
     def test_another_pressure_is_that_of_all_chunks(self, lossy):

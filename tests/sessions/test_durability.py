@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,14 @@ import zstandard
 
 from routing.events import Chunk, Marker, Token
 from sessions import gap as gaps
+from sessions import sinks
 from sessions.gap import LONGEST_WAIT, Gap
 from sessions.live import LiveSource
+from sessions.parts import RunReader
 from sessions.reader import read_session
-from sessions.recorder import SYNC_SECONDS
+from sessions.recorder import FLUSH_SECONDS, SYNC_SECONDS
 from sessions.run_settings import RunSettings
+from sessions.verify_runs import verify_runs
 from tests.sessions.kit import Drained, Stage, files, path_of, replayed, tokens, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -41,12 +46,12 @@ def wait_for_failure(source):
     assert source.recording.mode == "failed"
 
 
-def joined(first):
+def joined(first, ending=".moe.jsonl"):
     """The events of a file and its continuations, as docs/session-format.md puts them together."""
     header, *events = read_session(first)
-    stem = first.name.removesuffix(".moe.jsonl")
+    stem = first.name.removesuffix(ending)
     for number in range(2, 20):
-        part = first.with_name(f"{stem}.{number}.moe.jsonl")
+        part = first.with_name(f"{stem}.{number}{ending}")
         if not part.exists():
             break
         its_header, keyframe, *rest = read_session(part)
@@ -255,35 +260,45 @@ class TestGap:
         assert list(gap.events()) == given
 
 
-def run_limited(folder, limits):
+def run_limited(folder, limits, ending=".moe.jsonl"):
     """Runs whose first file may not grow beyond so many bytes; writes whether each one's files hold all of it."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     results = []
     for limit in limits:
         stage = Stage(folder / str(limit))
-        source = LiveSource(RunSettings(prompt="def", chunk_size=4), stage.around)
+        output = folder / f"{limit}{ending}"
+        source = LiveSource(RunSettings(prompt="def", chunk_size=4, output=output), stage.around)
         drained = Drained(source)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         source.start()
         drained.wait_for(Token, 2)
         first = path_of(source)
-        stage.worker.generate(40)
-        drained.wait_for(Token, 42)
-        failed = source.recording.mode == "failed"
+        for number in range(8):  # what a compressor holds leaves it in several blocks
+            stage.worker.generate(5)
+            drained.wait_for(Token, 7 + 5 * number)
+            stage.clock.advance(FLUSH_SECONDS)
+            source.mark("a quarter of a second later")
+            drained.wait_for(Marker, number + 1)
+        wait_for_failure(source)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         stage.clock.advance(gaps.FIRST_WAIT)
         stage.worker.generate(6)
         source.close()
         drained.wait_for_end()
-        results.append([failed, joined(first) == drained.recorded, first.stat().st_size <= limit])
+        whole = joined(first, ending) == drained.recorded
+        results.append([whole, source.recording.problem, first.stat().st_size <= limit])
     sys.stdout.write(json.dumps(results))
 
 
-def test_wherever_the_disk_is_full_nothing_is_lost(tmp_path):
-    limits = list(range(1000, 9000, 331))
-    code = f"from tests.sessions.test_durability import *; run_limited(Path({str(tmp_path)!r}), {limits})"
+@pytest.mark.parametrize(
+    ("ending", "limits"),
+    [(".moe.jsonl", list(range(1000, 9000, 331))), (".moe.jsonl.zst", list(range(900, 2400, 61)))],
+    ids=["plain", "compressed"],
+)
+def test_wherever_the_disk_is_full_nothing_is_lost(tmp_path, ending, limits):
+    code = f"from tests.sessions.test_durability import *; run_limited(Path({str(tmp_path)!r}), {limits}, {ending!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [[True, True, True]] * len(limits)
+    assert json.loads(done.stdout) == [[True, "", True]] * len(limits)
 
 
 class TestCompressed:
@@ -309,7 +324,7 @@ class TestCompressed:
         wait_until(lambda: len(unpacked_lines(output)) == len(drained.recorded), "all lines in the file")
 
     @linux
-    def test_full_disk_is_said_and_the_next_file_goes_on(self, begin, tmp_path):
+    def test_full_disk_loses_nothing(self, begin, tmp_path):
         output = tmp_path / "small.moe.jsonl.zst"
         stage, source, drained = begin(output=output)
         drained.wait_for(Token, 2)
@@ -322,10 +337,59 @@ class TestCompressed:
         stage.clock.advance(0.25)
         wait_for_failure(source)
         assert source.recording.problem == "disk full; nothing is recorded since token 2, trying again"
+        stage.clock.advance(gaps.FIRST_WAIT)
+        wait_until(lambda: source.recording.mode == "recording", "another file")
+        stage.worker.generate(9)
+        stage.worker.finish("length")
+        shown = drained.wait_for_end()
+        source.close()
+        assert source.recording.problem == ""
+        assert joined(output, ".moe.jsonl.zst") == shown
+        assert len(unpacked_lines(output)) == before
+        with closing(RunReader(output)) as whole:
+            assert list(whole) == shown
+        assert all(report.fine for report in verify_runs([output]))
+
+    @linux
+    def test_full_disk_at_the_end_of_the_run_loses_nothing(self, begin, tmp_path):
+        """Nothing was written since the last block: only closing the file finds out."""
+        output = tmp_path / "small.moe.jsonl.zst"
+        stage, source, drained = begin(output=output)
+        drained.wait_for(Token, 2)
+        stage.clock.advance(0.25)
+        wait_until(lambda: len(unpacked_lines(output)) == len(drained.recorded), "all lines in the file")
+        fill_disk(source)
+        stage.worker.generate(3)
+        drained.wait_for(Token, 5)
         source.close()
         drained.wait_for_end()
-        lost = len(drained.recorded) - before - len(unpacked_lines(tmp_path / "small.2.moe.jsonl.zst")) + 3
-        assert source.recording.problem == f"{lost} events before token 5 are in no file"
+        assert source.recording.problem == ""
+        assert joined(output, ".moe.jsonl.zst") == drained.recorded
+
+    def test_a_disk_that_does_not_take_what_it_was_given_loses_nothing_and_keeps_nothing_twice(
+        self, begin, tmp_path, monkeypatch
+    ):
+        """Where space is found only when a file is written through (delayed allocation), a block is taken back."""
+        output = tmp_path / "small.moe.jsonl.zst"
+        stage, source, drained = begin(output=output)
+        drained.wait_for(Token, 2)
+        refused = []
+
+        def refuse(descriptor):
+            refused.append(descriptor)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(sinks, "write_through", refuse)
+        stage.clock.advance(SYNC_SECONDS)
+        stage.worker.generate(5)
+        wait_for_failure(source)
+        monkeypatch.undo()
+        stage.clock.advance(gaps.FIRST_WAIT)
+        wait_until(lambda: source.recording.mode == "recording", "another file")
+        source.close()
+        drained.wait_for_end()
+        assert refused
+        assert joined(output, ".moe.jsonl.zst") == drained.recorded
 
 
 def unpacked_lines(path):

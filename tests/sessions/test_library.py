@@ -12,7 +12,7 @@ from sessions.fitting import fit_file
 from sessions.housekeeping import delete_session, rename_session, require_whole_runs, to_prune
 from sessions.library import Entry, entry_of, find_session, list_sessions, preview, scan
 from sessions.library_cache import LibraryCache
-from tests.sessions.kit import HEADER, make_token
+from tests.sessions.kit import HEADER, MODEL, make_token
 from tests.sessions.made_sessions import ended, made_tokens, with_chunks, write_session
 
 NOW = 1_800_000_000.0
@@ -55,7 +55,7 @@ def test_a_whole_session_is_told_with_its_facts(folder):
     facts = entry.facts
     assert (entry.name, entry.path, entry.size) == ("run", path, path.stat().st_size)
     assert (facts.model, facts.backend, facts.created) == ("made/up model", "script", HEADER.created)
-    assert (facts.layers, facts.experts, facts.experts_per_token) == (3, 5, 2)
+    assert (facts.layers, facts.experts, facts.experts_per_token) == (MODEL.layers, 5, 2)
     assert (facts.tokens, facts.end, facts.chunks) == (30, 30, 7)
     assert (entry.condition, facts.ended, entry.problem) == ("whole", "length", "")
     assert facts.half_life.verdict is None
@@ -88,7 +88,7 @@ def test_each_condition_is_told(folder, golden_path):
     assert found["whole"] == ("whole", "")
     assert found["failed"] == ("failed", "")
     assert found["unfinished"] == ("unfinished", "")
-    assert found["torn"] == ("torn", "line 18 is cut off")
+    assert found["torn"] == ("torn", "line 19 is cut off")
     assert found["torn-token"][0] == "torn"
     assert found["damaged"] == ("unreadable", "line 5: not JSON")
     assert found["alien"][0] == "unreadable"
@@ -106,7 +106,7 @@ def test_a_torn_token_is_not_counted(folder, golden_path):
 
 
 def test_events_of_a_newer_minor_version_are_passed_over(folder, golden_path):
-    lines = golden_path.read_bytes().replace(b'"schema_minor":1', b'"schema_minor":9').splitlines(keepends=True)
+    lines = golden_path.read_bytes().replace(b'"schema_minor":2', b'"schema_minor":9').splitlines(keepends=True)
     path = folder / "newer.moe.jsonl"
     path.write_bytes(b"".join([*lines[:4], b'{"event":"dream"}\n', *lines[4:]]))
     assert (scan(path).condition, scan(path).tokens) == ("whole", 9)

@@ -11,11 +11,13 @@ import pytest
 
 from routing.arrays import unpacked
 from routing.errors import UserError
-from routing.events import SCHEMA, SCHEMA_MINOR, Event, Header, Keyframe, to_json
+from routing.events import SCHEMA, SCHEMA_BY_LAYER, SCHEMA_MINOR, Event, Header, Keyframe, to_json
+from routing.header import experts_per_token
 from routing.summary import Summary
 from sessions.migration import PUBLISHED, is_newer, refusal
 from sessions.reader import read_session
 from sessions.salvage import salvage
+from sessions.verify import verify
 from tests.sessions.kit import replayed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -23,8 +25,11 @@ FILES = {
     "1.0": GOLDEN / "golden-1.0.moe.jsonl",
     "1.1": GOLDEN / "golden-1.1.moe.jsonl",
     "1.2": GOLDEN / "golden.moe.jsonl",
+    "2.2": GOLDEN / "golden-by-layer.moe.jsonl",
 }
-"""The same run as each version wrote it, byte for byte; never to be changed once the version is published."""
+"""The same run as each version wrote it, byte for byte; never to be changed once the version is published. That of 2.2
+is of a model whose second MoE layer selects one expert."""
+OF_ONE_K = {name: path for name, path in FILES.items() if name.startswith("1.")}
 
 
 def summary(path):
@@ -53,10 +58,51 @@ def test_there_is_a_file_of_every_published_version():
 
 
 def test_the_last_published_version_is_the_one_that_is_written():
-    assert (PUBLISHED[-1].major, PUBLISHED[-1].minor) == (SCHEMA, SCHEMA_MINOR)
+    newest = {version.major: version.minor for version in PUBLISHED}
+    assert newest == {SCHEMA: SCHEMA_MINOR, SCHEMA_BY_LAYER: SCHEMA_MINOR}
 
 
-@pytest.mark.parametrize("path", FILES.values(), ids=FILES)
+def test_a_file_has_the_older_schema_unless_layers_differ():
+    model = read_session(FILES["2.2"]).header.model
+    assert (model.experts_per_token, model.schema) == ([2, 1], SCHEMA_BY_LAYER)
+    for given, k, schema in (([2, 2], 2, SCHEMA), ([1], 1, SCHEMA), ([2, 1], [2, 1], SCHEMA_BY_LAYER)):
+        assert experts_per_token(given) == k
+        assert msgspec.structs.replace(model, experts_per_token=k).schema == schema
+
+
+def test_a_file_of_experts_by_layer_comes_to_what_its_rows_hold():
+    found, other = summary(FILES["2.2"]), summary(FILES["1.2"])
+    assert found["experts_per_token"] == [2, 1]
+    assert found["usage"]["decode"]["counts"] == [other["usage"]["decode"]["counts"][0], [2, 1, 1, 2]]
+    assert found["usage"]["decode"]["rows"] == [6, 6]
+    assert found["churn"]["per_layer"][0] == other["churn"]["per_layer"][0]
+    assert not {"chunks", "keyframes", "counts", "unreadable lines"} & {
+        finding.check for finding in verify(FILES["2.2"]).findings
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schema": 1}, "schema 1 has one number of experts per token"),
+        ({"experts_per_token": [2]}, "experts per token of 1 layers, where there are 2"),
+        ({"experts_per_token": [2, 5]}, "5 of 4 experts per token is impossible"),
+        ({"experts_per_token": [2, 0]}, "selects at least one expert per token"),
+        ({"experts_per_token": [2, True]}, "no event: "),
+    ],
+    ids=["schema-1", "a-layer-short", "more-than-there-are", "none", "no-number"],
+)
+def test_experts_by_layer_that_cannot_be(tmp_path, changes, reason):
+    lines = FILES["2.2"].read_bytes().splitlines(keepends=True)
+    header = json.loads(lines[0])
+    (header if "schema" in changes else header["model"]).update(changes)
+    path = tmp_path / "by-layer.moe.jsonl"
+    path.write_bytes(b"".join([json.dumps(header).encode() + b"\n", *lines[1:]]))
+    with pytest.raises(UserError, match=reason):
+        read_session(path)
+
+
+@pytest.mark.parametrize("path", OF_ONE_K.values(), ids=OF_ONE_K)
 def test_each_is_read_and_comes_to_the_same(path):
     assert summary(path) == summary(FILES["1.2"])
 
@@ -89,8 +135,8 @@ def test_a_value_written_another_way_is_the_same_value():
     older, newer = (
         next(event for event in read_session(FILES[name]) if isinstance(event, Keyframe)) for name in ("1.0", "1.1")
     )
-    (forms,) = (version.forms for version in PUBLISHED if version.forms)
-    for form in forms:
+    (version,) = (each for each in PUBLISHED if (each.major, each.minor) == (1, 1))
+    for form in version.forms:
         name = form.removeprefix("keyframe.")
         assert isinstance(getattr(older, name), list)
         assert isinstance(getattr(newer, name), bytes)
@@ -117,13 +163,20 @@ def test_unknown_events_and_fields_of_a_newer_minor_version_survive_a_rewrite(tm
 def test_a_newer_major_version_is_refused_with_both_numbers(tmp_path):
     path = tmp_path / "newer.moe.jsonl"
     path.write_bytes(b'{"event":"session","schema":7,"all":"else"}\n')
-    with pytest.raises(UserError, match=f"schema 7, and this moe-watch reads schema {SCHEMA}: update moe-watch"):
+    with pytest.raises(
+        UserError, match=f"schema 7, and this moe-watch reads schema {SCHEMA_BY_LAYER}: update moe-watch"
+    ):
         read_session(path)
 
 
 @pytest.mark.parametrize(
     ("major", "said"),
-    [(SCHEMA, ""), (SCHEMA + 1, "schema 2, and this moe-watch reads schema 1"), (0, "schema 0 does not exist")],
+    [
+        (SCHEMA, ""),
+        (SCHEMA_BY_LAYER, ""),
+        (SCHEMA_BY_LAYER + 1, "schema 3, and this moe-watch reads schema 2"),
+        (0, "schema 0 does not exist"),
+    ],
 )
 def test_major_versions(major, said):
     assert refusal(major) == said

@@ -155,9 +155,9 @@ def test_header_that_cannot_be(write, lines, spoil, reason):
 
 
 def test_newer_major_version_is_refused_with_both_numbers(write, lines):
-    newer = b'{"event":"session","schema":2,"nothing":"as before"}'
+    newer = b'{"event":"session","schema":3,"nothing":"as before"}'
     assert refusal(write([newer, *lines[1:]])) == (
-        ", line 1: schema 2, and this moe-watch reads schema 1: update moe-watch to read it"
+        ", line 1: schema 3, and this moe-watch reads schema 2: update moe-watch to read it"
     )
 
 
@@ -274,7 +274,7 @@ KEYFRAME_FAULTS = {
     "experts": ({"counts_prefill": [[1, 3, 1], [1, 0, 1]]}, "keyframe table holds 3 values instead of 4"),
     "negative": ({"counts_decode": [[-1, 2, 2, 2], [3, 1, 2, 2]]}, "keyframe table holds -1"),
     "last experts": ({"last_experts": [[3, 1], [0, 9]]}, "layer 2 selects expert 9 of 4"),
-    "empty row": ({"last_experts": [[3, 1], []]}, "experts holds 2 values instead of 4"),
+    "empty row": ({"last_experts": [[3, 1], []]}, "last_experts holds 0 values instead of 2"),
     "packed table": ({"phases": "AAAA"}, "keyframe table holds 3 bytes instead of 64"),
     "packed numbers": (
         {"phases": base64.b64encode(NO_NUMBERS).decode()},
@@ -282,6 +282,14 @@ KEYFRAME_FAULTS = {
     ),
     "packed badly": ({"phases": "no base64"}, "no event: Invalid base64 encoded string"),
     "chunks": ({"complete_chunks": 3}, "a keyframe with an impossible number of chunks"),
+    "more rows than tokens": ({"rows_decode": [8, 4]}, "keyframe rows holds 8"),
+    "an average above all": ({"average_meso": [[0.1, 0.1, 0.1, 1.5], [0.1] * 4]}, "keyframe table holds 1.5"),
+    "packed average above all": (
+        {"average_macro": base64.b64encode(struct.pack("<8d", *[1.5] * 8)).decode()},
+        "keyframe table holds a number that cannot be",
+    ),
+    "residual": ({"residual": 7.0}, "residual is 7.0, where 0 to 1 is possible"),
+    "coherence": ({"coherence": -0.5}, "coherence is -0.5, where 0 to 1 is possible"),
 }
 
 
@@ -308,6 +316,14 @@ OPEN_CHUNK_FAULTS = {
     "sums": ({"sums": {}}, "an open chunk with other sums than ours"),
     "table": ({"counts": [[1, 1, 0, 0]]}, "open_chunk table holds 1 values instead of 2"),
     "rows": ({"start_rows": []}, "open_chunk start_rows holds 0 values instead of 2"),
+    "more rows than tokens": ({"start_rows": [9, 3]}, "open_chunk start_rows holds 9"),
+    "more selections than tokens": ({"counts": [[2, 0, 0, 0], [0, 0, 1, 1]]}, "open_chunk table holds 2"),
+    "more values than rows": ({"observed": OPEN_CHUNK["observed"] | {"overlap": 3}}, "an open chunk holds 3"),
+    "a sum above all": ({"sums": OPEN_CHUNK["sums"] | {"top_margin": 2.5}}, "an open chunk holds 2.5"),
+    "a sum of steps above all": (
+        {"sums": OPEN_CHUNK["sums"] | {"router_entropy": 20_001}},
+        "an open chunk holds 20001",
+    ),
 }
 
 

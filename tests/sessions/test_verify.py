@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from commands.app import run
-from routing.events import Chunk, Header, Keyframe, Unknown, to_json
+from routing.events import Chunk, Header, Keyframe, Teacher, Token, Unknown, to_json
 from sessions.run_checks import CHANCE, chance_of_evenness
 from sessions.verify import verify
 from tests.sessions import faults
@@ -44,6 +44,55 @@ def test_a_keyframe_is_computed_again(backend, path):
 def test_a_fault_is_found(backend, spoil, check, path):
     report = verify(write(path, spoil(recorded(backend))))
     assert check in checks(report)
+
+
+def nth_generated(events, n, **fields):
+    """The same with other fields in the n-th generated token."""
+    at = [place for place, event in enumerate(events) if isinstance(event, Token) and event.source == "generated"][n]
+    return [*events[:at], replace(events[at], **fields), *events[at + 1 :]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["logprob", "top_margin", "choice_gap"])
+def test_one_prediction_that_was_captured_and_is_absent(backend, name, path):
+    (found,) = verify(write(path, faults.derived_anew(nth_generated(recorded(backend), 17, **{name: None})))).findings
+    assert (found.check, found.count) == ("captured", 1)
+    assert found.text.endswith(f": no {name}, which the header says was captured")
+
+
+def test_a_prediction_that_was_not_captured_and_is_there(path):
+    without = [name for name in recorded()[0].capture if name != "logprob"]
+    assert "captured" in checks(verify(write(path, faults.in_header(recorded(), capture=without))))
+
+
+def test_a_token_that_a_run_had_to_take_may_have_been_impossible(path):
+    """Its log-probability is minus infinity, which JSON does not hold."""
+    events = nth_generated(recorded(), 3, logprob=None, choice_gap=0.9, top_margin=0.2)
+    assert "captured" in checks(verify(write(path, events)))
+    taught = faults.in_header(events, teacher=Teacher(model="other", backend="mlx", tokens=145))
+    assert "captured" not in checks(verify(write(path, taught)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprob": -20.0, "choice_gap": 0.0, "top_margin": 0.5},
+        {"logprob": -0.1, "choice_gap": 0.5, "top_margin": 0.1},
+        {"logprob": -1.0, "choice_gap": 0.1, "top_margin": 0.3},
+        {"logprob": -2.5, "choice_gap": 0.45, "top_margin": 0.05},
+    ],
+    ids=["the-first-below-its-margin", "more-than-one-in-all", "above-the-second", "two-with-more-than-one"],
+)
+def test_predictions_of_no_one_distribution(fields, path):
+    found = verify(write(path, faults.derived_anew(nth_generated(recorded(), 17, **fields)))).findings
+    assert [(each.check, each.count) for each in found] == [("prediction", 1)]
+
+
+def test_absent_ids_contradict_nothing(path):
+    """An injection whose tokens were recorded without ids; and two tokens of one moment that may be different ones."""
+    events = [replace(event, id=-1) if isinstance(event, Token) else event for event in recorded()]
+    assert verify(write(path, events)).findings == []
+    assert "repeated tokens" not in checks(verify(write(path, faults.repeated(events))))
 
 
 def test_it_is_said_where_and_how_often(path):
@@ -114,7 +163,7 @@ def test_a_recording_without_chunks_is_another_writers(path):
 
 
 def test_the_golden_session_is_whole_and_its_routing_made_up(golden_path):
-    assert checks(verify(golden_path)) == {"entropy and margin"}
+    assert checks(verify(golden_path)) == {"entropy and margin", "prediction"}
 
 
 class TestEvenness:

@@ -8,7 +8,7 @@ import pytest
 from rich.style import Style
 from textual.app import App
 
-from routing.events import ModelInfo, Token
+from routing.events import Chunk, ModelInfo, Token
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
 from tui.expert_heatmap import ExpertHeatmap
@@ -111,6 +111,35 @@ async def test_binning_is_named_in_the_title_and_the_newest_token_is_its_top_exp
         text = shown(app.dashboard.experts)
         assert "last 30 tokens · max of 3 layers × 10 experts" in text
         assert app.dashboard.experts.picture.lit.sum() <= 94
+
+
+async def test_without_an_order_no_expert_of_the_newest_token_is_its_top_one():
+    header, *items = large(94, 512, 10)
+    async with running([msgspec.structs.replace(header, capture=["experts"]), *items]) as (app, _, _):
+        assert "max of 3 layers × 10 experts" in shown(app.dashboard.experts)
+        assert not app.dashboard.experts.picture.lit.any()
+        assert "top expert" not in shown(app.dashboard.experts)
+
+
+async def test_layers_that_select_different_numbers_of_experts_light_up_as_many():
+    k = [2, 1, 2]
+    header, *items = large(3, 8, 2)
+    model = msgspec.structs.replace(header.model, experts_per_token=k)
+    kept = [2 * layer + rank for layer, chosen in enumerate(k) for rank in range(chosen)]
+    fewer = [
+        msgspec.structs.replace(
+            item, experts=[item.experts[at] for at in kept], weights=item.weights and [item.weights[at] for at in kept]
+        )
+        if isinstance(item, Token)
+        else item
+        for item in items
+        if not isinstance(item, Chunk)
+    ]
+    async with running([msgspec.structs.replace(header, schema=2, model=model), *fewer]) as (app, _, _):
+        assert app.dashboard.experts.picture.lit.sum(1).tolist() == k
+        window = app.view.window
+        assert window.usage.counts.sum(1).tolist() == [window.tokens * chosen for chosen in k]
+        assert "top-1 to 2 by layer" in shown(app.dashboard.query_one("#header"))
 
 
 async def test_readout_names_the_busiest_cell_until_there_is_a_cursor():

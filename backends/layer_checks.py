@@ -1,0 +1,25 @@
+"""What the MoE layers of one model must have in common, for any engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from routing.errors import UserError
+
+
+def check_same_experts(experts: Sequence[tuple[int, int]]) -> None:
+    """Refuse layers that hold different numbers of experts; each may select another number of them.
+
+    Args:
+        experts: model layer index and number of experts of each layer.
+
+    Raises:
+        UserError: the numbers differ.
+    """
+    first_layer, first = experts[0]
+    for layer, number in experts:
+        if number != first:
+            raise UserError(
+                f"layer {first_layer} has {first} experts and layer {layer} has {number}: a session has one number",
+                advice="give a model whose layers have equally many experts",
+            )

@@ -1,0 +1,83 @@
+"""Where the selections of one token stand in its flat row, for models whose layers select different numbers of experts.
+
+Shapes: `L` MoE layers, `k_l` experts per token in layer `l`, `K` the largest `k_l`. An event holds a flat row of Σk_l
+entries; arrays are tables `[L, K]`, whose rows end in `ABSENT` or NaN where a layer selects fewer than `K`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from routing.arrays import ABSENT, Flags, Ints, integers
+from routing.events import Keyframe, ModelInfo, Token
+
+
+class RowLayout:
+    """The layout of one model.
+
+    Args:
+        k: experts per token of each MoE layer.
+    """
+
+    def __init__(self, k: Sequence[int]) -> None:
+        self.k: Ints = np.array(k, np.int64)
+        """[L]"""
+        self.layers = len(k)
+        self.width = max(k, default=1)
+        """K; 1 in a model without MoE layers."""
+        self.size = sum(k)
+        """Entries of a flat row: Σk_l."""
+        self.is_even = self.size == self.layers * self.width
+        """All layers select the same number of experts."""
+        self.filled: Flags = np.arange(self.width) < self.k[:, None]
+        """[L, K]: entries of a table that a row has."""
+
+    @classmethod
+    def of(cls, model: ModelInfo) -> RowLayout:
+        """The layout of a model's rows."""
+        return cls(model.k_by_layer)
+
+    def table(self, rows: npt.NDArray[Any], missing: float = ABSENT) -> npt.NDArray[Any]:
+        """Return flat rows `[…, Σk_l]` as tables `[…, L, K]`, filled up with `missing`.
+
+        Raises:
+            ValueError: the rows have another length.
+        """
+        if self.is_even:
+            return rows.reshape(*rows.shape[:-1], self.layers, self.width)
+        found = np.full((*rows.shape[:-1], self.layers, self.width), missing, rows.dtype)
+        found[..., self.filled] = rows
+        return found
+
+    def flat(self, tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return tables `[…, L, K]` as flat rows `[…, Σk_l]`."""
+        if self.is_even:
+            return tables.reshape(*tables.shape[:-2], self.size)
+        return tables[..., self.filled]
+
+    def experts(self, token: Token) -> Ints:
+        """Return one token's expert ids `[L, K]`, `ABSENT` in layers that were not computed.
+
+        Raises:
+            ValueError: it has another number of them.
+        """
+        return self.table(integers(token.experts))
+
+    def experts_before(self, frame: Keyframe) -> Ints | None:
+        """Return the expert ids `[L, K]` of the token before a keyframe; None if none was observed."""
+        if all(row is None for row in frame.last_experts):
+            return None
+        found = np.full((self.layers, self.width), ABSENT, np.int64)
+        for at, row in enumerate(frame.last_experts):
+            if row is not None:
+                found[at, : len(row)] = row
+        return found
+
+
+def selected(experts: Ints) -> list[list[int] | None]:
+    """Return expert ids `[L, K]` as a keyframe has them: one list per layer, null where nothing was computed."""
+    return [[each for each in row if each != ABSENT] or None for row in experts.tolist()]
