@@ -16,6 +16,7 @@ from tui.format import NOT_AVAILABLE, count, number
 from tui.frame import Frame
 from tui.imported_counts import CountedWindow
 from tui.panel import Panel
+from tui.row import Part
 from tui.windows import TokenWindow, mean_of_known
 
 LEAST_SPAN = 0.1
@@ -65,17 +66,11 @@ class EntropyPanel(Panel):
 
     def _usage_summary(self, window: CountedWindow, width: int) -> Strip:
         ink = self.palette
-        parts = [
-            ("mean ", ink.muted),
-            (number(window.mean_usage_entropy()), ink.strong),
-            ("  effective experts ", ink.muted),
-            (number(window.effective_by_usage(), 1), ink.strong),
-            (f" of {window.experts}", ink.muted),
-            ("  dead ", ink.muted),
-            (count(window.dead()), ink.strong),
-        ]
+        mean = [("mean ", ink.muted), (number(window.mean_usage_entropy()), ink.strong)]
+        effective = [(number(window.effective_by_usage(), 1), ink.strong), (f" of {window.experts}", ink.muted)]
+        dead = [("  dead ", ink.muted), (count(window.dead()), ink.strong)]
         of_all = (f" of {count(window.usage.counts.size)}", ink.muted)
-        return self.row(width).first_that_fits([*parts, of_all], parts).strip()
+        return self._widest_summary(width, mean, effective, [*dead, of_all], dead)
 
     def _above(self, rows: list[Strip], height: int, summary: Strip) -> list[Strip]:
         """Rows at the top, and the summary in the last one."""
@@ -83,12 +78,27 @@ class EntropyPanel(Panel):
 
     def _summary(self, window: TokenWindow, width: int, experts: int) -> Strip:
         ink = self.palette
-        row = self.row(width).put("mean ", ink.muted).put(number(window.mean_entropy()), ink.strong)
-        row.put("  effective experts ", ink.muted).put(number(window.effective(), 1), ink.strong)
-        row.put(f" of {experts}", ink.muted)
+        mean = [("mean ", ink.muted), (number(window.mean_entropy()), ink.strong)]
+        effective = [(number(window.effective(), 1), ink.strong), (f" of {experts}", ink.muted)]
         churn = window.churn()
-        row.put("  churn ", ink.muted).put(number(churn), ink.muted if isnan(churn) else ink.strong)
-        return row.strip()
+        last = [("  churn ", ink.muted), (number(churn), ink.muted if isnan(churn) else ink.strong)]
+        return self._widest_summary(width, mean, effective, last)
+
+    def _widest_summary(
+        self, width: int, mean: Sequence[Part], effective: Sequence[Part], *last: Sequence[Part]
+    ) -> Strip:
+        """Return the longest form of the summary that fits, since a number that is cut is another number.
+
+        Args:
+            width: cells.
+            mean: with its name.
+            effective: number of effective experts, without its name.
+            last: forms of what is named last, the longest first.
+        """
+        muted = self.palette.muted
+        names = ("  effective experts ", "  effective ")
+        forms = [[*mean, (name, muted), *effective, *each] for each in last for name in names]
+        return self.row(width).first_that_fits(*forms, [*mean, (names[-1], muted), *effective], mean).strip()
 
     def _body(self, window: TokenWindow, layers: Sequence[int], width: int, height: int) -> list[Strip]:
         """Layers at the left, tokens at the right if there is room; bars for few layers, a curve for many."""

@@ -25,6 +25,16 @@ async def test_entropy_has_a_number_for_every_layer_and_the_means():
         assert f"churn {window.churn():.2f}" in text
 
 
+@pytest.mark.parametrize("width", range(104, 241, 8))
+async def test_no_number_of_the_entropy_summary_is_cut(width):
+    async with running(size=(width, 50)) as (app, _, _):
+        window = app.view.window
+        (summary,) = (line for line in shown(app.dashboard.entropy).splitlines() if line.startswith("mean "))
+        whole = f"mean {window.mean_entropy():.2f}  effective {window.effective():.1f} of 8  churn {window.churn():.2f}"
+        assert whole.startswith(summary.replace("effective experts", "effective"))
+        assert re.fullmatch(r"mean [\d.]{4}(  effective( experts)? \d\.\d of 8(  churn \d\.\d\d)?)?", summary)
+
+
 async def test_many_layers_become_a_curve_with_its_extremes_named():
     async with running(main_run(40, head=header(30, 8, 2))) as (app, _, _):
         values = app.view.window.layer_entropy()
