@@ -15,6 +15,7 @@ from routing.arrays import ABSENT, Floats, Ints, integers, token_experts
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
 from routing.fit_result import fit_result
 from routing.instruments import experts_before
+from routing.lacking_signals import lacking_signals
 from routing.mid_series import MidSeries
 from routing.pressure import WARM_UP_CHUNKS, crossing
 from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
@@ -131,6 +132,8 @@ class _Totals:
     def _pressure(self) -> Json:
         series, fit = self.series, self.series.fit()
         mid, begins_at = series.mid, series.begins_at
+        measured = any(chunk.pressures is not None for chunk in self.chunks)
+        lacking = "" if mid or measured else lacking_signals(self.header, self.header.pressure)
         at = crossing(mid) if series.knows_its_start else None
         complete = sum(not chunk.partial for chunk in self.chunks) + (begins_at.complete_chunks if begins_at else 0)
         return {
@@ -138,9 +141,9 @@ class _Totals:
             "initial": mid[0] if mid and series.knows_its_start else None,
             "crossing": {"chunk": None if at is None else series.positions[at]},
             "fit": fit and fit_result(fit, series.entropy_collapse()),
-            "fit_unavailable": series.unavailable or None,
+            "fit_unavailable": lacking or series.unavailable or None,
             "begins_at_chunk": None if begins_at is None else begins_at.chunks,
-            "warm_up_missing": max(0, WARM_UP_CHUNKS - complete),
+            "warm_up_missing": None if lacking else max(0, WARM_UP_CHUNKS - complete),
             "chunks": [_chunk(chunk) for chunk in self.chunks],
         }
 
