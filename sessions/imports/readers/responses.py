@@ -41,7 +41,7 @@ class Part(msgspec.Struct):
     routed_experts_prompt_start: int | None = None
     prompt_token_ids: list[int] | None = None
     prompt_ids: list[int] | None = None
-    input_ids: list[int] | None = None
+    input_ids: list[int | list[int]] | None = None
     token_ids: list[int] | None = None
     completion_token_ids: list[int] | None = None
     completion_ids: list[int] | None = None
@@ -228,9 +228,16 @@ def _answer(document: Document, options: ImportOptions, engine: str) -> _Answer:
     chosen = choices[options.choice]
     parts = list(_parts("", chosen))
     if chosen is not response:
-        parts += _parts("", response)
+        parts += _parts("", response if len(choices) == 1 else _without_sums(response))
     model = response.model if isinstance(response.model, str) else None
     return _Answer(parts, options.choice, where, model)
+
+
+def _without_sums(response: Part) -> Part:
+    """A response of several choices without its usage of tokens generated, which is of all of them together."""
+    if response.usage is None:
+        return response
+    return msgspec.structs.replace(response, usage=Part(prompt_tokens=response.usage.prompt_tokens))
 
 
 def _runs(document: Document) -> Iterator[Any]:
