@@ -82,6 +82,8 @@ def _pressure(pressure: Json) -> list[str]:
     mids = [chunk["mid"] for chunk in complete if chunk["mid"] is not None]
     if not mids:
         missing = pressure["warm_up_missing"]
+        if missing is None:
+            return [f"{name}: n/a, {pressure['fit_unavailable']}"]
         return [f"{name}: n/a, {f'{missing} more chunks of warm-up needed' if missing else 'no measured chunk yet'}"]
     spread = f"{len(mids)} measured chunks, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
     fit = pressure["fit"]

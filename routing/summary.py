@@ -17,6 +17,7 @@ from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State,
 from routing.fit_result import fit_result
 from routing.half_life import in_words
 from routing.instruments import complete_chunks
+from routing.lacking_signals import lacking_signals
 from routing.mid_series import ContextSeries, MidSeries
 from routing.pressure import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
 from routing.row_layout import RowLayout
@@ -136,18 +137,24 @@ class _Totals:
     def _pressure(self) -> Json:
         """Of the judged context; every context's verdict is listed."""
         judged, begins_at = self.series.judged, self.series.contexts[0].begins_at
-        fit = judged.fit()
+        fit, lacking = judged.fit(), self._lacking()
         return {
             "mode": self.header.pressure,
             "context": judged.number,
             **_start(judged),
             "fit": fit and fit_result(fit, judged.entropy_collapse()),
-            "fit_unavailable": judged.unavailable or None,
+            "fit_unavailable": lacking or judged.unavailable or None,
             "begins_at_chunk": None if begins_at is None else begins_at.chunks,
-            "warm_up_missing": max(0, WARM_UP_CHUNKS - self._complete()),
+            "warm_up_missing": None if lacking else max(0, WARM_UP_CHUNKS - self._complete()),
             "contexts": contexts_result(self.series.contexts),
             "chunks": [_chunk(chunk, context) for chunk, context in self.chunks],
         }
+
+    def _lacking(self) -> str:
+        """Return which signals of pressure the recording does not have; empty where a chunk was measured."""
+        measured = any(chunk.pressures is not None for chunk, _ in self.chunks)
+        has_series = any(series.mid for series in self.series.contexts)
+        return "" if measured or has_series else lacking_signals(self.header, self.header.pressure)
 
     def _complete(self) -> int:
         """Count the complete chunks that fed the averages: of the present context, or of the run."""

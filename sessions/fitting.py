@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from routing.errors import UserError
-from routing.events import Chunk, Header, Keyframe, StreamItem, Unknown
+from routing.events import Chunk, Keyframe, StreamItem, Unknown
 from routing.half_life import Fit, fit_half_life
 from routing.instruments import Instruments
+from routing.lacking_signals import lacking_signals
 from routing.mid_series import ContextSeries, MidSeries
 from routing.pressure import MODES, MODES_OFFERED, WARM_UP_CHUNKS
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
 from sessions.parts import RunReader, shown
 from sessions.reader import SessionReader
 from sessions.recompute import Beginnings
-from sessions.series import REFERENCE_MODE, Series, parse_series, read_content
+from sessions.series import Series, parse_series, read_content
 
 SNIFFED = 4096
 """Bytes in which a session shows that it is one."""
-SIGNALS = {"entropy": "router entropy", "margin": "router margin", "logprob": "the margin of the likeliest token"}
-"""By the names in `Header.capture`: what pressure needs beside experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +150,10 @@ def _fit_session(path: Path, mode: str | None, context: int | None) -> FileFit:
     chosen = chosen_context(series, context, path)
     fit = chosen.fit()
     if fit is None:
-        absent = _not_recorded(reader.header, series.mode)
-        if absent:
-            what = f"{path}: pressure needs {absent}, which this recording does not have"
-            raise UserError(what, advice="record a run with moe-watch; imports and unknown routers lack these signals")
+        lacking = lacking_signals(reader.header, series.mode)
+        if lacking:
+            advice = "record a run with moe-watch; imports and unknown routers lack these signals"
+            raise UserError(f"{path}: {lacking}", advice=advice)
         where = f", context {chosen.number}" if len(series.contexts) > 1 else ""
         raise UserError(f"{path}{where}: {chosen.unavailable}", advice=_advice(reader))
     warnings = [*reader.warnings, *series.warnings(path, fit)]
@@ -174,18 +173,6 @@ def chosen_context(series: MidSeries, context: int | None, path: Path) -> Contex
         known = ", ".join(str(each.number) for each in series.contexts)
         raise UserError(f"{path}: no context {context}", advice=f"it has {known}")
     return chosen
-
-
-def _not_recorded(header: Header, mode: str) -> str:
-    """The signals that pressure in this mode is computed from and no token of the recording has; empty if none."""
-    if header.counts_only:
-        return "tokens in order"
-    needed = {name: words for name, words in SIGNALS.items() if name != "logprob" or mode != REFERENCE_MODE}
-    absent = {name: words for name, words in needed.items() if name not in header.capture}
-    if not absent.keys() - {"logprob"}:  # margins of tokens may be there without being named
-        return ""
-    words = list(absent.values())
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _advice(reader: RunReader) -> str:

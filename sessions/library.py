@@ -18,6 +18,7 @@ import msgspec
 from routing.errors import UserError
 from routing.events import SCHEMA_MINOR, Chunk, Event, Header, Keyframe, State, Token, from_json
 from routing.half_life import in_words
+from routing.lacking_signals import lacking_signals
 from routing.mid_series import MidSeries
 from sessions import paths
 from sessions.library_cache import LibraryCache
@@ -377,7 +378,8 @@ class _Scan:
     def _half_life(self) -> HalfLife:
         fit = self._series.fit()
         if fit is None:
-            return HalfLife(words=self._series.unavailable)
+            lacking = "" if self._series.mid else lacking_signals(self._header, self._header.pressure)
+            return HalfLife(words=lacking or self._series.unavailable)
         return HalfLife(verdict=fit.verdict, half_life=fit.half_life, words=in_words(fit))
 
 

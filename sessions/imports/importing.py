@@ -67,9 +67,17 @@ def read_trace(path: Path, options: ImportOptions, form: str | None = None) -> T
             f"--from: {form!r} is not one of {', '.join(READABLE)}", advice="leave it out to look at the file"
         )
     document = open_document(path)
-    found = recognised(document)
+    try:
+        return _of_document(document, options, wanted)
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply", advice=UNKNOWN) from error
+
+
+def _of_document(document: Document, options: ImportOptions, wanted: Format | None) -> Trace:
+    path, found = document.path, recognised(document)
     if found is not None and wanted not in (None, found):
-        raise UserError(f"{path}: looks like {found.name}, not {form}", advice=f"leave out --from {form}")
+        given = "" if wanted is None else wanted.name
+        raise UserError(f"{path}: looks like {found.name}, not {given}", advice=f"leave out --from {given}")
     chosen = found or wanted
     if chosen is None:
         raise _unknown(document)

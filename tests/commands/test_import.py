@@ -39,6 +39,7 @@ def test_a_table_is_imported_listed_and_replayed(capsys, table):
     assert run(["sessions", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["sessions"]
     assert (entry["model"], entry["tokens"], entry["condition"], entry["ended"]) == ("tiny/moe", 3, "whole", "imported")
+    assert entry["half_life"]["words"].startswith("pressure needs router entropy, router margin and ")
     assert run(["replay", str(path), "--headless", "--json"]) == 0
     shown = capsys.readouterr()
     summary = json.loads(shown.out)

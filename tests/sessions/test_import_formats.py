@@ -13,12 +13,15 @@ import pytest
 
 import moe_watch
 from commands.import_ import import_
+from commands.summary_text import summary_lines
 from routing.errors import UserError
+from routing.summary import Summary
 from sessions.fitting import fit_file
 from sessions.imports.document import open_document
 from sessions.imports.formats import FORMATS, READABLE, STATUSES, recognised
 from sessions.imports.importing import import_trace, read_trace
 from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace
+from sessions.reader import SessionReader
 from sessions.verify import verify
 from tests.sessions import foreign_files as made
 from tests.sessions.foreign_files import ALONE, BOTH, EXAMPLES, EXPERTS, LAYERS, TOKENS, Example
@@ -339,6 +342,18 @@ def test_a_fit_says_which_signals_an_import_lacks(name, said, tmp_path):
         fit_file(path)
     assert said in str(caught.value)
     assert str(caught.value).endswith("record a run with moe-watch; imports and unknown routers lack these signals")
+
+
+@pytest.mark.parametrize("name", ["vllm npy", "tensorrt-llm"])
+def test_a_summary_of_an_import_does_not_wait_for_more_chunks(name, tmp_path):
+    path = import_trace(EXAMPLES[name].write(tmp_path), EXAMPLES[name].options, folder=tmp_path / "sessions").path
+    summary, reader = Summary(), SessionReader(path)
+    for event in [reader.header, *reader]:
+        summary.feed(event)
+    found = summary.result()
+    assert found["pressure"]["warm_up_missing"] is None
+    assert found["pressure"]["fit_unavailable"].startswith("pressure needs ")
+    assert any(found["pressure"]["fit_unavailable"] in line for line in summary_lines(found))
 
 
 def test_a_fit_in_the_reference_s_mode_does_not_need_what_that_leaves_out(tmp_path):

@@ -191,6 +191,16 @@ def test_the_prompt_is_as_long_as_the_usage_says(trace):
     refused(trace, "11 rows for 35 tokens", response)
 
 
+def test_the_usage_of_several_choices_is_of_all_of_them(trace):
+    response = made.vllm_response(usage={"prompt_tokens": PROMPT, "completion_tokens": 3 * (TOKENS - PROMPT)})
+    response["choices"] *= 3
+    for choice in response["choices"]:
+        choice.pop("token_ids", None)
+    found = trace(response, ImportOptions(experts=EXPERTS, choice=2))
+    assert (found.prompt_tokens, len(found.experts)) == (PROMPT, TOKENS - 1)
+    assert found.ids.tolist() == [*made.PROMPT_IDS, *[-1] * (TOKENS - 1 - PROMPT)]
+
+
 def test_positions_after_a_cached_prefix_name_the_flag(trace):
     passes = made.sglang_passes(made.routing(), first=START)
     said = "positions begin at 3: the tokens before were taken from SGLang's radix cache"

@@ -10,77 +10,23 @@ prefix that the client asked to leave out: at `start`, or at `routed_experts_sta
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
 from sessions.imports.document import Document
-from sessions.imports.numbers import Payload, array_of, typed
+from sessions.imports.numbers import array_of, typed
 from sessions.imports.plausible import routed
+from sessions.imports.readers.answers import EXTENSIONS, MOST_TOKEN_ID, Answer, Part, answer_of
 from sessions.imports.readers.payloads import Rows, rows_of
 from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace
 from sessions.shapes import ABSENT_ID
 
-MOST_TOKEN_ID = 1 << 31
-EXTENSIONS = ("meta_info", "sgl_ext", "sglext", "nvext", "engine_data")
 OF_SGLANG = frozenset({"meta_info", "sgl_ext", "sglext"})
 UNCHECKED = "the answer does not state its number of tokens: {} by the shape that was given"
 NONE_IN_IT = "no routed experts in it"
-
-
-class Part(msgspec.Struct):
-    """A response, one of its choices, or an extension of either: whatever may hold routing or token ids."""
-
-    routed_experts: Payload | None = None
-    prompt_routed_experts: Payload | None = None
-    routed_experts_start_len: int | None = None
-    routed_experts_prompt_start: int | None = None
-    prompt_token_ids: list[int] | None = None
-    prompt_ids: list[int] | None = None
-    input_ids: list[int] | None = None
-    token_ids: list[int] | None = None
-    completion_token_ids: list[int] | None = None
-    completion_ids: list[int] | None = None
-    output_ids: list[int | list[int]] | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    usage: Part | None = None
-    meta_info: Part | None = None
-    sgl_ext: Part | None = None
-    sglext: Part | None = None
-    nvext: Part | None = None
-    engine_data: Part | None = None
-    choices: list[Part] | None = None
-    model: Any = None
-
-    @property
-    def start(self) -> int | None:
-        """Tokens before the first row, as a server states them beside the rows."""
-        both = (self.routed_experts_start_len, self.routed_experts_prompt_start)
-        return next((each for each in both if each is not None), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """One choice of one response, with all parts that belong to it, the nearest first."""
-
-    parts: list[tuple[str, Part]]
-    choice: int
-    where: str
-    model: str | None
-    warnings: list[str] = field(default_factory=list)
-
-    def first(self, *names: str) -> Any:
-        """The first value that is there under one of these names."""
-        for _, part in self.parts:
-            for name in names:
-                if (value := getattr(part, name)) is not None:
-                    return value
-        return None
 
 
 # -- recognition
@@ -159,7 +105,7 @@ def read_vllm(document: Document, options: ImportOptions) -> RoutedTrace:
     if document.kind == "arrays" or not any(isinstance(each, dict) for each in document.records):
         value = document.value
         found = array_of(value["routed_experts"] if isinstance(value, dict) else value, str(document.path))
-        return _trace(_Answer([], 0, str(document.path), None), Rows(found, certain=True), None, options, "vLLM")
+        return _trace(Answer([], 0, str(document.path), None), Rows(found, certain=True), None, options, "vLLM")
     return _read(document, options, "vLLM")
 
 
@@ -196,7 +142,7 @@ def _read(document: Document, options: ImportOptions, engine: str) -> RoutedTrac
     if name == "sglext" and answer.choice:
         what = f"{answer.where}: sglext holds the routing of choice 0 only"
         raise UserError(what, advice="ask for return_meta_info, or for one answer")
-    total = _total(answer)
+    total = answer.total
     start = _one_start(options.start, answer.first("start"), answer)
     payload, at = part.routed_experts, f"{answer.where}, routed_experts"
     assert payload is not None
@@ -210,10 +156,10 @@ def _read(document: Document, options: ImportOptions, engine: str) -> RoutedTrac
         )
         rows, prompt = _joined(head, rows, answer.where), len(head.ids)
         return _trace(answer, rows, prompt, options, engine)
-    return _trace(answer, rows, _prompt_tokens(answer), options, engine)
+    return _trace(answer, rows, answer.prompt_tokens, options, engine)
 
 
-def _answer(document: Document, options: ImportOptions, engine: str) -> _Answer:
+def _answer(document: Document, options: ImportOptions, engine: str) -> Answer:
     runs = list(_runs(document))
     where = str(document.path)
     if options.run is None and len(runs) > 1:
@@ -221,16 +167,7 @@ def _answer(document: Document, options: ImportOptions, engine: str) -> _Answer:
         raise UserError(what, advice=f"say which with --run 0 up to {len(runs) - 1:,}")
     if not 0 <= (options.run or 0) < len(runs):
         raise UserError(f"{where}: no run {options.run or 0}", advice=f"use --run 0 up to {max(0, len(runs) - 1):,}")
-    response = typed(runs[options.run or 0], Part, where)
-    choices = [response] if response.choices is None else response.choices
-    if not 0 <= options.choice < len(choices):
-        raise UserError(f"{where}: no choice {options.choice}", advice="use --choice 0 up to the last one")
-    chosen = choices[options.choice]
-    parts = list(_parts("", chosen))
-    if chosen is not response:
-        parts += _parts("", response)
-    model = response.model if isinstance(response.model, str) else None
-    return _Answer(parts, options.choice, where, model)
+    return answer_of(typed(runs[options.run or 0], Part, where), options.choice, where)
 
 
 def _runs(document: Document) -> Iterator[Any]:
@@ -250,52 +187,7 @@ def _runs(document: Document) -> Iterator[Any]:
             yield response
 
 
-def _parts(name: str, part: Part) -> Iterator[tuple[str, Part]]:
-    yield name, part
-    for each in EXTENSIONS:
-        inner = getattr(part, each)
-        if inner is not None:
-            yield from _parts(each, inner)
-    if part.usage is not None:
-        yield "usage", part.usage
-
-
-def _ids(answer: _Answer, *names: str) -> list[int] | None:
-    found = answer.first(*names)
-    if found is not None and any(isinstance(each, list) for each in found):  # SGLang: one list for each choice
-        found = found[answer.choice] if answer.choice < len(found) else None
-    if found is None:
-        return None
-    if not isinstance(found, list):
-        raise UserError(f"{answer.where}: token ids, and lists of them", advice="give it as the server sent it")
-    for each in found:
-        if not isinstance(each, int) or not 0 <= each < MOST_TOKEN_ID:
-            raise UserError(f"{answer.where}: a token id of {str(each)[:24]}", advice="give it as the server sent it")
-    return list(found)
-
-
-def _prompt_ids(answer: _Answer) -> list[int] | None:
-    return _ids(answer, "prompt_token_ids", "prompt_ids", "input_ids")
-
-
-def _generated_ids(answer: _Answer) -> list[int] | None:
-    return _ids(answer, "token_ids", "completion_token_ids", "completion_ids", "output_ids")
-
-
-def _prompt_tokens(answer: _Answer) -> int | None:
-    ids = _prompt_ids(answer)
-    stated: int | None = answer.first("prompt_tokens")
-    return stated if ids is None else len(ids)
-
-
-def _total(answer: _Answer) -> int | None:
-    """Tokens of prompt and answer, as far as the response tells."""
-    prompt, ids = _prompt_tokens(answer), _generated_ids(answer)
-    generated = answer.first("completion_tokens") if ids is None else len(ids)
-    return None if prompt is None or generated is None else prompt + generated
-
-
-def _one_start(given: int | None, stated: int | None, answer: _Answer) -> int | None:
+def _one_start(given: int | None, stated: int | None, answer: Answer) -> int | None:
     if given is not None and stated is not None and given != stated:
         raise UserError(f"{answer.where}: rows begin at token {stated}", advice=f"leave out --start {given}")
     found = stated if given is None else given
@@ -317,14 +209,14 @@ def _joined(prompt: Rows, generated: Rows, where: str) -> Rows:
 # -- a trace
 
 
-def _trace(answer: _Answer, rows: Rows, prompt_tokens: int | None, options: ImportOptions, engine: str) -> RoutedTrace:
+def _trace(answer: Answer, rows: Rows, prompt_tokens: int | None, options: ImportOptions, engine: str) -> RoutedTrace:
     """Put rows where their tokens are."""
     where = answer.where
     warnings: list[str] = []
     shape, experts = routed(rows.ids, options, where, warnings, certain=rows.certain)
     start = rows.start or (options.start or 0)
-    prompt_ids, generated_ids = _prompt_ids(answer), _generated_ids(answer)
-    total = _total(answer)
+    prompt_ids, generated_ids = answer.prompt_ids, answer.generated_ids
+    total = answer.total
     experts = _placed(experts, start, total, where)
     if start:
         warnings.append(f"rows begin at token {start}: the tokens before it have no routing")
