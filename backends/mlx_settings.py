@@ -74,7 +74,12 @@ def windowed_layers(section: Config) -> set[int]:
     Without `layer_types` all layers have the window, as in Mixtral and Qwen3-MoE.
     """
     window, longest = section.get("sliding_window"), section.get("max_position_embeddings")
-    if not isinstance(window, int) or window <= 0 or section.get("use_sliding_window") is False:
+    if (
+        not isinstance(window, int)
+        or isinstance(window, bool)
+        or window <= 0
+        or section.get("use_sliding_window") is False
+    ):
         return set()
     if isinstance(longest, int) and window >= longest:
         return set()
