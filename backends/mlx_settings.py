@@ -86,8 +86,12 @@ def windowed_layers(section: Config) -> set[int]:
     types = section.get("layer_types")
     if isinstance(types, list):
         return {layer for layer, kind in enumerate(types) if kind == "sliding_attention"}
-    layers = section.get("num_hidden_layers")
-    return set(range(layers)) if isinstance(layers, int) else set()
+    layers, first = section.get("num_hidden_layers"), section.get("max_window_layers")
+    if not isinstance(layers, int):
+        return set()
+    if section.get("model_type") == "qwen2_moe" and isinstance(first, int):
+        return {layer for layer in range(min(layers, first)) if layer % 2 == 0}  # as transformers 5 lays them out
+    return set(range(layers))
 
 
 def rotations(section: Config) -> Iterator[Config]:
