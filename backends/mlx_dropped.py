@@ -29,13 +29,13 @@ NEEDLESS = re.compile(
 """Tensors that no run of text needs: computed from the config, for drafting, tied to others, of pictures or sound."""
 KEYS_AND_VALUES = re.compile(r"\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
 MOST_NAMED = 1000
-"""Arrays that MLX can draw with a name of their own at once."""
+"""Arrays that MLX can label in one graph."""
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 @dataclass(slots=True)
 class Dropped:
-    """Records what `sanitize` of a model gives up; hand `classes` to mlx-lm's `load_model`."""
+    """Record of the tensors that `sanitize` of a model drops; hand `classes` to mlx-lm's `load_model`."""
 
     arrays: dict[str, Any] = field(default_factory=dict)
     """The tensors that no parameter comes from, by their names in the checkpoint."""
@@ -77,7 +77,7 @@ def _is_needless(name: str, layers: int, shared: int) -> bool:
 
 
 def _unused(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return the names of arrays that nothing was made from. Nothing is computed: MLX's graph is read.
+    """Return the names of arrays that nothing was made from, by MLX's graph; nothing is computed.
 
     Each layer's arrays are looked for in what was made for that layer first, for graphs of whole models are large.
     """
@@ -121,7 +121,7 @@ def _used(made: list[Any], named: dict[str, Any]) -> set[str]:
 
 @cache
 def _graphs_are_readable() -> bool:
-    """Another MLX may draw graphs otherwise: then nothing is known of dropped tensors, and nothing is said."""
+    """Return whether this MLX writes graphs in the known format; if not, dropped tensors are not looked for."""
     used, unused = mx.zeros((1,)), mx.zeros((1,))
     try:
         return _used([mx.stack([used])], {"t0": used, "t1": unused}) == {"t0"}
