@@ -137,7 +137,7 @@ ROPE_NEUTRAL: dict[str, Setting] = {
     "beta_slow": Setting("bounds YaRN's ramp", (1, 1.0)),
     "llama_4_scaling_beta": Setting("multiplies queries at late positions"),
 }
-"""The same for keys of the mapping that describes the rotation. Its other keys are read wherever a kind of rotation is built."""
+"""The same for keys of the mapping that describes the rotation; other keys of it are read by every kind of rotation."""
 
 ALIASES: dict[str, str] = {
     "sliding_window": "sliding_window_size",
