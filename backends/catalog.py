@@ -144,12 +144,19 @@ def _file(path: Path) -> ModelLocation:
     raise UserError(f"{path} is no model", advice="give a .gguf file, or the folder that holds config.json")
 
 
-def fetch(location: ModelLocation, progress: Callable[[Progress], None]) -> ModelLocation:
+def fetch(location: ModelLocation, progress: Callable[[Progress], None], *, with_code: bool = False) -> ModelLocation:
     """Download the model if it is not on this machine.
+
+    Args:
+        location: of the model.
+        progress: told of bytes, while they come.
+        with_code: fetch the Python code that the model brings, too.
 
     Raises:
         UserError: it cannot be had.
     """
+    if location.format == "huggingface" and location.origin == "hub" and with_code:
+        return replace(location, path=hub.download(location.name, progress, patterns=[*hub.FILES, *hub.CODE]))
     if location.path is not None:
         return location
     wanted = Wanted.of(location.name)

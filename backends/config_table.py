@@ -1,4 +1,4 @@
-"""Keys of a `config.json`, by what it means for the numbers if an engine's code does not read them.
+"""Keys of a `config.json`, by their effect on the numbers if an engine's code does not read them.
 
 A key that the code reads is in no table: it is heeded. One that it does not read is looked up here. `HARMLESS` keys
 change no number of a text run. `NEUTRAL` keys do, except at the values that are named. What is in neither table is
@@ -72,11 +72,11 @@ class Setting:
     """A setting that changes what a model computes."""
 
     what: str
-    """It does."""
+    """Effect of the setting, as a clause."""
     neutral: tuple[Any, ...] = ()
     """Values at which a model without it computes the same, beside null, false and empty ones."""
     false_counts: bool = False
-    """False is a value like any other, and not the absence of the setting."""
+    """False is a setting of its own, not its absence."""
 
 
 NEUTRAL: dict[str, Setting] = {
@@ -137,7 +137,7 @@ ROPE_NEUTRAL: dict[str, Setting] = {
     "beta_slow": Setting("bounds YaRN's ramp", (1, 1.0)),
     "llama_4_scaling_beta": Setting("multiplies queries at late positions"),
 }
-"""Of the mapping that describes the rotation. Its other keys are read wherever a kind of rotation is built."""
+"""The same for keys of the mapping that describes the rotation; other keys of it are read by every kind of rotation."""
 
 ALIASES: dict[str, str] = {
     "sliding_window": "sliding_window_size",
@@ -154,4 +154,4 @@ ALIASES: dict[str, str] = {
     "moe_norm_topk_prob": "norm_topk_prob",
     "experts_per_token": "num_experts_per_tok",
 }
-"""Keys that say once more what another one says, or apply only together with it: looked at there."""
+"""Keys that repeat another key, or apply only together with it: that one is checked instead."""

@@ -32,7 +32,7 @@ _UNSET = EngineOptions()
 _RANGES: dict[str, tuple[Callable[[int], bool], str]] = {
     "threads": (lambda number: number >= 1, "use at least 1"),
     "gpu_layers": (lambda number: number >= -1, "use 0 or more, or -1 for all"),
-    "context": (lambda number: 1 <= number <= LONGEST_CONTEXT, f"use 1 to {LONGEST_CONTEXT:,} tokens"),
+    "context": (lambda number: number >= 1, "use at least 1 token"),
     "batch": (lambda number: number >= FEWEST_AT_ONCE, f"use at least {FEWEST_AT_ONCE} tokens"),
     "micro_batch": (lambda number: number >= FEWEST_AT_ONCE, f"use at least {FEWEST_AT_ONCE} tokens"),
 }
@@ -53,6 +53,8 @@ def check_ranges(options: EngineOptions) -> None:
         value = getattr(options, field)
         if value is not None and not is_possible(value):
             raise UserError(f"{flag(field)} is {value}", advice=advice)
+    if options.context is not None and options.context > LONGEST_CONTEXT:
+        raise UserError(f"--context is {options.context}", advice=f"use {LONGEST_CONTEXT:,} tokens at most")
     if options.kv_type is not None and options.kv_type.lower() not in KV_TYPES:
         raise UserError(f"--kv-type is {options.kv_type!r}", advice=f"use one of {', '.join(KV_TYPES)}")
     if options.batch is not None and options.micro_batch is not None and options.micro_batch > options.batch:

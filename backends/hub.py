@@ -14,8 +14,11 @@ from routing.events import Progress
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
-"""What the engines read. No Python files: a model's own code is never run."""
+FILES = ["*.json", "model*.safetensors", "tokenizer.model", "tiktoken.model", "*.tiktoken", "*.txt", "*.jinja"]
+"""What the engines read. No Python files: a model's own code is not run unasked."""
+
+CODE = ["*.py"]
+"""Fetched as well where that code is trusted."""
 
 
 def cached_snapshot(model_id: str) -> Path | None:

@@ -17,7 +17,7 @@ Fill = Callable[[Config], Any]
 
 
 def complete(config: Config) -> tuple[Config, list[str]]:
-    """Return what to lay over a config so that mlx-lm can read it, and what is to be said of that.
+    """Return entries to lay over a config so that mlx-lm can read it, and notices about them.
 
     Raises:
         Exception: mlx-lm has no such family.
@@ -94,7 +94,7 @@ def _rotary_dim(section: Config) -> Any:
 
 
 def _partial_rotary_factor(section: Config) -> float:
-    """1 is transformers' default."""
+    """Return the share of a head that is rotated; 1 is the default of transformers."""
     factor = _rotation(section, "full_attention").get("partial_rotary_factor", 1.0)
     return float(factor) if isinstance(factor, int | float) else 1.0
 
@@ -107,7 +107,7 @@ def _theta(layer_type: str) -> Fill:
 
 
 def _rotation(section: Config, layer_type: str) -> Config:
-    """The mapping of one type of layer; the only one where there are no types."""
+    """Return the rotation of one type of layer, or the only rotation where there are no types."""
     found = section.get("rope_parameters")
     found = found if isinstance(found, dict) else {}
     nested = found.get(layer_type, found)
@@ -115,7 +115,7 @@ def _rotation(section: Config, layer_type: str) -> Config:
 
 
 def _flags(key: str, marked: str, kind: type) -> Fill:
-    """Of each layer: is it of this type?"""
+    """Return a fill that flags the layers of one type."""
 
     def fill(section: Config) -> Any:
         types = section.get(key)
@@ -125,7 +125,7 @@ def _flags(key: str, marked: str, kind: type) -> Fill:
 
 
 def _first_sparse(section: Config) -> Any:
-    """Dense layers before the first MoE layer."""
+    """Return the number of dense layers before the first MoE layer."""
     types = section.get("mlp_layer_types", [])
     return types.index("sparse") if isinstance(types, list) and "sparse" in types else 0
 
@@ -138,7 +138,7 @@ RENAMED = {
     "sliding_window_size": "sliding_window",
     "layernorm_epsilon": "rms_norm_eps",
 }
-"""By the name that is asked for: the name that transformers 5 writes."""
+"""Names that transformers 5 writes, by the names that mlx-lm asks for."""
 
 FILLS: dict[str, Fill] = {
     "head_dim": _head_dim,
@@ -156,4 +156,4 @@ FILLS: dict[str, Fill] = {
     "topk_method": _always("noaux_tc"),
     "scoring_func": _always("sigmoid"),
 }
-"""By the key that is demanded. Fixed values are those of the only families whose code demands the key."""
+"""Values by demanded key. Constants are those of the only families whose code demands the key."""

@@ -38,7 +38,7 @@ WINDOWS = frozenset({"mixtral", "qwen2_moe", "qwen3_moe"})
 
 
 def correct_rules(model: nn.Module) -> list[str]:
-    """Put right what families do by other rules than their models were made with; return what was put right."""
+    """Correct families that route by other rules than their models were made with; return the corrections."""
     found: set[str] = set()
     for block in model.modules():
         match family_of(block):
@@ -101,7 +101,7 @@ def _ernie_blocks(model: nn.Module) -> Iterator[tuple[Any, Any]]:
 
 
 def correct(setting: Ignored, model: nn.Module, config: Config) -> bool:
-    """Add one setting to the model, if that can be done from outside; returns whether it was."""
+    """Add one setting to the model, if that can be done from outside; return whether it was."""
     section = text_section(config)
     return _CORRECTIONS[setting.key](model, section) if setting.key in _CORRECTIONS else False
 
@@ -126,7 +126,7 @@ def _stretch(model: nn.Module, section: Config) -> bool:
 
 
 def _complete(rotation: Config, section: Config) -> Config:
-    """With the defaults that `transformers` has."""
+    """Return the rotation with the defaults of `transformers` filled in."""
     length = section.get("max_position_embeddings")
     original = rotation.get("original_max_position_embeddings") or length
     factor = rotation.get("factor") or (length / original if length and original else 1.0)

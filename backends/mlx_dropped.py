@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -28,13 +29,13 @@ NEEDLESS = re.compile(
 """Tensors that no run of text needs: computed from the config, for drafting, tied to others, of pictures or sound."""
 KEYS_AND_VALUES = re.compile(r"\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.")
 MOST_NAMED = 1000
-"""Arrays that MLX can draw with a name of their own at once."""
+"""Arrays that MLX can label in one graph."""
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 @dataclass(slots=True)
 class Dropped:
-    """Records what `sanitize` of a model gives up; hand `classes` to mlx-lm's `load_model`."""
+    """Record of the tensors that `sanitize` of a model drops; hand `classes` to mlx-lm's `load_model`."""
 
     arrays: dict[str, Any] = field(default_factory=dict)
     """The tensors that no parameter comes from, by their names in the checkpoint."""
@@ -76,10 +77,12 @@ def _is_needless(name: str, layers: int, shared: int) -> bool:
 
 
 def _unused(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return the names of arrays that nothing was made from. Nothing is computed: MLX's graph is read.
+    """Return the names of arrays that nothing was made from, by MLX's graph; nothing is computed.
 
     Each layer's arrays are looked for in what was made for that layer first, for graphs of whole models are large.
     """
+    if not _graphs_are_readable():
+        return []
     taken = {id(array) for array in before.values()}
     kept = {id(array) for array in after.values()}
     made = {name: array for name, array in after.items() if id(array) not in taken}
@@ -104,9 +107,23 @@ def _not_in_graph(names: Sequence[str], arrays: dict[str, Any], made: list[Any])
     missing: list[str] = []
     for start in range(0, len(names), MOST_NAMED):
         labels = {f"t{number}": name for number, name in enumerate(names[start : start + MOST_NAMED])}
-        graph = io.StringIO()
-        if made:
-            mx.export_to_dot(graph, made, **{label: arrays[name] for label, name in labels.items()})
-        used = set(re.findall(r'^"(t\d+)" ->', graph.getvalue(), re.MULTILINE))
+        used = _used(made, {label: arrays[name] for label, name in labels.items()}) if made else set()
         missing += [name for label, name in labels.items() if label not in used]
     return missing
+
+
+def _used(made: list[Any], named: dict[str, Any]) -> set[str]:
+    """Return the names of arrays that a line leads on from. Each is drawn, also one on its own."""
+    graph = io.StringIO()
+    mx.export_to_dot(graph, made, **named)
+    return set(re.findall(r'^"(t\d+)" ->', graph.getvalue(), re.MULTILINE))
+
+
+@cache
+def _graphs_are_readable() -> bool:
+    """Return whether this MLX writes graphs in the known format; if not, dropped tensors are not looked for."""
+    used, unused = mx.zeros((1,)), mx.zeros((1,))
+    try:
+        return _used([mx.stack([used])], {"t0": used, "t1": unused}) == {"t0"}
+    except Exception:  # whatever a function that is made for drawing may come to raise
+        return False

@@ -145,9 +145,8 @@ def _open(
         if not trusts and (code := files_with_code(folder, config)):
             raise needs_code(name, code) from error
         reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
-        raise UserError(
-            f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice="try a newer mlx-lm or another model"
-        ) from error
+        advice = "install what is missing" if "pip install" in reason else "try a newer mlx-lm or another model"
+        raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error
     return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer)), settings
 
 

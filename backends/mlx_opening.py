@@ -32,7 +32,7 @@ def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False)
     """Load a model, its weights not yet read.
 
     Returns:
-        The model, its config as mlx-lm has completed it, and what is to be said of settings.
+        The model, its config as mlx-lm has completed it, and warnings about settings.
     """
     overrides, said = complete(config)
     withheld = {"rope_scaling": None} if config.get("model_type") in REFUSES_SCALING else {}
@@ -92,5 +92,5 @@ def _tensors(names: list[str]) -> str:
 
 
 def _is_zero_bias(name: str, array: Any) -> bool:
-    """A bias that adds nothing."""
+    """Return whether a tensor is a bias that adds nothing."""
     return "bias" in name and array.size <= LARGEST_BIAS and not mx.any(array).item()

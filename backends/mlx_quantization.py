@@ -45,7 +45,7 @@ def _exceptions(kinds: Counter[tuple[int, str, int]], usual: tuple[int, str, int
 
 
 def _named(kind: tuple[int, str, int], usual: tuple[int, str, int]) -> str:
-    """What is different about a kind."""
+    """Return how a kind of quantisation differs from the usual one."""
     bits, mode, group = kind
     if bits != usual[0]:
         return f"{bits}-bit"
@@ -53,7 +53,7 @@ def _named(kind: tuple[int, str, int], usual: tuple[int, str, int]) -> str:
 
 
 def _whole(modules: Sequence[Any]) -> int:
-    """Modules that could be quantised and are not."""
+    """Count the modules that could be quantised and are not."""
     return sum(hasattr(module, "to_quantized") and "weight" in module for module in modules)
 
 
@@ -72,7 +72,7 @@ def quantization_warnings(found: str | None, config: Config, folder: Path) -> li
 
 
 def _bits(words: str) -> int | None:
-    """The number of bits that a description names."""
+    """Return the number of bits that a description names."""
     if named := re.match(r"(\d+)-bit", words):
         return int(named[1])
     return 4 if FOUR_BITS.search(words) else 8 if EIGHT_BITS.search(words) else None

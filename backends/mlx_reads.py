@@ -48,7 +48,7 @@ def _part(thing: Any) -> Part:
 
 
 def _is_absent(part: Part, present: set[type]) -> bool:
-    """A layer of another kind of model, which this one has none of."""
+    """Return whether a part is a layer that this model has none of."""
     found = getattr(sys.modules.get(part[0]), part[1], None)
     return isinstance(found, type) and issubclass(found, nn.Module) and found not in present
 
@@ -70,7 +70,7 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
 
 
 def _names(tree: ast.AST) -> Iterator[str]:
-    """Attributes and keys that are read where their value can have an effect.
+    """Yield attributes and keys that are read where their value can have an effect.
 
     A check is none: `if self.rope_scaling: raise …` in a dataclass reads a setting and uses it for nothing.
     """
@@ -85,7 +85,7 @@ def _names(tree: ast.AST) -> Iterator[str]:
 
 
 def _checks(tree: ast.AST) -> Iterator[ast.AST]:
-    """Conditions, with what they guard, that only raise; and assertions."""
+    """Yield assertions, and conditions whose bodies only raise."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert | ast.If) and _only_checks(node):
             yield node

@@ -41,7 +41,7 @@ class Ignored:
     """Its name, without the sections around it."""
     value: Any
     what: str
-    """It does; as a clause."""
+    """Effect of the setting, as a clause."""
 
     def __str__(self) -> str:
         return f"{self.key} {shown(self.value)} ({self.what})"
@@ -74,15 +74,24 @@ def windowed_layers(section: Config) -> set[int]:
     Without `layer_types` all layers have the window, as in Mixtral and Qwen3-MoE.
     """
     window, longest = section.get("sliding_window"), section.get("max_position_embeddings")
-    if not isinstance(window, int) or window <= 0 or section.get("use_sliding_window") is False:
+    if (
+        not isinstance(window, int)
+        or isinstance(window, bool)
+        or window <= 0
+        or section.get("use_sliding_window") is False
+    ):
         return set()
     if isinstance(longest, int) and window >= longest:
         return set()
     types = section.get("layer_types")
     if isinstance(types, list):
         return {layer for layer, kind in enumerate(types) if kind == "sliding_attention"}
-    layers = section.get("num_hidden_layers")
-    return set(range(layers)) if isinstance(layers, int) else set()
+    layers, first = section.get("num_hidden_layers"), section.get("max_window_layers")
+    if not isinstance(layers, int):
+        return set()
+    if section.get("model_type") == "qwen2_moe" and isinstance(first, int):
+        return {layer for layer in range(min(layers, first)) if layer % 2 == 0}  # as transformers 5 lays them out
+    return set(range(layers))
 
 
 def rotations(section: Config) -> Iterator[Config]:
@@ -134,7 +143,7 @@ class _Check:
             self._ignored.setdefault(key, Ignored(key, value, setting.what))
 
     def _said_elsewhere(self, key: str, section: Config) -> bool:
-        """Another key says the same, and is looked at itself."""
+        """Return whether another key says the same; that one is checked instead."""
         other = ALIASES.get(key)
         if other is None or other not in section:
             return False
@@ -160,7 +169,7 @@ class _Check:
                 return False
 
     def _has_other_layers(self, types: Any, section: Config) -> bool:
-        """Some layers have windows or chunks, and not as the family's code lays them out by itself."""
+        """Return whether layers have windows or chunks that the family's code does not give them by itself."""
         if not isinstance(types, list) or not any(kind in WINDOWED for kind in types):
             return False
         if "chunked_attention" in types:
@@ -199,12 +208,12 @@ def _is_among(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 
 def _is_every_fourth(full: list[bool]) -> bool:
-    """Llama 4's layout, which mlx-lm has in its code."""
+    """Return whether the layout is Llama 4's, which mlx-lm has in its code."""
     return all(is_full == ((layer + 1) % 4 == 0) for layer, is_full in enumerate(full))
 
 
 def _is_default_factor(value: Any, factor: Any) -> bool:
-    """YaRN's own factor of attention (Peng et al. 2023): 0.1 ln s + 1."""
+    """Return whether this is YaRN's default (Peng et al. 2023), 0.1 ln s + 1."""
     if not isinstance(value, int | float) or not isinstance(factor, int | float):
         return False
     return math.isclose(value, 0.1 * math.log(factor) + 1 if factor > 1 else 1.0, rel_tol=1e-6)

@@ -20,7 +20,7 @@ def files_with_code(folder: Path, config: Config) -> list[str]:
 
 
 def needs_code(name: str, files: list[str]) -> UserError:
-    """Return what to say of a model that cannot be loaded without its code."""
+    """Return the error for a model that cannot be loaded without its code."""
     return UserError(
         f"{name} cannot be loaded without Python code of its own ({', '.join(files)}), which is not run unasked",
         advice=f"read that code, and give {FLAG} to run it with your rights",
@@ -36,7 +36,7 @@ def _tokenizer_config(folder: Path) -> Config:
 
 
 def _of_map(config: Config) -> list[str]:
-    """Files of an `auto_map`: `module.Class`, or a slow and a fast tokenizer's."""
+    """Return the files of an `auto_map`: `module.Class`, or a list of a slow and a fast tokenizer's."""
     found = config.get("auto_map")
     values = found.values() if isinstance(found, dict) else []
     classes = [each for value in values for each in (value if isinstance(value, list) else [value])]

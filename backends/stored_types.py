@@ -11,7 +11,7 @@ from backends.model_config import Config, quantization
 from backends.tensor_files import Tensor
 
 MODELOPT = "hf_quant_config.json"
-"""Where NVIDIA ModelOpt says how it quantised a model, beside config.json."""
+"""File beside config.json with the quantisation settings of NVIDIA ModelOpt."""
 
 PLAIN = frozenset({"F16", "BF16", "F32", "F64"})
 PACKED = frozenset({"U8", "I8", "U32", "I32", "F4"})
@@ -45,7 +45,7 @@ def claimed_quantization(config: Config, folder: Path) -> tuple[str, str] | None
 
 
 def _modelopt(folder: Path) -> Config:
-    """The settings; the file nests them."""
+    """Return the settings in ModelOpt's file, which nests them."""
     try:
         found = json.loads((folder / MODELOPT).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -86,7 +86,8 @@ def _load(inbox: Inbox, send: Send) -> Engine:
         send(Batch([progress]))
 
     report(Progress(stage="starting"))
-    location = catalog.fetch(catalog.locate(command.model, command.backend), report)
+    found = catalog.locate(command.model, command.backend)
+    location = catalog.fetch(found, report, with_code=command.options.trust_remote_code)
     preflight(location)
     name = catalog.choose_backend(command.backend, location)
     return catalog.load_engine(name, location, options=command.options, progress=report)

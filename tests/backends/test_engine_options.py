@@ -219,8 +219,8 @@ def test_a_cache_that_the_model_cannot_have(opened: Any) -> None:
     [
         ({"threads": 0}, "--threads is 0: use at least 1"),
         ({"gpu_layers": -2}, "--gpu-layers is -2: use 0 or more, or -1 for all"),
-        ({"context": 0}, "--context is 0: use 1 to 2,147,483,647 tokens"),
-        ({"context": 10**30}, f"--context is {10**30}: use 1 to 2,147,483,647 tokens"),
+        ({"context": 0}, "--context is 0: use at least 1 token"),
+        ({"context": 10**30}, f"--context is {10**30}: use 2,147,483,647 tokens at most"),
         ({"batch": 1}, "--batch is 1: use at least 2 tokens"),
         ({"micro_batch": -1}, "--micro-batch is -1: use at least 2 tokens"),
         ({"batch": 8, "micro_batch": 9}, "--micro-batch is 9 and --batch 8: a micro-batch is a part of a batch"),

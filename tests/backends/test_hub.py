@@ -14,7 +14,7 @@ import pytest
 
 from backends.hub import download
 from backends.process import WorkerProcess
-from backends.protocol import Load, Ready
+from backends.protocol import EngineOptions, Load, Ready
 from routing.errors import UserError
 from routing.events import Progress
 from tests.backends.test_process import Failed, Listener
@@ -88,10 +88,10 @@ def hub(mixtral_folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytes
     server.server_close()
 
 
-def load(model: str) -> Listener:
+def load(model: str, **options: bool) -> Listener:
     listener = Listener()
     worker = WorkerProcess(listener)
-    worker.send(Load(model=model))
+    worker.send(Load(model=model, options=EngineOptions(**options)))
     listener.wait_for(lambda: listener.of(Ready) or listener.of(Failed))
     worker.close()
     return listener
@@ -113,6 +113,16 @@ def test_a_model_is_downloaded_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     assert second.of(Ready) == [ready]
     assert "reading" not in {progress.stage for progress in second.of(Progress)}
     assert hub.served == []
+
+
+def test_code_that_is_trusted_is_downloaded_too(hub: Hub) -> None:
+    """Also where the rest of the model is in the cache already. This model needs none, so nothing runs."""
+    [without] = load(MODEL).of(Ready)
+    assert "modeling.py" not in hub.served
+    [ready] = load(MODEL, trust_remote_code=True).of(Ready)
+    assert "modeling.py" in hub.served
+    assert ready.backend.settings["trust_remote_code"] is True
+    assert ready.model == without.model
 
 
 def test_a_model_that_nobody_has(hub: Hub) -> None:

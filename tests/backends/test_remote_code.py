@@ -107,6 +107,12 @@ def test_with_the_flag_the_code_runs_and_the_header_says_so(with_code: pathlib.P
     assert engine.backend.settings["trust_remote_code"] is True
 
 
+def test_a_package_that_the_code_needs_is_named(with_code: pathlib.Path) -> None:
+    (with_code / "tokenization_own.py").write_text("import a_package_of_nobody\n\nclass OwnTokenizer:\n    pass\n")
+    with pytest.raises(UserError, match=r"own \(.*a_package_of_nobody.*\): install what is missing$"):
+        opened(with_code, trust_remote_code=True)
+
+
 def test_nothing_is_said_of_trust_that_was_not_given(tmp_path: pathlib.Path) -> None:
     assert "trust_remote_code" not in opened(tiny.write_model(tmp_path / "m")).backend.settings
 

@@ -17,6 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from backends.mlx_dropped import _unused
 from backends.mlx_opening import open_model
+from backends.mlx_settings import windowed_layers
 from backends.mlx_tap import RouterTap
 from backends.model_config import read_config
 from tests.truth.compare import MODELS, Array, read_golden
@@ -159,6 +160,25 @@ def test_only_the_layers_that_are_named_have_a_window(altered: Altered) -> None:
     again = model.layers[0](model.model.embed_tokens(mx.array(other)[None]), None, make_prompt_cache(model)[0])
     np.testing.assert_array_equal(np.array(first)[0, 5:], np.array(again)[0, 5:])
     np.testing.assert_allclose(run(model, ids, stepwise=True)[0], base, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("entries", "layers"),
+    [
+        ({}, {0, 1, 2, 3}),
+        ({"use_sliding_window": False}, set()),
+        ({"sliding_window": None}, set()),
+        ({"sliding_window": True}, set()),
+        ({"sliding_window": 100}, set()),
+        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, {1}),
+        ({"model_type": "qwen2_moe", "max_window_layers": 28}, {0, 2}),
+        ({"model_type": "qwen2_moe", "max_window_layers": 2}, {0}),
+    ],
+)
+def test_layers_with_a_window(entries: dict[str, Any], layers: set[int]) -> None:
+    """As transformers 5.23 lays them out."""
+    section = {"num_hidden_layers": 4, "sliding_window": 5, "use_sliding_window": True, "max_position_embeddings": 100}
+    assert windowed_layers(section | entries) == layers
 
 
 def test_weights_are_divided_by_their_sum_where_the_config_says_so(altered: Altered) -> None:
