@@ -97,7 +97,7 @@ class Engine(ABC):
     """Token ids are below this."""
     warnings: list[str]
     first_use: str | None = None
-    """What takes long at the first evaluation, in words; None if nothing does, or once it is done."""
+    """Words for work that makes the first evaluation slow; None if there is none, or once it is done."""
 
     @property
     @abstractmethod

@@ -36,7 +36,7 @@ class Narration:
         self.detokenizer = detokenizer
         """Of the context that the next tokens stand in."""
         self.note: str | None = None
-        """What else takes time while given tokens are evaluated, in words."""
+        """Words for other work that takes time while given tokens are evaluated."""
         self._outbox = outbox
         self._clock = clock
         self._began = clock()

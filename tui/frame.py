@@ -44,7 +44,7 @@ def pause_in_words(why: str) -> str:
 
 
 def pace_in_words(pace: PaceStatus) -> str:
-    """How fast something is asked to go: `30 tok/s`, `2×`, `unlimited`."""
+    """Return the pace that was asked for: `30 tok/s`, `2×`, `unlimited`."""
     if pace.value == 0:
         return "unlimited"
     return factor(pace.value) if pace.kind == "speed" else f"{pace.value:g} tok/s"

@@ -19,7 +19,7 @@ class LastingDriver(LinuxDriver):
       as when a window is closed; drawing then fills its queue and blocks for ever, with the recording open.
     - Input ends with the terminal. Textual reads the end of a closed terminal again and again, at a quarter of a core.
     - SIGCONT starts nothing while the app leaves. A terminal that is closed sends it too, and Textual takes it for the
-      end of a suspension: it starts another input thread, which nobody stops, so that the process never ends.
+      end of a suspension: it starts another input thread, which nothing stops, so that the process never ends.
     - SIGTSTP and SIGCONT are handled in the event loop, not between two bytecodes, where a lock may be held.
     """
 

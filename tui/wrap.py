@@ -35,7 +35,7 @@ class Line:
     drawn: object = None
     """Whatever its drawer keeps here; forgotten when the line changes."""
     indent: int = 0
-    """Blank cells before its text: what is wrapped stands under the beginning of its line."""
+    """Blank cells before its text, so that wrapped text is indented like its first line."""
     rule: bool = False
     """It separates two contexts and is drawn over the whole width."""
 

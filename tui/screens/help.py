@@ -57,7 +57,7 @@ class HelpScreen(ModalScreen[None]):
                 yield Static(self._pauses(self._frame.view.header.model.experts))
 
     def _keys(self) -> Table:
-        """What can be done now comes first; why the rest cannot is said once for all that it holds for."""
+        """List what can be done now first, and give each reason why the rest cannot be done once."""
         table = _empty_table()
         for group in self._groups():
             table.add_row(Text(), Text(GROUP_TITLES[group], style="bold"))
