@@ -39,7 +39,7 @@ def in_words(fit: Fit) -> str:
 
 def as_watched(fit: Fit) -> str:
     """Return the sequential p, with the number of looks that it accounts for."""
-    return f"{fit.p_sequential:.2g} in {fit.looks} look{'s' * (fit.looks != 1)}"
+    return f"{fit.p_sequential:.2g} over {fit.looks} look{'s' * (fit.looks != 1)}"
 
 
 def by_weight(fit: Fit) -> list[Candidate]:
