@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from routing.fit_words import mode_words
+from routing.pressure import mode_words
 
 Json = dict[str, Any]
 
