@@ -62,7 +62,8 @@ def _result(found: FileFit) -> dict[str, Any]:
 
 
 def _lines(found: FileFit) -> list[str]:
-    from routing.fit_words import by_weight, doubt, in_words, mode_words
+    from routing.fit_words import by_weight, doubt, in_words
+    from routing.pressure import mode_words
 
     fit = found.fit
     mode = "of a mode that is not named" if fit.mode is None else mode_words(fit.mode)

@@ -5,24 +5,12 @@ from __future__ import annotations
 from math import isinf
 from typing import TYPE_CHECKING
 
-from routing.pressure import Mode
+from routing.pressure import mode_words
 from routing.trend_gate import MIN_CHANGE
 from routing.trend_looks import LIMIT
 
 if TYPE_CHECKING:
     from routing.half_life import Candidate, Fit, FloorAboveHalf
-
-MODE_WORDS: dict[Mode, str] = {
-    "measured-v2": "measured",
-    "measured-v1": "measured (version 1)",
-    "chronomoe-v1": "ChronoMoE's rule",
-}
-"""What the pressure modes are called in text that is read, not typed."""
-
-
-def mode_words(mode: str) -> str:
-    """Return the name of a pressure mode in words; one that is not known here as it stands."""
-    return next((words for known, words in MODE_WORDS.items() if known == mode), mode)
 
 
 def in_words(fit: Fit) -> str:
@@ -39,7 +27,7 @@ def in_words(fit: Fit) -> str:
 
 def as_watched(fit: Fit) -> str:
     """Return the sequential p, with the number of looks that it accounts for."""
-    return f"{fit.p_sequential:.2g} in {fit.looks} look{'s' * (fit.looks != 1)}"
+    return f"{fit.p_sequential:.2g} over {fit.looks} look{'s' * (fit.looks != 1)}"
 
 
 def by_weight(fit: Fit) -> list[Candidate]:

@@ -23,8 +23,20 @@ MODES_OFFERED = f"{', '.join(MODES[:-1])} or {MODES[-1]}"
 CONTEXT_MODES: frozenset[str] = frozenset({"measured-v2"})
 """Modes that begin again with every context: averages, warm-up, phases, coherence and residual."""
 
+MODE_WORDS: dict[Mode, str] = {
+    "measured-v2": "measured",
+    "measured-v1": "measured (version 1)",
+    "chronomoe-v1": "ChronoMoE's rule",
+}
+"""What the pressure modes are called in text that is read, not typed."""
+
 WARM_UP_CHUNKS = 10
 """Complete chunks that feed the averages first: shown, never P₀, never fitted."""
+
+
+def mode_words(mode: str) -> str:
+    """Return the name of a pressure mode in words; one that is not known here as it stands."""
+    return next((words for known, words in MODE_WORDS.items() if known == mode), mode)
 
 
 def pressures(signals: Signals, residual: float, *, mid_margin: float | None = None) -> Pressures:

@@ -47,7 +47,7 @@ def test_json_has_the_names_that_others_rely_on(capsys, series):
     assert len(found["interval"]) == 2
     assert found["censored"] is False
     assert found["mode"] == "measured-v1"
-    assert (found["p"], found["p_sequential"], found["looks"]) == (0.0005, 0.005, 11)
+    assert (found["p"], found["p_sequential"], found["looks"]) == (0.0005, 0.0075, 11)
     assert found["crossing"] == {"chunk": 16}
     assert [each["shape"] for each in found["candidates"]] == ["constant", "linear", "exponential", "cliff"]
     assert all({"aicc", "weight", "parameters"} <= each.keys() for each in found["candidates"])

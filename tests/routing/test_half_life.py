@@ -54,14 +54,14 @@ class TestCleanCurves:
     def test_an_upward_curve_is_rising_and_has_no_half_life(self):
         fit = fit_half_life(rising(0.3, 0.003).curve())
         assert (fit.verdict, fit.half_life, fit.interval, fit.never) == ("rising", None, None, None)
-        assert in_words(fit) == "rising: linear, from 0.300 to 0.447 (p = 0.005 in 11 looks)"
+        assert in_words(fit) == "rising: linear, from 0.300 to 0.447 (p = 0.0075 over 11 looks)"
 
     @pytest.mark.parametrize("level", [0.3, 0.0, -0.2, 1e-300])
     def test_a_flat_series_is_stable(self, level):
         fit = fit_half_life([level] * 30)
         assert (fit.verdict, fit.half_life, fit.p, fit.phi) == ("stable", None, 1.0, 0.0)
         assert fit.start == pytest.approx(level, rel=1e-12, abs=0)
-        assert in_words(fit) == "stable: no trend beyond noise (p = 1 in 9 looks; 0.1 would count)"
+        assert in_words(fit) == "stable: no trend beyond noise (p = 1 over 9 looks; 0.1 would count)"
 
     def test_half_of_a_negative_start_means_nothing(self):
         fit = fit_half_life(np.linspace(-0.1, -0.6, 50))
@@ -71,7 +71,7 @@ class TestCleanCurves:
     def test_a_trend_of_less_than_five_percent_is_stable(self):
         fit = fit_half_life(linear(0.5, -0.0004).curve())
         assert fit.verdict == "stable"
-        assert (fit.p, fit.p_sequential) == (0.0005, 0.005)
+        assert (fit.p, fit.p_sequential) == (0.0005, 0.0075)
         assert in_words(fit) == "stable: its trend changes it by less than 5 % of its start"
 
 

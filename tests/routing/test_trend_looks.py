@@ -109,7 +109,7 @@ class TestWords:
         best, said = by_weight(fit)[0], doubt(fit)
         assert (fit.verdict, best.shape == "constant") == ("stable", False)
         assert said.startswith(f"{best.shape} not believed: noise alone gives such curves (p = ")
-        assert f"in {fit.looks} looks; {LIMIT:g} would count)" in said
+        assert f"over {fit.looks} looks; {LIMIT:g} would count)" in said
 
     def test_a_trend_too_small_to_matter(self):
         assert doubt(fit_half_life(linear(0.5, -0.0004).curve())) == (
