@@ -8,12 +8,11 @@ from __future__ import annotations
 import pathlib
 from importlib.metadata import version
 
-from tests.truth import shapes
-from tests.truth.compare import Golden, Seen, read_golden
+from tests.truth.compare import Golden, read_golden
 from tests.truth.expected import GATES
-from tests.truth.llama import compare, run_shape, runs
+from tests.truth.llama import Comparison, Runs, compare, runs
 from tests.truth.llama_expected import DIFFERENT, NOT_CONVERTED
-from tests.truth.shapes_expected import LLAMA_DIFFERENT, LLAMA_NOT_CONVERTED
+from tests.truth.shapes_page import llama_section
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "families-llama.md"
 
@@ -25,53 +24,24 @@ HEAD = (
 )
 
 
-def measure(name: str) -> tuple[Golden, Seen, str]:
-    """What `transformers` computed, what llama.cpp did, and llama.cpp's name of the architecture."""
-    if name in shapes.names():
-        return shapes.read_golden(name), *run_shape(name)
-    return read_golden(name), runs(name).stepwise, runs(name).architecture
+def measure(name: str) -> tuple[Golden, Runs, Comparison]:
+    golden, seen = read_golden(name), runs(name)
+    return golden, seen, compare(seen.stepwise, golden)
 
 
 def row(name: str) -> str:
-    golden, seen, architecture = measure(name)
-    found = compare(seen, golden)
+    golden, seen, found = measure(name)
     experts, chosen = golden.router_logits.shape[-1], golden.experts.shape[-1]
     layers = ", ".join(str(layer) for layer in golden.layers)
     sets = f"{found.rows - len(found.unequal)} of {found.rows}"
     weights = "–" if found.weights is None else f"{found.weights:.0e}"
     differences = f"{weights} | {found.probabilities:.0e} | {found.output_logits:.0e}"
-    named = f"{name} | `{architecture}` | `{seen.gate}`"
+    named = f"{name} | `{seen.architecture}` | `{seen.stepwise.gate}`"
     return f"| {named} | {chosen} of {experts} | {layers} | {sets} | {differences} |"
 
 
 def table(names: list[str]) -> str:
     return "\n".join([*HEAD, *(row(name) for name in names)])
-
-
-def of_published_shape() -> str:
-    names = [name for name in shapes.names() if name not in LLAMA_NOT_CONVERTED]
-    reasons = "\n".join(f"- **{name}**: {known.reason}." for name, known in LLAMA_DIFFERENT.items())
-    missing = "\n".join(f"| {name} | {reason} |" for name, reason in LLAMA_NOT_CONVERTED.items())
-    return f"""### Of published shape
-
-As many experts, as many of them selected, and as many groups as in published models; windows shorter than the run; a
-prompt of 560 tokens in five micro-batches, and 40 single tokens after it. In the last layer llama.cpp computes the last
-token of the prompt and the single ones, so that fewer sets are compared than on MLX. Probabilities are of 13 tokens,
-output logits of the last 4 of them.
-
-{table([name for name in names if name not in LLAMA_DIFFERENT])}
-
-With settings that llama.cpp computes something else for:
-
-{table(list(LLAMA_DIFFERENT))}
-
-{reasons}
-
-Not tried, because there is no file:
-
-| model | reason |
-|---|---|
-{missing}"""
 
 
 def measured() -> str:
@@ -93,15 +63,13 @@ Not tried, because there is no file:
 
 | model | reason |
 |---|---|
-{missing}
-
-{of_published_shape()}"""
+{missing}"""
 
 
 def main() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n\n{llama_section()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

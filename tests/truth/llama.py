@@ -61,11 +61,10 @@ def runs(name: str) -> Runs:
 
 
 @cache
-def run_shape(name: str) -> tuple[Seen, str]:
+def run_shape(name: str) -> Seen:
     """Run a model of published shape: the prompt in five micro-batches, and then token by token.
 
-    Returns what was seen, and llama.cpp's name of the architecture. `output_logits` are those from the end of the
-    prompt on.
+    `output_logits` are those from the end of the prompt on.
     """
     location = catalog.locate(str(shapes.folder(name) / "model.gguf"), "llama.cpp")
     loaded = load_model(location, options=EngineOptions(threads=1, micro_batch=MICRO_BATCH), progress=ignore)
@@ -73,8 +72,7 @@ def run_shape(name: str) -> tuple[Seen, str]:
     engine.configure(Sampling(temperature=0.0, seed=0), reseed=True)
     ids = shapes.read_golden(name).ids.tolist()
     try:
-        seen = watch(engine, loaded, [ids[: shapes.PROMPT], *([token] for token in ids[shapes.PROMPT :])])
-        return seen, loaded.info.architecture
+        return watch(engine, loaded, [ids[: shapes.PROMPT], *([token] for token in ids[shapes.PROMPT :])])
     finally:
         engine.close()
 

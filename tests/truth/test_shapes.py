@@ -115,7 +115,7 @@ def test_what_mlx_ignores_is_as_measured(name: str) -> None:
 @needs_llama
 @pytest.mark.parametrize("name", [name for name in CONVERTED if name not in LLAMA_DIFFERENT])
 def test_llama_cpp_routes_as_transformers(name: str) -> None:
-    golden, (seen, _) = shapes.read_golden(name), llama.run_shape(name)
+    golden, seen = shapes.read_golden(name), llama.run_shape(name)
     assert seen.layers == golden.layers.tolist()
     computed = seen.experts[..., 0] != ABSENT
     assert computed[:, :-1].all()
@@ -126,8 +126,7 @@ def test_llama_cpp_routes_as_transformers(name: str) -> None:
 @needs_llama
 @pytest.mark.parametrize("name", LLAMA_DIFFERENT)
 def test_what_llama_cpp_ignores_is_as_measured(name: str) -> None:
-    seen, _ = llama.run_shape(name)
-    check_different(llama.compare(seen, shapes.read_golden(name)), LLAMA_DIFFERENT[name])
+    check_different(llama.compare(llama.run_shape(name), shapes.read_golden(name)), LLAMA_DIFFERENT[name])
 
 
 @pytest.mark.parametrize("engine", ["mlx", pytest.param("llama.cpp", marks=needs_llama)])
@@ -139,9 +138,7 @@ def test_the_comparison_notices(engine: str, axis: int) -> None:
     rolled = {key: np.roll(getattr(golden, key), 1, axis) for key in ("experts", "weights", "router_logits")}
     moved = replace(golden, **rolled)
     found = (
-        compare.compare(shapes.on_mlx(name), moved)
-        if engine == "mlx"
-        else llama.compare(llama.run_shape(name)[0], moved)
+        compare.compare(shapes.on_mlx(name), moved) if engine == "mlx" else llama.compare(llama.run_shape(name), moved)
     )
     assert len(found.unequal) > found.rows // 2
     assert found.weights is not None
