@@ -8,9 +8,9 @@ from __future__ import annotations
 import pathlib
 from importlib.metadata import version
 
+from tests.truth import shapes_page
 from tests.truth.compare import Comparison, Golden, compare, read_golden, watch
 from tests.truth.expected import DIFFERENT, GATES
-from tests.truth.shapes_page import mlx_section
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
@@ -54,7 +54,7 @@ what MLX does, and the output of the model differs, too:
 def main() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n\n{mlx_section()}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n\n{shapes_page.mlx_section()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
