@@ -6,8 +6,12 @@ recurrent layers are all there where a family has them.
 
 from __future__ import annotations
 
+import published_shapes
 import sigmoid_families
 import softmax_families
 from tiny_model import TinyModel
 
 MODELS: dict[str, TinyModel] = softmax_families.MODELS | sigmoid_families.MODELS
+
+SHAPES: dict[str, TinyModel] = published_shapes.MODELS
+"""Of published shape, and longer runs."""

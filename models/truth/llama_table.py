@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 from importlib.metadata import version
 
+from tests.truth import shapes_page
 from tests.truth.compare import Golden, read_golden
 from tests.truth.expected import GATES
 from tests.truth.llama import Comparison, Runs, compare, runs
@@ -68,7 +69,7 @@ Not tried, because there is no file:
 def main() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n\n{shapes_page.llama_section()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python models/truth/make_gguf.py --llama-cpp SOURCE [NAME …]
 
-Each goes beside what models/truth/make.py wrote, as tests/truth/models/NAME/model.gguf, all tensors float32. SOURCE is
-llama.cpp's source, of the version that is tested: it lies in llama-cpp-python's archive as vendor/llama.cpp.
+Each goes beside what models/truth/make.py wrote, as model.gguf, all tensors float32; compressed for models of published
+shape. SOURCE is llama.cpp's source, of the version that is tested: vendor/llama.cpp of llama-cpp-python's archive.
 
     pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36
     tar -xf llama_cpp_python-0.3.36.tar.gz
@@ -25,9 +25,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from families import MODELS, SHAPES
+from packing import compress, unpacked
+from safetensors.torch import load, save_file
 
-MODELS = pathlib.Path(__file__).resolve().parents[2] / "tests" / "truth" / "models"
+TRUTH = pathlib.Path(__file__).resolve().parents[2] / "tests" / "truth"
 
 TOKENS = [f"<{token}>" for token in range(128)]
 """A vocabulary of made-up names: the tests give ids."""
@@ -50,6 +52,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "exaone_moe": SIGMOID,
     "gemma4_text": {"global_head_dim": 16},
     "glm4_moe_lite": SIGMOID | {"first_k_dense_replace": 1, "topk_method": "noaux_tc"},
+    "bailing_hybrid_8_of_256": {"n_group": 8},
     "hunyuan_v1_moe": {
         "moe_intermediate_size": [16] * 3,
         "moe_topk": [3] * 3,
@@ -57,8 +60,10 @@ ENTRIES: dict[str, dict[str, Any]] = {
         # What "dynamic" scaling by alpha comes to; the converter takes it for heads of 128 only.
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0 * 1000.0 ** (16 / 14)},
     },
+    "hunyuan_v1_moe_8_of_64": {"moe_intermediate_size": [2] * 3, "moe_topk": [8] * 3},
     "llama4_text": {"architectures": ["Llama4ForConditionalGeneration"]},
     "mimo_v2_flash": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, "sliding_window": 16},
+    "mimo_v2_flash_8_of_256": {"sliding_window": 128},
     "minimax_m3_vl_text": SIGMOID
     | {
         "architectures": ["MiniMaxM3SparseForConditionalGeneration"],
@@ -85,14 +90,19 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {"model_type": "qwen3_5_moe_text"},
 }
 """Over config.json: what published ones have and `transformers` does not write, or what says the same in terms of the
-converter; sizes that go with another layout of tensors."""
+converter; sizes that go with another layout of tensors. A model of published shape has the entries of the model that it
+is like, and its own."""
 
 FIELDS: dict[str, dict[str, Any]] = {
     "afmoe": {"attention.sliding_window_pattern": [True, False, True]},
+    "afmoe_8_of_128": {"attention.sliding_window_pattern": [True, True, True, False]},
     "ernie4_5_moe": {"expert_shared_feed_forward_length": 16},
     "ernie4_5_moe_biased": {"expert_shared_feed_forward_length": 16},
+    "ernie4_5_moe_6_of_64": {"expert_shared_feed_forward_length": 2},
+    "ernie4_5_moe_6_of_64_biased": {"expert_shared_feed_forward_length": 2},
     "gemma4_text": {"final_logit_softcapping": 0.0},
     "kimi_linear": {"expert_group_count": 4, "expert_group_used_count": 2},
+    "kimi_linear_8_of_256": {"expert_group_count": 1, "expert_group_used_count": 1},
     "laguna": {"attention.sliding_window_pattern": [False, True, False]},
     "qwen3_5_moe_text": {"rope.dimension_sections": [1, 1, 0, 0]},
 }
@@ -136,6 +146,8 @@ def with_indexers(tensors: Tensors) -> Tensors:
 
 def wide_indexers(tensors: Tensors) -> Tensors:
     """DeepSeek-V3.2's choose tokens to attend to, and choose all of these few; llama.cpp has none of 32 dimensions."""
+    if all(len(tensor) >= 64 for name, tensor in tensors.items() if name.endswith("indexer.wk.weight")):
+        return tensors
     rows = {"wk.weight": 64, "wq_b.weight": 128, "k_norm.weight": 64, "k_norm.bias": 64}
     wide = dict(tensors)
     for name in tensors:
@@ -155,14 +167,24 @@ LAID_OUT: dict[str, Callable[[Tensors], Tensors]] = {
 """Tensors that the converter needs in another layout."""
 
 
-def prepare(name: str, folder: pathlib.Path) -> None:
-    """Write into `folder` what the converter reads."""
-    entries = ENTRIES.get(name, {})
-    config = json.loads((MODELS / name / "config.json").read_text(encoding="utf-8"))
+def like(name: str) -> str:
+    """The model of the suite that a model has the family and the layout of."""
+    return SHAPES[name].like if name in SHAPES else name
+
+
+def own(settings: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """`ENTRIES` or `FIELDS` of one model."""
+    return settings.get(like(name), {}) | settings.get(name, {})
+
+
+def prepare(name: str, made: pathlib.Path, folder: pathlib.Path) -> None:
+    """Write what the converter reads into `folder`, from the model in `made`."""
+    entries = own(ENTRIES, name)
+    config = json.loads((made / "config.json").read_text(encoding="utf-8"))
     if "text_config" in config:
         config["text_config"] |= entries
     write_json(folder / "config.json", config | entries)
-    tensors = LAID_OUT.get(name, dict)(load_file(MODELS / name / "model.safetensors"))
+    tensors = LAID_OUT.get(like(name), dict)(load(unpacked(made / "model.safetensors")))
     # In half precision the converter would compute in it, too: −exp(A_log), for one.
     exact = {key: tensor.float().contiguous() for key, tensor in tensors.items()}
     save_file(exact, folder / "model.safetensors", metadata={"format": "pt"})
@@ -200,50 +222,55 @@ def add_fields(writer: Any, fields: dict[str, Any]) -> None:
 def make_converter(name: str, folder: pathlib.Path) -> Any:
     """llama.cpp's converter of the model that `prepare` wrote, with a vocabulary and metadata of ours."""
     conversion, gguf = importlib.import_module("conversion"), importlib.import_module("gguf")
-    settings = conversion.ModelBase.load_hparams(folder, False) | ENTRIES.get(name, {})
+    settings = conversion.ModelBase.load_hparams(folder, False) | own(ENTRIES, name)
     kind = conversion.get_model_class(conversion.get_model_architecture(settings, conversion.ModelType.TEXT))
     kind.no_mtp = True
     # Without entries it reads the configuration by itself, which some do in their own way.
-    given = {"hparams": settings} if name in ENTRIES else {}
+    given = {"hparams": settings} if own(ENTRIES, name) else {}
     outer = kind(folder, gguf.LlamaFileType.ALL_F32, folder / "model.gguf", eager=True, **given)
     converter = getattr(outer, "impl", outer)
     add_parameters = converter.set_gguf_parameters
 
     def add_all_parameters() -> None:
         add_parameters()
-        add_fields(converter.gguf_writer, FIELDS.get(name, {}))
+        add_fields(converter.gguf_writer, own(FIELDS, name))
 
     converter.set_gguf_parameters = add_all_parameters
     converter.set_vocab = lambda: add_tokenizer(converter.gguf_writer, gguf)
     return converter
 
 
-def convert(name: str, path: pathlib.Path) -> None:
-    """Write the file of one model, or raise what the converter raises."""
+def convert(name: str, made: pathlib.Path) -> None:
+    """Write the file of one model into `made`, or raise what the converter raises."""
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         folder = pathlib.Path(temporary) / name  # which the file is named after, inside
         folder.mkdir()
-        prepare(name, folder)
+        prepare(name, made, folder)
         make_converter(name, folder).write()
-        shutil.copyfile(folder / "model.gguf", path)
+        shutil.copyfile(folder / "model.gguf", made / "model.gguf")
 
 
 def main() -> None:
-    names = sorted(path.name for path in MODELS.iterdir())
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help="all, if none is given")
+    parser.add_argument(
+        "names", nargs="*", choices=[*MODELS, *SHAPES, []], metavar="NAME", help="all, if none is given"
+    )
     parser.add_argument("--llama-cpp", type=pathlib.Path, required=True, metavar="SOURCE")
-    parser.add_argument("--output", type=pathlib.Path, default=MODELS)
+    parser.add_argument("--output", type=pathlib.Path, default=TRUTH)
     arguments = parser.parse_args()
     sys.path[:0] = [str(arguments.llama_cpp / "gguf-py"), str(arguments.llama_cpp)]
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
-    for name in arguments.names or names:
-        path = arguments.output / name / "model.gguf"
-        path.unlink(missing_ok=True)
+    for name in arguments.names or sorted([*MODELS, *SHAPES]):
+        made = arguments.output / ("shapes" if name in SHAPES else "models") / name
+        for file in made.glob("model.gguf*"):
+            file.unlink()
         try:
-            convert(name, path)
-            print(f"{name}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
+            convert(name, made)
+            if name in SHAPES:
+                compress(made / "model.gguf")
+            size = sum(file.stat().st_size for file in made.glob("model.gguf*"))
+            print(f"{name}: {size / 1e3:.0f} kB", flush=True)
         except Exception as error:
             print(f"{name}: not converted: {type(error).__name__}: {error}", flush=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 from importlib.metadata import version
 
+from tests.truth import shapes_page
 from tests.truth.compare import Comparison, Golden, compare, read_golden, watch
 from tests.truth.expected import CORRECTED, GATES
 
@@ -54,7 +55,7 @@ missing, and says so in the session's warnings. The same models as mlx-lm loads 
 def main() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n\n{shapes_page.mlx_section()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

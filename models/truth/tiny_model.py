@@ -35,6 +35,14 @@ class TinyModel:
     """What the block multiplies the sum over experts by, after the router's weights."""
     selection_bias: bool = True
     """The router has a selection bias other than 0, if the family has one at all."""
+    bias_offset: float = 0.0
+    """Added to all selection biases."""
+    like: str = ""
+    """Name of the model of the suite that this one has another shape of."""
+    tokens: int = 40
+    """Length of the run."""
+    rounding_grows: bool = False
+    """Token by token, `transformers` itself gives other numbers, and some other sets where two experts nearly tie."""
 
 
 DEEPSEEK = {

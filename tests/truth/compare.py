@@ -43,6 +43,13 @@ class Golden:
     """[T, L, k], as they are applied"""
     output_logits: Array
     """[T, V]"""
+    sampled: Array | None = None
+    """[S], the tokens whose logits are kept, which then have S rows; all, if None."""
+
+    @property
+    def kept(self) -> Array:
+        """Tokens that the rows of both logits belong to."""
+        return np.arange(len(self.ids)) if self.sampled is None else self.sampled
 
     def all_weights(self) -> Array:
         """[T, L, E]: 0 for experts that were not selected."""
@@ -134,6 +141,7 @@ class Comparison:
     weights: float
     """Over the factor that the gate scales all weights by."""
     probabilities: float
+    """Of the tokens whose logits are kept, as those of the output."""
     output_logits: float
 
 
@@ -147,6 +155,6 @@ def compare(seen: Seen, golden: Golden) -> Comparison:
         rows=same.size,
         unequal=[(int(token), int(layer)) for token, layer in np.argwhere(~same)],
         weights=float(np.abs(weights - golden.all_weights()).max() / scale(seen.gate)),
-        probabilities=float(np.abs(probabilities(seen.gate, seen.logits) - expected).max()),
-        output_logits=float(np.abs(seen.output_logits - golden.output_logits).max()),
+        probabilities=float(np.abs(probabilities(seen.gate, seen.logits[golden.kept]) - expected).max()),
+        output_logits=float(np.abs(seen.output_logits[golden.kept] - golden.output_logits).max()),
     )

@@ -15,10 +15,14 @@ from backends.llama_loading import LoadedModel, load_model
 from backends.protocol import EngineOptions
 from routing.arrays import ABSENT
 from routing.events import Sampling
+from tests.truth import shapes
 from tests.truth.compare import MODELS, Array, Golden, Seen, probabilities, read_golden, scale, spread, stacked
 
 UNIT = 1e-4
 """Of recorded weights."""
+
+MICRO_BATCH = 128
+"""Tokens, for models of published shape: so that a prompt has several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,23 @@ def runs(name: str) -> Runs:
         engine.reset()
         stepwise = watch(engine, loaded, [[token] for token in ids])
         return Runs(at_once, stepwise, loaded.info.architecture, loaded.backend.dtype, engine.draw().id)
+    finally:
+        engine.close()
+
+
+@cache
+def run_shape(name: str) -> Seen:
+    """Run a model of published shape: the prompt in five micro-batches, and then token by token.
+
+    `output_logits` are those from the end of the prompt on.
+    """
+    location = catalog.locate(str(shapes.folder(name) / "model.gguf"), "llama.cpp")
+    loaded = load_model(location, options=EngineOptions(threads=1, micro_batch=MICRO_BATCH), progress=ignore)
+    engine = LlamaEngine(loaded)
+    engine.configure(Sampling(temperature=0.0, seed=0), reseed=True)
+    ids = shapes.read_golden(name).ids.tolist()
+    try:
+        return watch(engine, loaded, [ids[: shapes.PROMPT], *([token] for token in ids[shapes.PROMPT :])])
     finally:
         engine.close()
 
@@ -100,15 +121,23 @@ class Comparison:
 def compare(seen: Seen, golden: Golden) -> Comparison:
     computed = seen.experts[..., 0] != ABSENT
     same = (np.sort(seen.experts) == np.sort(golden.experts)).all(-1)
-    expected = probabilities(seen.gate, golden.router_logits[computed])
-    outputs = seen.output_logits - golden.output_logits[-len(seen.output_logits) :]
+    rows = computed[golden.kept]
+    expected = probabilities(seen.gate, golden.router_logits[rows])
+    outputs = output_difference(seen, golden)
     return Comparison(
         rows=int(computed.sum()),
         unequal=[(int(token), int(layer)) for token, layer in np.argwhere(computed & ~same)],
         weights=weights_apart(seen, golden, computed),
-        probabilities=float(np.abs(probabilities(seen.gate, seen.logits[computed]) - expected).max()),
+        probabilities=float(np.abs(probabilities(seen.gate, seen.logits[golden.kept][rows]) - expected).max()),
         output_logits=float(np.abs(outputs).max()),
     )
+
+
+def output_difference(seen: Seen, golden: Golden) -> Array:
+    """[…, V], of the last tokens, whose logits were read, as far as they were kept."""
+    first = len(golden.ids) - len(seen.output_logits)
+    both = golden.kept >= first
+    return np.asarray(seen.output_logits[golden.kept[both] - first] - golden.output_logits[both])
 
 
 def weights_apart(seen: Seen, golden: Golden, computed: Array) -> float | None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import mlx_lm.models
 import pytest
 
+from tests.truth import shapes
 from tests.truth.expected import GATES
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
@@ -28,4 +29,4 @@ def test_every_family_of_mlx_lm_is_on_the_page() -> None:
 
 
 def test_every_model_that_was_compared_is_on_the_page() -> None:
-    assert set(re.findall(r"^\| (\w+) \| `", PAGE, re.MULTILINE)) == set(GATES)
+    assert set(re.findall(r"^\| (\w+) \| `", PAGE, re.MULTILINE)) == {*GATES, *shapes.names()}

@@ -123,7 +123,7 @@ def test_the_comparison_notices(wrong: str) -> None:
     golden, seen = read_golden("deepseek_v3"), runs("deepseek_v3").stepwise
     axis = {"token": 0, "layer": 1}[wrong]
     moved = type(golden)(
-        **{name: np.roll(value, 1, axis) if value.ndim == 3 else value for name, value in vars(golden).items()}
+        **{name: np.roll(value, 1, axis) if np.ndim(value) == 3 else value for name, value in vars(golden).items()}
     )
     found = compare(seen, moved)
     assert len(found.unequal) > found.rows // 2

@@ -1,0 +1,109 @@
+"""Tables of the models of published shape, for docs/families.md and docs/families-llama.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from tests.truth import compare, shapes
+from tests.truth.compare import Golden
+from tests.truth.shapes_expected import LLAMA_DIFFERENT, LLAMA_NOT_CONVERTED, MLX_DIFFERENT, Different
+
+HEAD = """\
+| model | gate | experts | MoE layers | equal sets | % | weights | probabilities | output logits |
+|---|---|---|---|---|---:|---|---|---|"""
+
+
+class Found(Protocol):
+    """How far an engine is from `transformers`, as both comparisons say it."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def unequal(self) -> list[tuple[int, int]]: ...
+    @property
+    def weights(self) -> float | None: ...
+    @property
+    def probabilities(self) -> float: ...
+    @property
+    def output_logits(self) -> float: ...
+
+
+Measure = Callable[[str], tuple[str, Found]]
+"""The gate that moe-watch names for a model, and how far the engine is from `transformers`."""
+
+
+def row(name: str, measure: Measure) -> str:
+    golden: Golden = shapes.read_golden(name)
+    gate, found = measure(name)
+    equal = found.rows - len(found.unequal)
+    layers = ", ".join(str(layer) for layer in golden.layers)
+    weights = "–" if found.weights is None else f"{found.weights:.0e}"
+    cells = [
+        name,
+        f"`{gate}`",
+        f"{golden.experts.shape[-1]} of {golden.router_logits.shape[-1]}",
+        layers,
+        f"{equal} of {found.rows}",
+        f"{100 * equal / found.rows:.4g}",
+        weights,
+        f"{found.probabilities:.0e}",
+        f"{found.output_logits:.0e}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def tables(names: Iterable[str], different: dict[str, Different], measure: Measure) -> str:
+    """Models that are computed as `transformers` does, those that are not, and why."""
+    equal = "\n".join(row(name, measure) for name in names if name not in different)
+    others = "\n".join(row(name, measure) for name in different)
+    reasons = "\n".join(f"- **{name}**: {known.reason}." for name, known in different.items())
+    return f"""{HEAD}
+{equal}
+
+Models that the engine computes something else for. Their output differs, too:
+
+{HEAD}
+{others}
+
+{reasons}"""
+
+
+def mlx_section() -> str:
+    def measure(name: str) -> tuple[str, Found]:
+        seen = shapes.on_mlx(name)
+        return seen.gate, compare.compare(seen, shapes.read_golden(name))
+
+    return f"""### Of published shape
+
+Numbers of experts, of selected ones and of groups as in published models; windows shorter than the run; a prompt of 560
+tokens in two steps, and 40 single tokens after it. Each model is loaded as moe-watch loads it. Probabilities and output
+logits are of 13 tokens. Of `qwen3_next_10_of_512` one set is another one in `transformers` itself, token by token; see
+[below](#where-rounding-decides-qwen3-next-and-qwen35).
+
+{tables(shapes.names(), MLX_DIFFERENT, measure)}"""
+
+
+def llama_section() -> str:
+    from tests.truth import llama  # the page of MLX needs no llama.cpp
+
+    def measure(name: str) -> tuple[str, Found]:
+        seen = llama.run_shape(name)
+        return seen.gate, llama.compare(seen, shapes.read_golden(name))
+
+    names = [name for name in shapes.names() if name not in LLAMA_NOT_CONVERTED]
+    missing = "\n".join(f"| {name} | {reason} |" for name, reason in LLAMA_NOT_CONVERTED.items())
+    return f"""### Of published shape
+
+Numbers of experts, of selected ones and of groups as in published models; windows shorter than the run; a prompt of 560
+tokens in five micro-batches, and 40 single tokens after it. Of most models llama.cpp computes the last layer for the
+prompt's last token and the single ones only, so that fewer sets are compared than on MLX. Probabilities are of 13
+tokens, output logits of the last 4 of them.
+
+{tables(names, LLAMA_DIFFERENT, measure)}
+
+Not tried, because there is no file:
+
+| model | reason |
+|---|---|
+{missing}"""
