@@ -178,7 +178,8 @@ def _widened(piece: Array, width: int, missing: float) -> Array:
     """Rows `[T, k]` of a layer that selects fewer experts than others, filled up to `[T, width]`."""
     if piece.shape[1] == width:
         return piece
-    found = np.full((len(piece), width), missing, piece.dtype)
+    holds_both = np.result_type(piece.dtype, np.min_scalar_type(missing))  # ids may come unsigned, and ABSENT is -1
+    found = np.full((len(piece), width), missing, holds_both)
     found[:, : piece.shape[1]] = piece
     return found
 

@@ -126,7 +126,7 @@ JSON = {
     "a map of a million experts": (
         passes({"global_physical_count": [[1, 2]]}, last_physical_to_logical_map=[[0, 1_000_000]]),
         K1,
-        "more than a session holds",
+        "holds no ids of experts",
     ),
     "an empty map": (
         passes({"global_physical_count": []}, last_physical_to_logical_map=[]),
