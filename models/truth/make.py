@@ -77,9 +77,9 @@ def scattered(scores: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor,
     return logits, weights, experts
 
 
-def build(tiny: TinyModel) -> Any:
+def build(tiny: TinyModel, seed: int = 0) -> Any:
     """The random model, in float32, with weights that half precision holds exactly."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = AutoConfig.for_model(tiny.family, **{**COMMON, **tiny.settings})
     make = (
         getattr(transformers, tiny.model_class)._from_config if tiny.model_class else AutoModelForCausalLM.from_config

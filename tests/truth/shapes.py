@@ -12,13 +12,16 @@ import tempfile
 from functools import cache
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model as mlx_load_model
 
 from backends import catalog
 from backends.engine import Routing
 from backends.mlx_engine import PREFILL_STEP
 from backends.mlx_loading import load_model
+from backends.mlx_tap import RouterTap
 from backends.protocol import EngineOptions
 from tests.backends import tiny
 from tests.truth.compare import Array, Golden, Seen, stacked
@@ -57,6 +60,17 @@ def folder(name: str) -> pathlib.Path:
     return unpacked
 
 
+def _load(name: str) -> tuple[nn.Module, RouterTap]:
+    location = catalog.locate(str(folder(name)), "mlx")
+    loaded = load_model(location, options=EngineOptions(), progress=lambda _: None)
+    return loaded.model, loaded.tap
+
+
+def _load_plain(name: str) -> tuple[nn.Module, RouterTap]:
+    model, _ = mlx_load_model(folder(name))
+    return model, RouterTap(model)
+
+
 def pieces(ids: Array) -> list[Array]:
     """What MLX evaluates at once."""
     prompt = [ids[start : min(start + PREFILL_STEP, PROMPT)] for start in range(0, PROMPT, PREFILL_STEP)]
@@ -64,16 +78,15 @@ def pieces(ids: Array) -> list[Array]:
 
 
 @cache
-def on_mlx(name: str) -> Seen:
-    """Load a model as the worker does, and run it in float32."""
-    location = catalog.locate(str(folder(name)), "mlx")
-    loaded = load_model(location, options=EngineOptions(), progress=lambda _: None)
-    loaded.model.set_dtype(mx.float32)
-    tap, context = loaded.tap, make_prompt_cache(loaded.model)
+def on_mlx(name: str, *, plain: bool = False) -> Seen:
+    """Load a model as the worker does, or `plain` as mlx-lm does, and run it in float32."""
+    model, tap = _load_plain(name) if plain else _load(name)
+    model.set_dtype(mx.float32)
+    context = make_prompt_cache(model)
     routings: list[Routing] = []
     outputs = []
     for piece in pieces(read_golden(name).ids):
-        outputs.append(np.array(loaded.model(mx.array(piece)[None], cache=context))[0])
+        outputs.append(np.array(model(mx.array(piece)[None], cache=context))[0])
         routings.append(tap.frame.read(len(piece)))
     return Seen(
         layers=[layer.index for layer in tap.layers],

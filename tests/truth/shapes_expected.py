@@ -68,6 +68,10 @@ MLX_DIFFERENT = {
     "qwen2_moe_window": Different(27.2, "mlx-lm does not read `use_sliding_window` of Qwen2-MoE"),
     "qwen3_moe_yarn": Different(1.0, "mlx-lm's file of Qwen3-MoE does not read `rope_scaling`: YaRN is left out"),
 }
+"""Models with a setting that mlx-lm ignores."""
+
+MLX_CORRECTED: frozenset[str] = frozenset()
+"""Models of `MLX_DIFFERENT` that moe-watch corrects while it loads them, so that all sets are equal."""
 
 LLAMA_APART = {"gemma4_text_8_of_128": GELU_TABLE, "qwen3_next_10_of_512": ROUNDING}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from tests.truth import compare, shapes
 from tests.truth.compare import Golden
-from tests.truth.shapes_expected import LLAMA_DIFFERENT, LLAMA_NOT_CONVERTED, MLX_DIFFERENT, Different
+from tests.truth.shapes_expected import LLAMA_DIFFERENT, LLAMA_NOT_CONVERTED, MLX_CORRECTED, MLX_DIFFERENT, Different
 
 HEAD = """\
 | model | gate | experts | MoE layers | equal sets | % | weights | probabilities | output logits |
@@ -53,26 +54,21 @@ def row(name: str, measure: Measure) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def tables(names: Iterable[str], different: dict[str, Different], measure: Measure) -> str:
-    """Models that are computed as `transformers` does, those that are not, and why."""
-    equal = "\n".join(row(name, measure) for name in names if name not in different)
-    others = "\n".join(row(name, measure) for name in different)
-    reasons = "\n".join(f"- **{name}**: {known.reason}." for name, known in different.items())
-    return f"""{HEAD}
-{equal}
+def rows(names: Iterable[str], measure: Measure) -> str:
+    return "\n".join([HEAD, *(row(name, measure) for name in names)])
 
-Models that the engine computes something else for. Their output differs, too:
 
-{HEAD}
-{others}
-
-{reasons}"""
+def reasons(different: dict[str, Different]) -> str:
+    return "\n".join(f"- **{name}**: {known.reason}." for name, known in different.items())
 
 
 def mlx_section() -> str:
-    def measure(name: str) -> tuple[str, Found]:
-        seen = shapes.on_mlx(name)
+    def measure(name: str, *, plain: bool = False) -> tuple[str, Found]:
+        seen = shapes.on_mlx(name, plain=plain)
         return seen.gate, compare.compare(seen, shapes.read_golden(name))
+
+    corrected = ", ".join(name for name in MLX_DIFFERENT if name in MLX_CORRECTED) or "none"
+    equal = [name for name in shapes.names() if name not in MLX_DIFFERENT or name in MLX_CORRECTED]
 
     return f"""### Of published shape
 
@@ -81,7 +77,14 @@ tokens in two steps, and 40 single tokens after it. Each model is loaded as moe-
 logits are of 13 tokens. Of `qwen3_next_10_of_512` one set is another one in `transformers` itself, token by token; see
 [below](#where-rounding-decides-qwen3-next-and-qwen35).
 
-{tables(shapes.names(), MLX_DIFFERENT, measure)}"""
+{rows(equal, measure)}
+
+Models with a setting that mlx-lm ignores, as mlx-lm loads them. Their output differs, too. moe-watch corrects of these:
+{corrected}.
+
+{rows(MLX_DIFFERENT, partial(measure, plain=True))}
+
+{reasons(MLX_DIFFERENT)}"""
 
 
 def llama_section() -> str:
@@ -100,7 +103,13 @@ tokens in five micro-batches, and 40 single tokens after it. Of most models llam
 prompt's last token and the single ones only, so that fewer sets are compared than on MLX. Probabilities are of 13
 tokens, output logits of the last 4 of them.
 
-{tables(names, LLAMA_DIFFERENT, measure)}
+{rows([name for name in names if name not in LLAMA_DIFFERENT], measure)}
+
+Models that llama.cpp computes something else for. Their output differs, too:
+
+{rows(LLAMA_DIFFERENT, measure)}
+
+{reasons(LLAMA_DIFFERENT)}
 
 Not tried, because there is no file:
 
