@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count, islice
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ MODEL = ModelInfo(
     name="made/up model", architecture="mixtral", layers=[1, 2, 4], experts=EXPERTS, experts_per_token=K, gate="any"
 )
 BACKEND = BackendInfo(name="script", version="1", device="none", tap="none")
-CAPTURE = ["experts", "weights", "entropy", "margin"]
+CAPTURE = ["experts", "weights", "entropy", "margin", "logprob"]
 HEADER = Header(
     created="2026-11-20T09:00:00Z",
     moe_watch="0",
@@ -66,6 +67,7 @@ def make_token(i: int, source: TokenSource = "generated") -> Token:
     """A token whose routing depends on its index only."""
     rng = np.random.default_rng(i)
     weights = rng.integers(1, 9999, LAYERS)
+    top_margin = round(float(rng.random()), 4)
     return Token(
         i=i,
         t=round(0.05 * i, 3),
@@ -73,8 +75,8 @@ def make_token(i: int, source: TokenSource = "generated") -> Token:
         source=source,
         id=i,
         text=f" t{i}",
-        logprob=-0.5,
-        top_margin=round(float(rng.random()), 4),
+        logprob=round(log((1 + top_margin) / 2), 4),  # of two tokens, of which it is the likelier one
+        top_margin=top_margin,
         choice_gap=0.0,
         experts=[int(e) for _ in range(LAYERS) for e in rng.choice(EXPERTS, K, replace=False)],
         weights=[int(w) for weight in weights for w in (weight, 10000 - weight)],
