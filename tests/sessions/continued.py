@@ -27,7 +27,7 @@ FIRST_END, SECOND_END = 2 + STRETCH, 2 + 2 * STRETCH + MEANWHILE
 TOKENS = SECOND_END + MEANWHILE + STRETCH
 MEASURED = range(10, (TOKENS - 2) // 4)
 """Complete chunks after the warm-up."""
-LITTLE_ROOM = 12_000
+LITTLE_ROOM = 12_500
 """Bytes that can be kept while nothing can be written, so that some of the tokens meanwhile are lost."""
 
 

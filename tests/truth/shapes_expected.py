@@ -70,7 +70,7 @@ MLX_DIFFERENT = {
 }
 """Models with a setting that mlx-lm ignores."""
 
-MLX_CORRECTED: frozenset[str] = frozenset()
+MLX_CORRECTED: frozenset[str] = frozenset(MLX_DIFFERENT)
 """Models of `MLX_DIFFERENT` that moe-watch corrects while it loads them, so that all sets are equal."""
 
 LLAMA_APART = {"gemma4_text_8_of_128": GELU_TABLE, "qwen3_next_10_of_512": ROUNDING}
