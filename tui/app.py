@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from math import inf
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual import events, on
 from textual.app import App
@@ -35,6 +31,7 @@ from tui.frame import Frame, pace_in_words
 from tui.frame_rate import FrameRate
 from tui.inert import one_line
 from tui.inert_filter import InertFilter
+from tui.job_control import leave_on_signals, suspend
 from tui.palette import DARK, THEMES
 from tui.screens.ask import JUMP, NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
 from tui.screens.dashboard import DashboardScreen
@@ -42,6 +39,7 @@ from tui.screens.find import FindScreen, quoted, told
 from tui.screens.help import HelpScreen
 from tui.screens.sessions import SessionsScreen
 from tui.timeline_bar import TimelineBar
+from tui.toasts import Toasts
 from tui.trends import Trends
 from tui.view import RunView, stage_of
 from tui.wrapped import SENTENCE_LIMIT
@@ -51,11 +49,8 @@ FOLD_SECONDS = 0.05
 FOLD_SHARE = 0.5
 """With a timer, for this share of the time between frames: a slower rate must not take in less."""
 HISTORY_KEPT = 50
-TOAST_SECONDS = 10.0
 PACE_SECONDS = 2.0
 """How long a new pace is shown; several keys in a row are usual."""
-LEAVING_SIGNALS = ("SIGTERM", "SIGHUP")
-"""What ends the program from outside; not every system has all of them."""
 
 
 class MoeWatchApp(App[None]):
@@ -105,6 +100,7 @@ class MoeWatchApp(App[None]):
         self.view = RunView()
         self.control = Control(source, self.view)
         self.trends = Trends(executor or ThreadPoolExecutor(1, thread_name_prefix="fits"), clock)
+        self.toasts = Toasts(self, clock)
         self.simulated = simulated
         self.dashboard = DashboardScreen()
         self._clock = clock
@@ -115,9 +111,6 @@ class MoeWatchApp(App[None]):
         self._while_closing = closing
         self._held = False
         """A replay was playing when the program was suspended."""
-        self._warned: list[str] = []
-        self._refused: dict[str, float] = {}
-        """The last refusal, and when it was told."""
         self._unbound_told = False
         """It was said that a key does nothing."""
         self._stage: tuple[object, ...] = ()
@@ -191,7 +184,7 @@ class MoeWatchApp(App[None]):
         return LastingDriver
 
     async def on_mount(self) -> None:
-        self._heed_signals()
+        leave_on_signals(self.exit)
         self.app_suspend_signal.subscribe(self, self._hold, immediate=True)
         self.app_resume_signal.subscribe(self, self._release)
         await self.push_screen(self.dashboard)
@@ -200,22 +193,9 @@ class MoeWatchApp(App[None]):
         self._set_timer()
         gc.freeze()  # modules and widgets are here to stay, and to look through them takes longer than some frames
 
-    def _heed_signals(self) -> None:
-        """Leave in an orderly way when told to from outside: terminal restored, recording closed."""
-        loop = asyncio.get_running_loop()
-        for name in LEAVING_SIGNALS:
-            with suppress(AttributeError, NotImplementedError, RuntimeError):  # no such signal, or not for this loop
-                loop.add_signal_handler(getattr(signal, name), self.exit)
-
     def _suspend(self) -> None:
-        """Stop the program until the shell continues it, with all that was started together with it, such as `make`."""
-        driver = self._driver
-        if driver is None or driver.is_headless or driver.is_web or not driver.can_suspend:
-            self.notify("suspend: not in this terminal", severity="warning")
-        elif os.getpgrp() == os.getsid(0):
-            self.notify("suspend: not started from a shell that could continue it", severity="warning")
-        else:
-            os.killpg(0, signal.SIGTSTP)
+        if refusal := suspend(self._driver):
+            self.notify(f"suspend: {refusal}", severity="warning")
 
     def _hold(self, _: object) -> None:
         """Hold a replay while the program is stopped; a live run waits by itself, once nothing reads what it sends."""
@@ -252,7 +232,7 @@ class MoeWatchApp(App[None]):
         while self._backlog and self._clock() - started <= budget:
             self._take_in(self._backlog.popleft())
         drawing = self._clock()
-        self._warn()
+        self.toasts.warn_of_source(self.source.warnings)
         self.trends.follow(self.view, self.dashboard.pressure.mode(self.view))
         self._show()
         if self._rate is not None:
@@ -274,27 +254,13 @@ class MoeWatchApp(App[None]):
         if isinstance(item, Refused) and self.source.recording.mode != "replay":
             self._tell_refusal(item)
         elif isinstance(item, RunWarning) and self.source.recording.mode != "replay":
-            self._warn_of(item.text)
+            self.toasts.warn(item.text)
 
     def _tell_refusal(self, refused: Refused) -> None:
         """Show why a command was not carried out."""
         if refused.command in ("inject", "start"):
             self.control.refused()
-        self._warn_of(refused.why)
-
-    def _warn_of(self, text: str) -> None:
-        """Show one line, unless it is being shown."""
-        now = self._clock()
-        if now - self._refused.get(text, -inf) >= TOAST_SECONDS:
-            self._refused = {text: now}
-            self.notify(one_line(text, SENTENCE_LIMIT), severity="warning", timeout=TOAST_SECONDS, markup=False)
-
-    def _warn(self) -> None:
-        """Say what the source has come to warn of."""
-        for warning in self.source.warnings:
-            if warning not in self._warned:
-                self._warned.append(warning)
-                self.notify(one_line(warning, SENTENCE_LIMIT), severity="warning", timeout=TOAST_SECONDS, markup=False)
+        self.toasts.warn(refused.why)
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
@@ -328,7 +294,7 @@ class MoeWatchApp(App[None]):
         action = BY_ID[name]
         frame = self.frame_now
         if not action.offered(frame):
-            self._tell_once(action.refusal(frame), severity="warning")
+            self.toasts.tell(action.refusal(frame), severity="warning")
             return
         if "seek" in action.needs:
             self.control.stop_search()
@@ -359,12 +325,7 @@ class MoeWatchApp(App[None]):
     def _seek_stop(self, direction: int) -> None:
         if not self.control.seek_stop(direction):
             where = "after" if direction > 0 else "before"
-            self._tell_once(f"no mark or injection {where} this token")
-
-    def _tell_once(self, message: str, *, severity: Literal["information", "warning"] = "information") -> None:
-        """Say something that is not said already: a key that is held would pile it up."""
-        if all(told.message != message for told in self._notifications):
-            self.notify(message, severity=severity, markup=False)
+            self.toasts.tell(f"no mark or injection {where} this token")
 
     def _seek_written(self, text: str) -> None:
         try:
@@ -422,7 +383,7 @@ class MoeWatchApp(App[None]):
         before, self.source = self.source, source
         self.control.source = source
         self._backlog.clear()
-        self._warned.clear()
+        self.toasts.begin_source()
         left = [before]  # which a worker of Textual's, a reference cycle, would keep with all that it has read
         self.run_worker(partial(_close, left), thread=True, exit_on_error=False)
         self.tick()

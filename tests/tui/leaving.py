@@ -15,7 +15,7 @@ from sessions.live import LiveSource
 from sessions.run_settings import RunSettings
 from tests.processes import wait_until
 from tests.sessions.kit import EndlessWorker, Stage
-from tui import app
+from tui import job_control
 
 LEFT = "left the dashboard"
 
@@ -42,7 +42,7 @@ def slow(folder: Path) -> type[EndlessWorker]:
 
 if __name__ == "__main__":
     if "--deaf" in sys.argv:
-        app.LEAVING_SIGNALS = ()
+        job_control.LEAVING_SIGNALS = ()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     place = Path(sys.argv[1])
     main(place, slow(place) if "--slow" in sys.argv else EndlessWorker)
