@@ -15,7 +15,7 @@ from sessions.live import LiveSource
 from sessions.run_settings import RunSettings
 from tests.processes import wait_until
 from tests.sessions.kit import EndlessWorker, Stage
-from tui import job_control
+from tui import app, job_control
 
 LEFT = "left the dashboard"
 
