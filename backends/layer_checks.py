@@ -1,4 +1,4 @@
-"""What the MoE layers of one model must have in common, for any engine."""
+"""Checks of what the MoE layers of one model must have in common, for any engine."""
 
 from __future__ import annotations
 

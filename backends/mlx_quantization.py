@@ -1,4 +1,4 @@
-"""How the weights of a loaded model are quantised: read off its modules, and held against what its files claim."""
+"""Quantisation of the weights of a loaded model: read off its modules, and held against what its files claim."""
 
 from __future__ import annotations
 

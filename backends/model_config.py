@@ -97,7 +97,7 @@ def trained_length(config: Config) -> int | None:
 
 
 def quantization(config: Config) -> str | None:
-    """What a config claims, in words, e.g. `4-bit affine, groups of 64`; None if it claims nothing."""
+    """Return the quantisation that a config claims, e.g. `4-bit affine, groups of 64`; None if it claims nothing."""
     settings = next(filter(None, (section.get(name) for section in _sections(config) for name in QUANTIZATIONS)), None)
     if not isinstance(settings, dict):
         return None

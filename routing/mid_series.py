@@ -54,7 +54,7 @@ class ContextSeries:
         return self._fit[1]
 
     def entropy_collapse(self) -> EntropyCollapse | None:
-        """How far router entropy fell over the same chunks, in the mode's unit; None where it is not known of all."""
+        """Return the fall of router entropy over the same chunks; None where it is not known of all."""
         return entropy_collapse(self._entropies) if len(self._entropies) == len(self.mid) else None
 
     def add(self, chunk: Chunk) -> bool:

@@ -17,7 +17,7 @@ BUSIEST = 0.25
 
 
 class Noise(msgspec.Struct, frozen=True, kw_only=True):
-    """What else a machine did while something was timed. A field that is None has its reason in `unavailable`."""
+    """Load that a machine had beside what was timed. A field that is None has its reason in `unavailable`."""
 
     cores: int
     """Logical processors."""

@@ -1,4 +1,4 @@
-"""Where the selections of one token stand in its flat row, for models whose layers select different numbers of experts.
+"""Places of the selections of one token in its flat row, for models whose layers select different numbers of experts.
 
 Shapes: `L` MoE layers, `k_l` experts per token in layer `l`, `K` the largest `k_l`. An event holds a flat row of Σk_l
 entries; arrays are tables `[L, K]`, whose rows end in `ABSENT` or NaN where a layer selects fewer than `K`.

@@ -1,4 +1,4 @@
-"""What must hold of the prediction that a token was drawn from.
+"""Checks of the prediction that a token was drawn from.
 
 `logprob`, `top_margin` and `choice_gap` are of one distribution, and are there where the header says so.
 """

@@ -172,12 +172,12 @@ class Recorder:
 
     @property
     def holds_back(self) -> bool:
-        """Whether lines may wait in a compressor, so that a failure can come when later events are known already."""
+        """Return whether lines may wait in a compressor, so that a failure can come when later events are known already."""
         return isinstance(self._sink, ZstdSink)
 
     @property
     def is_flushed(self) -> bool:
-        """Whether the system has all that was appended."""
+        """Return whether the system has all that was appended."""
         return not self._sink.pending
 
     @property

@@ -290,7 +290,7 @@ def _places_by_k(layout: RowLayout) -> list[tuple[int, Any]]:
 
 
 def _are_different(rows: Any, experts: int) -> bool:
-    """Whether ids `[N, k]` are of the model and different within each row; they are sorted in place."""
+    """Return whether ids `[N, k]` are of the model and different within each row; they are sorted in place."""
     rows.sort(axis=1)
     return not (rows[:, 1:] == rows[:, :-1]).any() and int(rows[:, -1:].max(initial=0)) < experts
 

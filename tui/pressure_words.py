@@ -31,7 +31,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where the trajectory begins, as the verdict takes it."""
+    """Return where the trajectory begins, as the verdict takes it."""
 
     name: str
     value: float
@@ -103,7 +103,7 @@ def _verdict(track: PressureTrack, trend: Trend, fit: Fit) -> Note:
 
 
 def _lag(track: PressureTrack, trend: Trend) -> str:
-    """How old the fit is, if it does not have the newest chunk of its context."""
+    """Return how old the fit is, if it does not have the newest chunk of its context."""
     context = track.series.context(trend.series.context)
     behind = 0 if context is None else len(context.mid) - len(trend.series.mid)
     return f" · fit {plural(behind, 'chunk')} old" if behind > 0 else ""

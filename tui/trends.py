@@ -21,7 +21,7 @@ REST = 9
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What a fit is made from: the trajectory of one context as it is at one moment."""
+    """Input of a fit: the trajectory of one context as it is at one moment."""
 
     run: int
     mode: str

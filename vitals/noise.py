@@ -1,4 +1,4 @@
-"""How much of the processors others use while something is timed, through psutil."""
+"""Share of the processors that others use while something is timed, through psutil."""
 
 from __future__ import annotations
 

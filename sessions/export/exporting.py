@@ -254,7 +254,7 @@ class _Files:
 
 
 class _Description(msgspec.Struct):
-    """What is read of an earlier export's description."""
+    """The part of an earlier export's description that is read."""
 
     tables: dict[str, msgspec.Raw]
 
