@@ -172,7 +172,7 @@ class Recorder:
 
     @property
     def holds_back(self) -> bool:
-        """Return whether lines may wait in a compressor, so that a failure can come when later events are known already."""
+        """Return whether lines may wait in a compressor, so that a failure may come later."""
         return isinstance(self._sink, ZstdSink)
 
     @property
