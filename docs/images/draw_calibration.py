@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -32,6 +33,8 @@ EXAMPLES = (
     constant(0.45),
 )
 EXAMPLE_PHI = 0.3
+TITLE_WIDTH = 72
+"""Characters of a title's line."""
 
 
 def draw_examples(target: Path) -> None:
@@ -61,7 +64,7 @@ def _example(axes: Axes, planted: Planted) -> None:
         axes.axvline(fit.half_life, color=REFERENCE, lw=1)
     axes.axhline(fit.start / 2, color=PLANTED, lw=0.5)
     axes.set_ylim(0.05, 0.7)
-    axes.set_title(f"planted: {planted.name}\n{in_words(fit)}", fontsize=8)
+    axes.set_title(f"planted: {planted.name}\n{fill(in_words(fit), TITLE_WIDTH)}", fontsize=8)
 
 
 def draw_coverage(found: dict[str, list[dict[str, Any]]], target: Path) -> None:
