@@ -27,8 +27,12 @@ def summed_up(engine: str, said: Iterable[str]) -> list[str]:
     for line in said:
         plain = " ".join("".join(each if each.isprintable() else " " for each in line).split())
         if any(each.isalpha() for each in plain):
-            kinds.setdefault(VARIES.sub("…", plain), {})[plain[:LONGEST]] = None
+            kinds.setdefault(VARIES.sub("…", plain), {})[_shortened(plain)] = None
     return [f"{engine} says: {next(iter(alike))}{_others(len(alike) - 1)}" for alike in kinds.values()]
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def _others(count: int) -> str:
