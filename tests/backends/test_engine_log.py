@@ -90,13 +90,15 @@ def test_what_python_packages_warn_of_is_heard_and_still_shown(
             apart.info("all is well")
     finally:
         apart.propagate = True
-    assert said == ["the tokenizer is odd", "3 keys are unused", "no such template"]
+    assert said == [("", "the tokenizer is odd"), ("tests", "3 keys are unused"), ("tests", "no such template")]
     logging.getLogger("tests.any").warning("later")
     assert len(said) == 3
     assert shown == ["the tokenizer is odd"]
 
 
 def test_warnings_of_a_loading_engine_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "showwarning", lambda *_: None)
+
     class Loaded:
         warnings = ("known",)
 
@@ -104,9 +106,17 @@ def test_warnings_of_a_loading_engine_are_its_own(monkeypatch: pytest.MonkeyPatc
         @staticmethod
         def load(*_: Any, **__: Any) -> Loaded:
             logging.getLogger("transformers.tokenization").warning("a slow tokenizer")
+            logging.getLogger().warning("weights are odd")
+            installed = "/lib/python3.11/site-packages/mlx_lm/utils.py"
+            warnings.warn_explicit("an old format", UserWarning, installed, 1)
             return Loaded()
 
     monkeypatch.setattr(catalog.importlib, "import_module", lambda _: Module)
     location = catalog.locate("pocket", "mlx")
     engine = catalog.load_engine("mlx", location, options=EngineOptions(), progress=lambda _: None)
-    assert engine.warnings == ["known", "mlx says: a slow tokenizer"]
+    assert engine.warnings == [
+        "known",
+        "transformers says: a slow tokenizer",
+        "mlx says: weights are odd",
+        "mlx-lm says: an old format",
+    ]
