@@ -13,7 +13,7 @@ from backends import catalog, engine_log
 from backends.engine_log import summed_up
 from backends.protocol import EngineOptions
 from tests.backends import pocket_variants
-from tests.backends.pocket_variants import number
+from tests.backends.pocket_variants import TYPES, number
 
 BOS = "tokenizer.ggml.bos_token_id"
 
@@ -37,6 +37,11 @@ FIELD: dict[str, tuple[dict[str, Any], list[str]]] = {
             "llama.cpp says: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect",
         ],
     ),
+    "no last token": (
+        {"dropped": ["tokenizer.ggml.eos_token_id"]},
+        ["llama.cpp says: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect"],
+    ),
+    "the default pre-tokenizer": ({"changed": {"tokenizer.ggml.pre": (TYPES.STRING, "default")}}, []),
     "nothing wrong": ({}, []),
 }
 
