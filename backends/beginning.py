@@ -28,6 +28,11 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
         _check_teacher(engine, start)
         return start.teacher[0].ids
     prompt = engine.encode(start.prompt, turn=is_turn(engine, start), first=True)
+    if not prompt and start.prompt:
+        raise UserError(
+            f"the tokenizer of {engine.model.name} makes no tokens of the prompt",
+            advice="give another prompt, or a model file that holds its tokenizer",
+        )
     _check_prompt(prompt, engine.context_length)
     return prompt
 

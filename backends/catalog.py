@@ -209,5 +209,5 @@ def load_engine(
         module = importlib.import_module(ENGINES[name].module)
     with engine_log.listening() as said:
         engine: Engine = module.load(location, options=options, progress=progress)
-    engine.warnings = [*engine.warnings, *engine_log.summed_up(name, said)]
+    engine.warnings = [*engine.warnings, *engine_log.by_package(name, said)]
     return engine

@@ -102,7 +102,10 @@ def read_parts(path: Path) -> list[GgufFile]:
         return [first]
     named = PART.fullmatch(path.name)
     if named is None or int(named["number"]) != 1 or int(named["count"]) != count:
-        raise UserError(f"{path} is one of {count} parts", advice=f"give the one named …-00001-of-{count:05}.gguf")
+        advice = f"give the one named …-00001-of-{count:05}.gguf"
+        if first.metadata.get("split.no") == 0:  # renamed, or several parts written into one file
+            advice += " beside the others, or the file that `llama-gguf-split --merge` makes of them"
+        raise UserError(f"{path} is one of {count} parts", advice=advice)
     rest = (path.with_name(f"{named['stem']}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1))
     return [first, *(read_gguf(part) for part in rest)]
 

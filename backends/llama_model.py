@@ -14,6 +14,7 @@ from llama_cpp import llama_cpp as lib
 from backends import out_of_memory
 from backends.catalog import ModelLocation
 from backends.engine_options import split_override
+from backends.gguf_checks import CONVERT
 from backends.llama_library import VERSION, buffer_types, log
 from backends.protocol import EngineOptions
 from routing.errors import UserError
@@ -27,6 +28,8 @@ LOAD_MODE = re.compile(r"load_mode = ([\w+]+)")
 OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
 NOT_LOCKED = re.compile(r"(failed to mlock)")
 """How llama.cpp says what became of the options."""
+WRONG_METADATA = re.compile(r"has wrong type|key not found in model")
+"""Errors of a conversion, which no other version of llama.cpp reads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +77,14 @@ def open_model(location: ModelLocation, options: EngineOptions, stored_bytes: in
 
 
 def _failure(name: str) -> UserError:
-    advice = out_of_memory.SMALLER_MODEL if log.lacks_memory else "try a newer llama-cpp-python or another model"
-    return UserError(f"llama.cpp ({VERSION}) cannot load {name} ({log.reason()})", advice=advice)
+    reason = log.reason()
+    if log.lacks_memory:
+        advice = out_of_memory.SMALLER_MODEL
+    elif WRONG_METADATA.search(reason):
+        advice = CONVERT
+    else:
+        advice = "try a newer llama-cpp-python or another model"
+    return UserError(f"llama.cpp ({VERSION}) cannot load {name} ({reason})", advice=advice)
 
 
 def _gpu_layers(options: EngineOptions) -> int:

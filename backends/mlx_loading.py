@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from backends.mlx_tap import RouterTap
 from backends.preflight import read_tensor_tables
 from backends.protocol import EngineOptions
 from backends.remote_code import files_with_code, needs_code
+from backends.tensor_files import AGAIN
 from backends.text import TextCodec
 from backends.weights import WeightFacts, weight_facts
 from routing.errors import UserError
@@ -41,6 +43,9 @@ Report = Callable[[Progress], None]
 
 COMPILING = "the first time on a machine, MLX compiles its kernels: some 20 s"
 """It calls the C++ compiler for kernels on a processor, and keeps what it makes in the folder for temporary files."""
+
+LACKING = re.compile(r"__init__\(\) missing \d+ required positional arguments?: (.+)")
+"""Error of mlx-lm where a config has no entry for an argument of the family, which no newer version guesses."""
 
 HALF = (mx.float16, mx.bfloat16)
 
@@ -144,6 +149,8 @@ def _open(
         traceback.print_exc()
         if not trusts and (code := files_with_code(folder, config)):
             raise needs_code(name, code) from error
+        if lacking := LACKING.search(str(error)):
+            raise UserError(f"the config.json of {name} lacks {lacking[1]}", advice=AGAIN) from error
         reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
         advice = "install what is missing" if "pip install" in reason else "try a newer mlx-lm or another model"
         raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error

@@ -20,6 +20,7 @@ from backends.mlx_corrections import correct, correct_rules, restore_tensors
 from backends.mlx_dropped import Dropped
 from backends.mlx_settings import unheeded
 from backends.model_config import Config
+from backends.stored_types import modelopt_settings
 
 REFUSES_SCALING = frozenset({"qwen2_moe"})
 """Families whose arguments refuse a stretched rotation, which their code does not read: it is added afterwards."""
@@ -41,7 +42,7 @@ def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False)
         model, completed = load_model(
             path,
             lazy=True,
-            model_config=overrides | withheld,
+            model_config=overrides | withheld | modelopt_settings(config, folder),
             get_model_classes=dropped.classes,
             trust_remote_code=trust_remote_code,
         )

@@ -40,18 +40,30 @@ def claimed_quantization(config: Config, folder: Path) -> tuple[str, str] | None
     """Return what a model's files claim in words, and the file that does; None if they claim nothing."""
     if (said := quantization(config)) is not None:
         return said, "config.json"
-    said = quantization({"quantization_config": _modelopt(folder)})
+    found = _modelopt(folder)
+    nested = found.get("quantization", found)
+    said = quantization({"quantization_config": nested if isinstance(nested, dict) else {}})
     return None if said is None else (said, MODELOPT)
 
 
+def modelopt_settings(config: Config, folder: Path) -> Config:
+    """Return entries to lay over a config so that mlx-lm reads ModelOpt's file.
+
+    mlx-lm takes the file for a `quantization_config` and demands a `quant_method`, which ModelOpt does not write.
+    """
+    found = _modelopt(folder)
+    if not found or quantization(config) is not None or "quant_method" in found:
+        return {}
+    return {"quantization_config": found | {"quant_method": "modelopt"}}
+
+
 def _modelopt(folder: Path) -> Config:
-    """Return the settings in ModelOpt's file, which nests them."""
+    """Return what ModelOpt's file holds; the settings are nested in it."""
     try:
         found = json.loads((folder / MODELOPT).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    nested = found.get("quantization", found) if isinstance(found, dict) else {}
-    return nested if isinstance(nested, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_quantized(dtype: str) -> bool:

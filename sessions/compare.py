@@ -18,6 +18,7 @@ from routing.arrays import Ints
 from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Unknown
 from routing.half_life import Fit, fit_half_life, too_long, too_short
+from routing.lacking_signals import lacking_signals
 from routing.mid_series import MidSeries
 from routing.pressure import MODES, MODES_OFFERED
 from routing.reference_numbers import EntropyCollapse, entropy_collapse
@@ -27,6 +28,7 @@ from sessions.measuring.plan import read_plan
 from sessions.parts import RunReader
 from sessions.recompute import Recomputed
 from sessions.series import Series, parse_series, read_content
+from sessions.teacher import no_token
 
 Json = dict[str, Any]
 
@@ -159,8 +161,8 @@ def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Hea
             summary.feed(event)
     found = summary.result()
     if not sum(found["tokens"].values()):
-        raise UserError(f"{path}: holds no token", advice="give a session that got further")
-    run = _run(path.name, series, found)
+        raise no_token(path, header)
+    run = _run(path.name, series, found, lacking_signals(header, header.pressure))
     warnings += [*reader.warnings, *series.warnings(path, run.fit)]
     if len(series.contexts) > 1:
         which = f"context {series.judged.number} of {len(series.contexts)} is compared"
@@ -189,13 +191,14 @@ def _usable(header: Header, path: Path, mode: str | None) -> Header:
     return header if mode is None else msgspec.structs.replace(header, pressure=mode)
 
 
-def _run(name: str, series: MidSeries, summary: Json) -> Run:
+def _run(name: str, series: MidSeries, summary: Json, lacking: str) -> Run:
+    fit = series.fit()
     return Run(
         name=name,
         mid=series.mid,
         positions=series.positions,
-        fit=series.fit(),
-        unavailable=series.unavailable,
+        fit=fit,
+        unavailable=(fit is None and lacking) or series.unavailable,
         collapse=series.entropy_collapse(),
         summary=summary,
     )

@@ -47,12 +47,19 @@ def teacher_script(path: Path) -> TeacherScript:
         UserError: the file cannot be read, holds no token, or begins in the middle of its run.
     """
     with closing(RunReader(path)) as session:
-        pieces = _pieces(session, path)
         header = session.header
+        pieces = [] if header.counts_only else _pieces(session, path)
     if not pieces:
-        raise UserError(f"{path}: holds no token", advice="give a session that got further")
+        raise no_token(path, header)
     tokens = [TeacherTokens(piece.source, piece.ids, "".join(piece.texts)) for piece in pieces]
     return TeacherScript(_facts(header, sum(len(piece.ids) for piece in pieces)), tokens, header.sampling.seed)
+
+
+def no_token(path: Path, header: Header) -> UserError:
+    """Return why a session without tokens cannot be used: an import of counts never has any."""
+    if header.counts_only:
+        return UserError(f"{path}: holds counts of selections, and no tokens", advice="give a session with tokens")
+    return UserError(f"{path}: holds no token", advice="give a session that got further")
 
 
 def _pieces(events: Iterable[Event | Unknown], path: Path) -> list[_Piece]:

@@ -13,7 +13,7 @@ from backends import catalog, engine_log
 from backends.engine_log import summed_up
 from backends.protocol import EngineOptions
 from tests.backends import pocket_variants
-from tests.backends.pocket_variants import number
+from tests.backends.pocket_variants import TYPES, number
 
 BOS = "tokenizer.ggml.bos_token_id"
 
@@ -37,6 +37,11 @@ FIELD: dict[str, tuple[dict[str, Any], list[str]]] = {
             "llama.cpp says: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect",
         ],
     ),
+    "no last token": (
+        {"dropped": ["tokenizer.ggml.eos_token_id"]},
+        ["llama.cpp says: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect"],
+    ),
+    "the default pre-tokenizer": ({"changed": {"tokenizer.ggml.pre": (TYPES.STRING, "default")}}, []),
     "nothing wrong": ({}, []),
 }
 
@@ -71,7 +76,7 @@ def test_messages_that_differ_in_names_and_numbers_are_one_line() -> None:
         "engine says: token 7 '<a>' is odd [31m (and 2 more like it)",
     ]
     [long] = summed_up("engine", ["x" * 10_000])
-    assert len(long) < 2 * engine_log.LONGEST
+    assert long == f"engine says: {'x' * engine_log.LONGEST}…", "that it was cut off is seen"
 
 
 def test_what_python_packages_warn_of_is_heard_and_still_shown(
@@ -90,13 +95,15 @@ def test_what_python_packages_warn_of_is_heard_and_still_shown(
             apart.info("all is well")
     finally:
         apart.propagate = True
-    assert said == ["the tokenizer is odd", "3 keys are unused", "no such template"]
+    assert said == [("", "the tokenizer is odd"), ("tests", "3 keys are unused"), ("tests", "no such template")]
     logging.getLogger("tests.any").warning("later")
     assert len(said) == 3
     assert shown == ["the tokenizer is odd"]
 
 
 def test_warnings_of_a_loading_engine_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "showwarning", lambda *_: None)
+
     class Loaded:
         warnings = ("known",)
 
@@ -104,9 +111,17 @@ def test_warnings_of_a_loading_engine_are_its_own(monkeypatch: pytest.MonkeyPatc
         @staticmethod
         def load(*_: Any, **__: Any) -> Loaded:
             logging.getLogger("transformers.tokenization").warning("a slow tokenizer")
+            logging.getLogger().warning("weights are odd")
+            installed = "/lib/python3.11/site-packages/mlx_lm/utils.py"
+            warnings.warn_explicit("an old format", UserWarning, installed, 1)
             return Loaded()
 
     monkeypatch.setattr(catalog.importlib, "import_module", lambda _: Module)
     location = catalog.locate("pocket", "mlx")
     engine = catalog.load_engine("mlx", location, options=EngineOptions(), progress=lambda _: None)
-    assert engine.warnings == ["known", "mlx says: a slow tokenizer"]
+    assert engine.warnings == [
+        "known",
+        "transformers says: a slow tokenizer",
+        "mlx says: weights are odd",
+        "mlx-lm says: an old format",
+    ]

@@ -360,3 +360,16 @@ def test_a_prompt_of_nothing_is_an_error(mixtral_folder: pathlib.Path, tmp_path:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     [state] = run(load_folder(folder), start("")).events
     assert (state.state, state.message) == ("error", "the prompt is empty: give at least one token to begin with")
+
+
+def test_a_tokenizer_that_makes_nothing_of_a_prompt_is_named(
+    mixtral_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load_folder(mixtral_folder)
+    monkeypatch.setattr(engine, "encode", lambda *_, **__: [])
+    [state] = run(engine, start("def")).events
+    assert isinstance(state, State)
+    assert state.message == (
+        f"the tokenizer of {engine.model.name} makes no tokens of the prompt: "
+        "give another prompt, or a model file that holds its tokenizer"
+    )

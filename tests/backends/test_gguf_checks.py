@@ -150,6 +150,36 @@ def test_short_arrays_of_integers_are_read(tmp_path: pathlib.Path) -> None:
     assert str(file.metadata["llama.expert_used_count"]).startswith("6 items, ")
 
 
+NOT_LOADED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a count in 16 bits": (
+        {"changed": {".expert_count": (TYPES.UINT16, 8)}},
+        "key llama.expert_count has wrong type u16 but expected type u32",
+        CONVERT,
+    ),
+    "a size that is missing": (
+        {"dropped": [".embedding_length"]},
+        "key not found in model: llama.embedding_length",
+        CONVERT,
+    ),
+    "a pre-tokenizer of the future": (
+        {"changed": {"tokenizer.ggml.pre": (TYPES.STRING, "qwen99")}},
+        "unknown pre-tokenizer type: 'qwen99'",
+        "try a newer llama-cpp-python or another model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_LOADED)
+def test_a_newer_engine_is_advised_only_where_it_could_help(case: str, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
+    variant, reason, advice = NOT_LOADED[case]
+    path = pocket_variants.write(tmp_path / "m.gguf", **variant)
+    with llama_files.opening() as load_path, pytest.raises(UserError) as caught:
+        load_path(path)
+    assert reason in str(caught.value)
+    assert str(caught.value).endswith(f"): {advice}")
+
+
 # -- what can be run
 
 RUNS: dict[str, tuple[dict[str, Any], int, list[str]]] = {

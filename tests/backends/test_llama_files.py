@@ -123,6 +123,19 @@ def test_parts_of_a_model_are_found_and_checked(tmp_path: pathlib.Path) -> None:
     assert f"{paths[1]} cannot be read (No such file or directory)" in refusal(paths[0])
 
 
+def test_parts_that_were_renamed_or_joined_end_to_end_are_told_how_to_merge(tmp_path: pathlib.Path) -> None:
+    parts = [
+        written(tmp_path / f"{number}.gguf", "llama", {f"x{number}": TENSOR["x"]}, split__count=2, split__no=number)
+        for number in (0, 1)
+    ]
+    joined = tmp_path / "joined.gguf"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    merge = " beside the others, or the file that `llama-gguf-split --merge` makes of them"
+    for path in (parts[0], joined):
+        assert refusal(path) == f"{path} is one of 2 parts: give the one named …-00001-of-00002.gguf{merge}"
+    assert refusal(parts[1]).endswith("give the one named …-00001-of-00002.gguf")
+
+
 # -- files that cannot be used
 
 

@@ -56,6 +56,18 @@ def test_an_impossible_number_of_selected_experts_is_refused(
     assert str(caught.value) == f"the config.json of m {said}: download or convert the model again"
 
 
+@pytest.mark.parametrize("dropped", [["num_experts_per_tok"], ["moe_intermediate_size", "num_experts_per_tok"]])
+def test_entries_that_no_version_could_guess_are_named(dropped: list[str], tmp_path: pathlib.Path) -> None:
+    folder = tiny.write_model(tmp_path / "m", tiny.QWEN3)
+    config = {key: value for key, value in tiny.QWEN3.items() if key not in dropped}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        load_folder(folder)
+    assert str(caught.value).startswith("the config.json of m lacks ")
+    assert all(repr(key) in str(caught.value) for key in dropped)
+    assert str(caught.value).endswith(": download or convert the model again")
+
+
 @pytest.mark.parametrize("length", [10**30, 2**64, int(1e30)])
 def test_a_length_that_is_none_is_no_limit(length: int, tmp_path: pathlib.Path) -> None:
     assert context_length({"max_position_embeddings": length}) is None

@@ -70,8 +70,15 @@ def test_modules_that_are_stored_otherwise_are_counted(tmp_path: pathlib.Path) -
     assert engine.warnings == []
 
 
-@pytest.fixture
-def modelopt(tmp_path: pathlib.Path) -> pathlib.Path:
+MODELOPT = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": 16}}
+MODELOPTS = {
+    "as ModelOpt writes it": {"producer": {"name": "modelopt", "version": "0.29.0"}, **MODELOPT},
+    "with the method that mlx-lm demands": {"quant_method": "modelopt", **MODELOPT},
+}
+
+
+@pytest.fixture(params=MODELOPTS)
+def modelopt(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.Path:
     """As NVIDIA ModelOpt writes one: how it is quantised stands in a file of its own."""
     model = tiny.random_model(tiny.MIXTRAL)
     model, _ = quantize_model(model, tiny.MIXTRAL, group_size=16, bits=4, mode="nvfp4")
@@ -79,8 +86,7 @@ def modelopt(tmp_path: pathlib.Path) -> pathlib.Path:
     folder.mkdir()
     save_model(folder, model)
     (folder / "config.json").write_text(json.dumps(tiny.MIXTRAL))
-    settings = {"quant_method": "modelopt", "quantization": {"quant_algo": "NVFP4", "group_size": 16}}
-    (folder / "hf_quant_config.json").write_text(json.dumps(settings))
+    (folder / "hf_quant_config.json").write_text(json.dumps(MODELOPTS[request.param]))
     tiny.write_tokenizer(folder)
     return folder
 
@@ -91,10 +97,10 @@ def test_modelopts_own_file_is_seen(modelopt: pathlib.Path) -> None:
     assert engine.warnings == ["hf_quant_config.json says how the weights are quantised (NVFP4), config.json does not"]
 
 
-def test_modelopts_own_file_is_not_believed_either(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("written", MODELOPTS)
+def test_modelopts_own_file_is_not_believed_either(written: str, tmp_path: pathlib.Path) -> None:
     folder = tiny.write_model(tmp_path / "m")
-    settings = {"quant_method": "modelopt", "quantization": {"quant_algo": "NVFP4", "group_size": 16}}
-    (folder / "hf_quant_config.json").write_text(json.dumps(settings))
+    (folder / "hf_quant_config.json").write_text(json.dumps(MODELOPTS[written]))
     engine = load_folder(folder)
     assert engine.model.quantization is None
     assert engine.warnings == ["hf_quant_config.json says that the weights are quantised (NVFP4), and they are not"]

@@ -16,12 +16,14 @@ from commands.import_ import import_
 from commands.summary_text import summary_lines
 from routing.errors import UserError
 from routing.summary import Summary
+from sessions.compare import read_source
 from sessions.fitting import fit_file
 from sessions.imports.document import open_document
 from sessions.imports.formats import FORMATS, READABLE, STATUSES, recognised
 from sessions.imports.importing import import_trace, read_trace
 from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace
 from sessions.reader import SessionReader
+from sessions.teacher import teacher_script
 from sessions.verify import verify
 from tests.sessions import foreign_files as made
 from tests.sessions.foreign_files import ALONE, BOTH, EXAMPLES, EXPERTS, LAYERS, TOKENS, Example
@@ -360,3 +362,24 @@ def test_a_fit_in_the_reference_s_mode_does_not_need_what_that_leaves_out(tmp_pa
     path = import_trace(EXAMPLES["csv"].write(tmp_path), ALONE, folder=tmp_path / "sessions").path
     with pytest.raises(UserError, match="pressure needs router entropy and router margin, which"):
         fit_file(path, "chronomoe-v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("csv", "pressure needs router entropy, router margin and the margin of the likeliest token, which"),
+        ("slots of a fork", "pressure needs router entropy, router margin"),
+    ],
+)
+def test_a_comparison_of_imports_does_not_wait_for_more_chunks(name, said, tmp_path):
+    path = import_trace(EXAMPLES[name].write(tmp_path), EXAMPLES[name].options, folder=tmp_path / "sessions").path
+    (run,) = read_source(path).runs
+    assert run.unavailable.startswith(said)
+
+
+@pytest.mark.parametrize("name", ["tensorrt-llm", "layer-expert", "coli-usage"])
+@pytest.mark.parametrize("read", [read_source, teacher_script], ids=["compare", "teacher"])
+def test_an_import_of_counts_is_not_one_that_got_no_further(name, read, tmp_path):
+    path = import_trace(EXAMPLES[name].write(tmp_path), EXAMPLES[name].options, folder=tmp_path / "sessions").path
+    with pytest.raises(UserError, match="holds counts of selections, and no tokens: give a session with tokens"):
+        read(path)
