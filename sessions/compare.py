@@ -165,8 +165,9 @@ def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Hea
     run = _run(path.name, series, found, lacking_signals(header, header.pressure))
     warnings += [*reader.warnings, *series.warnings(path, run.fit)]
     if len(series.contexts) > 1:
-        which = f"context {series.judged.number} of {len(series.contexts)} is compared"
-        warnings.append(f"{path}: {which} as far as pressure goes; usage, entropy and churn are of all of them")
+        there = f"of {series.contexts[0].number} to {series.current.number}"
+        which = f"context {series.judged.number} ({there}) is compared as far as pressure goes"
+        warnings.append(f"{path}: {which}; usage, entropy and churn are of all of them")
     return header, run
 
 

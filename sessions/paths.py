@@ -67,6 +67,20 @@ def is_taken(path: Path) -> bool:
         return True
 
 
+def check_replaceable(path: Path, *, force: bool) -> None:
+    """Refuse a name that is taken, unless by a regular file and `force` allows replacing it.
+
+    Raises:
+        UserError: the file is in the way, or is a device or FIFO that a file must not take the place of.
+    """
+    if not is_taken(path):
+        return
+    if path.is_dir() or not force:
+        raise exists_already(path)
+    if not path.is_file():
+        raise UserError(f"{path}: cannot be written (not a regular file)", advice="choose another place with --output")
+
+
 def make_private(folder: Path) -> None:
     """Create a folder, and those above it that are missing, for their owner alone."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]

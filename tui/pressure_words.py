@@ -19,6 +19,7 @@ from tui.trends import Trend
 
 Tone = Literal["plain", "verdict", "warning", "injection"]
 NO_CONTROL = "difference without control"
+FIRST_FIT = "the first fit is being made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,17 @@ def _verdicts(track: PressureTrack, trend: Trend | None) -> list[Note]:
         warm_up = f"{where}warm-up {WARM_UP_CHUNKS - track.warm_up_missing} of {WARM_UP_CHUNKS} chunks"
         found.append(Note("plain", (f"{warm_up}: nothing is measured yet", warm_up)))
     elif trend is not None and trend.series.context != current.number:
-        found.append(Note("plain", (f"{where}no verdict: {current.unavailable}", f"{where}{current.unavailable}")))
+        found.append(_not_fitted(where, current.unavailable))
     if trend is not None and trend.fit is not None:
         return [*found, _verdict(track, trend, trend.fit)]
     if trend is None:
-        return found or [Note("plain", ("the first fit is being made",))]
+        return found or [Note("plain", (FIRST_FIT,))]
     return found or [Note("plain", (f"{where}no verdict: {trend.problem}", trend.problem))]
+
+
+def _not_fitted(where: str, why: str) -> Note:
+    """Return why a context that follows the fitted one has no verdict; it is long enough where `why` is empty."""
+    return Note("plain", (f"{where}no verdict: {why}", f"{where}{why}") if why else (f"{where}{FIRST_FIT}",))
 
 
 def _verdict(track: PressureTrack, trend: Trend, fit: Fit) -> Note:
@@ -142,7 +148,7 @@ def _forecast(track: PressureTrack, trend: Trend | None) -> str:
     """P_mid after the injection less its forecast, or why there is none."""
     after = track.after
     if trend is not None and trend.series.context != track.series.current.number:
-        return f"forecast n/a: {track.series.current.unavailable}"
+        return f"forecast n/a: {track.series.current.unavailable or 'it is being made'}"
     if trend is None or after is None or after.pressures is None or trend.series.after != after.index:
         return "forecast n/a: it is being made"
     if trend.forecast is None:

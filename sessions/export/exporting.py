@@ -249,8 +249,7 @@ class _Files:
         if self._plan.table is None:
             places.append(self._folder / DESCRIPTION)
         for place in places:
-            if paths.is_taken(place) and (place.is_dir() or not self._plan.force):
-                raise paths.exists_already(place)
+            paths.check_replaceable(place, force=self._plan.force)
 
 
 class _Description(msgspec.Struct):

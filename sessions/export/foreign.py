@@ -61,8 +61,7 @@ def export_foreign(path: Path, plan: ForeignPlan) -> Exported:
         UserError: the session cannot be read, does not hold what the form needs, or a file is in the way.
     """
     output = plan.output or Path(paths.stem_of(path) + ENDINGS[plan.form])
-    if paths.is_taken(output) and (output.is_dir() or not plan.force):
-        raise paths.exists_already(output)
+    paths.check_replaceable(output, force=plan.force)
     with closing(RunReader(path)) as session:
         if plan.form == "layer-expert" and session.header.counts_only:
             what = f"{path}: counts of selections, and no single ones"

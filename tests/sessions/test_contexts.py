@@ -148,7 +148,20 @@ def test_everyone_who_reads_it_says_the_same(capsys, session):
 
 
 def test_compare_says_which_context_it_is_about(session):
-    assert "context 1 of 2 is compared as far as pressure goes" in read_source(session).warnings[-1]
+    assert "context 1 (of 0 to 1) is compared as far as pressure goes" in read_source(session).warnings[-1]
+
+
+def test_compare_says_which_contexts_a_later_part_has(tmp_path):
+    events, instruments = two_contexts(FIRST, SECOND, extra=0), Instruments(HEADER)
+    cut = next(at for at, event in enumerate(events) if isinstance(event, State)) - 9
+    for event in events[:cut]:
+        instruments.feed(event)
+    frame = msgspec.structs.replace(instruments.keyframe(), context=3)
+    written = [msgspec.structs.replace(HEADER, continues=Continues(file="run.moe.jsonl", i=frame.i)), frame]
+    written += [each for event in events[cut:] for each in [event, *instruments.feed(event)]]
+    path = tmp_path / "run.2.moe.jsonl"
+    path.write_bytes(b"".join(to_json(event) + b"\n" for event in written))
+    assert "context 4 (of 3 to 4) is compared as far as pressure goes" in read_source(path).warnings[-1]
 
 
 def test_notebook_and_export_number_the_contexts(session, tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pathlib
 import re
 import stat
@@ -254,6 +255,16 @@ def test_nothing_is_written_over_unless_told_to(exported, golden_path, tmp_path)
     exported("json", other, force=True)
     assert len(json.loads((folder / "tokens.json").read_text())) == 5
     assert not (folder / "vitals.json").exists()  # the golden session's: no table of this one
+
+
+@pytest.mark.parametrize("table", [None, "tokens"])
+def test_forcing_replaces_no_fifo_or_device(golden_path, tmp_path, table):
+    place = tmp_path / "out" / "tokens.csv"
+    place.parent.mkdir()
+    os.mkfifo(place)
+    with pytest.raises(UserError, match=r"tokens\.csv: cannot be written \(not a regular file\)"):
+        export_session(golden_path, ExportPlan("csv", place if table else place.parent, table, force=True))
+    assert place.is_fifo()
 
 
 def test_forcing_removes_no_file_that_no_export_wrote(exported, golden_path, tmp_path):

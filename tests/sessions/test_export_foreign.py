@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import numpy as np
 import pytest
@@ -123,3 +125,10 @@ def test_a_file_is_not_written_over_unasked(session, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
     export_foreign(session, ForeignPlan("coli-usage", tmp_path / "out", force=True))
     assert (tmp_path / "out").read_text().startswith("-1 ")
+
+
+def test_forcing_replaces_no_fifo_or_device(session, tmp_path):
+    os.mkfifo(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: cannot be written \(not a regular file\)"):
+        export_foreign(session, ForeignPlan("coli-usage", tmp_path / "out", force=True))
+    assert (tmp_path / "out").is_fifo()

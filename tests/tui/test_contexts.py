@@ -6,8 +6,9 @@ import pytest
 
 from routing.fit_words import in_words
 from routing.half_life import fit_half_life
-from tests.tui.conftest import lines, press, running, shown
+from tests.tui.conftest import lines, press, running, settle, shown
 from tests.tui.events import MadeUpRun, header
+from tests.tui.test_trends import Slow
 
 
 def restarted(first, second, *, cut=7, mode="measured-v2", perturbed=False):
@@ -67,6 +68,21 @@ async def test_is_judged_alone_once_it_is_long_enough():
         assert f"context 1: {in_words(fit)}" in text
         assert f"start {fit.start:.3f}  half {fit.start / 2:.3f}" in text
         assert track.initial == track.series.contexts[1].mid[0]
+
+
+async def test_long_enough_for_a_fit_that_is_not_made_yet_it_lacks_nothing():
+    slow, run = Slow(), MadeUpRun()
+    before = [*run.prompt(), *run.generate(400)]
+    async with running(before, executor=slow, size=(200, 60)) as (app, pilot, source):
+        slow.work()
+        await press(app, pilot, "4", "z")
+        assert "stable: no trend" in shown(app.dashboard.pressure)
+        source.add([*run.state("fresh_context", why="context"), *run.generate(320), *run.inject(), *run.generate(60)])
+        await settle(app, pilot)
+        text = shown(app.dashboard.pressure)
+        assert "context 1: the first fit is being made" in text
+        assert "forecast n/a: it is being made" in text
+        assert "no verdict" not in text
 
 
 async def test_nothing_is_said_of_an_injection_into_the_context_before():
