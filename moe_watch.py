@@ -28,16 +28,17 @@ def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_
     """A recorded session as NumPy arrays.
 
     Args:
-        path: a session file, plain or compressed.
+        path: a session file, plain or compressed, or its name in `moe-watch sessions`.
 
     Raises:
         UserError: the file cannot be read, or holds no session; one line that says what to do.
     """
     from pathlib import Path
 
+    from commands.options import session_file
     from sessions.notebook import Session
 
-    return Session(Path(path))
+    return Session(session_file(Path(path)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

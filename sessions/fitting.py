@@ -171,7 +171,8 @@ def chosen_context(series: MidSeries, context: int | None, path: Path) -> Contex
     chosen = series.context(context)
     if chosen is None:
         known = ", ".join(str(each.number) for each in series.contexts)
-        raise UserError(f"{path}: no context {context}", advice=f"it has {known}")
+        advice = f"its contexts are {known}" if len(series.contexts) > 1 else f"its only context is {known}"
+        raise UserError(f"{path}: no context {context}", advice=advice)
     return chosen
 
 

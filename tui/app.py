@@ -102,7 +102,7 @@ class MoeWatchApp(App[None]):
         self.trends = Trends(executor or ThreadPoolExecutor(1, thread_name_prefix="fits"), clock)
         self.toasts = Toasts(self, clock)
         self.simulated = simulated
-        self.dashboard = DashboardScreen()
+        self.dashboard = board = DashboardScreen()
         self._clock = clock
         self._rate = None if fps is None else FrameRate(fps)
         self._timer: Timer | None = None
@@ -146,10 +146,10 @@ class MoeWatchApp(App[None]):
             "record": self.control.toggle_recording,
             "mark": lambda: self._ask(NOTE, self._mark),
             "sessions": self._show_sessions,
-            "pressure_mode": self.dashboard.pressure.toggle_mode,
-            "pressure_lines": self.dashboard.pressure.toggle_lines,
-            "pressure_fits": self.dashboard.pressure.toggle_fits,
-            "token_colour": self.dashboard.stream.toggle_colouring,
+            "pressure_mode": partial(board.switch, board.pressure, board.pressure.toggle_mode),
+            "pressure_lines": partial(board.switch, board.pressure, board.pressure.toggle_lines),
+            "pressure_fits": partial(board.switch, board.pressure, board.pressure.toggle_fits),
+            "token_colour": partial(board.switch, board.stream, board.stream.toggle_colouring),
             "maximize": self.dashboard.toggle_maximized,
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),

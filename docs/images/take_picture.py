@@ -29,7 +29,7 @@ async def main(output: Path, seed: int) -> None:
     settings = RunSettings(
         prompt=POCKET_PROMPT,
         seed=seed,
-        rate=60,
+        rate=30,
         stop="never",
         output=output.with_suffix(".moe.jsonl"),
         force=True,

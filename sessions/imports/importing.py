@@ -96,6 +96,9 @@ def _read(form: Format, document: Document, options: ImportOptions) -> Trace:
         raise _unused(form, "--prompt-tokens", document.path, "it has counts, and no tokens: say --phase")
     if isinstance(found, RoutedTrace) and options.phase is not None:
         raise _unused(form, "--phase", document.path, "it has tokens: say --prompt-tokens")
+    if isinstance(found, RoutedTrace) and found.prompt_tokens > len(found.experts):
+        what = f"{document.path} ({form.name}): {len(found.experts)} tokens, and {found.prompt_tokens} of prompt"
+        raise UserError(what, advice="check --prompt-tokens")
     return found
 
 

@@ -133,6 +133,17 @@ def known_experts_per_token(options: ImportOptions, where: str, stated: int | No
     return _known(stated, options.experts_per_token, "experts per token", "--experts-per-token", where)
 
 
+def known_prompt_tokens(options: ImportOptions, where: str, stated: int | None) -> int | None:
+    """Number of tokens of the prompt, stated by the file or given by the user; None if by neither.
+
+    Raises:
+        UserError: file and user disagree.
+    """
+    if stated is None:
+        return options.prompt_tokens
+    return _known(stated, options.prompt_tokens, "tokens of prompt", "--prompt-tokens", where)
+
+
 def _known(stated: int | None, given: int | None, what: str, option: str, where: str) -> int:
     if stated is not None and given not in (None, stated):
         raise UserError(f"{where}: {stated} {what}", advice=f"leave out {option} {given}")

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+import moe_watch
 from commands.app import run
 from commands.options import session_file
 from commands.screen import replay_command
@@ -50,6 +51,12 @@ def test_every_command_that_reads_sessions_takes_a_name(capsys, recorded, comman
     shown = capsys.readouterr()
     assert said in shown.out + shown.err
     assert "no such" not in shown.err
+
+
+def test_a_notebook_takes_a_name(recorded):
+    assert len(moe_watch.open(NAME)) == 9
+    with pytest.raises(UserError, match=r"nowhere: no such session in .*, and no such file here"):
+        moe_watch.open("nowhere")
 
 
 def test_one_name_of_nothing_keeps_no_other_from_being_judged(capsys, recorded):

@@ -106,8 +106,10 @@ class TestFit:
         assert fit_file(session, context=0).fit.p_sequential == found.fit.p_sequential
 
     def test_a_context_that_is_not_there(self, session):
-        with pytest.raises(UserError, match="no context 2: it has 0, 1"):
+        with pytest.raises(UserError, match="no context 2: its contexts are 0, 1"):
             fit_file(session, context=2)
+        with pytest.raises(UserError, match="no context 1: its only context is 0"):
+            fit_file(GOLDEN, context=1)
 
     def test_a_context_that_is_too_short(self, tmp_path):
         path = write(tmp_path / "short.moe.jsonl", two_contexts(FIRST, 11, extra=0))

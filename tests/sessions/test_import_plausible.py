@@ -105,6 +105,45 @@ def test_the_passes_of_a_dump_say_which_are_the_prompt_s(trace):
     assert trace({"records": mixed}).prompt_tokens == PROMPT
 
 
+def with_prompt(tokens):
+    return ImportOptions(experts=EXPERTS, experts_per_token=K, prompt_tokens=tokens)
+
+
+def in_passes():
+    passes = made.sglang_passes(made.routing())
+    return {"records": [each | {"forward_mode": 1 if at < 3 else 2} for at, each in enumerate(passes)]}
+
+
+@pytest.mark.parametrize(
+    ("content", "stated"),
+    [
+        (table(lambda t: "prefill" if t < PROMPT else "decode"), PROMPT),
+        (made.lines(made.moe_trace()), PROMPT),
+        (in_passes(), PROMPT + 2),
+        (made.sglang_generate(), PROMPT),
+    ],
+    ids=["table", "json lines", "passes", "response"],
+)
+def test_a_prompt_that_contradicts_the_file_is_refused(trace, content, stated):
+    assert trace(content, with_prompt(stated)).prompt_tokens == stated
+    said = f"{stated} tokens of prompt: leave out --prompt-tokens {stated + 1}"
+    refused(trace, said, content, with_prompt(stated + 1))
+
+
+def test_a_prompt_that_is_only_assumed_can_be_told_otherwise(trace):
+    numbered = table(lambda t: "0" if t < PROMPT else "1")
+    assert trace(numbered, with_prompt(2)).prompt_tokens == 2
+    mixed = {"records": [each | {"forward_mode": 3} for each in made.sglang_passes(made.routing())]}
+    assert trace(mixed, with_prompt(2)).prompt_tokens == 2
+
+
+def test_a_prompt_longer_than_the_trace_is_refused(trace):
+    plain = table(lambda t: "x", "token,note,layer,expert_1,expert_2")
+    assert trace(plain, with_prompt(TOKENS)).prompt_tokens == TOKENS
+    said = f"{TOKENS} tokens, and {TOKENS + 1} of prompt: check --prompt-tokens"
+    refused(trace, said, plain, with_prompt(TOKENS + 1))
+
+
 def test_a_token_of_two_phases_is_refused(trace):
     lines = table(lambda t: "prefill" if t < PROMPT else "decode").splitlines()
     lines[2] = lines[2].replace("prefill", "decode")

@@ -299,6 +299,21 @@ async def test_tab_goes_from_panel_to_panel_where_one_fits(short, abilities):
         assert app.focused is board.vitals
 
 
+@pytest.mark.parametrize(("key", "panel"), [("p", "pressure"), ("f", "pressure"), ("t", "pressure"), ("v", "stream")])
+@pytest.mark.parametrize("hidden", ["tab", "maximised"])
+async def test_a_key_of_a_hidden_panel_shows_it(short, key, panel, hidden):
+    async with running(short, size=(80, 24) if hidden == "tab" else (120, 40)) as (app, pilot, _):
+        board = app.dashboard
+        await press(app, pilot, "3", *(["z"] if hidden == "maximised" else []))
+        assert board.entropy.is_on_screen
+        assert not getattr(board, panel).is_on_screen
+        await press(app, pilot, key)
+        await settle(app, pilot)
+        assert getattr(board, panel).is_on_screen
+        if key == "t":
+            assert "fitted curves" in str(board.pressure.border_title)
+
+
 async def test_a_click_on_a_tab_shows_it(short):
     async with running(short, size=(80, 24)) as (app, pilot, _):
         await pilot.click("#tabs", offset=(lines(app.dashboard.tab_bar)[0].index("pressure"), 0))

@@ -74,8 +74,8 @@ async def test_help_gives_the_reason_that_the_key_gives(options):
         for action in refused:
             assert action.refusal(frame) == f"{action.title}: {action.reason(frame)}"
             before = explained[: explained.index(action.description)]
-            why = next(line for line in reversed(before) if line.startswith("not now: "))
-            assert why == f"not now: {action.reason(frame)}"
+            why = next(line for line in reversed(before) if line.startswith("not now ("))
+            assert why == f"not now ({action.reason(frame)}):"
         for group in {action.group for action in refused}:
             reasons = [action.reason(frame) for action in refused if action.group == group]
             lines = explained[explained.index(GROUP_TITLES[group]) :][: len(ACTIONS)]

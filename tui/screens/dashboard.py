@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
@@ -157,6 +158,15 @@ class DashboardScreen(Screen[None]):
     def one_column(self) -> bool:
         """Only one panel is shown at a time."""
         return self.has_class("-narrow") or self.has_class("-short") or self.has_class("-medium")
+
+    def switch(self, panel: Panel, toggle: Callable[[], None]) -> None:
+        """Toggle what a panel shows. Bring it into view where another tab or a maximised panel hides it."""
+        toggle()
+        if panel.is_on_screen:
+            return
+        self.minimize()
+        if self.one_column:
+            self.action_tab(TABS[self.panels.index(panel)])
 
     def toggle_maximized(self) -> None:
         """Let the focused panel fill the screen, or the one of the present tab; and back."""

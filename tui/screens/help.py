@@ -81,7 +81,7 @@ class HelpScreen(ModalScreen[None]):
             else:
                 refused.setdefault(action.reason(self._frame), []).append(action)
         for reason, those in refused.items():
-            table.add_row(Text(), Text(f"not now: {reason}", style="italic"))
+            table.add_row(Text(), Text(f"not now ({reason}):", style="italic"))
             for action in those:
                 table.add_row(Text(action.shown, style="bold"), Text(action.description, style="dim"))
 

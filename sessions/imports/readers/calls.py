@@ -62,8 +62,9 @@ def read_calls(
     if batched:
         return _counts(steps, options, where, engine, what, [*warnings, BATCHES])
     firsts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    told = options.prompt_tokens is not None
     cells = [
-        Cell(first + at, call.layer, row, "prefill" if size > 1 else "decode", call.where)
+        Cell(first + at, call.layer, row, None if told else "prefill" if size > 1 else "decode", call.where)
         for step, first, size in zip(steps, firsts, sizes, strict=False)
         for call in step
         for at, row in enumerate(call.rows)

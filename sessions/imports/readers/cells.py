@@ -10,7 +10,7 @@ import numpy as np
 from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
 from sessions.imports.plausible import routed
-from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, layers_of
+from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens, layers_of
 
 MOST_ABSENT = 1000
 """Tokens without any row that are filled in where there are fewer with one: each takes a line in a session."""
@@ -74,7 +74,7 @@ def trace_of(
     )
     shape, ids = routed(table, named, where, warnings, stated=experts)
     prompt = _prompt(cells, options, where, warnings, defined=numbered_phase)
-    return RoutedTrace(engine, what, shape, ids, min(prompt, len(ids)), model=model, warnings=warnings)
+    return RoutedTrace(engine, what, shape, ids, prompt, model=model, warnings=warnings)
 
 
 def _table(cells: Sequence[Cell], layers: list[int], where: str) -> Ints:
@@ -108,22 +108,24 @@ def _prompt(cells: Sequence[Cell], options: ImportOptions, where: str, warnings:
     """Tokens of the prompt. Phases that are not understood are refused: taken for decode, they would be wrong."""
     phases = _phases(cells, where)
     first = min(cell.token for cell in cells)
-    if options.prompt_tokens is not None:
-        return options.prompt_tokens
     if not phases:
-        warnings.append(NO_PROMPT)
-        return 0
+        if options.prompt_tokens is None:
+            warnings.append(NO_PROMPT)
+        return options.prompt_tokens or 0
     decoded = min((token for token, prefill in phases.items() if not prefill), default=max(phases) + 1)
     later = any(prefill and token > decoded for token, prefill in phases.items())
     numbered = any(cell.phase is not None and _word(cell.phase) in NUMBERED for cell in cells)
-    if numbered and not defined:
+    assumed = numbered and not defined
+    if options.prompt_tokens is not None and (assumed or later):
+        return options.prompt_tokens
+    if assumed:
         if later:
             what = f"{where}: phase 0 comes after phase 1"
             raise UserError(what, advice="name them prefill and decode")
         warnings.append(NUMBERED_PHASE)
     elif later:
         warnings.append(LATE_PREFILL)
-    return decoded - first
+    return known_prompt_tokens(options, where, decoded - first) or 0
 
 
 def _phases(cells: Sequence[Cell], where: str) -> dict[int, bool]:

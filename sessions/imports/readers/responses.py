@@ -21,7 +21,7 @@ from sessions.imports.numbers import array_of, typed
 from sessions.imports.plausible import routed
 from sessions.imports.readers.answers import EXTENSIONS, MOST_TOKEN_ID, Answer, Part, answer_of
 from sessions.imports.readers.payloads import Rows, rows_of
-from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace
+from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens
 from sessions.shapes import ABSENT_ID
 
 OF_SGLANG = frozenset({"meta_info", "sgl_ext", "sglext"})
@@ -220,11 +220,9 @@ def _trace(answer: Answer, rows: Rows, prompt_tokens: int | None, options: Impor
     experts = _placed(experts, start, total, where)
     if start:
         warnings.append(f"rows begin at token {start}: the tokens before it have no routing")
-    given = options.prompt_tokens if options.prompt_tokens is not None else prompt_tokens
+    given = known_prompt_tokens(options, where, prompt_tokens)
     if given is None:
         warnings.append(NO_PROMPT)
-    if given is not None and given > len(experts):
-        raise UserError(f"{where}: {len(experts)} tokens, and {given} of prompt", advice="check --prompt-tokens")
     ids = _placed_ids(prompt_ids, generated_ids, len(experts), given)
     what = f"{engine}'s routed experts"
     return RoutedTrace(

@@ -20,7 +20,14 @@ from sessions.imports.loading import Array
 from sessions.imports.numbers import array_of, typed
 from sessions.imports.plausible import check_counts, counted, routed
 from sessions.imports.steps import in_steps
-from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace, phase_of_counts
+from sessions.imports.traces import (
+    CountedTrace,
+    ImportOptions,
+    RoutedTrace,
+    Trace,
+    known_prompt_tokens,
+    phase_of_counts,
+)
 from sessions.shapes import MAX_CELLS, MAX_INTEGER
 
 ENGINE = "SGLang"
@@ -140,17 +147,18 @@ def _per_token(records: list[_Pass], options: ImportOptions, where: str) -> Rout
     warnings: list[str] = []
     shape, experts = routed(_side_by_side(rows, ids, where), options, where, warnings)
     flat = np.array([token for pass_ in ids for token in pass_], np.int64)
-    prompt = min(_prompt(records, ids, options, warnings), len(experts))
+    prompt = _prompt(records, ids, options, where, warnings)
     return RoutedTrace(ENGINE, "SGLang's routing per token", shape, experts, prompt, flat, warnings=warnings)
 
 
-def _prompt(records: list[_Pass], ids: list[list[int]], options: ImportOptions, warnings: list[str]) -> int:
+def _prompt(records: list[_Pass], ids: list[list[int]], options: ImportOptions, where: str, warnings: list[str]) -> int:
     """Tokens of the prompt, by the passes' modes, or by their sizes where a dump has none or others."""
-    if options.prompt_tokens is not None:
-        return options.prompt_tokens
     modes = [each.forward_mode for each, tokens in zip(records, ids, strict=True) if tokens]
     if modes == sorted(modes, key=lambda mode: mode or 0) and {*modes} <= {EXTEND, DECODE}:
-        return sum(len(tokens) for each, tokens in zip(records, ids, strict=True) if each.forward_mode == EXTEND)
+        stated = sum(len(tokens) for each, tokens in zip(records, ids, strict=True) if each.forward_mode == EXTEND)
+        return known_prompt_tokens(options, where, stated) or 0
+    if options.prompt_tokens is not None:
+        return options.prompt_tokens
     warnings.append(PROMPT)
     return sum(len(tokens) for tokens in ids if len(tokens) > 1)
 
