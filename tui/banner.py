@@ -35,7 +35,7 @@ class Banner(Drawn):
 
     def show(self, frame: Frame) -> None:
         found = messages(frame)
-        self.display = bool(found)
+        self.set_class(bool(found), "-said")  # not `display`, which would win over a terminal that is too small
         self.styles.height = max(1, len(self._rows_of(found, self.app.size.width)))
         super().show(frame)
 

@@ -82,6 +82,22 @@ async def test_a_maximised_panel_gives_way_where_the_terminal_is_too_small(size)
         assert board.pressure.outer_size == (120, 38)
 
 
+@pytest.mark.parametrize("maximised", [False, True])
+async def test_a_terminal_that_is_too_small_shows_no_banner(maximised):
+    run = MadeUpRun()
+    items = [*run.prompt(), *run.generate(3), *run.state("error", message="the model's process was killed")]
+    async with running(items, size=(120, 40), abilities={"restart"}) as (app, pilot, _):
+        board = app.dashboard
+        if maximised:
+            await press(app, pilot, "z")
+        for size in ((59, 15), (120, 40)):
+            await pilot.resize_terminal(*size)
+            await settle(app, pilot)
+            assert board.query_one("#banner").is_on_screen == (size == (120, 40))
+            if size == (59, 15):
+                assert "60×16 needed, this is 59×15" in shown(board.query_one("#too-small"))
+
+
 async def test_what_must_not_be_missed_is_shown_above_a_maximised_panel():
     run = MadeUpRun()
     items = [*run.prompt(), *run.generate(30), *run.state("error", message="the model's process was killed")]
