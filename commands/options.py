@@ -144,7 +144,9 @@ _GENERATION = (
     click.option("--top-k", type=COUNT, default=0, show_default=True, help="Draw from so many tokens; 0 is all."),
     click.option("--seed", type=int, metavar="N", help="Repeat a run exactly. Drawn and recorded if not given."),
     click.option(
-        "--stop", type=click.Choice(["eos", "never"]), help="At the end of the model's text: stop, or tell it to go on."
+        "--stop",
+        type=click.Choice(["eos", "never"]),
+        help="At the end of the model's text: stop, or continue it.  [default: never]",
     ),
     click.option("--perturb", metavar="TEXT", help="Inject this text on a schedule; needs --every."),
     click.option("--every", type=COUNT, default=0, metavar="CHUNKS", help="How often --perturb injects."),

@@ -24,7 +24,11 @@ TERMINAL = "/dev/tty"
 @click.command(short_help="Watch a recorded session again.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--speed", type=float, default=1.0, show_default=True, help="Factor on recorded time; 0 is as fast as it goes."
+    "--speed",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help=f"Factor on recorded time, {SPEEDS[0]:g} to {SPEEDS[1]:g}; 0 is as fast as it goes.",
 )
 @click.option("--follow", "-f", "following", is_flag=True, help="Begin at the end, and show what is still written.")
 @click.option("--headless", is_flag=True, help="Compute the summary without a screen.")

@@ -108,8 +108,10 @@ class TestFit:
     def test_a_context_that_is_not_there(self, session):
         with pytest.raises(UserError, match="no context 2: its contexts are 0, 1"):
             fit_file(session, context=2)
+
+    def test_the_only_context_is_named(self, golden_path):
         with pytest.raises(UserError, match="no context 1: its only context is 0"):
-            fit_file(GOLDEN, context=1)
+            fit_file(golden_path, context=1)
 
     def test_a_context_that_is_too_short(self, tmp_path):
         path = write(tmp_path / "short.moe.jsonl", two_contexts(FIRST, 11, extra=0))
