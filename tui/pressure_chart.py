@@ -25,6 +25,8 @@ SIGNS = {"mid": "●", "fast": "f", "slow": "s", "net": "n"}
 """What stands at the newest end of a curve, and before its name: colours alone would not tell them apart."""
 POSTS = 6
 """Injections shown at full height and by number, the newest ones."""
+RESTART_ROOM = 4
+"""Columns per fresh context, on average, below which only the feet of their lines are drawn."""
 _FOOT = "╵"
 _CLIFF = "╎"
 _RESTART = "│"
@@ -94,10 +96,17 @@ class PressureChart:
         return min([*ends, self.last])
 
     def _draw_restarts(self, chart: Chart) -> None:
-        """A line where a fresh context begins: what is on its two sides is not one series."""
-        for chunk in self._begins:
-            if self.first < chunk <= self.last:
-                chart.post(chunk - 0.5, self.ink.muted, _RESTART)
+        """Draw a line where a fresh context begins: its two sides are not one series.
+
+        After hours there may be one in every column; full lines would then hide the curves.
+        """
+        starts = {chart.column(chunk - 0.5): chunk - 0.5 for chunk in self._begins if self.first < chunk <= self.last}
+        sparse = len(starts) * RESTART_ROOM <= chart.canvas.width
+        for column, x in starts.items():
+            if sparse:
+                chart.post(x, self.ink.muted, _RESTART)
+            else:
+                chart.write(column, chart.canvas.height - 1, _FOOT, self.ink.muted)
 
     def _draw_injections(self, chart: Chart) -> None:
         """The newest as posts; of those before, which may be one per chunk, only the feet."""

@@ -116,8 +116,8 @@ def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tup
     return Shape(kept, counts.shape[1], chosen), whole, rows
 
 
-def check_counts(counts: npt.NDArray[Any], where: str) -> None:
-    """Refuse what cannot be numbers of selections, before anything is summed.
+def check_counts(counts: npt.NDArray[Any], where: str) -> Ints:
+    """Return numbers of selections as 64-bit integers: sums in a narrow type would be rounded, or overflow.
 
     Raises:
         UserError: some are negative, no whole numbers, or too large to be summed.
@@ -138,6 +138,7 @@ def check_counts(counts: npt.NDArray[Any], where: str) -> None:
     if reason is not None:
         advice = "SGLang's stat_approx estimates: use stat" if reason.endswith("whole number") else AS_WRITTEN
         raise UserError(f"{where}: {reason}, so no counts of selections", advice=advice)
+    return counts.astype(np.int64)
 
 
 def _check_range(found: npt.NDArray[Any], where: str) -> None:

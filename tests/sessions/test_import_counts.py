@@ -318,6 +318,21 @@ def imatrix(tmp_path):
     return write
 
 
+@pytest.mark.parametrize(
+    ("kind", "steps", "chosen"),
+    [
+        (np.float16, [[60_000, 60_000], [60_000, 60_000]], 1),  # their sum is beyond the largest float16
+        (np.float16, [[1025, 1024, 1024, 1024], [1024, 1025, 1024, 1024]], 2),  # 2,049 is no float16
+        (np.float32, [[2**23 + 1, 2**23, 2**23, 2**23], [2**23, 2**23 + 1, 2**23, 2**23]], 2),
+    ],
+)
+def test_counts_in_narrow_types_are_summed_without_rounding(imported, tmp_path, kind, steps, chosen):
+    path = tmp_path / "dump.npz"
+    np.savez(path, logical_count=np.array(steps, kind)[:, None])
+    counts = imported(path, ImportOptions(experts_per_token=chosen)).counts("prefill")
+    assert counts.tolist() == [[sum(expert) for expert in zip(*steps, strict=True)]]
+
+
 def test_an_importance_matrix_becomes_a_session(imported, imatrix):
     counts = made_counts().sum(0)
     session = imported(imatrix(counts.tolist(), 100), ImportOptions(model="mixtral"))

@@ -97,3 +97,15 @@ async def test_both_modes_have_the_mark():
         await press(app, pilot, "p")
         assert "▸17" in shown(app.dashboard.pressure)
         assert [track.restarts[0].chunk for track in app.view.tracks.values() if track.chunks] == [17, 17]
+
+
+async def test_many_contexts_do_not_hide_the_curve():
+    run = MadeUpRun(header(pressure="measured-v2"))
+    items = [*run.prompt(), *run.generate(27)]
+    for _ in range(40):
+        items += [*run.state("fresh_context", why="context"), *run.token("again", "prompt"), *run.generate(26)]
+    async with running(items, size=(120, 40)) as (app, _, _):
+        assert len(app.view.tracks["measured-v2"].restarts) == 40
+        rows = [line.strip("│") for line in lines(app.dashboard.pressure)]
+        assert not any("│" in row for row in rows)
+        assert sum(row.count("╵") for row in rows) > 10

@@ -92,7 +92,7 @@ def read_counts(counts: Array, options: ImportOptions, where: str) -> CountedTra
     Raises:
         UserError: they are none.
     """
-    check_counts(counts, where)
+    counts = check_counts(counts, where)
     shape, whole, rows = counted(counts.sum(0) if counts.ndim == 3 else counts, options, where)
     warnings: list[str] = []
     phase = phase_of_counts(options, warnings)
@@ -124,8 +124,7 @@ def _logical(dump: _Dump, records: list[_Pass], where: str) -> Array:
         raise UserError(f"{where}: counts and {MAP} are of different shapes", advice=AS_WRITTEN)
     if places.dtype.kind not in "iu" or not 0 <= places.min(initial=0) <= places.max(initial=0) < most:
         raise UserError(f"{where}: {MAP} holds no ids of experts", advice=AS_WRITTEN)
-    for each in counts:
-        check_counts(each, where)
+    counts = [check_counts(each, where) for each in counts]
     if sum(int(each.sum()) for each in counts) > MAX_INTEGER:
         raise UserError(f"{where}: more than {MAX_INTEGER:,} selections", advice=AS_WRITTEN)
     shape = len(places), int(places.max(initial=0)) + 1
