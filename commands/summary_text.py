@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from commands.tables import table_lines
+from sessions.text import plural
 
 Json = dict[str, Any]
 
@@ -85,7 +86,7 @@ def _pressure(pressure: Json) -> list[str]:
         if missing is None:
             return [f"{name}: n/a, {pressure['fit_unavailable']}"]
         return [f"{name}: n/a, {f'{missing} more chunks of warm-up needed' if missing else 'no measured chunk yet'}"]
-    spread = f"{len(mids)} measured chunks, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
+    spread = f"{plural(len(mids), 'measured chunk')}, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
     fit = pressure["fit"]
     verdict = [fit["words"] if fit else f"no verdict: {pressure['fit_unavailable']}"]
     return [f"{name}: {spread}; {_crossing(pressure)}", *verdict, *context_lines(pressure["contexts"])]
@@ -96,7 +97,9 @@ def context_lines(contexts: Sequence[Json]) -> list[str]:
     if len(contexts) < 2:
         return []
     said = [(each, each["words"] or f"no verdict: {each['fit_unavailable']}") for each in contexts]
-    return [f"  context {each['context']}: {each['measured']} measured chunks, {words}" for each, words in said]
+    return [
+        f"  context {each['context']}: {plural(each['measured'], 'measured chunk')}, {words}" for each, words in said
+    ]
 
 
 def _crossing(pressure: Json) -> str:

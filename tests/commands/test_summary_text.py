@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from commands.summary_text import summary_lines
+from commands.summary_text import context_lines, summary_lines
 from routing.summary import Summary
 
 
@@ -38,3 +38,11 @@ def test_usage_of_prefill_where_nothing_was_decoded_is_called_that(golden_events
     assert lines[at + 1].startswith("layer ")
     assert lines[at + 2].split()[1:4] == ["n/a", "0.7500", "1"], "experts 0, 1, 2 and 1 once more"
     assert lines[at + 2].endswith("(50.0 % of 4)  1 of 4")
+
+
+def test_one_measured_chunk_is_no_plural():
+    contexts = [{"context": n, "measured": n + 1, "words": "stable", "fit_unavailable": None} for n in range(2)]
+    assert context_lines(contexts) == [
+        "  context 0: 1 measured chunk, stable",
+        "  context 1: 2 measured chunks, stable",
+    ]
