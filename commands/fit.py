@@ -64,6 +64,7 @@ def _result(found: FileFit) -> dict[str, Any]:
 def _lines(found: FileFit) -> list[str]:
     from routing.fit_words import by_weight, doubt, in_words
     from routing.pressure import mode_words
+    from sessions.text import plural
 
     fit = found.fit
     mode = "of a mode that is not named" if fit.mode is None else mode_words(fit.mode)
@@ -74,7 +75,7 @@ def _lines(found: FileFit) -> list[str]:
         "",
         f"{fit.chunks} chunks, {mode}, from chunk {fit.first} on; successive chunks' noise correlates by {fit.phi:.2f}",
         f"noise alone looks like this: p = {fit.p:.2g} in one look, {fit.p_sequential:.2g} as watched"
-        f" (looked at {fit.looks} times)",
+        f" (looked at {plural(fit.looks, 'time')})",
         _crossing(fit),
         *_contexts(found),
         "",

@@ -110,6 +110,11 @@ def test_text_for_people(capsys, series):
     assert re.search(r"^exponential +\d+\.\d %  ", chosen)
 
 
+def test_one_look_is_not_called_times(capsys, series):
+    assert run(["fit", series([0.5, 0.49, 0.51, 0.5, 0.5])]) == 0
+    assert "(looked at 1 time)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
