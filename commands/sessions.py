@@ -155,7 +155,7 @@ def _delete(entries: Sequence[Entry], *, yes: bool) -> None:
             say(line, err=True)
         click.confirm(f"Delete {_amount(entries)}?", abort=True, err=True)
     for entry in entries:
-        delete_session(entry.path)
+        delete_session(entry)
     say(f"deleted {_amount(entries)}")
 
 

@@ -30,10 +30,13 @@ def rename_session(path: Path, name: str, beside: Sequence[Entry]) -> Path:
         beside: the sessions in its folder.
 
     Raises:
-        UserError: it is no name, there is a file of this name, or the file is one of several of a run.
+        UserError: it is no name, there is a file of this name, or the file is not a session or one of several of a run.
     """
     stem = _stem(name)
-    run = next((files_of_run(entry, beside) for entry in beside if entry.path.name == path.name), [])
+    found = next((entry for entry in beside if entry.path.name == path.name), None)
+    if found is not None:
+        _require_session(found)
+    run = [] if found is None else files_of_run(found, beside)
     if len(run) > 1:
         raise UserError(f"{names_of(run)} are one run, and name each other", advice="keep their names")
     target = path.with_name(stem + paths.ending_of(path))
@@ -63,20 +66,29 @@ def require_whole_runs(doomed: Sequence[Entry], beside: Sequence[Entry]) -> None
             raise UserError(f"{names_of(run)} are one run, not to be torn apart", advice="name all of them")
 
 
-def delete_session(path: Path) -> None:
+def delete_session(entry: Entry) -> None:
     """Remove a session file.
 
     Raises:
-        UserError: it cannot be removed.
+        UserError: it is not a session, or cannot be removed.
     """
+    _require_session(entry)
     try:
-        path.unlink()
+        entry.path.unlink()
     except OSError as error:
-        raise _failure(path, "cannot be deleted", error) from error
+        raise _failure(entry.path, "cannot be deleted", error) from error
+
+
+def _require_session(entry: Entry) -> None:
+    """Refuse a file that is only named as a session: it may hold anything."""
+    if entry.facts is None:
+        raise UserError(f"{entry.path} is not a session", advice="if it is not needed, remove it by hand")
 
 
 def to_prune(entries: Sequence[Entry], keep: str, now: float) -> list[Entry]:
-    """What does not belong to the newest sessions; parts of one run are one session, and are kept or go together.
+    """Return the sessions that are not among the newest; parts of one run are one session, kept or deleted together.
+
+    Files that are only named as sessions are no sessions: they are never pruned, and do not count.
 
     Args:
         entries: all sessions.
@@ -87,7 +99,8 @@ def to_prune(entries: Sequence[Entry], keep: str, now: float) -> list[Entry]:
         UserError: `keep` cannot be read.
     """
     runs: dict[str, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda each: (-each.modified, each.path.name)):
+    sessions = (each for each in entries if each.facts is not None)
+    for entry in sorted(sessions, key=lambda each: (-each.modified, each.path.name)):
         runs.setdefault(entry.run, []).append(entry)
     kept = _kept([*runs.values()], keep, now)
     return [entry for run in runs.values() if run not in kept and not _may_be_running(run, now) for entry in run]

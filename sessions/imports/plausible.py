@@ -145,6 +145,8 @@ def _check_range(found: npt.NDArray[Any], where: str) -> None:
     most = int(found.max(initial=0))
     if most > MAX_INTEGER:
         raise UserError(f"{where}: an expert id of {most}", advice=AS_WRITTEN)
+    if (least := int(found.min(initial=0))) < ABSENT:  # engines fill with -1; nothing is known that writes others
+        raise UserError(f"{where}: an expert id of {least}", advice=AS_WRITTEN)
 
 
 def _blank(experts: Ints) -> Flags:

@@ -201,3 +201,10 @@ def test_columns_keep_their_place_beside_wide_characters(capsys, folder):
     write_session(folder / "模型.moe.jsonl", 5)
     starts = {cell_len(line[: line.index("made/up")]) for line in said(capsys).out.splitlines()[1:]}
     assert len(starts) == 1
+
+
+def test_a_file_that_is_only_named_as_a_session_is_not_deleted(capsys, folder):
+    (folder / "junk.moe.jsonl").write_text("notsession")
+    assert "junk.moe.jsonl is not a session" in complaint(capsys, "delete", "junk", "--yes")
+    assert said(capsys, "prune", "--keep", "0", "--yes").out == "nothing to delete\n"
+    assert files(folder) == ["junk.moe.jsonl"]

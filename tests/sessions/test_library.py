@@ -10,7 +10,7 @@ from routing.errors import UserError
 from routing.events import Continues, State, to_json
 from sessions.fitting import fit_file
 from sessions.housekeeping import delete_session, rename_session, require_whole_runs, to_prune
-from sessions.library import Entry, entry_of, find_session, list_sessions, preview, scan
+from sessions.library import entry_of, find_session, list_sessions, preview, scan
 from sessions.library_cache import LibraryCache
 from tests.sessions.kit import HEADER, MODEL, make_token
 from tests.sessions.made_sessions import ended, made_tokens, with_chunks, write_session
@@ -284,10 +284,11 @@ def test_a_run_of_several_files_is_deleted_whole_or_not_at_all(folder):
 
 def test_deleting_what_is_gone_is_said(folder):
     path = write_session(folder / "run.moe.jsonl", 5)
-    delete_session(path)
+    entry = entry_of(path, LibraryCache(None))
+    delete_session(entry)
     assert list(folder.iterdir()) == []
     with pytest.raises(UserError, match="cannot be deleted"):
-        delete_session(path)
+        delete_session(entry)
 
 
 # -- pruning
@@ -352,10 +353,16 @@ def test_a_session_that_may_still_be_recorded_is_kept(folder):
         assert names(to_prune(listed(folder), "0", NOW)) == gone
 
 
-def test_an_unreadable_file_is_pruned_like_any_other(folder):
-    aged(write_session(folder / "good.moe.jsonl", 5), 1)
+def test_a_file_that_is_only_named_as_a_session_is_left_alone(folder):
+    old = aged(write_session(folder / "old.moe.jsonl", 5), 50)
     bad = folder / "bad.moe.jsonl"
-    bad.write_bytes(b"x\n")
+    bad.write_bytes(b"precious\n")
     aged(bad, 50)
-    assert isinstance(to_prune(listed(folder), "30d", NOW)[0], Entry)
-    assert names(to_prune(listed(folder), "30d", NOW)) == ["bad"]
+    assert names(to_prune(listed(folder), "30d", NOW)) == ["old"], old
+    assert names(to_prune(listed(folder), "1", NOW)) == []
+    (entry,) = (each for each in listed(folder) if each.name == "bad")
+    with pytest.raises(UserError, match=r"bad\.moe\.jsonl is not a session: if it is not needed, remove it by hand"):
+        delete_session(entry)
+    with pytest.raises(UserError, match=r"bad\.moe\.jsonl is not a session"):
+        rename_session(bad, "other", listed(folder))
+    assert bad.read_bytes() == b"precious\n"

@@ -192,7 +192,7 @@ class SessionsScreen(ModalScreen[Path | None]):
     def _delete(self, run: list[Entry]) -> None:
         try:
             for entry in run:
-                delete_session(entry.path)
+                delete_session(entry)
         except UserError as error:
             self._warn(str(error))
         self.action_reload()
