@@ -42,7 +42,7 @@ def routed(
 ) -> tuple[Shape, Ints]:
     """Check expert ids `[T, L, k]`; returns the layers that route at all, and the ids of their rows in order.
 
-    Engines fill what they did not observe, and layers without experts, with zeros, negative numbers or the largest
+    Engines fill what they did not observe, and layers without experts, with zeros, -1 or the largest
     one: such rows are absent, and a layer of nothing else is left out.
 
     Args:
