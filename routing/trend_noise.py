@@ -22,7 +22,7 @@ import numpy as np
 
 from routing.arrays import AnyInts, Floats
 from routing.trend_filter import Whitening
-from routing.trend_shapes import PARAMETERS, Axis, Curves, curve_values
+from routing.trend_shapes import PARAMETERS, SHORT, Axis, Curves, curve_values
 
 MOST_PERSISTENT = 0.95
 PHIS = (0.2, 0.4, 0.6, 0.8, MOST_PERSISTENT)
@@ -111,6 +111,13 @@ def _products(columns: Floats) -> tuple[Floats, Floats]:
     return by_kind @ by_kind.transpose(0, 2, 1), whitening.log_det
 
 
-@lru_cache(maxsize=40)
 def _whitening(n: int) -> Whitening:
+    return _short_whitening(n) if n <= SHORT else _long_whitening(n)
+
+
+def _make_whitening(n: int) -> Whitening:
     return Whitening(KINDS, n)
+
+
+_short_whitening = lru_cache(maxsize=40)(_make_whitening)
+_long_whitening = lru_cache(maxsize=2)(_make_whitening)

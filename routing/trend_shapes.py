@@ -33,6 +33,8 @@ SHORTEST, LONGEST = 0.3, 10.0
 """Chunks, and multiples of the series' length: below it is a cliff at the first chunk, above it a line."""
 ONE_THREAD = 1 << 18
 """Multiplications up to which BLAS works in one thread: the other cores run the model that is being watched."""
+SHORT = 100
+"""Chunks up to which an axis takes so little memory that many are kept."""
 ROUNDING = 1e-12
 """Spread below this share of the largest value is rounding of the machine, not a trend."""
 
@@ -182,10 +184,17 @@ class Axis:
         return Curves("exponential", np.stack([floor + amplitude, floor, halving]))
 
 
-@lru_cache(maxsize=40)
 def axis(times: tuple[float, ...]) -> Axis:
-    """The axis of these times, kept for the next fit of as many chunks."""
-    return Axis(times)
+    """Return the axis of these times, kept for the next fit of as many chunks.
+
+    Many short ones are kept, since every series is looked at at the same lengths, and few long ones: an axis of 1,000
+    chunks takes a megabyte, and a run that is watched needs another one for every chunk.
+    """
+    return _short_axis(times) if len(times) <= SHORT else _long_axis(times)
+
+
+_short_axis = lru_cache(maxsize=40)(Axis)
+_long_axis = lru_cache(maxsize=2)(Axis)
 
 
 def centre(series: Floats) -> Floats:
