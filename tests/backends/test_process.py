@@ -208,7 +208,7 @@ def test_a_suspended_worker_goes_on_when_it_is_to_end(
     worker.send(command)
     wait_until(lambda: is_gone(worker.pid) or suspended.status() != psutil.STATUS_STOPPED, "the worker to go on")
     worker.close()
-    assert worker._process.returncode in (0, 2), "2: it read the stop, which is no first command, before it was to leave"
+    assert worker._process.returncode in (0, 2), "2: it read the stop first, which is no first command"
 
 
 BUSY = """
