@@ -18,7 +18,7 @@ from backends.llama_library import Tensor, operation
 from backends.llama_tap import READ_AT, PythonTap, RouterRows, read_weights
 from routing.arrays import Flags
 from routing.errors import UserError
-from routing.gates import UNKNOWN_GATE, Gate, Scores, Weighting, parse, scores, weights
+from routing.router.gates import UNKNOWN_GATE, Gate, Scores, Weighting, parse, scores, weights
 
 SOFTMAX, NORM, SCALED = STEPS = tuple(f"{READ_AT}_{step}" for step in ("softmax", "norm", "scaled"))
 """Steps from the selected scores to the weights, in this order; a model has some of them or none."""
@@ -49,7 +49,7 @@ class RouterGate:
     """What is known of a model's routers."""
 
     name: str
-    """As `routing.gates` writes it, or `UNKNOWN_GATE`."""
+    """As `routing.router.gates` writes it, or `UNKNOWN_GATE`."""
     logits: Callable[[Floats], Floats] | None
     """From a router's scores to logits that mean the same; None if nothing is known."""
     applied_at: str | None = None

@@ -1,6 +1,6 @@
 /* What is recorded of routers that show their scores, without Python and while it does something else.
  *
- * The same in NumPy, and for all other routers: routing/observe.py. Whatever is unusual is left to that.
+ * The same in NumPy, and for all other routers: routing/router/observe.py. Whatever is unusual is left to that.
  */
 #include <math.h>
 #include <stdbool.h>

@@ -9,8 +9,8 @@ import numpy as np
 from backends.engine import Ints
 from backends.llama_compiler import CannotCompile, compiled_observation
 from backends.recorded_routing import HEADER, ObserveRows, RowFormat
-from routing.gates import Gate, Weighting, parse
-from routing.observe import SMALLEST, UNITS, Observation
+from routing.router.gates import Gate, Weighting, parse
+from routing.router.observe import SMALLEST, UNITS, Observation
 
 
 class _Format(ctypes.Structure):
@@ -36,7 +36,7 @@ def rows_observer(form: RowFormat, gate: str) -> ObserveRows | None:
 
     Args:
         form: of rows that show scores.
-        gate: as `routing.gates` names it.
+        gate: as `routing.router.gates` names it.
     """
     known = parse(gate)
     if known is None or not (form.is_scored and form.is_even and _is_simple(known)) or form.experts < 2:

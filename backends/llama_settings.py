@@ -15,7 +15,7 @@ from backends.ignored_settings import ignored, not_known
 from backends.llama_library import knows_key
 from backends.model_config import Config, read_config
 from routing.errors import UserError
-from routing.gates import Gate, Scores, Weighting, parse
+from routing.router.gates import Gate, Scores, Weighting, parse
 
 ENGINE = "llama.cpp"
 

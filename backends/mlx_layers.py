@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from backends.mlx_gates import SCALES_LATER, gate_of
-from routing.gates import Gate
+from routing.router.gates import Gate
 
 ROUTERS = ("router", "gate")
 """What model families call the module that scores experts."""

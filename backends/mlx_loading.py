@@ -36,8 +36,8 @@ from backends.text import TextCodec
 from backends.weights import WeightFacts, weight_facts
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo, Progress
-from routing.gates import UNKNOWN_GATE
 from routing.header import experts_per_token
+from routing.router.gates import UNKNOWN_GATE
 
 Report = Callable[[Progress], None]
 

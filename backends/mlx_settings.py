@@ -15,7 +15,7 @@ from backends.config_table import ALIASES, HARMLESS, NEUTRAL, ROPE_NEUTRAL, Sett
 from backends.mlx_layers import moe_layers
 from backends.mlx_reads import names_read
 from backends.model_config import NOT_LANGUAGE, Config
-from routing.gates import Gate, Weighting
+from routing.router.gates import Gate, Weighting
 
 ROPE = ("rope_scaling", "rope_parameters")
 """Keys of mappings that describe the rotation of queries and keys."""

@@ -19,7 +19,7 @@ from backends.engine import Routing, Unobserved
 from backends.mlx_gates import linear_logits, raw_logits
 from backends.mlx_layers import MoeLayer, moe_layers
 from routing.errors import UserError
-from routing.gates import UNKNOWN_GATE
+from routing.router.gates import UNKNOWN_GATE
 
 Call = Callable[..., Any]
 

@@ -15,8 +15,8 @@ from backends.engine import Drawn, Routing, Unobserved
 from backends.recorded_routing import RowFormat, ScoredRouting, rows_of
 from routing.arrays import ABSENT, AnyInts
 from routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
-from routing.gates import parse
-from routing.observe import Observation, observe, observe_by_layer
+from routing.router.gates import parse
+from routing.router.observe import Observation, observe, observe_by_layer
 from routing.row_layout import RowLayout
 
 Array = npt.NDArray[Any]

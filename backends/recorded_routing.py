@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from backends.engine import Floats, Ints, Routing
-from routing.observe import Observation
+from routing.router.observe import Observation
 
 HEADER = 4
 """Words at the beginning of what a tap wrote of one layer: its index, T, E, k."""

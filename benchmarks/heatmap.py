@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from routing.noise import in_words
+from routing.stats.timing_noise import in_words
 from vitals.noise import NoiseMeter
 
 SHAPES = ((6, 8), (32, 8), (48, 128), (94, 512))

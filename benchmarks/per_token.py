@@ -38,8 +38,8 @@ from backends.outbox import LARGEST_BATCH, LONGEST_WAIT
 from backends.protocol import Batch, EngineOptions, MeasuredVariant, Ready, decode_message, encode
 from backends.worker import GIVE_WAY
 from routing.events import Token
-from routing.instruments import Instruments
-from routing.noise import in_words
+from routing.pressure.instruments import Instruments
+from routing.stats.timing_noise import in_words
 from sessions.recorder import Recorder
 from sessions.run_settings import RunSettings
 from vitals.noise import NoiseMeter

@@ -23,8 +23,8 @@ import numpy as np
 
 from backends.gguf_files import read_gguf
 from benchmarks.made_models import POCKET
-from routing.agreement import Agreement
 from routing.events import Header
+from routing.router.agreement import Agreement
 from sessions.compare_tokens import compare_tokens
 from sessions.reader import read_session
 from tests.backends.quantized import Variant, made, quantize_folder, quantize_gguf, record

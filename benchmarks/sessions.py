@@ -26,7 +26,7 @@ import numpy as np
 
 from routing.arrays import Floats
 from routing.events import BackendInfo, Event, Header, ModelInfo, Sampling, Token, Vitals
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.index import KEYFRAME, TOKEN, LineIndex, read_tail
 from sessions.paths import SUFFIX
 from sessions.recorder import Recorder

@@ -16,8 +16,8 @@ from pathlib import Path
 from backends.protocol import BackendChoice
 from benchmarks import in_transformers
 from benchmarks.made_models import FEW_LARGE, MANY_SMALL, Shape, make_file, make_folder
-from routing.noise import in_words
-from routing.ratios import FEWEST_ROUNDS, table
+from routing.stats.ratios import FEWEST_ROUNDS, table
+from routing.stats.timing_noise import in_words
 from sessions.bench import Bench, BenchResult, Variants
 from sessions.run_settings import RunSettings
 from tui.unseen import run_unseen

@@ -76,7 +76,7 @@ def _settings(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
-    from routing.ratios import FEWEST_ROUNDS
+    from routing.stats.ratios import FEWEST_ROUNDS
     from sessions.bench import FEWEST_TOKENS
     from sessions.run_settings import RunSettings
 
@@ -129,8 +129,8 @@ def _cost(result: BenchResult) -> dict[str, Any] | None:
 
 def _print(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> None:
     """Print one table per phase: the ratios of one are not those of the other."""
-    from routing.noise import in_words
-    from routing.ratios import table
+    from routing.stats.ratios import table
+    from routing.stats.timing_noise import in_words
 
     rows = result.rows
     backend = ready.backend

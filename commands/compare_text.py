@@ -9,10 +9,10 @@ from math import isnan
 import numpy as np
 
 from commands.tables import table_lines
-from routing.agreement import Agreement
 from routing.arrays import Ints
-from routing.comparison import NoTest
-from routing.half_life import Fit
+from routing.half_life.fit import Fit
+from routing.router.agreement import Agreement
+from routing.stats.permutation import NoTest
 from sessions.compare import Source, letter
 from sessions.compare_pairs import Comparison, Pair, Tested, UsageDistance
 from sessions.compare_result import NO_ORDER

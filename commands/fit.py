@@ -12,7 +12,7 @@ from commands.options import session_file
 from commands.output import complain, say
 
 if TYPE_CHECKING:
-    from routing.half_life import Candidate, Fit
+    from routing.half_life.fit import Candidate, Fit
     from sessions.fitting import FileFit
 
 EPILOG = """
@@ -54,7 +54,7 @@ def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) ->
 
 
 def _result(found: FileFit) -> dict[str, Any]:
-    from routing.fit_result import fit_result
+    from routing.half_life.fit_json import fit_result
     from routing.summary import contexts_result
 
     contexts = {"context": found.context if found.contexts else None, "contexts": contexts_result(found.contexts)}
@@ -62,8 +62,8 @@ def _result(found: FileFit) -> dict[str, Any]:
 
 
 def _lines(found: FileFit) -> list[str]:
-    from routing.fit_words import by_weight, doubt, in_words
-    from routing.pressure import mode_words
+    from routing.half_life.wording import by_weight, doubt, in_words
+    from routing.pressure.formulas import mode_words
     from sessions.text import plural
 
     fit = found.fit

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
     from backends.protocol import ForkPlan
-    from routing.noise import Noise
+    from routing.stats.timing_noise import Noise
     from sessions.measuring.findings import Findings
     from sessions.measuring.plan import Plan, PlannedRun
 
@@ -268,7 +268,7 @@ def _forks(
     text: str | None, neutral: str | None, every: int | None, replicates: int | None, form: str | None
 ) -> ForkPlan | None:
     from backends.protocol import ForkPlan
-    from routing.pressure import WARM_UP_CHUNKS
+    from routing.pressure.formulas import WARM_UP_CHUNKS
     from sessions.text import whole_text
 
     if text is None:

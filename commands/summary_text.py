@@ -74,7 +74,7 @@ def _dead(count: int | None, experts: int) -> str:
 
 
 def _pressure(pressure: Json) -> list[str]:
-    from routing.pressure import mode_words
+    from routing.pressure.formulas import mode_words
 
     where = f", context {pressure['context']}" if len(pressure["contexts"]) > 1 else ""
     name = f"mid-pressure, {mode_words(pressure['mode'])}{where}"

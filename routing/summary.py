@@ -14,14 +14,14 @@ import numpy as np
 
 from routing.arrays import ABSENT, Floats, Ints, integers
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
-from routing.fit_result import fit_result
-from routing.half_life import in_words
-from routing.instruments import complete_chunks
-from routing.lacking_signals import lacking_signals
-from routing.mid_series import ContextSeries, MidSeries
-from routing.pressure import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
+from routing.half_life.fit import in_words
+from routing.half_life.fit_json import fit_result
+from routing.half_life.series import ContextSeries, MidSeries
+from routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
+from routing.pressure.instruments import complete_chunks
+from routing.pressure.missing_signals import lacking_signals
 from routing.row_layout import RowLayout
-from routing.usage import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
+from routing.usage.counts import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
 
 Json = dict[str, Any]
 

@@ -15,8 +15,8 @@ from typing import get_args
 from backends.protocol import Measure, MeasuredVariant, Ready
 from routing.errors import UserError
 from routing.events import Cost, Phase, Progress, State, Token
-from routing.noise import Noise, doubt
-from routing.ratios import Ratio, interleave, ratio
+from routing.stats.ratios import Ratio, interleave, ratio
+from routing.stats.timing_noise import Noise, doubt
 from sessions.headless import run_headless
 from sessions.kept_worker import KeptWorker
 from sessions.live import LiveSource
@@ -138,7 +138,7 @@ class Bench:
         """Measure everything in each round, after one round to warm up.
 
         Args:
-            rounds: at least `routing.ratios.FEWEST_ROUNDS`, or there is no interval.
+            rounds: at least `routing.stats.ratios.FEWEST_ROUNDS`, or there is no interval.
             on_measured: called after every measurement; there are `measurements(rounds)`, and those of `beside`.
             beside: what else is measured in the same rounds, in tokens per second.
         """

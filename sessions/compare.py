@@ -17,11 +17,11 @@ import numpy as np
 from routing.arrays import Ints
 from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Unknown
-from routing.half_life import Fit, fit_half_life, too_long, too_short
-from routing.lacking_signals import lacking_signals
-from routing.mid_series import MidSeries
-from routing.pressure import MODES, MODES_OFFERED
-from routing.reference_numbers import EntropyCollapse, entropy_collapse
+from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
+from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from routing.half_life.series import MidSeries
+from routing.pressure.formulas import MODES, MODES_OFFERED
+from routing.pressure.missing_signals import lacking_signals
 from routing.summary import Summary
 from sessions.fitting import SNIFFED, RecordedSeries, is_session
 from sessions.measuring.plan import read_plan

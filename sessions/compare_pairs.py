@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from routing.arrays import Floats, Ints
-from routing.comparison import NoTest, Permutation, between_runs, half_lives_between_runs, holm, trend_of_difference
-from routing.reference_numbers import entropy_collapse
-from routing.usage import jensen_shannon_distance, shares
+from routing.half_life.chronomoe import entropy_collapse
+from routing.stats.permutation import (
+    NoTest,
+    Permutation,
+    between_runs,
+    half_lives_between_runs,
+    holm,
+    trend_of_difference,
+)
+from routing.usage.counts import jensen_shannon_distance, shares
 from sessions.compare import Run, Source, read_source
 from sessions.compare_tokens import TokenComparison, compare_tokens
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from routing.agreement import Agreement
 from routing.arrays import Floats, Ints
-from routing.comparison import NoTest
-from routing.fit_result import fit_result
+from routing.half_life.fit_json import fit_result
+from routing.router.agreement import Agreement
+from routing.stats.permutation import NoTest
 from sessions.compare import Run, Source
 from sessions.compare_pairs import Comparison, Pair, Tested, UsageDistance, mean_distance
 from sessions.compare_tokens import TokenComparison

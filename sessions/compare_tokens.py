@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from routing.agreement import Agreement, Rows
 from routing.events import Event, Header, State, Token, Unknown
+from routing.router.agreement import Agreement, Rows
 from routing.row_layout import RowLayout
 from sessions.parts import RunReader
 from sessions.shapes import ABSENT_ID

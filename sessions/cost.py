@@ -13,7 +13,7 @@ import platformdirs
 
 from backends.regular_files import read_regular
 from routing.events import BackendInfo, Cost, ModelInfo
-from routing.noise import Noise, doubt
+from routing.stats.timing_noise import Noise, doubt
 from sessions.paths import replace_file
 
 _Identity: TypeAlias = list[str | int | None]

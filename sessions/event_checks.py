@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, State, Token, Unknown
-from routing.instruments import CUTTING_STATES
+from routing.pressure.instruments import CUTTING_STATES
 from sessions.findings import Findings
 from sessions.recompute import Recomputed
 from sessions.shapes import ABSENT_ID

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from routing.errors import UserError
 from routing.events import Chunk, Keyframe, StreamItem, Unknown
-from routing.half_life import Fit, fit_half_life
-from routing.instruments import Instruments
-from routing.lacking_signals import lacking_signals
-from routing.mid_series import ContextSeries, MidSeries
-from routing.pressure import MODES, MODES_OFFERED, WARM_UP_CHUNKS
-from routing.reference_numbers import EntropyCollapse, entropy_collapse
+from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
+from routing.half_life.fit import Fit, fit_half_life
+from routing.half_life.series import ContextSeries, MidSeries
+from routing.pressure.formulas import MODES, MODES_OFFERED, WARM_UP_CHUNKS
+from routing.pressure.instruments import Instruments
+from routing.pressure.missing_signals import lacking_signals
 from sessions.parts import RunReader, shown
 from sessions.reader import SessionReader
 from sessions.recompute import Beginnings

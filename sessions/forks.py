@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from backends.protocol import Branch
 from routing.events import Chunk, Fork
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 
 
 def fork_event(branch: Branch, instruments: Instruments) -> Fork:

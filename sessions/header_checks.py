@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from routing.events import Header, ModelInfo
-from routing.gates import UNKNOWN_GATE, parse
+from routing.router.gates import UNKNOWN_GATE, parse
 from sessions.findings import Findings
 
 SIZE_TOLERANCE = 0.01

@@ -17,9 +17,9 @@ import msgspec
 
 from routing.errors import UserError
 from routing.events import SCHEMA_MINOR, Chunk, Event, Header, Keyframe, State, Token, from_json
-from routing.half_life import in_words
-from routing.lacking_signals import lacking_signals
-from routing.mid_series import MidSeries
+from routing.half_life.fit import in_words
+from routing.half_life.series import MidSeries
+from routing.pressure.missing_signals import lacking_signals
 from sessions import paths
 from sessions.library_cache import LibraryCache
 from sessions.lines import Line, Lines, LineTooLongError

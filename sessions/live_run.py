@@ -14,7 +14,7 @@ from typing import Literal
 from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
 from routing.errors import UserError
 from routing.events import Event, Header, Marker, Progress, Refused, Sampling, State, StreamItem, Token
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.forks import fork_event
 from sessions.recording import Recording
 from sessions.run_settings import RunSettings

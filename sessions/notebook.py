@@ -19,8 +19,8 @@ from routing.arrays import Floats, Ints
 from routing.contexts import ContextNumbers
 from routing.errors import UserError
 from routing.events import Chunk, Event, Header, Keyframe, Phase, Unknown
-from routing.half_life import Fit
-from routing.usage import add_selections, shares
+from routing.half_life.fit import Fit
+from routing.usage.counts import add_selections, shares
 from sessions.export.columns import Column
 from sessions.export.tables import CHUNKS, chunk_row
 from sessions.fitting import RecordedSeries, chosen_context

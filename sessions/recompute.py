@@ -10,7 +10,7 @@ import numpy as np
 
 from routing.arrays import unpacked
 from routing.events import Chunk, Event, Header, Keyframe, StreamItem, Table, Token, Unknown
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 
 TOLERANCE = 1e-9
 """How far recorded and recomputed numbers may lie apart, relative above 1 and absolute below: other machines may round

@@ -13,8 +13,8 @@ import numpy as np
 
 from routing.arrays import ABSENT, Flags, Floats
 from routing.events import Header
-from routing.gates import Gate, Scores, Weighting, parse
-from routing.observe import normalised_entropy, router_margin
+from routing.router.gates import Gate, Scores, Weighting, parse
+from routing.router.observe import normalised_entropy, router_margin
 from routing.row_layout import RowLayout
 from sessions.token_arrays import TokenArrays
 

@@ -12,7 +12,7 @@ import numpy as np
 from routing.arrays import ABSENT, Flags, Floats, Ints
 from routing.events import Header
 from routing.row_layout import RowLayout
-from routing.usage import UsageWindow
+from routing.usage.counts import UsageWindow
 from sessions.findings import Findings
 from sessions.prediction_checks import prediction_faults
 from sessions.row_checks import EVERY_ROW, MOST_ROWS

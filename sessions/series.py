@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from routing.errors import UserError
-from routing.pressure import Mode
+from routing.pressure.formulas import Mode
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of a file with a series; what is larger is something else."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from routing.arrays import unpacked
 from routing.events import LEAST_LOGPROB, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
-from routing.open_chunk import SUMMED
-from routing.pressure import MODES
+from routing.pressure.chunk_sums import SUMMED
+from routing.pressure.formulas import MODES
 from routing.row_layout import RowLayout
 from sessions.bounds import ABSENT_ID as ABSENT_ID
 from sessions.bounds import LEAST_UNIT, MAX_TOKEN_ID, MOST_SECONDS, ROUNDING, out_of_bounds, short

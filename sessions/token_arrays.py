@@ -14,7 +14,7 @@ import numpy as np
 from routing.arrays import ABSENT, Flags, Floats, Ints, integers
 from routing.events import Event, Header, Keyframe, State, Token, Unknown
 from routing.row_layout import RowLayout
-from routing.usage import overlap
+from routing.usage.counts import overlap
 from sessions.recompute import Beginnings
 
 BATCH_ROWS = 65_536

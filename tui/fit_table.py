@@ -6,10 +6,10 @@ from math import isinf
 
 from textual.strip import Strip
 
-from routing.fit_words import as_watched, by_weight, doubt
-from routing.half_life import Candidate, Fit
-from routing.mode_bounds import mode_bounds
-from routing.pressure import Mode, mode_words
+from routing.half_life.fit import Candidate, Fit
+from routing.half_life.wording import as_watched, by_weight, doubt
+from routing.pressure.bounds import mode_bounds
+from routing.pressure.formulas import Mode, mode_words
 from sessions.text import plural
 from tui.format import NOT_AVAILABLE, number, percent, signed
 from tui.palette import Palette

@@ -10,7 +10,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from routing.events import Cost, Header, Progress
-from routing.noise import doubt
+from routing.stats.timing_noise import doubt
 from sessions.text import top_k_text
 from tui.format import count, factor, percent, rate, signed, size
 from tui.frame import Frame

@@ -6,8 +6,8 @@ import numpy as np
 
 from routing.arrays import Floats, Ints
 from routing.events import Keyframe
-from routing.observe import effective_experts
-from routing.usage import dead, usage_entropy
+from routing.router.observe import effective_experts
+from routing.usage.counts import dead, usage_entropy
 from sessions.text import plural
 from tui.windows import TokenWindow, mean_of_known
 

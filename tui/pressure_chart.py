@@ -10,8 +10,8 @@ import numpy as np
 from textual.strip import Strip
 
 from routing.events import Chunk, Pressures
-from routing.half_life import Fit
-from routing.pressure import WARM_UP_CHUNKS
+from routing.half_life.fit import Fit
+from routing.pressure.formulas import WARM_UP_CHUNKS
 from tui.chart import Axis, Chart, x_labels
 from tui.format import number
 from tui.palette import Palette

@@ -9,9 +9,9 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.half_life import Fit
-from routing.mode_bounds import mode_bounds
-from routing.pressure import MODES, Mode, mode_words
+from routing.half_life.fit import Fit
+from routing.pressure.bounds import mode_bounds
+from routing.pressure.formulas import MODES, Mode, mode_words
 from sessions.text import plural
 from tui.fit_table import fit_table
 from tui.format import count, number

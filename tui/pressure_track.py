@@ -10,9 +10,9 @@ from operator import attrgetter
 import msgspec
 
 from routing.events import Chunk, Keyframe, Perturbation, State
-from routing.instruments import complete_chunks, start_is_before
-from routing.mid_series import MidSeries
-from routing.pressure import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
+from routing.half_life.series import MidSeries
+from routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
+from routing.pressure.instruments import complete_chunks, start_is_before
 from tui.format import count
 
 CHUNKS_KEPT = 4000

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from routing.estimates import Estimate
 from routing.events import PauseReason
-from routing.external_energy import ExternalEnergy
-from routing.half_life import Fit, in_words
-from routing.mode_bounds import ModeBounds, mode_bounds
-from routing.pressure import WARM_UP_CHUNKS, Mode, reachability
+from routing.half_life.fit import Fit, in_words
+from routing.pressure.bounds import ModeBounds, mode_bounds
+from routing.pressure.external_energy import ExternalEnergy
+from routing.pressure.formulas import WARM_UP_CHUNKS, Mode, reachability
+from routing.stats.bootstrap import Estimate
 from sessions.text import plural
 from tui.format import number, signed
 from tui.pressure_track import PressureTrack

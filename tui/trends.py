@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from routing.errors import UserError
 from routing.events import Fork
-from routing.external_energy import ExternalEnergy, boundaries_of, external_energy
-from routing.half_life import Fit, fit_half_life, too_long, too_short
+from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from routing.pressure.external_energy import ExternalEnergy, boundaries_of, external_energy
 from tui.view import RunView
 
 Extent = tuple[int, int, int | None, int | None, int]

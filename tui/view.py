@@ -35,8 +35,8 @@ from routing.events import (
     Token,
     Vitals,
 )
-from routing.instruments import CUTTING_STATES, Instruments
-from routing.pressure import MODES
+from routing.pressure.formulas import MODES
+from routing.pressure.instruments import CUTTING_STATES, Instruments
 from routing.row_layout import RowLayout
 from sessions.text import plural
 from tui.format import count

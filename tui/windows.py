@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from routing.arrays import Floats, Ints, Selections, integers
-from routing.observe import effective_experts
-from routing.usage import UsageWindow, overlaps
+from routing.router.observe import effective_experts
+from routing.usage.counts import UsageWindow, overlaps
 
 WINDOW_TOKENS = 256
 RATE_SECONDS = 2.0

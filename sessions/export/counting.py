@@ -6,7 +6,7 @@ import numpy as np
 
 from routing.arrays import ABSENT, Ints
 from routing.events import Header, Keyframe, Phase
-from routing.usage import add_selections
+from routing.usage.counts import add_selections
 from sessions.token_arrays import TokenArrays
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")

@@ -26,7 +26,7 @@ from routing.events import (
     Vitals,
 )
 from routing.row_layout import RowLayout
-from routing.usage import shares
+from routing.usage.counts import shares
 from sessions.export.columns import Batch, Column, Table, masked
 from sessions.token_arrays import TokenArrays
 

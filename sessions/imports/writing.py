@@ -16,8 +16,8 @@ import numpy as np
 from routing.arrays import ABSENT, Ints, nullable
 from routing.errors import UserError
 from routing.events import BackendInfo, Change, Event, Header, Keyframe, ModelInfo, Sampling, State, Token, to_json
-from routing.gates import UNKNOWN_GATE
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
+from routing.router.gates import UNKNOWN_GATE
 from sessions import paths
 from sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
 from sessions.lines import MAX_LINE

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from routing.arrays import Floats
-from routing.external_energy import Boundary, ExternalEnergy, external_energy
-from routing.half_life import VERDICTS, Fit, fit_half_life
-from routing.position_control import Pair, PositionControl, position_control
+from routing.half_life.fit import VERDICTS, Fit, fit_half_life
+from routing.pressure.external_energy import Boundary, ExternalEnergy, external_energy
+from routing.pressure.position_control import Pair, PositionControl, position_control
 from sessions.measuring.plan import Plan
 from sessions.measuring.recorded import RecordedRun
 from sessions.measuring.runner import Measured

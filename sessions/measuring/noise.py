@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from backends.regular_files import read_regular
-from routing.noise import Noise
+from routing.stats.timing_noise import Noise
 from sessions.measuring.folder import write
 
 NOISE_FILE = "noise.json"

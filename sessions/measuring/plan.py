@@ -12,7 +12,7 @@ from backends.protocol import BackendChoice, EngineOptions, ForkPlan
 from backends.regular_files import read_regular
 from routing.errors import UserError
 from routing.events import Sampling
-from routing.pressure import WARM_UP_CHUNKS
+from routing.pressure.formulas import WARM_UP_CHUNKS
 from sessions import paths
 from sessions.run_settings import RunSettings
 
@@ -58,7 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Measured ones; those of the warm-up come before."""
     chunk_size: int = 20
     control: bool = True
-    """Each run gets a late twin, see `routing.position_control`."""
+    """Each run gets a late twin, see `routing.pressure.position_control`."""
     forks: ForkPlan | None = None
 
     @property

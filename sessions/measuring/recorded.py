@@ -7,7 +7,7 @@ from pathlib import Path
 
 from routing.errors import UserError
 from routing.events import Chunk, Event, Fork, Header, Pressures, State, Token, Unknown
-from routing.external_energy import Boundary, boundaries_of
+from routing.pressure.external_energy import Boundary, boundaries_of
 from sessions.measuring.plan import Plan, PlannedRun
 from sessions.parts import RunReader
 from sessions.recompute import Recomputed

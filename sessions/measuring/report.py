@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from routing.half_life import Fit, in_words
-from routing.pressure import WARM_UP_CHUNKS
-from routing.reference_numbers import entropy_collapse
+from routing.half_life.chronomoe import entropy_collapse
+from routing.half_life.fit import Fit, in_words
+from routing.pressure.formulas import WARM_UP_CHUNKS
 from sessions.measuring.findings import Findings, FittedRun
 from sessions.measuring.plan import Plan
 from sessions.measuring.words import control_lines, energy_lines, summary_lines

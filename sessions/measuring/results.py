@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from routing.estimates import Estimate
-from routing.external_energy import ARMS, Boundary, ExternalEnergy
-from routing.fit_result import fit_result
-from routing.position_control import PositionControl
-from routing.pressure import WARM_UP_CHUNKS
-from routing.reference_numbers import ReferenceNumbers, entropy_collapse
+from routing.half_life.chronomoe import ReferenceNumbers, entropy_collapse
+from routing.half_life.fit_json import fit_result
+from routing.pressure.external_energy import ARMS, Boundary, ExternalEnergy
+from routing.pressure.formulas import WARM_UP_CHUNKS
+from routing.pressure.position_control import PositionControl
+from routing.stats.bootstrap import Estimate
 from sessions.measuring.findings import Findings, FittedRun, verdicts
 from sessions.measuring.plan import Plan
 from sessions.measuring.recorded import RecordedRun

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from routing.estimates import FEWEST_CLUSTERS, Estimate
-from routing.external_energy import ExternalEnergy
-from routing.half_life import in_words
-from routing.position_control import PositionControl
+from routing.half_life.fit import in_words
+from routing.pressure.external_energy import ExternalEnergy
+from routing.pressure.position_control import PositionControl
+from routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate
 from sessions.measuring.findings import Findings, verdicts
 from sessions.text import plural
 

@@ -20,7 +20,7 @@ from backends.mlx_engine import load as load_mlx
 from backends.protocol import EngineOptions
 from routing.errors import UserError
 from routing.events import State
-from routing.gates import softmax
+from routing.router.gates import softmax
 from tests.backends import llama_files, pocket_variants, tiny
 from tests.backends.conftest import load_folder
 from tests.backends.llama_files import Open

@@ -14,8 +14,8 @@ from backends import llama_gate, llama_gate_check, llama_loading
 from backends.llama_gate import ProbeTap
 from backends.observation import captured
 from backends.recorded_routing import RecordedRouting
-from routing.gates import UNKNOWN_GATE
-from routing.observe import observe
+from routing.router.gates import UNKNOWN_GATE
+from routing.router.observe import observe
 from tests.backends import llama_files, tiny
 from tests.backends.llama_files import Open
 from tests.backends.scripted import Session, start

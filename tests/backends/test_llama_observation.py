@@ -15,7 +15,7 @@ from backends.llama_observation import rows_observer
 from backends.observation import Evaluated, Observer, TokenFacts
 from backends.recorded_routing import HEADER, ObserveRows, RecordedRouting, RowFormat, rows_of
 from routing.events import Sampling, Token
-from routing.observe import Observation, observe
+from routing.router.observe import Observation, observe
 from tests.backends import llama_files
 from tests.backends.test_mlx_engine import begin, draw
 

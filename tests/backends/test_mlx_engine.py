@@ -13,7 +13,7 @@ from backends.engine import Drawn, Engine, Routing
 from backends.observation import captured
 from routing.errors import UserError
 from routing.events import Sampling
-from routing.observe import observe
+from routing.router.observe import observe
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.reference import log_softmax, reference

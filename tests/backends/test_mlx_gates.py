@@ -42,9 +42,9 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from backends.engine import Routing
 from backends.mlx_tap import RouterTap
-from routing import gates
-from routing.gates import UNKNOWN_GATE
-from routing.observe import observe
+from routing.router import gates
+from routing.router.gates import UNKNOWN_GATE
+from routing.router.observe import observe
 
 HIDDEN, EXPERTS, CHOSEN, TOKENS = 64, 8, 3, 30
 

@@ -14,7 +14,7 @@ from backends.engine import Routing
 from backends.mlx_tap import RouterTap
 from backends.observation import captured
 from routing.errors import UserError
-from routing.gates import UNKNOWN_GATE
+from routing.router.gates import UNKNOWN_GATE
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.reference import load_unwatched

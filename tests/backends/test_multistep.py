@@ -7,7 +7,7 @@ from typing import Any
 from backends.engine import Engine
 from backends.protocol import Pause, Perturb, Resume, SetMultistep, SetSampling, Stop
 from routing.events import Change, Chunk, Header, Perturbation, Sampling, State, Token
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from tests.backends.scripted import Session, start
 
 PROMPT_TOKENS = 10

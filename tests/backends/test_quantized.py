@@ -15,8 +15,8 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 from backends import catalog
 from backends.gguf_files import read_gguf
 from commands.app import run
-from routing.agreement import Agreement
 from routing.events import Header
+from routing.router.agreement import Agreement
 from sessions.compare_tokens import compare_tokens
 from sessions.reader import read_session
 from tests.backends import tiny

@@ -14,7 +14,7 @@ from backends.engine import Engine, Unobserved
 from backends.llama_compiler import CannotCompile
 from backends.protocol import Pause, Resume, SetSampling, SetTap
 from routing.events import Change, Chunk, Header, Sampling, State, Token
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from tests.backends import llama_files
 from tests.backends.scripted import Session, start
 from tests.backends.test_mlx_engine import PROMPT, begin, draw

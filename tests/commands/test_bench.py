@@ -13,8 +13,8 @@ from backends import catalog
 from backends.protocol import Ready
 from commands.app import run
 from routing.errors import UserError
-from routing.noise import Noise
-from routing.ratios import FEWEST_ROUNDS, ratio
+from routing.stats.ratios import FEWEST_ROUNDS, ratio
+from routing.stats.timing_noise import Noise
 from sessions.bench import Bench, BenchResult, Row
 from sessions.cost import known_cost
 from sessions.run_settings import RunSettings

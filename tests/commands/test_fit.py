@@ -6,8 +6,8 @@ import re
 import pytest
 
 from commands.app import run
-from routing.fit_result import fit_result
-from routing.half_life import VERDICTS, fit_half_life
+from routing.half_life.fit import VERDICTS, fit_half_life
+from routing.half_life.fit_json import fit_result
 from tests.routing.planted import cliff, constant, exponential, linear, plant, rising
 
 

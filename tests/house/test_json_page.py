@@ -12,8 +12,8 @@ import pytest
 
 from commands.app import run
 from commands.bench import _result as cost_result
-from routing.noise import Noise
-from routing.ratios import Ratio
+from routing.stats.ratios import Ratio
+from routing.stats.timing_noise import Noise
 from sessions.bench import BenchResult, Row
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")

@@ -8,9 +8,9 @@ from math import inf, isfinite
 
 import numpy as np
 
-from routing.half_life import Fit, fit_half_life
-from routing.reference_numbers import reference_shape
-from routing.trend_shapes import TRENDS
+from routing.half_life.chronomoe import reference_shape
+from routing.half_life.fit import Fit, fit_half_life
+from routing.half_life.shapes import TRENDS
 from tests.routing.planted import (
     CHUNKS,
     OtherNoise,

@@ -9,10 +9,10 @@ import pytest
 
 from routing.contexts import ContextNumbers
 from routing.events import Chunk, Keyframe, State
-from routing.half_life import fit_half_life
-from routing.instruments import Instruments
-from routing.mid_series import MidSeries
-from routing.pressure import MODES
+from routing.half_life.fit import fit_half_life
+from routing.half_life.series import MidSeries
+from routing.pressure.formulas import MODES
+from routing.pressure.instruments import Instruments
 from routing.summary import Summary
 from tests.routing.planted import constant, exponential, plant
 from tests.sessions.kit import HEADER, make_token

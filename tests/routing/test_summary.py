@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from routing.events import Chunk, Pressures, Progress, State, Token
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from routing.summary import Summary
-from tests.routing.test_instruments import make_run, tokens_of
+from tests.routing.pressure.test_instruments import make_run, tokens_of
 
 
 def summarise(events):

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from routing.events import Chunk, Token, from_json, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from tests.sessions.kit import HEADER, LAYERS, K, make_token
 
 SIZE = HEADER.chunk_size

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.arrays import ABSENT, Selections
-from routing.usage import (
+from routing.usage.counts import (
     UsageWindow,
     add_selections,
     dead,

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from routing.events import Change, Chunk, Event, Keyframe, Perturbation, State, Token, from_json, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 
 RECORDED = Path(__file__).parent / "recorded"
 """130 tokens each, an injection after every fourth chunk of ten."""

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from commands.compare_text import comparison_lines
-from routing.comparison import NoTest, Permutation
 from routing.errors import UserError
 from routing.events import Event, Header, Keyframe, ModelInfo, State, Token, to_json
-from routing.instruments import Instruments
-from routing.pressure import WARM_UP_CHUNKS
-from routing.usage import jensen_shannon_distance
+from routing.pressure.formulas import WARM_UP_CHUNKS
+from routing.pressure.instruments import Instruments
+from routing.stats.permutation import NoTest, Permutation
+from routing.usage.counts import jensen_shannon_distance
 from sessions.compare import read_source
 from sessions.compare_pairs import Pair, compare
 from sessions.compare_result import comparison_result

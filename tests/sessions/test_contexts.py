@@ -13,7 +13,7 @@ import moe_watch
 from commands.app import run
 from routing.errors import UserError
 from routing.events import Chunk, Continues, State, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from routing.summary import Summary
 from sessions.compare import read_source
 from sessions.export.exporting import ExportPlan, export_session

@@ -14,7 +14,7 @@ import zstandard
 import moe_watch
 from routing.errors import UserError
 from routing.events import Chunk, Token, from_json, to_json
-from routing.half_life import fit_half_life
+from routing.half_life.fit import fit_half_life
 from sessions.compare import read_source
 from sessions.compare_tokens import compare_tokens
 from sessions.export.exporting import ExportPlan, export_session

@@ -7,7 +7,7 @@ import pytest
 
 from backends.protocol import Ready
 from routing.events import Cost, Header, Sampling
-from routing.noise import Noise
+from routing.stats.timing_noise import Noise
 from sessions.cost import keep_cost, known_cost
 from sessions.live import LiveSource
 from sessions.reader import read_session

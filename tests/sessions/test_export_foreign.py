@@ -11,7 +11,7 @@ import pytest
 import moe_watch
 from routing.errors import UserError
 from routing.events import Keyframe, Token, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.export.foreign import FOREIGN_FORMS, ForeignPlan, export_foreign
 from sessions.imports.importing import import_trace, read_trace
 from sessions.imports.traces import ImportOptions

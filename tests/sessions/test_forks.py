@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from backends.protocol import Branch, ForkPlan
 from routing.events import Chunk, Event, Fork, StreamItem, Token
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.forks import fork_event
 from sessions.headless import run_headless
 from sessions.live import LiveSource

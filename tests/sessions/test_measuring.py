@@ -15,8 +15,8 @@ from backends.extras import install_command
 from backends.protocol import ForkPlan
 from routing.errors import UserError
 from routing.events import Fork, State, Token, to_json
-from routing.noise import Noise
-from routing.pressure import WARM_UP_CHUNKS
+from routing.pressure.formulas import WARM_UP_CHUNKS
+from routing.stats.timing_noise import Noise
 from routing.summary import Summary
 from sessions.kept_worker import KeptWorker
 from sessions.measuring import figures

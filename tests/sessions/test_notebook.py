@@ -10,7 +10,7 @@ import pytest
 import moe_watch
 from routing.errors import UserError
 from routing.events import Chunk, Keyframe, Token, from_json, to_json
-from routing.half_life import fit_half_life
+from routing.half_life.fit import fit_half_life
 from sessions.compression import ZSTANDARD
 from sessions.fitting import fit_file
 from tests.sessions.kit import EXPERTS, HEADER, LAYERS, K, make_token

@@ -5,7 +5,7 @@ import pytest
 import zstandard
 
 from routing.events import Chunk, Continues, Keyframe, State, Token, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.replay import ReplaySource
 from sessions.source import Jump
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens

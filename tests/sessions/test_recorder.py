@@ -16,7 +16,7 @@ import pytest
 
 from routing.errors import UserError
 from routing.events import Chunk, Marker, State, Token, Unknown, Vitals
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions import paths
 from sessions.reader import read_session
 from sessions.recorder import CHUNK_SYNC_SECONDS, SYNC_SECONDS, Recorder

@@ -9,7 +9,7 @@ from datetime import date
 import pytest
 
 from routing.events import State, Token, Vitals
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.reader import read_session
 from sessions.recording import Recording
 from tests.sessions.kit import HEADER, ManualClock, files, make_token

@@ -10,7 +10,7 @@ import pytest
 
 from routing.errors import UserError
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, Token, Unknown, Vitals, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.recompute import agree
 from sessions.replay import ITEMS_PER_DRAIN, ReplaySource
 from sessions.source import Jump

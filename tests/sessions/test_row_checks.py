@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from routing.arrays import nullable
 from routing.events import Header, Token
-from routing.gates import NAMES, Gate, Weighting
-from routing.observe import observe
+from routing.router.gates import NAMES, Gate, Weighting
+from routing.router.observe import observe
 from sessions.row_checks import EVERY_ROW, MOST_ROWS, entropy_against_margin, margin_against_weights, weight_sums
 from sessions.token_arrays import TokenArrays, token_arrays
 from tests.sessions.kit import HEADER

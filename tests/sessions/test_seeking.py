@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, Token, Unknown, Vitals, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.replay import ReplaySource
 from sessions.source import END, HOME, Jump
 from tests.processes import LONG

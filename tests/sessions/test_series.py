@@ -6,8 +6,8 @@ import pytest
 
 from routing.errors import UserError
 from routing.events import Chunk, Keyframe, to_json
-from routing.fit_result import fit_result
-from routing.instruments import Instruments
+from routing.half_life.fit_json import fit_result
+from routing.pressure.instruments import Instruments
 from routing.summary import Summary
 from sessions.fitting import fit_file
 from sessions.series import Series, parse_series

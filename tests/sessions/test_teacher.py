@@ -11,7 +11,7 @@ import pytest
 from backends.protocol import TeacherTokens
 from routing.errors import UserError
 from routing.events import Event, Keyframe, Perturbation, State, Teacher, to_json
-from routing.instruments import Instruments
+from routing.pressure.instruments import Instruments
 from sessions.teacher import teacher_script
 from tests.sessions.kit import HEADER, make_token
 

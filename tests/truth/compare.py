@@ -19,8 +19,8 @@ from backends.engine import Routing
 from backends.mlx_opening import open_model
 from backends.mlx_tap import RouterTap
 from backends.model_config import read_config
-from routing import gates
-from routing.observe import Observation, observe
+from routing.router import gates
+from routing.router.observe import Observation, observe
 
 Array = npt.NDArray[Any]
 

@@ -26,8 +26,8 @@ from routing.events import (
     Token,
     Vitals,
 )
-from routing.instruments import Instruments
-from routing.observe import observe
+from routing.pressure.instruments import Instruments
+from routing.router.observe import observe
 
 PROMPT = 'def read_chunks(path, size=1024):\n    """'
 TEXT = '''Yield the contents of *path* in chunks of at most *size* bytes.

@@ -7,9 +7,9 @@ from concurrent.futures import Executor, Future
 
 import pytest
 
-from routing.external_energy import boundaries_of, external_energy
-from routing.fit_words import by_weight
-from routing.half_life import fit_half_life, in_words
+from routing.half_life.fit import fit_half_life, in_words
+from routing.half_life.wording import by_weight
+from routing.pressure.external_energy import boundaries_of, external_energy
 from tests.routing.planted import REAL_NOISE, constant, plant
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, main_run, with_mid

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from routing.events import Change, Chunk, Cost, Header, Keyframe, Marker, Progress, Sampling, State, Token, Unknown
-from routing.usage import overlap
+from routing.usage.counts import overlap
 from tests.tui.events import CAPTURE, MadeUpRun, header, main_run
 from tui.view import GO_ON, PIECES_KEPT, RunView
 

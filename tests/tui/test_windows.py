@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.usage import overlap
+from routing.usage.counts import overlap
 from tui.windows import Routing, TokenWindow
 
 LAYERS, EXPERTS, K, SIZE, UNIT = 3, 5, 2, 6, 0.01

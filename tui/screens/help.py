@@ -13,7 +13,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from routing.pressure import MODES, mode_words
+from routing.pressure.formulas import MODES, mode_words
 from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
 from tui.frame import Frame
 from tui.pressure_words import branches

@@ -1,0 +1,1 @@
+"""The half-life fit of a pressure trajectory, with its tests and intervals."""

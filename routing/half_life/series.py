@@ -1,0 +1,147 @@
+"""The mid-pressure series of a run, one for each of its contexts: what a half-life is fitted to."""
+
+from __future__ import annotations
+
+from routing.contexts import ContextNumbers
+from routing.events import Chunk, Keyframe, StreamItem, Token
+from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
+from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from routing.pressure.instruments import start_is_before
+
+
+class ContextSeries:
+    """P_mid of one context's complete chunks after the warm-up.
+
+    Args:
+        mode: the pressure mode that the chunks are in.
+        number: of the context in its run, from 0.
+    """
+
+    def __init__(self, mode: str, number: int = 0) -> None:
+        self.mode = mode
+        self.number = number
+        self.positions: list[int] = []
+        """Index of each chunk in the run."""
+        self.mid: list[float] = []
+        self.begins_at: Keyframe | None = None
+        """The state before the first token, if that is not the context's first one."""
+        self._entropies: list[float] = []
+        self._unmeasured = 0
+        self._fit: tuple[int, Fit] | None = None
+        """The last fit, with the number of chunks that it has."""
+
+    @property
+    def knows_its_start(self) -> bool:
+        """The first measured chunk of the context is, or will be, in the series."""
+        return self.begins_at is None or not start_is_before(self.begins_at, self.mode)
+
+    @property
+    def unavailable(self) -> str:
+        """Why nothing can be fitted yet; empty if it can."""
+        if self.begins_at is not None and not self.knows_its_start:
+            return f"the recording begins at chunk {self.begins_at.chunks}, after the first measured one"
+        if self._unmeasured and not self.mid:
+            return f"{self._unmeasured} chunks have no pressure: a signal it needs was not recorded"
+        return too_short(len(self.mid)) or too_long(len(self.mid))
+
+    def fit(self) -> Fit | None:
+        """Fit the half-life of the series as it is now; None where it is `unavailable`."""
+        if self.unavailable:
+            return None
+        if self._fit is None or self._fit[0] != len(self.mid):
+            fit = fit_half_life(self.mid, mode=self.mode, positions=self.positions)
+            self._fit = len(self.mid), fit
+        return self._fit[1]
+
+    def entropy_collapse(self) -> EntropyCollapse | None:
+        """Return the fall of router entropy over the same chunks; None where it is not known of all."""
+        return entropy_collapse(self._entropies) if len(self._entropies) == len(self.mid) else None
+
+    def add(self, chunk: Chunk) -> bool:
+        """Add a measured chunk; return False if it has no pressure."""
+        if chunk.pressures is None:
+            self._unmeasured += 1
+            return False
+        self.positions.append(chunk.index)
+        self.mid.append(chunk.pressures.mid)
+        if chunk.signals is not None:
+            self._entropies.append(chunk.signals.router_entropy)
+        return True
+
+
+class MidSeries:
+    """The series of a run's contexts. Fed the items of the run in order.
+
+    A context is a series of its own: nothing is ever fitted over the end of one. What is asked without naming a
+    context concerns the one that is `judged`.
+
+    Args:
+        mode: the pressure mode that the chunks are in.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.contexts: list[ContextSeries] = [ContextSeries(mode)]
+        """In order; those that are in no file are missing."""
+        self._begun = False
+        self._numbers = ContextNumbers()
+
+    def feed(self, item: StreamItem) -> bool:
+        """Take in one item; return whether it made a series longer."""
+        if self._numbers.feed(item):
+            self._begin(item)
+        elif isinstance(item, Keyframe) and item.i and not self._begun:
+            self.current.begins_at = item
+        self._begun |= isinstance(item, Token)
+        if not isinstance(item, Chunk) or item.partial or item.warm_up:
+            return False
+        return self.current.add(item)
+
+    @property
+    def current(self) -> ContextSeries:
+        """The series of the newest context."""
+        return self.contexts[-1]
+
+    @property
+    def judged(self) -> ContextSeries:
+        """The newest context that is long enough for a fit; the newest one of all where none is."""
+        return next((each for each in reversed(self.contexts) if not each.unavailable), self.current)
+
+    def context(self, number: int) -> ContextSeries | None:
+        """Return the series of the context of this number, from 0; None if nothing of it is known."""
+        return next((each for each in self.contexts if each.number == number), None)
+
+    def number_of(self, chunk: Chunk) -> int:
+        """Return the number of the context of the chunk that was fed last."""
+        return self._numbers.of(chunk)
+
+    @property
+    def mid(self) -> list[float]:
+        """P_mid of the judged context."""
+        return self.judged.mid
+
+    @property
+    def positions(self) -> list[int]:
+        """Index of each of these chunks in the run."""
+        return self.judged.positions
+
+    @property
+    def unavailable(self) -> str:
+        """Why nothing can be fitted yet; empty if it can."""
+        return self.judged.unavailable
+
+    def fit(self) -> Fit | None:
+        """Fit the half-life of the judged context; None where it is `unavailable`."""
+        return self.judged.fit()
+
+    def entropy_collapse(self) -> EntropyCollapse | None:
+        """How far router entropy fell in the judged context; None where it is not known of all chunks."""
+        return self.judged.entropy_collapse()
+
+    def _begin(self, item: StreamItem) -> None:
+        """Begin the series of a context, whose `fresh_context` may be in no file."""
+        if isinstance(item, Keyframe) and not self._begun and not self.current.mid:
+            self.contexts.pop()  # the recording begins in a later context
+        self.contexts.append(ContextSeries(self.mode, self._numbers.current))
+        if isinstance(item, Keyframe):
+            self.current.begins_at = item

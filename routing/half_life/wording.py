@@ -1,0 +1,82 @@
+"""A half-life fit in words: the same on the screen, in `fit`, in summaries and in reports."""
+
+from __future__ import annotations
+
+from math import isinf
+from typing import TYPE_CHECKING
+
+from routing.half_life.sequential import LIMIT
+from routing.half_life.trend_test import MIN_CHANGE
+from routing.pressure.formulas import mode_words
+
+if TYPE_CHECKING:
+    from routing.half_life.fit import Candidate, Fit, FloorAboveHalf
+
+
+def in_words(fit: Fit) -> str:
+    """Return the verdict with its half-life, or why there is none, as one line."""
+    if fit.verdict == "unreachable" and fit.reach:
+        rule = mode_words(fit.mode or "this mode")
+        return f"unreachable: {rule} cannot fall below {fit.reach.floor:.3f}, half is {fit.reach.half:.3f}"
+    if fit.verdict == "stable":
+        return f"stable: {_no_trend(fit)}"
+    if fit.verdict == "rising":
+        return f"rising: {fit.chosen.shape}, from {fit.start:.3f} to {fit.end:.3f} (p = {as_watched(fit)})"
+    return f"{fit.verdict}, {_half_life(fit)}"
+
+
+def as_watched(fit: Fit) -> str:
+    """Return the sequential p, with the number of looks that it accounts for."""
+    return f"{fit.p_sequential:.2g} over {fit.looks} look{'s' * (fit.looks != 1)}"
+
+
+def by_weight(fit: Fit) -> list[Candidate]:
+    """Return the curves that were tried, the likeliest by its weight first."""
+    return sorted(fit.candidates, key=lambda each: -each.weight)
+
+
+def doubt(fit: Fit) -> str:
+    """Say why the curve with the highest weight was not chosen; empty where it was."""
+    best = by_weight(fit)[0]
+    if best is fit.chosen:
+        return ""
+    if fit.chosen.shape != "constant":
+        return f"a trend was found at an earlier look, and none since has withdrawn it: {best.shape} is not chosen yet"
+    if fit.p_sequential > LIMIT:
+        return (
+            f"{best.shape} not believed: noise alone gives such curves (p = {as_watched(fit)}; {LIMIT:g} would count)"
+        )
+    return f"{best.shape} not believed: it changes by less than {100 * MIN_CHANGE:.0f} % of its start"
+
+
+def _no_trend(fit: Fit) -> str:
+    if fit.p_sequential > LIMIT:
+        return f"no trend beyond noise (p = {as_watched(fit)}; {LIMIT:g} would count)"
+    return f"its trend changes it by less than {100 * MIN_CHANGE:.0f} % of its start"
+
+
+def _half_life(fit: Fit) -> str:
+    if fit.start <= 0:
+        return f"no half-life: it begins at {fit.start:.3f}, and half of that means nothing"
+    if fit.half_life is not None:
+        return f"half-life {fit.half_life:.1f} chunks{_range(fit)}"
+    if fit.censored:
+        return f"half-life > {fit.span:.0f} chunks: not reached in what was observed"
+    if fit.never:
+        return _levels_off(fit, fit.never)
+    return "no half-life"
+
+
+def _levels_off(fit: Fit, never: FloorAboveHalf) -> str:
+    """Name both levels; the interval may leave open that half is reached at some time."""
+    levels = f"levels off at {never.floor:.3f}, above half of its start ({never.half:.3f})"
+    if fit.interval is None:
+        return f"never half: {levels}"
+    return f"{levels}; half after {fit.interval[0]:.1f} chunks or more, if ever (95 %)"
+
+
+def _range(fit: Fit) -> str:
+    if fit.interval is None:
+        return ""
+    low, high = fit.interval
+    return f" (95 %: {low:.1f} or more)" if isinf(high) else f" (95 %: {low:.1f}–{high:.1f})"

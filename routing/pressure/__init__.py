@@ -1,0 +1,1 @@
+"""Pressure per chunk: formulas, instruments, bounds."""

@@ -1,0 +1,78 @@
+"""How far each pressure of a mode can go, whatever is measured, and which of its branches it can come to at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import log
+
+from routing.events import PauseReason, Pressures, Signals
+from routing.pressure.formulas import EXTERNAL, Mode, pause_reason, pressures, reference_signals
+
+ENTROPIES_TRIED = 200
+"""P_net is not monotonous in the entropy, so its lowest value is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModeBounds:
+    """The reach of one mode; bounds that only hold for signals at their worst all at once."""
+
+    mid: tuple[float, float]
+    """Lowest and highest P_mid."""
+    fast: float
+    """Lowest P_fast."""
+    net: float
+    """Lowest P_net."""
+    pauses: frozenset[PauseReason]
+    """Reasons for a pause that can come about at all, but for multistep."""
+
+
+@lru_cache(maxsize=16)
+def mode_bounds(mode: Mode, experts: int) -> ModeBounds:
+    """The bounds of `mode` in a model of `experts` experts, with no residual intent."""
+    worst = [pressures(signals, 0.0) for signals in _worst(mode, experts)]
+    return ModeBounds(
+        mid=(min(found.mid for found in worst), pressures(_best(mode), 0.0).mid),
+        fast=min(found.fast for found in worst),
+        net=min(found.net for found in worst),
+        pauses=_reasons(worst),
+    )
+
+
+def _reasons(worst: list[Pressures]) -> frozenset[PauseReason]:
+    """Reasons found at the bounds; P_net is asked about apart, because the reference asks about P_fast first."""
+    found = {reason for each in worst if (reason := pause_reason(each)) is not None}
+    if any(each.net < 0 for each in worst):
+        found.add("negative_pressure")
+    return frozenset(found)
+
+
+def _worst(mode: Mode, experts: int) -> Iterator[Signals]:
+    """Signals that give the least pressure, for every entropy."""
+    for step in range(ENTROPIES_TRIED + 1):
+        entropy = step / ENTROPIES_TRIED
+        if mode == "chronomoe-v1":
+            yield reference_signals(EXTERNAL, entropy * log(experts), 0.0, 0.0, -1.0)
+        else:
+            yield _measured(entropy, top_margin=1.0, transition=0.0, proximity=1.0, delta=-1.0)
+
+
+def _best(mode: Mode) -> Signals:
+    if mode == "chronomoe-v1":
+        return reference_signals(EXTERNAL, 0.0, 1.0, 1.0, 1.0)
+    return _measured(0.0, top_margin=0.0, transition=1.0, proximity=0.0, delta=1.0)
+
+
+def _measured(entropy: float, *, top_margin: float, transition: float, proximity: float, delta: float) -> Signals:
+    return Signals(
+        router_entropy=entropy,
+        router_margin=0.0,
+        top_margin=top_margin,
+        transition_prob=transition,
+        proximity_meso=proximity,
+        proximity_macro=proximity,
+        slow_confidence=0.0,
+        coherence=0.0,
+        delta_coherence=delta,
+    )

@@ -1,0 +1,1 @@
+"""Router decisions per token and layer: gates, entropy, margin, agreement between runs."""

@@ -1,0 +1,1 @@
+"""Statistics shared by measurements: bootstrap, permutation tests, ratios of timings."""

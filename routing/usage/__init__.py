@@ -1,0 +1,1 @@
+"""Expert usage: counts in a window and running averages."""
