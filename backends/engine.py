@@ -1,4 +1,4 @@
-"""What the worker needs of an engine; `backends/mlx_engine.py` is one.
+"""What the worker needs of an engine; `backends/mlx/engine.py` is one.
 
 An engine holds one model and one context. It evaluates given tokens, and it draws and evaluates new ones.
 It knows nothing of chunks, commands, pacing or events.

@@ -29,14 +29,14 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from backends import catalog
-from backends.llama_context import evaluate
-from backends.llama_engine import LlamaEngine
-from backends.measuring import SAMPLING, _Loop
-from backends.observation import Evaluated, Observer, TokenFacts
-from backends.outbox import LARGEST_BATCH, LONGEST_WAIT
+from backends.generation.observation import Evaluated, Observer, TokenFacts
+from backends.generation.outbox import LARGEST_BATCH, LONGEST_WAIT
+from backends.llama.context import evaluate
+from backends.llama.engine import LlamaEngine
+from backends.model_files import catalog
 from backends.protocol import Batch, EngineOptions, MeasuredVariant, Ready, decode_message, encode
-from backends.worker import GIVE_WAY
+from backends.worker.main import GIVE_WAY
+from backends.worker.throughput import SAMPLING, _Loop
 from routing.events import Token
 from routing.pressure.instruments import Instruments
 from routing.stats.timing_noise import in_words

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.gguf_files import read_gguf
+from backends.model_files.gguf import read_gguf
 from benchmarks.made_models import POCKET
 from routing.events import Header
 from routing.router.agreement import Agreement

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from backends.out_of_memory import SMALLER
+from backends.system.out_of_memory import SMALLER
 from commands.bench import bench
 from commands.compare import compare
 from commands.export import export

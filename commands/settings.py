@@ -104,9 +104,9 @@ def check_model(model: str, backend: str, options: EngineOptions) -> None:
     Raises:
         UserError: the model cannot be found or used, or not with this engine, or the engine not with these options.
     """
-    from backends.catalog import choose_backend, locate
     from backends.engine_options import check_support
-    from backends.preflight import preflight
+    from backends.model_files.catalog import choose_backend, locate
+    from backends.model_files.preflight import preflight
 
     location = locate(model, backend)
     check_support(choose_backend(backend, location), options)

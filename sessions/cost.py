@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 import platformdirs
 
-from backends.regular_files import read_regular
+from backends.system.regular_files import read_regular
 from routing.events import BackendInfo, Cost, ModelInfo
 from routing.stats.timing_noise import Noise, doubt
 from sessions.paths import replace_file

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from backends.process import WorkerProcess
 from backends.protocol import Batch, Command, Failed, Load, Measure, Measured, Message, Ready, Stop
+from backends.worker.process import WorkerProcess
 from routing.errors import UserError
 from routing.events import Progress
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import platformdirs
 
-from backends.regular_files import read_regular
+from backends.system.regular_files import read_regular
 from routing.errors import UserError
 from sessions import paths
 from sessions.version import version

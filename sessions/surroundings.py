@@ -10,14 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from backends.process import WorkerProcess
 from backends.protocol import Command, Message
+from backends.worker.process import WorkerProcess
 from sessions.paths import sessions_directory
 from vitals.provider import Provider
 
 
 class Worker(Protocol):
-    """What a live run needs of `backends.process.WorkerProcess`."""
+    """What a live run needs of `backends.worker.process.WorkerProcess`."""
 
     @property
     def pid(self) -> int: ...

@@ -24,7 +24,7 @@ from routing.half_life.noise import lag_1
 from routing.half_life.posterior import posterior_draws
 from routing.half_life.sequential import watch
 from routing.half_life.shapes import TRENDS, Axis, axis
-from routing.half_life.trend_test import trend_p
+from routing.half_life.trend_detection import trend_p
 from routing.half_life.wording import in_words
 from routing.pressure.formulas import MODES, MODES_OFFERED, Mode, Reachability, crossing, reachability
 

@@ -6,7 +6,7 @@ from math import isinf
 from typing import TYPE_CHECKING
 
 from routing.half_life.sequential import LIMIT
-from routing.half_life.trend_test import MIN_CHANGE
+from routing.half_life.trend_detection import MIN_CHANGE
 from routing.pressure.formulas import mode_words
 
 if TYPE_CHECKING:

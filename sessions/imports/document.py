@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backends.gguf_files import MAGIC as GGUF
+from backends.model_files.gguf import MAGIC as GGUF
 from routing.errors import UserError
 from sessions.imports.loading import (
     NUMPY,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from backends.regular_files import read_regular
+from backends.system.regular_files import read_regular
 from routing.stats.timing_noise import Noise
 from sessions.measuring.folder import write
 

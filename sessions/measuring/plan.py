@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from backends.protocol import BackendChoice, EngineOptions, ForkPlan
-from backends.regular_files import read_regular
+from backends.system.regular_files import read_regular
 from routing.errors import UserError
 from routing.events import Sampling
 from routing.pressure.formulas import WARM_UP_CHUNKS

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from backends import catalog
 from backends.engine import Engine
-from backends.mlx_engine import load
+from backends.mlx.engine import load
+from backends.model_files import catalog
 from backends.protocol import EngineOptions
 from tests.backends import tiny
 

@@ -11,8 +11,8 @@ import gguf
 import numpy as np
 from mlx.utils import tree_flatten
 
-from backends import catalog
 from backends.engine import Engine
+from backends.model_files import catalog
 from backends.protocol import EngineOptions
 from tests.backends import tiny
 
@@ -146,7 +146,7 @@ Open = Callable[[pathlib.Path | str], Engine]
 @contextmanager
 def opening() -> Iterator[Open]:
     """Something that loads files (or `pocket`), and lets go of them in the end."""
-    from backends.llama_engine import load
+    from backends.llama.engine import load
 
     engines: list[Engine] = []
 

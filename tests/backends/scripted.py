@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from backends.engine import Engine
-from backends.generation import Run
-from backends.observation import Observer
-from backends.outbox import Outbox
+from backends.generation.observation import Observer
+from backends.generation.outbox import Outbox
+from backends.generation.run import Run
 from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Start, Stop
 from routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from backends import catalog, engine_log
+from backends import engine_log
 from backends.engine_log import summed_up
+from backends.model_files import catalog
 from backends.protocol import EngineOptions
 from tests.backends import pocket_variants
 from tests.backends.pocket_variants import TYPES, number

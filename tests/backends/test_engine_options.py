@@ -13,11 +13,12 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 import gguf
 
-from backends import catalog, llama_model
-from backends.catalog import load_engine, locate
 from backends.engine import Engine
 from backends.engine_options import KV_TYPES, UNDERSTOOD, check_ranges, check_support, flag
-from backends.llama_library import buffer_types
+from backends.llama import model as llama_model
+from backends.llama.bindings import buffer_types
+from backends.model_files import catalog
+from backends.model_files.catalog import load_engine, locate
 from backends.protocol import EngineOptions
 from routing.errors import UserError
 from routing.events import Sampling

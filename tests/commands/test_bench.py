@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from backends import catalog
+from backends.model_files import catalog
 from backends.protocol import Ready
 from commands.app import run
 from routing.errors import UserError

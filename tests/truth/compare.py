@@ -16,9 +16,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from backends.engine import Routing
-from backends.mlx_opening import open_model
-from backends.mlx_tap import RouterTap
-from backends.model_config import read_config
+from backends.mlx.open_model import open_model
+from backends.mlx.tap import RouterTap
+from backends.model_files.config import read_config
 from routing.router import gates
 from routing.router.observe import Observation, observe
 

@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from backends import catalog
 from backends.engine import Routing
-from backends.llama_engine import LlamaEngine
-from backends.llama_loading import LoadedModel, load_model
+from backends.llama.engine import LlamaEngine
+from backends.llama.loading import LoadedModel, load_model
+from backends.model_files import catalog
 from backends.protocol import EngineOptions
 from routing.arrays import ABSENT
 from routing.events import Sampling

@@ -17,11 +17,11 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as mlx_load_model
 
-from backends import catalog
 from backends.engine import Routing
-from backends.mlx_engine import PREFILL_STEP
-from backends.mlx_loading import load_model
-from backends.mlx_tap import RouterTap
+from backends.mlx.engine import PREFILL_STEP
+from backends.mlx.loading import load_model
+from backends.mlx.tap import RouterTap
+from backends.model_files import catalog
 from backends.protocol import EngineOptions
 from tests.backends import tiny
 from tests.truth.compare import Array, Golden, Seen, stacked

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from backends.observation import Evaluated, Observer, TokenFacts, captured
+from backends.generation.observation import Evaluated, Observer, TokenFacts, captured
 from routing.events import Sampling, Token
 from tests.backends import tiny
 from tests.backends.conftest import load_folder

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.gguf_files import read_gguf
-from backends.llama_settings import ignored, ignored_settings
+from backends.llama.ignored_settings import ignored, ignored_settings
+from backends.model_files.gguf import read_gguf
 from routing.arrays import ABSENT
 from tests.truth.compare import MODELS, probabilities, read_golden
 from tests.truth.expected import GATES

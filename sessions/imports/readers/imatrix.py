@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from backends.extras import install_command
-from backends.gguf_files import GgufFile, read_gguf
+from backends.model_files.gguf import GgufFile, read_gguf
 from routing.errors import UserError
 from sessions.imports.document import Document
 from sessions.imports.loading import Array

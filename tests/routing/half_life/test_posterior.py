@@ -6,7 +6,7 @@ import pytest
 from routing.half_life.draws import Fitted
 from routing.half_life.posterior import DRAWS, explain, noises, posterior_draws
 from routing.half_life.shapes import TRENDS, axis, curve_values
-from routing.half_life.trend_test import ar1_noise
+from routing.half_life.trend_detection import ar1_noise
 from tests.routing.planted import cliff, exponential, linear, plant, plant_with, wander
 
 NOISES = noises(50)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from routing.arrays import ABSENT
-from routing.half_life.trend_test import ar1_noise
+from routing.half_life.trend_detection import ar1_noise
 from routing.router.agreement import Agreement, Rows, mean_ranks, rank_correlation
 from routing.stats.permutation import (
     DRAWS,

@@ -1,0 +1,184 @@
+"""What a run could go on with: the same place again and again, with other random numbers and with a text in between.
+
+docs/measurements.md, "Perturbation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice, takewhile
+from typing import get_args
+
+import msgspec
+import numpy as np
+
+from backends.engine import Engine
+from backends.generation.observation import Evaluated, TokenFacts
+from backends.protocol import Branch, ForkPlan
+from routing.errors import UserError
+from routing.events import ForkArm, Sampling, Token
+
+ARMS: tuple[ForkArm, ...] = get_args(ForkArm)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A text that a continuation begins with; nothing for `none`."""
+
+    name: ForkArm
+    text: str
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where a run is forked."""
+
+    i: int
+    """Tokens of the run so far."""
+    chunks: int
+    """Complete chunks of the run so far."""
+    sampling: Sampling
+    """Of the run."""
+
+
+def branch_seed(seed: int, chunks: int, arm: ForkArm, replicate: int) -> int:
+    """The seed of one continuation, below 2³¹: independent of all others and of the run's own.
+
+    `numpy.random.SeedSequence(seed, spawn_key=(chunks, number of the arm, replicate))`, its first word halved; `chunks`
+    are the complete ones before the boundary, arms are numbered none 0, neutral 1, text 2.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(chunks, ARMS.index(arm), replicate))
+    return int(sequence.generate_state(1)[0]) >> 1
+
+
+class Branching:
+    """Carries out a plan at one boundary after the other.
+
+    Args:
+        engine: what the run runs on.
+        plan: which texts, how often; checked.
+        chunk_size: tokens of a continuation.
+        observed: makes token events.
+        now: seconds since the run began.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: ForkPlan,
+        chunk_size: int,
+        *,
+        observed: Callable[[Sequence[Evaluated]], list[Token]],
+        now: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._chunk_size = chunk_size
+        self._observed = observed
+        self._now = now
+
+    def is_due(self, chunks: int) -> bool:
+        """The boundary after so many complete chunks is to be forked."""
+        return chunks >= self._plan.first and (chunks - self._plan.first) % self._plan.every == 0
+
+    def hindrance(self) -> str | None:
+        """Why the run cannot be forked where it stands, if it cannot: every arm must have room for a whole chunk."""
+        needed = max(len(arm.ids) for arm in self._arms()) + self._chunk_size
+        if self._engine.position + needed <= self._engine.context_length:
+            return None
+        return f"nothing was forked: the context has no room for the {needed:,} tokens of a text and a chunk"
+
+    def branches(self, at: Boundary) -> Generator[Branch, None, None]:
+        """All continuations; the run is where it was as soon as this ends or is closed."""
+        arms = self._arms()
+        with self._engine.fork() as rewind:
+            for arm in arms:
+                for replicate in range(self._plan.replicates):
+                    rewind()
+                    yield self._branch(at, arm, replicate)
+
+    def _branch(self, at: Boundary, arm: Arm, replicate: int) -> Branch:
+        seed = branch_seed(at.sampling.seed, at.chunks, arm.name, replicate)
+        self._engine.configure(msgspec.structs.replace(at.sampling, seed=seed, stop="never"), reseed=True)
+        steps = list(self._steps(at.i, arm.ids))
+        return Branch(
+            t=self._now(),
+            arm=arm.name,
+            replicate=replicate,
+            seed=seed,
+            text=arm.text,
+            tokens=self._observed(steps),
+        )
+
+    def _steps(self, i: int, ids: list[int]) -> Iterator[Evaluated]:
+        detokenizer = self._engine.detokenizer()
+        done = 0
+        for routing in self._engine.prefill(ids, lambda _: None) if ids else ():
+            step = ids[done : done + routing.tokens]
+            facts = [
+                TokenFacts(i + done + n, self._now(), "injected", token, detokenizer.add(token))
+                for n, token in enumerate(step)
+            ]
+            done += len(step)
+            yield Evaluated(facts, routing)
+        for number in range(self._chunk_size):
+            drawn = self._engine.draw(last=number == self._chunk_size - 1)
+            text = detokenizer.add(drawn.id)
+            yield Evaluated(
+                [TokenFacts(i + done + number, self._now(), "generated", drawn.id, text, drawn)], drawn.routing
+            )
+
+    # -- texts
+
+    def _arms(self) -> list[Arm]:
+        text = self._encode(self._plan.text)
+        neutral = self._of_equal_length(text)
+        detokenizer = self._engine.detokenizer()
+        return [
+            Arm("none", "", []),
+            Arm("neutral", "".join(map(detokenizer.add, neutral)), neutral),
+            Arm("text", self._plan.text, text),
+        ]
+
+    @property
+    def _is_turn(self) -> bool:
+        return self._plan.form == "turn" and self._engine.has_chat_template
+
+    def _encode(self, text: str) -> list[int]:
+        return self._engine.encode(text, turn=self._is_turn, first=False)
+
+    def _of_equal_length(self, text: list[int]) -> list[int]:
+        """The neutral text repeated or cut to as many tokens as `text`, within the same template."""
+        content = self._engine.encode(self._plan.neutral, turn=False, first=False)
+        before, after = self._frame(text) if self._is_turn else ([], [])
+        return [*before, *islice(cycle(content), len(text) - len(before) - len(after)), *after]
+
+    def _frame(self, text: list[int]) -> tuple[list[int], list[int]]:
+        """What the template puts around a turn: the tokens that `text` shares with another turn."""
+        other = self._encode(self._plan.neutral)
+        before = _shared(text, other)
+        after = _shared(text[before:][::-1], other[before:][::-1])
+        return text[:before], text[len(text) - after :]
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two texts begin alike with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+def check_plan(plan: ForkPlan, engine: Engine) -> None:
+    """Refuse what cannot be carried out.
+
+    Raises:
+        UserError: what, and what to give instead.
+    """
+    for name, text in (("text", plan.text), ("neutral text", plan.neutral)):
+        if not engine.encode(text, turn=False, first=False):
+            raise UserError(f"the {name} of a fork is empty", advice="give some text")
+    if plan.replicates < 1 or plan.every < 1 or plan.first < 0:
+        raise UserError(
+            f"{plan.replicates} continuations every {plan.every} chunks, from chunk {plan.first} on, are none",
+            advice="give 1 or more continuations, 1 or more chunks, and a first one of 0 or more",
+        )

@@ -1,0 +1,41 @@
+"""`llama_decode` and llama.cpp's own sampler on the weights that the engine has loaded, without a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from llama_cpp import llama_cpp as lib
+
+from backends.engine import Bare
+from backends.llama.context import Settings, clear, evaluate, new_context, prefill_step
+
+SEED = 7
+
+
+class LlamaBare(Bare):
+    """A second context of one model, set up as the engine's own, with nothing that looks on.
+
+    Args:
+        model: llama.cpp's.
+        settings: the engine's.
+    """
+
+    def __init__(self, model: Any, settings: Settings) -> None:
+        self._context = new_context(model, settings, tap=None)
+        self._sampler = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        lib.llama_sampler_chain_add(self._sampler, lib.llama_sampler_init_dist(SEED))
+
+    def prefill(self, ids: list[int]) -> None:
+        clear(self._context)
+        longest = prefill_step(self._context)
+        for start in range(0, len(ids), longest):
+            evaluate(self._context, ids[start : start + longest])
+        lib.llama_synchronize(self._context)
+
+    def decode(self, ids: list[int]) -> Generator[int, None, None]:
+        self.prefill(ids)
+        while True:
+            token = lib.llama_sampler_sample(self._sampler, self._context, -1)
+            yield int(token)
+            evaluate(self._context, [token])

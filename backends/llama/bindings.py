@@ -1,0 +1,238 @@
+"""llama.cpp's shared libraries: its log, the layout of its tensors, and the memory behind them."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+from llama_cpp import llama_cpp as lib
+
+from backends.system import out_of_memory
+from routing.errors import UserError
+
+VERSION = version("llama-cpp-python")
+
+INFO, WARNING, ERROR, CONTINUED = 2, 3, 4, 5
+"""Levels of `enum ggml_log_level`."""
+
+CPUS, GPUS = (0,), (1, 2)
+"""Kinds of `enum ggml_backend_dev_type`; a GPU may be built into the processor."""
+
+THROUGH = re.compile(r"^(?:\w+_\w+: |error loading model: )+")
+"""What stands before the reason in an error."""
+
+FUNCTION = re.compile(r"^(?:[\w:~]+: )+")
+"""The function that a warning comes from."""
+
+F32, I32 = int(lib.GGML_TYPE_F32), int(lib.GGML_TYPE_I32)
+
+
+class Tensor(ctypes.Structure):
+    """`struct ggml_tensor` of ggml.h, as far as it is read here."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
+    )
+
+
+class _InitParams(ctypes.Structure):
+    """`struct ggml_init_params`."""
+
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+def _library_path() -> str:
+    """Where the library lies that llama-cpp-python has loaded already; through it those that it stands on are found.
+
+    They must not be opened by their own names: beside libllama lie copies of them, and a copy knows no device.
+    """
+    named = os.environ.get("LLAMA_CPP_LIB_PATH")
+    folder = Path(named) if named else Path(llama_cpp.__file__).parent / "lib"
+    found = next((path for path in (folder / "libllama.so", folder / "libllama.dylib") if path.exists()), None)
+    if found is None:
+        raise UserError(f"llama-cpp-python {VERSION} has no libllama in {folder}", advice="install it again")
+    return str(found)
+
+
+_ggml = ctypes.CDLL(_library_path())
+_brief = ctypes.PyDLL(_library_path())
+"""The same library, called without letting other threads run Python meanwhile."""
+
+
+def _function(name: str, result: Any, *arguments: Any, of: ctypes.CDLL = _ggml) -> Any:
+    function = getattr(of, name)
+    function.restype, function.argtypes = result, list(arguments)
+    return function
+
+
+def _brief_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function that takes little time and waits for nothing: after an evaluation the device has nothing left to do.
+
+    Whoever lets another thread run for a few microseconds waits for it afterwards, for a hundred and more.
+    """
+    return _function(name, result, *arguments, of=_brief)
+
+
+tensor_get = _function("ggml_backend_tensor_get", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
+"""Copies a tensor's bytes from wherever they are: (tensor, destination, offset, size)."""
+
+logits_address = _brief_function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+"""Where the logits of an output are, by its number: (context, number). As a number: a pointer object takes longer."""
+
+sample = _brief_function("llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+"""A token drawn from an output, by its number: (chain of samplers, context, number)."""
+
+batch_size = _brief_function("llama_n_batch", ctypes.c_uint32, ctypes.c_void_p)
+"""How many tokens of a context are evaluated in one call at most."""
+
+_set_log = _brief_function("llama_log_set", None, lib.llama_log_callback, ctypes.c_void_p)
+
+
+@contextmanager
+def _sample() -> Iterator[tuple[int, int, int]]:
+    """A tensor called `layout` that picks rows, and its sources: floats `[5, 3]`, and which rows."""
+    init = _function("ggml_init", ctypes.c_void_p, _InitParams)
+    free = _function("ggml_free", None, ctypes.c_void_p)
+    new = _function("ggml_new_tensor_2d", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 2)
+    get_rows = _function("ggml_get_rows", ctypes.c_void_p, *[ctypes.c_void_p] * 3)
+    set_name = _function("ggml_set_name", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    context = init(_InitParams(1 << 16, None, True))
+    try:
+        source, rows = new(context, F32, 3, 5), new(context, I32, 2, 1)
+        yield set_name(get_rows(context, source, rows), b"layout"), source, rows
+    finally:
+        free(context)
+
+
+def check_layout() -> None:
+    """Make sure that `Tensor` describes this build's tensors, by having one made whose contents are known.
+
+    Raises:
+        UserError: it does not, so that nothing could be observed.
+    """
+    with _sample() as (node, source, rows):
+        seen, given = Tensor.from_address(node), Tensor.from_address(source)
+        fits = (seen.name, seen.src[0], seen.src[1], seen.src[2]) == (b"layout", source, rows, None)
+        sizes = ([*given.ne], [*given.nb], given.type) == ([3, 5, 1, 1], [4, 12, 60, 60], F32)
+        if not (fits and sizes and given.op == 0 < seen.op):  # 0: nothing computes it
+            raise UserError(
+                f"llama-cpp-python {VERSION} lays its tensors out otherwise than moe-watch expects",
+                advice="install another version of it",
+            )
+
+
+def get_rows_operation() -> int:
+    """This build's number of the operation that picks rows."""
+    with _sample() as (node, _, _):
+        return int(Tensor.from_address(node).op)
+
+
+def operation(address: int) -> str:
+    """What computes a tensor, in ggml's word, such as `SOFT_MAX` or `SIGMOID`."""
+    return str(_function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address).decode())
+
+
+@cache
+def knows_key(key: str) -> bool:
+    """Return True if this build has a name for a metadata key of architectures, such as `attention.sliding_window`."""
+    with Path(_library_path()).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+        return library.find(f"%s.{key}\0".encode()) >= 0
+
+
+def device_name(on_gpu: bool) -> str:
+    """What computes, in words."""
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    kind = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    description = _function("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    wanted = GPUS if on_gpu else CPUS
+    chosen = next((device for device in map(get, range(count())) if kind(device) in wanted), None)
+    name = "unnamed" if chosen is None else description(chosen).decode(errors="replace").strip()
+    return f"{'GPU' if on_gpu else 'CPU'} ({name})"
+
+
+def buffer_types() -> dict[str, int]:
+    """Addresses of the devices' own buffer types, by name, such as `CPU` or `CUDA0`."""
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    buffer_type = _function("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+    name = _function("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
+    types = [buffer_type(get(number)) for number in range(count())]
+    return {name(address).decode(): address for address in types if address is not None}
+
+
+class Log:
+    """llama.cpp's own messages. They go to standard error, which in the worker is its log."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._errors: list[str] = []
+        self._warned: list[str] | None = None
+        self._level = INFO
+        self._callback = lib.llama_log_callback(self._write)
+
+    def _write(self, level: int, text: bytes, _: Any) -> None:
+        line = text.decode(errors="replace")
+        self._level = self._level if level == CONTINUED else level
+        if self._warned is not None and WARNING <= self._level <= ERROR:
+            self._warned.append(line)
+        if level == ERROR:
+            self._errors.append(line.strip())
+        if INFO <= level <= ERROR:
+            self._lines.append(line)
+            sys.stderr.write(line)
+
+    def listen(self) -> None:
+        """Have everything from now on, and forget what was. There is one log, and whoever asked last has it."""
+        self._lines, self._errors = [], []
+        _set_log(self._callback, None)
+
+    @contextmanager
+    def warnings(self) -> Iterator[list[str]]:
+        """Gather what is logged at level WARNING and above; complete once the context has ended."""
+        lines: list[str] = []
+        self._warned = []
+        try:
+            yield lines
+        finally:
+            lines += [FUNCTION.sub("", line) for line in "".join(self._warned).splitlines()]
+            self._warned = None
+
+    def reason(self) -> str:
+        """Why it failed, in llama.cpp's words: the first error since `listen`, without the functions that it names."""
+        return THROUGH.sub("", self._errors[0] if self._errors else "it does not say why")
+
+    @property
+    def lacks_memory(self) -> bool:
+        """An error since `listen` says that there is not enough memory."""
+        return any(out_of_memory.SAID.search(error) for error in self._errors)
+
+    def last(self, pattern: re.Pattern[str]) -> str | None:
+        """What the pattern's group stands for in the last line since `listen` that has it; None if none has."""
+        found = [match[1] for match in map(pattern.search, self._lines) if match]
+        return found[-1] if found else None
+
+
+log = Log()
+"""Of the whole process; llama.cpp holds on to its callback."""

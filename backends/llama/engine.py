@@ -1,0 +1,203 @@
+"""Running a model with stock llama.cpp, one evaluation at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from llama_cpp import llama_cpp as lib
+
+from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing, Unobserved
+from backends.llama.bare import LlamaBare
+from backends.llama.context import clear, evaluate, prefill_step
+from backends.llama.fork import KeptPlace
+from backends.llama.loading import LoadedModel, load_model
+from backends.llama.sampling import DrawState, NextToken
+from backends.llama.tap.gate_check import GateCheck
+from backends.llama.tap.observation import rows_observer
+from backends.llama.text import ByteDetokenizer
+from backends.model_files.catalog import ModelLocation
+from backends.protocol import EngineOptions
+from backends.sampling import Choice
+from backends.tap_rows import RowFormat
+from backends.text.tokenizer import TextCodec
+from routing.errors import UserError
+from routing.events import Progress, Sampling
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a run stands: its context, and all that drawing goes on from."""
+
+    kept: KeptPlace
+    position: int
+    last: int | None
+    forced: tuple[int, ...]
+    draw_state: DrawState
+
+    def close(self) -> None:
+        self.kept.forget()
+        self.draw_state.close()
+
+
+class LlamaEngine(Engine):
+    """One model and one context."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.model = loaded.info
+        self.backend = loaded.backend
+        self.warnings = loaded.warnings
+        self.context_length = loaded.context_length
+        self.vocabulary = loaded.tokenizer.vocabulary
+        self.has_chat_template = loaded.tokenizer.has_chat_template
+        self._loaded = loaded
+        self._rows = _row_format(loaded)
+        self._gate_check = GateCheck(loaded.gate, loaded.tap)
+        self._text = TextCodec(loaded.tokenizer, loaded.info.name, loaded.tokenizer.jinja_template)
+        self._ends = self._text.ends
+        self._observes = True
+        self._next_token = NextToken(self._ends, loaded.tokenizer.vocabulary)
+        self.configure(Sampling(seed=0), reseed=True)
+        self.reset()
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    @property
+    def settled(self) -> bool:
+        return True  # nothing is ever begun ahead
+
+    def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
+        if not turn:
+            return self._text.encode(text, first=first)
+        return self._text.encode_turn(text) if first else self._text.encode_next_turn(text, self._last)
+
+    def detokenizer(self) -> Detokenizer:
+        return ByteDetokenizer(self._loaded.tokenizer)
+
+    def reset(self) -> None:
+        clear(self._loaded.context)
+        self._gate_check.reset()
+        self._position = 0
+        self._last: int | None = None
+        self._forced: deque[int] = deque()
+        """Tokens to take in place of drawing."""
+
+    def configure(self, sampling: Sampling, *, reseed: bool) -> None:
+        self._next_token.configure(sampling, reseed=reseed)
+
+    def observe(self, on: bool) -> None:
+        self._observes = on
+        self._loaded.tap.observe(on)
+
+    def take_warnings(self) -> list[str]:
+        return self._gate_check.take_warnings()
+
+    def force(self, ids: Sequence[int]) -> None:
+        self._check_ids(ids)
+        self._forced = deque(ids)
+
+    @contextmanager
+    def fork(self) -> Iterator[Callable[[], None]]:
+        here = self._place()
+        try:
+            yield lambda: self._go_to(here)
+        finally:
+            self._go_to(here)
+            here.close()
+
+    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
+        self._check_ids(ids)
+        longest = prefill_step(self._loaded.context)
+        for start in range(0, len(ids), longest):
+            step = ids[start : start + longest]
+            seen = self._evaluate(step)
+            progress(start + len(step))
+            yield seen
+
+    def draw(self, *, last: bool = False) -> Drawn:  # noqa: ARG002 - nothing is ever begun ahead
+        if self._last is None:
+            raise RuntimeError("the context is empty: evaluate a prompt first")
+        choice = self._choose()
+        return Drawn(
+            id=choice.id,
+            logprob=choice.logprob,
+            top_margin=choice.top_margin,
+            choice_gap=choice.choice_gap,
+            would_stop=choice.would_stop,
+            ends=choice.id in self._ends,
+            routing=self._evaluate([choice.id]),
+        )
+
+    def _choose(self) -> Choice:
+        if self._forced:
+            return self._next_token.take(self._loaded.context, self._forced.popleft())
+        return self._next_token.draw(self._loaded.context)
+
+    def bare(self) -> Bare:
+        return LlamaBare(self._loaded.model, self._loaded.settings)
+
+    def close(self) -> None:
+        self._next_token.close()
+        lib.llama_free(self._loaded.context)
+        lib.llama_model_free(self._loaded.model)
+
+    def _place(self) -> Place:
+        kept = KeptPlace.of(self._loaded.context, self.vocabulary)
+        return Place(kept, self._position, self._last, tuple(self._forced), self._next_token.state())
+
+    def _go_to(self, place: Place) -> None:
+        place.kept.go_back()
+        self._position, self._last, self._forced = place.position, place.last, deque(place.forced)
+        self._next_token.go_on_from(place.draw_state)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        """Refuse tokens that the model has no row for: their prediction would be read out of bounds.
+
+        Raises:
+            UserError: there is one.
+        """
+        outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
+        if outside is not None:
+            raise UserError(
+                f"token {outside} is outside the vocabulary of {self.model.name}, which ends at {self.vocabulary - 1}",
+                advice="give a model with the tokenizer that it was made with",
+            )
+
+    def _evaluate(self, ids: list[int]) -> Routing:
+        """Put tokens into the context; the prediction after the last one can be drawn from then."""
+        first = self._position
+        if self._observes:
+            self._gate_check.before_evaluation()
+        evaluate(self._loaded.context, ids)
+        self._position += len(ids)
+        self._last = ids[-1]
+        if not self._observes:
+            return Unobserved.of(len(ids), len(self.model.layers))
+        return self._gate_check.routing(self._rows, first, len(ids))
+
+
+def _row_format(loaded: LoadedModel) -> RowFormat:
+    """What the tap's rows hold."""
+    info = loaded.info
+    form = RowFormat(
+        layers=info.layers,
+        experts=info.experts,
+        experts_per_token=max(info.k_by_layer),
+        logits=loaded.gate.logits,
+        is_scored=loaded.gate.is_scored,
+        is_even=isinstance(info.experts_per_token, int),
+    )
+    return replace(form, observe=rows_observer(form, info.gate))
+
+
+def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]) -> LlamaEngine:
+    """Load a GGUF file.
+
+    Raises:
+        UserError: llama.cpp cannot load it, or it has no MoE layer that can be observed.
+    """
+    return LlamaEngine(load_model(location, options=options, progress=progress))

@@ -1,0 +1,286 @@
+"""Loading a GGUF file with llama.cpp, so that its routers can be watched."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llama_cpp import llama_cpp as lib
+
+from backends.engine_log import summed_up
+from backends.engine_options import FEWEST_AT_ONCE, check_context
+from backends.llama import model_facts as llama_facts
+from backends.llama.bindings import VERSION, check_layout, device_name, log
+from backends.llama.compiler import CannotCompile, compiled_tap
+from backends.llama.context import PREFILL_STEP, Settings, clear, evaluate, flash_attention, new_context
+from backends.llama.ignored_settings import ignored_settings
+from backends.llama.model import Report, open_model
+from backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
+from backends.llama.tap.gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
+from backends.llama.text import LlamaTokenizer
+from backends.model_files.catalog import ModelLocation
+from backends.model_files.gguf import GgufFile, read_parts
+from backends.model_files.sizes import WeightFacts
+from backends.protocol import EngineOptions
+from backends.system import out_of_memory
+from routing.errors import UserError
+from routing.events import BackendInfo, ModelInfo
+from routing.header import experts_per_token
+
+LONGEST_CONTEXT = 8192
+"""Tokens. A context's memory is taken at once, and many models are made for longer ones than a machine can hold."""
+MOST_THREADS = 512
+"""What llama.cpp has room for."""
+MOST_THREADS_PER_CORE = 4
+ABOUT_MEMORY = re.compile("full-size SWA cache|padding V cache|mlock|setting new yarn_attn_factor")
+"""Warnings of llama.cpp that say how it does what it was told to; they change no number, or the header has them."""
+SLOW = "a callback in Python, slower"
+FEWEST_MOST_THREADS = 16
+"""Allowed on any machine."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """What one token showed of the model."""
+
+    rows: list[RouterRows]
+    gate: RouterGate
+    warnings: list[str]
+
+    @property
+    def layers(self) -> list[int]:
+        return [rows.layer for rows in self.rows]
+
+    @property
+    def chosen(self) -> dict[int, int]:
+        """Experts per token, by model layer index."""
+        return {rows.layer: int(rows.experts.shape[1]) for rows in self.rows}
+
+    @property
+    def experts(self) -> int:
+        return int(self.rows[0].scores.shape[1])
+
+    @property
+    def k_by_layer(self) -> list[int]:
+        """Experts per token of each layer."""
+        return [int(rows.experts.shape[1]) for rows in self.rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model that runs, with its tap in place."""
+
+    model: Any
+    settings: Settings
+    context: Any
+    tap: Tap
+    tokenizer: LlamaTokenizer
+    gate: RouterGate
+    info: ModelInfo
+    backend: BackendInfo
+    context_length: int
+    warnings: list[str]
+
+
+def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
+    """Load the weights, and run one token through to see that all routers show.
+
+    Raises:
+        UserError: llama.cpp cannot load it, not with so many threads, or it has no MoE layer that can be observed.
+    """
+    with log.warnings() as said:
+        loaded = _load(location, options, progress)
+    of_the_model = (line for line in said if ABOUT_MEMORY.search(line) is None)
+    return replace(loaded, warnings=[*loaded.warnings, *summed_up("llama.cpp", of_the_model)])
+
+
+def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> LoadedModel:
+    _check_threads(options.threads)
+    if location.path is None:
+        raise ValueError(f"{location.name} has not been fetched")
+    check_layout()
+    parts = read_parts(location.path)
+    facts = llama_facts.weight_facts(parts)
+    opened = open_model(location, options, facts.bytes, progress)
+    model = opened.handle
+    settings = _settings(model, parts, options)
+    tokenizer = LlamaTokenizer(model)
+    probe = _probe(model, parts[0].architecture, settings, tokenizer.begin)
+    tap, how = _tap(probe, settings)
+    context = new_context(model, settings, tap)
+    used = _context_settings(context, settings) | opened.settings
+    warnings = opened.warnings + probe.warnings + _warnings(model, tokenizer, settings, options)
+    if how.startswith(SLOW):
+        warnings.append(f"routing is read by {how}")
+    warnings += ignored_settings(parts[0], probe.gate.name, settings.context, probe.chosen)
+    if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
+        warnings.insert(0, beyond_memory)
+    _check_tap(context, tap, tokenizer.begin, probe)
+    return LoadedModel(
+        model=model,
+        settings=settings,
+        context=context,
+        tap=tap,
+        tokenizer=tokenizer,
+        gate=probe.gate,
+        info=_model_info(location.name, parts, facts, probe, settings),
+        backend=_backend_info(parts, how, probe, settings, used),
+        context_length=settings.context,
+        warnings=warnings,
+    )
+
+
+# -- settings
+
+
+def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> Settings:
+    trained = _trained_length(model)
+    check_context(options.context, trained)
+    context = options.context or min(trained, LONGEST_CONTEXT)
+    kv_type = options.kv_type.lower() if options.kv_type else "f32" if llama_facts.is_float32(parts) else "f16"
+    batch = max(FEWEST_AT_ONCE, min(context, options.batch or max(PREFILL_STEP, options.micro_batch or 0)))
+    return Settings(
+        context=context,
+        threads=options.threads or default_threads(),
+        on_gpu=bool(lib.llama_supports_gpu_offload()),
+        exact=kv_type == "f32",
+        kv_type=kv_type,
+        batch=batch,
+        micro_batch=min(batch, options.micro_batch or PREFILL_STEP),
+    )
+
+
+def _trained_length(model: Any) -> int:
+    """Tokens; llama.cpp keeps an unsigned number and hands out a signed one."""
+    return int(lib.llama_model_n_ctx_train(model)) % 2**32
+
+
+def _check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that llama.cpp hangs or dies of; there is no use in many more than cores.
+
+    Raises:
+        UserError: there are too few or too many.
+    """
+    most = max(FEWEST_MOST_THREADS, min(MOST_THREADS, MOST_THREADS_PER_CORE * (os.cpu_count() or 1)))
+    if threads is not None and not 1 <= threads <= most:
+        raise UserError(f"{threads} threads cannot run a model", advice=f"give 1 to {most}")
+
+
+def default_threads() -> int:
+    """All cores but one: llama.cpp's threads wait for one another busily, and stall when the screen needs a core."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - 1)
+
+
+# -- what the model does
+
+
+def _probe(model: Any, architecture: str, settings: Settings, token: int) -> Probe:
+    """Run one token through a context of its own, whose tap reads more than the one that stays."""
+    tap = ProbeTap(apart=settings.on_gpu)
+    context = new_context(model, settings, tap)
+    try:
+        evaluate(context, [token])
+        rows = sorted(tap.take(), key=lambda rows: rows.layer)
+    finally:
+        lib.llama_free(context)
+    check_rows(rows)
+    return Probe(rows, *read_gate(architecture, rows, tap))
+
+
+def _tap(probe: Probe, settings: Settings) -> tuple[Tap, str]:
+    """The tap that stays, and what it is."""
+    try:
+        library = compiled_tap()
+    except CannotCompile as why:
+        return PythonTap(apart=settings.on_gpu), f"{SLOW}: {why}"
+    tap = CompiledTap(
+        library,
+        rows=max(PREFILL_STEP, settings.batch),
+        layers=len(probe.layers),
+        experts=probe.experts,
+        experts_per_token=max(probe.k_by_layer),
+        apart=settings.on_gpu,
+    )
+    return tap, "a compiled callback"
+
+
+def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
+    """The tap that stays must see what the probe saw.
+
+    Raises:
+        UserError: it does not.
+    """
+    evaluate(context, [token])
+    seen = sorted(tap.take(), key=lambda rows: rows.layer)
+    clear(context)
+    check_rows(seen)
+    if [rows.layer for rows in seen] != probe.layers or not (probe.gate is UNKNOWN or are_scores(probe.gate, seen)):
+        raise UserError("the routing of this model cannot be observed reliably", advice="give another model")
+
+
+# -- descriptions
+
+
+def _model_info(
+    name: str, parts: Sequence[GgufFile], facts: WeightFacts, probe: Probe, settings: Settings
+) -> ModelInfo:
+    sizes = [facts.expert_bytes.get(layer) for layer in probe.layers]
+    known = [size for size in sizes if size is not None]
+    return ModelInfo(
+        name=name,
+        architecture=parts[0].architecture,
+        layers=probe.layers,
+        experts=probe.experts,
+        experts_per_token=experts_per_token(probe.k_by_layer),
+        gate=probe.gate.name,
+        quantization=llama_facts.quantization(parts),
+        parameters=facts.parameters,
+        bytes=facts.bytes,
+        expert_bytes=known if len(known) == len(sizes) else None,
+        non_expert_bytes=facts.non_expert_bytes,
+        context_length=settings.context,
+        trained_length=llama_facts.trained_length(parts[0]),
+        fingerprint=facts.fingerprint,
+    )
+
+
+def _context_settings(context: Any, settings: Settings) -> dict[str, str | int | bool]:
+    """What the context is, where llama.cpp can be asked."""
+    return {
+        "kv_type": settings.cache_type,
+        "flash_attention": flash_attention(settings),
+        "context": settings.context,
+        "batch": lib.llama_n_batch(context),
+        "micro_batch": lib.llama_n_ubatch(context),
+    }
+
+
+def _backend_info(
+    parts: Sequence[GgufFile], how: str, probe: Probe, settings: Settings, used: dict[str, str | int | bool]
+) -> BackendInfo:
+    seen = "expert indices" if probe.gate is UNKNOWN else "expert indices and router scores"
+    attention = "flash attention off" if settings.exact else "flash attention where it can"
+    cache = f"{settings.cache_type.upper()} cache, {attention}"
+    return BackendInfo(
+        name="llama.cpp",
+        version=f"llama-cpp-python {VERSION}",
+        device=device_name(settings.on_gpu and used["gpu_layers"] != 0),
+        threads=settings.threads,
+        tap=f"{seen}, copied once per MoE layer by {how}",
+        dtype=f"{llama_facts.stored_as(parts)}; {cache}",
+        settings=used,
+    )
+
+
+def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: Settings, options: EngineOptions) -> list[str]:
+    warnings = []
+    trained = _trained_length(model)
+    if trained > settings.context and options.context is None:
+        warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to spare memory")
+    if not tokenizer.eos_token_ids:
+        warnings.append("the model names no end-of-text token: it never stops by itself")
+    return warnings

@@ -1,0 +1,177 @@
+"""Opening a GGUF file with llama.cpp: where its tensors go, and how they get there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_cpp import llama_cpp as lib
+
+from backends.engine_options import split_override
+from backends.llama.bindings import VERSION, buffer_types, log
+from backends.model_files.catalog import ModelLocation
+from backends.model_files.gguf_checks import CONVERT
+from backends.protocol import EngineOptions
+from backends.system import out_of_memory
+from routing.errors import UserError
+from routing.events import Progress
+
+Report = Callable[[Progress], None]
+
+ALL_LAYERS = -1
+
+LOAD_MODE = re.compile(r"load_mode = ([\w+]+)")
+OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
+NOT_LOCKED = re.compile(r"(failed to mlock)")
+"""How llama.cpp says what became of the options."""
+WRONG_METADATA = re.compile(r"has wrong type|key not found in model")
+"""Errors of a conversion, which no other version of llama.cpp reads."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenModel:
+    """A model whose weights are in memory."""
+
+    handle: Any
+    """llama.cpp's."""
+    settings: dict[str, str | int | bool]
+    """How it was loaded, as `BackendInfo.settings` says it."""
+    warnings: list[str]
+
+
+class _Override(ctypes.Structure):
+    """`struct llama_model_tensor_buft_override`."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer", ctypes.c_void_p))
+
+
+def open_model(location: ModelLocation, options: EngineOptions, stored_bytes: int, progress: Report) -> OpenModel:
+    """Load the weights.
+
+    Args:
+        location: of the file, or of its first part.
+        options: those that say where weights go and how.
+        stored_bytes: of all tensors, for `progress`.
+        progress: told of every per cent.
+
+    Raises:
+        UserError: llama.cpp cannot, or not like this.
+    """
+    log.listen()
+    lib.llama_backend_init()
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = _gpu_layers(options)
+    params.load_mode = _load_mode(options)
+    overrides = _overrides(options.tensor_overrides)
+    params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+    params.progress_callback = lib.llama_progress_callback(_in_percent(stored_bytes, progress))
+    model = lib.llama_model_load_from_file(os.fsencode(str(location.path)), params)
+    if not model:
+        raise _failure(location.name)
+    _check_kind(model, location.name)
+    return OpenModel(model, *_outcome(options))
+
+
+def _failure(name: str) -> UserError:
+    reason = log.reason()
+    if log.lacks_memory:
+        advice = out_of_memory.SMALLER_MODEL
+    elif WRONG_METADATA.search(reason):
+        advice = CONVERT
+    else:
+        advice = "try a newer llama-cpp-python or another model"
+    return UserError(f"llama.cpp ({VERSION}) cannot load {name} ({reason})", advice=advice)
+
+
+def _gpu_layers(options: EngineOptions) -> int:
+    """How many layers go into a GPU's memory.
+
+    Raises:
+        UserError: some shall, and there is no GPU.
+    """
+    has_gpu = bool(lib.llama_supports_gpu_offload())
+    if options.gpu_layers is None:
+        return ALL_LAYERS if has_gpu else 0
+    if options.gpu_layers != 0 and not has_gpu:
+        raise UserError(
+            f"--gpu-layers is {options.gpu_layers}, and this llama-cpp-python has no GPU to put them on",
+            advice="leave it out, or install llama-cpp-python built for your GPU",
+        )
+    return int(options.gpu_layers)
+
+
+def _load_mode(options: EngineOptions) -> int:
+    """`enum llama_load_mode`.
+
+    Raises:
+        UserError: this system cannot do it.
+    """
+    if options.mmap and not lib.llama_supports_mmap():
+        raise UserError("this system cannot map files into memory", advice="leave --mmap out")
+    if options.mlock and not lib.llama_supports_mlock():
+        raise UserError("this system cannot keep memory from being swapped out", advice="leave --mlock out")
+    if options.mlock:
+        return int(lib.LLAMA_LOAD_MODE_MLOCK if options.mmap is False else lib.LLAMA_LOAD_MODE_MMAP_MLOCK)
+    modes = {None: lib.LLAMA_LOAD_MODE_AUTO, True: lib.LLAMA_LOAD_MODE_MMAP, False: lib.LLAMA_LOAD_MODE_NONE}
+    return int(modes[options.mmap])
+
+
+def _overrides(overrides: Sequence[str]) -> Any:
+    """llama.cpp's list of them, which ends with an empty one.
+
+    Raises:
+        UserError: there are too many, or no device has such a buffer.
+    """
+    most = lib.llama_max_tensor_buft_overrides() - 1
+    if len(overrides) > most:
+        raise UserError(f"{len(overrides)} times --override-tensor", advice=f"llama.cpp takes {most} at most")
+    known = buffer_types()
+    rows = []
+    for override in overrides:
+        pattern, buffer = split_override(override)
+        if buffer not in known:
+            raise UserError(f"--override-tensor: there is no buffer {buffer!r}", advice=f"there is {', '.join(known)}")
+        rows.append(_Override(pattern.encode(), known[buffer]))
+    return (_Override * (len(rows) + 1))(*rows)
+
+
+def _outcome(options: EngineOptions) -> tuple[dict[str, str | int | bool], list[str]]:
+    """What llama.cpp made of the options, by its own log, and what a person should know of it."""
+    mode = log.last(LOAD_MODE) or ""
+    is_locked = "mlock" in mode and log.last(NOT_LOCKED) is None
+    settings: dict[str, str | int | bool] = {
+        "gpu_layers": int(log.last(OFFLOADED) or 0),
+        "mmap": "mmap" in mode,
+        "mlock": is_locked,
+    }
+    if options.tensor_overrides:
+        settings["tensor_overrides"] = "; ".join(options.tensor_overrides)
+    refused = bool(options.mlock) and not is_locked
+    return settings, ["the system did not let the model be locked in memory: see `ulimit -l`"] if refused else []
+
+
+def _in_percent(stored_bytes: int, progress: Report) -> Callable[[float, Any], bool]:
+    """What llama.cpp may call for every tensor, reporting whole per cents."""
+    shown = -1
+    note = out_of_memory.beyond_memory(stored_bytes)
+
+    def report(fraction: float, _: Any) -> bool:
+        nonlocal shown
+        if (percent := int(fraction * 100)) != shown:
+            shown = percent
+            done = int(fraction * stored_bytes)
+            progress(Progress(stage="loading", done=done, total=stored_bytes, unit="bytes", note=note))
+        return True
+
+    return report
+
+
+def _check_kind(model: Any, name: str) -> None:
+    if lib.llama_model_has_encoder(model) or lib.llama_model_is_diffusion(model):
+        raise UserError(f"{name} does not generate token by token", advice="give another model")
+    if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == lib.LLAMA_VOCAB_TYPE_NONE:
+        raise UserError(f"{name} has no vocabulary", advice="convert the model with its tokenizer")

@@ -1,0 +1,162 @@
+/* Watches the MoE routers of llama.cpp's graphs: called for every node, it copies what the routers computed.
+ *
+ * It knows neither llama.cpp nor ggml: where a tensor keeps what, which nodes are meant, and how bytes are copied out
+ * of a device's memory, all of this is told by whoever loads it (backends/llama/tap/callback.py).
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes: how far ahead of the node that is asked for others are fetched, and how much at a time; more than one node. */
+enum { AHEAD = 8192, FETCHED = 384, CACHE_LINE = 64 };
+
+enum problem { NONE, BUFFER_FULL, UNEXPECTED_TENSOR };
+
+struct tap {
+    /* Byte offsets in a tensor. */
+    size_t type_at, ne_at, nb_at, op_at, src_at, name_at;
+    int32_t type_f32, type_i32, op_get_rows;
+    /* Names of nodes, before "-<layer>". The second one is only computed apart from what follows; NULL: it is not. */
+    const char *read_at, *stop_at;
+    /* Name of the nodes that hold the weights as they are applied; NULL: they are not read. */
+    const char *applied_at;
+    void (*get)(const void *tensor, void *to, size_t offset, size_t size);
+    /* Records of 32-bit words: layer, T, E, k, scores [T, E], weights [T, k], ids [T, k]. */
+    int32_t *buffer;
+    size_t capacity, used;
+    /* Likewise of applied weights: layer, T·k, weights [T, k]. */
+    int32_t *applied;
+    size_t applied_capacity, applied_used;
+    int32_t problem;
+    /* 0: no node is wanted. */
+    int32_t enabled;
+};
+
+static const void *field(const void *tensor, size_t at) { return (const char *)tensor + at; }
+
+static int64_t length(const struct tap *tap, const void *tensor, int axis) {
+    return ((const int64_t *)field(tensor, tap->ne_at))[axis];
+}
+
+static size_t stride(const struct tap *tap, const void *tensor, int axis) {
+    return ((const size_t *)field(tensor, tap->nb_at))[axis];
+}
+
+static int32_t number(const void *tensor, size_t at) { return *(const int32_t *)field(tensor, at); }
+
+static int32_t type(const struct tap *tap, const void *tensor) { return number(tensor, tap->type_at); }
+
+/* The layer of a node called `<prefix>-<digits>`, nothing after them: reshaped views carry longer names. Else -1. */
+static long layer_of(const char *name, const char *prefix) {
+    size_t size = prefix == NULL ? 0 : strlen(prefix);
+    if (size == 0 || strncmp(name, prefix, size) != 0 || name[size] != '-') {
+        return -1;
+    }
+    const char *digits = name + size + 1;
+    size_t count = strspn(digits, "0123456789");
+    return count > 0 && digits[count] == '\0' ? strtol(digits, NULL, 10) : -1;
+}
+
+/* Selected ids are a view of a longer ranking: rows are `step` bytes apart, and closed up here. */
+static void read_ids(const struct tap *tap, const void *ids, int32_t *to, size_t rows, size_t row, size_t step) {
+    tap->get(ids, to, 0, (rows - 1) * step + row);
+    for (size_t i = 1; i < rows; i++) {
+        memmove((char *)to + i * row, (const char *)to + i * step, row);
+    }
+}
+
+static bool is_plain(const struct tap *tap, const void *tensor, int32_t expected, size_t row) {
+    return type(tap, tensor) == expected && stride(tap, tensor, 0) == 4 && stride(tap, tensor, 2) == row;
+}
+
+static void record(struct tap *tap, const void *node, long layer) {
+    const void *const *sources = field(node, tap->src_at);
+    const void *scores = sources[0], *ids = sources[1];
+    size_t k = (size_t)length(tap, node, 1), rows = (size_t)length(tap, node, 2);
+    size_t experts = (size_t)length(tap, scores, 1);
+    if (rows == 0) {
+        return;
+    }
+    size_t step = stride(tap, ids, 1);
+    if (!is_plain(tap, node, tap->type_f32, 4 * k) || !is_plain(tap, scores, tap->type_f32, 4 * experts) ||
+        type(tap, ids) != tap->type_i32 || stride(tap, ids, 0) != 4 || step < 4 * k) {
+        tap->problem = UNEXPECTED_TENSOR;
+        return;
+    }
+    size_t before_ids = 4 + rows * (experts + k);
+    size_t needed = before_ids + (rows - 1) * step / 4 + k;
+    if (tap->used + needed > tap->capacity) {
+        tap->problem = BUFFER_FULL;
+        return;
+    }
+    int32_t *to = tap->buffer + tap->used;
+    to[0] = (int32_t)layer, to[1] = (int32_t)rows, to[2] = (int32_t)experts, to[3] = (int32_t)k;
+    tap->get(scores, to + 4, 0, 4 * rows * experts);
+    tap->get(node, to + 4 + rows * experts, 0, 4 * rows * k);
+    read_ids(tap, ids, to + before_ids, rows, 4 * k, step);
+    tap->used += before_ids + rows * k;
+}
+
+/* Weights as they are applied, [T, k] without gaps; some models keep a third axis of length 1. */
+static void record_applied(struct tap *tap, const void *node, long layer) {
+    size_t row = (size_t)length(tap, node, 0), size = 4 * row * (size_t)length(tap, node, 1);
+    size_t count = size / 4 * (size_t)length(tap, node, 2);
+    if (count == 0) {
+        return;
+    }
+    if (type(tap, node) != tap->type_f32 || stride(tap, node, 0) != 4 || stride(tap, node, 1) != 4 * row ||
+        stride(tap, node, 2) != size) {
+        tap->problem = UNEXPECTED_TENSOR;
+        return;
+    }
+    if (tap->applied_used + 2 + count > tap->applied_capacity) {
+        tap->problem = BUFFER_FULL;
+        return;
+    }
+    int32_t *to = tap->applied + tap->applied_used;
+    to[0] = (int32_t)layer, to[1] = (int32_t)count;
+    tap->get(node, to + 2, 0, 4 * count);
+    tap->applied_used += 2 + count;
+}
+
+/* Of a node that is to be read. The operation is looked at first: names lie where else nobody looks. */
+static long read_layer(const struct tap *tap, const void *node) {
+    return number(node, tap->op_at) == tap->op_get_rows ? layer_of(field(node, tap->name_at), tap->read_at) : -1;
+}
+
+/* Have what comes some nodes later ready in a cache: nodes lie one behind the other, in about the order in which they
+ * are asked for and then computed, and the last pass has driven them out to memory. Beyond the last one it does no harm.
+ */
+static void fetch_ahead(const void *node) {
+#ifdef __GNUC__
+    for (size_t at = 0; at < FETCHED; at += CACHE_LINE) {
+        __builtin_prefetch((const void *)((uintptr_t)node + AHEAD + at));
+    }
+#else
+    (void)node;
+#endif
+}
+
+static bool is_wanted(const struct tap *tap, const void *node) {
+    fetch_ahead(node);
+    const char *name = field(node, tap->name_at);
+    return read_layer(tap, node) >= 0 || layer_of(name, tap->stop_at) >= 0 || layer_of(name, tap->applied_at) >= 0;
+}
+
+bool moe_watch_tap(const void *node, bool ask, struct tap *tap) {
+    if (!tap->enabled) {
+        return !ask;
+    }
+    if (ask) {
+        return is_wanted(tap, node);
+    }
+    long layer = read_layer(tap, node), applied = layer_of(field(node, tap->name_at), tap->applied_at);
+    if (layer >= 0 && tap->problem == NONE) {
+        record(tap, node, layer);
+    } else if (applied >= 0 && tap->problem == NONE) {
+        record_applied(tap, node, applied);
+    }
+    return true;
+}

@@ -1,0 +1,100 @@
+"""Text to tokens and back with llama.cpp: what `TextCodec` needs of a tokenizer, and an incremental detokeniser."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+from typing import Any
+
+from llama_cpp import llama_cpp as lib
+
+from backends.text.chat_template import ChatTemplate
+
+LONGEST_PIECE = 256
+"""Bytes that a token is expected to have; longer ones are asked for again."""
+
+
+class LlamaTokenizer:
+    """A model's vocabulary and chat template, with the methods of a Hugging Face tokenizer.
+
+    Args:
+        model: the loaded model, which must outlive this.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._vocab = lib.llama_model_get_vocab(model)
+        self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
+        self.eos_token_ids = {token for token in range(self.vocabulary) if lib.llama_vocab_is_eog(self._vocab, token)}
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+        """Those asked for before: every generated token asks."""
+        template = lib.llama_model_chat_template(model, None)
+        self._template = template.decode(errors="replace") if template else None
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    @property
+    def begin(self) -> int:
+        """A token that a text may begin with: the one made for it, if there is one."""
+        return max(0, int(lib.llama_vocab_bos(self._vocab)))
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        data = text.encode(errors="replace")
+        room = len(data) + 2  # what begins and what ends a text
+        while True:
+            ids = (lib.llama_token * room)()
+            count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special_tokens, True)
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def jinja_template(self) -> ChatTemplate | None:
+        """The chat template, with the special tokens that it may write; None if the model has none."""
+        if self._template is None:
+            return None
+        begin, end = lib.llama_vocab_bos(self._vocab), lib.llama_vocab_eos(self._vocab)
+        variables: dict[str, str | None] = dict.fromkeys(
+            ("functions", "function_call", "tools", "tool_choice", "documents")
+        )
+        variables |= {"bos_token": self._special(begin), "eos_token": self._special(end)}
+        return ChatTemplate(self._template, variables)
+
+    def _special(self, token: int) -> str:
+        return self.piece(token).decode(errors="replace") if token >= 0 else ""
+
+    def piece(self, token: int, *, strip: bool = False) -> bytes:
+        """The bytes that a token stands for, special ones as they are written; `strip` leaves out a leading space."""
+        known = self._pieces.get((token, strip))
+        if known is None:
+            known = self._pieces[token, strip] = self._piece(token, strip=strip)
+        return known
+
+    def _piece(self, token: int, *, strip: bool) -> bytes:
+        room = LONGEST_PIECE
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = lib.llama_token_to_piece(self._vocab, token, buffer, room, int(strip), True)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    @property
+    def adds_space(self) -> bool:
+        """A text gets a space in front when it is split into tokens, as SentencePiece does it."""
+        ids = self.encode("a", add_special_tokens=False)
+        return bool(ids) and self.piece(ids[0]).startswith(b" ")
+
+
+class ByteDetokenizer:
+    """Puts the bytes of successive tokens together; a character comes with the last of its bytes."""
+
+    def __init__(self, tokenizer: LlamaTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._strips = tokenizer.adds_space
+
+    def add(self, token: int) -> str:
+        piece = self._tokenizer.piece(token, strip=self._strips)
+        self._strips = False
+        return self._decoder.decode(piece)

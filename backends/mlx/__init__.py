@@ -1,0 +1,1 @@
+"""The MLX engine, through mlx-lm."""

@@ -1,0 +1,332 @@
+"""Loading a model with mlx-lm, so that it runs here and its routers can be watched."""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import msgspec
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import get_total_parameters, load_tokenizer
+
+from backends.engine_options import check_context
+from backends.ignored_settings import listed
+from backends.layer_checks import check_same_experts
+from backends.mlx.open_model import open_model
+from backends.mlx.quantization import quantization_of, quantization_warnings
+from backends.mlx.tap import RouterTap
+from backends.model_files import config as model_config
+from backends.model_files.catalog import ModelLocation
+from backends.model_files.preflight import read_tensor_tables
+from backends.model_files.remote_code import files_with_code, needs_code
+from backends.model_files.safetensors import AGAIN
+from backends.model_files.sizes import WeightFacts, weight_facts
+from backends.protocol import EngineOptions
+from backends.system import out_of_memory
+from backends.text.chat_template import of_hugging_face
+from backends.text.tokenizer import TextCodec
+from routing.errors import UserError
+from routing.events import BackendInfo, ModelInfo, Progress
+from routing.header import experts_per_token
+from routing.router.gates import UNKNOWN_GATE
+
+Report = Callable[[Progress], None]
+
+COMPILING = "the first time on a machine, MLX compiles its kernels: some 20 s"
+"""It calls the C++ compiler for kernels on a processor, and keeps what it makes in the folder for temporary files."""
+
+LACKING = re.compile(r"__init__\(\) missing \d+ required positional arguments?: (.+)")
+"""Error of mlx-lm where a config has no entry for an argument of the family, which no newer version guesses."""
+
+HALF = (mx.float16, mx.bfloat16)
+
+KV_TYPES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
+"""Names as in `engine_options.KV_TYPES`."""
+
+EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings", "embed", "embed_in"})
+"""What model families call the embedding of tokens."""
+
+READ_STEP = 64_000_000
+"""Bytes of weights read between two progress reports."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model that runs, with its tap in place."""
+
+    model: nn.Module
+    text: TextCodec
+    tap: RouterTap
+    info: ModelInfo
+    backend: BackendInfo
+    context_length: int
+    vocabulary: int
+    """Width of the logits."""
+    embedded: int
+    """Tokens that the model has an embedding of."""
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one forward pass showed of the model."""
+
+    experts: int
+    k_by_layer: list[int]
+    """Experts per token of each MoE layer."""
+    vocabulary: int
+    kv_type: str | None
+    """Of what the layers keep of earlier tokens."""
+
+
+def first_use() -> str | None:
+    """Return what the first evaluations on this device also do, in words; None if nothing that takes long."""
+    return COMPILING if mx.default_device() == mx.Device(mx.cpu) else None
+
+
+def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
+    """Load the weights, hook the routers, and run one token through to see that all of them show.
+
+    Raises:
+        UserError: mlx-lm cannot load it, or it has no MoE layer that can be observed.
+    """
+    if location.path is None:
+        raise ValueError(f"{location.name} has not been fetched")
+    config = model_config.read_config(location.path)
+    longest = model_config.context_length(config)
+    check_context(options.context, longest)
+    context = options.context or longest
+    tensors = read_tensor_tables(location.path)
+    facts = weight_facts(config, tensors)
+    beyond_memory = out_of_memory.beyond_memory(facts.bytes)
+    loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
+    progress(loading)
+    model, text, settings = _open(location.name, location.path, config, trusts=options.trust_remote_code)
+    quantized = quantization_of(model, tensors)
+    stored = _weights_dtype(model)
+    computed = _cast_for_device(model, stored)
+    _wire_memory()
+    _read_weights(location.name, model, loading, progress)
+    progress(msgspec.structs.replace(loading, done=facts.bytes, note=first_use() or beyond_memory))
+    tap = RouterTap(model)
+    shape = _probe(model, tap)
+    return LoadedModel(
+        model=model,
+        text=text,
+        tap=tap,
+        info=_model_info(location.name, config, facts, model, tap, shape, context, quantized),
+        backend=_backend_info(tap, stored, computed, _settings(context, shape, trusts=options.trust_remote_code)),
+        context_length=context or sys.maxsize,
+        vocabulary=shape.vocabulary,
+        embedded=_embedded(model, shape.vocabulary),
+        warnings=[
+            *([beyond_memory] if beyond_memory else []),
+            *settings,
+            *quantization_warnings(quantized, config, location.path),
+            *_warnings(text, config, context, shape.vocabulary),
+        ],
+    )
+
+
+def _open(
+    name: str, folder: Path, config: model_config.Config, *, trusts: bool
+) -> tuple[nn.Module, TextCodec, list[str]]:
+    """The model, its weights not yet read, its tokenizer, and what is to be said of settings."""
+    try:
+        model, completed, settings = open_model(folder, config, trust_remote_code=trusts)
+        # Said in any case: not being told, transformers would ask on the terminal.
+        tokenizer = load_tokenizer(folder, {"trust_remote_code": trusts}, eos_token_ids=completed.get("eos_token_id"))
+    except Exception as error:  # a model's files reach deep into two libraries, which raise nearly everything
+        traceback.print_exc()
+        if not trusts and (code := files_with_code(folder, config)):
+            raise needs_code(name, code) from error
+        if lacking := LACKING.search(str(error)):
+            raise UserError(f"the config.json of {name} lacks {lacking[1]}", advice=AGAIN) from error
+        reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
+        advice = "install what is missing" if "pip install" in reason else "try a newer mlx-lm or another model"
+        raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error
+    return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer)), settings
+
+
+# -- weights
+
+
+def _arrays(model: nn.Module) -> list[Any]:
+    return [array for _, array in tree_flatten(model.parameters())]
+
+
+def _weights_dtype(model: nn.Module) -> Any:
+    """The floating-point type that most of the model's numbers are stored in; scales, in a quantised one."""
+    sizes: dict[Any, int] = {}
+    for array in _arrays(model):
+        if mx.issubdtype(array.dtype, mx.floating):
+            sizes[array.dtype] = sizes.get(array.dtype, 0) + array.size
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _cast_for_device(model: nn.Module, stored: Any) -> Any:
+    """On the CPU, MLX gathers experts in float32 or quantised only; returns the type that is computed in."""
+    is_quantized = any(hasattr(module, "bits") for module in model.modules())
+    if mx.default_device() != mx.Device(mx.cpu) or stored not in HALF or is_quantized:
+        return stored
+    model.set_dtype(mx.float32)
+    return mx.float32
+
+
+def _wire_memory() -> None:
+    """Let the weights stay in the GPU's memory, as far as the device recommends it (Apple silicon says how far)."""
+    limit = mx.device_info().get("max_recommended_working_set_size")
+    if limit is not None:
+        mx.set_wired_limit(int(limit))
+
+
+def _read_weights(name: str, model: nn.Module, loading: Progress, progress: Report) -> None:
+    """Read the weights, some at a time, and say how far that is.
+
+    Raises:
+        UserError: MLX cannot.
+    """
+    arrays = _arrays(model)
+    total = sum(array.nbytes for array in arrays)
+    done, waiting = 0, 0
+    batch: list[Any] = []
+    for array in arrays:
+        batch.append(array)
+        waiting += array.nbytes
+        if waiting >= READ_STEP or array is arrays[-1]:
+            _read(name, batch)
+            batch, done, waiting = [], done + waiting, 0
+            progress(msgspec.structs.replace(loading, done=(loading.total or 0) * done // total))
+
+
+def _read(name: str, arrays: list[Any]) -> None:
+    try:
+        mx.eval(arrays)
+    except RuntimeError as error:
+        # The files are whole, that was checked: on processors MLX says that it cannot read where it has no memory.
+        traceback.print_exc()
+        raise UserError(
+            f"mlx {version('mlx')} cannot bring the weights of {name} into memory ({error})",
+            advice=out_of_memory.SMALLER_MODEL,
+        ) from error
+
+
+def _probe(model: nn.Module, tap: RouterTap) -> Shape:
+    """Run one token and look at what the tap caught."""
+    cache = make_prompt_cache(model)
+    logits = model(mx.array([[0]]), cache=cache)
+    mx.eval(logits)
+    unseen = [
+        layer.index
+        for layer, experts, logits in zip(tap.layers, tap.frame.experts, tap.frame.logits, strict=True)
+        if experts is None or (logits is None and layer.gate is not None)
+    ]
+    if unseen:
+        raise UserError(f"the routing of layers {unseen} cannot be observed", advice="give another model")
+    check_same_experts([(layer.index, layer.experts) for layer in tap.layers])
+    k_by_layer = [caught.shape[-1] for caught in tap.frame.experts]
+    return Shape(tap.layers[0].experts, k_by_layer, logits.shape[-1], _cache_type(cache))
+
+
+def _embedded(model: nn.Module, vocabulary: int) -> int:
+    """Rows of the embedding of tokens; `vocabulary` where it has an unusual name.
+
+    What can be drawn can be read: mlx-lm makes both as large as the config says, and refuses other weights.
+    """
+    embeddings = (nn.Embedding, nn.QuantizedEmbedding)
+    found = (m for path, m in model.named_modules() if isinstance(m, embeddings) and path.split(".")[-1] in EMBEDDINGS)
+    rows = [int(module.weight.shape[0]) for module in found]
+    return min(rows, default=vocabulary)
+
+
+def _cache_type(cache: list[Any]) -> str | None:
+    """The type of the numbers that all layers keep; None if it is not one, or they do not show it."""
+    kept = {keys.dtype for layer in cache if (keys := getattr(layer, "keys", None)) is not None}
+    return KV_TYPES.get(kept.pop()) if len(kept) == 1 else None
+
+
+# -- descriptions
+
+
+def _model_info(
+    name: str,
+    config: model_config.Config,
+    facts: WeightFacts,
+    model: nn.Module,
+    tap: RouterTap,
+    shape: Shape,
+    context: int | None,
+    quantized: str | None,
+) -> ModelInfo:
+    layers = [layer.index for layer in tap.layers]
+    sizes = [facts.expert_bytes.get(layer) for layer in layers]
+    known = [size for size in sizes if size is not None]
+    return ModelInfo(
+        name=name,
+        architecture=str(config.get("model_type", "unknown")),
+        layers=layers,
+        experts=shape.experts,
+        experts_per_token=experts_per_token(shape.k_by_layer),
+        gate=tap.gate,
+        quantization=quantized,
+        parameters=facts.parameters or int(get_total_parameters(model)),
+        bytes=facts.bytes,
+        expert_bytes=known if len(known) == len(layers) else None,
+        non_expert_bytes=facts.non_expert_bytes,
+        context_length=context,
+        trained_length=model_config.trained_length(config),
+        fingerprint=facts.fingerprint,
+    )
+
+
+def _settings(context: int | None, shape: Shape, *, trusts: bool) -> dict[str, str | int | bool]:
+    """As `BackendInfo.settings` says them; what is not known or not limited is left out."""
+    known: dict[str, str | int | None] = {
+        "kv_type": shape.kv_type,
+        "context": context,
+        "trust_remote_code": trusts or None,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _backend_info(tap: RouterTap, stored: Any, computed: Any, settings: dict[str, str | int | bool]) -> BackendInfo:
+    device = mx.default_device()
+    kind = "CPU" if device == mx.Device(mx.cpu) else "GPU"
+    known = "expert indices, router logits and weights" if tap.sees_weights else "expert indices and router logits"
+    seen = "expert indices" if tap.gate == UNKNOWN_GATE else known
+    return BackendInfo(
+        name="mlx",
+        version=f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",
+        device=f"{kind} ({mx.device_info().get('device_name', 'unnamed')})",
+        tap=f"{seen}, hooked lazily in every MoE layer",
+        dtype=_type_name(computed)
+        if computed == stored
+        else f"{_type_name(computed)} (stored as {_type_name(stored)})",
+        settings=settings,
+    )
+
+
+def _type_name(dtype: Any) -> str:
+    return str(dtype).rpartition(".")[2]
+
+
+def _warnings(text: TextCodec, config: model_config.Config, context: int | None, vocabulary: int) -> list[str]:
+    warnings = model_config.rope_warnings(config)
+    beyond = sorted(token for token in text.ends if not 0 <= token < vocabulary)
+    if beyond:
+        warnings.append(f"end-of-text tokens {listed([str(token) for token in beyond])} are none of the model's")
+    if len(beyond) == len(text.ends):
+        warnings.append("the model names no end-of-text token: it never stops by itself")
+    if context is None:
+        warnings.append("config.json names no context length: a run ends only when it is told to, or give --context")
+    return warnings

@@ -1,0 +1,97 @@
+"""A model and its tokenizer, opened by mlx-lm, with all settings of the model in force that can be."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.utils import load_model
+
+from backends.ignored_settings import corrected, ignored, not_known
+from backends.mlx.settings.config_defaults import complete
+from backends.mlx.settings.corrections import correct, correct_rules, restore_tensors
+from backends.mlx.settings.dropped_tensors import Dropped
+from backends.mlx.settings.ignored import unheeded
+from backends.model_files.config import Config
+from backends.model_files.stored_types import modelopt_settings
+
+REFUSES_SCALING = frozenset({"qwen2_moe"})
+"""Families whose arguments refuse a stretched rotation, which their code does not read: it is added afterwards."""
+
+LARGEST_BIAS = 1_000_000
+"""Elements of a dropped tensor that is read, to see if it is all zeros."""
+
+
+def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False) -> tuple[nn.Module, Config, list[str]]:
+    """Load a model, its weights not yet read.
+
+    Returns:
+        The model, its config as mlx-lm has completed it, and warnings about settings.
+    """
+    overrides, said = complete(config)
+    withheld = {"rope_scaling": None} if config.get("model_type") in REFUSES_SCALING else {}
+    dropped = Dropped()
+    with _without_wildcards(folder) as path:
+        model, completed = load_model(
+            path,
+            lazy=True,
+            model_config=overrides | withheld | modelopt_settings(config, folder),
+            get_model_classes=dropped.classes,
+            trust_remote_code=trust_remote_code,
+        )
+    return model, completed, said + put_in_force(model, config | overrides, dropped.arrays)
+
+
+@contextmanager
+def _without_wildcards(folder: Path) -> Iterator[Path]:
+    """Yield a path to a folder that mlx-lm can search: it takes brackets in a folder's name for a pattern."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with TemporaryDirectory(prefix="moe-watch-") as parent:
+        link = Path(parent) / "model"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        yield link  # the files stay open until their weights are read
+
+
+def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> list[str]:
+    """Add to a loaded model what mlx-lm ignores; return a notice or a warning for each such setting.
+
+    Args:
+        model: as mlx-lm loaded it; its modules are replaced.
+        config: with what was laid over it for mlx-lm.
+        dropped: tensors of the checkpoint that the model has not taken.
+    """
+    engine = f"mlx-lm {version('mlx-lm')}"
+    said = [corrected(rule, engine) for rule in correct_rules(model)]
+    lost = {name: array for name, array in dropped.items() if not _is_zero_bias(name, array)}
+    restored = restore_tensors(model, lost)
+    if restored:
+        said.append(corrected(_tensors(restored), engine))
+    if left := [name for name in lost if name not in restored]:
+        said.append(ignored(_tensors(left), engine))
+    if (found := unheeded(config, model)) is None:
+        return [*said, not_known(["config.json"], "the model's own code")]
+    said += [
+        (corrected if correct(setting, model, config) else ignored)(str(setting), engine) for setting in found.ignored
+    ]
+    if found.not_known:
+        said.append(not_known(found.not_known, f"{engine}'s {config.get('model_type')}"))
+    return said
+
+
+def _tensors(names: list[str]) -> str:
+    more = f" (one of {len(names):,} such tensors)" if len(names) > 1 else ""
+    return f"the checkpoint's tensor {min(names)}{more}"
+
+
+def _is_zero_bias(name: str, array: Any) -> bool:
+    """Return whether a tensor is a bias that adds nothing."""
+    return "bias" in name and array.size <= LARGEST_BIAS and not mx.any(array).item()

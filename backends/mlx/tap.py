@@ -1,0 +1,224 @@
+"""Watching the routers of an mlx-lm model while it runs, without slowing it.
+
+MLX is lazy: a forward pass only builds a graph, and the next one is launched before the results of this one are
+read. So the hooks evaluate nothing. They keep the arrays that the model itself routes with, and tie them to the
+output of the same pass, so that they are computed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from backends.engine import Routing, Unobserved
+from backends.mlx.gates import linear_logits, raw_logits
+from backends.mlx.layers import MoeLayer, moe_layers
+from routing.errors import UserError
+from routing.router.gates import UNKNOWN_GATE
+
+Call = Callable[..., Any]
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """What one forward pass routed with, per MoE layer; lazy arrays, None where nothing was caught."""
+
+    experts: list[Any]
+    """[..., T, k]"""
+    logits: list[Any]
+    """[..., T, E], float32"""
+    weights: list[Any]
+    """[..., T, k], float32: of `experts`, where the router returns them."""
+    layers: list[int]
+    """Index in the model of each."""
+    observed: bool = True
+    """The tap was in place."""
+
+    def arrays(self) -> list[Any]:
+        return [array for array in (*self.experts, *self.logits, *self.weights) if array is not None]
+
+    def read(self, tokens: int) -> Routing:
+        """As NumPy, of a pass over so many tokens, waiting for it if need be.
+
+        Only `np.asarray` here: any new MLX operation would queue behind the pass that is already under way.
+
+        Raises:
+            UserError: a router gave no finite number for an expert.
+        """
+        if not self.observed:
+            return Unobserved.of(tokens, len(self.experts))
+        logits = [_rows(array) for array in self.logits]
+        self._check_numbers(logits)
+        return Routing(
+            tokens=tokens,
+            experts=[_rows(array) for array in self.experts],
+            logits=logits,
+            weights=[_rows(array) for array in self.weights] if any(w is not None for w in self.weights) else [],
+        )
+
+    def _check_numbers(self, logits: list[Any]) -> None:
+        """With NaN or ∞ for one expert no probability of its layer is known, while the model may use the others."""
+        rows = [(index, row) for index, row in zip(self.layers, logits, strict=True) if row is not None]
+        if not rows or np.isfinite(np.concatenate([row for _, row in rows], axis=-1)).all():
+            return
+        layer, row = next((index, row) for index, row in rows if not np.isfinite(row).all())
+        token, expert = np.argwhere(~np.isfinite(row))[0]
+        raise UserError(
+            f"the router of layer {layer} gives {row[token, expert]} for expert {expert}: damaged weights, or an "
+            "overflow in their precision",
+            advice="try another file of the model, or another precision",
+        )
+
+
+def _rows(array: Any) -> Any:
+    return None if array is None else np.array(array).reshape(-1, array.shape[-1])
+
+
+class RouterTap:
+    """Hooks into all MoE layers of a model; `close` takes them out again, and `open` puts them back.
+
+    Quantise before this: quantising replaces the hooked modules.
+
+    Raises:
+        UserError: the model has no MoE layer, or hides its selection.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = sorted(moe_layers(model), key=lambda layer: layer.index)
+        if not self.layers:
+            raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
+        self._indices = [layer.index for layer in self.layers]
+        self.frame = self._new_frame()
+        """Of the forward pass that was built last."""
+        self._model = model
+        self._undo: list[Callable[[], None]] = []
+        self.open()
+
+    @property
+    def gate(self) -> str:
+        """How all layers turn logits into weights, `UNKNOWN_GATE` if that is not known or differs."""
+        gates = {UNKNOWN_GATE if layer.gate is None else str(layer.gate) for layer in self.layers}
+        return gates.pop() if len(gates) == 1 else UNKNOWN_GATE
+
+    @property
+    def sees_weights(self) -> bool:
+        """The pass that was built last showed the weights that the model applied."""
+        return any(caught is not None for caught in self.frame.weights)
+
+    def _hook_layer(self, position: int, layer: MoeLayer) -> None:
+        if layer.container is not None:
+            self._hook(layer.container, _keep_indices(self, position))
+        if layer.gate is None:
+            return
+        if layer.linear is not None:
+            self._hook(layer.linear, _keep_product(self, position, layer))
+        if layer.router is not layer.linear:
+            self._hook(layer.router, _keep_routes(self, position, layer))
+
+    def _new_frame(self) -> Frame:
+        nothing = [None] * len(self.layers)
+        return Frame(nothing.copy(), nothing.copy(), nothing.copy(), self._indices)
+
+    def open_frame(self) -> Frame:
+        """Begin a forward pass."""
+        self.frame = self._new_frame()
+        return self.frame
+
+    def _hook(self, module: nn.Module, wrap: Callable[[Call], Call]) -> None:
+        """Give one module a subclass of its own: Python looks `__call__` up on the type, never on the instance."""
+        original = type(module)
+        module.__class__ = type(original.__name__, (original,), {"__call__": wrap(original.__call__)})
+
+        def undo() -> None:
+            module.__class__ = original
+
+        self._undo.append(undo)
+
+    def open(self) -> None:
+        """Hook in."""
+        for position, layer in enumerate(self.layers):
+            self._hook_layer(position, layer)
+        self._hook(self._model, _open_frame(self))
+
+    def observe(self, on: bool) -> None:
+        """Look on at the passes built from now on, or leave them as they are without a tap: their frames are empty."""
+        if on and not self._undo:
+            self.open()
+        elif not on:
+            self.close()
+            self.frame = replace(self._new_frame(), observed=False)
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def _open_frame(tap: RouterTap) -> Callable[[Call], Call]:
+    """For the whole model: one frame per forward pass, computed together with its output."""
+
+    def wrap(call: Call) -> Call:
+        def hooked(module: Any, *args: Any, **options: Any) -> Any:
+            frame = tap.open_frame()
+            return mx.depends(call(module, *args, **options), frame.arrays())
+
+        return hooked
+
+    return wrap
+
+
+def _keep_indices(tap: RouterTap, position: int) -> Callable[[Call], Call]:
+    """For an expert container: the experts it gathers."""
+
+    def wrap(call: Call) -> Call:
+        def hooked(module: Any, x: Any, indices: Any, *args: Any, **options: Any) -> Any:
+            if tap.frame.experts[position] is None:  # what the router returned is its own selection
+                tap.frame.experts[position] = indices
+            return call(module, x, indices, *args, **options)
+
+        return hooked
+
+    return wrap
+
+
+def _keep_product(tap: RouterTap, position: int, layer: MoeLayer) -> Callable[[Call], Call]:
+    """For the linear module of a router: its output. Cast in the graph of the pass, as NumPy knows no bfloat16."""
+
+    def wrap(call: Call) -> Call:
+        def hooked(module: Any, *args: Any, **options: Any) -> Any:
+            product = call(module, *args, **options)
+            logits = tap.frame.logits[position] = linear_logits(layer.family, layer.router, product)
+            if layer.container is None:
+                tap.frame.experts[position] = _top(logits, layer.experts_per_token)
+            return product
+
+        return hooked
+
+    return wrap
+
+
+def _top(logits: Any, count: int) -> Any:
+    """What a family selects that passes no indices on: by probability, as it does itself, so that ties fall alike."""
+    return mx.argpartition(-mx.softmax(logits, axis=-1), kth=count - 1, axis=-1)[..., :count]
+
+
+def _keep_routes(tap: RouterTap, position: int, layer: MoeLayer) -> Callable[[Call], Call]:
+    """For a router around its linear module, or with a weight alone: what it returns, and its logits."""
+
+    def wrap(call: Call) -> Call:
+        def hooked(module: Any, x: Any, *args: Any, **options: Any) -> Any:
+            routes = call(module, x, *args, **options)
+            if layer.linear is None:
+                tap.frame.logits[position] = raw_logits(layer.family, module, x)
+            if isinstance(routes, tuple) and layer.returns_applied:
+                tap.frame.experts[position], tap.frame.weights[position] = routes[0], routes[1].astype(mx.float32)
+            return routes
+
+        return hooked
+
+    return wrap

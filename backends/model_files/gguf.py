@@ -1,0 +1,248 @@
+"""GGUF headers: what a file says it holds, and whether it can hold it. No weight is read.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import mmap
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from backends.model_files.safetensors import AGAIN, Tensor, unreadable
+from backends.system.regular_files import open_regular
+from routing.errors import UserError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+"""Those that llama.cpp reads."""
+
+ALIGNMENT = 32
+"""Bytes, where the file names none."""
+
+MOST_DIMENSIONS = 4
+
+TENSOR_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 22: ("IQ2_S", 256, 82), 18: ("IQ3_XXS", 256, 98),
+    21: ("IQ3_S", 256, 110), 19: ("IQ1_S", 256, 50), 29: ("IQ1_M", 256, 56), 20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
+}  # fmt: skip
+"""Name, elements of a block, bytes of a block, by number."""
+
+SCALARS = {kind: struct.Struct(f"<{code}") for kind, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)}
+"""Numbers and truth values in metadata, by the number of their type."""
+INTEGERS = frozenset({*range(6), 10, 11})
+"""The integer types among them."""
+LONGEST_ARRAY = 2048
+"""Items; longer ones are vocabularies."""
+STRING, ARRAY = 8, 9
+COUNT, NUMBER = SCALARS[10], SCALARS[4]
+
+PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """The header of one file."""
+
+    path: Path
+    metadata: dict[str, Any]
+    """Scalars and strings; an array (a vocabulary, mostly) is represented by its length and digest."""
+    tensors: list[Tensor]
+    arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Arrays of integers in the metadata that are no longer than `LONGEST_ARRAY`, e.g. a number for every layer."""
+
+    @property
+    def architecture(self) -> str:
+        """As llama.cpp names it; empty if the file does not say."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    def number(self, key: str) -> int | None:
+        """An integer of the model's own, e.g. `expert_count`; None if it is not there."""
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        return value if isinstance(value, int) else None
+
+    def array(self, key: str) -> tuple[int, ...] | None:
+        """Return integers of the model's own, e.g. `expert_used_count` by layer; None if they are not there."""
+        return self.arrays.get(f"{self.architecture}.{key}")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins like one, whatever it is called: Ollama keeps models under their digests."""
+    try:
+        with open_regular(path) as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def read_parts(path: Path) -> list[GgufFile]:
+    """The headers of a model's file, and of those that it is continued in, each checked against its file's size.
+
+    Raises:
+        UserError: one is missing, truncated or no GGUF file, or `path` is not the first.
+    """
+    first = read_gguf(path)
+    count = first.metadata.get("split.count")
+    if not isinstance(count, int) or count <= 1:
+        return [first]
+    named = PART.fullmatch(path.name)
+    if named is None or int(named["number"]) != 1 or int(named["count"]) != count:
+        advice = f"give the one named …-00001-of-{count:05}.gguf"
+        if first.metadata.get("split.no") == 0:  # renamed, or several parts written into one file
+            advice += " beside the others, or the file that `llama-gguf-split --merge` makes of them"
+        raise UserError(f"{path} is one of {count} parts", advice=advice)
+    rest = (path.with_name(f"{named['stem']}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1))
+    return [first, *(read_gguf(part) for part in rest)]
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """The header of one file, checked against the file's size.
+
+    Raises:
+        UserError: the file is missing, truncated or no GGUF file.
+    """
+    try:
+        with open_regular(path) as file:
+            _check_start(path, file.read(8))
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _Reader(path, data).read()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _check_start(path: Path, start: bytes) -> None:
+    """Magic and version."""
+    if start == b"version ":
+        raise UserError(f"{path} is a Git LFS pointer, not the weights", advice="run `git lfs pull` in its folder")
+    if start[:4] != MAGIC:
+        raise UserError(f"{path} is no GGUF file", advice=AGAIN)
+    if len(start) < 8:
+        raise UserError(f"{path} is truncated: {len(start)} bytes are not even a header", advice=AGAIN)
+    version = int.from_bytes(start[4:], "little")
+    if int.from_bytes(start[4:], "big") in VERSIONS:
+        raise UserError(f"{path} is a big-endian GGUF file", advice="convert the model for this machine")
+    if version not in VERSIONS:
+        raise UserError(f"{path} has GGUF version {version}, and only 2 and 3 can be read", advice=AGAIN)
+
+
+class _Reader:
+    """Reads a header from its beginning to its end."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self._path = path
+        self._data = data
+        self._at = 8
+        self._arrays: dict[str, tuple[int, ...]] = {}
+
+    def read(self) -> GgufFile:
+        try:
+            tensor_count, entry_count = self._scalar(COUNT), self._scalar(COUNT)
+            metadata = dict(self._entry() for _ in range(entry_count))
+            rows = [self._row() for _ in range(tensor_count)]
+        except (struct.error, IndexError, OverflowError) as error:
+            size = len(self._data)
+            raise UserError(f"{self._path} is truncated inside its header: {size:,} bytes", advice=AGAIN) from error
+        start = self._data_start(metadata)
+        return GgufFile(self._path, metadata, self._tensors(start, rows), self._arrays)
+
+    # -- metadata
+
+    def _entry(self) -> tuple[str, Any]:
+        key = self._string()
+        kind = self._scalar(NUMBER)
+        return key, self._array(key) if kind == ARRAY else self._value(kind)
+
+    def _value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self._string()
+        if kind not in SCALARS:
+            raise self._corrupt(f"unknown type of metadata {kind}")
+        return self._scalar(SCALARS[kind])
+
+    def _array(self, key: str) -> str:
+        """A digest of it: whole vocabularies are of no use here. Short ones of integers are kept beside."""
+        kind, count = self._scalar(NUMBER), self._scalar(COUNT)
+        start = self._at
+        if kind == STRING:
+            for _ in range(count):
+                self._skip(self._scalar(COUNT))
+        elif kind in SCALARS:
+            self._skip(count * SCALARS[kind].size)
+            if kind in INTEGERS and count <= LONGEST_ARRAY:
+                self._arrays[key] = tuple(each for [each] in SCALARS[kind].iter_unpack(self._data[start : self._at]))
+        else:
+            raise self._corrupt(f"unknown type of metadata {kind}")
+        return f"{count} items, {hashlib.sha256(self._data[start : self._at]).hexdigest()}"
+
+    # -- tensors
+
+    def _row(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Name, shape, type and place of one tensor."""
+        name = self._string()
+        dimensions = self._scalar(NUMBER)
+        if dimensions > MOST_DIMENSIONS:
+            raise self._corrupt(f"tensor {name!r} has {dimensions} dimensions")
+        shape = tuple(self._scalar(COUNT) for _ in range(dimensions))
+        return name, shape, self._scalar(NUMBER), self._scalar(COUNT)
+
+    def _data_start(self, metadata: dict[str, Any]) -> int:
+        alignment = metadata.get("general.alignment", ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise self._corrupt(f"alignment {alignment!r}")
+        return -(-self._at // alignment) * alignment
+
+    def _tensors(self, start: int, rows: Sequence[tuple[str, tuple[int, ...], int, int]]) -> list[Tensor]:
+        tensors = [self._tensor(start, *row) for row in rows]
+        places = sorted((row[-1], tensor.name, tensor.bytes) for row, tensor in zip(rows, tensors, strict=True))
+        for (before, first, size), (offset, second, _) in pairwise(places):
+            if offset < before + size:
+                raise self._corrupt(f"tensors {first!r} and {second!r} overlap")
+        return tensors
+
+    def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> Tensor:
+        # A type that is not listed is newer than this reader: llama.cpp knows whether it can be used, and how large.
+        dtype, block, block_bytes = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
+        elements = math.prod(shape)
+        if elements % block:
+            raise self._corrupt(f"tensor {name!r} does not consist of whole blocks")
+        end = start + offset + elements // block * block_bytes
+        if end > len(self._data):
+            raise UserError(
+                f"{self._path} is truncated: tensor {name!r} ends at {end:,} of {len(self._data):,} bytes", advice=AGAIN
+            )
+        return Tensor(name, dtype, shape, elements // block * block_bytes)
+
+    # -- bytes
+
+    def _scalar(self, form: struct.Struct) -> Any:
+        [value] = form.unpack_from(self._data, self._at)
+        self._at += form.size
+        return value
+
+    def _string(self) -> str:
+        start = self._at + COUNT.size
+        self._skip(self._scalar(COUNT))
+        return self._data[start : self._at].decode(errors="replace")
+
+    def _skip(self, length: int) -> None:
+        self._at += length
+        if self._at > len(self._data):
+            raise IndexError(self._at)
+
+    def _corrupt(self, what: str) -> UserError:
+        return UserError(f"{self._path} is corrupt: {what}", advice=AGAIN)

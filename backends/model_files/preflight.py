@@ -1,0 +1,153 @@
+"""What can be wrong with a model's files, found before anything heavy is imported or any screen opens."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+from backends.model_files.catalog import ModelLocation
+from backends.model_files.config import check_selection, expert_count, read_config
+from backends.model_files.gguf import GgufFile, read_parts
+from backends.model_files.gguf_checks import check_model
+from backends.model_files.hub_gguf import Wanted
+from backends.model_files.safetensors import AGAIN, Tensor, read_tensors, unreadable
+from backends.system.regular_files import read_regular
+from routing.errors import UserError
+
+WEIGHTS = "model*.safetensors"
+"""The names that mlx-lm loads."""
+TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.*", "tekken.json")
+"""The names that vocabularies have; one is enough."""
+INDEX = "model.safetensors.index.json"
+TEMPLATES = "additional_chat_templates"
+"""A folder that transformers looks into."""
+TEXTS = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))
+"""What libraries read as a whole."""
+LONGEST_VOCABULARY = 1_000_000_000
+"""Bytes. The longest tokenizer.json of a published model has some 40 MB."""
+
+
+def preflight(location: ModelLocation) -> None:
+    """Check a model's files. A model that is still to be downloaded passes: it is checked when it is there.
+
+    Raises:
+        UserError: the model cannot be observed.
+    """
+    if location.path is None:
+        return
+    check = _check_gguf if location.format == "gguf" else _check_folder
+    try:
+        check(location.name, location.path)
+    except UserError as error:
+        if location.origin == "embedded":
+            raise UserError(f"the embedded model is damaged ({error.what})", advice="reinstall moe-watch") from error
+        if location.origin == "hub" and error.advice == AGAIN:
+            raise UserError(error.what, advice=f"run `{_download_again(location)}`") from error
+        raise
+
+
+def _download_again(location: ModelLocation) -> str:
+    """The Hub's own command."""
+    wanted = Wanted.of(location.name)
+    if location.format == "huggingface" or wanted is None or location.path is None:
+        return f"hf download {location.name}"
+    return f'hf download {wanted.repository} --include "*{location.path.name}" --force-download'
+
+
+def _check_gguf(name: str, path: Path) -> None:
+    parts = read_parts(path)
+    if kind := _other_than_a_model(parts[0]):
+        raise UserError(f"{path} is {kind}", advice="give the model's own file")
+    check_model(name, parts)
+
+
+def _other_than_a_model(file: GgufFile) -> str | None:
+    """What a GGUF file is that cannot be run by itself; None if it can."""
+    kind = str(file.metadata.get("general.type", "model"))
+    if kind == "adapter":
+        return "an adapter (LoRA), not a model"
+    if kind == "mmproj" or file.architecture == "clip":
+        return "the image or sound part of a model"
+    if not file.tensors:
+        return "a vocabulary without weights"
+    return None if kind == "model" else f"no model ({kind})"
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    config = _config(folder)
+    _check_readable(folder)
+    if expert_count(config) is None:
+        raise UserError(
+            f"{name} is a dense model: its config.json names no experts", advice="give a Mixture-of-Experts model"
+        )
+    check_selection(config, name)
+    read_tensor_tables(folder)
+    if not any(any(folder.glob(name)) for name in TOKENIZERS):
+        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)})", advice=AGAIN)
+
+
+def _check_readable(folder: Path) -> None:
+    """Refuse what a library would wait for, or read without end: it opens files by names of its own."""
+    for place in (folder, folder / TEMPLATES):
+        try:
+            paths = sorted(place.iterdir())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unreadable(place, error) from error
+        for path in paths:
+            _check_entry(path)
+
+
+def _check_entry(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError:  # a dangling link, or one that may not be followed: whatever needs it says so
+        return
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a regular file", advice="remove it from the model's folder")
+    if path.suffix in TEXTS and status.st_size > LONGEST_VOCABULARY:
+        raise UserError(f"{path} is larger than {LONGEST_VOCABULARY:,} bytes", advice=AGAIN)
+
+
+def _config(folder: Path) -> dict[str, object]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", advice="check the path")
+    others = sorted(folder.glob("*.gguf"))
+    if others and not (folder / "config.json").exists():
+        raise UserError(f"{folder} has no config.json", advice=f"to use its GGUF file give {others[0]}")
+    return read_config(folder)
+
+
+def read_tensor_tables(folder: Path) -> list[Tensor]:
+    """The tensor tables of all weight files of a folder, each checked against its file's size.
+
+    Raises:
+        UserError: there are none, one is missing, or one is damaged.
+    """
+    return [tensor for path in _weight_files(folder) for tensor in read_tensors(path)]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob(WEIGHTS))
+    missing = sorted(_indexed_files(folder) - {path.name for path in files})
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{folder} lacks {missing[0]}{more}, named in {INDEX}", advice=AGAIN)
+    if not files:
+        raise UserError(f"{folder} has no weights ({WEIGHTS})", advice=AGAIN)
+    return files
+
+
+def _indexed_files(folder: Path) -> set[str]:
+    """The files that the index names; none if there is no index."""
+    path = folder / INDEX
+    if not path.exists():
+        return set()
+    try:
+        return {str(name) for name in json.loads(read_regular(path))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no valid index", advice=AGAIN) from error

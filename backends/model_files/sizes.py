@@ -1,0 +1,82 @@
+"""What a model weighs, read from the headers of its files: no weight is loaded.
+
+Bytes are those stored on disk. What cannot be told from names and shapes is None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from backends.model_files.config import Config, expert_count
+from backends.model_files.safetensors import Tensor
+from backends.model_files.stored_types import is_packed
+
+EXPERT_CONTAINERS = frozenset({"experts", "switch_mlp", "switch_glu"})
+"""Path components under which routed experts are stored, one by one or stacked."""
+
+LAYER_LISTS = frozenset({"layers", "h", "blocks"})
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFacts:
+    """Sizes of one model."""
+
+    bytes: int
+    parameters: int | None
+    """None for packed (quantised) weights, whose shapes do not count parameters."""
+    expert_bytes: dict[int, int]
+    """Of one routed expert, by model layer index; only layers where it can be told."""
+    non_expert_bytes: int | None
+    fingerprint: str
+
+
+def weight_facts(config: Config, tensors: Sequence[Tensor]) -> WeightFacts:
+    """Add up a model's tensor tables (all files of it)."""
+    total = sum(tensor.bytes for tensor in tensors)
+    routed = _routed_bytes(tensors)
+    one = _one_expert(routed, expert_count(config))
+    return WeightFacts(
+        bytes=total,
+        parameters=None if is_packed(tensors) else sum(tensor.elements for tensor in tensors),
+        expert_bytes=one,
+        non_expert_bytes=total - sum(routed.values()) if one else None,
+        fingerprint=fingerprint(config, tensors),
+    )
+
+
+def fingerprint(metadata: Config, tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of metadata, tensor table and size: the same however the tensors are spread over files."""
+    table = sorted((tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors)
+    content = json.dumps([metadata, table], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _one_expert(routed: dict[int, int], experts: int | None) -> dict[int, int]:
+    """A layer's bytes shared out among its experts; empty if they do not come out even."""
+    if experts is None or any(size % experts for size in routed.values()):
+        return {}
+    return {layer: size // experts for layer, size in routed.items()}
+
+
+def _routed_bytes(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Bytes of all routed experts together, by model layer index."""
+    sizes: dict[int, int] = defaultdict(int)
+    for tensor in tensors:
+        path = tensor.name.split(".")
+        layer = _layer_index(path)
+        if layer is not None and not EXPERT_CONTAINERS.isdisjoint(path):
+            sizes[layer] += tensor.bytes
+    return dict(sizes)
+
+
+def _layer_index(path: list[str]) -> int | None:
+    """The number that follows the first list of layers in a tensor's path."""
+    for component, index in pairwise(path):
+        if component in LAYER_LISTS and index.isdecimal():
+            return int(index)
+    return None

@@ -1,0 +1,1 @@
+"""Operating-system helpers of the worker: files, processes, compiled code, memory errors."""

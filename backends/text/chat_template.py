@@ -1,0 +1,118 @@
+"""A chat template, rendered in a process of its own with bounded memory and time.
+
+A template is a program that comes with a model. jinja2's sandbox keeps it from files and from Python's internals, but
+lets it multiply a string to gigabytes or loop for hours, and while it does so no other thread of this process runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from backends.system.python_process import command, environment
+
+Messages = list[dict[str, str]]
+
+SECONDS = 2
+"""Of processor time. Templates of real models take some milliseconds."""
+LONGEST_WAIT = 60.0
+"""Seconds, for a machine that is busy otherwise."""
+MEMORY = 1 << 30
+"""Bytes, interpreter and conversation included."""
+LONGEST_TEXT = 200_000_000
+"""Characters. A prompt may have half as many."""
+POLL = 0.05
+"""Seconds between looks at its memory, for macOS, which enforces no limit on address space."""
+
+
+class TemplateError(Exception):
+    """The template was not rendered; `str()` says why in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A Jinja template and what it can use beside the messages."""
+
+    source: str
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    def render(self, messages: Messages) -> str:
+        """Return the text of a conversation, up to where the model answers.
+
+        Raises:
+            TemplateError: it fails, or takes too much memory or time.
+        """
+        variables = self.variables | {"messages": messages, "add_generation_prompt": True}
+        asked = json.dumps({"template": self.source, "variables": variables}, default=str)
+        answer = json.loads(_answer(asked.encode()))
+        if "failed" in answer:
+            raise TemplateError(answer["failed"])
+        return str(answer["text"])
+
+
+def of_hugging_face(tokenizer: Any) -> ChatTemplate | None:
+    """Return the template of mlx-lm's wrapper of a tokenizer; None if code of a library renders in its place."""
+    inner = getattr(tokenizer, "_tokenizer", tokenizer)
+    renders = getattr(type(inner), "apply_chat_template", None)
+    if getattr(tokenizer, "_chat_template", None) is not None or not _is_from_transformers(renders):
+        return None
+    thinking = getattr(tokenizer, "_thinking_kwarg", "enable_thinking")
+    variables = {**inner.special_tokens_map, "tools": None, "documents": None}
+    return ChatTemplate(inner.get_chat_template(), variables | {thinking: bool(tokenizer.has_thinking)})
+
+
+def _is_from_transformers(method: Any) -> bool:
+    """The method is that of all tokenizers, which does nothing but render the template."""
+    return getattr(method, "__module__", "") == "transformers.tokenization_utils_base"
+
+
+def _answer(asked: bytes) -> bytes:
+    limits = (SECONDS, MEMORY, LONGEST_TEXT, os.getpid())
+    with subprocess.Popen(
+        command("backends.text.template_process", *limits),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        try:
+            answer = _communicate(process, asked)
+        finally:
+            process.kill()
+    if process.returncode == 0:
+        return answer
+    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise TemplateError(f"it takes more than {SECONDS} s")
+    raise TemplateError(f"its process left with exit status {process.returncode}")
+
+
+def _communicate(process: subprocess.Popen[bytes], asked: bytes) -> bytes:
+    left: bytes | None = asked
+    deadline = time.monotonic() + LONGEST_WAIT
+    while True:
+        try:
+            return process.communicate(left, timeout=POLL)[0]
+        except subprocess.TimeoutExpired as error:
+            left = None  # what was not sent yet it remembers
+            if _resident(process.pid) > MEMORY:
+                raise TemplateError(too_much_memory(MEMORY)) from error
+            if time.monotonic() > deadline:
+                raise TemplateError(f"it takes more than {LONGEST_WAIT:.0f} s") from error
+
+
+def too_much_memory(limit: int) -> str:
+    """Say that a template went beyond its memory."""
+    return f"it takes more than {limit >> 20:,} MiB of memory"
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

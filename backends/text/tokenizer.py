@@ -1,0 +1,150 @@
+"""Text to tokens and back, with Hugging Face tokenizers: chat turns, and detokenising as tokens come."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from backends.engine import Detokenizer
+from backends.text.chat_template import ChatTemplate, Messages
+from routing.errors import UserError
+
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+LONGEST_CHARACTER = 4
+"""Bytes in UTF-8."""
+
+
+class TextCodec:
+    """One model's tokenizer and chat template.
+
+    Args:
+        tokenizer: mlx-lm's wrapper of a Hugging Face tokenizer.
+        name: the model's, for messages.
+        template: finds the chat template; None if the tokenizer renders conversations by code of its own library.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, template: Callable[[], ChatTemplate | None]) -> None:
+        self._tokenizer = tokenizer
+        self._name = name
+        self._template = template
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._tokenizer.has_chat_template)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids of end-of-text tokens."""
+        return frozenset(self._tokenizer.eos_token_ids)
+
+    def encode(self, text: str, *, first: bool) -> list[int]:
+        """Text as it is; `first` adds what the tokenizer puts in front of a text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=first))
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of these tokens, special ones included; nothing for what can be no token."""
+        return str(self._tokenizer.decode([token for token in ids if token >= 0], skip_special_tokens=False))
+
+    def encode_turn(self, text: str) -> list[int]:
+        """A conversation's first turn, up to where the model answers."""
+        return self.encode(self._render([{"role": "user", "content": text}]), first=False)
+
+    def encode_next_turn(self, text: str, last: int | None) -> list[int]:
+        """A further turn: ends the model's answer as its template does, asks, up to where the model answers again.
+
+        Args:
+            text: what the user says.
+            last: the token that the context ends with; an end-of-text that is there already is not repeated.
+        """
+        answer = secrets.token_hex(8)
+        conversation = [
+            {"role": "user", "content": "-"},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": text},
+        ]
+        _, found, following = self._render(conversation).partition(answer)
+        if not found:
+            raise UserError(f"the chat template of {self._name} leaves answers out", advice="inject the text raw")
+        ids = self.encode(following, first=False)
+        return ids[1:] if ids and last in self.ends and ids[0] == last else ids
+
+    def _render(self, messages: Messages) -> str:
+        try:
+            template = self._template()
+            if template is not None:
+                return template.render(messages)
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program of the model's own, and may raise anything
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"the chat template of {self._name} fails ({reason})", advice="use --raw") from error
+        return str(text)
+
+    def detokenizer(self) -> Detokenizer:
+        """Incremental, for one context."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        return StreamDetokenizer(backend) if backend is not None else SegmentDetokenizer(self._tokenizer.detokenizer)
+
+
+class StreamDetokenizer:
+    """For tokenizers of the `tokenizers` library.
+
+    Tokens that stand for single bytes are put together here: the library makes every byte of a run unreadable if one
+    of them is. Other tokens are decoded together with those before them, which decide about spaces.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._bytes = _byte_tokens(tokenizer)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._context: list[int] = []
+        """What the text that was returned last was made from."""
+        self._pending: list[int] = []
+        """Tokens after it, which end within a character."""
+
+    def add(self, token: int) -> str:
+        byte = self._bytes.get(token)
+        if byte is None:
+            broken = self._utf8.decode(b"", final=True)
+            return broken + self._whole(token)
+        self._context = [next(iter(self._bytes))]  # a byte's text needs no space, and ends no word
+        return self._utf8.decode(bytes([byte]))
+
+    def _whole(self, token: int) -> str:
+        self._pending.append(token)
+        text = self._decode(self._context + self._pending)
+        if not text.endswith(BROKEN):
+            return self._return(len(self._pending), text)
+        if len(self._pending) < LONGEST_CHARACTER:
+            return ""
+        return self._return(1, self._decode(self._context + self._pending[:1]))  # no character is as long
+
+    def _return(self, tokens: int, text: str) -> str:
+        """Return what the first pending tokens add to the text of the context."""
+        before = os.path.commonprefix([self._decode(self._context), text])  # noqa: RUF071 - of characters
+        self._context, self._pending = self._pending[:tokens], self._pending[tokens:]
+        return text[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False)) if ids else ""
+
+
+def _byte_tokens(tokenizer: Any) -> dict[int, int]:
+    """Return the bytes that tokens such as `<0x0A>` stand for, by token; that of a letter first."""
+    if tokenizer.decoder is None or b'"ByteFallback"' not in tokenizer.decoder.__getstate__():
+        return {}
+    ids = {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in (ord("a"), *range(256))}
+    return {token: byte for token, byte in ids.items() if token is not None}
+
+
+class SegmentDetokenizer:
+    """For other tokenizers, by mlx-lm."""
+
+    def __init__(self, detokenizer: Any) -> None:
+        self._detokenizer = detokenizer
+
+    def add(self, token: int) -> str:
+        self._detokenizer.add_token(token)
+        return str(self._detokenizer.last_segment)

@@ -1,0 +1,1 @@
+"""The worker process that runs an engine, and its handle in the parent process."""

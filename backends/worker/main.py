@@ -1,0 +1,128 @@
+"""The worker process, which runs the model.
+
+`python -m backends.worker.main COMMANDS MESSAGES LIFELINE`: three inherited file descriptors.
+
+Its main thread loads the model and generates (MLX's streams belong to a thread); a second one reads commands.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from backends.engine import Engine
+from backends.generation.inbox import Inbox, PipeInbox
+from backends.generation.observation import Observer, captured
+from backends.generation.outbox import Outbox
+from backends.generation.run import Run
+from backends.model_files import catalog
+from backends.model_files.preflight import preflight
+from backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
+from backends.system.parent_pipe import hold
+from backends.text.turn_check import template_warnings
+from backends.worker.throughput import Measurements
+from routing.errors import UserError
+from routing.events import Progress
+
+Send = Callable[[Message], None]
+
+GIVE_WAY = 1e-4
+"""Seconds after which the thread that makes events lets the one that drives the model go on; Python's own is 5 ms."""
+
+
+def main() -> None:
+    """Serve the parent until it has enough, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable(all_threads=False)
+    sys.setswitchinterval(GIVE_WAY)
+    commands, messages, lifeline = (int(descriptor) for descriptor in sys.argv[1:4])
+    hold(lifeline)
+    status = serve(PipeInbox(Connection(commands, writable=False)), _sender(Connection(messages, readable=False)))
+    sys.stderr.flush()
+    # MLX aborts in its own destructors on some ways out of the interpreter; nothing is left to tidy up.
+    os._exit(status)
+
+
+def _sender(connection: Connection) -> Send:
+    """Writes messages whole, also when several threads report progress."""
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        frame = encode(message)
+        try:
+            with lock:
+                connection.send_bytes(frame)
+        except BrokenPipeError:
+            os._exit(0)
+
+    return send
+
+
+def serve(inbox: Inbox, send: Send) -> int:
+    """Load a model and run it as told; returns the exit status once that has failed."""
+    try:
+        _run_for_ever(_load(inbox, send), inbox, send)
+    except UserError as error:
+        send(Failed(message=str(error)))
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        reason = next(iter(str(error).splitlines()), "")
+        send(Failed(message=f"the model's process failed unexpectedly: {type(error).__name__}: {reason}"))
+    return 1
+
+
+def _load(inbox: Inbox, send: Send) -> Engine:
+    command = inbox.take(None)
+    if not isinstance(command, Load):
+        raise UserError(f"the first command must be Load, not {type(command).__name__}")
+
+    def report(progress: Progress) -> None:
+        send(Batch([progress]))
+
+    report(Progress(stage="starting"))
+    found = catalog.locate(command.model, command.backend)
+    location = catalog.fetch(found, report, with_code=command.options.trust_remote_code)
+    preflight(location)
+    name = catalog.choose_backend(command.backend, location)
+    return catalog.load_engine(name, location, options=command.options, progress=report)
+
+
+def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
+    send(_ready(engine))
+    measurements = Measurements(engine)
+    following: Start | None = None
+    while True:
+        command, following = following or inbox.take(None), None
+        match command:
+            case Start():
+                outbox = Outbox(send, Observer(engine.model), time.monotonic)
+                run = Run(engine, command, inbox=inbox, outbox=outbox, refuse=send, clock=time.monotonic)
+                following = run.run()
+            case Measure():
+                send(Measured(measurements.take(command)))
+            case Load():
+                send(Failed(message="a model is loaded already", fatal=False, command="load"))
+            case Perturb():
+                send(Failed(message="nothing was injected: no run is under way", fatal=False, command="inject"))
+
+
+def _ready(engine: Engine) -> Ready:
+    return Ready(
+        model=engine.model,
+        backend=engine.backend,
+        template="chat" if engine.has_chat_template else None,
+        capture=captured(engine.model.gate, sees_weights=engine.sees_weights),
+        warnings=[*engine.warnings, *template_warnings(engine)],
+    )
+
+
+if __name__ == "__main__":
+    main()

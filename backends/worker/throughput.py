@@ -1,0 +1,139 @@
+"""Measuring what observing costs: one loaded model, run by its engine's own loop and by ours. Knows no engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import cached_property
+from itertools import islice
+
+from backends.engine import Bare, Drawn, Engine
+from backends.generation.observation import Evaluated, Observer, TokenFacts
+from backends.generation.outbox import Outbox
+from backends.protocol import Batch, Measure, encode
+from routing.errors import UserError
+from routing.events import Sampling, TokenSource
+
+SAMPLING = Sampling(seed=7, stop="never")
+
+
+class Measurements:
+    """Takes one measurement after the other.
+
+    Args:
+        engine: a loaded model. Its context is emptied by each measurement.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @cached_property
+    def _bare(self) -> Bare:
+        return self._engine.bare()
+
+    def take(self, asked: Measure) -> float:
+        """Tokens per second. The first generated token is not counted: the prompt is evaluated before it.
+
+        Raises:
+            UserError: so many tokens do not fit into the model's context.
+        """
+        ids = self._engine.encode(asked.prompt, turn=False, first=True)
+        self._engine.reset()
+        self._engine.configure(SAMPLING, reseed=True)
+        if asked.phase == "prefill":
+            return self._prefill_rate(asked, self._repeated(asked, ids))
+        self._require_room(len(ids) + asked.tokens + 1)
+        return self._decode_rate(asked, ids)
+
+    def _require_room(self, tokens: int) -> None:
+        room = self._engine.context_length
+        if tokens > room:
+            raise UserError(
+                f"prompt and generated tokens are {tokens:,}, the context of {self._engine.model.name} holds {room:,}",
+                advice="measure fewer tokens",
+            )
+
+    def _repeated(self, asked: Measure, ids: list[int]) -> list[int]:
+        """The prompt again and again, up to so many tokens, and to what the context can hold."""
+        more = self._engine.encode(asked.prompt, turn=False, first=False) or ids
+        length = min(asked.tokens, self._engine.context_length - 1)
+        return (ids + more * (length // len(more) + 1))[:length]
+
+    @contextmanager
+    def _own_loop(self, asked: Measure) -> Iterator[_Loop]:
+        """Ours, with the tap as asked for; it is on afterwards."""
+        self._engine.observe(asked.variant == "tap on")
+        loop = _Loop(self._engine)
+        try:
+            yield loop
+            loop.settle()  # what is done beside the model must not run into the next measurement
+        finally:
+            self._engine.observe(True)
+
+    def _prefill_rate(self, asked: Measure, ids: list[int]) -> float:
+        if asked.variant == "bare":
+            return _prefill_rate(self._bare.prefill, ids)
+        with self._own_loop(asked) as loop:
+            return _prefill_rate(loop.prefill, ids)
+
+    def _decode_rate(self, asked: Measure, ids: list[int]) -> float:
+        if asked.variant == "bare":
+            with closing(self._bare.decode(ids)) as steps:
+                return _decode_rate(islice(steps, asked.tokens))
+        with self._own_loop(asked) as loop:
+            loop.prefill(ids)
+            rate = _decode_rate(loop.decode(asked.tokens))
+            self._engine.draw(last=True)  # what was begun ahead must not run into the next measurement
+            return rate
+
+
+class _Loop:
+    """What the worker does with a run's tokens, but for the pipe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._outbox = Outbox(_encode, Observer(engine.model), time.monotonic)
+        self._detokenizer = engine.detokenizer()
+        self._i = 0
+
+    def prefill(self, ids: list[int]) -> None:
+        for routing in self._engine.prefill(ids, lambda _: None):
+            step = ids[self._i : self._i + routing.tokens]
+            self._outbox.put_tokens(Evaluated([self._facts(token, "prompt") for token in step], routing))
+            self._outbox.send()
+
+    def decode(self, tokens: int) -> Iterator[object]:
+        for _ in range(tokens):
+            drawn = self._engine.draw()
+            self._outbox.put_tokens(Evaluated([self._facts(drawn.id, "generated", drawn)], drawn.routing))
+            yield drawn
+        self._outbox.flush()
+
+    def settle(self) -> None:
+        """Wait for what is done beside the model."""
+        self._outbox.flush()
+
+    def _facts(self, token: int, source: TokenSource, drawn: Drawn | None = None) -> TokenFacts:
+        facts = TokenFacts(self._i, time.monotonic(), source, token, self._detokenizer.add(token), drawn)
+        self._i += 1
+        return facts
+
+
+def _encode(batch: Batch) -> None:
+    encode(batch)
+
+
+def _prefill_rate(evaluate: Callable[[list[int]], None], ids: list[int]) -> float:
+    """Tokens per second."""
+    began = time.perf_counter()
+    evaluate(ids)
+    return len(ids) / (time.perf_counter() - began)
+
+
+def _decode_rate(steps: Iterator[object]) -> float:
+    """Tokens per second from the first one to the end of what is done for the last one."""
+    next(steps)
+    began = time.perf_counter()
+    counted = sum(1 for _ in steps)
+    return counted / (time.perf_counter() - began)

@@ -1,0 +1,156 @@
+"""The two callbacks that watch llama.cpp's graphs: what they see, and what they do when it is not what it should be."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
+
+from llama_cpp import llama_cpp as lib
+
+from backends.engine import Engine
+from backends.llama import bindings as llama_library
+from backends.llama.bindings import check_layout
+from backends.llama.compiler import compiled_tap
+from backends.llama.context import Settings, evaluate, new_context
+from backends.llama.tap import callback as llama_tap
+from backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
+from backends.tap_rows import RecordedRouting
+from routing.errors import UserError
+from routing.events import Sampling
+from tests.backends import llama_files
+from tests.backends.llama_files import Open
+from tests.backends.mlx.test_engine import begin, draw, logits, sets
+
+IDS = list(range(2, 80))
+
+
+@pytest.fixture(scope="module")
+def open_gguf() -> Iterator[Open]:
+    with llama_files.opening() as load_path:
+        yield load_path
+
+
+@pytest.fixture(scope="module")
+def pocket(open_gguf: Open) -> Engine:
+    return open_gguf("pocket")
+
+
+def compiled(*, rows: int = 512, apart: bool = False) -> CompiledTap:
+    """As for pocket."""
+    return CompiledTap(compiled_tap(), rows=rows, layers=6, experts=8, experts_per_token=2, apart=apart)
+
+
+def seen_by(tap: Tap, engine: Engine) -> list[RouterRows]:
+    """What a tap sees of a prompt, in a context of its own."""
+    settings = Settings(context=256, threads=1, on_gpu=False, exact=True)
+    context = new_context(engine._loaded.model, settings, tap)
+    try:
+        evaluate(context, IDS)
+        return tap.take()
+    finally:
+        lib.llama_free(context)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "scores apart"])
+@pytest.mark.parametrize("make", [compiled, PythonTap], ids=["compiled", "python"])
+def test_every_layer_is_seen_once(make: Any, apart: bool, pocket: Engine) -> None:
+    rows = seen_by(make(apart=apart), pocket)
+    assert [each.layer for each in rows] == list(range(6))
+    assert [each.experts.shape for each in rows] == [(len(IDS), 2)] * 5 + [(1, 2)]
+    for each in rows:
+        np.testing.assert_allclose(each.scores.sum(1), 1, atol=1e-5)
+        np.testing.assert_array_equal(np.take_along_axis(each.scores, each.experts, 1), each.weights)
+        best = np.sort(np.argsort(-each.scores, axis=1, kind="stable")[:, :2], axis=1)
+        np.testing.assert_array_equal(np.sort(each.experts, axis=1), best)
+
+
+def test_both_callbacks_see_the_same(open_gguf: Open, pocket: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    python = open_gguf("pocket")
+    assert pocket.backend.tap.endswith("by a compiled callback")
+    assert python.backend.tap.endswith("a callback in Python, slower: no C compiler (no-such-compiler) was found")
+    assert isinstance(pocket._loaded.tap, CompiledTap)
+    assert isinstance(python._loaded.tap, PythonTap)
+    runs = []
+    for engine in (pocket, python):
+        prompt = begin(engine, prompt=list(range(2, 100)))
+        runs.append(prompt + [token.routing for token in draw(engine, 40)])
+    np.testing.assert_array_equal(*map(sets, runs))
+    np.testing.assert_array_equal(*map(logits, runs))
+
+
+def test_a_buffer_that_is_too_small_is_told(pocket: Engine) -> None:
+    tap = compiled()
+    tap._state.capacity = 64
+    with pytest.raises(RuntimeError, match="its buffer is full"):
+        seen_by(tap, pocket)
+    assert tap.take() == []
+
+
+def test_tensors_of_another_type_are_told(pocket: Engine) -> None:
+    tap = compiled()
+    tap._state.type_f32 = 7
+    with pytest.raises(RuntimeError, match="tensors are not what they should be"):
+        seen_by(tap, pocket)
+
+
+def test_only_nodes_that_pick_rows_are_looked_at(pocket: Engine) -> None:
+    tap = compiled()
+    tap._state.op_get_rows += 1
+    assert seen_by(tap, pocket) == []
+
+
+def test_an_error_in_python_comes_out_where_it_can(pocket: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_tap, "F32", 7)
+    tap = PythonTap(apart=False)
+    with pytest.raises(RuntimeError, match=r"ffn_moe_probs-5.* has type 0"):
+        seen_by(tap, pocket)
+    assert tap.take() == []
+
+
+def test_a_layer_without_all_rows_and_without_one_is_an_error() -> None:
+    rows = RouterRows(0, np.zeros((2, 1), np.int32), np.zeros((2, 4)), np.zeros((2, 1)))
+    with pytest.raises(RuntimeError, match="2 rows for 5 tokens"):
+        llama_tap.routing([rows], [0], 5, None)
+
+
+def test_a_layer_that_was_not_computed_at_all_is_absent() -> None:
+    assert llama_tap.routing([], [0, 3], 5, np.log).experts == [None, None]
+    assert llama_tap.routing([], [0, 3], 5, np.log).logits == [None, None]
+
+
+def test_a_layer_in_several_pieces_is_put_together() -> None:
+    pieces = [RouterRows(0, np.full((n, 1), n, np.int32), np.ones((n, 4)), np.ones((n, 1))) for n in (2, 3)]
+    routing = llama_tap.routing(pieces, [0], 5, np.log)
+    scored = llama_tap.routing(pieces, [0], 5, np.log, is_scored=True)
+    for each in (routing, scored):
+        assert each.experts[0].ravel().tolist() == [2, 2, 3, 3, 3]
+        assert each.logits[0].tolist() == np.zeros((5, 4)).tolist()
+
+
+def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_layout()
+
+    class Longer(ctypes.Structure):
+        _fields_ = (("added", ctypes.c_int64), *llama_library.Tensor._fields_)
+
+    monkeypatch.setattr(llama_library, "Tensor", Longer)
+    with pytest.raises(UserError, match="lays its tensors out otherwise than moe-watch expects"):
+        check_layout()
+
+
+def test_routing_stays_as_it_was_read_when_the_buffer_is_full(pocket: Engine) -> None:
+    """What was read lies in the tap's own buffer, which other tokens must never be written into."""
+    begin(pocket, Sampling(seed=1))
+    read = [token.routing for token in draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)]
+    kept = [np.array(routing.logits) for routing in read[:5]]
+    draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)
+    for before, routing in zip(kept, read, strict=False):
+        np.testing.assert_array_equal(np.array(routing.logits), before)
+    assert len({id(routing.buffer) for routing in read if isinstance(routing, RecordedRouting)}) > 1
