@@ -40,8 +40,8 @@ from backends.worker.throughput import SAMPLING, _Loop
 from routing.events import Token
 from routing.pressure.instruments import Instruments
 from routing.stats.timing_noise import in_words
-from sessions.recorder import Recorder
-from sessions.run_settings import RunSettings
+from sessions.live.settings import RunSettings
+from sessions.recording.recorder import Recorder
 from vitals.noise import NoiseMeter
 
 PROMPT = "def parse_"

@@ -27,12 +27,12 @@ import numpy as np
 from routing.arrays import Floats
 from routing.events import BackendInfo, Event, Header, ModelInfo, Sampling, Token, Vitals
 from routing.pressure.instruments import Instruments
-from sessions.index import KEYFRAME, TOKEN, LineIndex, read_tail
 from sessions.paths import SUFFIX
-from sessions.recorder import Recorder
-from sessions.replay import ReplaySource
+from sessions.reading.index import KEYFRAME, TOKEN, LineIndex, read_tail
+from sessions.reading.store import FileStore
+from sessions.recording.recorder import Recorder
+from sessions.replaying.source import ReplaySource
 from sessions.source import END, Jump
-from sessions.store import FileStore
 
 WRITTEN = 20_000
 """Tokens of which the time to write them is taken."""

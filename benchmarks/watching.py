@@ -19,7 +19,7 @@ from benchmarks.made_models import FEW_LARGE, MANY_SMALL, Shape, make_file, make
 from routing.stats.ratios import FEWEST_ROUNDS, table
 from routing.stats.timing_noise import in_words
 from sessions.bench import Bench, BenchResult, Variants
-from sessions.run_settings import RunSettings
+from sessions.live.settings import RunSettings
 from tui.unseen import run_unseen
 
 PROMPT = "def parse_"

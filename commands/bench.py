@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backends.protocol import Ready
     from routing.events import Progress
     from sessions.bench import BenchResult, Row
-    from sessions.run_settings import RunSettings
+    from sessions.live.settings import RunSettings
 
 
 @click.command(short_help="Measure what observing costs.")
@@ -78,7 +78,7 @@ def _settings(
     """
     from routing.stats.ratios import FEWEST_ROUNDS
     from sessions.bench import FEWEST_TOKENS
-    from sessions.run_settings import RunSettings
+    from sessions.live.settings import RunSettings
 
     name = chosen_model(model, model_option)
     require(rounds >= FEWEST_ROUNDS, f"--rounds is {rounds}", f"a 95 % interval needs at least {FEWEST_ROUNDS}")
@@ -152,7 +152,7 @@ def _doubts(rows: Sequence[Row], phase: str) -> list[str]:
 
 
 def _keep(ready: Ready, result: BenchResult) -> None:
-    from sessions.cost import keep_cost
+    from sessions.live.cost import keep_cost
 
     cost = result.cost
     assert cost is not None

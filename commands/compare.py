@@ -12,7 +12,7 @@ from commands.options import require, session_file
 from commands.output import complain, say
 
 if TYPE_CHECKING:
-    from sessions.compare_pairs import Comparison
+    from sessions.comparing.pairs import Comparison
 
 EPILOG = """
 Each FILE is a session, a folder that `moe-watch measure` made, or a series as `moe-watch fit` takes it. The first one
@@ -38,7 +38,7 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
     if figure is not None:
         _check_figure(figure, force)
 
-    from sessions.compare_pairs import compare as compare_files
+    from sessions.comparing.pairs import compare as compare_files
 
     found = compare_files([session_file(file) for file in files], pressure)
     for warning in (each for source in found.sources for each in source.warnings):
@@ -50,7 +50,7 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
 
 def _check_figure(figure: Path, force: bool) -> None:
     from backends.extras import install_command
-    from sessions.compare_figure import FORMATS
+    from sessions.comparing.figure import FORMATS
     from sessions.measuring.figures import can_draw
 
     require(figure.suffix in FORMATS, f"--figure is {figure}", f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
@@ -59,7 +59,7 @@ def _check_figure(figure: Path, force: bool) -> None:
 
 
 def _draw(found: Comparison, figure: Path) -> None:
-    from sessions.compare_figure import draw
+    from sessions.comparing.figure import draw
 
     draw(found, figure)
     say(f"the figure is {figure}", err=True)
@@ -67,7 +67,7 @@ def _draw(found: Comparison, figure: Path) -> None:
 
 def _print(found: Comparison, as_json: bool) -> None:
     if as_json:
-        from sessions.compare_result import comparison_result
+        from sessions.comparing.result import comparison_result
 
         click.echo(json.dumps(comparison_result(found), allow_nan=False))
         return

@@ -13,10 +13,10 @@ from routing.arrays import Ints
 from routing.half_life.fit import Fit
 from routing.router.agreement import Agreement
 from routing.stats.permutation import NoTest
-from sessions.compare import Source, letter
-from sessions.compare_pairs import Comparison, Pair, Tested, UsageDistance
-from sessions.compare_result import NO_ORDER
-from sessions.compare_tokens import shape_text
+from sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance
+from sessions.comparing.result import NO_ORDER
+from sessions.comparing.sources import Source, letter
+from sessions.comparing.tokens import shape_text
 from sessions.measuring.report import half_life_text
 from sessions.text import weights_text
 from tui.inert import one_line

@@ -12,7 +12,7 @@ from commands.options import require, session_file
 from commands.output import complain, say
 
 if TYPE_CHECKING:
-    from sessions.export.exporting import Exported
+    from sessions.export.exporter import Exported
 
 TABLES = ("parquet", "csv", "npz", "json")
 FOREIGN = ("layer-expert", "layer-expert-count", "coli-usage")
@@ -60,7 +60,7 @@ def _tables(
     require(not spreadsheet or form == "csv", f"--spreadsheet with --to {form}", "it is for CSV: leave it out")
     require(phase is None, f"--phase with --to {form}", "tables have a column for it: leave it out")
 
-    from sessions.export.exporting import ExportPlan, export_session
+    from sessions.export.exporter import ExportPlan, export_session
 
     plan = ExportPlan(form, output, table, force, spreadsheet)  # type: ignore[arg-type]  # a choice of the option
     return export_session(session_file(file), plan)

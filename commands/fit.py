@@ -13,7 +13,7 @@ from commands.output import complain, say
 
 if TYPE_CHECKING:
     from routing.half_life.fit import Candidate, Fit
-    from sessions.fitting import FileFit
+    from sessions.fitting.file_fit import FileFit
 
 EPILOG = """
 FILE is a session, CSV (one column, or one called `mid`), a JSON list of numbers, or a result file of ChronoMoE's own
@@ -41,7 +41,7 @@ def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) ->
 
     A run that began again in a fresh context has a fit for each of its contexts.
     """
-    from sessions.fitting import fit_file
+    from sessions.fitting.file_fit import fit_file
 
     found = fit_file(session_file(file), pressure, context)
     for warning in found.warnings:

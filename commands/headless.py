@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
     from rich.progress import TaskID
 
-    from sessions.live import LiveSource
-    from sessions.replay import ReplaySource
+    from sessions.live.source import LiveSource
+    from sessions.replaying.source import ReplaySource
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
     Raises:
         UserError: the run could not begin, or the file could not be read.
     """
-    from sessions.headless import run_headless
+    from sessions.live.headless import run_headless
 
     with progress_bar(quiet=quiet) as bar:
         view = _BarView(bar, total)

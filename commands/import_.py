@@ -12,7 +12,7 @@ from commands.options import COUNT, checked_output, recording_options, require
 from commands.output import complain, say
 
 if TYPE_CHECKING:
-    from sessions.imports.importing import Imported
+    from sessions.imports.importer import Imported
     from sessions.imports.traces import ImportOptions
 
 LEAST_1 = ("experts", "experts_per_token")
@@ -55,7 +55,7 @@ def import_(file: Path, form: str | None, output: Path | None, force: bool, as_j
     What the file does not hold stays absent in the session, and panels say so. A file of PyTorch is loaded safely, and
     only where PyTorch is installed.
     """
-    from sessions.imports.importing import import_trace
+    from sessions.imports.importer import import_trace
 
     imported = import_trace(file, _options(**options), form=form, output=checked_output(output), force=force)
     if as_json:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from backends.protocol import ForkPlan
     from routing.stats.timing_noise import Noise
-    from sessions.measuring.findings import Findings
+    from sessions.measuring.estimates import Findings
     from sessions.measuring.plan import Plan, PlannedRun
 
 DEFAULT_RUNS = 8
@@ -99,10 +99,10 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
 
     from msgspec import to_builtins
 
-    from sessions.measuring.noise import range_in_words
+    from sessions.measuring.machine_noise import range_in_words
     from sessions.measuring.output import write_all
     from sessions.measuring.results import results, to_bytes
-    from sessions.measuring.words import summary_lines
+    from sessions.measuring.wording import summary_lines
 
     found = results(findings)
     noise = _noise(findings, folder)
@@ -120,7 +120,7 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
 
 def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
     """Return the noise of the machine by session file; None for a run that was measured without noting it."""
-    from sessions.measuring.noise import read_noise
+    from sessions.measuring.machine_noise import read_noise
 
     known = read_noise(folder)
     files = [each.run.planned.file for each in (*findings.plain, *findings.late)]
@@ -128,7 +128,7 @@ def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
 
 
 def _measure(plan: Plan, folder: Path) -> Findings:
-    from sessions.measuring.findings import analyse
+    from sessions.measuring.estimates import analyse
     from sessions.measuring.runner import measure as measure_runs
     from sessions.text import plural
 
@@ -321,8 +321,8 @@ def _listed_seeds(listed: str) -> list[int]:
 
 def _kept_base(folder: Path) -> int:
     """The seed that a measurement begun without one drew, or a newly drawn one."""
+    from sessions.live.environment import Surroundings
     from sessions.measuring.plan import read_plan
-    from sessions.surroundings import Surroundings
 
     kept = read_plan(folder)
     return kept.seeds[0] if kept else Surroundings().draw_seed()

@@ -194,7 +194,7 @@ def session_file(named: Path) -> Path:
     if os.path.exists(named) or named.name != str(named):
         return named
 
-    from sessions.library import find_session
+    from sessions.library.listing import find_session
 
     try:
         return find_session(named.name)

@@ -18,7 +18,7 @@ from commands.output import complain
 from commands.settings import run_settings
 
 if TYPE_CHECKING:
-    from sessions.run_settings import RunSettings
+    from sessions.live.settings import RunSettings
 
 DEFAULT_TOKENS = 1200
 """What a measurement takes: ten warm-up and fifty measured chunks of twenty."""
@@ -63,8 +63,8 @@ def record(as_json: bool, on_full_context: Literal["finish", "restart"], **optio
 
 
 def _record(settings: RunSettings, as_json: bool, stream: int | None) -> None:
-    from sessions.live import LiveSource
-    from sessions.surroundings import Surroundings
+    from sessions.live.environment import Surroundings
+    from sessions.live.source import LiveSource
 
     source = LiveSource(settings, Surroundings(stream=stream))
     quiet = stream is not None and _has_a_reader(stream)

@@ -14,7 +14,7 @@ from commands.screen import require_terminal, show
 from routing.errors import UserError
 
 if TYPE_CHECKING:
-    from sessions.store import Store
+    from sessions.reading.store import Store
 
 SPEEDS = (0.25, 16.0)
 STANDARD_INPUT = Path("-")
@@ -43,7 +43,7 @@ def replay(file: Path, speed: float, following: bool, headless: bool, as_json: b
     if as_json and not headless:
         raise UserError("--json without --headless", advice="add --headless")
 
-    from sessions.replay import ReplaySource
+    from sessions.replaying.source import ReplaySource
 
     piped = _piped(keyboard=not headless) if file == STANDARD_INPUT else None
     if not headless:
@@ -62,8 +62,8 @@ def _piped(*, keyboard: bool) -> Store:
     Raises:
         UserError: nothing is piped, or there is no keyboard.
     """
-    from sessions.store import STANDARD_INPUT as NAME
-    from sessions.store import Spool
+    from sessions.reading.store import STANDARD_INPUT as NAME
+    from sessions.reading.store import Spool
 
     if os.isatty(0):
         raise UserError("standard input is a terminal, not a session", advice="pipe a session into it, or name a file")

@@ -20,8 +20,8 @@ from commands.waiting import wait_told
 from routing.errors import UserError
 
 if TYPE_CHECKING:
-    from sessions.live import LiveSource
-    from sessions.replay import ReplaySource
+    from sessions.live.source import LiveSource
+    from sessions.replaying.source import ReplaySource
 
 PUT_OFF_SECONDS = 0.1
 LEAVING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.protocol import EngineOptions
-    from sessions.run_settings import RunSettings
-    from sessions.teacher import TeacherScript
+    from sessions.live.settings import RunSettings
+    from sessions.live.teacher_forcing import TeacherScript
 
 POCKET_PROMPT = '"""Helpers for reading'
 """How a module of the standard library begins: what pocket was trained to go on from."""
@@ -35,7 +35,7 @@ def run_settings(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
-    from sessions.run_settings import RunSettings
+    from sessions.live.settings import RunSettings
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
     output, force = checked_output(options.pop("output")), options.pop("force")
@@ -74,7 +74,7 @@ def _teacher(file: Path) -> TeacherScript:
     Raises:
         UserError: it cannot be read, or has none.
     """
-    from sessions.teacher import teacher_script
+    from sessions.live.teacher_forcing import teacher_script
 
     return teacher_script(session_file(file))
 

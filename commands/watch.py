@@ -37,6 +37,6 @@ def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, 
         options, stop="never", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record
     )
 
-    from sessions.live import LiveSource
+    from sessions.live.source import LiveSource
 
     show(LiveSource(settings))

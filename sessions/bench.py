@@ -17,12 +17,12 @@ from routing.errors import UserError
 from routing.events import Cost, Phase, Progress, State, Token
 from routing.stats.ratios import Ratio, interleave, ratio
 from routing.stats.timing_noise import Noise, doubt
-from sessions.headless import run_headless
-from sessions.kept_worker import KeptWorker
-from sessions.live import LiveSource
-from sessions.reader import read_session
-from sessions.run_settings import RunSettings
-from sessions.surroundings import Surroundings
+from sessions.live.environment import Surroundings
+from sessions.live.headless import run_headless
+from sessions.live.settings import RunSettings
+from sessions.live.shared_worker import KeptWorker
+from sessions.live.source import LiveSource
+from sessions.reading.reader import read_session
 from vitals.noise import NoiseMeter
 
 FEWEST_TOKENS = 20

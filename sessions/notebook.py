@@ -23,11 +23,11 @@ from routing.half_life.fit import Fit
 from routing.usage.counts import add_selections, shares
 from sessions.export.columns import Column
 from sessions.export.tables import CHUNKS, chunk_row
-from sessions.fitting import RecordedSeries, chosen_context
-from sessions.parts import RunReader, shown
-from sessions.recompute import Beginnings, Recomputed
+from sessions.fitting.file_fit import RecordedSeries, chosen_context
+from sessions.reading.multipart import RunReader, shown
+from sessions.reading.recompute import Beginnings, Recomputed
+from sessions.reading.token_arrays import TokenArrays, TokenBatches, token_arrays
 from sessions.text import top_k_text
-from sessions.token_arrays import TokenArrays, TokenBatches, token_arrays
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -1,7 +1,7 @@
 """What the dashboard knows of where its events come from.
 
-A live run (`sessions/live.py`) and a replay (`sessions/replay.py`) are both a `Source`. Nothing above asks
-which one it is: what a source cannot do, its `abilities` leave out.
+A live run (`sessions/live/source.py`) and a replay (`sessions/replaying/source.py`) are both a `Source`. Nothing above
+asks which one it is: what a source cannot do, its `abilities` leave out.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from textual.timer import Timer
 
 from routing.errors import UserError
 from routing.events import Marker, Refused, RunWarning, StreamItem, Vitals
-from sessions.replay import ReplaySource
+from sessions.replaying.source import ReplaySource
 from sessions.source import END, HOME, PaceStatus, Source
 from tui.actions import BY_ID, bindings, holder
 from tui.commands import ActionProvider

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from routing.events import PerturbationForm
-from sessions.finding import Search, Searchable
+from sessions.replaying.search import Search, Searchable
 from sessions.source import BACK, HOME, STEP, Jump, PaceStatus, Source
 from tui.frame import Queued, is_paused
 from tui.seeking import SEEK_SECONDS, parse_jump, share_of, stop_beside

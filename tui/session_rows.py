@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
-from sessions.library import Condition, Entry, Preview
+from sessions.library.listing import Condition, Entry, Preview
 from sessions.text import plural, top_k_text
 from tui.format import NOT_AVAILABLE, count, number, size
 from tui.inert import inert, one_line

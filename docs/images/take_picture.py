@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from commands.settings import POCKET_PROMPT
-from sessions.live import LiveSource
-from sessions.run_settings import RunSettings
+from sessions.live.settings import RunSettings
+from sessions.live.source import LiveSource
 from tui.app import MoeWatchApp
 
 SIZE = (150, 44)

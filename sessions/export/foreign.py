@@ -20,11 +20,11 @@ from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
 from routing.events import Header, Keyframe, Phase
 from sessions import paths
-from sessions.export.counting import PHASES, RunCounts
-from sessions.export.exporting import Exported
-from sessions.parts import RunReader
-from sessions.recompute import Beginnings
-from sessions.token_arrays import TokenArrays, TokenBatches
+from sessions.export.exporter import Exported
+from sessions.export.selection_counts import PHASES, RunCounts
+from sessions.reading.multipart import RunReader
+from sessions.reading.recompute import Beginnings
+from sessions.reading.token_arrays import TokenArrays, TokenBatches
 
 ForeignForm = Literal["layer-expert", "layer-expert-count", "coli-usage"]
 FOREIGN_FORMS: tuple[ForeignForm, ...] = get_args(ForeignForm)

@@ -28,7 +28,7 @@ from routing.events import (
 from routing.row_layout import RowLayout
 from routing.usage.counts import shares
 from sessions.export.columns import Batch, Column, Table, masked
-from sessions.token_arrays import TokenArrays
+from sessions.reading.token_arrays import TokenArrays
 
 TOKENS = Table(
     "tokens",

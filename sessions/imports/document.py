@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from backends.model_files.gguf import MAGIC as GGUF
 from routing.errors import UserError
-from sessions.imports.loading import (
+from sessions.imports.safe_loading import (
     NUMPY,
     ZIP,
     is_pytorch,

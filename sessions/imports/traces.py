@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from routing.arrays import Ints
 from routing.errors import UserError
 from routing.events import Phase
-from sessions.shapes import MAX_CELLS
+from sessions.reading.validation import MAX_CELLS
 
 MAX_LAYER = 1 << 20
 """A bound for what is typed and for what stands in files."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backends.extras import install_command
-from sessions.measuring.findings import Findings
+from sessions.measuring.estimates import Findings
 from sessions.measuring.report import half_life_text
 
 if TYPE_CHECKING:

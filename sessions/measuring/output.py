@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sessions.measuring import figures
-from sessions.measuring.findings import Findings
+from sessions.measuring.estimates import Findings
 from sessions.measuring.folder import creating, write
 from sessions.measuring.report import report
 

@@ -14,7 +14,7 @@ from routing.errors import UserError
 from routing.events import Sampling
 from routing.pressure.formulas import WARM_UP_CHUNKS
 from sessions import paths
-from sessions.run_settings import RunSettings
+from sessions.live.settings import RunSettings
 
 PLAN_FILE = "plan.json"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from routing.half_life.chronomoe import entropy_collapse
 from routing.half_life.fit import Fit, in_words
 from routing.pressure.formulas import WARM_UP_CHUNKS
-from sessions.measuring.findings import Findings, FittedRun
+from sessions.measuring.estimates import Findings, FittedRun
 from sessions.measuring.plan import Plan
-from sessions.measuring.words import control_lines, energy_lines, summary_lines
+from sessions.measuring.wording import control_lines, energy_lines, summary_lines
 from sessions.text import markdown_text, plural, top_k_text, weights_text
 
 CAPTIONS = {

@@ -17,9 +17,9 @@ from routing.pressure.external_energy import ARMS, Boundary, ExternalEnergy
 from routing.pressure.formulas import WARM_UP_CHUNKS
 from routing.pressure.position_control import PositionControl
 from routing.stats.bootstrap import Estimate
-from sessions.measuring.findings import Findings, FittedRun, verdicts
+from sessions.measuring.estimates import Findings, FittedRun, verdicts
 from sessions.measuring.plan import Plan
-from sessions.measuring.recorded import RecordedRun
+from sessions.measuring.recorded_run import RecordedRun
 
 Json = dict[str, Any]
 

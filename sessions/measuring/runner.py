@@ -10,15 +10,15 @@ from typing import Protocol
 from backends.protocol import Load
 from routing.errors import UserError
 from routing.events import BackendInfo, ModelInfo, Progress, State, StreamItem
-from sessions.headless import run_headless
-from sessions.kept_worker import KeptWorker
-from sessions.live import LiveSource
+from sessions.live.environment import Surroundings
+from sessions.live.headless import run_headless
+from sessions.live.shared_worker import KeptWorker
+from sessions.live.source import LiveSource
 from sessions.measuring.folder import claimed, creating
-from sessions.measuring.noise import keep_noise
+from sessions.measuring.machine_noise import keep_noise
 from sessions.measuring.plan import Plan, PlannedRun
-from sessions.measuring.recorded import NotWholeError, RecordedRun, read_run
-from sessions.parts import numbered_beside
-from sessions.surroundings import Surroundings
+from sessions.measuring.recorded_run import NotWholeError, RecordedRun, read_run
+from sessions.reading.multipart import numbered_beside
 from vitals.noise import NoiseMeter
 
 GO_ON = "the same command goes on from here"

@@ -16,8 +16,8 @@ from routing.errors import UserError
 from routing.stats.ratios import FEWEST_ROUNDS, ratio
 from routing.stats.timing_noise import Noise
 from sessions.bench import Bench, BenchResult, Row
-from sessions.cost import known_cost
-from sessions.run_settings import RunSettings
+from sessions.live.cost import known_cost
+from sessions.live.settings import RunSettings
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(bool(catalog.missing_packages(entry)), reason=f"no {name} here"))
@@ -33,7 +33,7 @@ ROWS = [*(("decode", name) for name in DECODE), *(("prefill", name) for name in 
 def kept(monkeypatch, tmp_path):
     """Where costs are kept in these tests."""
     folder = tmp_path / "cost"
-    monkeypatch.setattr("sessions.cost.cost_directory", lambda: folder)
+    monkeypatch.setattr("sessions.live.cost.cost_directory", lambda: folder)
     return folder
 
 
@@ -54,7 +54,7 @@ def made(speed, noise=QUIET, rounds=10):
 @pytest.fixture
 def finds(monkeypatch):
     """Have `bench` find a result without a model."""
-    from tests.sessions.test_cost import BACKEND, MODEL
+    from tests.sessions.live.test_cost import BACKEND, MODEL
 
     class Made:
         ready = Ready(model=MODEL, backend=BACKEND, template=None, capture=[])
@@ -215,7 +215,7 @@ def test_progress_is_told_and_two_rounds_are_no_cost():
 
 def test_a_cost_that_cannot_be_kept_is_said(capsys, kept):
     from commands.bench import _keep
-    from tests.sessions.test_cost import BACKEND, MODEL
+    from tests.sessions.live.test_cost import BACKEND, MODEL
 
     kept.write_text("a file where the folder would be")
     _keep(Ready(model=MODEL, backend=BACKEND, template=None, capture=[]), made(0.98))

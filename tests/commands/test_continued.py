@@ -9,7 +9,7 @@ import pytest
 
 from commands.app import run
 from tests.sessions.continued import LITTLE_ROOM, MEASURED, TOKENS, copied, in_words, lost_chunks, part, record
-from tests.sessions.test_durability import linux
+from tests.sessions.recording.test_durability import linux
 
 pytestmark = linux
 

@@ -34,7 +34,7 @@ def test_a_lack_of_memory_is_one_line(capsys, monkeypatch, golden_path):
     def exhausted(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("sessions.fitting.fit_file", exhausted)
+    monkeypatch.setattr("sessions.fitting.file_fit.fit_file", exhausted)
     assert run(["fit", str(golden_path)]) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (

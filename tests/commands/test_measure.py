@@ -43,7 +43,7 @@ STANDING_STILL = """
 import os, signal, sys
 from moe_watch import main
 from routing.events import Token
-from sessions.recorder import Recorder
+from sessions.recording.recorder import Recorder
 take = Recorder.append
 def stand_still(recorder, event):
     if recorder.name == "run-002.moe.jsonl" and isinstance(event, Token) and event.i == 20:

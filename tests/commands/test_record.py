@@ -14,7 +14,7 @@ import pytest
 
 from commands.app import run
 from routing.events import State
-from sessions.reader import read_session
+from sessions.reading.reader import read_session
 
 pytestmark = pytest.mark.model
 

@@ -11,8 +11,8 @@ from backends.protocol import EngineOptions
 from commands.options import generation_options, model_choice, recording_options
 from commands.settings import POCKET_PROMPT, run_settings
 from commands.watch import watch
-from sessions.run_settings import RunSettings
-from sessions.teacher import teacher_script
+from sessions.live.settings import RunSettings
+from sessions.live.teacher_forcing import teacher_script
 
 
 def settings(*arguments: str, **more: Any) -> RunSettings:
@@ -83,7 +83,7 @@ def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_st
     monkeypatch.setattr("commands.watch.require_terminal", lambda **_: None)
     monkeypatch.setattr("commands.watch.run_settings", lambda *given, **more: made.append(run_settings(*given, **more)))
     monkeypatch.setattr("commands.watch.show", lambda _: None)
-    monkeypatch.setattr("sessions.live.LiveSource", lambda _: None)
+    monkeypatch.setattr("sessions.live.source.LiveSource", lambda _: None)
     watch.main(args=["pocket", *arguments], standalone_mode=False)
     (settings,) = made
     assert (settings.stop, settings.on_full_context) == (stop, "restart")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from routing.events import State, Token
-from sessions.reader import read_session
+from sessions.reading.reader import read_session
 from tests.processes import LONG, wait_until, worker_of
 
 pytestmark = pytest.mark.model

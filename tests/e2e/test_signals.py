@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sessions.reader import read_session
+from sessions.reading.reader import read_session
 from tests.e2e.terminal import Terminal
 from tests.processes import LONG
 

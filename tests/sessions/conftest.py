@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sessions.live import LiveSource
-from sessions.run_settings import RunSettings
+from sessions.live.settings import RunSettings
+from sessions.live.source import LiveSource
 from tests.sessions.kit import (
     Drained,
     ScriptedWorker,

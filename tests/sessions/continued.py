@@ -11,12 +11,12 @@ import pytest
 
 import moe_watch
 from routing.events import Keyframe, Token, from_json, to_json
-from sessions import gap as gaps
-from sessions.live import LiveSource
+from sessions.live.settings import RunSettings
+from sessions.live.source import LiveSource
 from sessions.notebook import Session
-from sessions.run_settings import RunSettings
+from sessions.recording import pending as gaps
 from tests.sessions.kit import Drained, Stage, path_of, wait_until
-from tests.sessions.test_durability import fill_disk, wait_for_failure
+from tests.sessions.recording.test_durability import fill_disk, wait_for_failure
 
 STRETCH = 98
 """Tokens before each time that the disk is full."""

@@ -13,12 +13,12 @@ from typing import Any
 from routing.errors import UserError
 from routing.events import State, to_json
 from routing.summary import Summary
-from sessions.export.exporting import ExportPlan, export_session
-from sessions.reader import read_session
-from sessions.replay import ReplaySource
-from sessions.salvage import salvage
+from sessions.export.exporter import ExportPlan, export_session
+from sessions.reading.reader import read_session
+from sessions.replaying.source import ReplaySource
 from sessions.source import END, HOME, STEP, Jump
-from sessions.verify import verify
+from sessions.verifying.file import verify
+from sessions.verifying.salvage import salvage
 from tui.view import RunView
 
 SECONDS = 20.0

@@ -25,9 +25,9 @@ from routing.events import (
     Token,
     TokenSource,
 )
-from sessions.replay import ReplaySource
+from sessions.live.environment import Surroundings
+from sessions.replaying.source import ReplaySource
 from sessions.source import Source
-from sessions.surroundings import Surroundings
 from tests.processes import wait_until
 
 LAYERS, EXPERTS, K = 3, 5, 2

@@ -19,11 +19,11 @@ from routing.pressure.formulas import WARM_UP_CHUNKS
 from routing.pressure.instruments import Instruments
 from routing.stats.permutation import NoTest, Permutation
 from routing.usage.counts import jensen_shannon_distance
-from sessions.compare import read_source
-from sessions.compare_pairs import Pair, compare
-from sessions.compare_result import comparison_result
-from sessions.compare_tokens import TokenComparison, compare_tokens
-from sessions.fitting import fit_file
+from sessions.comparing.pairs import Pair, compare
+from sessions.comparing.result import comparison_result
+from sessions.comparing.sources import read_source
+from sessions.comparing.tokens import TokenComparison, compare_tokens
+from sessions.fitting.file_fit import fit_file
 from sessions.measuring.plan import PLAN_FILE, Plan
 from tests.sessions.kit import EXPERTS, HEADER, LAYERS, MODEL, K, make_token, tokens
 

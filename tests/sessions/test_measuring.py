@@ -18,16 +18,16 @@ from routing.events import Fork, State, Token, to_json
 from routing.pressure.formulas import WARM_UP_CHUNKS
 from routing.stats.timing_noise import Noise
 from routing.summary import Summary
-from sessions.kept_worker import KeptWorker
+from sessions.live.shared_worker import KeptWorker
 from sessions.measuring import figures
-from sessions.measuring.findings import analyse
-from sessions.measuring.noise import NOISE_FILE, range_in_words, read_noise
+from sessions.measuring.estimates import analyse
+from sessions.measuring.machine_noise import NOISE_FILE, range_in_words, read_noise
 from sessions.measuring.output import write_all
 from sessions.measuring.plan import PLAN_FILE, Plan, read_plan
-from sessions.measuring.recorded import NotWholeError, read_run
+from sessions.measuring.recorded_run import NotWholeError, read_run
 from sessions.measuring.results import results, to_bytes
 from sessions.measuring.runner import measure
-from sessions.reader import read_session
+from sessions.reading.reader import read_session
 
 pytestmark = pytest.mark.model
 

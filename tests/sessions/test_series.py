@@ -9,8 +9,8 @@ from routing.events import Chunk, Keyframe, to_json
 from routing.half_life.fit_json import fit_result
 from routing.pressure.instruments import Instruments
 from routing.summary import Summary
-from sessions.fitting import fit_file
-from sessions.series import Series, parse_series
+from sessions.fitting.bare_series import Series, parse_series
+from sessions.fitting.file_fit import fit_file
 from tests.routing.planted import exponential
 from tests.sessions.kit import HEADER, replayed, tokens
 

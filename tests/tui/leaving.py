@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from sessions.live import LiveSource
-from sessions.run_settings import RunSettings
+from sessions.live.settings import RunSettings
+from sessions.live.source import LiveSource
 from tests.processes import wait_until
 from tests.sessions.kit import EndlessWorker, Stage
 from tui import app, job_control

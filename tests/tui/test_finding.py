@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sessions import finding
-from sessions.replay import ReplaySource
+from sessions.replaying import search as finding
+from sessions.replaying.source import ReplaySource
 from tests.sessions.kit import wait_until
 from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run

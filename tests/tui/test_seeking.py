@@ -10,8 +10,8 @@ import pytest
 
 from routing.errors import UserError
 from routing.events import Change, Chunk, Keyframe, Marker, Perturbation, Token, to_json
-from sessions.replay import ReplaySource
-from sessions.seeking import WINDOW_TOKENS
+from sessions.replaying.seeking import WINDOW_TOKENS
+from sessions.replaying.source import ReplaySource
 from sessions.source import END, HOME, Jump, PaceStatus, Timeline
 from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, header, main_run

@@ -13,8 +13,8 @@ from textual.widgets import OptionList, Static
 
 from routing.events import Continues
 from sessions import paths
-from sessions.library import Facts, HalfLife, entry_of
-from sessions.library_cache import LibraryCache
+from sessions.library.cache import LibraryCache
+from sessions.library.listing import Facts, HalfLife, entry_of
 from sessions.source import RecordingStatus
 from tests.hostile.texts import SEEN, TEXTS, acting
 from tests.sessions.kit import HEADER

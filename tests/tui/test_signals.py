@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from routing.events import State
-from sessions.reader import read_session
+from sessions.reading.reader import read_session
 from tests.e2e.terminal import Terminal
 from tests.processes import LONG, wait_until
 from tests.tui.leaving import LEFT

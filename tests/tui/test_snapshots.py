@@ -11,7 +11,7 @@ import textual
 
 from routing.events import Chunk, Marker, Perturbation, Progress, Vitals, to_json
 from sessions import paths
-from sessions.imports.importing import import_trace
+from sessions.imports.importer import import_trace
 from sessions.imports.traces import ImportOptions
 from sessions.source import PaceStatus, RecordingStatus, Timeline
 from tests.sessions.kit import replayed

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from sessions.finding import Search
+from sessions.replaying.search import Search
 from tui.format import count, percent
 from tui.inert import one_line
 

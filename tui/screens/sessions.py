@@ -17,8 +17,8 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
 from routing.errors import UserError
-from sessions.housekeeping import delete_session, rename_session
-from sessions.library import Entry, Preview, files_of_run, list_sessions, preview
+from sessions.library.housekeeping import delete_session, rename_session
+from sessions.library.listing import Entry, Preview, files_of_run, list_sessions, preview
 from sessions.text import plural
 from tui.format import size
 from tui.inert import one_line

@@ -127,7 +127,8 @@ static long read_layer(const struct tap *tap, const void *node) {
 }
 
 /* Have what comes some nodes later ready in a cache: nodes lie one behind the other, in about the order in which they
- * are asked for and then computed, and the last pass has driven them out to memory. Beyond the last one it does no harm.
+ * are asked for and then computed, and the last pass has driven them out to memory. Beyond the last one it does no
+ * harm.
  */
 static void fetch_ahead(const void *node) {
 #ifdef __GNUC__

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from routing.errors import UserError
-from sessions.imports.numbers import Payload
+from sessions.imports.typed_json import Payload
 
 MOST_TOKEN_ID = 1 << 31
 EXTENSIONS = ("meta_info", "sgl_ext", "sglext", "nvext", "engine_data")

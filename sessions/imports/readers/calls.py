@@ -15,9 +15,9 @@ import numpy as np
 
 from routing.arrays import Ints
 from routing.errors import UserError
-from sessions.imports.plausible import counted, routed
+from sessions.imports.count_steps import in_steps
+from sessions.imports.plausibility import counted, routed
 from sessions.imports.readers.cells import Cell, trace_of
-from sessions.imports.steps import in_steps
 from sessions.imports.traces import (
     NO_PROMPT,
     CountedTrace,

@@ -9,7 +9,7 @@ import numpy as np
 
 from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
-from sessions.imports.plausible import routed
+from sessions.imports.plausibility import routed
 from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens, layers_of
 
 MOST_ABSENT = 1000

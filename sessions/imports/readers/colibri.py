@@ -18,7 +18,7 @@ from sessions.imports.document import Document
 from sessions.imports.readers.calls import Call, read_calls
 from sessions.imports.readers.sparse import counts_trace
 from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, Trace
-from sessions.shapes import MAX_CELLS
+from sessions.reading.validation import MAX_CELLS
 
 ENGINE = "colibri"
 BINARY = b"IKU1"

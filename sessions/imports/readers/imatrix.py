@@ -19,8 +19,8 @@ from backends.extras import install_command
 from backends.model_files.gguf import GgufFile, read_gguf
 from routing.errors import UserError
 from sessions.imports.document import Document
-from sessions.imports.loading import Array
-from sessions.imports.plausible import counted
+from sessions.imports.plausibility import counted
+from sessions.imports.safe_loading import Array
 from sessions.imports.traces import CountedTrace, ImportOptions
 
 EXPERTS = re.compile(r"blk\.(\d{1,6})\.ffn_(?:down|up|gate|gate_up)_exps\.weight\.counts")

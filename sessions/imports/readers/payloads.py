@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from routing.errors import UserError
-from sessions.imports.loading import Array
-from sessions.imports.numbers import (
+from sessions.imports.safe_loading import Array
+from sessions.imports.traces import ImportOptions
+from sessions.imports.typed_json import (
     BY_SIZE,
     Described,
     Payload,
@@ -18,7 +19,6 @@ from sessions.imports.numbers import (
     is_npy,
     npy_in_base64,
 )
-from sessions.imports.traces import ImportOptions
 
 WHICH = "say --layers and --experts-per-token"
 

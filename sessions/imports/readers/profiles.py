@@ -10,10 +10,10 @@ import msgspec
 
 from routing.errors import UserError
 from sessions.imports.document import Document
-from sessions.imports.numbers import ExpertId, Index, typed
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.readers.sparse import counts_trace
 from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, RoutedTrace, known_experts_per_token
+from sessions.imports.typed_json import ExpertId, Index, typed
 
 
 class _Profile(msgspec.Struct):

@@ -15,10 +15,10 @@ import msgspec
 
 from routing.errors import UserError
 from sessions.imports.document import Document
-from sessions.imports.numbers import ExpertId, Index, typed
 from sessions.imports.readers.calls import Call, read_calls
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.traces import ImportOptions, RoutedTrace, Trace
+from sessions.imports.typed_json import ExpertId, Index, typed
 
 Line = TypeVar("Line")
 

@@ -17,12 +17,12 @@ import numpy as np
 from routing.arrays import ABSENT, Ints
 from routing.errors import UserError
 from sessions.imports.document import Document
-from sessions.imports.numbers import array_of, typed
-from sessions.imports.plausible import routed
+from sessions.imports.plausibility import routed
 from sessions.imports.readers.answers import EXTENSIONS, MOST_TOKEN_ID, Answer, Part, answer_of
 from sessions.imports.readers.payloads import Rows, rows_of
 from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens
-from sessions.shapes import ABSENT_ID
+from sessions.imports.typed_json import array_of, typed
+from sessions.reading.validation import ABSENT_ID
 
 OF_SGLANG = frozenset({"meta_info", "sgl_ext", "sglext"})
 UNCHECKED = "the answer does not state its number of tokens: {} by the shape that was given"

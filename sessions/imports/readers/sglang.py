@@ -15,11 +15,10 @@ import numpy as np
 
 from routing.arrays import Ints
 from routing.errors import UserError
+from sessions.imports.count_steps import in_steps
 from sessions.imports.document import Document
-from sessions.imports.loading import Array
-from sessions.imports.numbers import array_of, typed
-from sessions.imports.plausible import check_counts, counted, routed
-from sessions.imports.steps import in_steps
+from sessions.imports.plausibility import check_counts, counted, routed
+from sessions.imports.safe_loading import Array
 from sessions.imports.traces import (
     CountedTrace,
     ImportOptions,
@@ -28,7 +27,8 @@ from sessions.imports.traces import (
     known_prompt_tokens,
     phase_of_counts,
 )
-from sessions.shapes import MAX_CELLS, MAX_INTEGER
+from sessions.imports.typed_json import array_of, typed
+from sessions.reading.validation import MAX_CELLS, MAX_INTEGER
 
 ENGINE = "SGLang"
 WHAT = "SGLang's expert distribution"

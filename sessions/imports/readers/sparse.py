@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from routing.errors import UserError
-from sessions.imports.plausible import counted
+from sessions.imports.plausibility import counted
 from sessions.imports.traces import (
     CountedTrace,
     ImportOptions,
@@ -17,7 +17,7 @@ from sessions.imports.traces import (
     layers_of,
     phase_of_counts,
 )
-from sessions.shapes import MAX_INTEGER
+from sessions.reading.validation import MAX_INTEGER
 
 
 def counts_trace(

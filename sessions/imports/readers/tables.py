@@ -19,7 +19,7 @@ from sessions.imports.document import Document
 from sessions.imports.readers.cells import Cell, trace_of
 from sessions.imports.readers.sparse import counts_trace
 from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, RoutedTrace, known_experts_per_token
-from sessions.parts import shown
+from sessions.reading.multipart import shown
 
 TOKEN, LAYER, EXPERT, PHASE = ("token", "i"), ("layer",), "expert", "phase"
 STEP, SLOT = ("step", "token", "i"), ("slot", "rank")

@@ -13,11 +13,10 @@ import msgspec
 import numpy as np
 
 from routing.errors import UserError
+from sessions.imports.count_steps import in_steps
 from sessions.imports.document import Document
-from sessions.imports.loading import read_bytes
-from sessions.imports.numbers import typed
-from sessions.imports.plausible import check_counts, counted
-from sessions.imports.steps import in_steps
+from sessions.imports.plausibility import check_counts, counted
+from sessions.imports.safe_loading import read_bytes
 from sessions.imports.traces import (
     MAX_LAYER,
     CountedTrace,
@@ -27,6 +26,7 @@ from sessions.imports.traces import (
     layers_of,
     phase_of_counts,
 )
+from sessions.imports.typed_json import typed
 
 KEY = re.compile(r"(\d{1,9})_(\d{1,7})")
 META = "meta_info.json"

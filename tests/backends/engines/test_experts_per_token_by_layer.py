@@ -26,8 +26,8 @@ from commands.app import run
 from routing.errors import UserError
 from routing.events import Header, Token
 from routing.row_layout import RowLayout
-from sessions.compare_tokens import compare_tokens
-from sessions.reader import read_session
+from sessions.comparing.tokens import compare_tokens
+from sessions.reading.reader import read_session
 from tests.truth.compare import MODELS
 
 EVEN = MODELS / "nemotron_h" / "model.gguf"

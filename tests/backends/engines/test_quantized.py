@@ -17,8 +17,8 @@ from backends.model_files.gguf import read_gguf
 from commands.app import run
 from routing.events import Header
 from routing.router.agreement import Agreement
-from sessions.compare_tokens import compare_tokens
-from sessions.reader import read_session
+from sessions.comparing.tokens import compare_tokens
+from sessions.reading.reader import read_session
 from tests.backends import tiny
 from tests.backends.quantized import Variant, made, quantize_folder, quantize_gguf, record
 

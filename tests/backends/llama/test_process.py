@@ -15,7 +15,7 @@ from backends.protocol import EngineOptions, Failed, Load, Ready
 from backends.worker.process import WorkerProcess
 from commands.app import run
 from routing.events import Header, Progress, Token
-from sessions.reader import read_session
+from sessions.reading.reader import read_session
 from tests.backends import llama_files
 from tests.backends.worker.test_process import Listener, begin
 from tests.processes import is_gone, wait_until

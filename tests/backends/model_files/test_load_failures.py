@@ -21,11 +21,11 @@ import gguf
 from backends.protocol import EngineOptions, Load, Message, Ready, Start
 from backends.worker.process import WorkerProcess
 from routing.events import Progress, State, StreamItem, Token
-from sessions.headless import run_headless
-from sessions.live import LiveSource
-from sessions.reader import read_session
-from sessions.run_settings import RunSettings
-from sessions.surroundings import Surroundings
+from sessions.live.environment import Surroundings
+from sessions.live.headless import run_headless
+from sessions.live.settings import RunSettings
+from sessions.live.source import LiveSource
+from sessions.reading.reader import read_session
 from tests.backends import llama_files, tiny
 from tests.backends.worker.test_process import GREEDY, Failed, Listener
 from tests.truth.compare import MODELS

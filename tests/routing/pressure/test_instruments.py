@@ -9,7 +9,7 @@ import pytest
 from routing.arrays import unpacked
 from routing.events import Chunk, Header, Keyframe, Perturbation, State, Token
 from routing.pressure.instruments import KEYFRAME_TOKENS, TOGETHER, Instruments
-from sessions.recompute import agree
+from sessions.reading.recompute import agree
 from tests.routing.plain import PlainRun
 
 

@@ -1,0 +1,1 @@
+"""Comparison of sessions, measurements and bare series."""

@@ -1,0 +1,241 @@
+"""What is compared: sessions, measurements of many runs, and bare series, each read into its runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from routing.arrays import Ints
+from routing.errors import UserError
+from routing.events import Chunk, Event, Header, Unknown
+from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
+from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from routing.half_life.series import MidSeries
+from routing.pressure.formulas import MODES, MODES_OFFERED
+from routing.pressure.missing_signals import lacking_signals
+from routing.summary import Summary
+from sessions.fitting.bare_series import Series, parse_series, read_content
+from sessions.fitting.file_fit import SNIFFED, RecordedSeries, is_session
+from sessions.live.teacher_forcing import no_token
+from sessions.measuring.plan import read_plan
+from sessions.reading.multipart import RunReader
+from sessions.reading.recompute import Recomputed
+
+Json = dict[str, Any]
+
+Kind = Literal["session", "measurement", "series"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, as far as it is compared."""
+
+    name: str
+    mid: list[float]
+    """P_mid of measured chunks."""
+    positions: list[int]
+    """Index of each of them in its run."""
+    fit: Fit | None
+    unavailable: str
+    """Why nothing was fitted; empty if it was."""
+    collapse: EntropyCollapse | None
+    summary: Json = field(default_factory=dict)
+    """Of a session, as `record --json` prints it; empty for a bare series."""
+
+    @property
+    def half_life(self) -> float:
+        """In chunks; infinite where the run has none."""
+        return inf if self.fit is None or self.fit.half_life is None else self.fit.half_life
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of the things that are compared."""
+
+    path: Path
+    kind: Kind
+    runs: list[Run]
+    header: Header | None
+    """Of its first session; None for a bare series."""
+    mode: str | None
+    """The pressure mode of its runs, where it is known."""
+    warnings: list[str] = field(default_factory=list)
+    """What a reader should know, one line each."""
+
+    @property
+    def fits(self) -> list[Fit]:
+        """Of the runs that could be fitted."""
+        return [run.fit for run in self.runs if run.fit is not None]
+
+    @property
+    def usage(self) -> Ints | None:
+        """Selections of decode tokens over all runs `[L, E]`; None for a bare series."""
+        return self._sum("counts")
+
+    @property
+    def rows(self) -> Ints | None:
+        """Rows that those selections were made in `[L]`; None for a bare series."""
+        return self._sum("rows")
+
+    def mean(self, name: str) -> float | None:
+        """Mean over runs of a quantity of their summaries, e.g. `router_entropy`; None where no run has it."""
+        found = [run.summary[name] for run in self.runs if run.summary.get(name) is not None]
+        values = [each["mean"] if isinstance(each, dict) else each for each in found]
+        return float(np.mean(values)) if values else None
+
+    def _sum(self, name: str) -> Ints | None:
+        found = [np.array(run.summary["usage"]["decode"][name]) for run in self.runs if run.summary]
+        return np.sum(found, axis=0) if found else None
+
+
+def letter(at: int) -> str:
+    """What a source is called by its place: A to Z, then 27, 28 and on."""
+    return ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1)
+
+
+def read_source(path: Path, mode: str | None = None) -> Source:
+    """Read a session file, a folder of `moe-watch measure`, or a file with one series or several.
+
+    Args:
+        path: of the file or folder.
+        mode: the pressure mode: of sessions, the one to compute (their own by default); of series, the one they are in.
+
+    Raises:
+        UserError: nothing there can be compared.
+    """
+    if mode is not None and mode not in MODES:
+        raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {MODES_OFFERED}")
+    if path.is_dir():
+        return _read_folder(path, mode)
+    if is_session(read_content(path, SNIFFED)):
+        return _read_session(path, mode)
+    return _read_series(path, mode)
+
+
+def _read_session(path: Path, mode: str | None) -> Source:
+    warnings: list[str] = []
+    header, run = _session_run(path, mode, warnings)
+    return Source(path, "session", [run], header, header.pressure, [*_of_header(path, header), *warnings])
+
+
+def _read_folder(path: Path, mode: str | None) -> Source:
+    """The plain runs of a measurement; late twins are another experiment."""
+    plan = read_plan(path)
+    if plan is None:
+        raise UserError(f"{path}: no measurement", advice="give a folder that `moe-watch measure` made, or a session")
+    files = [path / run.file for run in plan.plain_runs()]
+    there = [file for file in files if file.is_file()]
+    if not there:
+        raise UserError(f"{path}: no run of the measurement is there", advice="give the same `moe-watch measure` again")
+    warnings = [] if len(there) == len(files) else [f"{path}: {len(there)} of {len(files)} runs are there"]
+    read = [_session_run(file, mode, warnings) for file in there]
+    header = read[0][0]
+    for file, (other, _) in zip(there, read, strict=True):
+        if (other.model, other.pressure) != (header.model, header.pressure):
+            raise UserError(f"{file}: is of another model than {there[0].name}", advice="measure again in a new folder")
+    runs = [run for _, run in read]
+    return Source(path, "measurement", runs, header, header.pressure, [*_of_header(path, header), *warnings])
+
+
+def _of_header(path: Path, header: Header) -> list[str]:
+    """What the worker said of the model: a setting that the engine ignores makes it another one."""
+    return [f"{path}: {warning}" for warning in header.warnings]
+
+
+def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, Run]:
+    """Read one session; its chunks are computed anew from its tokens."""
+    with closing(RunReader(path)) as reader:
+        header = _usable(reader.header, path, mode)
+        series, summary = RecordedSeries(header.pressure), Summary()
+        for event in _in_mode(reader, header):
+            series.feed(event)
+            summary.feed(event)
+    found = summary.result()
+    if not sum(found["tokens"].values()):
+        raise no_token(path, header)
+    run = _run(path.name, series, found, lacking_signals(header, header.pressure))
+    warnings += [*reader.warnings, *series.warnings(path, run.fit)]
+    if len(series.contexts) > 1:
+        there = f"of {series.contexts[0].number} to {series.current.number}"
+        which = f"context {series.judged.number} ({there}) is compared as far as pressure goes"
+        warnings.append(f"{path}: {which}; usage, entropy and churn are of all of them")
+    return header, run
+
+
+def _in_mode(reader: RunReader, header: Header) -> Iterator[Event | Unknown]:
+    """The events of a run, with chunks in the pressure mode of this header in place of its own."""
+    recomputed = Recomputed(header, set())
+    for event in reader:
+        if isinstance(event, Header):
+            yield header
+        elif not isinstance(event, Chunk) or header.pressure == reader.header.pressure:
+            yield from recomputed.take(event)
+
+
+def _usable(header: Header, path: Path, mode: str | None) -> Header:
+    """The header, with the pressure mode to compute.
+
+    Raises:
+        UserError: the model has no experts.
+    """
+    if not header.model.layers:
+        raise UserError(f"{path}: {header.model.name} is dense, without experts", advice="give sessions of MoE models")
+    return header if mode is None else msgspec.structs.replace(header, pressure=mode)
+
+
+def _run(name: str, series: MidSeries, summary: Json, lacking: str) -> Run:
+    fit = series.fit()
+    return Run(
+        name=name,
+        mid=series.mid,
+        positions=series.positions,
+        fit=fit,
+        unavailable=(fit is None and lacking) or series.unavailable,
+        collapse=series.entropy_collapse(),
+        summary=summary,
+    )
+
+
+def _read_series(path: Path, mode: str | None) -> Source:
+    """A bare series; or those of a JSON file with several runs, each as ChronoMoE's measurement writes one."""
+    content = read_content(path)
+    found = [parse_series(each, name) for name, each in _runs_within(content, str(path))]
+    runs = [_series_run(path, series, mode) for series in found]
+    return Source(path, "measurement" if len(runs) > 1 else "series", runs, None, mode or found[0].mode)
+
+
+def _runs_within(content: bytes, name: str) -> list[tuple[str, bytes]]:
+    """The series in a file, each with what messages call it."""
+    try:
+        found = json.loads(content) if content.lstrip()[:1] == b"{" else None
+    except (ValueError, RecursionError):
+        found = None
+    runs = found.get("runs") if isinstance(found, dict) else None
+    if not isinstance(runs, list) or not runs:
+        return [(name, content)]
+    pressure = {"pressure": found.get("pressure")} if isinstance(found, dict) else {}
+    parts = [pressure | run if isinstance(run, dict) else run for run in runs]
+    return [(f"{name}, run {at}", json.dumps(part).encode()) for at, part in enumerate(parts, 1)]
+
+
+def _series_run(path: Path, series: Series, mode: str | None) -> Run:
+    why = too_short(len(series.mid)) or too_long(len(series.mid))
+    if why:
+        raise UserError(f"{path}: {why}", advice="measure a longer run")
+    return Run(
+        name=path.name,
+        mid=series.mid,
+        positions=series.positions or list(range(len(series.mid))),
+        fit=fit_half_life(series.mid, mode=mode or series.mode, positions=series.positions),
+        unavailable="",
+        collapse=entropy_collapse(series.entropies) if series.entropies else None,
+    )

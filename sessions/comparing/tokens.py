@@ -1,0 +1,187 @@
+"""Two sessions token by token: where both took the same tokens, whether they routed them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from routing.events import Event, Header, State, Token, Unknown
+from routing.router.agreement import Agreement, Rows
+from routing.row_layout import RowLayout
+from sessions.reading.multipart import RunReader
+from sessions.reading.token_arrays import token_arrays
+from sessions.reading.validation import ABSENT_ID
+from sessions.text import top_k_text
+
+BATCH = 256
+"""Tokens whose rows are compared at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenComparison:
+    """What two sessions have in common from their beginnings on."""
+
+    tokens: int
+    """So many tokens are the same, at the same positions; routing is compared over them."""
+    ended: str
+    """Why not more of them; empty if both sessions end there."""
+    routing: Agreement | None
+    not_comparable: str = ""
+    """Why there is no `routing`."""
+
+
+def compare_tokens(a: Path, b: Path) -> TokenComparison | str:
+    """Compare two sessions over the tokens that both begin with; or say why it is not known which these are.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    with closing(RunReader(a)) as session_a, closing(RunReader(b)) as session_b:
+        walk = _Walk(_positions(session_a), _positions(session_b))
+        why = _not_comparable(session_a.header, session_b.header)
+        agreement = None if why else _agreement(session_a.header, session_b.header)
+        for tokens_a, tokens_b in walk.batches():
+            if agreement is not None:
+                agreement.add(_rows(tokens_a, session_a.header), _rows(tokens_b, session_b.header))
+    if walk.unknown:
+        return walk.unknown
+    if agreement is not None and not walk.tokens:
+        agreement, why = None, walk.ended
+    return TokenComparison(walk.tokens, walk.ended, agreement, why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """A token and where its context begins."""
+
+    token: Token
+    context: int
+    """How many contexts the run had before this one."""
+
+
+class _Walk:
+    """Goes through two runs side by side for as long as their tokens are the same."""
+
+    def __init__(self, a: Iterator[_Position], b: Iterator[_Position]) -> None:
+        self._pairs = zip_longest(a, b)
+        self.tokens = 0
+        self.ended = ""
+        self._no_id = ""
+        """Which session has no id for its first token."""
+        self._texts = _Texts()
+
+    @property
+    def unknown(self) -> str:
+        """Why it is not known which tokens are the same; empty if it is."""
+        if self._no_id and not self.tokens:
+            return f"{self._no_id} holds no token ids, so it is not known which tokens are the same"
+        return self._texts.contradiction
+
+    def batches(self) -> Iterator[tuple[list[Token], list[Token]]]:
+        """Tokens that are the same, of both runs, in batches that are not empty."""
+        batch: tuple[list[Token], list[Token]] = ([], [])
+        for a, b in self._pairs:
+            self.ended = self._why_not(a, b)
+            if self.ended or a is None or b is None:
+                break
+            self.tokens += 1
+            self._texts.add(a.token, b.token)
+            batch[0].append(a.token)
+            batch[1].append(b.token)
+            if len(batch[0]) == BATCH:
+                yield batch
+                batch = ([], [])
+        if batch[0]:
+            yield batch
+
+    def _why_not(self, a: _Position | None, b: _Position | None) -> str:
+        """Why these two are not the same token in the same context; empty if they are."""
+        at = self.tokens
+        if a is None or b is None:
+            return f"{'the first' if a is None else 'the second'} ends after {at} tokens"
+        if a.token.i != at or b.token.i != at:
+            return _missing(at, "the first" if a.token.i != at else "the second")
+        if ABSENT_ID in (a.token.id, b.token.id):
+            self._no_id = "the first" if a.token.id == ABSENT_ID else "the second"
+            return f"{self._no_id} has no id for token {at}"
+        if a.token.id != b.token.id:
+            return f"the tokens differ from token {at} on: {a.token.text!r} and {b.token.text!r}"
+        if a.context != b.context:
+            return f"{'the first' if a.context > b.context else 'the second'} begins a fresh context at token {at}"
+        return ""
+
+
+class _Texts:
+    """Tells two vocabularies apart: in most places the same id then stands for another text.
+
+    One vocabulary may still show a token differently in two engines, as a special token or the space before a word.
+    """
+
+    def __init__(self) -> None:
+        self._known = self._other = 0
+        self._example = ""
+
+    def add(self, a: Token, b: Token) -> None:
+        """Take in two tokens with the same id."""
+        first, second = a.text.strip(), b.text.strip()
+        if not (first and second):
+            return
+        self._known += 1
+        if first != second:
+            self._other += 1
+            self._example = self._example or f"token {a.i} has id {a.id} in both, for {a.text!r} and {b.text!r}"
+
+    @property
+    def contradiction(self) -> str:
+        """Why equal ids are no equal tokens; empty if they are."""
+        return f"the vocabularies differ: {self._example}" if 2 * self._other > self._known else ""
+
+
+def _missing(at: int, which: str) -> str:
+    return f"{which} begins in the middle of its run" if at == 0 else f"{which} lacks token {at}"
+
+
+def _positions(events: Iterable[Event | Unknown]) -> Iterator[_Position]:
+    context = 0
+    for event in events:
+        if isinstance(event, State) and event.state == "fresh_context":
+            context += 1
+        elif isinstance(event, Token):
+            yield _Position(event, context)
+
+
+def _not_comparable(a: Header, b: Header) -> str:
+    """Why rows of two models cannot be set side by side; empty if they can."""
+    one, other = a.model, b.model
+    if (one.experts, one.layers, one.k_by_layer) == (other.experts, other.layers, other.k_by_layer):
+        return ""
+    if one.layers == other.layers and one.experts == other.experts and len(set(one.k_by_layer)) > 1:
+        return "the models select different numbers of experts in some layers"
+    if shape_text(a) == shape_text(b):
+        return f"the models' MoE layers are not the same ones: {_some(one.layers)} and {_some(other.layers)}"
+    return f"the models differ in shape: {shape_text(a)} and {shape_text(b)}"
+
+
+def _some(layers: list[int]) -> str:
+    return f"{', '.join(map(str, layers[:4]))}{', …' if len(layers) > 4 else ''}"
+
+
+def shape_text(header: Header) -> str:
+    """A model's shape in words."""
+    model = header.model
+    return f"{len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}"
+
+
+def _agreement(a: Header, b: Header) -> Agreement:
+    model = a.model
+    weights, margin = max(a.units.weights, b.units.weights), max(a.units.margin, b.units.margin)
+    ordered = a.is_ordered and b.is_ordered
+    return Agreement(len(model.layers), model.experts, RowLayout.of(model).k, weights, margin, ordered=ordered)
+
+
+def _rows(tokens: list[Token], header: Header) -> Rows:
+    arrays = token_arrays(tokens, header)
+    return Rows(arrays.experts, arrays.weights, arrays.margin)

@@ -1,0 +1,1 @@
+"""Half-life fits of session files and of bare number series."""

@@ -1,0 +1,1 @@
+"""The folder of recorded sessions: list, cache, rename, delete."""

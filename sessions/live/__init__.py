@@ -1,0 +1,1 @@
+"""A live run: worker, instruments, recording and vitals as one source of events."""

@@ -1,0 +1,115 @@
+"""One worker for several live runs and measurements, so that a model is loaded once."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from backends.protocol import Batch, Command, Failed, Load, Measure, Measured, Message, Ready, Stop
+from backends.worker.process import WorkerProcess
+from routing.errors import UserError
+from routing.events import Progress
+
+OnMessage = Callable[[Message], None]
+Answer = TypeVar("Answer", Ready, Measured)
+
+
+class KeptWorker:
+    """A worker with a loaded model, lent to one live run after the other. Use as a context manager.
+
+    Args:
+        load: which model.
+        on_progress: told how loading goes, on any thread.
+
+    Raises:
+        UserError: on entering, the model cannot be used.
+    """
+
+    ready: Ready
+
+    def __init__(self, load: Load, on_progress: Callable[[Progress], None]) -> None:
+        self._load = load
+        self._on_progress = on_progress
+        self._answers: queue.SimpleQueue[Ready | Measured | Failed] = queue.SimpleQueue()
+        self._live: OnMessage | None = None
+        """The live run that the worker's messages are for, while there is one."""
+        self._death: Failed | None = None
+
+    def __enter__(self) -> KeptWorker:
+        self._worker = WorkerProcess(self._receive)
+        try:
+            self._worker.send(self._load)
+            self.ready = self._await(Ready)
+        except BaseException:
+            self._worker.close()
+            raise
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self._worker.close()
+
+    @property
+    def pid(self) -> int:
+        return self._worker.pid
+
+    def lend(self, on_message: OnMessage) -> LentWorker:
+        """The worker as a live run sees it. A `sessions.live.environment.WorkerFactory`."""
+        self._live = on_message
+        return LentWorker(self, on_message)
+
+    def measure(self, command: Measure) -> float:
+        """Tokens per second; no live run may be under way.
+
+        Raises:
+            UserError: it was not measured. The worker's death is one reason.
+        """
+        if self._death is not None:
+            raise UserError(self._death.message)
+        self._worker.send(command)
+        return self._await(Measured).tokens_per_second
+
+    def _await(self, kind: type[Answer]) -> Answer:
+        while True:
+            answer = self._answers.get()
+            if isinstance(answer, Failed):
+                raise UserError(answer.message)
+            if isinstance(answer, kind):
+                return answer
+
+    def _receive(self, message: Message) -> None:
+        if isinstance(message, Failed) and message.fatal:
+            self._death = message
+        live = self._live
+        if live is not None:
+            live(message)
+        elif isinstance(message, Ready | Measured | Failed):
+            self._answers.put(message)
+        elif isinstance(message, Batch):
+            for item in message.items:
+                if isinstance(item, Progress):
+                    self._on_progress(item)
+
+
+class LentWorker:
+    """Loaded already, and outlives the run. A `sessions.live.environment.Worker`."""
+
+    def __init__(self, kept: KeptWorker, on_message: OnMessage) -> None:
+        self._kept = kept
+        self._on_message = on_message
+
+    @property
+    def pid(self) -> int:
+        return self._kept.pid
+
+    def send(self, command: Command) -> None:
+        if isinstance(command, Load):
+            self._on_message(self._kept._death or self._kept.ready)
+        else:
+            self._kept._worker.send(command)
+
+    def close(self) -> None:
+        """Have the worker leave the run; the model stays loaded."""
+        self._kept._live = None
+        self._kept._worker.send(Stop())

@@ -1,0 +1,139 @@
+"""A live run as a source: the face that the screen sees, in front of the thread that does the work."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+
+from backends.protocol import Pause, Perturb, Resume, SetMultistep, SetTap
+from routing.errors import UserError
+from routing.events import PerturbationForm, StreamItem
+from sessions.live.environment import Surroundings
+from sessions.live.run import LiveRun
+from sessions.live.serial_thread import Mailbox
+from sessions.live.settings import RunSettings
+from sessions.source import Ability, Jump, PaceStatus, RecordingStatus, Timeline
+from sessions.text import whole_text
+
+
+class LiveSource:
+    """Runs a model in a worker process, records, and streams. A `sessions.source.Source`.
+
+    Args:
+        settings: what to run, and how.
+        around: clocks, folders and the like; only tests need others than the default.
+    """
+
+    def __init__(self, settings: RunSettings, around: Surroundings | None = None) -> None:
+        self._stream: deque[StreamItem] = deque()
+        self._mailbox = Mailbox()
+        self._model = settings.model
+        self._run = LiveRun(settings, around or Surroundings(), self._stream, self._mailbox.post)
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        run = self._run
+        if run.stage == "failed":
+            return frozenset({"restart"})
+        if run.stage not in ("running", "finished") or run.ready is None:
+            return frozenset()
+        if run.void:
+            return frozenset({"prompt", "rate"})
+        always: frozenset[Ability] = frozenset({"perturb", "prompt", "rate", "record", "mark"})
+        turn: frozenset[Ability] = frozenset({"turn"} if run.ready.template else ())
+        pause: frozenset[Ability] = frozenset({"pause", "tap", "multistep"} if run.stage == "running" else ())
+        return always | turn | pause
+
+    @property
+    def loading(self) -> str:
+        return self._model
+
+    @property
+    def recording(self) -> RecordingStatus:
+        return self._run.recording.status
+
+    @property
+    def pace(self) -> PaceStatus:
+        return PaceStatus("rate", self._run.rate, self._run.paused)
+
+    @property
+    def ended(self) -> bool:
+        return self._run.stage in ("finished", "failed", "closed") and not self._stream
+
+    @property
+    def timeline(self) -> Timeline | None:
+        return None
+
+    @property
+    def fatal_error(self) -> UserError | None:
+        """Why the run could not begin, if it could not."""
+        return self._run.fatal_error
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the person should know about the model; one line each."""
+        return self._run.ready.warnings if self._run.ready else []
+
+    @property
+    def worker_log(self) -> list[str]:
+        """The last lines of the log of a worker that failed."""
+        return self._run.worker_log
+
+    def start(self) -> None:
+        """Spawn the worker and load the model. Only the first call does anything.
+
+        Raises:
+            UserError: the file to record to exists already, or the model's name cannot be one.
+        """
+        if self._mailbox.started:
+            return
+        self._run.check()
+        self._mailbox.post(self._run.load)
+        self._mailbox.start(self._run.tick, self._run.fault)
+
+    def drain(self) -> list[StreamItem]:
+        items: list[StreamItem] = []
+        while self._stream:
+            items.append(self._stream.popleft())
+        return items
+
+    def pause(self) -> None:
+        self._mailbox.post(partial(self._run.send, Pause()))
+
+    def resume(self) -> None:
+        self._mailbox.post(partial(self._run.send, Resume()))
+
+    def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
+        command = Perturb(text=whole_text(text), form=form, at_once=at_once)
+        self._mailbox.post(partial(self._run.send, command))
+
+    def set_tap(self, on: bool) -> None:
+        self._mailbox.post(partial(self._run.send, SetTap(on)))
+
+    def set_multistep(self, on: bool) -> None:
+        self._mailbox.post(partial(self._run.send, SetMultistep(on)))
+
+    def prompt(self, text: str) -> None:
+        self._mailbox.post(partial(self._run.begin_next, text))
+
+    def set_pace(self, value: float) -> None:
+        self._mailbox.post(partial(self._run.set_rate, max(0.0, value)))
+
+    def seek(self, jump: Jump) -> None:
+        """Nothing: a live run is where it is."""
+
+    def set_recording(self, on: bool) -> None:
+        self._mailbox.post(partial(self._run.set_recording, on))
+
+    def mark(self, note: str) -> None:
+        self._mailbox.post(partial(self._run.mark, note))
+
+    def restart(self) -> None:
+        self._mailbox.post(self._run.restart)
+
+    def close(self) -> None:
+        if self._mailbox.started:
+            self._mailbox.post(self._run.close)
+            self._mailbox.join()
+        else:
+            self._run.close()

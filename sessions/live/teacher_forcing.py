@@ -1,0 +1,96 @@
+"""The tokens of a recorded session, for another model to take in place of its own.
+
+Routing of two models, or of two quantisations of one, can be compared only where both see the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends.protocol import TeacherTokens
+from routing.errors import UserError
+from routing.events import Event, Header, Keyframe, Perturbation, State, Teacher, Token, TokenSource, Unknown
+from sessions.reading.multipart import RunReader
+from sessions.reading.validation import ABSENT_ID
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherScript:
+    """Whose tokens a run is to take, and which they are."""
+
+    facts: Teacher
+    tokens: list[TeacherTokens]
+    seed: int
+    """Of the recorded run. Pressure depends on it, since the phases of coherence start from it."""
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Successive tokens of one source."""
+
+    source: TokenSource
+    ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, token: Token) -> None:
+        self.ids.append(token.id)
+        self.texts.append(token.text)
+
+
+def teacher_script(path: Path) -> TeacherScript:
+    """The tokens of a session file in order, in pieces; what a torn file still holds is taken.
+
+    Raises:
+        UserError: the file cannot be read, holds no token, or begins in the middle of its run.
+    """
+    with closing(RunReader(path)) as session:
+        header = session.header
+        pieces = [] if header.counts_only else _pieces(session, path)
+    if not pieces:
+        raise no_token(path, header)
+    tokens = [TeacherTokens(piece.source, piece.ids, "".join(piece.texts)) for piece in pieces]
+    return TeacherScript(_facts(header, sum(len(piece.ids) for piece in pieces)), tokens, header.sampling.seed)
+
+
+def no_token(path: Path, header: Header) -> UserError:
+    """Return why a session without tokens cannot be used: an import of counts never has any."""
+    if header.counts_only:
+        return UserError(f"{path}: holds counts of selections, and no tokens", advice="give a session with tokens")
+    return UserError(f"{path}: holds no token", advice="give a session that got further")
+
+
+def _pieces(events: Iterable[Event | Unknown], path: Path) -> list[_Piece]:
+    """A piece ends where the source changes, and where a context or an injection begins."""
+    pieces: list[_Piece] = []
+    ended = True
+    for event in events:
+        if isinstance(event, Keyframe) and not pieces:
+            raise UserError(
+                f"{path}: begins in the middle of its run, so that the context before it is not known",
+                advice="give a session recorded from its beginning",
+            )
+        if isinstance(event, Perturbation) or (isinstance(event, State) and event.state == "fresh_context"):
+            ended = True
+        elif isinstance(event, Token):
+            _require_next(event, pieces, path)
+            if ended or pieces[-1].source != event.source:
+                pieces.append(_Piece(event.source))
+            pieces[-1].add(event)
+            ended = False
+    return pieces
+
+
+def _require_next(token: Token, pieces: list[_Piece], path: Path) -> None:
+    expected = sum(len(piece.ids) for piece in pieces)
+    if token.i != expected:
+        raise UserError(f"{path}: token {expected} is missing", advice="give a session without a gap")
+    if token.id == ABSENT_ID:
+        raise UserError(f"{path}: was imported without token ids", advice="give a session that a model wrote")
+
+
+def _facts(header: Header, tokens: int) -> Teacher:
+    model = header.model
+    return Teacher(model=model.name, quantization=model.quantization, backend=header.backend.name, tokens=tokens)

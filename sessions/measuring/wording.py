@@ -1,0 +1,76 @@
+"""The findings of a measurement in sentences, the same on the terminal and in the report."""
+
+from __future__ import annotations
+
+from routing.half_life.fit import in_words
+from routing.pressure.external_energy import ExternalEnergy
+from routing.pressure.position_control import PositionControl
+from routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate
+from sessions.measuring.estimates import Findings, verdicts
+from sessions.text import plural
+
+NO_CONTROL = "no control was measured (--no-control): should there be a trend, position and age cannot be told apart"
+
+
+def summary_lines(findings: Findings) -> list[str]:
+    """What was found, a line or two for each question."""
+    plan, header = findings.plan, findings.plain[0].run.header
+    return [
+        f"{header.model.name} · {header.backend.name} · {plural(len(findings.plain), 'run')} of {plan.chunks} measured"
+        f" chunks of {plural(plan.chunk_size, 'token')} · {findings.mode}",
+        f"verdicts: {verdict_counts(findings)}",
+        f"mean of all runs: {in_words(findings.mean_fit)}",
+        *control_lines(findings.control),
+        *([] if plan.forks is None else energy_lines(findings.energy)),
+    ]
+
+
+def verdict_counts(findings: Findings) -> str:
+    """How many runs got which verdict, those that none got left out."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in verdicts(findings.plain).items() if count)
+
+
+def control_lines(control: PositionControl | None) -> list[str]:
+    """What moves mid-pressure over a context: position or age."""
+    if control is None:
+        return [f"position: {NO_CONTROL}"]
+    return [
+        f"over {control.shift:.0f} chunks mid-pressure changes by {estimate_text(control.trend)}: of that"
+        f" {estimate_text(control.position)} by position alone, {estimate_text(control.age)} by age alone",
+        f"position and age: {_separation(control)}",
+    ]
+
+
+def energy_lines(energy: ExternalEnergy | None) -> list[str]:
+    """What the text does to mid-pressure."""
+    if energy is None:
+        return ["external energy: n/a, no boundary was forked in every arm"]
+    low, high = energy.replicates
+    each = plural(low, "continuation") if low == high else f"{low} to {high} continuations"
+    return [
+        f"external energy: {estimate_text(energy.text_minus_neutral)} against neutral text,"
+        f" {estimate_text(energy.text_minus_none)} against no text"
+        f" ({energy.boundaries} {'boundary' if energy.boundaries == 1 else 'boundaries'}, {each} in each arm)",
+        f"neutral text by itself: {estimate_text(energy.neutral_minus_none)} against no text",
+    ]
+
+
+def estimate_text(found: Estimate) -> str:
+    """A difference with its interval, or why it has none."""
+    if found.interval is None:
+        return f"{found.mean:+.4f} (interval n/a: {found.clusters} of at least {FEWEST_CLUSTERS} needed)"
+    low, high = found.interval
+    return f"{found.mean:+.4f} (95 % {low:+.4f} to {high:+.4f})"
+
+
+def _separation(control: PositionControl) -> str:
+    if control.position.interval is None:
+        return f"not told apart, {control.position.clusters} of at least {FEWEST_CLUSTERS} pairs of runs"
+    position, age = control.position.is_other_than_zero, control.age.is_other_than_zero
+    if position and age:
+        return "both have a part in it"
+    if position:
+        return "position alone moves it, as far as these runs can tell; a trend in a plain run is drift"
+    if age:
+        return "age moves it, position has no part that these runs could tell from none"
+    return "neither moves it by more than these runs could tell from nothing"

@@ -1,0 +1,1 @@
+"""Session files as events: lines, index, validation, versions, continuation files."""

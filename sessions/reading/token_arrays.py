@@ -1,0 +1,194 @@
+"""Tokens as arrays in natural units: what exports and notebooks are made of.
+
+Shapes: `T` tokens, `L` MoE layers, `E` experts, `k` experts per token. `ABSENT` (-1) and NaN where nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from routing.arrays import ABSENT, Flags, Floats, Ints, integers
+from routing.events import Event, Header, Keyframe, State, Token, Unknown
+from routing.row_layout import RowLayout
+from routing.usage.counts import overlap
+from sessions.reading.recompute import Beginnings
+
+BATCH_ROWS = 65_536
+"""Tokens × layers, and × experts where probabilities were recorded, that are held at once, but for the last token's."""
+BATCH_CHARACTERS = 16_000_000
+"""Text that is held at once, but for the last token's."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenArrays:
+    """Successive tokens, quantity by quantity."""
+
+    i: Ints
+    """[T]"""
+    t: Floats
+    """[T], seconds since the run began."""
+    phase: list[str]
+    source: list[str]
+    id: Ints
+    """[T], `ABSENT` where the recording does not have it."""
+    text: list[str]
+    logprob: Floats
+    """[T], nats."""
+    top_margin: Floats
+    """[T]"""
+    choice_gap: Floats
+    """[T]"""
+    would_stop: Flags
+    """[T]"""
+    experts: Ints
+    """[T, L, K]: K is the largest number of experts per token of a layer; `ABSENT` behind those of the others."""
+    weights: Floats
+    """[T, L, K], NaN where there is no expert"""
+    entropy: Floats
+    """[T, L], router entropy over ln E."""
+    margin: Floats
+    """[T, L], router margin."""
+    churn: Floats
+    """[T, L], NaN where either of two successive tokens was not observed."""
+    probabilities: Floats | None
+    """[T, L, E]; None if no token has them."""
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+
+class TokenBatches:
+    """Collects the tokens of one run, and hands them out in batches of bounded size.
+
+    Between the tokens of a batch none is missing.
+
+    Args:
+        header: of the run.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._layers = max(1, len(header.model.layers))
+        self._tokens: list[Token] = []
+        self._rows = self._characters = 0
+        self._beginnings = Beginnings()
+        self._next = 0
+        """Index of the token that comes next, if none is missing."""
+        self._before: Ints | None = None
+        """Experts `[1, L, k]` of the token before the batch, if they are known and it was in the same context."""
+
+    def take(self, event: Event | Unknown) -> Iterator[TokenArrays]:
+        """Take in the next event; gives the tokens that are complete with it, if it is time to hand them on."""
+        begins = self._beginnings.see(event)
+        if isinstance(event, Token):
+            if event.i != self._next:
+                yield from self._break_off(None)
+            self._next = event.i + 1
+            self._tokens.append(event)
+            self._rows += self._layers if event.probs is None else max(self._layers, len(event.probs))
+            self._characters += len(event.text)
+            if self._rows >= BATCH_ROWS or self._characters >= BATCH_CHARACTERS:
+                yield from self.rest()
+        elif isinstance(event, Keyframe) and begins:
+            yield from self._break_off(_before(event, self._header))
+            self._next = event.i
+        elif isinstance(event, State) and event.state == "fresh_context":
+            yield from self._break_off(None)
+
+    def rest(self) -> Iterator[TokenArrays]:
+        """The tokens that were not handed out yet, if there are any."""
+        if self._tokens:
+            arrays = token_arrays(self._tokens, self._header, self._before)
+            self._tokens, self._rows, self._characters = [], 0, 0
+            self._before = arrays.experts[-1:]
+            yield arrays
+
+    def _break_off(self, before: Ints | None) -> Iterator[TokenArrays]:
+        """The tokens so far; those to come do not follow them, but one with these experts, if they are known."""
+        yield from self.rest()
+        self._before = before
+
+
+def _before(frame: Keyframe, header: Header) -> Ints | None:
+    """Experts `[1, L, k]` of the token before a keyframe."""
+    experts = RowLayout.of(header.model).experts_before(frame)
+    return None if experts is None else experts[None]
+
+
+def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = None) -> TokenArrays:
+    """Successive tokens of one context as arrays.
+
+    Args:
+        tokens: at least one, as `sessions.reading.validation` allows them.
+        header: of their run.
+        before: experts `[1, L, k]` of the token before them; None if their context begins with them.
+    """
+    units, layout = header.units, RowLayout.of(header.model)
+    layers, by_layer = layout.layers, (len(tokens), layout.layers)
+    experts = layout.table(_steps([token.experts for token in tokens], layout.size))
+    return TokenArrays(
+        i=np.array([token.i for token in tokens], np.int64),
+        t=np.array([token.t for token in tokens]),
+        phase=[token.phase for token in tokens],
+        source=[token.source for token in tokens],
+        id=np.array([token.id for token in tokens], np.int64),
+        text=[token.text for token in tokens],
+        logprob=_floats([token.logprob for token in tokens]),
+        top_margin=_floats([token.top_margin for token in tokens]),
+        choice_gap=_floats([token.choice_gap for token in tokens]),
+        would_stop=np.array([token.would_stop for token in tokens], np.bool_),
+        experts=experts,
+        weights=layout.table(_natural([token.weights for token in tokens], layout.size, units.weights), np.nan),
+        entropy=_natural([token.entropy for token in tokens], layers, units.entropy).reshape(by_layer),
+        margin=_natural([token.margin for token in tokens], layers, units.margin).reshape(by_layer),
+        churn=_churn(experts, before),
+        probabilities=_probabilities(tokens, header),
+    )
+
+
+def natural(steps: Ints, unit: float) -> Floats:
+    """Integers of token events in natural units, NaN for `ABSENT`.
+
+    Where a whole number of steps makes one, they are divided by it: 3 steps of 0.0001 are 0.0003, to the last digit.
+    """
+    known = np.where(steps == ABSENT, np.nan, steps)
+    whole = round(1 / unit)
+    result: Floats = known / whole if 1 / whole == unit else known * unit
+    return result
+
+
+def _probabilities(tokens: Sequence[Token], header: Header) -> Floats | None:
+    if all(token.probs is None for token in tokens):
+        return None
+    layers, experts = len(header.model.layers), header.model.experts
+    found = _natural([token.probs for token in tokens], layers * experts, header.units.weights)
+    return found.reshape(len(tokens), layers, experts)
+
+
+def _churn(experts: Ints, before: Ints | None) -> Floats:
+    """1 − Jaccard of each token's set and the one before `[T, L]`."""
+    tokens, layers, chosen = experts.shape
+    if not experts.size:
+        return np.full((tokens, layers), np.nan)
+    start = np.full_like(experts[:1], ABSENT) if before is None else before
+    earlier = np.concatenate([start, experts[:-1]])
+    return 1 - overlap(experts.reshape(-1, chosen), earlier.reshape(-1, chosen)).reshape(tokens, layers)
+
+
+def _natural(rows: list[list[int | None] | None], width: int, unit: float) -> Floats:
+    return natural(_steps(rows, width), unit)
+
+
+def _steps(rows: Sequence[Sequence[int | None] | None], width: int) -> Ints:
+    """Rows of integers `[T, width]`; a row that is not there is `ABSENT` throughout."""
+    nothing: list[int | None] = [None] * width
+    flat = list(chain.from_iterable(nothing if row is None else row for row in rows))
+    return integers(flat).reshape(len(rows), width)
+
+
+def _floats(values: list[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values])

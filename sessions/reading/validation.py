@@ -1,0 +1,319 @@
+"""Whether what stands in a session file can be true: sizes, ids and order. JSON types are checked before.
+
+Files come from anywhere. What passes here may go into arrays without further checks.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+
+from routing.arrays import unpacked
+from routing.events import LEAST_LOGPROB, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
+from routing.pressure.chunk_sums import SUMMED
+from routing.pressure.formulas import MODES
+from routing.row_layout import RowLayout
+from sessions.reading.bounds import ABSENT_ID as ABSENT_ID
+from sessions.reading.bounds import LEAST_UNIT, MAX_TOKEN_ID, MOST_SECONDS, ROUNDING, out_of_bounds, short
+from sessions.reading.bounds import MAX_CELLS as MAX_CELLS
+from sessions.reading.bounds import MAX_INTEGER as MAX_INTEGER
+
+MAX_CHOSEN = 1 << 16
+"""Layers × experts per token; some 2,000 in the largest known model. Screens hold the last few hundred tokens'."""
+SIXTEEN_BITS = (1 << 16) - 1
+BYTES = 1 << 8
+"""Experts whose ids fit in one byte."""
+
+Rows = Sequence[Sequence[int | float]]
+
+
+class ShapeError(ValueError):
+    """An event that cannot be; `str()` says what is wrong with it."""
+
+
+def check_header(header: Header) -> None:
+    """Refuse a header that describes no possible run.
+
+    Raises:
+        ShapeError: what is impossible.
+    """
+    model = header.model
+    layers, experts = len(model.layers), model.experts
+    _require(list(model.layers) == sorted(set(model.layers)), "the model's layers are not in ascending order")
+    _require(not layers or model.layers[0] >= 0, "a layer index is negative")
+    _require(experts >= 0 and layers * experts <= MAX_CELLS, f"{layers} layers × {experts} experts is impossible")
+    _check_experts_per_token(header)
+    _require(1 <= header.chunk_size <= MAX_INTEGER, f"a chunk size of {header.chunk_size} is impossible")
+    _require(0 <= header.sampling.seed <= MAX_INTEGER, f"a seed of {header.sampling.seed} is impossible")
+    for name in ("weights", "entropy", "margin"):
+        unit = getattr(header.units, name)
+        _require(LEAST_UNIT <= unit <= 1, f"a unit of {unit} for {name} is impossible")
+    _check_bounds(header)
+    _require(header.pressure in MODES, f"pressure mode {header.pressure!r} is not one of {', '.join(MODES)}")
+
+
+def _check_experts_per_token(header: Header) -> None:
+    """One number for all MoE layers, or from schema 2 on one for each."""
+    model, layers, experts = header.model, len(header.model.layers), header.model.experts
+    given = model.experts_per_token
+    if isinstance(given, list):
+        _require(header.schema >= model.schema, f"schema {header.schema} has one number of experts per token")
+        _require(len(given) == layers, f"experts per token of {len(given)} layers, where there are {layers}")
+    for k in given if isinstance(given, list) else [given]:
+        _require(0 <= k <= experts, f"{short(k)} of {experts} experts per token is impossible")
+        _require(not layers or k > 0, "a model with MoE layers selects at least one expert per token")
+    # Tables are as wide as the layer that selects most.
+    most = layers * max(model.k_by_layer, default=0)
+    _require(
+        most <= MAX_CHOSEN, f"{layers} layers × {max(model.k_by_layer, default=0)} experts per token is impossible"
+    )
+
+
+def check_alone(event: Event) -> None:
+    """Refuse an event, neither token nor keyframe, that cannot be whatever comes before it.
+
+    Raises:
+        ShapeError: what is impossible.
+    """
+    index = getattr(event, "i", None)
+    _require(index is None or index >= 0, f"an index of {index} is impossible")
+    _check_bounds(event)
+
+
+def most_of(header: Header) -> dict[str, int]:
+    """The largest integers that a token's lists may hold, by the names of its fields."""
+    return {
+        "entropy": round(1 / header.units.entropy),
+        "margin": round(1 / header.units.margin),
+        "weights": MAX_INTEGER,
+        "probs": round(1 / header.units.weights),
+    }
+
+
+class EventChecker:
+    """Checks the events of one run, in order."""
+
+    def __init__(self, header: Header) -> None:
+        self._model_layers = header.model.layers
+        self._layers = len(header.model.layers)
+        self._experts = header.model.experts
+        self._layout = RowLayout.of(header.model)
+        self._groups = _places_by_k(self._layout)
+        self._id_type = np.uint8 if self._experts <= BYTES else np.uint16
+        self._chunk_size = header.chunk_size
+        self._most = most_of(header)
+        self._next = 0
+        self._begun = False
+        self._counted = header.counts_only
+        """There are no tokens, but a keyframe for each step that was counted."""
+
+    def check(self, event: Event | Unknown) -> None:
+        """Refuse an event that cannot follow those before it.
+
+        Raises:
+            ShapeError: what is impossible.
+        """
+        if isinstance(event, Header):
+            raise ShapeError("a second header; a session file holds one run")
+        if isinstance(event, Token):
+            self._check_token(event)
+        elif isinstance(event, Keyframe):
+            self._check_keyframe(event)
+        elif not isinstance(event, Unknown):
+            check_alone(event)
+
+    def check_decoded(self, token: Token, *, skim: bool = False) -> None:
+        """Refuse a token of `sessions.reading.decoding` that cannot follow the events before it.
+
+        Args:
+            token: one whose numbers are known to be in their ranges, and whose experts are there in all layers.
+            skim: do not look for experts that stand twice in a row.
+
+        Raises:
+            ShapeError: what is impossible.
+        """
+        self._check_index(token.i)
+        if not skim:
+            self._check_experts(token.experts)
+        self._next, self._begun = token.i + 1, True
+
+    def _check_token(self, token: Token) -> None:
+        self._check_index(token.i)
+        self._check_time(token.t)
+        _require(ABSENT_ID <= token.id <= MAX_TOKEN_ID, f"a token id of {token.id} is impossible")
+        self._check_prediction(token)
+        self._check_experts(token.experts)
+        self._check_values("weights", token.weights, self._layout.size)
+        self._check_values("entropy", token.entropy, self._layers)
+        self._check_values("margin", token.margin, self._layers)
+        self._check_values("probs", token.probs, self._layers * self._experts)
+        self._next, self._begun = token.i + 1, True
+
+    def _check_index(self, index: int) -> None:
+        _require(0 <= index <= MAX_INTEGER, f"a token index of {index} is impossible")
+        if self._begun and index < self._next:
+            kind = "twice" if index == self._next - 1 else "out of order"
+            raise ShapeError(f"token {index} {kind}; the one before was {self._next - 1}")
+
+    @staticmethod
+    def _check_prediction(token: Token) -> None:
+        if token.logprob is not None and not LEAST_LOGPROB <= token.logprob <= 0:
+            raise ShapeError(f"a log-probability of {token.logprob} is impossible")
+        for name, value in (("top_margin", token.top_margin), ("choice_gap", token.choice_gap)):
+            if value is not None and not 0 <= value <= 1:
+                raise ShapeError(f"a {name} of {value} is impossible")
+
+    @staticmethod
+    def _check_time(seconds: float) -> None:
+        _require(0 <= seconds <= MOST_SECONDS, f"a time of {seconds} s is impossible")
+
+    def _check_experts(self, experts: list[int | None]) -> None:
+        self._check_length("experts", experts, self._layout.size)
+        if self._surely_sound(experts):
+            return
+        end = 0
+        for index, k in zip(self._model_layers, self._layout.k.tolist(), strict=True):
+            end += k
+            selected = set(experts[end - k : end])
+            if selected != {None}:
+                self._check_row(index, selected, k)
+
+    def _surely_sound(self, experts: list[int | None]) -> bool:
+        """Whether all rows are there, of different experts of the model; a quick look, for most tokens are so."""
+        known = cast("list[int]", experts)
+        try:
+            ids = np.frombuffer(bytearray(known) if self._experts <= BYTES else array("H", known), self._id_type)
+        except (TypeError, ValueError, OverflowError):
+            return False
+        return all(_are_different(ids[places].reshape(-1, k), self._experts) for k, places in self._groups)
+
+    def _check_row(self, layer: int, selected: set[int | None], k: int) -> None:
+        known = [expert for expert in selected if expert is not None]
+        _require(len(known) == len(selected), f"layer {layer} is null in part")
+        _require(min(known) >= 0, f"layer {layer} selects expert {min(known)}")
+        _require(max(known) < self._experts, f"layer {layer} selects expert {max(known)} of {self._experts}")
+        _require(len(selected) == k, f"layer {layer} selects an expert twice")
+
+    def _check_values(self, name: str, values: list[int | None] | None, length: int) -> None:
+        if values is None:
+            return
+        self._check_length(name, values, length)
+        if _fit_in(values, self._most[name]):
+            return
+        known = [value for value in values if value is not None] if None in values else cast("list[int]", values)
+        low, high = min(known, default=0), max(known, default=0)
+        _require(low >= 0, f"{name} holds {low}, which is negative")
+        _require(high <= self._most[name], f"{name} holds {high}, where {self._most[name]} is the most there can be")
+
+    @staticmethod
+    def _check_length(name: str, values: Sequence[object], length: int) -> None:
+        _require(len(values) == length, f"{name} holds {len(values)} values instead of {length}")
+
+    def _check_keyframe(self, frame: Keyframe) -> None:
+        if not self._begun or (self._counted and frame.i > self._next):
+            _require(0 <= frame.i <= MAX_INTEGER, f"a keyframe after {frame.i} tokens is impossible")
+            self._next, self._begun = frame.i, True
+        _require(frame.i == self._next, f"a keyframe after {frame.i} tokens, where {self._next} were seen")
+        _require(0 <= frame.complete_chunks <= frame.chunks, "a keyframe with an impossible number of chunks")
+        for rows in (frame.rows_prefill, frame.rows_decode, frame.average_rows):
+            self._check_counts("keyframe rows", rows, self._layers, most=frame.i)
+        for counts in (frame.counts_prefill, frame.counts_decode):
+            self._check_rows("keyframe table", counts)
+        for table in (frame.average_meso, frame.average_macro):
+            self._check_table("keyframe table", table, most=1 + ROUNDING)  # of shares
+        self._check_table("keyframe table", frame.phases, most=MAX_INTEGER)
+        self._check_last_experts(frame.last_experts)
+        _check_bounds(frame)
+        if frame.open_chunk is not None:
+            self._check_open_chunk(frame.open_chunk, frame.i)
+
+    def _check_last_experts(self, rows: list[list[int] | None]) -> None:
+        self._check_length("last_experts", rows, self._layers)
+        numbers = self._layout.k.tolist()
+        for k, row in zip(numbers, rows, strict=True):
+            self._check_length("last_experts", row if row is not None else [None] * k, k)
+        absent: list[int | None] = [None] * self._layout.width
+        flat = [each for k, row in zip(numbers, rows, strict=True) for each in (absent[:k] if row is None else row)]
+        self._check_experts(flat)
+
+    def _check_open_chunk(self, chunk: OpenChunk, seen: int) -> None:
+        _require(0 < chunk.tokens < self._chunk_size, f"an open chunk of {chunk.tokens} tokens is impossible")
+        _require(set(chunk.sums) == set(chunk.observed) == set(SUMMED), "an open chunk with other sums than ours")
+        self._check_counts("an open chunk", [chunk.first, chunk.last], 2)
+        self._check_sums(chunk)
+        self._check_counts("open_chunk start_rows", chunk.start_rows, self._layers, most=seen)
+        self._check_rows("open_chunk table", chunk.counts, most=chunk.tokens)
+        for table in (chunk.start_meso, chunk.start_macro):
+            self._check_table("open_chunk table", table, most=1 + ROUNDING)
+
+    def _check_sums(self, chunk: OpenChunk) -> None:
+        """A sum over a value of each token, or of each of its layers, is at most as often the largest one."""
+        largest = {"router_entropy": self._most["entropy"], "router_margin": self._most["margin"]}
+        values = chunk.tokens * max(1, self._layers)
+        self._check_counts("an open chunk", list(chunk.observed.values()), len(SUMMED), most=values)
+        for name, total in chunk.sums.items():
+            most = values * largest.get(name, 1)
+            self._check_counts("an open chunk", [total], 1, most=most + ROUNDING * values)
+
+    def _check_table(self, name: str, table: Table, *, most: float) -> None:
+        if not isinstance(table, bytes):
+            self._check_rows(name, table, most=most)
+            return
+        size = 8 * self._layers * self._experts
+        _require(len(table) == size, f"{name} holds {len(table)} bytes instead of {size}")
+        sound = all(0 <= bound <= most for bound in _bounds(table))  # no number is neither
+        _require(sound, f"{name} holds a number that cannot be")
+
+    def _check_rows(self, name: str, table: Rows, *, most: float = MAX_INTEGER) -> None:
+        self._check_length(name, table, self._layers)
+        for row in table:
+            self._check_counts(name, row, self._experts, most=most)
+
+    def _check_counts(
+        self, name: str, values: Sequence[int | float], length: int, *, most: float = MAX_INTEGER
+    ) -> None:
+        self._check_length(name, values, length)
+        low, high = min(values, default=0), max(values, default=0)
+        _require(low >= 0 and high <= most, f"{name} holds {short(low if low < 0 else high)}")
+
+
+def _places_by_k(layout: RowLayout) -> list[tuple[int, Any]]:
+    """Each number of experts per token, and the entries of a flat row that belong to layers with it."""
+    if layout.is_even:
+        return [(layout.width, slice(None))] if layout.layers else []
+    of_entries = np.repeat(layout.k, layout.k)
+    return [(k, np.flatnonzero(of_entries == k)) for k in np.unique(layout.k).tolist()]
+
+
+def _are_different(rows: Any, experts: int) -> bool:
+    """Return whether ids `[N, k]` are of the model and different within each row; they are sorted in place."""
+    rows.sort(axis=1)
+    return not (rows[:, 1:] == rows[:, :-1]).any() and int(rows[:, -1:].max(initial=0)) < experts
+
+
+def _bounds(table: bytes) -> tuple[float, ...]:
+    numbers = unpacked(table)
+    return (float(numbers.min()), float(numbers.max())) if len(numbers) else ()
+
+
+def _fit_in(values: list[int | None], most: int) -> bool:
+    """Whether all are integers from 0 to the most there can be, told quickly; False may mean that it is not known."""
+    try:
+        known = array("H", cast("list[int]", values))
+    except (TypeError, OverflowError):
+        return False
+    return most >= SIXTEEN_BITS or max(known, default=0) <= most
+
+
+def _check_bounds(event: msgspec.Struct) -> None:
+    found = out_of_bounds(event)
+    _require(not found, found)
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ShapeError(otherwise)

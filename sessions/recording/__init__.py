@@ -1,0 +1,1 @@
+"""Session files as they are written: recorder, sinks, continuation after an error."""

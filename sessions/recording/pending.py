@@ -1,0 +1,84 @@
+"""What happens in a run while it cannot be recorded, kept for the file that comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from routing.events import Event, Keyframe, State, Token, from_json
+from sessions.recording.recorder import line_of
+
+KEPT_BYTES = 16 << 20
+"""Lines kept at most: minutes of a large model's run, and seconds of the smallest one's."""
+FIRST_WAIT = 2.0
+LONGEST_WAIT = 30.0
+"""Seconds from one try to the next, doubled each time."""
+
+TOKEN_HEAD = b'{"event":"token",'
+"""How the line of a token begins."""
+
+
+class Gap:
+    """Begins when an event could not be written, and ends when everything kept stands in a file.
+
+    Args:
+        problem: why nothing is recorded, and since which token.
+        start: the state that the events to come can be computed from; None at the very beginning of a run.
+        lost: events that are gone already.
+        now: monotonic seconds.
+        lines: of events since `start` that a compressor took and that did not get into the file.
+    """
+
+    def __init__(
+        self, problem: str, start: Keyframe | None, *, lost: int = 0, now: float, lines: Sequence[bytes] = ()
+    ) -> None:
+        self.problem = problem
+        self.start = start
+        self.lost = lost
+        """Events that no file will hold."""
+        self._lines = list(lines)
+        self._bytes = sum(map(len, lines))
+        self._tokens = (start is not None and start.i > 0) or any(line.startswith(TOKEN_HEAD) for line in lines)
+        self._time = 0.0
+        self._wait = FIRST_WAIT
+        self._next_try = now + FIRST_WAIT
+
+    @property
+    def worth_a_file(self) -> bool:
+        """Whether there is any token, before the gap or in it."""
+        return self._tokens
+
+    def keep(self, event: Event, state: Callable[[], Keyframe]) -> None:
+        """Keep one event; where there is no room left, let go of all before it and begin anew with the state."""
+        line = line_of(event)
+        if self._bytes + len(line) > KEPT_BYTES:
+            self.start, self.lost = state(), self.lost + len(self._lines)
+            self._lines, self._bytes = [], 0
+        self._lines.append(line)
+        self._bytes += len(line)
+        self._tokens |= isinstance(event, Token)
+        if len(self._lines) == 1:
+            self._time = getattr(event, "t", self._time)
+
+    def take_back(self) -> None:
+        """Forget the event kept last."""
+        if self._lines:
+            self._bytes -= len(self._lines.pop())
+
+    def events(self) -> Iterator[Event]:
+        """What comes first in the next file: where it begins, what is missing, and everything kept."""
+        if self.start is not None:
+            yield self.start
+        if self.lost:
+            i = 0 if self.start is None else self.start.i
+            yield State(state="dropped", i=i, t=self._time, count=self.lost)
+        for line in self._lines:
+            yield from_json(line)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for another try."""
+        return now >= self._next_try
+
+    def put_off(self, now: float) -> None:
+        """A try failed."""
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
+        self._next_try = now + self._wait

@@ -1,0 +1,1 @@
+"""Checks of session files, and salvage of damaged ones."""

@@ -1,0 +1,122 @@
+"""Whether a session file is whole, and whether what it holds can be true. `moe-watch verify`."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from routing.events import Event, Header, Token, Unknown
+from sessions.reading.reader import Examined
+from sessions.reading.store import open_whole
+from sessions.reading.token_arrays import TokenArrays, TokenBatches
+from sessions.verifying.event_checks import DerivedChecks, EventChecks
+from sessions.verifying.header_checks import check_facts, remarks
+from sessions.verifying.index_outliers import PlausibleReader
+from sessions.verifying.issues import Finding, Findings
+from sessions.verifying.run_checks import RoutingChecks
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a file was found to be."""
+
+    file: str
+    header: Header
+    lines: int
+    """Number of the last one."""
+    tokens: int
+    chunks: int
+    """Recorded ones."""
+    unknown: int
+    """Events of a newer version, which are not judged."""
+    findings: list[Finding]
+    """What is wrong, in the order of lines."""
+    remarks: list[str]
+    """What is not wrong, and good to know; one line each."""
+
+    @property
+    def fine(self) -> bool:
+        """Nothing is wrong."""
+        return not self.findings
+
+
+def verify(path: Path) -> Report:
+    """Read a session file to its end and judge everything in it, in bounded memory.
+
+    Raises:
+        UserError: the file cannot be read, or its first line is no header.
+    """
+    with closing(PlausibleReader(open_whole(path))) as reader:
+        verification = _Verification(reader.header)
+        for examined in reader.examine():
+            verification.take(examined)
+        return verification.report(str(path), reader.line)
+
+
+class _Verification:
+    """One file's."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._findings = Findings()
+        self._events = EventChecks(header, self._findings)
+        self._derived = DerivedChecks(header, self._findings)
+        self._routing = RoutingChecks(header, self._findings)
+        self._batches = TokenBatches(header)
+        self._places: deque[tuple[int, bool | None]] = deque()
+        """Lines of the tokens that are in no batch yet, and whether the tap was on."""
+        self._tokens = self._unknown = 0
+        check_facts(header, self._findings)
+
+    def take(self, examined: Examined) -> None:
+        """Judge the next line."""
+        if examined.event is None:
+            kind = "torn end" if examined.torn else "unreadable lines"
+            text = "the last line is cut off" if examined.torn else examined.problem
+            self._findings.add(kind, text, examined.line)
+        elif isinstance(examined.event, Unknown):
+            self._unknown += 1
+        else:
+            self._see(examined.event, examined.line)
+
+    def _see(self, event: Event, line: int) -> None:
+        self._events.see(event, line)
+        self._derived.see(event, line)
+        if isinstance(event, Token):
+            self._tokens += 1
+            self._places.append((line, self._events.tap))
+        for batch in self._batches.take(event):
+            self._judge(batch)
+
+    def _judge(self, batch: TokenArrays) -> None:
+        places = [self._places.popleft() for _ in range(len(batch))]
+        self._routing.see(batch, [line for line, _ in places], [tap for _, tap in places])
+
+    def report(self, file: str, lines: int) -> Report:
+        """All that was found."""
+        for batch in self._batches.rest():
+            self._judge(batch)
+        self._routing.finish()
+        self._derived.finish(ended=self._events.ended)
+        return Report(
+            file=file,
+            header=self._header,
+            lines=lines,
+            tokens=self._tokens,
+            chunks=self._derived.chunks,
+            unknown=self._unknown,
+            findings=self._findings.all(),
+            remarks=[*remarks(self._header), *self._remarks()],
+        )
+
+    def _remarks(self) -> list[str]:
+        found = []
+        if self._unknown:
+            found.append(f"{self._unknown} events of a newer version are not judged")
+        if self._tokens and not self._derived.chunks:
+            found.append("no chunk is recorded: a replay computes them")
+        if not self._events.ended:
+            found.append("the recording ends in the middle of the run")
+        return found
