@@ -34,8 +34,8 @@ def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> No
     """Show `FRAMES` random frames at `FPS` in this terminal; writes milliseconds per frame."""
     from textual.app import App, ComposeResult
 
-    from tui.expert_heatmap import ExpertHeatmap
-    from tui.palette import HEAT_LEVELS
+    from tui.drawing.colours import HEAT_LEVELS
+    from tui.widgets.panels.experts.heatmap import ExpertHeatmap
 
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, HEAT_LEVELS, (layers, experts)) for _ in range(FRAMES)]

@@ -20,7 +20,7 @@ from routing.stats.ratios import FEWEST_ROUNDS, table
 from routing.stats.timing_noise import in_words
 from sessions.bench import Bench, BenchResult, Variants
 from sessions.live.settings import RunSettings
-from tui.unseen import run_unseen
+from tui.offscreen import run_unseen
 
 PROMPT = "def parse_"
 IN_PYTHON = "tap on, callback in Python"

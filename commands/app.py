@@ -10,18 +10,18 @@ from collections.abc import Sequence
 import click
 
 from backends.system.out_of_memory import SMALLER
-from commands.bench import bench
-from commands.compare import compare
-from commands.export import export
-from commands.fit import fit
-from commands.import_ import import_
-from commands.measure import measure
+from commands.measuring.bench import bench
+from commands.measuring.fit import fit
+from commands.measuring.measure import measure
 from commands.output import complain
-from commands.record import record
-from commands.replay import replay
-from commands.sessions import sessions
-from commands.verify import verify
-from commands.watch import watch
+from commands.recordings.compare import compare
+from commands.recordings.export import export
+from commands.recordings.import_ import import_
+from commands.recordings.sessions import sessions
+from commands.recordings.verify import verify
+from commands.watching.record import record
+from commands.watching.replay import replay
+from commands.watching.watch import watch
 from routing.errors import UserError
 from sessions.version import version
 

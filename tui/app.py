@@ -23,26 +23,26 @@ from routing.errors import UserError
 from routing.events import Marker, Refused, RunWarning, StreamItem, Vitals
 from sessions.replaying.source import ReplaySource
 from sessions.source import END, HOME, PaceStatus, Source
-from tui.actions import BY_ID, bindings, holder
-from tui.commands import ActionProvider
-from tui.control import Control
-from tui.footer_bar import FooterBar
-from tui.frame import Frame, pace_in_words
-from tui.frame_rate import FrameRate
-from tui.inert import one_line
-from tui.inert_filter import InertFilter
-from tui.job_control import leave_on_signals, suspend
-from tui.palette import DARK, THEMES
+from tui.drawing.colours import DARK, THEMES
+from tui.input.actions import BY_ID, bindings, holder
+from tui.input.command_palette import ActionProvider
+from tui.input.control import Control
 from tui.screens.ask import JUMP, NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.find import FindScreen, quoted, told
 from tui.screens.help import HelpScreen
 from tui.screens.sessions import SessionsScreen
-from tui.timeline_bar import TimelineBar
-from tui.toasts import Toasts
-from tui.trends import Trends
-from tui.view import RunView, stage_of
-from tui.wrapped import SENTENCE_LIMIT
+from tui.state.frame import Frame, pace_in_words
+from tui.state.frame_rate import FrameRate
+from tui.state.run import RunView, stage_of
+from tui.state.trends import Trends
+from tui.terminal.job_control import leave_on_signals, suspend
+from tui.terminal.sanitize_filter import InertFilter
+from tui.text.sanitize import one_line
+from tui.text.word_wrap import SENTENCE_LIMIT
+from tui.widgets.bars.footer import FooterBar
+from tui.widgets.bars.timeline import TimelineBar
+from tui.widgets.toasts import Toasts
 
 FOLD_SECONDS = 0.05
 """A frame without a timer takes in items for so long at most; what is left waits for the next one."""
@@ -179,7 +179,7 @@ class MoeWatchApp(App[None]):
         chosen = super().get_driver_class()
         if sys.platform == "win32" or chosen.__name__ != "LinuxDriver":
             return chosen
-        from tui.lasting_driver import LastingDriver  # imports what Windows does not have
+        from tui.terminal.resilient_driver import LastingDriver  # imports what Windows does not have
 
         return LastingDriver
 

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from commands.settings import POCKET_PROMPT
+from commands.watching.settings import POCKET_PROMPT
 from sessions.live.settings import RunSettings
 from sessions.live.source import LiveSource
 from tui.app import MoeWatchApp

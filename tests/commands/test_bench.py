@@ -214,7 +214,7 @@ def test_progress_is_told_and_two_rounds_are_no_cost():
 
 
 def test_a_cost_that_cannot_be_kept_is_said(capsys, kept):
-    from commands.bench import _keep
+    from commands.measuring.bench import _keep
     from tests.sessions.live.test_cost import BACKEND, MODEL
 
     kept.write_text("a file where the folder would be")

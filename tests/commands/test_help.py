@@ -28,7 +28,7 @@ def test_version(capsys):
 
 
 def test_default_tokens_are_what_a_measurement_takes():
-    from commands.record import DEFAULT_TOKENS
+    from commands.watching.record import DEFAULT_TOKENS
     from routing.pressure.formulas import WARM_UP_CHUNKS
 
     assert DEFAULT_TOKENS == (WARM_UP_CHUNKS + 50) * 20

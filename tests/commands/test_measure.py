@@ -172,7 +172,7 @@ def test_a_place_for_the_results_is_needed(capsys):
     [("one\ntwo\n\nthree", ["one", "two", "three"]), ('["a\\nb", "c"]', ["a\nb", "c"]), ("[x] = y", ["[x] = y"])],
 )
 def test_prompts_of_a_file(tmp_path, content, prompts):
-    from commands.measure import _prompts
+    from commands.measuring.measure import _prompts
 
     (tmp_path / "prompts").write_text(content)
     assert _prompts("pocket", None, tmp_path / "prompts") == prompts

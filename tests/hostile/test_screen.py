@@ -10,8 +10,8 @@ from sessions.source import RecordingStatus
 from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
 from tests.tui.conftest import lines, press, running, same_on_every_machine, settle  # noqa: F401 - a fixture
 from tests.tui.scripted import LIVE, REPLAY
-from tui.panel import Drawn
 from tui.screens.help import HelpScreen
+from tui.widgets.base import Drawn
 
 SIZE = (160, 50)
 TABS = "12345"

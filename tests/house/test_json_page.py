@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from commands.app import run
-from commands.bench import _result as cost_result
+from commands.measuring.bench import _result as cost_result
 from routing.stats.ratios import Ratio
 from routing.stats.timing_noise import Noise
 from sessions.bench import BenchResult, Row

@@ -19,7 +19,7 @@ from sessions.replaying.source import ReplaySource
 from sessions.source import END, HOME, STEP, Jump
 from sessions.verifying.file import verify
 from sessions.verifying.salvage import salvage
-from tui.view import RunView
+from tui.state.run import RunView
 
 SECONDS = 20.0
 JUMPS = (END, Jump("token", 3), STEP, Jump("chunk", 1), HOME, Jump("time", 0.1), Jump("mark", 0), END)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from commands.compare_text import comparison_lines
+from commands.recordings.compare_text import comparison_lines
 from routing.errors import UserError
 from routing.events import Event, Header, Keyframe, ModelInfo, State, Token, to_json
 from routing.pressure.formulas import WARM_UP_CHUNKS

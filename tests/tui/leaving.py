@@ -15,7 +15,8 @@ from sessions.live.settings import RunSettings
 from sessions.live.source import LiveSource
 from tests.processes import wait_until
 from tests.sessions.kit import EndlessWorker, Stage
-from tui import app, job_control
+from tui import app
+from tui.terminal import job_control
 
 LEFT = "left the dashboard"
 

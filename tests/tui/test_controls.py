@@ -10,7 +10,7 @@ from tests.tui.conftest import lines, press, running, settle, shown, style_at, t
 from tests.tui.events import INJECTED, MadeUpRun, at_boundary, main_run, tap_off
 from tests.tui.scripted import LIVE, REPLAY, REPLAYING
 from tui.screens.ask import AskScreen
-from tui.view import GO_ON
+from tui.state.run import GO_ON
 
 SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
 

@@ -11,13 +11,13 @@ from sessions.source import PaceStatus, RecordingStatus
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
 from tests.tui.scripted import LIVE, RECORDING, REPLAY, REPLAYING, SEEKABLE
-from tui.actions import ACTIONS
-from tui.control import RATES, SPEEDS, next_pace
-from tui.palette import DARK, LIGHT
+from tui.drawing.colours import DARK, LIGHT
+from tui.input.actions import ACTIONS
+from tui.input.control import RATES, SPEEDS, next_pace
 from tui.screens.ask import AskScreen
 from tui.screens.help import HelpScreen
-from tui.tab_bar import TABS
-from tui.view import GO_ON
+from tui.state.run import GO_ON
+from tui.widgets.bars.tabs import TABS
 
 
 @pytest.fixture

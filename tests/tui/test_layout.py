@@ -7,8 +7,8 @@ import pytest
 from tests.tui.conftest import press, running, settle, shown
 from tests.tui.events import MadeUpRun, header, main_run
 from tui.screens.dashboard import DashboardScreen
-from tui.tab_bar import TABS
-from tui.too_small import LEAST_HEIGHT, LEAST_WIDTH
+from tui.widgets.bars.tabs import TABS
+from tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH
 
 ONE_COLUMN = (LEAST_WIDTH, 80, 99)
 TWO_COLUMNS = (100, 119, 120, 121, 140, 159, 160, 161, 180, 199, 200, 201, 220, 240)

@@ -17,8 +17,8 @@ from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toa
 from tests.tui.events import MadeUpRun, header, main_run
 from tests.tui.scripted import LIVE, REPLAYING, SEEKABLE, ManualClock
 from tui.app import MoeWatchApp
-from tui.seeking import GRACE_SECONDS, parse_jump, stop_beside
-from tui.view import RunView
+from tui.input.seeking import GRACE_SECONDS, parse_jump, stop_beside
+from tui.state.run import RunView
 
 PARTS = ("header", "banner", "timeline", "footer", "experts", "entropy", "pressure", "vitals")
 

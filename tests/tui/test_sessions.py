@@ -25,8 +25,8 @@ from tests.tui.scripted import REPLAY, REPLAYING
 from tui.screens.ask import AskScreen
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.dashboard import DashboardScreen
+from tui.screens.session_rows import columns, description, half_life, head, row
 from tui.screens.sessions import SessionsScreen
-from tui.session_rows import columns, description, half_life, head, row
 
 OFF = RecordingStatus("off")
 

@@ -7,7 +7,7 @@ import pytest
 from routing.errors import UserError
 from tests.tui.events import main_run
 from tests.tui.scripted import Scripted
-from tui.unseen import UnseenDriver, run_unseen
+from tui.offscreen import UnseenDriver, run_unseen
 
 
 @pytest.fixture

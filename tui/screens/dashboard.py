@@ -11,19 +11,19 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 
-from tui.banner import Banner
-from tui.entropy_panel import EntropyPanel
-from tui.expert_heatmap import ExpertHeatmap
-from tui.footer_bar import FooterBar
-from tui.frame import Frame
-from tui.header_bar import HeaderBar
-from tui.panel import Drawn, Panel
-from tui.pressure_panel import PressurePanel
-from tui.stream_panel import StreamPanel
-from tui.tab_bar import TABS, TabBar
-from tui.timeline_bar import TimelineBar
-from tui.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
-from tui.vitals_panel import VitalsPanel
+from tui.state.frame import Frame
+from tui.widgets.bars.banner import Banner
+from tui.widgets.bars.footer import FooterBar
+from tui.widgets.bars.header import HeaderBar
+from tui.widgets.bars.tabs import TABS, TabBar
+from tui.widgets.bars.timeline import TimelineBar
+from tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
+from tui.widgets.base import Drawn, Panel
+from tui.widgets.panels.entropy import EntropyPanel
+from tui.widgets.panels.experts.heatmap import ExpertHeatmap
+from tui.widgets.panels.pressure.panel import PressurePanel
+from tui.widgets.panels.stream import StreamPanel
+from tui.widgets.panels.vitals import VitalsPanel
 
 MANY_EXPERTS = 96
 """From here on the heatmap gets all the width that the text can spare."""

@@ -14,8 +14,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from sessions.replaying.search import Search
-from tui.format import count, percent
-from tui.inert import one_line
+from tui.text.format import count, percent
+from tui.text.sanitize import one_line
 
 LONGEST = 200
 """Characters that can be looked for."""

@@ -14,9 +14,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from routing.pressure.formulas import MODES, mode_words
-from tui.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
-from tui.frame import Frame
-from tui.pressure_words import branches
+from tui.input.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
+from tui.state.frame import Frame
+from tui.widgets.panels.pressure.notes import branches
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),

@@ -20,11 +20,11 @@ from routing.errors import UserError
 from sessions.library.housekeeping import delete_session, rename_session
 from sessions.library.listing import Entry, Preview, files_of_run, list_sessions, preview
 from sessions.text import plural
-from tui.format import size
-from tui.inert import one_line
 from tui.screens.ask import AskScreen, Question, Reply
 from tui.screens.confirm import ConfirmScreen
-from tui.session_rows import beginning, description, head, row
+from tui.screens.session_rows import beginning, description, head, row
+from tui.text.format import size
+from tui.text.sanitize import one_line
 
 KEYS = "enter replays · d deletes · n renames · esc back"
 ROOM = 4

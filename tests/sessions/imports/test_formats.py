@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import moe_watch
-from commands.import_ import import_
-from commands.summary_text import summary_lines
+from commands.recordings.import_ import import_
+from commands.recordings.summary_text import summary_lines
 from routing.errors import UserError
 from routing.summary import Summary
 from sessions.comparing.sources import read_source

@@ -23,7 +23,7 @@ from sessions.replaying.source import ReplaySource
 from sessions.source import BACK, END, HOME, STEP, Jump
 from sessions.verifying.file import verify
 from tests.sessions.kit import ManualClock
-from tui.unseen import run_unseen
+from tui.offscreen import run_unseen
 
 TWO = ImportOptions(experts_per_token=2)
 STEPS, LAYERS, EXPERTS, TOKENS = 5, 3, 6, 10

@@ -1,0 +1,127 @@
+"""`moe-watch fit`: the half-life of a recorded session or of a series of numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.options import session_file
+from commands.output import complain, say
+
+if TYPE_CHECKING:
+    from routing.half_life.fit import Candidate, Fit
+    from sessions.fitting.file_fit import FileFit
+
+EPILOG = """
+FILE is a session, CSV (one column, or one called `mid`), a JSON list of numbers, or a result file of ChronoMoE's own
+measurement (trajectory.mid_pressures), which is in chronomoe-v1. The numbers: docs/measurements.md, "Half-life".
+"""
+
+
+@click.command(short_help="Fit the half-life of a session's or a file's pressure.", epilog=EPILOG)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--pressure",
+    metavar="MODE",
+    help="measured-v2, measured-v1 or chronomoe-v1: of a session, the one to compute; of a series, the one it is in. "
+    "Without it, whether a series can reach half is not judged.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Number of the context to fit, from 0; by default the newest one that is long enough.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the fit as one JSON object.")
+def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) -> None:
+    """Say whether mid-pressure in FILE falls, in which shape, and after how many chunks it is half.
+
+    A run that began again in a fresh context has a fit for each of its contexts.
+    """
+    from sessions.fitting.file_fit import fit_file
+
+    found = fit_file(session_file(file), pressure, context)
+    for warning in found.warnings:
+        complain(warning)
+    if as_json:
+        click.echo(json.dumps(_result(found), allow_nan=False))
+        return
+    for line in _lines(found):
+        say(line)
+
+
+def _result(found: FileFit) -> dict[str, Any]:
+    from routing.half_life.fit_json import fit_result
+    from routing.summary import contexts_result
+
+    contexts = {"context": found.context if found.contexts else None, "contexts": contexts_result(found.contexts)}
+    return fit_result(found.fit, found.collapse) | contexts
+
+
+def _lines(found: FileFit) -> list[str]:
+    from routing.half_life.wording import by_weight, doubt, in_words
+    from routing.pressure.formulas import mode_words
+    from sessions.text import plural
+
+    fit = found.fit
+    mode = "of a mode that is not named" if fit.mode is None else mode_words(fit.mode)
+    several = f"context {found.context}: " if len(found.contexts) > 1 else ""
+    said = doubt(fit)
+    return [
+        several + in_words(fit),
+        "",
+        f"{fit.chunks} chunks, {mode}, from chunk {fit.first} on; successive chunks' noise correlates by {fit.phi:.2f}",
+        f"noise alone looks like this: p = {fit.p:.2g} in one look, {fit.p_sequential:.2g} as watched"
+        f" (looked at {plural(fit.looks, 'time')})",
+        _crossing(fit),
+        *_contexts(found),
+        "",
+        "shape         weight  AICc      parameters",
+        *(_candidate(each, chosen=each is fit.chosen) for each in by_weight(fit)),
+        *([said] if said else []),
+        "",
+        *_reference(found),
+    ]
+
+
+def _contexts(found: FileFit) -> list[str]:
+    """A line for each context, where there are several."""
+    from commands.recordings.summary_text import context_lines
+    from routing.summary import contexts_result
+
+    return context_lines(contexts_result(found.contexts))
+
+
+def _crossing(fit: Fit) -> str:
+    at = "no chunk is" if fit.crossing is None else f"chunk {fit.crossing} is the first one"
+    return f"{at} at or below half of the first one, as the reference counts"
+
+
+def _candidate(candidate: Candidate, *, chosen: bool) -> str:
+    from math import isinf
+
+    from tui.text.format import percent
+
+    aicc = "n/a" if isinf(candidate.aicc) else f"{candidate.aicc:.1f}"
+    parameters = ", ".join(f"{name} {value:.4g}" for name, value in candidate.parameters.items())
+    mark = "  ← chosen" if chosen else ""
+    return f"{candidate.shape:<12} {percent(candidate.weight):>7}  {aicc:<8}  {parameters}{mark}"
+
+
+def _reference(found: FileFit) -> list[str]:
+    numbers = found.fit.reference
+    tau = "n/a, it does not fall" if numbers.exponential_tau is None else f"{numbers.exponential_tau:.2f} chunks"
+    lines = [
+        "as the reference counts:",
+        f"  linear slope {numbers.linear_slope:+.6f} per chunk, exponential tau {tau}",
+        f"  largest drop {numbers.max_single_drop:+.4f} after chunk {numbers.max_drop_at_chunk} of the series",
+        f"  {numbers.initial_pressure:.4f} to {numbers.final_pressure:.4f} ({numbers.total_decay:+.4f}),"
+        f" mean {numbers.mean:.4f}, std {numbers.std:.4f}, min {numbers.min:.4f}, max {numbers.max:.4f}",
+    ]
+    if found.collapse is None:
+        return [*lines, "  entropy collapse n/a: no router entropy of these chunks"]
+    first_last, early_late = found.collapse.first_last, found.collapse.early_late
+    return [*lines, f"  entropy collapse {first_last:+.4f} first to last, {early_late:+.4f} first 30 % to last 30 %"]

@@ -1,0 +1,328 @@
+"""`moe-watch measure`: many runs of a model, and what they come to together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.options import (
+    COUNT,
+    MAX_SEED,
+    check_drawing,
+    chosen_model,
+    engine_options,
+    engine_options_of,
+    model_choice,
+    require,
+    text_of,
+)
+from commands.output import complain, say
+from commands.watching.headless import new_task, progress_bar, show_amount, show_progress
+from commands.watching.settings import check_model, default_prompt
+from routing.errors import UserError
+from routing.events import Fork, Progress, StreamItem, Token
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as ProgressBar
+
+    from backends.protocol import ForkPlan
+    from routing.stats.timing_noise import Noise
+    from sessions.measuring.estimates import Findings
+    from sessions.measuring.plan import Plan, PlannedRun
+
+DEFAULT_RUNS = 8
+MOST_RUNS = 10_000
+"""Some 400 MB are kept of so many, and a hundred are more than any of the intervals needs."""
+FEWEST_CHUNKS = 5
+"""What a fit needs."""
+NEUTRAL = " This is a sentence among others."
+"""Says nothing about going on; the worker cuts or repeats it to the length of the other text."""
+
+
+@click.command(short_help="Measure half-life and external energy over many runs.")
+@model_choice
+@engine_options
+@click.option("--chunks", type=COUNT, default=50, show_default=True, metavar="N", help="Measured chunks in a run.")
+@click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens in a chunk.")
+@click.option("--runs", type=COUNT, metavar="N", help=f"Runs, {DEFAULT_RUNS} unless --seeds says otherwise.")
+@click.option("--seed", type=int, metavar="BASE", help="Seeds are BASE, BASE + 1, …; drawn and kept if not given.")
+@click.option("--seeds", metavar="A,B,…", help="One run with each of these seeds.")
+@click.option("--prompt", metavar="TEXT", help="What the model goes on from.")
+@click.option(
+    "--prompts",
+    "prompts_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Prompts to take in turn: one a line, or a JSON list of texts.",
+)
+@click.option("--raw", is_flag=True, help="Leave prompts as they are, without the model's chat template.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="0 takes the likeliest token.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability.")
+@click.option("--top-k", type=COUNT, default=0, show_default=True, help="Draw from so many tokens; 0 is all.")
+@click.option("--control/--no-control", default=True, help="Measure a late twin of each run; see below.")
+@click.option(
+    "--perturb", metavar="TEXT", help="Measure what this text does to mid-pressure, without disturbing a run."
+)
+@click.option("--neutral", metavar="TEXT", help="The text to compare it with, made as long.")
+@click.option("--every", type=COUNT, metavar="CHUNKS", help="Fork at every so many chunk boundaries, 5 by default.")
+@click.option("--replicates", type=COUNT, metavar="N", help="Continuations in each arm of a fork, 8 by default.")
+@click.option("--form", type=click.Choice(["raw", "turn"]), help="The texts as they are, or as a new user turn.")
+@click.option(
+    "-o",
+    "--output",
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Where everything goes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print results.json, and the noise of the machine.")
+def measure(as_json: bool, folder: Path, **options: Any) -> None:
+    """Measure how mid-pressure of MODEL goes over a context, over many runs.
+
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
+
+    Each run is ten warm-up chunks and then the measured ones; where the model ends its text it is told to go on. DIR
+    gets one session file per run, results.json, report.md, and figures if matplotlib is installed. A measurement that
+    was stopped, or killed, goes on where it was with the same command.
+
+    A trend over a growing context may be mere drift with position. So each run gets a late twin: the same prompt and as
+    many tokens, but with text of another run before it. Chunks of the same age then differ in position alone, and
+    chunks at the same position in age alone. It doubles the time. To leave it out: `--no-control`.
+    """
+    plan = _plan(folder, **options)
+    findings = _measure(plan, folder)
+
+    from msgspec import to_builtins
+
+    from sessions.measuring.machine_noise import range_in_words
+    from sessions.measuring.output import write_all
+    from sessions.measuring.results import results, to_bytes
+    from sessions.measuring.wording import summary_lines
+
+    found = results(findings)
+    noise = _noise(findings, folder)
+    without_figures = write_all(findings, to_bytes(found), folder)
+    if as_json:
+        click.echo(json.dumps(found | {"noise": to_builtins(noise)}, allow_nan=False))
+    else:
+        for line in summary_lines(findings):
+            say(line)
+        say(f"while measuring: {range_in_words([each for each in noise.values() if each is not None])}")
+    if without_figures:
+        complain(without_figures)
+    say(f"the report is {folder / 'report.md'}", err=True)
+
+
+def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
+    """Return the noise of the machine by session file; None for a run that was measured without noting it."""
+    from sessions.measuring.machine_noise import read_noise
+
+    known = read_noise(folder)
+    files = [each.run.planned.file for each in (*findings.plain, *findings.late)]
+    return {file: known.get(file) for file in files}
+
+
+def _measure(plan: Plan, folder: Path) -> Findings:
+    from sessions.measuring.estimates import analyse
+    from sessions.measuring.runner import measure as measure_runs
+    from sessions.text import plural
+
+    view: _View | None = None
+    try:
+        with progress_bar() as bar:
+            view = _View(bar, plan)
+            measured = measure_runs(plan, folder, view)
+            bar.update(view.task, description="fitting")
+            return analyse(measured)
+    except KeyboardInterrupt:
+        whole = view.whole if view else 0
+        complain(f"stopped with {plural(whole, 'run')} whole in {folder}; the same command goes on from there")
+        raise
+
+
+class _View:
+    """What is shown of a measurement on standard error. A `sessions.measuring.runner.Watcher`."""
+
+    def __init__(self, bar: ProgressBar, plan: Plan) -> None:
+        self._bar = bar
+        self._plan = plan
+        self.task = new_task(bar)
+        self.whole = 0
+        """Runs that are there."""
+        self._total = sum(self._steps(run) for run in plan.plain_runs()) + len(plan.seeds) * plan.control * plan.tokens
+        self._done = 0
+        self._name_now = ""
+        """Of the run under way."""
+
+    def loading(self, progress: Progress) -> None:
+        if not self._done:
+            show_progress(self._bar, self.task, progress)
+
+    def found(self, run: PlannedRun) -> None:
+        self.whole += 1
+        self._total -= self._steps(run)
+
+    def begin(self, run: PlannedRun) -> None:
+        self._name_now = self._name(run)
+        self._advance(0)
+
+    def item(self, item: StreamItem) -> None:
+        if isinstance(item, Token) and item.phase == "decode":
+            self._advance(1)
+        elif isinstance(item, Fork):
+            self._advance(len(item.generated))
+
+    def end(self, run: PlannedRun) -> None:
+        self.whole += 1
+        if self._bar.disable:
+            say(f"{self._name(run)}: recorded", err=True)
+
+    def _advance(self, tokens: int) -> None:
+        self._done += tokens
+        show_amount(self._bar, self.task, self._name_now, self._done, self._total, "tokens")
+
+    def _steps(self, run: PlannedRun) -> int:
+        """Tokens that a run generates, those of its forks included."""
+        branches = self._plan.branches if run.kind == "plain" else 0
+        return self._plan.tokens + branches * self._plan.chunk_size
+
+    def _name(self, run: PlannedRun) -> str:
+        kind = "run" if run.kind == "plain" else "late twin"
+        return f"{kind} {run.number} of {len(self._plan.seeds)}"
+
+
+def _plan(
+    folder: Path,
+    *,
+    model: str | None,
+    model_option: str | None,
+    backend: str,
+    runs: int | None,
+    seed: int | None,
+    seeds: str | None,
+    prompt: str | None,
+    prompts_file: Path | None,
+    perturb: str | None,
+    neutral: str | None,
+    every: int | None,
+    replicates: int | None,
+    form: str | None,
+    **rest: Any,
+) -> Plan:
+    """What is asked for.
+
+    Raises:
+        UserError: an option cannot be used, or the model cannot be found, with what to do about it.
+    """
+    from sessions.measuring.plan import Plan
+    from sessions.text import whole_text
+
+    engine = engine_options_of(rest)
+    name = chosen_model(model, model_option)
+    prompts = _prompts(name, prompt, prompts_file)
+    require(rest["chunks"] >= FEWEST_CHUNKS, f"--chunks is {rest['chunks']}", f"a fit needs at least {FEWEST_CHUNKS}")
+    check_drawing(rest["chunk_size"], rest["temperature"], rest["top_p"], rest["top_k"])
+    forks = _forks(perturb, neutral, every, replicates, form)
+    chosen = _seeds(runs, seed, seeds, folder)
+    check_model(name, backend, engine)
+    return Plan(
+        model=name,
+        backend=backend,  # type: ignore[arg-type]  # checked by `check_model`
+        options=engine,
+        prompts=[whole_text(each) for each in prompts],
+        seeds=chosen,
+        forks=forks,
+        **rest,
+    )
+
+
+def _prompts(model: str, prompt: str | None, file: Path | None) -> list[str]:
+    if file is None:
+        require(prompt is None or bool(prompt.strip()), "--prompt is empty", "give a text to go on from")
+        return [default_prompt(model) if prompt is None else prompt]
+    require(prompt is None, "--prompt and --prompts both given", "keep one of them")
+    text = text_of(file, "prompts")
+    found = [each for each in _split(text, file) if each.strip()]
+    require(bool(found), f"{file} holds no prompt", "write one a line, or a JSON list of texts")
+    return found
+
+
+def _split(text: str, file: Path) -> list[str]:
+    """The lines of a text, or the texts of a JSON list."""
+    if not text.lstrip().startswith("["):
+        return text.splitlines()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text.splitlines()
+    require(all(isinstance(each, str) for each in found), f"{file} holds more than texts", "write a JSON list of texts")
+    return list(found)
+
+
+def _forks(
+    text: str | None, neutral: str | None, every: int | None, replicates: int | None, form: str | None
+) -> ForkPlan | None:
+    from backends.protocol import ForkPlan
+    from routing.pressure.formulas import WARM_UP_CHUNKS
+    from sessions.text import whole_text
+
+    if text is None:
+        given = {"--neutral": neutral, "--every": every, "--replicates": replicates, "--form": form}
+        for name, value in given.items():
+            require(value is None, f"{name} without --perturb", "give the text whose effect is to be measured")
+        return None
+    require(bool(text), "--perturb is empty", "give the text whose effect is to be measured")
+    require(neutral is None or bool(neutral), "--neutral is empty", "give a text, or leave the option out")
+    require(every is None or every > 0, f"--every is {every}", "fork at every boundary with 1")
+    require(replicates is None or replicates > 0, f"--replicates is {replicates}", "use at least 1")
+    return ForkPlan(
+        text=whole_text(text),
+        neutral=NEUTRAL if neutral is None else whole_text(neutral),
+        form=form or "raw",  # type: ignore[arg-type]  # a choice of the option
+        replicates=replicates or 8,
+        every=every or 5,
+        first=WARM_UP_CHUNKS,
+    )
+
+
+def _seeds(runs: int | None, base: int | None, listed: str | None, folder: Path) -> list[int]:
+    """The seeds of all runs. Where none are given, those that the folder was begun with, or new ones."""
+    require(runs is None or 0 < runs <= MOST_RUNS, f"--runs is {runs}", f"measure 1 to {MOST_RUNS}")
+    if listed is not None:
+        require(base is None, "--seed and --seeds both given", "keep one of them")
+        found = _listed_seeds(listed)
+        require(runs in (None, len(found)), f"--runs is {runs}, and --seeds names {len(found)}", "leave --runs out")
+        return found
+    if base is None:
+        base = _kept_base(folder)
+    count = runs or DEFAULT_RUNS
+    highest = MAX_SEED - count + 1
+    require(
+        0 <= base <= highest, f"--seed is {base}", f"use 0 up to {highest}, as each of the {count} runs has its own"
+    )
+    return list(range(base, base + count))
+
+
+def _listed_seeds(listed: str) -> list[int]:
+    try:
+        found = [int(each) for each in listed.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds is {listed!r}", advice="write numbers with commas between, as 1,2,3") from error
+    for seed in found:
+        require(0 <= seed <= MAX_SEED, f"--seeds holds {seed}", f"use 0 up to {MAX_SEED}")
+    require(len(set(found)) == len(found), "--seeds holds a seed twice", "it would be the same run")
+    return found
+
+
+def _kept_base(folder: Path) -> int:
+    """The seed that a measurement begun without one drew, or a newly drawn one."""
+    from sessions.live.environment import Surroundings
+    from sessions.measuring.plan import read_plan
+
+    kept = read_plan(folder)
+    return kept.seeds[0] if kept else Surroundings().draw_seed()

@@ -1,0 +1,1 @@
+"""Commands on session files: sessions, verify, export, import, compare."""

@@ -1,0 +1,77 @@
+"""`moe-watch compare`: sessions, measurements and series side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.options import require, session_file
+from commands.output import complain, say
+
+if TYPE_CHECKING:
+    from sessions.comparing.pairs import Comparison
+
+EPILOG = """
+Each FILE is a session, a folder that `moe-watch measure` made, or a series as `moe-watch fit` takes it. The first one
+is compared with each of the others; p values are corrected for being several (Holm).
+
+\b
+Routing is compared token by token as far as two sessions hold the same
+tokens: record the second one with
+  moe-watch record OTHER-MODEL --teacher FIRST.moe.jsonl
+Or let both be greedy (--temperature 0) with the same prompt.
+"""
+
+
+@click.command(short_help="Compare sessions or measurements, token by token where they can be.", epilog=EPILOG)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE FILE…")
+@click.option("--pressure", metavar="MODE", help="measured-v2, measured-v1 or chronomoe-v1: the one to compute.")
+@click.option("--figure", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .png, .svg or .pdf.")
+@click.option("--force", is_flag=True, help="Write over an existing figure.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
+def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, force: bool, as_json: bool) -> None:
+    """Compare half-lives, router entropy, expert usage, and routing token by token."""
+    require(len(files) > 1, f"{len(files) or 'no'} file{'s' * (not files)} to compare", "give two or more")
+    if figure is not None:
+        _check_figure(figure, force)
+
+    from sessions.comparing.pairs import compare as compare_files
+
+    found = compare_files([session_file(file) for file in files], pressure)
+    for warning in (each for source in found.sources for each in source.warnings):
+        complain(warning)
+    if figure is not None:
+        _draw(found, figure)
+    _print(found, as_json)
+
+
+def _check_figure(figure: Path, force: bool) -> None:
+    from backends.extras import install_command
+    from sessions.comparing.figure import FORMATS
+    from sessions.measuring.figures import can_draw
+
+    require(figure.suffix in FORMATS, f"--figure is {figure}", f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    require(force or not figure.exists(), f"{figure} exists", "write over it with --force")
+    require(can_draw(), "--figure needs matplotlib, which is not installed", f"run `{install_command('report')}`")
+
+
+def _draw(found: Comparison, figure: Path) -> None:
+    from sessions.comparing.figure import draw
+
+    draw(found, figure)
+    say(f"the figure is {figure}", err=True)
+
+
+def _print(found: Comparison, as_json: bool) -> None:
+    if as_json:
+        from sessions.comparing.result import comparison_result
+
+        click.echo(json.dumps(comparison_result(found), allow_nan=False))
+        return
+    from commands.recordings.compare_text import comparison_lines
+
+    for line in comparison_lines(found):
+        say(line)

@@ -1,0 +1,252 @@
+"""A comparison to read: the sources side by side, and below them each pair."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from math import isnan
+
+import numpy as np
+
+from commands.tables import table_lines
+from routing.arrays import Ints
+from routing.half_life.fit import Fit
+from routing.router.agreement import Agreement
+from routing.stats.permutation import NoTest
+from sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance
+from sessions.comparing.result import NO_ORDER
+from sessions.comparing.sources import Source, letter
+from sessions.comparing.tokens import shape_text
+from sessions.measuring.report import half_life_text
+from sessions.text import weights_text
+from tui.text.sanitize import one_line
+
+LONGEST_CELL = 44
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Everything that was found, line by line."""
+    names = [letter(at) for at in range(len(found.sources))]
+    lines = table_lines([["", *names], *_facts(found.sources)])
+    for name, pair in zip(names[1:], found.pairs, strict=True):
+        lines += ["", f"{names[0]} and {name}", *(f"  {line}".rstrip() for line in _pair_lines(pair))]
+    return lines
+
+
+# -- the sources
+
+
+def _facts(sources: list[Source]) -> list[list[str]]:
+    """Rows of the upper table."""
+    facts: dict[str, Callable[[Source], str]] = {
+        "file": lambda source: source.path.name,
+        "model": _model,
+        "weights": _weights,
+        "engine": lambda source: "n/a" if source.header is None else source.header.backend.name,
+        "tokens": _tokens,
+        "pressure": lambda source: source.mode or "mode not named",
+        "verdict": lambda source: _counted("n/a" if run.fit is None else run.fit.verdict for run in source.runs),
+        "half-life": _half_lives,
+        "slope a chunk": lambda source: _mean_of_fits(source, lambda fit: fit.reference.linear_slope, "+.6f"),
+        "exponential tau": lambda source: _mean_of_fits(source, lambda fit: fit.reference.exponential_tau, ".1f"),
+        "largest drop": lambda source: _mean_of_fits(source, lambda fit: fit.reference.max_single_drop, "+.4f"),
+        "router entropy": lambda source: _mean(source, "router_entropy"),
+        "entropy collapse": _collapse,
+        "churn": lambda source: _mean(source, "churn"),
+        "surprisal": lambda source: _mean(source, "surprisal"),
+    }
+    return [[name, *(_cut(fact(source)) for source in sources)] for name, fact in facts.items()]
+
+
+def _cut(text: str) -> str:
+    return one_line(text, LONGEST_CELL)
+
+
+def _model(source: Source) -> str:
+    return "n/a" if source.header is None else f"{source.header.model.name}, {shape_text(source.header)}"
+
+
+def _weights(source: Source) -> str:
+    return "n/a" if source.header is None else weights_text(source.header.model)
+
+
+def _tokens(source: Source) -> str:
+    counts: Counter[str] = Counter()
+    for run in source.runs:
+        counts.update(run.summary.get("tokens", {}))
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "n/a"
+    return f"{said} in {len(source.runs)} runs" if len(source.runs) > 1 else said
+
+
+def _counted(said: Iterable[str]) -> str:
+    """What the runs say, each thing once with how often it is said; of a single run just that."""
+    counts = Counter(said)
+    if counts.total() == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} × {each}" for each, count in counts.most_common())
+
+
+def _half_lives(source: Source) -> str:
+    return _counted("n/a" if run.fit is None else half_life_text(run.fit) for run in source.runs)
+
+
+def _mean_of_fits(source: Source, number: Callable[[Fit], float | None], form: str) -> str:
+    found = [value for fit in source.fits if (value := number(fit)) is not None]
+    return _mean_text(found, len(source.runs), form)
+
+
+def _collapse(source: Source) -> str:
+    found = [run.collapse.early_late for run in source.runs if run.collapse is not None]
+    return _mean_text(found, len(source.runs), "+.4f")
+
+
+def _mean_text(found: Sequence[float], runs: int, form: str) -> str:
+    """The mean of what the runs have, and how many have it unless all do."""
+    if not found:
+        return "n/a"
+    return f"{np.mean(found):{form}}" + (f" ({len(found)} of {runs} runs)" if len(found) < runs else "")
+
+
+def _mean(source: Source, name: str) -> str:
+    value = source.mean(name)
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+# -- a pair
+
+
+def _pair_lines(pair: Pair) -> list[str]:
+    return [
+        f"half-life: {_test(pair.half_life, 'mean ranks {:+.1f} apart')}",
+        f"trend: {_test(pair.trend, _trend_form(pair))}",
+        f"usage, decode tokens: {_usage(pair.usage)}",
+        *_token_lines(pair),
+    ]
+
+
+def _trend_form(pair: Pair) -> str:
+    """What the difference is: of single runs a slope, of groups the rise from the first to the last 30 %."""
+    one_each = len(pair.a.runs) == len(pair.b.runs) == 1
+    return "{:+.6f} a chunk apart" if one_each else "mid-pressure rises by {:+.4f} more over the run"
+
+
+def _test(tested: Tested, form: str) -> str:
+    outcome = tested.outcome
+    if isinstance(outcome, NoTest):
+        return f"n/a: {outcome.why}"
+    several = tested.corrected is not None and tested.corrected != outcome.p
+    corrected = f", {tested.corrected:.2g} corrected for several pairs" if several else ""
+    ways = f"all {outcome.ways:,} ways" if outcome.exact else f"{outcome.ways:,} random ways"
+    return f"{form.format(outcome.difference)}, p = {outcome.p:.2g}{corrected} (permuted: {tested.permuted}; {ways})"
+
+
+def _usage(usage: UsageDistance | str) -> str:
+    if isinstance(usage, str):
+        return f"n/a: {usage}"
+    known = usage.distance[~np.isnan(usage.distance)]
+    rows = f"{_range(usage.rows_a)} and {_range(usage.rows_b)} rows a layer"
+    return f"Jensen–Shannon distance {known.mean():.4f}, {known.min():.4f} to {known.max():.4f} by layer ({rows})"
+
+
+def _range(values: Ints) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _token_lines(pair: Pair) -> list[str]:
+    """Routing token by token; where it cannot be compared, at least usage layer by layer."""
+    found = pair.tokens
+    if isinstance(found, str):
+        return [f"token by token: n/a: {found}", *_usage_by_layer(pair.usage)]
+    same = f"{found.tokens:,} {'is' if found.tokens == 1 else 'are'} the same"
+    tokens = f"tokens: {same}; {found.ended}" if found.ended else f"tokens: {same}, all of them"
+    if found.routing is None:
+        return [tokens, f"routing: n/a: {found.not_comparable}", *_usage_by_layer(pair.usage)]
+    return [tokens, *_routing_lines(found.routing)]
+
+
+def _usage_by_layer(usage: UsageDistance | str) -> list[str]:
+    if isinstance(usage, str):
+        return []
+    rows = zip(usage.distance, usage.rows_a, usage.rows_b, strict=True)
+    table = [[str(at), _number(distance), f"{a:,}", f"{b:,}"] for at, (distance, a, b) in enumerate(rows)]
+    return ["", *table_lines([["layer", "usage JS", "rows", "rows"], *table], right=range(1, 4))]
+
+
+def _number(value: float) -> str:
+    return "n/a" if isnan(value) else f"{value:.4f}"
+
+
+def _routing_lines(found: Agreement) -> list[str]:
+    rows = int(found.rows.sum())
+    if not rows:
+        return ["routing: n/a: no row was computed by both"]
+    return [
+        f"expert sets equal: {_share(int(found.sets.sum()), rows)}",
+        *_order_lines(found, rows),
+        _weights_line(found),
+        *_left_out(found),
+        "",
+        *_layers(found),
+    ]
+
+
+def _order_lines(found: Agreement, rows: int) -> list[str]:
+    if not found.ordered:
+        return [f"top-1 and order: n/a: {NO_ORDER}"]
+    return [
+        f"top-1 equal: {_share(int(found.top_1.sum()), rows)}",
+        f"order equal: {_share(int(found.order.sum()), rows)}",
+        *([] if found.order.sum() == rows else [_ties(found)]),
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} rows ({_percent(part, whole)})"
+
+
+def _percent(part: int, whole: int) -> str:
+    """`99.8 %`; 100 % only if it is all of them, and n/a of nothing."""
+    if not whole:
+        return "n/a"
+    return "100 %" if part == whole else f"{min(100 * part / whole, 99.9):.1f} %"
+
+
+def _ties(found: Agreement) -> str:
+    """Rows that differ in what the recording is too coarse to tell."""
+    if not found.weighed.any():
+        return "ties: n/a: weights were not recorded"
+    rows, sets, top_1, order = (int(each.sum()) for each in (found.rows, found.sets, found.top_1, found.order))
+    kinds = (
+        ("other sets", found.set_ties, rows - sets),
+        ("other top-1", found.top_1_ties, rows - top_1),
+        ("other orders of a set", found.order_ties, sets - order),
+    )
+    said = [f"{int(ties.sum())} of {differing} {name}" for name, ties, differing in kinds]
+    return f"ties within the recording's unit ({found.weight_unit:g}): {', '.join(said)}"
+
+
+def _weights_line(found: Agreement) -> str:
+    if found.largest is None:
+        return "weights: n/a: none were recorded in rows with the same experts"
+    at = found.largest
+    return f"largest difference of a weight, where sets are equal: {at.weight:.4f} (token {at.i}, layer {at.layer})"
+
+
+def _left_out(found: Agreement) -> list[str]:
+    """Rows that only one run has, as llama.cpp computes the last layer of a prompt for its last token only."""
+    a, b = int(found.only_a.sum()), int(found.only_b.sum())
+    return [f"not compared: {a:,} rows that only the first one has, {b:,} that only the second has"] if a + b else []
+
+
+def _layers(found: Agreement) -> list[str]:
+    heading = ["layer", "rows", "sets", "top-1", "order", "experts kept", "weight", "usage JS", "usage rank"]
+    return table_lines([heading, *(_layer(found, at) for at in range(len(found.rows)))], right=range(1, len(heading)))
+
+
+def _layer(found: Agreement, at: int) -> list[str]:
+    rows = int(found.rows[at])
+    sets, *order = (_percent(int(each[at]), rows) for each in (found.sets, found.top_1, found.order))
+    same = [sets, *(order if found.ordered else ("n/a", "n/a"))]
+    others = (found.difference[at], found.usage_distance[at], found.usage_correlation[at])
+    return [str(at), f"{rows:,}", *same, _percent(int(found.kept[at]), int(found.choices[at])), *map(_number, others)]

@@ -1,0 +1,283 @@
+"""`moe-watch sessions`: the recordings, and keeping them in order."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.output import say
+from commands.tables import table_lines
+from routing.errors import UserError
+
+if TYPE_CHECKING:
+    from sessions.library.listing import Entry, Preview
+
+Json = dict[str, Any]
+
+NAME_WIDTH = 40
+MODEL_WIDTH = 28
+WORDS_WIDTH = 44
+
+folder_option = click.option(
+    "--folder", type=click.Path(path_type=Path), help="Where the sessions are; the data directory if not given."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+@click.group(short_help="List, rename and delete recorded sessions.", invoke_without_command=True)
+@folder_option
+@json_option
+@click.pass_context
+def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None:
+    """List recorded sessions, newest first: model, date, tokens, size, half-life, and whether they are whole.
+
+    Half-lives are those of the recorded chunks; `moe-watch fit` computes them again from the tokens. The files of one
+    run stand together, and each says with which one it goes on.
+    """
+    context.obj = folder
+    if context.invoked_subcommand is not None:
+        return
+
+    from sessions.library.listing import list_sessions
+
+    found = list_sessions(folder)
+    if as_json:
+        click.echo(json.dumps({"folder": str(_folder(folder)), "sessions": [_as_json(entry) for entry in found]}))
+        return
+    for line in _listed(found) if found else [f"no sessions in {_folder(folder)}"]:
+        say(line)
+
+
+@sessions.command(short_help="Look into one.")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def show(folder: Path | None, name: str, as_json: bool) -> None:
+    """Show what session NAME is, and how it begins."""
+    from sessions.library.listing import preview
+
+    entry, run = _with_run(name, folder)
+    if entry.facts is None:
+        raise UserError(entry.problem or f"{entry.path}: cannot be read")
+    seen = preview(entry)
+    if as_json:
+        prompt, header = seen.header.prompt, seen.header
+        shown = {"prompt": prompt, "text": seen.text, "capture": header.capture, "warnings": header.warnings}
+        click.echo(json.dumps(_as_json(entry) | shown))
+        return
+    for line in _shown(seen, run):
+        say(line)
+
+
+@sessions.command(short_help="Give one another name.")
+@click.argument("name")
+@click.argument("new_name")
+@click.pass_obj
+def rename(folder: Path | None, name: str, new_name: str) -> None:
+    """Call session NAME NEW_NAME. No file is written over; those of a run of several files keep their names."""
+    from sessions.library.housekeeping import rename_session
+
+    entry, run = _with_run(name, folder)
+    say(f"{entry.path.name} is now {rename_session(entry.path, new_name, run).name}")
+
+
+@sessions.command(short_help="Delete some.")
+@click.argument("names", nargs=-1, required=True)
+@yes_option
+@click.pass_obj
+def delete(folder: Path | None, names: tuple[str, ...], yes: bool) -> None:
+    """Delete sessions NAMES, after asking. Of a run of several files all have to be named."""
+    from sessions.library.housekeeping import require_whole_runs
+
+    found = [_with_run(name, folder) for name in names]
+    doomed = list({entry.path: entry for entry, _ in found}.values())
+    require_whole_runs(doomed, [each for _, run in found for each in run])
+    _delete(doomed, yes=yes)
+
+
+@sessions.command(short_help="Delete old ones.")
+@click.option(
+    "--keep", required=True, metavar="AMOUNT", help="20 (sessions), 30d (also h, w) or 5GB (also KB, MB, TB)."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@yes_option
+@click.pass_obj
+def prune(folder: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
+    """Delete all but the newest sessions, after asking.
+
+    The files of one run are kept or go together. A session that may still be recorded is kept.
+    """
+    from sessions.library.housekeeping import to_prune
+    from sessions.library.listing import list_sessions
+
+    surplus = to_prune(list_sessions(folder), keep, time.time())
+    if not surplus:
+        say("nothing to delete")
+    elif dry_run:
+        for line in [*_listed(surplus), f"would delete {_amount(surplus)}"]:
+            say(line)
+    else:
+        _delete(surplus, yes=yes)
+
+
+def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
+    """The session that a person means, and all files of its run.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    from sessions.library.listing import entry_of, files_of_run, find_session, list_sessions
+
+    path = find_session(name, folder)
+    entry = entry_of(path)
+    return entry, files_of_run(entry, list_sessions(path.parent))
+
+
+def _delete(entries: Sequence[Entry], *, yes: bool) -> None:
+    """Delete files after asking; where nobody can be asked, only if told not to ask.
+
+    Raises:
+        UserError: nobody can be asked, or a file cannot be deleted.
+    """
+    from sessions.library.housekeeping import delete_session
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"nobody to ask before deleting {_amount(entries)}", advice="add --yes")
+        for line in _listed(entries):
+            say(line, err=True)
+        click.confirm(f"Delete {_amount(entries)}?", abort=True, err=True)
+    for entry in entries:
+        delete_session(entry)
+    say(f"deleted {_amount(entries)}")
+
+
+def _folder(folder: Path | None) -> Path:
+    from sessions.paths import sessions_directory
+
+    return sessions_directory() if folder is None else folder
+
+
+def _amount(entries: Sequence[Entry]) -> str:
+    from sessions.text import plural
+    from tui.text.format import size
+
+    return f"{plural(len(entries), 'session')}, {size(sum(entry.size for entry in entries))}"
+
+
+# -- as text
+
+
+def _listed(entries: Sequence[Entry]) -> list[str]:
+    from sessions.library.listing import in_runs
+
+    heading = ["NAME", "MODEL", "DATE (UTC)", "TOKENS", "SIZE", "HALF-LIFE", "STATE"]
+    rows = [heading, *(_row(entry, run) for run in in_runs(entries) for entry in run)]
+    return table_lines(rows, right=(3, 4))
+
+
+def _row(entry: Entry, run: Sequence[Entry]) -> list[str]:
+    from tui.text.format import count, size
+    from tui.text.sanitize import one_line
+
+    name = one_line(entry.name, NAME_WIDTH)
+    facts = entry.facts
+    if facts is None:
+        return [name, "n/a", "n/a", "n/a", size(entry.size), "n/a", f"unreadable: {one_line(entry.problem, 120)}"]
+    return [
+        name,
+        one_line(facts.model, MODEL_WIDTH),
+        one_line(facts.created[:16].replace("T", " "), 16),
+        count(facts.tokens),
+        size(entry.size),
+        one_line(_half_life(entry, run), WORDS_WIDTH),
+        _condition(entry, run),
+    ]
+
+
+def _half_life(entry: Entry, run: Sequence[Entry]) -> str:
+    """What a file's chunks say, if they are all of the run's."""
+    assert entry.facts is not None
+    if len(run) > 1:
+        return f"n/a: in {len(run)} files, `fit` joins them"
+    return entry.facts.half_life.words if entry.facts.half_life.verdict else "n/a"
+
+
+def _condition(entry: Entry, run: Sequence[Entry]) -> str:
+    """How a file is, and how it hangs together with the others of its run."""
+    from tui.text.sanitize import one_line
+
+    facts = entry.facts
+    assert facts is not None
+    ending = f" ({one_line(facts.ended, 40)})" if facts.ended else ""
+    words = {"whole": f"whole{ending}", "failed": f"failed{ending}", "unfinished": "no end: still recording, or killed"}
+    after = run[1 + [each.path for each in run].index(entry.path) :]
+    if after:
+        words["unfinished"] = f"goes on in {one_line(after[0].name, NAME_WIDTH)}"
+    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(entry, run)
+
+
+def _first(entry: Entry, run: Sequence[Entry]) -> str:
+    """Which file began the run of a later part, and whether that is there."""
+    from tui.text.sanitize import one_line
+
+    continues = None if entry.facts is None else entry.facts.continues
+    if continues is None:
+        return ""
+    there = any(each.path.name == continues for each in run)
+    return f", a part of {one_line(continues, NAME_WIDTH)}{'' if there else ', which is not there'}"
+
+
+def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
+    from sessions.library.listing import names_of
+    from sessions.text import top_k_text
+    from tui.text.format import count, size
+    from tui.text.sanitize import one_line
+
+    entry, header = seen.entry, seen.header
+    facts = entry.facts
+    assert facts is not None
+    model = header.model
+    prompt = one_line(header.prompt, 100)
+    return [
+        str(entry.path),
+        f"model      {model.name}" + (f", {model.quantization}" if model.quantization else ""),
+        f"routers    {len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}",
+        f"engine     {header.backend.name} {header.backend.version}, {header.backend.device}",
+        f"begun      {header.created}, seed {header.sampling.seed}",
+        f"holds      {count(facts.tokens)} tokens, {count(facts.chunks)} chunks, {size(entry.size)}",
+        f"recorded   {', '.join(header.capture) or 'nothing per token'}",
+        f"half-life  {facts.half_life.words if len(run) == 1 else _half_life(entry, run)}",
+        f"state      {_condition(entry, run)}",
+        *([f"run        {names_of(run)}"] if len(run) > 1 else []),
+        *(f"warning    {warning}" for warning in header.warnings),
+        f"prompt     {prompt}" if prompt else "prompt     n/a",
+        "",
+        *(seen.text.splitlines() or ["no text"]),
+        *(["…"] if seen.cut else []),
+    ]
+
+
+# -- as JSON
+
+
+def _as_json(entry: Entry) -> Json:
+    import msgspec
+
+    facts: Json = {} if entry.facts is None else msgspec.to_builtins(entry.facts)
+    return facts | {
+        "name": entry.name,
+        "path": str(entry.path),
+        "run": entry.run,
+        "bytes": entry.size,
+        "modified": entry.modified,
+        "condition": entry.condition,
+        "problem": entry.problem,
+    }

@@ -1,0 +1,1 @@
+"""Commands that run or replay a model: watch, record, replay."""

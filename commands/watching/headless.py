@@ -1,0 +1,133 @@
+"""A run without a screen: a progress bar on standard error, the summary on standard output."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.output import complain, say
+from commands.recordings.summary_text import summary_lines
+from commands.watching.exit_notice import wait_told
+from routing.events import Progress, State, StreamItem, Token
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as ProgressBar
+    from rich.progress import TaskID
+
+    from sessions.live.source import LiveSource
+    from sessions.replaying.source import ReplaySource
+
+Json = dict[str, Any]
+
+
+def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool = False) -> Json:
+    """Run a source to its end behind a progress bar; returns its summary.
+
+    Args:
+        source: not yet started.
+        total: decode tokens to come, where that is known.
+        quiet: leave the progress bar out.
+
+    Raises:
+        UserError: the run could not begin, or the file could not be read.
+    """
+    from sessions.live.headless import run_headless
+
+    with progress_bar(quiet=quiet) as bar:
+        view = _BarView(bar, total)
+        summary = run_headless(source, view.show, closing=wait_told)
+    if source.fatal_error is not None:
+        raise source.fatal_error
+    for error in view.errors:
+        complain(error)
+    return summary
+
+
+def finish(source: LiveSource | ReplaySource, summary: Json, *, as_json: bool) -> None:
+    """Print the summary on standard output, and everything else on standard error."""
+    recording = source.recording
+    for warning in source.warnings:
+        complain(warning)
+    if recording.problem:
+        complain(recording.problem)
+    if as_json:
+        click.echo(json.dumps(summary, allow_nan=False))
+    else:
+        for line in summary_lines(summary):
+            say(line)
+    if recording.path and recording.mode != "replay":
+        say(f"recorded to {recording.path}", err=True)
+
+
+def require_whole(source: LiveSource, summary: Json) -> None:
+    """Leave with status 1 if the run ended in an error, or was not recorded to its end."""
+    ended = summary.get("ended")
+    if source.recording.problem or (ended and ended["state"] == "error"):
+        raise click.exceptions.Exit(1)
+
+
+def progress_bar(*, quiet: bool = False) -> ProgressBar:
+    """A bar on standard error; nothing if there shall be none, or where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
+
+    console = Console(stderr=True)
+    return ProgressBar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+def new_task(bar: ProgressBar) -> TaskID:
+    """What `show_amount` shows something of; until then it only says that it is under way."""
+    return bar.add_task("starting", total=None, amount="")
+
+
+def show_amount(
+    bar: ProgressBar, task: TaskID, description: str, done: int, total: int | None, unit: str | None
+) -> None:
+    """How much of something is done, in its unit; `bytes` are scaled."""
+    bar.update(task, description=description, completed=done, total=total, amount=_amount(done, total, unit))
+
+
+def show_progress(bar: ProgressBar, task: TaskID, progress: Progress) -> None:
+    """How far loading or a prompt is."""
+    description = f"{progress.stage}: {progress.note}" if progress.note else progress.stage
+    show_amount(bar, task, description, progress.done, progress.total, progress.unit)
+
+
+def _amount(done: int, total: int | None, unit: str | None) -> str:
+    from tui.text.format import fraction
+
+    if total is None:
+        return ""
+    return fraction(done, total) if unit == "bytes" else f"{done:,} of {total:,} {unit or ''}".rstrip()
+
+
+class _BarView:
+    """What the bar shows of a stream."""
+
+    def __init__(self, bar: ProgressBar, total: int | None) -> None:
+        self._bar = bar
+        self._total = total
+        self._task = new_task(bar)
+        self._generated = 0
+        self.errors: list[str] = []
+        """What went wrong in the run, one line each."""
+
+    def show(self, item: StreamItem) -> None:
+        if isinstance(item, Progress):
+            show_progress(self._bar, self._task, item)
+        elif isinstance(item, Token) and item.phase == "decode":
+            self._generated += 1
+            show_amount(self._bar, self._task, "generating", self._generated, self._total, "tokens")
+        elif isinstance(item, State) and item.state == "error" and item.message:
+            self.errors.append(item.message)

@@ -1,0 +1,97 @@
+"""`moe-watch record`: the same run as `watch`, without a screen."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from commands.options import generation_options, model_choice, recording_options
+from commands.output import complain
+from commands.watching.headless import finish, follow, require_whole
+from commands.watching.settings import run_settings
+
+if TYPE_CHECKING:
+    from sessions.live.settings import RunSettings
+
+DEFAULT_TOKENS = 1200
+"""What a measurement takes: ten warm-up and fifty measured chunks of twenty."""
+STANDARD_OUTPUT = Path("-")
+
+
+@click.command(short_help="Record a model without a screen.")
+@model_choice
+@generation_options
+@recording_options
+@click.option(
+    "--on-full-context",
+    type=click.Choice(["finish", "restart"]),
+    default="finish",
+    show_default=True,
+    help="At the end of the context: finish, or go on in a fresh one with the same prompt.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def record(as_json: bool, on_full_context: Literal["finish", "restart"], **options: Any) -> None:
+    """Record MODEL generating, without a screen.
+
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
+
+    Generates 1,200 tokens unless told otherwise; where the model ends its text it is told to go on, and the place is
+    marked (`--stop eos` ends there). The progress bar goes to standard error, the summary to standard output.
+
+    `--output FILE.moe.jsonl.zst` compresses the session. `--output -` writes it to standard output, line by line as it
+    happens, and everything else to standard error; into a pipe, whose reader may draw on the same terminal, without
+    progress bar and summary.
+    """
+    if options["tokens"] is None and options["stop"] != "eos" and options["teacher"] is None:
+        options["tokens"] = DEFAULT_TOKENS
+    streamed = options["output"] == STANDARD_OUTPUT
+    if streamed:
+        options["output"] = None
+    settings = run_settings(options, stop="never", on_full_context=on_full_context, recording_required=True)
+    if streamed:
+        with _standard_output() as descriptor:
+            _record(settings, as_json, descriptor)
+    else:
+        _record(settings, as_json, None)
+
+
+def _record(settings: RunSettings, as_json: bool, stream: int | None) -> None:
+    from sessions.live.environment import Surroundings
+    from sessions.live.source import LiveSource
+
+    source = LiveSource(settings, Surroundings(stream=stream))
+    quiet = stream is not None and _has_a_reader(stream)
+    summary = follow(source, total=settings.tokens, quiet=quiet)
+    if stream is not None and source.recording.problem:
+        complain(source.recording.problem)
+        raise click.exceptions.Exit(1)
+    if as_json or not quiet:
+        finish(source, summary, as_json=as_json)
+    require_whole(source, summary)
+
+
+def _has_a_reader(stream: int) -> bool:
+    """What is written goes to another program, and to no file."""
+    mode = os.fstat(stream).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+@contextmanager
+def _standard_output() -> Iterator[int]:
+    """Standard output as a descriptor for the session alone: what else is printed meanwhile goes to standard error."""
+    sys.stdout.flush()
+    output, kept = os.dup(1), os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield output
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,85 @@
+"""`moe-watch replay`: a recorded session once more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.options import session_file
+from commands.watching.headless import finish, follow
+from commands.watching.screen import require_terminal, show
+from routing.errors import UserError
+
+if TYPE_CHECKING:
+    from sessions.reading.store import Store
+
+SPEEDS = (0.25, 16.0)
+STANDARD_INPUT = Path("-")
+TERMINAL = "/dev/tty"
+
+
+@click.command(short_help="Watch a recorded session again.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--speed",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help=f"Factor on recorded time, {SPEEDS[0]:g} to {SPEEDS[1]:g}; 0 is as fast as it goes.",
+)
+@click.option("--follow", "-f", "following", is_flag=True, help="Begin at the end, and show what is still written.")
+@click.option("--headless", is_flag=True, help="Compute the summary without a screen.")
+@click.option("--json", "as_json", is_flag=True, help="With --headless: print the summary as one JSON object.")
+def replay(file: Path, speed: float, following: bool, headless: bool, as_json: bool) -> None:
+    """Play FILE: a recorded session, its name in `moe-watch sessions`, or - for one that comes through a pipe.
+
+    Every number is computed again from the recorded tokens. Waits of more than two seconds are cut short.
+    """
+    if speed != 0 and not SPEEDS[0] <= speed <= SPEEDS[1]:
+        raise UserError(f"--speed is {speed:g}", advice=f"use {SPEEDS[0]:g} to {SPEEDS[1]:g}, or 0 for no waiting")
+    if as_json and not headless:
+        raise UserError("--json without --headless", advice="add --headless")
+
+    from sessions.replaying.source import ReplaySource
+
+    piped = _piped(keyboard=not headless) if file == STANDARD_INPUT else None
+    if not headless:
+        require_terminal(advice="use --headless")
+    session = session_file(file) if piped is None else piped
+    if not headless:
+        show(ReplaySource(session, speed=speed, follow=following))
+        return
+    source = ReplaySource(session, speed=0, follow=following)
+    finish(source, follow(source, total=None), as_json=as_json)
+
+
+def _piped(*, keyboard: bool) -> Store:
+    """What comes through standard input, which then becomes the keyboard, if one is needed.
+
+    Raises:
+        UserError: nothing is piped, or there is no keyboard.
+    """
+    from sessions.reading.store import STANDARD_INPUT as NAME
+    from sessions.reading.store import Spool
+
+    if os.isatty(0):
+        raise UserError("standard input is a terminal, not a session", advice="pipe a session into it, or name a file")
+    try:
+        descriptor = os.dup(0)
+    except OSError as error:
+        raise UserError("standard input is closed", advice="pipe a session into it, or name a file") from error
+    if keyboard:
+        _take_keys_from_the_terminal()
+    return Spool(descriptor, NAME)
+
+
+def _take_keys_from_the_terminal() -> None:
+    try:
+        terminal = os.open(TERMINAL, os.O_RDWR)
+    except OSError as error:
+        raise UserError("there is no terminal to take keys from", advice="use --headless") from error
+    os.dup2(terminal, 0)
+    os.close(terminal)

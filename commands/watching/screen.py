@@ -1,0 +1,110 @@
+"""Opening the dashboard on a source, and what is said when it closes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from commands.output import complain, say
+from commands.watching.exit_notice import wait_told
+from routing.errors import UserError
+
+if TYPE_CHECKING:
+    from sessions.live.source import LiveSource
+    from sessions.replaying.source import ReplaySource
+
+PUT_OFF_SECONDS = 0.1
+LEAVING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+def require_terminal(*, advice: str) -> None:
+    """Refuse to draw where nobody can see it.
+
+    Raises:
+        UserError: input or output is no terminal, or it cannot draw, or is too small.
+    """
+    from tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH
+
+    for stream, name in ((sys.stdout, "output"), (sys.stdin, "input"), (sys.stderr, "error")):
+        if not stream.isatty():
+            raise UserError(f"standard {name} is not a terminal", advice=advice)
+    if os.environ.get("TERM") == "dumb":
+        raise UserError("this terminal cannot draw (TERM is dumb)", advice=advice)
+    columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    if columns < LEAST_WIDTH or rows < LEAST_HEIGHT:
+        raise UserError(
+            f"the terminal is {columns}×{rows}, the dashboard needs {LEAST_WIDTH}×{LEAST_HEIGHT}",
+            advice=f"make it larger, or {advice}",
+        )
+
+
+def show(source: LiveSource | ReplaySource) -> None:
+    """Run the dashboard until the person leaves it; says where the recording is.
+
+    Raises:
+        UserError: the run could not begin, or the file could not be read.
+    """
+    from tui.app import MoeWatchApp
+
+    with _signals_put_off():
+        try:
+            source.start()
+            MoeWatchApp(source, clock=time.monotonic, closing=wait_told).run()
+        finally:
+            _ignore_signals()
+            source.close()
+    if source.fatal_error is not None:
+        raise source.fatal_error
+    recording = source.recording
+    if recording.problem:
+        complain(recording.problem)
+    if recording.mode == "recording" or (recording.mode == "off" and recording.path):
+        say(f"recorded to {recording.path}")
+        say(f"watch it again with: {replay_command(Path(recording.path))}")
+
+
+def replay_command(recorded: Path) -> str:
+    """What to type here to see a recording again."""
+    from sessions.paths import sessions_directory, stem_of
+
+    is_listed = recorded.parent == sessions_directory()
+    return shlex.join([_program(), "replay", stem_of(recorded) if is_listed else str(recorded)])
+
+
+def _program() -> str:
+    """How this program is called: `make watch` puts it into an environment that the shell does not look into."""
+    beside = Path(sys.executable).with_name("moe-watch")
+    return str(beside) if shutil.which("moe-watch") is None and beside.exists() else "moe-watch"
+
+
+@contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Have a signal to leave come again until the dashboard is there to heed it, and can restore the terminal."""
+
+    def again(number: int, _frame: FrameType | None) -> None:
+        timer = threading.Timer(PUT_OFF_SECONDS, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    before = {number: signal.signal(number, again) for number in LEAVING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    """A terminal's end is told by the shell and by the system, and the second may not cut off what the first began."""
+    for number in LEAVING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,42 @@
+"""`moe-watch watch`: a model, live, on the screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from commands.options import generation_options, model_choice, recording_options
+from commands.watching.screen import require_terminal, show
+from commands.watching.settings import run_settings
+from routing.errors import UserError
+
+
+@click.command(short_help="Watch a model generate.")
+@model_choice
+@generation_options
+@recording_options
+@click.option("--no-record", is_flag=True, help="Do not record this session.")
+@click.option(
+    "--rate", type=float, default=30.0, show_default=True, help="Tokens per second at most; 0 is as fast as it goes."
+)
+@click.option("--multistep", is_flag=True, help="Pause after every chunk, until told to go on.")
+def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, **options: Any) -> None:
+    """Watch MODEL generate.
+
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
+
+    Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. At the end of
+    its text the model is made to continue, and at the end of the context the prompt is evaluated again in an empty one;
+    both are marked. With `--stop eos` the run ends with the text, and `g` continues it.
+    """
+    if not 0 <= rate < float("inf"):
+        raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as it goes")
+    require_terminal(advice="use `moe-watch record`, which needs none")
+    settings = run_settings(
+        options, stop="never", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record
+    )
+
+    from sessions.live.source import LiveSource
+
+    show(LiveSource(settings))

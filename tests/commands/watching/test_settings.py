@@ -1,0 +1,91 @@
+"""From a command line to the settings of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from backends.protocol import EngineOptions
+from commands.options import generation_options, model_choice, recording_options
+from commands.watching.settings import POCKET_PROMPT, run_settings
+from commands.watching.watch import watch
+from sessions.live.settings import RunSettings
+from sessions.live.teacher_forcing import teacher_script
+
+WATCH = "commands.watching.watch"
+
+
+def settings(*arguments: str, **more: Any) -> RunSettings:
+    """Of a command that takes every option there is."""
+    found: list[RunSettings] = []
+
+    @click.command()
+    @model_choice
+    @generation_options
+    @recording_options
+    def command(**options: Any) -> None:
+        found.append(run_settings(options, stop="eos", **more))
+
+    command.main(args=["--backend", "llama.cpp", *arguments], standalone_mode=False)
+    return found[0]
+
+
+def test_the_engine_chooses_what_is_not_given():
+    assert settings().options == EngineOptions()
+
+
+def test_every_engine_option_arrives():
+    pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
+    given = ["--threads", "2", "--gpu-layers", "-1", "--context", "512", "--batch", "128", "--micro-batch", "64"]
+    given += ["--no-mmap", "--mlock", "--kv-type", "Q8_0", "-ot", "a=CPU", "--override-tensor", "b=CPU"]
+    assert settings(*given).options == EngineOptions(
+        threads=2,
+        gpu_layers=-1,
+        context=512,
+        batch=128,
+        micro_batch=64,
+        mmap=False,
+        mlock=True,
+        kv_type="Q8_0",
+        tensor_overrides=["a=CPU", "b=CPU"],
+    )
+
+
+def test_code_of_a_model_is_not_trusted_unasked():
+    assert settings().options.trust_remote_code is False
+    assert settings("--trust-remote-code", "--backend", "mlx").options.trust_remote_code is True
+
+
+def test_multistep():
+    assert settings().multistep is False
+    assert settings(multistep=True).multistep is True
+
+
+def test_a_teacher_gives_the_prompt_and_the_tokens(golden_path):
+    taught = settings("--teacher", str(golden_path))
+    script = teacher_script(golden_path)
+    assert taught.teacher == script
+    prompt = "".join(piece.text for piece in script.tokens if piece.source == "prompt")
+    assert prompt
+    assert (taught.prompt, taught.raw, taught.tokens) == (prompt, True, None)
+    assert settings().teacher is None
+    assert taught.seed == script.seed
+    assert settings("--teacher", str(golden_path), "--seed", str(script.seed + 1)).seed == script.seed + 1
+    assert settings().seed is None
+    assert settings().prompt == POCKET_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stop"), [((), "never"), (("--stop", "eos"), "eos"), (("--stop", "never"), "never")]
+)
+def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_stop(monkeypatch, arguments, stop):
+    made = []
+    monkeypatch.setattr(f"{WATCH}.require_terminal", lambda **_: None)
+    monkeypatch.setattr(f"{WATCH}.run_settings", lambda *given, **more: made.append(run_settings(*given, **more)))
+    monkeypatch.setattr(f"{WATCH}.show", lambda _: None)
+    monkeypatch.setattr("sessions.live.source.LiveSource", lambda _: None)
+    watch.main(args=["pocket", *arguments], standalone_mode=False)
+    (settings,) = made
+    assert (settings.stop, settings.on_full_context) == (stop, "restart")

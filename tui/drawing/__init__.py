@@ -1,0 +1,1 @@
+"""Drawing primitives: colours, lines of cells, braille charts."""

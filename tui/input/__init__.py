@@ -1,0 +1,1 @@
+"""Keys and commands: the registry of actions, run control, seeking."""

@@ -1,0 +1,1 @@
+"""State that the widgets draw: a pure fold of the event stream."""

@@ -1,0 +1,190 @@
+"""What the pressure trajectory comes to: fits and forecasts, made beside the screen's thread as chunks arrive."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+
+from routing.errors import UserError
+from routing.events import Fork
+from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from routing.pressure.external_energy import ExternalEnergy, boundaries_of, external_energy
+from tui.state.run import RunView
+
+Extent = tuple[int, int, int | None, int | None, int]
+"""Context, its measured chunks, the last injection and the chunk after it, forks: how far a trajectory has come."""
+REST = 9
+"""A refit is followed by a rest of so many times its own length: no more than a tenth of a core goes into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Input of a fit: the trajectory of one context as it is at one moment."""
+
+    run: int
+    mode: str
+    positions: tuple[int, ...]
+    """Index of each measured chunk, ascending."""
+    mid: tuple[float, ...]
+    context: int = 0
+    """Number of the context: the newest that is long enough for a fit."""
+    problem: str = ""
+    """Why nothing can be fitted to it yet."""
+    injected: int | None = None
+    """Text was put in before this chunk, the last time."""
+    after: int | None = None
+    """The first complete chunk after it."""
+    forks: tuple[Fork, ...] = ()
+
+    @classmethod
+    def of(cls, view: RunView, mode: str) -> Series:
+        """The trajectory of a mode, as it is now."""
+        track = view.tracks[mode]
+        judged = track.series.judged
+        return cls(
+            run=view.runs,
+            mode=mode,
+            positions=tuple(judged.positions),
+            mid=tuple(judged.mid),
+            context=judged.number,
+            problem=track.unavailable,
+            injected=_injected(view, mode),
+            after=_after(view, mode),
+            forks=tuple(_forks(view, mode)),
+        )
+
+    @property
+    def extent(self) -> Extent:
+        """What tells that the trajectory has gone on since."""
+        return self.context, len(self.mid), self.injected, self.after, len(self.forks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trend:
+    """What a `Series` comes to."""
+
+    series: Series
+    fit: Fit | None
+    problem: str = ""
+    """Why there is no fit."""
+    forecast: float | None = None
+    """P_mid of the chunk after the last injection, by a fit to the chunks before it."""
+    forecast_problem: str = ""
+    energy: ExternalEnergy | None = None
+    """What the text did in this run's forks."""
+
+
+def judge(series: Series) -> Trend:
+    """Do all the work. Equal series give equal trends."""
+    fit, problem = (None, series.problem) if series.problem else _fit(series, len(series.mid))
+    forecast, forecast_problem = None, ""
+    if series.problem:
+        forecast_problem = series.problem
+    elif series.injected is not None and series.after is not None:
+        earlier, forecast_problem = _fit(series, bisect_left(series.positions, series.injected))
+        forecast = None if earlier is None else earlier.forecast(series.after)
+    energy = external_energy(boundaries_of(series.forks, series.run))
+    return Trend(series, fit, problem, forecast, forecast_problem, energy)
+
+
+def _fit(series: Series, chunks: int) -> tuple[Fit | None, str]:
+    """Fit the first so many chunks, or say why that cannot be done."""
+    if why := too_short(chunks) or too_long(chunks):
+        return None, why
+    try:
+        return fit_half_life(series.mid[:chunks], mode=series.mode, positions=series.positions[:chunks]), ""
+    except UserError as error:
+        return None, str(error)
+
+
+class Trends:
+    """Keeps the trend of the trajectory on the screen up to date, one refit at a time.
+
+    Args:
+        executor: where the work is done.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, executor: Executor, clock: Callable[[], float]) -> None:
+        self._executor = executor
+        self._clock = clock
+        self._done: dict[str, Trend] = {}
+        self._working: Future[tuple[Trend, float]] | None = None
+        self._series: Series | None = None
+        self._rest_until = 0.0
+
+    def follow(self, view: RunView, mode: str) -> None:
+        """Take in what is finished, and begin a refit if something is new. Returns at once."""
+        self._collect()
+        if self._working is None and self._clock() >= self._rest_until and self._is_new(view, mode):
+            self._series = Series.of(view, mode)
+            if self._keep(self._series):
+                return
+            self._working = self._executor.submit(self._judge, self._series)
+            self._collect()
+
+    def of(self, view: RunView, mode: str) -> Trend | None:
+        """The newest trend of this run in this mode, if there is one; it may lag behind the trajectory."""
+        trend = self._done.get(mode)
+        return trend if trend is not None and trend.series.run == view.runs else None
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _keep(self, series: Series) -> bool:
+        """Take over the trend of the same trajectory, if the recording was only read anew after a jump."""
+        known = self._done.get(series.mode)
+        if known is None or series.forks or replace(known.series, run=series.run) != series:
+            return False
+        self._done[series.mode] = replace(known, series=series)
+        return True
+
+    def _collect(self) -> None:
+        working, series = self._working, self._series
+        if working is None or series is None or not working.done():
+            return
+        error, took = working.exception(), 0.0
+        if error is None:
+            self._done[series.mode], took = working.result()
+        else:
+            said = f"the fit itself failed: {type(error).__name__}: {error}"
+            self._done[series.mode] = Trend(series, None, said)
+        self._working = None
+        self._rest_until = self._clock() + REST * took
+
+    def _judge(self, series: Series) -> tuple[Trend, float]:
+        """Work beside the screen's thread; also tells how many seconds it took."""
+        begun = self._clock()
+        return judge(series), self._clock() - begun
+
+    def _is_new(self, view: RunView, mode: str) -> bool:
+        if mode not in view.tracks:
+            return False
+        known = self.of(view, mode)
+        return known is None or known.series.extent != _extent(view, mode)
+
+
+def _extent(view: RunView, mode: str) -> Extent:
+    """`Series.extent` of what would be taken now."""
+    judged = view.tracks[mode].series.judged
+    return judged.number, len(judged.mid), _injected(view, mode), _after(view, mode), len(_forks(view, mode))
+
+
+def _injected(view: RunView, mode: str) -> int | None:
+    last = view.tracks[mode].last_injection
+    return None if last is None else last.chunk
+
+
+def _after(view: RunView, mode: str) -> int | None:
+    track = view.tracks[mode]
+    after = track.after if track.last_injection is not None else None
+    return None if after is None or after.pressures is None else after.index
+
+
+def _forks(view: RunView, mode: str) -> Collection[Fork]:
+    """Forks carry the pressures of the recorded mode, and of no other."""
+    recorded = view.header is not None and view.header.pressure == mode
+    return view.forks if recorded else ()

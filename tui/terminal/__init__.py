@@ -1,0 +1,1 @@
+"""The terminal: driver, output filter, job control."""

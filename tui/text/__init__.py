@@ -1,0 +1,1 @@
+"""Text for the screen: number formats, sanitizing, word wrap."""

@@ -1,0 +1,1 @@
+"""One-line widgets: header, footer, timeline, tabs, banner."""

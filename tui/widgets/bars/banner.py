@@ -1,0 +1,121 @@
+"""A line across the screen for what a person must not miss: it failed, it is not recorded, it has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from rich.cells import cell_len
+from rich.style import Style
+from textual.geometry import Size
+from textual.strip import Strip
+
+from sessions.text import plural
+from tui.drawing.line import Row, on
+from tui.input.actions import BY_ID
+from tui.state.frame import EVERY_CHUNK, Frame, pause_in_words
+from tui.text.format import count, size
+from tui.text.sanitize import one_line
+from tui.text.word_wrap import SENTENCE_LIMIT, wrapped
+from tui.widgets.base import Drawn
+
+Message = tuple[str, str, str]
+"""Urgency (`bad`, `more` of it, `good`, or `wait`), the sentence, and what goes with it: what was saved, what can be
+done."""
+NOT_BEGUN = "this run had not begun, so nothing of it is missing"
+INDENT = 3
+"""Cells of the sign before a sentence."""
+_GLYPHS = {"bad": "✗", "more": " ", "good": "■", "wait": "‖"}
+
+
+class Banner(Drawn):
+    """Some rows per message, as many as its words need; no rows when there is nothing to say."""
+
+    def state(self, frame: Frame) -> Hashable:
+        return tuple(messages(frame))
+
+    def show(self, frame: Frame) -> None:
+        found = messages(frame)
+        self.set_class(bool(found), "-said")  # not `display`, which would win over a terminal that is too small
+        self.styles.height = max(1, len(self._rows_of(found, self.app.size.width)))
+        super().show(frame)
+
+    def draw(self, frame: Frame, size: Size) -> list[Strip]:
+        return self._rows_of(messages(frame), size.width)
+
+    def _rows_of(self, found: list[Message], width: int) -> list[Strip]:
+        return [row for message in found for row in self._draw_message(width, *message)]
+
+    def _draw_message(self, width: int, urgency: str, sentence: str, offer: str) -> list[Strip]:
+        """The sentence, and what can be done at the right of its last row, or below if there is no room."""
+        ink = self.palette
+        calm = {"good": ink.good, "wait": ink.accent}
+        ground = on(calm[urgency], ink.bar) if urgency in calm else ink.bad + Style(reverse=True)
+        bold = ground + Style(bold=True)
+        rows: list[Row] = []
+        for line in wrapped(sentence, max(1, width - INDENT - 1)):
+            sign = " " if rows else _GLYPHS[urgency]
+            rows.append(Row(width, ground).put(f" {sign} ", bold).put(line, bold))
+        if offer and rows[-1].room < cell_len(offer) + 3:
+            rows.append(Row(width, ground))
+        return [*(row.strip() for row in rows[:-1]), rows[-1].right((f"{offer} ", ground)).strip()]
+
+
+def messages(frame: Frame) -> list[Message]:
+    """What must be said now, the most urgent first."""
+    found: list[Message] = []
+    if frame.status == "failed":
+        found.append(("bad", one_line(frame.view.message or "the run failed", SENTENCE_LIMIT), ""))
+        found.append(("more", _saved(frame), _offers(frame, "restart", "prompt", "quit")))
+    if frame.recording.mode == "failed":
+        problem = one_line(frame.recording.problem or "the file cannot be written", SENTENCE_LIMIT)
+        found.append(("bad", f"not being recorded: {problem}", _offers(frame, "record")))
+    elif frame.recording.problem and not frame.replay:
+        found.append(("bad", f"not all is recorded: {one_line(frame.recording.problem, SENTENCE_LIMIT)}", ""))
+    if frame.view.dropped:
+        found.append(("bad", f"{plural(frame.view.dropped, 'event')} lost: the numbers shown have a gap", ""))
+    if frame.status == "finished" and frame.view.header is not None:
+        then = ("pause", "home") if frame.at_end else ("go_on", "prompt")
+        found.append(("good", f"finished: {_finished(frame)}", _offers(frame, *then, "quit")))
+    if frame.silence and frame.view.progress is not None and frame.view.progress.note:
+        found.append(("wait", one_line(frame.view.progress.note, SENTENCE_LIMIT), ""))
+    if frame.at_boundary:
+        found.append(("wait", _boundary(frame), ""))
+    return found
+
+
+def _finished(frame: Frame) -> str:
+    """Why, and after how much."""
+    view, why = frame.view, frame.why or "no reason given"
+    if view.counts_only:
+        return f"{why}, counts of {plural(view.observed, 'token')}"
+    return f"{why}, after {plural(view.tokens, 'token')}"
+
+
+def _boundary(frame: Frame) -> str:
+    """Which chunk is complete, what goes on from there, and why the run waits, as the chunk has it."""
+    view = frame.view
+    assert view.header is not None
+    chunks = view.tracks[view.header.pressure].chunks
+    then = "space or g continues" if frame.resumable else "the run waited here"
+    if not chunks:
+        return f"a chunk is complete: {then}"
+    reason = chunks[-1].pause
+    why = f" ({pause_in_words(reason)})" if reason and reason != EVERY_CHUNK else ""
+    return f"chunk {count(chunks[-1].index)} is complete{why}: {then}"
+
+
+def _saved(frame: Frame) -> str:
+    """What there is of the run, in words."""
+    recording = frame.recording
+    if recording.mode == "replay":
+        return "the recording ends here"
+    if not frame.view.tokens:
+        return NOT_BEGUN
+    if not recording.name:
+        return "nothing was saved: this run was not recorded"
+    return f"saved: {plural(frame.view.tokens, 'token')} in {one_line(recording.name, 48)} ({size(recording.bytes)})"
+
+
+def _offers(frame: Frame, *actions: str) -> str:
+    offered = (BY_ID[name] for name in actions if BY_ID[name].offered(frame))
+    return " · ".join(f"{action.shown} {action.caption(frame)}" for action in offered)

@@ -1,0 +1,137 @@
+"""The line that a recording is moved about in: how far one is, and where marks and injections stand. Replays only."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from rich.cells import cell_len
+from textual import events
+from textual.geometry import Size
+from textual.message import Message
+from textual.strip import Strip
+
+from routing.events import Marker, Perturbation
+from sessions.source import Timeline
+from tui.drawing.line import Row
+from tui.state.frame import Frame
+from tui.text.format import clock_time, count
+from tui.widgets.base import Drawn
+
+HEAD, MARK, INJECTION = "●", "◆", "▴"
+LEAST_BAR = 12
+"""Cells that a bar needs to be worth drawing."""
+
+
+class TimelineBar(Drawn):
+    """One row: time, bar, token. A click goes there, dragging follows the mouse."""
+
+    class Sought(Message):
+        """A place was pointed at.
+
+        Args:
+            token: index of the token to go to.
+        """
+
+        def __init__(self, token: int) -> None:
+            super().__init__()
+            self.token = token
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+        super().__init__(id=id)
+        self._bar: tuple[int, int] = (0, 0)
+        """The first cell of the bar, and how many there are."""
+        self._ticks: dict[int, str] = {}
+        self._ticked: Hashable = None
+        """What the ticks were placed for: they are many in a long recording."""
+        self._dragging = False
+        self.note = ""
+        """What is shown in the place of the position: how far a search is."""
+
+    def show(self, frame: Frame) -> None:
+        self.display = frame.timeline is not None
+        super().show(frame)
+
+    def state(self, frame: Frame) -> Hashable:
+        timeline = frame.timeline
+        return None if timeline is None else (_extent(timeline), timeline.position, _times(frame), self.note)
+
+    def draw(self, frame: Frame, size: Size) -> list[Strip]:
+        timeline = frame.timeline
+        if timeline is None:
+            return []
+        ink, row = self.palette, self.row(size.width)
+        left = f" {_times(frame)} "
+        right = f" {self.note or f'token {count(timeline.position)} of {count(timeline.tokens)}'} "
+        cells = size.width - cell_len(left) - cell_len(right)
+        row.put(left, ink.text)
+        self._bar = (cell_len(left), cells if cells >= LEAST_BAR else 0)
+        if self._bar[1]:
+            self._draw_bar(row, timeline, cells)
+        return [row.to(size.width - cell_len(right)).put(right, ink.muted).strip()]
+
+    def _draw_bar(self, row: Row, timeline: Timeline, cells: int) -> None:
+        ink = self.palette
+        head = self._column(timeline.position, timeline)
+        self._place_ticks(timeline, cells)
+        for column in range(cells):
+            tick = self._ticks.get(column)
+            if column == head:
+                row.put(HEAD, ink.accent_bold)
+            elif tick is not None:
+                row.put(tick, ink.accent if tick == INJECTION else ink.warn)
+            else:
+                row.put("━" if column < head else "─", ink.fill if column < head else ink.faint)
+
+    def _place_ticks(self, timeline: Timeline, cells: int) -> None:
+        """Note the cell of every injection and mark; of two in one cell, the mark is shown."""
+        wanted = (*_extent(timeline), cells)
+        if wanted == self._ticked:
+            return
+        self._ticked = wanted
+        injections, marks = self._columns(timeline.perturbations, timeline), self._columns(timeline.marks, timeline)
+        self._ticks = dict.fromkeys(injections, INJECTION) | dict.fromkeys(marks, MARK)
+
+    def _columns(self, found: Iterable[Marker | Perturbation], timeline: Timeline) -> list[int]:
+        return [self._column(event.i, timeline) for event in found]
+
+    def _column(self, token: int, timeline: Timeline) -> int:
+        """The cell of the bar that a token is in."""
+        share = (token - timeline.first) / max(1, timeline.tokens - timeline.first)
+        return round(min(1.0, max(0.0, share)) * (self._bar[1] - 1))
+
+    # The mouse
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        start, cells = self._bar
+        if cells and start <= event.x < start + cells:
+            self._dragging = True
+            self.capture_mouse()
+            self._point_at(event.x)
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        if self._dragging:
+            self._point_at(event.x)
+
+    def on_mouse_up(self) -> None:
+        self._dragging = False
+        self.release_mouse()
+
+    def _point_at(self, x: int) -> None:
+        """Ask for the token at a cell; beyond the bar it is the end of the bar."""
+        timeline = self.frame.timeline if self.frame else None
+        start, cells = self._bar
+        if timeline is not None and cells > 1:
+            share = min(1.0, max(0.0, (x - start) / (cells - 1)))
+            self.post_message(self.Sought(timeline.first + round(share * (timeline.tokens - timeline.first))))
+
+
+def _times(frame: Frame) -> str:
+    timeline = frame.timeline
+    if frame.view.counts_only:
+        return "no times"
+    return "" if timeline is None else f"{clock_time(timeline.time)} / {clock_time(timeline.seconds)}"
+
+
+def _extent(timeline: Timeline) -> tuple[int, ...]:
+    """What the ticks depend on."""
+    return timeline.first, timeline.tokens, len(timeline.marks), len(timeline.perturbations)

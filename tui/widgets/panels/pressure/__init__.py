@@ -1,0 +1,1 @@
+"""The pressure panel: chart, notes, fit table."""

@@ -1,0 +1,162 @@
+"""Pressure by chunk: how it went, what was fitted to it, and what text that was put in did to it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.strip import Strip
+
+from routing.half_life.fit import Fit
+from routing.pressure.bounds import mode_bounds
+from routing.pressure.formulas import MODES, Mode, mode_words
+from sessions.text import plural
+from tui.drawing.line import Part, cells_of
+from tui.state.frame import Frame
+from tui.state.run import RunView
+from tui.state.trajectory import PressureTrack
+from tui.state.trends import Trend
+from tui.text.format import count, number
+from tui.widgets.base import Panel
+from tui.widgets.panels.pressure.chart import SIGNS, PressureChart, value_of
+from tui.widgets.panels.pressure.fit_table import fit_table
+from tui.widgets.panels.pressure.notes import Note, Start, notes_on, start_of
+
+LINES = ("fast", "slow", "net")
+CHART_LEAST = 4
+"""Rows that a chart needs with its axis, to be worth more than another line of words."""
+
+
+class PressurePanel(Panel):
+    """The trajectory of one pressure mode."""
+
+    NAME = "PRESSURE"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "app.perform('pressure_fits')", show=False)]
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+        super().__init__(id=id)
+        self.other_mode = False
+        """Show the mode that was not recorded."""
+        self.all_lines = False
+        """Show fast, slow and net beside mid."""
+        self.all_fits = False
+        """Show the candidates that were fitted in place of the picture."""
+
+    def state(self, frame: Frame) -> Hashable:
+        view = frame.view
+        waiting = view.clock.missing if view.chunks == 0 else 0
+        run = view.runs, view.chunks, view.perturbations, waiting, view.tap_off_at, bool(view.forks)
+        return run, frame.trend, self.other_mode, self.all_lines, self.all_fits
+
+    def mode(self, view: RunView) -> str:
+        """The mode that is shown."""
+        return view.other_mode if self.other_mode or view.header is None else view.header.pressure
+
+    def toggle_mode(self) -> None:
+        """Show the other pressure mode."""
+        self.other_mode = not self.other_mode
+        self.redraw()
+
+    def toggle_lines(self) -> None:
+        """Show or hide fast, slow and net."""
+        self.all_lines = not self.all_lines
+        self.redraw()
+
+    def toggle_fits(self) -> None:
+        """Show the four fitted curves as a table, or the picture again."""
+        self.all_fits = not self.all_fits
+        self.redraw()
+
+    def draw(self, frame: Frame, size: Size) -> list[Strip]:
+        width, height = size
+        view = frame.view
+        if view.header is None:
+            self.label("mid by chunk")
+            return self.message(width, height, "no chunk yet")
+        if view.counts_only:
+            self.label("mid by chunk")
+            return self.message(width, height, view.no_token_text)
+        mode = self.mode(view)
+        self.label(f"{mode_words(mode)} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *self._origin(view))
+        if self.other_mode and view.mode_problem:
+            return self.message(width, height, f"n/a: {view.mode_problem}")
+        if self.all_fits and mode in MODES:
+            return self._table(view, frame.trend, mode, width)
+        return self._picture(view, frame.trend, width, height)
+
+    def _origin(self, view: RunView) -> tuple[Part, ...]:
+        """That the numbers are not those of the recording, and that there are none before a jump."""
+        if not self.other_mode:
+            return ()
+        since = view.tracks[view.other_mode].entered_at
+        where = "" if since is None else f" from token {count(since)} on"
+        return ((f" computed here{where}, not recorded ", self.palette.muted),)
+
+    def _table(self, view: RunView, trend: Trend | None, mode: Mode, width: int) -> list[Strip]:
+        assert view.header is not None
+        problem = "no chunk is measured yet" if trend is None else trend.problem
+        fit = None if trend is None else trend.fit
+        return fit_table(self.palette, fit, problem, mode, view.header.model.experts, width)
+
+    def _picture(self, view: RunView, trend: Trend | None, width: int, height: int) -> list[Strip]:
+        track = view.tracks[self.mode(view)]
+        if not track.chunks:
+            return self.message(width, height, f"first chunk in {plural(view.clock.missing, 'token')}")
+        if not any(chunk.pressures for chunk in track.chunks):
+            why = view.tap_off_text or "this run recorded no signals that pressure needs"
+            return self.message(width, height, f"n/a: {why}")
+        notes = self._notes(view, track, trend)[: max(1, height - CHART_LEAST - 3)]
+        told = [self._note(note, width) for note in notes]
+        start = start_of(track, trend)
+        rows, numbers = height - len(told) - 1, self._numbers(view, track, start, width)
+        if rows < CHART_LEAST:
+            return [numbers, *told]
+        fit = None if trend is None else trend.fit
+        return [numbers, *self._chart(view, track, fit, start).draw(width, rows), *told]
+
+    def _chart(self, view: RunView, track: PressureTrack, fit: Fit | None, start: Start | None) -> PressureChart:
+        names = ("mid", *LINES) if self.all_lines else ("mid",)
+        half = None if start is None else start.half
+        return PressureChart(self.palette, track, fit, self._limits(view, track), half, names)
+
+    def _limits(self, view: RunView, track: PressureTrack) -> tuple[float, float] | None:
+        """The lowest and the highest P_mid of the mode; None for one that is not known here."""
+        if view.header is None or track.mode not in MODES:
+            return None
+        return mode_bounds(track.mode, view.header.model.experts).mid
+
+    def _notes(self, view: RunView, track: PressureTrack, trend: Trend | None) -> list[Note]:
+        recorded = view.header is not None and view.header.pressure == track.mode
+        if not view.forks:
+            energy_problem = ""
+        elif recorded:
+            energy_problem = "no boundary has all three arms yet"
+        else:
+            energy_problem = "the forks were measured in the other mode"
+        return notes_on(track, trend, tap_off=view.tap_off_text, energy_problem=energy_problem)
+
+    def _note(self, note: Note, width: int) -> Strip:
+        ink = self.palette
+        style = {"plain": ink.muted, "verdict": ink.strong, "warning": ink.warn, "injection": ink.accent}[note.tone]
+        return self.row(width).first_that_fits(*([(text, style)] for text in note.variants)).strip()
+
+    def _numbers(self, view: RunView, track: PressureTrack, start: Start | None, width: int) -> Strip:
+        """The newest values, how far the mode's P_mid can go, and the start with its half."""
+        ink, row = self.palette, self.row(width)
+        last = track.chunks[-1].pressures
+        for name in ("mid", *(LINES if self.all_lines else ())):
+            sign = SIGNS[name] if self.all_lines else "━"
+            row.put(f"{sign} ", ink.accent if name == "mid" else ink.series[name])
+            value = "n/a" if last is None else number(value_of(last, name), 3)
+            row.put(f"{name} ", ink.muted).put(value, ink.strong).put("  ")
+        parts = []
+        if start is not None:
+            value, half = number(start.value, 3), number(start.half, 3)
+            parts = [(f"{start.name} ", ink.muted), (value, ink.text), ("  half ", ink.muted), (half, ink.text)]
+        limits = self._limits(view, track)
+        reach = [] if limits is None else [(f"possible {number(limits[0])} to {number(limits[1])}", ink.muted)]
+        if cells_of(*reach, *parts) + 3 <= row.room:
+            row.first_that_fits(reach)
+        return row.right(*parts).strip()

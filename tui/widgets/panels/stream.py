@@ -1,0 +1,378 @@
+"""The text as it comes, token by token, each coloured by how unexpected it was or how undecided the routers were."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import ClassVar, Literal, NamedTuple
+
+from rich.cells import cell_len
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.strip import Strip
+
+from routing.events import Progress
+from tui.drawing.colours import ENTROPY_LIMITS, SURPRISE_LIMITS
+from tui.drawing.line import Part, Row
+from tui.state.frame import Frame
+from tui.state.run import PIECES_KEPT, Piece, RunView
+from tui.text.format import clock_time, count, number, percent, probability, size
+from tui.text.sanitize import inert, one_line
+from tui.text.word_wrap import SENTENCE_LIMIT, wrapped
+from tui.widgets.bars.header import done_share
+from tui.widgets.base import Panel
+from tui.widgets.panels.stream_wrap import Line, Run, TokenWrap
+
+Colouring = Literal["surprisal", "router entropy"]
+WHEEL_LINES = 3
+TOLD_SECONDS = 2.0
+"""What takes longer has its time told."""
+READOUT_HEIGHT = 6
+"""Panels this tall have a line about one token."""
+_FINISHED_MARKS = {
+    "eos": "■ end of text",
+    "length": "■ as many tokens as asked for",
+    "context": "■ context full",
+    "user": "■ stopped",
+}
+_STAGES = {
+    "starting": "starting the worker",
+    "reading": "reading the model",
+    "loading": "loading the model",
+    "prefill": "reading the prompt",
+}
+
+
+class DrawnLine(NamedTuple):
+    """A line's picture, and what it depended on."""
+
+    look: Hashable
+    strip: Strip
+
+
+class StreamPanel(Panel):
+    """Follows the end unless scrolled back."""
+
+    NAME = "STREAM"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "scroll_by(-1)", show=False),
+        Binding("down", "scroll_by(1)", show=False),
+        Binding("home", "scroll_home", show=False),
+    ]
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+        super().__init__(id=id)
+        self.colouring: Colouring = "surprisal"
+        self.top: int | None = None
+        """First line shown, counted from the first one ever; None follows the end."""
+        self.pointed: Piece | None = None
+        """The piece under the mouse."""
+        self._wrap = TokenWrap(1)
+        self._wrapped: tuple[tuple[int, int], int] = ((0, 0), 0)
+        """Which text of which run is wrapped, and how many pieces of the run."""
+        self._last_role = ""
+        self._would_stop = False
+        """The model chose to end its text at the last piece."""
+        self._pictured: list[Line] = []
+        """The lines that were drawn last."""
+
+    def state(self, frame: Frame) -> Hashable:
+        view = frame.view
+        waited = int(frame.waited) if not view.pieces_seen else 0
+        return view.runs, view.pieces_seen, frame.status, view.progress, frame.queued_text, waited
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
+        """In a replay, `home` moves in the recording."""
+        return not (action == "scroll_home" and self.frame is not None and self.frame.seekable)
+
+    def toggle_colouring(self) -> None:
+        """Colour by the other quantity."""
+        self.colouring = "router entropy" if self.colouring == "surprisal" else "surprisal"
+        self.redraw()
+
+    # Scrolling
+
+    def page(self, pages: int) -> None:
+        """Scroll by pages, back if negative."""
+        self.action_scroll_by(pages * max(1, self._text_height - 1))
+
+    def follow(self) -> None:
+        """Show the end, and keep showing it."""
+        self.top = None
+        self.redraw()
+
+    def action_scroll_by(self, lines: int) -> None:
+        """Scroll by lines; the end is followed again once it is reached."""
+        end = self._wrap.dropped + max(0, len(self._wrap.lines) - self._text_height)
+        top = max(self._wrap.dropped, (end if self.top is None else self.top) + lines)
+        self.top = None if top >= end else top
+        self.redraw()
+
+    def action_scroll_home(self) -> None:
+        """Go to the oldest line kept."""
+        self.top = self._wrap.dropped
+        self.redraw()
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        event.stop()
+        self.action_scroll_by(-WHEEL_LINES)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        event.stop()
+        self.action_scroll_by(WHEEL_LINES)
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        offset = event.get_content_offset(self)
+        self._point_at(None if offset is None else self._piece_at(offset.x, offset.y))
+
+    def on_leave(self) -> None:
+        self._point_at(None)
+
+    def _point_at(self, piece: Piece | None) -> None:
+        if piece is not self.pointed:
+            self.pointed = piece
+            self.redraw()
+
+    def _piece_at(self, x: int, y: int) -> Piece | None:
+        line = self._first_line + y
+        if y >= self._text_height or line >= len(self._wrap.lines):
+            return None
+        x -= self._wrap.lines[line].indent
+        for run in self._wrap.lines[line].runs if x >= 0 else ():
+            x -= cell_len(run.text)
+            if x < 0:
+                return run.piece
+        return None
+
+    # Wrapping
+
+    def _take_in(self, view: RunView, width: int) -> None:
+        """Wrap what is new; everything anew if the text is another one, or the width."""
+        text, done = self._wrapped
+        if text != (view.runs, view.texts) or width != self._wrap.width:
+            self._wrap, done, self._last_role = TokenWrap(width), max(0, view.pieces_seen - len(view.pieces)), ""
+            self.top = self.pointed = None
+        for piece in view.newest_pieces(min(view.pieces_seen - done, len(view.pieces))):
+            self._add(piece)
+        self._wrapped = ((view.runs, view.texts), view.pieces_seen)
+        self._wrap.drop_before(self._wrap.pieces - PIECES_KEPT)
+        if self.top is not None:
+            self.top = max(self.top, self._wrap.dropped)
+
+    def _add(self, piece: Piece) -> None:
+        wrap = self._wrap
+        if self._last_role == "injected" and piece.role == "generated":
+            wrap.end_line()
+        match piece.role:
+            case "inject":
+                wrap.end_line()
+                wrap.add_mark(piece, f" ⟶ {piece.text} ")
+            case "fresh":
+                wrap.add_rule(piece, f" fresh context at token {count(piece.i)} ")
+            case "jump":
+                wrap.add_rule(piece, f" text before token {count(piece.i)} is not shown after a jump ")
+            case "begin":
+                wrap.add_rule(piece, f" the recording begins at token {count(piece.i)} ")
+            case "end":
+                wrap.end_line()
+                wrap.add_mark(piece, _FINISHED_MARKS.get(piece.text, f"■ {one_line(piece.text)}"))
+                wrap.end_line()
+            case "change":
+                wrap.add_mark(piece, f"◇ {piece.text} ")
+            case "note":
+                wrap.add_mark(piece, f"◆ {one_line(piece.text, 60)} " if piece.text else "◆ ")
+            case "refused":
+                wrap.add_mark(piece, f"⊘ {one_line(piece.text, 60)} ")
+            case "warning":
+                wrap.add_mark(piece, f"⚠ {one_line(piece.text, 60)} ")
+            case _:
+                if piece.would_stop and not self._would_stop:  # one mark for several in a row
+                    wrap.add_rule(piece, f" end of text, continued at {count(piece.i)} ")
+                wrap.add(piece, piece.text)
+                if piece.omitted:
+                    wrap.add_mark(piece, f"… {count(piece.omitted)} more characters")
+        self._last_role, self._would_stop = piece.role, piece.would_stop
+
+    # Drawing
+
+    @property
+    def _text_height(self) -> int:
+        height = self.content_size.height
+        return height - 1 if height >= READOUT_HEIGHT else height
+
+    @property
+    def _first_line(self) -> int:
+        """Index of the first line shown."""
+        if self.top is not None:
+            return self.top - self._wrap.dropped
+        return max(0, len(self._wrap.lines) - self._text_height)
+
+    def draw(self, frame: Frame, size: Size) -> list[Strip]:
+        width, height = size
+        view = frame.view
+        self._take_in(view, width)
+        self.label(f"coloured by {self.colouring}", *(self._scroll_note() or self._legend()))
+        if not view.pieces_seen:
+            return self._draw_waiting(frame, width, height)
+        first = self._first_line
+        lines = self._wrap.lines[first : first + self._text_height]
+        at_end = first + len(lines) == len(self._wrap.lines)
+        rows = [self._line(line, width, now=at_end and line is lines[-1]) for line in lines]
+        self._forget_pictures(lines)
+        if self._text_height == height:
+            return rows
+        blank = self.row(width).strip()
+        return [*rows, *[blank] * (self._text_height - len(rows)), self._draw_readout(frame, width)]
+
+    def _scroll_note(self) -> tuple[Part, ...]:
+        if self.top is None:
+            return ()
+        below = len(self._wrap.lines) - self._first_line - self._text_height
+        return ((f" {count(below)} lines below · end follows again ", self.palette.accent),)
+
+    def _legend(self) -> tuple[Part, ...]:
+        ink = self.palette
+        low, high = (" expected ", " surprising ") if self.colouring == "surprisal" else (" decided ", " undecided ")
+        return ((low, ink.muted), *(("■", style) for style in ink.tokens), (high, ink.muted))
+
+    def _line(self, line: Line, width: int, *, now: bool) -> Strip:
+        """A line as it was drawn before, unless something about it has changed."""
+        look = self._look(line, now=now)
+        if isinstance(line.drawn, DrawnLine) and line.drawn.look == look:
+            return line.drawn.strip
+        strip = self._draw_line(line, width, now=now)
+        line.drawn = DrawnLine(look, strip)
+        return strip
+
+    def _forget_pictures(self, lines: list[Line]) -> None:
+        """Keep no picture of lines that have left the panel: one takes several kilobytes."""
+        seen = {id(line) for line in lines}
+        for line in self._pictured:
+            if id(line) not in seen:
+                line.drawn = None
+        self._pictured = lines
+
+    def _look(self, line: Line, *, now: bool) -> Hashable:
+        """What a line's picture depends on beside its text."""
+        pointed = self.pointed is not None and any(run.piece is self.pointed for run in line.runs)
+        cursor = now and self.frame is not None and self.frame.status
+        return id(self.palette), self.colouring, cursor, id(self.pointed) if pointed else 0
+
+    def _draw_line(self, line: Line, width: int, *, now: bool) -> Strip:
+        ink, row = self.palette, self.row(width)
+        if line.rule:
+            text = line.runs[0].text
+            side = max(0, width - cell_len(text)) // 2
+            return row.put("─" * side, ink.faint).put(text, ink.muted).put("─" * width, ink.faint).strip()
+        row.put(" " * line.indent)
+        for run in line.runs:
+            self._put_run(row, run)
+        if now and self.frame is not None and self.frame.status in ("streaming", "prefill"):
+            row.put("▌", ink.accent)
+        return row.strip()
+
+    def _put_run(self, row: Row, run: Run) -> None:
+        """A piece's text; a line under it begins with its first letter, unless it is nothing but spaces."""
+        style, text = self._style(run), run.text
+        if style.underline and not run.piece.text.isspace():
+            text = run.text.lstrip(" ")
+            row.put(run.text[: len(run.text) - len(text)], style + Style(underline=False))
+        row.put(text, style)
+
+    def _style(self, run: Run) -> Style:
+        ink, piece = self.palette, run.piece
+        if run.mark:
+            return {"inject": ink.chip, "end": ink.good, "note": ink.accent_bold, "change": ink.accent}.get(
+                piece.role, ink.warn
+            )
+        if piece.role == "prompt":
+            style = ink.muted + Style(italic=True)  # expected tokens have the same grey
+        elif piece.role == "injected":
+            style = ink.accent + Style(italic=True)
+        else:
+            style = self._token_style(piece)
+        return style + Style(reverse=True) if piece is self.pointed else style
+
+    def _token_style(self, piece: Piece) -> Style:
+        """Its colour; the last step is underlined too, so that it can be told without colour."""
+        value, limits = _coloured_by(piece, self.colouring)
+        if value is None:
+            return self.palette.text
+        step = sum(value >= limit for limit in limits)
+        style = self.palette.tokens[step]
+        return style + Style(underline=True) if step == len(limits) else style
+
+    def _draw_readout(self, frame: Frame, width: int) -> Strip:
+        """The numbers of the token under the mouse, or the newest one."""
+        ink, row = self.palette, self.row(width)
+        piece = self.pointed or _newest_token(reversed(frame.view.newest_pieces(8)))
+        if piece is not None:
+            row.put("▸ " if self.pointed else "", ink.accent).put(_quoted(piece.text), ink.strong)
+            parts = [part for name, text in _readings(piece) for part in ((f"  {name} ", ink.muted), (text, ink.text))]
+            row.first_that_fits(*(parts[:end] for end in range(len(parts), -1, -2)))
+        return row.strip()
+
+    def _centred(self, text: str, style: Style, width: int) -> Strip:
+        return self.row(width).to((width - cell_len(text)) // 2).put(text, style).strip()
+
+    def _draw_waiting(self, frame: Frame, width: int, height: int) -> list[Strip]:
+        """Before the first token: how far loading or the prompt is."""
+        ink = self.palette
+        progress = frame.view.progress
+        blank = self.row(width).strip()
+        if frame.status == "failed":
+            return self.message(width, height, one_line(frame.view.message or "the run failed", SENTENCE_LIMIT))
+        if frame.view.counts_only:
+            return self.message(width, height, frame.view.no_token_text)
+        stage = "waiting for the first token" if progress is None else _STAGES[progress.stage]
+        if progress is not None and progress.note:
+            stage = f"{stage}: {one_line(progress.note, SENTENCE_LIMIT)}"
+        rows = [self._centred(line, ink.text, width) for line in wrapped(stage, width)]
+        share = done_share(progress)
+        if progress is not None and share is not None:
+            bar = min(40, width - 8)
+            filled = round(share * bar)
+            row = self.row(width).to((width - bar - 6) // 2)
+            row.put("━" * filled, ink.accent).put("━" * (bar - filled), ink.track)
+            rows += [blank, row.put(f" {percent(share, 0)}", ink.strong).strip()]
+            rows.append(self._centred(_amount(progress), ink.muted, width))
+        if (times := _times(frame.waited, share)) is not None:
+            rows.append(self._centred(times, ink.muted, width))
+        return [blank] * max(0, (height - len(rows)) // 2) + rows
+
+
+def _times(waited: float, share: float | None) -> str | None:
+    """Return how long it has taken, and how long it will at this pace; None where it takes no time worth telling."""
+    if waited < TOLD_SECONDS:
+        return None
+    left = waited * (1 - share) / share if share and share < 1 else None
+    return f"{clock_time(waited)} elapsed" + ("" if left is None else f", about {clock_time(left)} left")
+
+
+def _coloured_by(piece: Piece, colouring: Colouring) -> tuple[float | None, tuple[float, ...]]:
+    return (piece.surprisal, SURPRISE_LIMITS) if colouring == "surprisal" else (piece.entropy, ENTROPY_LIMITS)
+
+
+def _newest_token(pieces: Iterable[Piece]) -> Piece | None:
+    return next((piece for piece in pieces if piece.role in ("prompt", "injected", "generated")), None)
+
+
+def _quoted(text: str) -> str:
+    return f"‘{inert(text[:24])}’"
+
+
+def _readings(piece: Piece) -> list[tuple[str, str]]:
+    readings = []
+    if piece.surprisal is not None and piece.probability is not None:
+        readings += [("p", probability(piece.probability)), ("surprisal", number(piece.surprisal))]
+    if piece.entropy is not None:
+        readings.append(("entropy", number(piece.entropy)))
+    return [*readings, ("token", count(piece.i))]
+
+
+def _amount(progress: Progress) -> str:
+    total = progress.total or 0
+    if progress.unit == "bytes":
+        return f"{size(progress.done)} of {size(total)}"
+    return f"{count(progress.done)} of {count(total)} {progress.unit or ''}".rstrip()
