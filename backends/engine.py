@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from routing.events import BackendInfo, ModelInfo, Sampling
+from moe_watch.routing.events import BackendInfo, ModelInfo, Sampling
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]

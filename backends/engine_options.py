@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from backends.protocol import EngineOptions
-from routing.errors import UserError
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.errors import UserError
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Types of a KV cache's numbers that llama.cpp has kernels for, in its own words."""

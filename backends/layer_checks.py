@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from routing.errors import UserError
+from moe_watch.routing.errors import UserError
 
 
 def check_same_experts(experts: Sequence[tuple[int, int]]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from routing.events import (
+from moe_watch.routing.events import (
     BackendInfo,
     Change,
     ForkArm,
@@ -209,8 +209,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     log: list[str] = []
     """If it died: the last lines that it wrote."""
     command: str = ""
-    """Which command was not carried out, as `routing.events.Refused` names it; empty if `fatal`. After `start` the run
-    before it goes on."""
+    """Which command was not carried out, as `moe_watch.routing.events.Refused` names it; empty if `fatal`. After
+    `start` the run before it goes on."""
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):

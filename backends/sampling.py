@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from routing.errors import UserError
-from routing.events import Sampling
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling
 
 
 class Choice(msgspec.Struct, frozen=True):

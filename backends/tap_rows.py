@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from backends.engine import Floats, Ints, Routing
-from routing.router.observe import Observation
+from moe_watch.backends.engine import Floats, Ints, Routing
+from moe_watch.routing.router.observe import Observation
 
 HEADER = 4
 """Words at the beginning of what a tap wrote of one layer: its index, T, E, k."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.half_life import OTHERWISE, print_others
-from routing.half_life.fit import fit_half_life
+from moe_watch.routing.half_life.fit import fit_half_life
 from tests.routing import planted
 from tests.routing.judged import FoundOtherwise, judge_series
 

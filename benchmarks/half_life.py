@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from routing.half_life.fit import fit_half_life
+from moe_watch.routing.half_life.fit import fit_half_life
 from tests.routing.judged import Found, FoundOtherwise, judge, judge_otherwise
 from tests.routing.planted import (
     CHUNKS,

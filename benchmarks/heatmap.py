@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from routing.stats.timing_noise import in_words
-from vitals.noise import NoiseMeter
+from moe_watch.routing.stats.timing_noise import in_words
+from moe_watch.vitals.noise import NoiseMeter
 
 SHAPES = ((6, 8), (32, 8), (48, 128), (94, 512))
 PANELS = {(120, 40): (60, 19), (200, 60): (112, 36)}
@@ -34,8 +34,8 @@ def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> No
     """Show `FRAMES` random frames at `FPS` in this terminal; writes milliseconds per frame."""
     from textual.app import App, ComposeResult
 
-    from tui.drawing.colours import HEAT_LEVELS
-    from tui.widgets.panels.experts.heatmap import ExpertHeatmap
+    from moe_watch.tui.drawing.colours import HEAT_LEVELS
+    from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
 
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, HEAT_LEVELS, (layers, experts)) for _ in range(FRAMES)]

@@ -23,7 +23,7 @@ WITHOUT, WITH = "bare transformers", "output_router_logits=True"
 
 def measured(config: dict[str, Any], rounds: int, python: Path | None) -> str:
     """A table of a random model of this config.json, or in a line why there is none."""
-    from routing.stats.ratios import table
+    from moe_watch.routing.stats.ratios import table
 
     python = python or (Path(sys.executable) if find_spec("torch") else TRAINING)
     if not python.exists():
@@ -42,7 +42,7 @@ def main() -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from routing.stats.ratios import interleave
+    from moe_watch.routing.stats.ratios import interleave
 
     asked = json.loads(sys.stdin.read())
     config = asked["config"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import backends
+import moe_watch
 
-POCKET = Path(backends.__file__).parent / "pocket"
+POCKET = Path(moe_watch.__file__).parent / "backends" / "pocket"
 
 
 @dataclass(frozen=True)

@@ -29,20 +29,20 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from backends.generation.observation import Evaluated, Observer, TokenFacts
-from backends.generation.outbox import LARGEST_BATCH, LONGEST_WAIT
-from backends.llama.context import evaluate
-from backends.llama.engine import LlamaEngine
-from backends.model_files import catalog
-from backends.protocol import Batch, EngineOptions, MeasuredVariant, Ready, decode_message, encode
-from backends.worker.main import GIVE_WAY
-from backends.worker.throughput import SAMPLING, _Loop
-from routing.events import Token
-from routing.pressure.instruments import Instruments
-from routing.stats.timing_noise import in_words
-from sessions.live.settings import RunSettings
-from sessions.recording.recorder import Recorder
-from vitals.noise import NoiseMeter
+from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts
+from moe_watch.backends.generation.outbox import LARGEST_BATCH, LONGEST_WAIT
+from moe_watch.backends.llama.context import evaluate
+from moe_watch.backends.llama.engine import LlamaEngine
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import Batch, EngineOptions, MeasuredVariant, Ready, decode_message, encode
+from moe_watch.backends.worker.main import GIVE_WAY
+from moe_watch.backends.worker.throughput import SAMPLING, _Loop
+from moe_watch.routing.events import Token
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.stats.timing_noise import in_words
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.recording.recorder import Recorder
+from moe_watch.vitals.noise import NoiseMeter
 
 PROMPT = "def parse_"
 FEWEST = 60

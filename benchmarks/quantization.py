@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.model_files.gguf import read_gguf
 from benchmarks.made_models import POCKET
-from routing.events import Header
-from routing.router.agreement import Agreement
-from sessions.comparing.tokens import compare_tokens
-from sessions.reading.reader import read_session
+from moe_watch.backends.model_files.gguf import read_gguf
+from moe_watch.routing.events import Header
+from moe_watch.routing.router.agreement import Agreement
+from moe_watch.sessions.comparing.tokens import compare_tokens
+from moe_watch.sessions.reading.reader import read_session
 from tests.backends.quantized import Variant, made, quantize_folder, quantize_gguf, record
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from routing.arrays import Floats
-from routing.events import BackendInfo, Event, Header, ModelInfo, Sampling, Token, Vitals
-from routing.pressure.instruments import Instruments
-from sessions.paths import SUFFIX
-from sessions.reading.index import KEYFRAME, TOKEN, LineIndex, read_tail
-from sessions.reading.store import FileStore
-from sessions.recording.recorder import Recorder
-from sessions.replaying.source import ReplaySource
-from sessions.source import END, Jump
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.events import BackendInfo, Event, Header, ModelInfo, Sampling, Token, Vitals
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.paths import SUFFIX
+from moe_watch.sessions.reading.index import KEYFRAME, TOKEN, LineIndex, read_tail
+from moe_watch.sessions.reading.store import FileStore
+from moe_watch.sessions.recording.recorder import Recorder
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import END, Jump
 
 WRITTEN = 20_000
 """Tokens of which the time to write them is taken."""

@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.protocol import BackendChoice
 from benchmarks import in_transformers
 from benchmarks.made_models import FEW_LARGE, MANY_SMALL, Shape, make_file, make_folder
-from routing.stats.ratios import FEWEST_ROUNDS, table
-from routing.stats.timing_noise import in_words
-from sessions.bench import Bench, BenchResult, Variants
-from sessions.live.settings import RunSettings
-from tui.offscreen import run_unseen
+from moe_watch.backends.protocol import BackendChoice
+from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, table
+from moe_watch.routing.stats.timing_noise import in_words
+from moe_watch.sessions.bench import Bench, BenchResult, Variants
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.tui.offscreen import run_unseen
 
 PROMPT = "def parse_"
 IN_PYTHON = "tap on, callback in Python"

@@ -9,21 +9,21 @@ from collections.abc import Sequence
 
 import click
 
-from backends.system.out_of_memory import SMALLER
-from commands.measuring.bench import bench
-from commands.measuring.fit import fit
-from commands.measuring.measure import measure
-from commands.output import complain
-from commands.recordings.compare import compare
-from commands.recordings.export import export
-from commands.recordings.import_ import import_
-from commands.recordings.sessions import sessions
-from commands.recordings.verify import verify
-from commands.watching.record import record
-from commands.watching.replay import replay
-from commands.watching.watch import watch
-from routing.errors import UserError
-from sessions.version import version
+from moe_watch.backends.system.out_of_memory import SMALLER
+from moe_watch.commands.measuring.bench import bench
+from moe_watch.commands.measuring.fit import fit
+from moe_watch.commands.measuring.measure import measure
+from moe_watch.commands.output import complain
+from moe_watch.commands.recordings.compare import compare
+from moe_watch.commands.recordings.export import export
+from moe_watch.commands.recordings.import_ import import_
+from moe_watch.commands.recordings.sessions import sessions
+from moe_watch.commands.recordings.verify import verify
+from moe_watch.commands.watching.record import record
+from moe_watch.commands.watching.replay import replay
+from moe_watch.commands.watching.watch import watch
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.version import version
 
 FINE, NOT_FINE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: all well; the thing asked about is not; bad usage or input; stopped by Ctrl-C."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from routing.errors import UserError
+from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from backends.protocol import EngineOptions
+    from moe_watch.backends.protocol import EngineOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -94,8 +94,8 @@ def engine_options_of(options: dict[str, Any]) -> EngineOptions:
     Raises:
         UserError: a value is out of its range.
     """
-    from backends.engine_options import check_ranges
-    from backends.protocol import EngineOptions
+    from moe_watch.backends.engine_options import check_ranges
+    from moe_watch.backends.protocol import EngineOptions
 
     given = {name: options.pop(name) for name in EngineOptions.__struct_fields__}
     found = EngineOptions(**given | {"tensor_overrides": list(given["tensor_overrides"])})
@@ -194,7 +194,7 @@ def session_file(named: Path) -> Path:
     if os.path.exists(named) or named.name != str(named):
         return named
 
-    from sessions.library.listing import find_session
+    from moe_watch.sessions.library.listing import find_session
 
     try:
         return find_session(named.name)

@@ -7,7 +7,7 @@ import click
 
 def say(line: str, *, err: bool = False) -> None:
     """Print one line on standard output, or on standard error; control characters are shown, not obeyed."""
-    from tui.text.sanitize import inert
+    from moe_watch.tui.text.sanitize import inert
 
     click.echo(inert(line), err=err)
 

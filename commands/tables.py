@@ -17,7 +17,7 @@ def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -
     """
     from rich.cells import cell_len, set_cell_size
 
-    from tui.text.sanitize import inert
+    from moe_watch.tui.text.sanitize import inert
 
     shown = [[inert(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]

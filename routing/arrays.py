@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing.events import Table
+from moe_watch.routing.events import Table
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from routing.events import Chunk, Keyframe, State, StreamItem
+from moe_watch.routing.events import Chunk, Keyframe, State, StreamItem
 
 
 class ContextNumbers:

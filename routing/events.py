@@ -8,7 +8,7 @@ Quantities that could not be had are absent (`None`), never zero.
 Weights, entropies and margins are integers in the header's `units`: they are rounded here, once, so that
 a live run and its replay compute with the same numbers. Fixed names: docs/session-format.md.
 
-What the header holds is defined in `routing.header` and imported from here like the rest.
+What the header holds is defined in `moe_watch.routing.header` and imported from here like the rest.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from routing.header import SCHEMA as SCHEMA
-from routing.header import SCHEMA_BY_LAYER as SCHEMA_BY_LAYER
-from routing.header import SCHEMA_MINOR as SCHEMA_MINOR
-from routing.header import BackendInfo as BackendInfo
-from routing.header import Continues as Continues
-from routing.header import Cost as Cost
-from routing.header import Header as Header
-from routing.header import Host as Host
-from routing.header import ModelInfo as ModelInfo
-from routing.header import Sampling as Sampling
-from routing.header import Teacher as Teacher
-from routing.header import Units as Units
+from moe_watch.routing.header import SCHEMA as SCHEMA
+from moe_watch.routing.header import SCHEMA_BY_LAYER as SCHEMA_BY_LAYER
+from moe_watch.routing.header import SCHEMA_MINOR as SCHEMA_MINOR
+from moe_watch.routing.header import BackendInfo as BackendInfo
+from moe_watch.routing.header import Continues as Continues
+from moe_watch.routing.header import Cost as Cost
+from moe_watch.routing.header import Header as Header
+from moe_watch.routing.header import Host as Host
+from moe_watch.routing.header import ModelInfo as ModelInfo
+from moe_watch.routing.header import Sampling as Sampling
+from moe_watch.routing.header import Teacher as Teacher
+from moe_watch.routing.header import Units as Units
 
 Phase = Literal["prefill", "decode"]
 TokenSource = Literal["prompt", "injected", "generated"]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import ABSENT, Flags, Ints, integers
-from routing.events import Keyframe, ModelInfo, Token
+from moe_watch.routing.arrays import ABSENT, Flags, Ints, integers
+from moe_watch.routing.events import Keyframe, ModelInfo, Token
 
 
 class RowLayout:

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints, integers
-from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
-from routing.half_life.fit import in_words
-from routing.half_life.fit_json import fit_result
-from routing.half_life.series import ContextSeries, MidSeries
-from routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
-from routing.pressure.instruments import complete_chunks
-from routing.pressure.missing_signals import lacking_signals
-from routing.row_layout import RowLayout
-from routing.usage.counts import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
+from moe_watch.routing.arrays import ABSENT, Floats, Ints, integers
+from moe_watch.routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
+from moe_watch.routing.half_life.fit import in_words
+from moe_watch.routing.half_life.fit_json import fit_result
+from moe_watch.routing.half_life.series import ContextSeries, MidSeries
+from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
+from moe_watch.routing.pressure.instruments import complete_chunks
+from moe_watch.routing.pressure.missing_signals import lacking_signals
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.routing.usage.counts import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
 
 Json = dict[str, Any]
 

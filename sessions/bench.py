@@ -12,18 +12,18 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType, TracebackType
 from typing import get_args
 
-from backends.protocol import Measure, MeasuredVariant, Ready
-from routing.errors import UserError
-from routing.events import Cost, Phase, Progress, State, Token
-from routing.stats.ratios import Ratio, interleave, ratio
-from routing.stats.timing_noise import Noise, doubt
-from sessions.live.environment import Surroundings
-from sessions.live.headless import run_headless
-from sessions.live.settings import RunSettings
-from sessions.live.shared_worker import KeptWorker
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
-from vitals.noise import NoiseMeter
+from moe_watch.backends.protocol import Measure, MeasuredVariant, Ready
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Cost, Phase, Progress, State, Token
+from moe_watch.routing.stats.ratios import Ratio, interleave, ratio
+from moe_watch.routing.stats.timing_noise import Noise, doubt
+from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.live.headless import run_headless
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.shared_worker import KeptWorker
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.vitals.noise import NoiseMeter
 
 FEWEST_TOKENS = 20
 """A recording's times are whole milliseconds, and of fewer tokens a rate could not be told."""
@@ -138,7 +138,7 @@ class Bench:
         """Measure everything in each round, after one round to warm up.
 
         Args:
-            rounds: at least `routing.stats.ratios.FEWEST_ROUNDS`, or there is no interval.
+            rounds: at least `moe_watch.routing.stats.ratios.FEWEST_ROUNDS`, or there is no interval.
             on_measured: called after every measurement; there are `measurements(rounds)`, and those of `beside`.
             beside: what else is measured in the same rounds, in tokens per second.
         """

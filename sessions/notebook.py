@@ -15,19 +15,19 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import Floats, Ints
-from routing.contexts import ContextNumbers
-from routing.errors import UserError
-from routing.events import Chunk, Event, Header, Keyframe, Phase, Unknown
-from routing.half_life.fit import Fit
-from routing.usage.counts import add_selections, shares
-from sessions.export.columns import Column
-from sessions.export.tables import CHUNKS, chunk_row
-from sessions.fitting.file_fit import RecordedSeries, chosen_context
-from sessions.reading.multipart import RunReader, shown
-from sessions.reading.recompute import Beginnings, Recomputed
-from sessions.reading.token_arrays import TokenArrays, TokenBatches, token_arrays
-from sessions.text import top_k_text
+from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.contexts import ContextNumbers
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Event, Header, Keyframe, Phase, Unknown
+from moe_watch.routing.half_life.fit import Fit
+from moe_watch.routing.usage.counts import add_selections, shares
+from moe_watch.sessions.export.columns import Column
+from moe_watch.sessions.export.tables import CHUNKS, chunk_row
+from moe_watch.sessions.fitting.file_fit import RecordedSeries, chosen_context
+from moe_watch.sessions.reading.multipart import RunReader, shown
+from moe_watch.sessions.reading.recompute import Beginnings, Recomputed
+from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches, token_arrays
+from moe_watch.sessions.text import top_k_text
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from routing.errors import UserError
+from moe_watch.routing.errors import UserError
 
 SUFFIX = ".moe.jsonl"
 COMPRESSED = ".zst"

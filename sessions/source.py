@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from routing.events import Marker, Perturbation, PerturbationForm, StreamItem
+from moe_watch.routing.events import Marker, Perturbation, PerturbationForm, StreamItem
 
 Ability = Literal[
     "pause", "perturb", "turn", "prompt", "rate", "speed", "seek", "record", "mark", "restart", "tap", "multistep"

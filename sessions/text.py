@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from routing.events import ModelInfo
+from moe_watch.routing.events import ModelInfo
 
 UNKNOWN = "unknown"
 """What a header says of a run that was imported, where nothing can be left open."""

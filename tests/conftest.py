@@ -43,6 +43,16 @@ def pytest_runtest_protocol(item):
         faulthandler.cancel_dump_traceback_later()
 
 
+SHORT_NAMES = {"routing", "vitals", "backends", "sessions", "tui", "commands"}
+"""Our packages without `moe_watch.`: importable in a checkout, and then loaded a second time."""
+
+
+@pytest.fixture(autouse=True)
+def one_name():
+    yield
+    assert not SHORT_NAMES & sys.modules.keys(), "a package was imported without `moe_watch.`"
+
+
 @pytest.fixture
 def golden_path() -> pathlib.Path:
     return GOLDEN
@@ -50,6 +60,6 @@ def golden_path() -> pathlib.Path:
 
 @pytest.fixture
 def golden_events():
-    from routing.events import from_json
+    from moe_watch.routing.events import from_json
 
     return [from_json(line) for line in GOLDEN.read_bytes().splitlines()]

@@ -40,5 +40,5 @@ def worker_of(pid: int) -> psutil.Process:
 
 def _runs_a_model(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):  # it left meanwhile
-        return "backends.worker.main" in process.cmdline()
+        return "moe_watch.backends.worker.main" in process.cmdline()
     return False

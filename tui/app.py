@@ -19,30 +19,30 @@ from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.timer import Timer
 
-from routing.errors import UserError
-from routing.events import Marker, Refused, RunWarning, StreamItem, Vitals
-from sessions.replaying.source import ReplaySource
-from sessions.source import END, HOME, PaceStatus, Source
-from tui.drawing.colours import DARK, THEMES
-from tui.input.actions import BY_ID, bindings, holder
-from tui.input.command_palette import ActionProvider
-from tui.input.control import Control
-from tui.screens.ask import JUMP, NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
-from tui.screens.dashboard import DashboardScreen
-from tui.screens.find import FindScreen, quoted, told
-from tui.screens.help import HelpScreen
-from tui.screens.sessions import SessionsScreen
-from tui.state.frame import Frame, pace_in_words
-from tui.state.frame_rate import FrameRate
-from tui.state.run import RunView, stage_of
-from tui.state.trends import Trends
-from tui.terminal.job_control import leave_on_signals, suspend
-from tui.terminal.sanitize_filter import InertFilter
-from tui.text.sanitize import one_line
-from tui.text.word_wrap import SENTENCE_LIMIT
-from tui.widgets.bars.footer import FooterBar
-from tui.widgets.bars.timeline import TimelineBar
-from tui.widgets.toasts import Toasts
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Marker, Refused, RunWarning, StreamItem, Vitals
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import END, HOME, PaceStatus, Source
+from moe_watch.tui.drawing.colours import DARK, THEMES
+from moe_watch.tui.input.actions import BY_ID, bindings, holder
+from moe_watch.tui.input.command_palette import ActionProvider
+from moe_watch.tui.input.control import Control
+from moe_watch.tui.screens.ask import JUMP, NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
+from moe_watch.tui.screens.dashboard import DashboardScreen
+from moe_watch.tui.screens.find import FindScreen, quoted, told
+from moe_watch.tui.screens.help import HelpScreen
+from moe_watch.tui.screens.sessions import SessionsScreen
+from moe_watch.tui.state.frame import Frame, pace_in_words
+from moe_watch.tui.state.frame_rate import FrameRate
+from moe_watch.tui.state.run import RunView, stage_of
+from moe_watch.tui.state.trends import Trends
+from moe_watch.tui.terminal.job_control import leave_on_signals, suspend
+from moe_watch.tui.terminal.sanitize_filter import InertFilter
+from moe_watch.tui.text.sanitize import one_line
+from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT
+from moe_watch.tui.widgets.bars.footer import FooterBar
+from moe_watch.tui.widgets.bars.timeline import TimelineBar
+from moe_watch.tui.widgets.toasts import Toasts
 
 FOLD_SECONDS = 0.05
 """A frame without a timer takes in items for so long at most; what is left waits for the next one."""
@@ -179,7 +179,7 @@ class MoeWatchApp(App[None]):
         chosen = super().get_driver_class()
         if sys.platform == "win32" or chosen.__name__ != "LinuxDriver":
             return chosen
-        from tui.terminal.resilient_driver import LastingDriver  # imports what Windows does not have
+        from moe_watch.tui.terminal.resilient_driver import LastingDriver  # imports what Windows does not have
 
         return LastingDriver
 

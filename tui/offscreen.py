@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from textual.driver import Driver
 from textual.drivers.headless_driver import HeadlessDriver
 
-from routing.errors import UserError
-from sessions.source import Source
-from tui.app import MoeWatchApp
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.source import Source
+from moe_watch.tui.app import MoeWatchApp
 
 SIZE = (120, 40)
 """Columns and rows."""

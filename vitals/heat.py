@@ -9,9 +9,9 @@ from typing import Any
 
 import psutil
 
-from routing.events import Temperature
-from vitals.provider import UnavailableError
-from vitals.sensors import doubt
+from moe_watch.routing.events import Temperature
+from moe_watch.vitals.provider import UnavailableError
+from moe_watch.vitals.sensors import doubt
 
 NO_INTERFACE = {"darwin": "macOS has no public interface for temperatures"}
 NO_COUNTERS = "the kernel counts throttling for Intel processors only, and not in virtual machines"

@@ -7,8 +7,8 @@ from typing import Any
 
 import psutil
 
-from vitals.cgroup import GroupMemory, group_memory
-from vitals.provider import UnavailableError
+from moe_watch.vitals.cgroup import GroupMemory, group_memory
+from moe_watch.vitals.provider import UnavailableError
 
 
 class SystemMemory:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from routing.stats.timing_noise import Noise
+from moe_watch.routing.stats.timing_noise import Noise
 
 INSIDE_OTHERS = ("guest", "guest_nice")
 """Linux counts them in `user` and `nice` as well."""

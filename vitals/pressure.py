@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from routing.events import MemoryPressure
-from vitals import sysctl
-from vitals.provider import Provider, UnavailableError
+from moe_watch.routing.events import MemoryPressure
+from moe_watch.vitals import sysctl
+from moe_watch.vitals.provider import Provider, UnavailableError
 
 Level = Literal["ok", "warning", "critical"]
 

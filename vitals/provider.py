@@ -15,7 +15,7 @@ class Provider(Protocol):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of `routing.events.Vitals` that it fills."""
+        """The fields of `moe_watch.routing.events.Vitals` that it fills."""
 
     def read(self) -> Mapping[str, Any]:
         """Current values by field name, all of `fields`.

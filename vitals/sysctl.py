@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from vitals.provider import UnavailableError
+from moe_watch.vitals.provider import UnavailableError
 
 
 def integer(name: str) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from backends.engine import Detokenizer, Drawn, Routing
-from backends.generation.observation import Evaluated, TokenFacts
-from backends.generation.outbox import Outbox
-from backends.protocol import Branch, Perturb
-from routing.events import (
+from moe_watch.backends.engine import Detokenizer, Drawn, Routing
+from moe_watch.backends.generation.observation import Evaluated, TokenFacts
+from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.protocol import Branch, Perturb
+from moe_watch.routing.events import (
     Change,
     Perturbation,
     PerturbationForm,

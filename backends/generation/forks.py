@@ -13,11 +13,11 @@ from typing import get_args
 import msgspec
 import numpy as np
 
-from backends.engine import Engine
-from backends.generation.observation import Evaluated, TokenFacts
-from backends.protocol import Branch, ForkPlan
-from routing.errors import UserError
-from routing.events import ForkArm, Sampling, Token
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.generation.observation import Evaluated, TokenFacts
+from moe_watch.backends.protocol import Branch, ForkPlan
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import ForkArm, Sampling, Token
 
 ARMS: tuple[ForkArm, ...] = get_args(ForkArm)
 

@@ -8,7 +8,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from backends.protocol import Command, Shutdown, decode_command
+from moe_watch.backends.protocol import Command, Shutdown, decode_command
 
 
 class Inbox(Protocol):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backends.engine import Engine
-from backends.protocol import Perturb, Start
-from routing.errors import UserError
-from routing.events import PerturbationForm
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.protocol import Perturb, Start
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import PerturbationForm
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backends.engine import Drawn, Routing, Unobserved
-from backends.tap_rows import RowFormat, ScoredRouting, rows_of
-from routing.arrays import ABSENT, AnyInts
-from routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
-from routing.router.gates import parse
-from routing.router.observe import Observation, observe, observe_by_layer
-from routing.row_layout import RowLayout
+from moe_watch.backends.engine import Drawn, Routing, Unobserved
+from moe_watch.backends.tap_rows import RowFormat, ScoredRouting, rows_of
+from moe_watch.routing.arrays import ABSENT, AnyInts
+from moe_watch.routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
+from moe_watch.routing.router.gates import parse
+from moe_watch.routing.router.observe import Observation, observe, observe_by_layer
+from moe_watch.routing.row_layout import RowLayout
 
 Array = npt.NDArray[Any]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from backends.generation.background import Beside
-from backends.generation.observation import Evaluated, Observer
-from backends.protocol import Batch, BatchItem
-from routing.events import Token
+from moe_watch.backends.generation.background import Beside
+from moe_watch.backends.generation.observation import Evaluated, Observer
+from moe_watch.backends.protocol import Batch, BatchItem
+from moe_watch.routing.events import Token
 
 LONGEST_WAIT = 0.020
 """Seconds that a token may wait for others to share its batch."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from backends.engine import Engine
-from backends.protocol import SetSampling, SetTap
-from backends.sampling import check_sampling
-from routing.events import Sampling
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.protocol import SetSampling, SetTap
+from moe_watch.backends.sampling import check_sampling
+from moe_watch.routing.events import Sampling
 
 
 class Changes:

@@ -9,16 +9,16 @@ from typing import Literal
 
 import msgspec
 
-from backends.engine import Drawn, Engine
-from backends.generation.emitter import Narration
-from backends.generation.forks import Boundary, Branching
-from backends.generation.inbox import Inbox
-from backends.generation.injections import Injection, Injections, prepare
-from backends.generation.outbox import Outbox
-from backends.generation.pending_changes import Changes
-from backends.generation.rate_limit import Pace
-from backends.generation.start import first_tokens, is_turn
-from backends.protocol import (
+from moe_watch.backends.engine import Drawn, Engine
+from moe_watch.backends.generation.emitter import Narration
+from moe_watch.backends.generation.forks import Boundary, Branching
+from moe_watch.backends.generation.inbox import Inbox
+from moe_watch.backends.generation.injections import Injection, Injections, prepare
+from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.generation.pending_changes import Changes
+from moe_watch.backends.generation.rate_limit import Pace
+from moe_watch.backends.generation.start import first_tokens, is_turn
+from moe_watch.backends.protocol import (
     Command,
     Failed,
     Load,
@@ -34,10 +34,10 @@ from backends.protocol import (
     Stop,
     TeacherTokens,
 )
-from backends.text.turn_check import contains, left_out
-from routing.chunks import ChunkClock
-from routing.errors import UserError
-from routing.events import TokenSource
+from moe_watch.backends.text.turn_check import contains, left_out
+from moe_watch.routing.chunks import ChunkClock
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import TokenSource
 
 NO_PREDICTION = "what the model predicts is not a number (NaN): damaged weights, or an overflow in their precision"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from backends.engine import Detokenizer, Engine
-from backends.generation.forks import check_plan
-from backends.protocol import Start, TeacherTokens
-from backends.sampling import check_sampling
-from routing.errors import UserError
+from moe_watch.backends.engine import Detokenizer, Engine
+from moe_watch.backends.generation.forks import check_plan
+from moe_watch.backends.protocol import Start, TeacherTokens
+from moe_watch.backends.sampling import check_sampling
+from moe_watch.routing.errors import UserError
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """Stands where bytes make no character; how many there are is up to the engine."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Bare
-from backends.llama.context import Settings, clear, evaluate, new_context, prefill_step
+from moe_watch.backends.engine import Bare
+from moe_watch.backends.llama.context import Settings, clear, evaluate, new_context, prefill_step
 
 SEED = 7
 

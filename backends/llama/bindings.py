@@ -17,8 +17,8 @@ from typing import Any
 import llama_cpp
 from llama_cpp import llama_cpp as lib
 
-from backends.system import out_of_memory
-from routing.errors import UserError
+from moe_watch.backends.system import out_of_memory
+from moe_watch.routing.errors import UserError
 
 VERSION = version("llama-cpp-python")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import platformdirs
 
-from backends.llama.bindings import VERSION
-from backends.system import code_cache
+from moe_watch.backends.llama.bindings import VERSION
+from moe_watch.backends.system import code_cache
 
 HERE = Path(__file__).parent
 TAP, LOGITS, OBSERVATION = HERE / "tap" / "callback.c", HERE / "logits.c", HERE / "tap" / "observation.c"

@@ -10,13 +10,13 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from backends import engine_options
-from backends.llama.bindings import VERSION, batch_size, log
-from backends.llama.fork import SEQUENCES
-from backends.llama.tap.callback import Tap
-from backends.model_files.gguf import TENSOR_TYPES
-from backends.system import out_of_memory
-from routing.errors import UserError
+from moe_watch.backends import engine_options
+from moe_watch.backends.llama.bindings import VERSION, batch_size, log
+from moe_watch.backends.llama.fork import SEQUENCES
+from moe_watch.backends.llama.tap.callback import Tap
+from moe_watch.backends.model_files.gguf import TENSOR_TYPES
+from moe_watch.backends.system import out_of_memory
+from moe_watch.routing.errors import UserError
 
 PREFILL_STEP = 512
 """Tokens evaluated at once in a prompt; commands are heard in between."""

@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing, Unobserved
-from backends.llama.bare import LlamaBare
-from backends.llama.context import clear, evaluate, prefill_step
-from backends.llama.fork import KeptPlace
-from backends.llama.loading import LoadedModel, load_model
-from backends.llama.sampling import DrawState, NextToken
-from backends.llama.tap.gate_check import GateCheck
-from backends.llama.tap.observation import rows_observer
-from backends.llama.text import ByteDetokenizer
-from backends.model_files.catalog import ModelLocation
-from backends.protocol import EngineOptions
-from backends.sampling import Choice
-from backends.tap_rows import RowFormat
-from backends.text.tokenizer import TextCodec
-from routing.errors import UserError
-from routing.events import Progress, Sampling
+from moe_watch.backends.engine import Bare, Detokenizer, Drawn, Engine, Routing, Unobserved
+from moe_watch.backends.llama.bare import LlamaBare
+from moe_watch.backends.llama.context import clear, evaluate, prefill_step
+from moe_watch.backends.llama.fork import KeptPlace
+from moe_watch.backends.llama.loading import LoadedModel, load_model
+from moe_watch.backends.llama.sampling import DrawState, NextToken
+from moe_watch.backends.llama.tap.gate_check import GateCheck
+from moe_watch.backends.llama.tap.observation import rows_observer
+from moe_watch.backends.llama.text import ByteDetokenizer
+from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.sampling import Choice
+from moe_watch.backends.tap_rows import RowFormat
+from moe_watch.backends.text.tokenizer import TextCodec
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress, Sampling
 
 
 @dataclass(frozen=True, slots=True, eq=False)

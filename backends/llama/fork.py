@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Floats
+from moe_watch.backends.engine import Floats
 
 SEQUENCES = 2
 """That a context must have room for, in one cache."""

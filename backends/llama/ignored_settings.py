@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from backends.ignored_settings import ignored, not_known
-from backends.llama.bindings import knows_key
-from backends.model_files.config import Config, read_config
-from backends.model_files.gguf import GgufFile
-from routing.errors import UserError
-from routing.router.gates import Gate, Scores, Weighting, parse
+from moe_watch.backends.ignored_settings import ignored, not_known
+from moe_watch.backends.llama.bindings import knows_key
+from moe_watch.backends.model_files.config import Config, read_config
+from moe_watch.backends.model_files.gguf import GgufFile
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.router.gates import Gate, Scores, Weighting, parse
 
 ENGINE = "llama.cpp"
 

@@ -10,25 +10,25 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from backends.engine_log import summed_up
-from backends.engine_options import FEWEST_AT_ONCE, check_context
-from backends.llama import model_facts as llama_facts
-from backends.llama.bindings import VERSION, check_layout, device_name, log
-from backends.llama.compiler import CannotCompile, compiled_tap
-from backends.llama.context import PREFILL_STEP, Settings, clear, evaluate, flash_attention, new_context
-from backends.llama.ignored_settings import ignored_settings
-from backends.llama.model import Report, open_model
-from backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
-from backends.llama.tap.gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
-from backends.llama.text import LlamaTokenizer
-from backends.model_files.catalog import ModelLocation
-from backends.model_files.gguf import GgufFile, read_parts
-from backends.model_files.sizes import WeightFacts
-from backends.protocol import EngineOptions
-from backends.system import out_of_memory
-from routing.errors import UserError
-from routing.events import BackendInfo, ModelInfo
-from routing.header import experts_per_token
+from moe_watch.backends.engine_log import summed_up
+from moe_watch.backends.engine_options import FEWEST_AT_ONCE, check_context
+from moe_watch.backends.llama import model_facts as llama_facts
+from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
+from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
+from moe_watch.backends.llama.context import PREFILL_STEP, Settings, clear, evaluate, flash_attention, new_context
+from moe_watch.backends.llama.ignored_settings import ignored_settings
+from moe_watch.backends.llama.model import Report, open_model
+from moe_watch.backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
+from moe_watch.backends.llama.tap.gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
+from moe_watch.backends.llama.text import LlamaTokenizer
+from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.gguf import GgufFile, read_parts
+from moe_watch.backends.model_files.sizes import WeightFacts
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.system import out_of_memory
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import BackendInfo, ModelInfo
+from moe_watch.routing.header import experts_per_token
 
 LONGEST_CONTEXT = 8192
 """Tokens. A context's memory is taken at once, and many models are made for longer ones than a machine can hold."""

@@ -11,14 +11,14 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from backends.engine_options import split_override
-from backends.llama.bindings import VERSION, buffer_types, log
-from backends.model_files.catalog import ModelLocation
-from backends.model_files.gguf_checks import CONVERT
-from backends.protocol import EngineOptions
-from backends.system import out_of_memory
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends.engine_options import split_override
+from moe_watch.backends.llama.bindings import VERSION, buffer_types, log
+from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.gguf_checks import CONVERT
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.system import out_of_memory
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 
 Report = Callable[[Progress], None]
 

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from backends.model_files.gguf import GgufFile
-from backends.model_files.safetensors import Tensor
-from backends.model_files.sizes import WeightFacts, fingerprint
+from moe_watch.backends.model_files.gguf import GgufFile
+from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.sizes import WeightFacts, fingerprint
 
 EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\..+")
 

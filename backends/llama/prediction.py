@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.engine import Floats
-from backends.llama.bindings import logits_address
-from backends.llama.compiler import CannotCompile, compiled_logits
+from moe_watch.backends.engine import Floats
+from moe_watch.backends.llama.bindings import logits_address
+from moe_watch.backends.llama.compiler import CannotCompile, compiled_logits
 
 Facts = Callable[[Any, int], tuple[float, float, float]]
 """Of a context's last prediction and a token: the token's log-probability at temperature 1, and the likeliest token's

@@ -10,10 +10,10 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from backends.llama.bindings import sample
-from backends.llama.prediction import facts
-from backends.sampling import Choice, check_sampling
-from routing.events import Sampling
+from moe_watch.backends.llama.bindings import sample
+from moe_watch.backends.llama.prediction import facts
+from moe_watch.backends.sampling import Choice, check_sampling
+from moe_watch.routing.events import Sampling
 
 SEEDS = int(lib.LLAMA_DEFAULT_SEED)
 """Seeds below this one are taken as they are; this one stands for chance."""

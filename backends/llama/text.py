@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from backends.text.chat_template import ChatTemplate
+from moe_watch.backends.text.chat_template import ChatTemplate
 
 LONGEST_PIECE = 256
 """Bytes that a token is expected to have; longer ones are asked for again."""

@@ -10,8 +10,8 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step, generation_stream
 from mlx_lm.sample_utils import make_sampler
 
-from backends.engine import Bare
-from backends.mlx.tap import RouterTap
+from moe_watch.backends.engine import Bare
+from moe_watch.backends.mlx.tap import RouterTap
 
 
 class MlxBare(Bare):

@@ -12,15 +12,15 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from backends.engine import Bare, Detokenizer, Drawn, Engine, Routing
-from backends.mlx.bare import MlxBare
-from backends.mlx.loading import LoadedModel, first_use, load_model
-from backends.mlx.sampling import NextToken, Prediction
-from backends.mlx.tap import Frame
-from backends.model_files.catalog import ModelLocation
-from backends.protocol import EngineOptions
-from backends.text.token_ids import check_token_ids
-from routing.events import Progress, Sampling
+from moe_watch.backends.engine import Bare, Detokenizer, Drawn, Engine, Routing
+from moe_watch.backends.mlx.bare import MlxBare
+from moe_watch.backends.mlx.loading import LoadedModel, first_use, load_model
+from moe_watch.backends.mlx.sampling import NextToken, Prediction
+from moe_watch.backends.mlx.tap import Frame
+from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.text.token_ids import check_token_ids
+from moe_watch.routing.events import Progress, Sampling
 
 PREFILL_STEP = 512
 """Tokens evaluated at once in a prompt; commands are heard in between."""

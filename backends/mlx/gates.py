@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from routing.router.gates import Gate, Scores, Weighting
+from moe_watch.routing.router.gates import Gate, Scores, Weighting
 
 TOP_K_SOFTMAX = Gate(Scores.SOFTMAX, Weighting.SOFTMAX_OF_SELECTED)
 

@@ -10,8 +10,8 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from backends.mlx.gates import SCALES_LATER, gate_of
-from routing.router.gates import Gate
+from moe_watch.backends.mlx.gates import SCALES_LATER, gate_of
+from moe_watch.routing.router.gates import Gate
 
 ROUTERS = ("router", "gate")
 """What model families call the module that scores experts."""

@@ -19,26 +19,26 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_tokenizer
 
-from backends.engine_options import check_context
-from backends.ignored_settings import listed
-from backends.layer_checks import check_same_experts
-from backends.mlx.open_model import open_model
-from backends.mlx.quantization import quantization_of, quantization_warnings
-from backends.mlx.tap import RouterTap
-from backends.model_files import config as model_config
-from backends.model_files.catalog import ModelLocation
-from backends.model_files.preflight import read_tensor_tables
-from backends.model_files.remote_code import files_with_code, needs_code
-from backends.model_files.safetensors import AGAIN
-from backends.model_files.sizes import WeightFacts, weight_facts
-from backends.protocol import EngineOptions
-from backends.system import out_of_memory
-from backends.text.chat_template import of_hugging_face
-from backends.text.tokenizer import TextCodec
-from routing.errors import UserError
-from routing.events import BackendInfo, ModelInfo, Progress
-from routing.header import experts_per_token
-from routing.router.gates import UNKNOWN_GATE
+from moe_watch.backends.engine_options import check_context
+from moe_watch.backends.ignored_settings import listed
+from moe_watch.backends.layer_checks import check_same_experts
+from moe_watch.backends.mlx.open_model import open_model
+from moe_watch.backends.mlx.quantization import quantization_of, quantization_warnings
+from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.backends.model_files import config as model_config
+from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.preflight import read_tensor_tables
+from moe_watch.backends.model_files.remote_code import files_with_code, needs_code
+from moe_watch.backends.model_files.safetensors import AGAIN
+from moe_watch.backends.model_files.sizes import WeightFacts, weight_facts
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.system import out_of_memory
+from moe_watch.backends.text.chat_template import of_hugging_face
+from moe_watch.backends.text.tokenizer import TextCodec
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import BackendInfo, ModelInfo, Progress
+from moe_watch.routing.header import experts_per_token
+from moe_watch.routing.router.gates import UNKNOWN_GATE
 
 Report = Callable[[Progress], None]
 

@@ -14,13 +14,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import load_model
 
-from backends.ignored_settings import corrected, ignored, not_known
-from backends.mlx.settings.config_defaults import complete
-from backends.mlx.settings.corrections import correct, correct_rules, restore_tensors
-from backends.mlx.settings.dropped_tensors import Dropped
-from backends.mlx.settings.ignored import unheeded
-from backends.model_files.config import Config
-from backends.model_files.stored_types import modelopt_settings
+from moe_watch.backends.ignored_settings import corrected, ignored, not_known
+from moe_watch.backends.mlx.settings.config_defaults import complete
+from moe_watch.backends.mlx.settings.corrections import correct, correct_rules, restore_tensors
+from moe_watch.backends.mlx.settings.dropped_tensors import Dropped
+from moe_watch.backends.mlx.settings.ignored import unheeded
+from moe_watch.backends.model_files.config import Config
+from moe_watch.backends.model_files.stored_types import modelopt_settings
 
 REFUSES_SCALING = frozenset({"qwen2_moe"})
 """Families whose arguments refuse a stretched rotation, which their code does not read: it is added afterwards."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import mlx.nn as nn
 
-from backends.model_files.config import Config
-from backends.model_files.safetensors import Tensor
-from backends.model_files.stored_types import MODELOPT, claimed_quantization, stored_quantization
+from moe_watch.backends.model_files.config import Config
+from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.stored_types import MODELOPT, claimed_quantization, stored_quantization
 
 FOUR_BITS = re.compile(r"fp4|int4|w4", re.IGNORECASE)
 EIGHT_BITS = re.compile(r"fp8|int8|w8", re.IGNORECASE)

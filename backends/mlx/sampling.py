@@ -14,9 +14,9 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.sample_utils import make_sampler
 
-from backends.engine import Floats
-from backends.sampling import Choice, check_sampling
-from routing.events import Sampling
+from moe_watch.backends.engine import Floats
+from moe_watch.backends.sampling import Choice, check_sampling
+from moe_watch.routing.events import Sampling
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,11 +15,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from backends.engine import Routing, Unobserved
-from backends.mlx.gates import linear_logits, raw_logits
-from backends.mlx.layers import MoeLayer, moe_layers
-from routing.errors import UserError
-from routing.router.gates import UNKNOWN_GATE
+from moe_watch.backends.engine import Routing, Unobserved
+from moe_watch.backends.mlx.gates import linear_logits, raw_logits
+from moe_watch.backends.mlx.layers import MoeLayer, moe_layers
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.router.gates import UNKNOWN_GATE
 
 Call = Callable[..., Any]
 

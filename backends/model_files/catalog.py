@@ -11,20 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from backends import engine_log
-from backends.engine_options import check_ranges, check_support
-from backends.extras import install_command
-from backends.model_files import hub, hub_gguf
-from backends.model_files.gguf import is_gguf
-from backends.model_files.hub_gguf import Wanted
-from backends.model_files.safetensors import unreadable
-from backends.protocol import BackendChoice, EngineOptions
-from backends.system.open_files import tolerated
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends import engine_log
+from moe_watch.backends.engine_options import check_ranges, check_support
+from moe_watch.backends.extras import install_command
+from moe_watch.backends.model_files import hub, hub_gguf
+from moe_watch.backends.model_files.gguf import is_gguf
+from moe_watch.backends.model_files.hub_gguf import Wanted
+from moe_watch.backends.model_files.safetensors import unreadable
+from moe_watch.backends.protocol import BackendChoice, EngineOptions
+from moe_watch.backends.system.open_files import tolerated
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 
 if TYPE_CHECKING:
-    from backends.engine import Engine
+    from moe_watch.backends.engine import Engine
 
 Format = Literal["huggingface", "gguf"]
 Origin = Literal["embedded", "folder", "file", "hub"]
@@ -59,8 +59,8 @@ class EngineEntry:
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "mlx": EngineEntry("backends.mlx.engine", "huggingface", ("mlx", "mlx_lm"), "mlx"),
-    "llama.cpp": EngineEntry("backends.llama.engine", "gguf", ("llama_cpp",), "llama"),
+    "mlx": EngineEntry("moe_watch.backends.mlx.engine", "huggingface", ("mlx", "mlx_lm"), "mlx"),
+    "llama.cpp": EngineEntry("moe_watch.backends.llama.engine", "gguf", ("llama_cpp",), "llama"),
 }
 """The engines there are, in the order in which `auto` prefers them."""
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from backends.model_files.safetensors import AGAIN, unreadable
-from backends.system.regular_files import read_regular
-from routing.errors import UserError
+from moe_watch.backends.model_files.safetensors import AGAIN, unreadable
+from moe_watch.backends.system.regular_files import read_regular
+from moe_watch.routing.errors import UserError
 
 Config = dict[str, Any]
 

@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from backends.model_files.safetensors import AGAIN, Tensor, unreadable
-from backends.system.regular_files import open_regular
-from routing.errors import UserError
+from moe_watch.backends.model_files.safetensors import AGAIN, Tensor, unreadable
+from moe_watch.backends.system.regular_files import open_regular
+from moe_watch.routing.errors import UserError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 
-from backends.model_files.gguf import GgufFile
-from backends.model_files.safetensors import AGAIN, Tensor
-from routing.errors import UserError
+from moe_watch.backends.model_files.gguf import GgufFile
+from moe_watch.backends.model_files.safetensors import AGAIN, Tensor
+from moe_watch.routing.errors import UserError
 
 DENSE = "give a Mixture-of-Experts model"
 CONVERT = "convert the model again, or download another conversion of it"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.model_files import hub
-from backends.model_files.gguf import PART
-from backends.system.regular_files import read_regular
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends.model_files import hub
+from moe_watch.backends.model_files.gguf import PART
+from moe_watch.backends.system.regular_files import read_regular
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 
 NAME = re.compile(rf"(?P<repository>{hub.MODEL_ID.pattern})(?::(?P<wanted>[\w./-]+))?")
 

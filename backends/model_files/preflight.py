@@ -6,14 +6,14 @@ import json
 import stat
 from pathlib import Path
 
-from backends.model_files.catalog import ModelLocation
-from backends.model_files.config import check_selection, expert_count, read_config
-from backends.model_files.gguf import GgufFile, read_parts
-from backends.model_files.gguf_checks import check_model
-from backends.model_files.hub_gguf import Wanted
-from backends.model_files.safetensors import AGAIN, Tensor, read_tensors, unreadable
-from backends.system.regular_files import read_regular
-from routing.errors import UserError
+from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.config import check_selection, expert_count, read_config
+from moe_watch.backends.model_files.gguf import GgufFile, read_parts
+from moe_watch.backends.model_files.gguf_checks import check_model
+from moe_watch.backends.model_files.hub_gguf import Wanted
+from moe_watch.backends.model_files.safetensors import AGAIN, Tensor, read_tensors, unreadable
+from moe_watch.backends.system.regular_files import read_regular
+from moe_watch.routing.errors import UserError
 
 WEIGHTS = "model*.safetensors"
 """The names that mlx-lm loads."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backends.model_files.config import Config
-from routing.errors import UserError
+from moe_watch.backends.model_files.config import Config
+from moe_watch.routing.errors import UserError
 
 FLAG = "--trust-remote-code"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.system.regular_files import open_regular
-from routing.errors import UserError
+from moe_watch.backends.system.regular_files import open_regular
+from moe_watch.routing.errors import UserError
 
 LONGEST_HEADER = 100_000_000
 """Bytes; the limit that the format itself sets."""

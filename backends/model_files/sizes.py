@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from backends.model_files.config import Config, expert_count
-from backends.model_files.safetensors import Tensor
-from backends.model_files.stored_types import is_packed
+from moe_watch.backends.model_files.config import Config, expert_count
+from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.stored_types import is_packed
 
 EXPERT_CONTAINERS = frozenset({"experts", "switch_mlp", "switch_glu"})
 """Path components under which routed experts are stored, one by one or stacked."""

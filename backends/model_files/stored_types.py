@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from backends.model_files.config import Config, quantization
-from backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.config import Config, quantization
+from moe_watch.backends.model_files.safetensors import Tensor
 
 MODELOPT = "hf_quant_config.json"
 """File beside config.json with the quantisation settings of NVIDIA ModelOpt."""

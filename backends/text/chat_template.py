@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from backends.system.python_process import command, environment
+from moe_watch.backends.system.python_process import command, environment
 
 Messages = list[dict[str, str]]
 
@@ -76,7 +76,7 @@ def _is_from_transformers(method: Any) -> bool:
 def _answer(asked: bytes) -> bytes:
     limits = (SECONDS, MEMORY, LONGEST_TEXT, os.getpid())
     with subprocess.Popen(
-        command("backends.text.template_process", *limits),
+        command("moe_watch.backends.text.template_process", *limits),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment(),

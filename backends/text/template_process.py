@@ -1,6 +1,6 @@
 """The process that renders one chat template: JSON on standard input, JSON on standard output.
 
-`python -m backends.text.template_process SECONDS BYTES CHARACTERS PARENT`. The environment is that of
+`python -m moe_watch.backends.text.template_process SECONDS BYTES CHARACTERS PARENT`. The environment is that of
 `transformers`, which llama-cpp-python follows as well.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from routing.errors import UserError
+from moe_watch.routing.errors import UserError
 
 
 def check_token_ids(ids: Sequence[int], rows: int, model: str, text_of: Callable[[int], str]) -> None:

@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from backends.engine import Detokenizer
-from backends.text.chat_template import ChatTemplate, Messages
-from routing.errors import UserError
+from moe_watch.backends.engine import Detokenizer
+from moe_watch.backends.text.chat_template import ChatTemplate, Messages
+from moe_watch.routing.errors import UserError
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 LONGEST_CHARACTER = 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from backends.engine import Engine
-from routing.errors import UserError
+from moe_watch.backends.engine import Engine
+from moe_watch.routing.errors import UserError
 
 PROBE = "Name a colour, please."
 """Said to a template while a model is loaded; plain words, so that no template has a reason to change them."""

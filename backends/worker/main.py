@@ -1,6 +1,6 @@
 """The worker process, which runs the model.
 
-`python -m backends.worker.main COMMANDS MESSAGES LIFELINE`: three inherited file descriptors.
+`python -m moe_watch.backends.worker.main COMMANDS MESSAGES LIFELINE`: three inherited file descriptors.
 
 Its main thread loads the model and generates (MLX's streams belong to a thread); a second one reads commands.
 """
@@ -17,19 +17,19 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from backends.engine import Engine
-from backends.generation.inbox import Inbox, PipeInbox
-from backends.generation.observation import Observer, captured
-from backends.generation.outbox import Outbox
-from backends.generation.run import Run
-from backends.model_files import catalog
-from backends.model_files.preflight import preflight
-from backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
-from backends.system.parent_pipe import hold
-from backends.text.turn_check import template_warnings
-from backends.worker.throughput import Measurements
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.generation.inbox import Inbox, PipeInbox
+from moe_watch.backends.generation.observation import Observer, captured
+from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.generation.run import Run
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.preflight import preflight
+from moe_watch.backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
+from moe_watch.backends.system.parent_pipe import hold
+from moe_watch.backends.text.turn_check import template_warnings
+from moe_watch.backends.worker.throughput import Measurements
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 
 Send = Callable[[Message], None]
 

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
-from backends.protocol import Command, Failed, Message, Shutdown, Stop, decode_message, encode
-from backends.system import out_of_memory
-from backends.system.python_process import command, environment
+from moe_watch.backends.protocol import Command, Failed, Message, Shutdown, Stop, decode_message, encode
+from moe_watch.backends.system import out_of_memory
+from moe_watch.backends.system.python_process import command, environment
 
 PATIENCE = 1.0
 """Seconds a worker gets for each step of leaving: by itself, terminated, killed. It has nothing to put in order."""
@@ -139,7 +139,7 @@ def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connect
     lifeline_in, lifeline_out = os.pipe()
     inherited = (commands_in, messages_out, lifeline_in)
     process = subprocess.Popen(
-        command("backends.worker.main", *inherited),
+        command("moe_watch.backends.worker.main", *inherited),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

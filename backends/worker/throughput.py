@@ -8,12 +8,12 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from itertools import islice
 
-from backends.engine import Bare, Drawn, Engine
-from backends.generation.observation import Evaluated, Observer, TokenFacts
-from backends.generation.outbox import Outbox
-from backends.protocol import Batch, Measure, encode
-from routing.errors import UserError
-from routing.events import Sampling, TokenSource
+from moe_watch.backends.engine import Bare, Drawn, Engine
+from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts
+from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.protocol import Batch, Measure, encode
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling, TokenSource
 
 SAMPLING = Sampling(seed=7, stop="never")
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import COUNT, chosen_model, engine_options, engine_options_of, model_choice, require
-from commands.output import complain, say
-from commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from commands.watching.settings import check_model, default_prompt
+from moe_watch.commands.options import COUNT, chosen_model, engine_options, engine_options_of, model_choice, require
+from moe_watch.commands.output import complain, say
+from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
+from moe_watch.commands.watching.settings import check_model, default_prompt
 
 if TYPE_CHECKING:
-    from backends.protocol import Ready
-    from routing.events import Progress
-    from sessions.bench import BenchResult, Row
-    from sessions.live.settings import RunSettings
+    from moe_watch.backends.protocol import Ready
+    from moe_watch.routing.events import Progress
+    from moe_watch.sessions.bench import BenchResult, Row
+    from moe_watch.sessions.live.settings import RunSettings
 
 
 @click.command(short_help="Measure what observing costs.")
@@ -39,8 +39,8 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
     from then on. Where the measurement is too noisy, nothing is kept and the exit status is 1: close other programs, or
     measure more rounds.
     """
-    from sessions.bench import Bench
-    from tui.offscreen import run_unseen
+    from moe_watch.sessions.bench import Bench
+    from moe_watch.tui.offscreen import run_unseen
 
     settings = _settings(rounds, tokens, **options)
     with progress_bar() as bar:
@@ -76,9 +76,9 @@ def _settings(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
-    from routing.stats.ratios import FEWEST_ROUNDS
-    from sessions.bench import FEWEST_TOKENS
-    from sessions.live.settings import RunSettings
+    from moe_watch.routing.stats.ratios import FEWEST_ROUNDS
+    from moe_watch.sessions.bench import FEWEST_TOKENS
+    from moe_watch.sessions.live.settings import RunSettings
 
     name = chosen_model(model, model_option)
     require(rounds >= FEWEST_ROUNDS, f"--rounds is {rounds}", f"a 95 % interval needs at least {FEWEST_ROUNDS}")
@@ -129,8 +129,8 @@ def _cost(result: BenchResult) -> dict[str, Any] | None:
 
 def _print(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> None:
     """Print one table per phase: the ratios of one are not those of the other."""
-    from routing.stats.ratios import table
-    from routing.stats.timing_noise import in_words
+    from moe_watch.routing.stats.ratios import table
+    from moe_watch.routing.stats.timing_noise import in_words
 
     rows = result.rows
     backend = ready.backend
@@ -152,7 +152,7 @@ def _doubts(rows: Sequence[Row], phase: str) -> list[str]:
 
 
 def _keep(ready: Ready, result: BenchResult) -> None:
-    from sessions.live.cost import keep_cost
+    from moe_watch.sessions.live.cost import keep_cost
 
     cost = result.cost
     assert cost is not None

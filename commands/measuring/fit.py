@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import session_file
-from commands.output import complain, say
+from moe_watch.commands.options import session_file
+from moe_watch.commands.output import complain, say
 
 if TYPE_CHECKING:
-    from routing.half_life.fit import Candidate, Fit
-    from sessions.fitting.file_fit import FileFit
+    from moe_watch.routing.half_life.fit import Candidate, Fit
+    from moe_watch.sessions.fitting.file_fit import FileFit
 
 EPILOG = """
 FILE is a session, CSV (one column, or one called `mid`), a JSON list of numbers, or a result file of ChronoMoE's own
@@ -41,7 +41,7 @@ def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) ->
 
     A run that began again in a fresh context has a fit for each of its contexts.
     """
-    from sessions.fitting.file_fit import fit_file
+    from moe_watch.sessions.fitting.file_fit import fit_file
 
     found = fit_file(session_file(file), pressure, context)
     for warning in found.warnings:
@@ -54,17 +54,17 @@ def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) ->
 
 
 def _result(found: FileFit) -> dict[str, Any]:
-    from routing.half_life.fit_json import fit_result
-    from routing.summary import contexts_result
+    from moe_watch.routing.half_life.fit_json import fit_result
+    from moe_watch.routing.summary import contexts_result
 
     contexts = {"context": found.context if found.contexts else None, "contexts": contexts_result(found.contexts)}
     return fit_result(found.fit, found.collapse) | contexts
 
 
 def _lines(found: FileFit) -> list[str]:
-    from routing.half_life.wording import by_weight, doubt, in_words
-    from routing.pressure.formulas import mode_words
-    from sessions.text import plural
+    from moe_watch.routing.half_life.wording import by_weight, doubt, in_words
+    from moe_watch.routing.pressure.formulas import mode_words
+    from moe_watch.sessions.text import plural
 
     fit = found.fit
     mode = "of a mode that is not named" if fit.mode is None else mode_words(fit.mode)
@@ -89,8 +89,8 @@ def _lines(found: FileFit) -> list[str]:
 
 def _contexts(found: FileFit) -> list[str]:
     """A line for each context, where there are several."""
-    from commands.recordings.summary_text import context_lines
-    from routing.summary import contexts_result
+    from moe_watch.commands.recordings.summary_text import context_lines
+    from moe_watch.routing.summary import contexts_result
 
     return context_lines(contexts_result(found.contexts))
 
@@ -103,7 +103,7 @@ def _crossing(fit: Fit) -> str:
 def _candidate(candidate: Candidate, *, chosen: bool) -> str:
     from math import isinf
 
-    from tui.text.format import percent
+    from moe_watch.tui.text.format import percent
 
     aicc = "n/a" if isinf(candidate.aicc) else f"{candidate.aicc:.1f}"
     parameters = ", ".join(f"{name} {value:.4g}" for name, value in candidate.parameters.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import (
+from moe_watch.commands.options import (
     COUNT,
     MAX_SEED,
     check_drawing,
@@ -19,19 +19,19 @@ from commands.options import (
     require,
     text_of,
 )
-from commands.output import complain, say
-from commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from commands.watching.settings import check_model, default_prompt
-from routing.errors import UserError
-from routing.events import Fork, Progress, StreamItem, Token
+from moe_watch.commands.output import complain, say
+from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
+from moe_watch.commands.watching.settings import check_model, default_prompt
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Fork, Progress, StreamItem, Token
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
-    from backends.protocol import ForkPlan
-    from routing.stats.timing_noise import Noise
-    from sessions.measuring.estimates import Findings
-    from sessions.measuring.plan import Plan, PlannedRun
+    from moe_watch.backends.protocol import ForkPlan
+    from moe_watch.routing.stats.timing_noise import Noise
+    from moe_watch.sessions.measuring.estimates import Findings
+    from moe_watch.sessions.measuring.plan import Plan, PlannedRun
 
 DEFAULT_RUNS = 8
 MOST_RUNS = 10_000
@@ -99,10 +99,10 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
 
     from msgspec import to_builtins
 
-    from sessions.measuring.machine_noise import range_in_words
-    from sessions.measuring.output import write_all
-    from sessions.measuring.results import results, to_bytes
-    from sessions.measuring.wording import summary_lines
+    from moe_watch.sessions.measuring.machine_noise import range_in_words
+    from moe_watch.sessions.measuring.output import write_all
+    from moe_watch.sessions.measuring.results import results, to_bytes
+    from moe_watch.sessions.measuring.wording import summary_lines
 
     found = results(findings)
     noise = _noise(findings, folder)
@@ -120,7 +120,7 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
 
 def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
     """Return the noise of the machine by session file; None for a run that was measured without noting it."""
-    from sessions.measuring.machine_noise import read_noise
+    from moe_watch.sessions.measuring.machine_noise import read_noise
 
     known = read_noise(folder)
     files = [each.run.planned.file for each in (*findings.plain, *findings.late)]
@@ -128,9 +128,9 @@ def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
 
 
 def _measure(plan: Plan, folder: Path) -> Findings:
-    from sessions.measuring.estimates import analyse
-    from sessions.measuring.runner import measure as measure_runs
-    from sessions.text import plural
+    from moe_watch.sessions.measuring.estimates import analyse
+    from moe_watch.sessions.measuring.runner import measure as measure_runs
+    from moe_watch.sessions.text import plural
 
     view: _View | None = None
     try:
@@ -146,7 +146,7 @@ def _measure(plan: Plan, folder: Path) -> Findings:
 
 
 class _View:
-    """What is shown of a measurement on standard error. A `sessions.measuring.runner.Watcher`."""
+    """What is shown of a measurement on standard error. A `moe_watch.sessions.measuring.runner.Watcher`."""
 
     def __init__(self, bar: ProgressBar, plan: Plan) -> None:
         self._bar = bar
@@ -219,8 +219,8 @@ def _plan(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
-    from sessions.measuring.plan import Plan
-    from sessions.text import whole_text
+    from moe_watch.sessions.measuring.plan import Plan
+    from moe_watch.sessions.text import whole_text
 
     engine = engine_options_of(rest)
     name = chosen_model(model, model_option)
@@ -267,9 +267,9 @@ def _split(text: str, file: Path) -> list[str]:
 def _forks(
     text: str | None, neutral: str | None, every: int | None, replicates: int | None, form: str | None
 ) -> ForkPlan | None:
-    from backends.protocol import ForkPlan
-    from routing.pressure.formulas import WARM_UP_CHUNKS
-    from sessions.text import whole_text
+    from moe_watch.backends.protocol import ForkPlan
+    from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+    from moe_watch.sessions.text import whole_text
 
     if text is None:
         given = {"--neutral": neutral, "--every": every, "--replicates": replicates, "--form": form}
@@ -321,8 +321,8 @@ def _listed_seeds(listed: str) -> list[int]:
 
 def _kept_base(folder: Path) -> int:
     """The seed that a measurement begun without one drew, or a newly drawn one."""
-    from sessions.live.environment import Surroundings
-    from sessions.measuring.plan import read_plan
+    from moe_watch.sessions.live.environment import Surroundings
+    from moe_watch.sessions.measuring.plan import read_plan
 
     kept = read_plan(folder)
     return kept.seeds[0] if kept else Surroundings().draw_seed()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.options import require, session_file
-from commands.output import complain, say
+from moe_watch.commands.options import require, session_file
+from moe_watch.commands.output import complain, say
 
 if TYPE_CHECKING:
-    from sessions.comparing.pairs import Comparison
+    from moe_watch.sessions.comparing.pairs import Comparison
 
 EPILOG = """
 Each FILE is a session, a folder that `moe-watch measure` made, or a series as `moe-watch fit` takes it. The first one
@@ -38,7 +38,7 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
     if figure is not None:
         _check_figure(figure, force)
 
-    from sessions.comparing.pairs import compare as compare_files
+    from moe_watch.sessions.comparing.pairs import compare as compare_files
 
     found = compare_files([session_file(file) for file in files], pressure)
     for warning in (each for source in found.sources for each in source.warnings):
@@ -49,9 +49,9 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
 
 
 def _check_figure(figure: Path, force: bool) -> None:
-    from backends.extras import install_command
-    from sessions.comparing.figure import FORMATS
-    from sessions.measuring.figures import can_draw
+    from moe_watch.backends.extras import install_command
+    from moe_watch.sessions.comparing.figure import FORMATS
+    from moe_watch.sessions.measuring.figures import can_draw
 
     require(figure.suffix in FORMATS, f"--figure is {figure}", f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     require(force or not figure.exists(), f"{figure} exists", "write over it with --force")
@@ -59,7 +59,7 @@ def _check_figure(figure: Path, force: bool) -> None:
 
 
 def _draw(found: Comparison, figure: Path) -> None:
-    from sessions.comparing.figure import draw
+    from moe_watch.sessions.comparing.figure import draw
 
     draw(found, figure)
     say(f"the figure is {figure}", err=True)
@@ -67,11 +67,11 @@ def _draw(found: Comparison, figure: Path) -> None:
 
 def _print(found: Comparison, as_json: bool) -> None:
     if as_json:
-        from sessions.comparing.result import comparison_result
+        from moe_watch.sessions.comparing.result import comparison_result
 
         click.echo(json.dumps(comparison_result(found), allow_nan=False))
         return
-    from commands.recordings.compare_text import comparison_lines
+    from moe_watch.commands.recordings.compare_text import comparison_lines
 
     for line in comparison_lines(found):
         say(line)

@@ -8,18 +8,18 @@ from math import isnan
 
 import numpy as np
 
-from commands.tables import table_lines
-from routing.arrays import Ints
-from routing.half_life.fit import Fit
-from routing.router.agreement import Agreement
-from routing.stats.permutation import NoTest
-from sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance
-from sessions.comparing.result import NO_ORDER
-from sessions.comparing.sources import Source, letter
-from sessions.comparing.tokens import shape_text
-from sessions.measuring.report import half_life_text
-from sessions.text import weights_text
-from tui.text.sanitize import one_line
+from moe_watch.commands.tables import table_lines
+from moe_watch.routing.arrays import Ints
+from moe_watch.routing.half_life.fit import Fit
+from moe_watch.routing.router.agreement import Agreement
+from moe_watch.routing.stats.permutation import NoTest
+from moe_watch.sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance
+from moe_watch.sessions.comparing.result import NO_ORDER
+from moe_watch.sessions.comparing.sources import Source, letter
+from moe_watch.sessions.comparing.tokens import shape_text
+from moe_watch.sessions.measuring.report import half_life_text
+from moe_watch.sessions.text import weights_text
+from moe_watch.tui.text.sanitize import one_line
 
 LONGEST_CELL = 44
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import require, session_file
-from commands.output import complain, say
+from moe_watch.commands.options import require, session_file
+from moe_watch.commands.output import complain, say
 
 if TYPE_CHECKING:
-    from sessions.export.exporter import Exported
+    from moe_watch.sessions.export.exporter import Exported
 
 TABLES = ("parquet", "csv", "npz", "json")
 FOREIGN = ("layer-expert", "layer-expert-count", "coli-usage")
@@ -60,7 +60,7 @@ def _tables(
     require(not spreadsheet or form == "csv", f"--spreadsheet with --to {form}", "it is for CSV: leave it out")
     require(phase is None, f"--phase with --to {form}", "tables have a column for it: leave it out")
 
-    from sessions.export.exporter import ExportPlan, export_session
+    from moe_watch.sessions.export.exporter import ExportPlan, export_session
 
     plan = ExportPlan(form, output, table, force, spreadsheet)  # type: ignore[arg-type]  # a choice of the option
     return export_session(session_file(file), plan)
@@ -72,7 +72,7 @@ def _foreign(
     require(table is None, f"--table with --to {form}", "it is one file: leave it out")
     require(not spreadsheet, f"--spreadsheet with --to {form}", "it holds numbers only: leave it out")
 
-    from sessions.export.foreign import ForeignPlan, export_foreign
+    from moe_watch.sessions.export.foreign import ForeignPlan, export_foreign
 
     plan = ForeignPlan(form, output, phase, force)  # type: ignore[arg-type]  # choices of the options
     return export_foreign(session_file(file), plan)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from commands.options import COUNT, checked_output, recording_options, require
-from commands.output import complain, say
+from moe_watch.commands.options import COUNT, checked_output, recording_options, require
+from moe_watch.commands.output import complain, say
 
 if TYPE_CHECKING:
-    from sessions.imports.importer import Imported
-    from sessions.imports.traces import ImportOptions
+    from moe_watch.sessions.imports.importer import Imported
+    from moe_watch.sessions.imports.traces import ImportOptions
 
 LEAST_1 = ("experts", "experts_per_token")
 """Options of which 0 is impossible."""
@@ -55,7 +55,7 @@ def import_(file: Path, form: str | None, output: Path | None, force: bool, as_j
     What the file does not hold stays absent in the session, and panels say so. A file of PyTorch is loaded safely, and
     only where PyTorch is installed.
     """
-    from sessions.imports.importer import import_trace
+    from moe_watch.sessions.imports.importer import import_trace
 
     imported = import_trace(file, _options(**options), form=form, output=checked_output(output), force=force)
     if as_json:
@@ -77,7 +77,7 @@ def _options(
     phase: Literal["prefill", "decode"] | None,
     **numbers: Any,
 ) -> ImportOptions:
-    from sessions.imports.traces import ImportOptions, parse_layers
+    from moe_watch.sessions.imports.traces import ImportOptions, parse_layers
 
     for option, value in numbers.items():
         least = 1 if option in LEAST_1 else 0
@@ -88,13 +88,13 @@ def _options(
 
 
 def _tokens(imported: Imported) -> int:
-    from sessions.imports.traces import RoutedTrace
+    from moe_watch.sessions.imports.traces import RoutedTrace
 
     return len(imported.trace.experts) if isinstance(imported.trace, RoutedTrace) else 0
 
 
 def _amount(imported: Imported) -> str:
-    from sessions.imports.traces import RoutedTrace
+    from moe_watch.sessions.imports.traces import RoutedTrace
 
     if isinstance(imported.trace, RoutedTrace):
         return f"{_tokens(imported):,} tokens"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.output import say
-from commands.tables import table_lines
-from routing.errors import UserError
+from moe_watch.commands.output import say
+from moe_watch.commands.tables import table_lines
+from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from sessions.library.listing import Entry, Preview
+    from moe_watch.sessions.library.listing import Entry, Preview
 
 Json = dict[str, Any]
 
@@ -45,7 +45,7 @@ def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None
     if context.invoked_subcommand is not None:
         return
 
-    from sessions.library.listing import list_sessions
+    from moe_watch.sessions.library.listing import list_sessions
 
     found = list_sessions(folder)
     if as_json:
@@ -61,7 +61,7 @@ def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None
 @click.pass_obj
 def show(folder: Path | None, name: str, as_json: bool) -> None:
     """Show what session NAME is, and how it begins."""
-    from sessions.library.listing import preview
+    from moe_watch.sessions.library.listing import preview
 
     entry, run = _with_run(name, folder)
     if entry.facts is None:
@@ -82,7 +82,7 @@ def show(folder: Path | None, name: str, as_json: bool) -> None:
 @click.pass_obj
 def rename(folder: Path | None, name: str, new_name: str) -> None:
     """Call session NAME NEW_NAME. No file is written over; those of a run of several files keep their names."""
-    from sessions.library.housekeeping import rename_session
+    from moe_watch.sessions.library.housekeeping import rename_session
 
     entry, run = _with_run(name, folder)
     say(f"{entry.path.name} is now {rename_session(entry.path, new_name, run).name}")
@@ -94,7 +94,7 @@ def rename(folder: Path | None, name: str, new_name: str) -> None:
 @click.pass_obj
 def delete(folder: Path | None, names: tuple[str, ...], yes: bool) -> None:
     """Delete sessions NAMES, after asking. Of a run of several files all have to be named."""
-    from sessions.library.housekeeping import require_whole_runs
+    from moe_watch.sessions.library.housekeeping import require_whole_runs
 
     found = [_with_run(name, folder) for name in names]
     doomed = list({entry.path: entry for entry, _ in found}.values())
@@ -114,8 +114,8 @@ def prune(folder: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
 
     The files of one run are kept or go together. A session that may still be recorded is kept.
     """
-    from sessions.library.housekeeping import to_prune
-    from sessions.library.listing import list_sessions
+    from moe_watch.sessions.library.housekeeping import to_prune
+    from moe_watch.sessions.library.listing import list_sessions
 
     surplus = to_prune(list_sessions(folder), keep, time.time())
     if not surplus:
@@ -133,7 +133,7 @@ def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
     Raises:
         UserError: there is none, or more than one.
     """
-    from sessions.library.listing import entry_of, files_of_run, find_session, list_sessions
+    from moe_watch.sessions.library.listing import entry_of, files_of_run, find_session, list_sessions
 
     path = find_session(name, folder)
     entry = entry_of(path)
@@ -146,7 +146,7 @@ def _delete(entries: Sequence[Entry], *, yes: bool) -> None:
     Raises:
         UserError: nobody can be asked, or a file cannot be deleted.
     """
-    from sessions.library.housekeeping import delete_session
+    from moe_watch.sessions.library.housekeeping import delete_session
 
     if not yes:
         if not sys.stdin.isatty():
@@ -160,14 +160,14 @@ def _delete(entries: Sequence[Entry], *, yes: bool) -> None:
 
 
 def _folder(folder: Path | None) -> Path:
-    from sessions.paths import sessions_directory
+    from moe_watch.sessions.paths import sessions_directory
 
     return sessions_directory() if folder is None else folder
 
 
 def _amount(entries: Sequence[Entry]) -> str:
-    from sessions.text import plural
-    from tui.text.format import size
+    from moe_watch.sessions.text import plural
+    from moe_watch.tui.text.format import size
 
     return f"{plural(len(entries), 'session')}, {size(sum(entry.size for entry in entries))}"
 
@@ -176,7 +176,7 @@ def _amount(entries: Sequence[Entry]) -> str:
 
 
 def _listed(entries: Sequence[Entry]) -> list[str]:
-    from sessions.library.listing import in_runs
+    from moe_watch.sessions.library.listing import in_runs
 
     heading = ["NAME", "MODEL", "DATE (UTC)", "TOKENS", "SIZE", "HALF-LIFE", "STATE"]
     rows = [heading, *(_row(entry, run) for run in in_runs(entries) for entry in run)]
@@ -184,8 +184,8 @@ def _listed(entries: Sequence[Entry]) -> list[str]:
 
 
 def _row(entry: Entry, run: Sequence[Entry]) -> list[str]:
-    from tui.text.format import count, size
-    from tui.text.sanitize import one_line
+    from moe_watch.tui.text.format import count, size
+    from moe_watch.tui.text.sanitize import one_line
 
     name = one_line(entry.name, NAME_WIDTH)
     facts = entry.facts
@@ -212,7 +212,7 @@ def _half_life(entry: Entry, run: Sequence[Entry]) -> str:
 
 def _condition(entry: Entry, run: Sequence[Entry]) -> str:
     """How a file is, and how it hangs together with the others of its run."""
-    from tui.text.sanitize import one_line
+    from moe_watch.tui.text.sanitize import one_line
 
     facts = entry.facts
     assert facts is not None
@@ -226,7 +226,7 @@ def _condition(entry: Entry, run: Sequence[Entry]) -> str:
 
 def _first(entry: Entry, run: Sequence[Entry]) -> str:
     """Which file began the run of a later part, and whether that is there."""
-    from tui.text.sanitize import one_line
+    from moe_watch.tui.text.sanitize import one_line
 
     continues = None if entry.facts is None else entry.facts.continues
     if continues is None:
@@ -236,10 +236,10 @@ def _first(entry: Entry, run: Sequence[Entry]) -> str:
 
 
 def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
-    from sessions.library.listing import names_of
-    from sessions.text import top_k_text
-    from tui.text.format import count, size
-    from tui.text.sanitize import one_line
+    from moe_watch.sessions.library.listing import names_of
+    from moe_watch.sessions.text import top_k_text
+    from moe_watch.tui.text.format import count, size
+    from moe_watch.tui.text.sanitize import one_line
 
     entry, header = seen.entry, seen.header
     facts = entry.facts

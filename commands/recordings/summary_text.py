@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from commands.tables import table_lines
-from sessions.text import plural
+from moe_watch.commands.tables import table_lines
+from moe_watch.sessions.text import plural
 
 Json = dict[str, Any]
 
@@ -20,7 +20,7 @@ ENDINGS = {
 
 
 def summary_lines(summary: Json) -> list[str]:
-    """The summary of `routing.summary` as lines of plain text; what was not recorded is said to be absent."""
+    """The summary of `moe_watch.routing.summary` as lines of plain text; what was not recorded is said to be absent."""
     if not summary:
         return ["nothing was recorded"]
     return [*_heading(summary), "", *_layers(summary), "", *_pressure(summary["pressure"]), *_ending(summary)]
@@ -28,7 +28,7 @@ def summary_lines(summary: Json) -> list[str]:
 
 def _heading(summary: Json) -> list[str]:
     tokens = summary["tokens"]
-    from sessions.text import top_k_text
+    from moe_watch.sessions.text import top_k_text
 
     top = top_k_text(summary["experts_per_token"])
     shape = f"{len(summary['layers'])} layers × {summary['experts']} experts, {top}"
@@ -74,7 +74,7 @@ def _dead(count: int | None, experts: int) -> str:
 
 
 def _pressure(pressure: Json) -> list[str]:
-    from routing.pressure.formulas import mode_words
+    from moe_watch.routing.pressure.formulas import mode_words
 
     where = f", context {pressure['context']}" if len(pressure["contexts"]) > 1 else ""
     name = f"mid-pressure, {mode_words(pressure['mode'])}{where}"
@@ -93,7 +93,7 @@ def _pressure(pressure: Json) -> list[str]:
 
 
 def context_lines(contexts: Sequence[Json]) -> list[str]:
-    """The verdict of every context of a run, where there are several, from `routing.summary.contexts_result`."""
+    """Return a line per context with its verdict, if there are several, from `routing.summary.contexts_result`."""
     if len(contexts) < 2:
         return []
     said = [(each, each["words"] or f"no verdict: {each['fit_unavailable']}") for each in contexts]

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import session_file
-from commands.output import complain, say
-from routing.errors import UserError
+from moe_watch.commands.options import session_file
+from moe_watch.commands.output import complain, say
+from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from sessions.verifying.file import Report
-    from sessions.verifying.issues import Finding
-    from sessions.verifying.run_files import RunReport
-    from sessions.verifying.salvage import Salvaged
+    from moe_watch.sessions.verifying.file import Report
+    from moe_watch.sessions.verifying.issues import Finding
+    from moe_watch.sessions.verifying.run_files import RunReport
+    from moe_watch.sessions.verifying.salvage import Salvaged
 
 NOT_FINE, UNREADABLE = 1, 2
 REASONS_SHOWN = 20
@@ -45,7 +45,7 @@ def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None
     if salvage is not None:
         _salvage(files, salvage, as_json=as_json)
         return
-    from sessions.verifying.run_files import verify_runs, with_parts
+    from moe_watch.sessions.verifying.run_files import verify_runs, with_parts
 
     paths = with_parts([_named(file) for file in files])
     results, runs = [_judge(file) for file in paths], verify_runs(paths)
@@ -67,7 +67,7 @@ def _named(file: Path) -> Path:
 
 
 def _judge(file: Path) -> Report | UserError:
-    from sessions.verifying.file import verify
+    from moe_watch.sessions.verifying.file import verify
 
     try:
         return verify(file)
@@ -154,7 +154,7 @@ def _finding_result(finding: Finding) -> dict[str, Any]:
 
 
 def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
-    from sessions.verifying.salvage import salvage
+    from moe_watch.sessions.verifying.salvage import salvage
 
     if len(files) != 1:
         raise UserError(f"--salvage with {len(files)} files", advice="salvage them one by one")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from commands.output import complain
+from moe_watch.commands.output import complain
 
 UNTOLD_SECONDS = 0.7
 """A run that takes longer than this to end is said to be waited for."""

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.output import complain, say
-from commands.recordings.summary_text import summary_lines
-from commands.watching.exit_notice import wait_told
-from routing.events import Progress, State, StreamItem, Token
+from moe_watch.commands.output import complain, say
+from moe_watch.commands.recordings.summary_text import summary_lines
+from moe_watch.commands.watching.exit_notice import wait_told
+from moe_watch.routing.events import Progress, State, StreamItem, Token
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
     from rich.progress import TaskID
 
-    from sessions.live.source import LiveSource
-    from sessions.replaying.source import ReplaySource
+    from moe_watch.sessions.live.source import LiveSource
+    from moe_watch.sessions.replaying.source import ReplaySource
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
     Raises:
         UserError: the run could not begin, or the file could not be read.
     """
-    from sessions.live.headless import run_headless
+    from moe_watch.sessions.live.headless import run_headless
 
     with progress_bar(quiet=quiet) as bar:
         view = _BarView(bar, total)
@@ -105,7 +105,7 @@ def show_progress(bar: ProgressBar, task: TaskID, progress: Progress) -> None:
 
 
 def _amount(done: int, total: int | None, unit: str | None) -> str:
-    from tui.text.format import fraction
+    from moe_watch.tui.text.format import fraction
 
     if total is None:
         return ""

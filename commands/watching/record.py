@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from commands.options import generation_options, model_choice, recording_options
-from commands.output import complain
-from commands.watching.headless import finish, follow, require_whole
-from commands.watching.settings import run_settings
+from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.output import complain
+from moe_watch.commands.watching.headless import finish, follow, require_whole
+from moe_watch.commands.watching.settings import run_settings
 
 if TYPE_CHECKING:
-    from sessions.live.settings import RunSettings
+    from moe_watch.sessions.live.settings import RunSettings
 
 DEFAULT_TOKENS = 1200
 """What a measurement takes: ten warm-up and fifty measured chunks of twenty."""
@@ -63,8 +63,8 @@ def record(as_json: bool, on_full_context: Literal["finish", "restart"], **optio
 
 
 def _record(settings: RunSettings, as_json: bool, stream: int | None) -> None:
-    from sessions.live.environment import Surroundings
-    from sessions.live.source import LiveSource
+    from moe_watch.sessions.live.environment import Surroundings
+    from moe_watch.sessions.live.source import LiveSource
 
     source = LiveSource(settings, Surroundings(stream=stream))
     quiet = stream is not None and _has_a_reader(stream)

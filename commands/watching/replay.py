@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.options import session_file
-from commands.watching.headless import finish, follow
-from commands.watching.screen import require_terminal, show
-from routing.errors import UserError
+from moe_watch.commands.options import session_file
+from moe_watch.commands.watching.headless import finish, follow
+from moe_watch.commands.watching.screen import require_terminal, show
+from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from sessions.reading.store import Store
+    from moe_watch.sessions.reading.store import Store
 
 SPEEDS = (0.25, 16.0)
 STANDARD_INPUT = Path("-")
@@ -43,7 +43,7 @@ def replay(file: Path, speed: float, following: bool, headless: bool, as_json: b
     if as_json and not headless:
         raise UserError("--json without --headless", advice="add --headless")
 
-    from sessions.replaying.source import ReplaySource
+    from moe_watch.sessions.replaying.source import ReplaySource
 
     piped = _piped(keyboard=not headless) if file == STANDARD_INPUT else None
     if not headless:
@@ -62,8 +62,8 @@ def _piped(*, keyboard: bool) -> Store:
     Raises:
         UserError: nothing is piped, or there is no keyboard.
     """
-    from sessions.reading.store import STANDARD_INPUT as NAME
-    from sessions.reading.store import Spool
+    from moe_watch.sessions.reading.store import STANDARD_INPUT as NAME
+    from moe_watch.sessions.reading.store import Spool
 
     if os.isatty(0):
         raise UserError("standard input is a terminal, not a session", advice="pipe a session into it, or name a file")

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from commands.output import complain, say
-from commands.watching.exit_notice import wait_told
-from routing.errors import UserError
+from moe_watch.commands.output import complain, say
+from moe_watch.commands.watching.exit_notice import wait_told
+from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from sessions.live.source import LiveSource
-    from sessions.replaying.source import ReplaySource
+    from moe_watch.sessions.live.source import LiveSource
+    from moe_watch.sessions.replaying.source import ReplaySource
 
 PUT_OFF_SECONDS = 0.1
 LEAVING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -33,7 +33,7 @@ def require_terminal(*, advice: str) -> None:
     Raises:
         UserError: input or output is no terminal, or it cannot draw, or is too small.
     """
-    from tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH
+    from moe_watch.tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH
 
     for stream, name in ((sys.stdout, "output"), (sys.stdin, "input"), (sys.stderr, "error")):
         if not stream.isatty():
@@ -54,7 +54,7 @@ def show(source: LiveSource | ReplaySource) -> None:
     Raises:
         UserError: the run could not begin, or the file could not be read.
     """
-    from tui.app import MoeWatchApp
+    from moe_watch.tui.app import MoeWatchApp
 
     with _signals_put_off():
         try:
@@ -75,7 +75,7 @@ def show(source: LiveSource | ReplaySource) -> None:
 
 def replay_command(recorded: Path) -> str:
     """What to type here to see a recording again."""
-    from sessions.paths import sessions_directory, stem_of
+    from moe_watch.sessions.paths import sessions_directory, stem_of
 
     is_listed = recorded.parent == sessions_directory()
     return shlex.join([_program(), "replay", stem_of(recorded) if is_listed else str(recorded)])

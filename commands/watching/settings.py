@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from commands.options import MAX_SEED, Generation, checked_output, chosen_model, session_file
+from moe_watch.commands.options import MAX_SEED, Generation, checked_output, chosen_model, session_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backends.protocol import EngineOptions
-    from sessions.live.settings import RunSettings
-    from sessions.live.teacher_forcing import TeacherScript
+    from moe_watch.backends.protocol import EngineOptions
+    from moe_watch.sessions.live.settings import RunSettings
+    from moe_watch.sessions.live.teacher_forcing import TeacherScript
 
 POCKET_PROMPT = '"""Helpers for reading'
 """How a module of the standard library begins: what pocket was trained to go on from."""
@@ -35,7 +35,7 @@ def run_settings(
     Raises:
         UserError: an option cannot be used, or the model cannot be found, with what to do about it.
     """
-    from sessions.live.settings import RunSettings
+    from moe_watch.sessions.live.settings import RunSettings
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
     output, force = checked_output(options.pop("output")), options.pop("force")
@@ -74,7 +74,7 @@ def _teacher(file: Path) -> TeacherScript:
     Raises:
         UserError: it cannot be read, or has none.
     """
-    from sessions.live.teacher_forcing import teacher_script
+    from moe_watch.sessions.live.teacher_forcing import teacher_script
 
     return teacher_script(session_file(file))
 
@@ -104,9 +104,9 @@ def check_model(model: str, backend: str, options: EngineOptions) -> None:
     Raises:
         UserError: the model cannot be found or used, or not with this engine, or the engine not with these options.
     """
-    from backends.engine_options import check_support
-    from backends.model_files.catalog import choose_backend, locate
-    from backends.model_files.preflight import preflight
+    from moe_watch.backends.engine_options import check_support
+    from moe_watch.backends.model_files.catalog import choose_backend, locate
+    from moe_watch.backends.model_files.preflight import preflight
 
     location = locate(model, backend)
     check_support(choose_backend(backend, location), options)

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from commands.options import generation_options, model_choice, recording_options
-from commands.watching.screen import require_terminal, show
-from commands.watching.settings import run_settings
-from routing.errors import UserError
+from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.screen import require_terminal, show
+from moe_watch.commands.watching.settings import run_settings
+from moe_watch.routing.errors import UserError
 
 
 @click.command(short_help="Watch a model generate.")
@@ -37,6 +37,6 @@ def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, 
         options, stop="never", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record
     )
 
-    from sessions.live.source import LiveSource
+    from moe_watch.sessions.live.source import LiveSource
 
     show(LiveSource(settings))

@@ -19,7 +19,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from routing.half_life.fit import fit_half_life, in_words
+from moe_watch.routing.half_life.fit import fit_half_life, in_words
 from tests.routing.planted import CHUNKS, Planted, cliff, constant, exponential, linear, plant
 
 FOLDER = Path(__file__).parent

@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from commands.watching.settings import POCKET_PROMPT
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from tui.app import MoeWatchApp
+from moe_watch.commands.watching.settings import POCKET_PROMPT
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.tui.app import MoeWatchApp
 
 SIZE = (150, 44)
 GO_ON_AT, TAKE_AT = 26, 30

@@ -23,9 +23,9 @@ from report import render
 from specialisation import prose_tokens, specialisation
 from transformers import AutoTokenizer, MixtralForCausalLM, PreTrainedTokenizerFast
 
-from routing.router.gates import softmax
-from routing.router.observe import normalised_entropy
-from routing.usage.counts import dead, shares, usage_entropy
+from moe_watch.routing.router.gates import softmax
+from moe_watch.routing.router.observe import normalised_entropy
+from moe_watch.routing.usage.counts import dead, shares, usage_entropy
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from routing.usage.counts import jensen_shannon_distance, shares
+from moe_watch.routing.usage.counts import jensen_shannon_distance, shares
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]

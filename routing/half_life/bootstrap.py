@@ -10,10 +10,10 @@ from math import sqrt
 
 import numpy as np
 
-from routing.arrays import Floats
-from routing.half_life.draws import Draws, Fitted
-from routing.half_life.noise import shared_out
-from routing.half_life.shapes import PARAMETERS, Axis
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.half_life.draws import Draws, Fitted
+from moe_watch.routing.half_life.noise import shared_out
+from moe_watch.routing.half_life.shapes import PARAMETERS, Axis
 
 REFITS = 400
 

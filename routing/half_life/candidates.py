@@ -9,10 +9,10 @@ from math import exp, inf, isfinite, log
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import Floats
-from routing.half_life.draws import Fitted
-from routing.half_life.noise import WHITE, noise_evidence, odds
-from routing.half_life.shapes import PARAMETERS, SHAPES, TRENDS, Axis, Shape, curve_values
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.half_life.draws import Fitted
+from moe_watch.routing.half_life.noise import WHITE, noise_evidence, odds
+from moe_watch.routing.half_life.shapes import PARAMETERS, SHAPES, TRENDS, Axis, Shape, curve_values
 
 POINT_ROUNDS = 8
 """Rounds of narrowing for the curve itself: its halving time is then known to some six digits."""

@@ -1,6 +1,6 @@
 """The numbers that ChronoMoE's half-life measurement gives, under its names, for comparison.
 
-None of them knows about noise; `routing.half_life.fit` does.
+None of them knows about noise; `moe_watch.routing.half_life.fit` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from routing.arrays import Floats
+from moe_watch.routing.arrays import Floats
 
 FLAT_SLOPE, CLIFF_DROP, CLIFF_RATIO = -0.001, 0.1, 5.0
 ENDS = 0.3

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import Floats
-from routing.half_life.shapes import Curves
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.half_life.shapes import Curves
 
 OUTSIDE = 0.025
 """Share of the draws beyond either end of a 95 % interval."""

@@ -14,19 +14,19 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import Floats
-from routing.errors import UserError
-from routing.half_life.bootstrap import block_refits
-from routing.half_life.candidates import Candidate, Candidates
-from routing.half_life.chronomoe import ReferenceNumbers, reference_numbers
-from routing.half_life.draws import Draws
-from routing.half_life.noise import lag_1
-from routing.half_life.posterior import posterior_draws
-from routing.half_life.sequential import watch
-from routing.half_life.shapes import TRENDS, Axis, axis
-from routing.half_life.trend_detection import trend_p
-from routing.half_life.wording import in_words
-from routing.pressure.formulas import MODES, MODES_OFFERED, Mode, Reachability, crossing, reachability
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.half_life.bootstrap import block_refits
+from moe_watch.routing.half_life.candidates import Candidate, Candidates
+from moe_watch.routing.half_life.chronomoe import ReferenceNumbers, reference_numbers
+from moe_watch.routing.half_life.draws import Draws
+from moe_watch.routing.half_life.noise import lag_1
+from moe_watch.routing.half_life.posterior import posterior_draws
+from moe_watch.routing.half_life.sequential import watch
+from moe_watch.routing.half_life.shapes import TRENDS, Axis, axis
+from moe_watch.routing.half_life.trend_detection import trend_p
+from moe_watch.routing.half_life.wording import in_words
+from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED, Mode, Reachability, crossing, reachability
 
 __all__ = [
     "MIN_CHUNKS",

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from routing.half_life.chronomoe import EntropyCollapse
-from routing.half_life.fit import Candidate, Fit
-from routing.half_life.wording import doubt, in_words
+from moe_watch.routing.half_life.chronomoe import EntropyCollapse
+from moe_watch.routing.half_life.fit import Candidate, Fit
+from moe_watch.routing.half_life.wording import doubt, in_words
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from routing.arrays import Floats
+from moe_watch.routing.arrays import Floats
 
 
 class Whitening:

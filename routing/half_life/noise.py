@@ -20,9 +20,9 @@ from math import log
 
 import numpy as np
 
-from routing.arrays import AnyInts, Floats
-from routing.half_life.kalman import Whitening
-from routing.half_life.shapes import PARAMETERS, SHORT, Axis, Curves, curve_values
+from moe_watch.routing.arrays import AnyInts, Floats
+from moe_watch.routing.half_life.kalman import Whitening
+from moe_watch.routing.half_life.shapes import PARAMETERS, SHORT, Axis, Curves, curve_values
 
 MOST_PERSISTENT = 0.95
 PHIS = (0.2, 0.4, 0.6, 0.8, MOST_PERSISTENT)

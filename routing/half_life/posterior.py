@@ -21,12 +21,12 @@ from math import exp
 
 import numpy as np
 
-from routing.arrays import AnyInts, Floats
-from routing.half_life.draws import Draws, Fitted
-from routing.half_life.kalman import Whitening
-from routing.half_life.noise import spread_over
-from routing.half_life.shapes import Axis, Curves
-from routing.half_life.trials import Products, Trials, products, trials
+from moe_watch.routing.arrays import AnyInts, Floats
+from moe_watch.routing.half_life.draws import Draws, Fitted
+from moe_watch.routing.half_life.kalman import Whitening
+from moe_watch.routing.half_life.noise import spread_over
+from moe_watch.routing.half_life.shapes import Axis, Curves
+from moe_watch.routing.half_life.trials import Products, Trials, products, trials
 
 DRAWS = 1000
 PERSISTENCE = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)

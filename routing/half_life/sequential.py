@@ -16,10 +16,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from routing.arrays import Floats
-from routing.half_life.candidates import Candidates
-from routing.half_life.shapes import axis
-from routing.half_life.trend_detection import MIN_CHANGE, trend_p
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.half_life.candidates import Candidates
+from moe_watch.routing.half_life.shapes import axis
+from moe_watch.routing.half_life.trend_detection import MIN_CHANGE, trend_p
 
 STEPS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
 """Looks from 10 to 100 measured chunks; ten times these up to 1,000, and so on."""

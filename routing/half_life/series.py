@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from routing.contexts import ContextNumbers
-from routing.events import Chunk, Keyframe, StreamItem, Token
-from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
-from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
-from routing.pressure.instruments import start_is_before
+from moe_watch.routing.contexts import ContextNumbers
+from moe_watch.routing.events import Chunk, Keyframe, StreamItem, Token
+from moe_watch.routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
+from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from moe_watch.routing.pressure.instruments import start_is_before
 
 
 class ContextSeries:

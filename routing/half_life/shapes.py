@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from routing.arrays import AnyInts, Floats
+from moe_watch.routing.arrays import AnyInts, Floats
 
 Shape = Literal["constant", "linear", "exponential", "cliff"]
 SHAPES: tuple[Shape, ...] = ("constant", "linear", "exponential", "cliff")

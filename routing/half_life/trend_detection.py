@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from routing.arrays import AnyInts, Floats
-from routing.half_life.noise import KINDS, spread_over
-from routing.half_life.shapes import Axis
+from moe_watch.routing.arrays import AnyInts, Floats
+from moe_watch.routing.half_life.noise import KINDS, spread_over
+from moe_watch.routing.half_life.shapes import Axis
 
 SIMULATIONS = 499
 CLOSE = 0.02

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from routing.arrays import AnyInts, Floats
-from routing.half_life.draws import Fitted
-from routing.half_life.kalman import Whitening
-from routing.half_life.shapes import Axis, Curves, Shape, curve_values
+from moe_watch.routing.arrays import AnyInts, Floats
+from moe_watch.routing.half_life.draws import Fitted
+from moe_watch.routing.half_life.kalman import Whitening
+from moe_watch.routing.half_life.shapes import Axis, Curves, Shape, curve_values
 
 HALVINGS = 64
 """Halving times that are tried."""

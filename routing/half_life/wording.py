@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import isinf
 from typing import TYPE_CHECKING
 
-from routing.half_life.sequential import LIMIT
-from routing.half_life.trend_detection import MIN_CHANGE
-from routing.pressure.formulas import mode_words
+from moe_watch.routing.half_life.sequential import LIMIT
+from moe_watch.routing.half_life.trend_detection import MIN_CHANGE
+from moe_watch.routing.pressure.formulas import mode_words
 
 if TYPE_CHECKING:
-    from routing.half_life.fit import Candidate, Fit, FloorAboveHalf
+    from moe_watch.routing.half_life.fit import Candidate, Fit, FloorAboveHalf
 
 
 def in_words(fit: Fit) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import log
 
-from routing.events import PauseReason, Pressures, Signals
-from routing.pressure.formulas import EXTERNAL, Mode, pause_reason, pressures, reference_signals
+from moe_watch.routing.events import PauseReason, Pressures, Signals
+from moe_watch.routing.pressure.formulas import EXTERNAL, Mode, pause_reason, pressures, reference_signals
 
 ENTROPIES_TRIED = 200
 """P_net is not monotonous in the entropy, so its lowest value is looked for."""

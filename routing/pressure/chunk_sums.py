@@ -8,10 +8,10 @@ from math import isfinite
 
 import numpy as np
 
-from routing.arrays import Floats, Ints, Selections, packed, token_layer_values, unpacked
-from routing.events import OpenChunk, Token, Units
-from routing.usage.counts import overlaps, shares
-from routing.usage.running_averages import UsageAverages
+from moe_watch.routing.arrays import Floats, Ints, Selections, packed, token_layer_values, unpacked
+from moe_watch.routing.events import OpenChunk, Token, Units
+from moe_watch.routing.usage.counts import overlaps, shares
+from moe_watch.routing.usage.running_averages import UsageAverages
 
 SUMMED = ("router_entropy", "router_margin", "top_margin", "overlap")
 

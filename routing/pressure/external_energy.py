@@ -13,8 +13,8 @@ from statistics import fmean
 
 import numpy as np
 
-from routing.events import Fork, ForkArm
-from routing.stats.bootstrap import Estimate, cluster_mean
+from moe_watch.routing.events import Fork, ForkArm
+from moe_watch.routing.stats.bootstrap import Estimate, cluster_mean
 
 ARMS: tuple[ForkArm, ...] = ("none", "neutral", "text")
 

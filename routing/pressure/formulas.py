@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import tanh
 from typing import Literal
 
-from routing.events import PauseReason, Pressures, Signals
+from moe_watch.routing.events import PauseReason, Pressures, Signals
 
 Mode = Literal["measured-v2", "measured-v1", "chronomoe-v1"]
 MODES: tuple[Mode, ...] = ("measured-v2", "measured-v1", "chronomoe-v1")

@@ -11,11 +11,11 @@ from math import isnan, log
 
 import numpy as np
 
-from routing.arrays import ABSENT, Ints, Selections, integer_rows, packed, unpacked
-from routing.chunks import ChunkClock
-from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
-from routing.pressure.chunk_sums import ChunkSums, LastToken
-from routing.pressure.formulas import (
+from moe_watch.routing.arrays import ABSENT, Ints, Selections, integer_rows, packed, unpacked
+from moe_watch.routing.chunks import ChunkClock
+from moe_watch.routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
+from moe_watch.routing.pressure.chunk_sums import ChunkSums, LastToken
+from moe_watch.routing.pressure.formulas import (
     CONTEXT_MODES,
     EXTERNAL,
     WARM_UP_CHUNKS,
@@ -24,9 +24,9 @@ from routing.pressure.formulas import (
     pressures,
     reference_signals,
 )
-from routing.row_layout import RowLayout, selected
-from routing.usage.counts import UsageWindow
-from routing.usage.running_averages import Coherence, UsageAverages
+from moe_watch.routing.row_layout import RowLayout, selected
+from moe_watch.routing.usage.counts import UsageWindow
+from moe_watch.routing.usage.running_averages import Coherence, UsageAverages
 
 KEYFRAME_TOKENS = 700
 """A jump reads up to so many tokens more than it shows. At 48 layers × 128 experts a keyframe takes 250 kB."""

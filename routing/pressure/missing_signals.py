@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from routing.events import Header
+from moe_watch.routing.events import Header
 
 SIGNALS = {"entropy": "router entropy", "margin": "router margin", "logprob": "the margin of the likeliest token"}
 """Beside experts, by the names in `Header.capture`."""

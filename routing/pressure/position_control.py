@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import Floats
-from routing.stats.bootstrap import Estimate, cluster_mean
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.stats.bootstrap import Estimate, cluster_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from routing.arrays import ABSENT, Flags, Floats, Ints
-from routing.usage.counts import jensen_shannon_distance, shares
+from moe_watch.routing.arrays import ABSENT, Flags, Floats, Ints
+from moe_watch.routing.usage.counts import jensen_shannon_distance, shares
 
 ROUNDING = 1e-9
 """Weights are multiples of a unit: what exceeds one by less than this is that one."""

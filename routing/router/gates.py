@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from routing.arrays import AnyFloats, Floats, Ints
+from moe_watch.routing.arrays import AnyFloats, Floats, Ints
 
 UNKNOWN_GATE = "unknown"
 """The name of a gate about which nothing but the selected experts is said."""

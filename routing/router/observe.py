@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import ABSENT, AnyFloats, AnyInts, Flags, Floats, Ints
-from routing.events import Units
-from routing.router.gates import Gate, Weighting, parse, probabilities, scores, weights
+from moe_watch.routing.arrays import ABSENT, AnyFloats, AnyInts, Flags, Floats, Ints
+from moe_watch.routing.events import Units
+from moe_watch.routing.router.gates import Gate, Weighting, parse, probabilities, scores, weights
 
 UNITS = Units()
 
@@ -76,7 +76,8 @@ def observe(
     Args:
         logits: `[T, L, E]`, anything in rows that were not computed; None if the router shows none.
         experts: `[T, L, k]`, as selected by the model, in any order; `ABSENT` in rows not computed.
-        gate: how the model turns logits into weights, as `routing.router.gates` names it; anything else is unknown and
+        gate: how the model turns logits into weights, as `moe_watch.routing.router.gates` names it; anything else is
+        unknown and
             leaves weights, entropy and margin out.
         applied: `[T, L, k]`, the weights that the model applied to `experts`, if it shows them; without them they
             are computed from the logits.

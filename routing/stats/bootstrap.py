@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import Floats
+from moe_watch.routing.arrays import Floats
 
 FEWEST_CLUSTERS = 5
 """Of fewer, resampling cannot tell how far their mean may be off."""

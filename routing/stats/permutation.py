@@ -14,8 +14,8 @@ from math import comb, inf
 
 import numpy as np
 
-from routing.arrays import Floats, Ints
-from routing.router.agreement import mean_ranks
+from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.router.agreement import mean_ranks
 
 SIGNIFICANT = 0.05
 MOST_EXACT = 20_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from routing.stats.ratios import FEWEST_ROUNDS
+from moe_watch.routing.stats.ratios import FEWEST_ROUNDS
 
 FASTEST = 1.02
 """Observing costs time. llama.cpp alone may gain: the tap fetches its graph's nodes ahead, some 1 % of a token."""

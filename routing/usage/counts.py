@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints, Selections
+from moe_watch.routing.arrays import ABSENT, Floats, Ints, Selections
 
 
 class UsageWindow:

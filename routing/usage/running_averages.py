@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import Floats, Ints, Selections
-from routing.usage.counts import jensen_shannon_distance
+from moe_watch.routing.arrays import Floats, Ints, Selections
+from moe_watch.routing.usage.counts import jensen_shannon_distance
 
 Waves = npt.NDArray[np.complex128]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sessions.comparing.pairs import Comparison, Pair
-from sessions.comparing.sources import Source, letter
-from sessions.measuring.folder import creating
+from moe_watch.sessions.comparing.pairs import Comparison, Pair
+from moe_watch.sessions.comparing.sources import Source, letter
+from moe_watch.sessions.measuring.folder import creating
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from routing.arrays import Floats, Ints
-from routing.half_life.chronomoe import entropy_collapse
-from routing.stats.permutation import (
+from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.half_life.chronomoe import entropy_collapse
+from moe_watch.routing.stats.permutation import (
     NoTest,
     Permutation,
     between_runs,
@@ -17,9 +17,9 @@ from routing.stats.permutation import (
     holm,
     trend_of_difference,
 )
-from routing.usage.counts import jensen_shannon_distance, shares
-from sessions.comparing.sources import Run, Source, read_source
-from sessions.comparing.tokens import TokenComparison, compare_tokens
+from moe_watch.routing.usage.counts import jensen_shannon_distance, shares
+from moe_watch.sessions.comparing.sources import Run, Source, read_source
+from moe_watch.sessions.comparing.tokens import TokenComparison, compare_tokens
 
 
 @dataclass(frozen=True, slots=True)

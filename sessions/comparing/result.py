@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from routing.arrays import Floats, Ints
-from routing.half_life.fit_json import fit_result
-from routing.router.agreement import Agreement
-from routing.stats.permutation import NoTest
-from sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance, mean_distance
-from sessions.comparing.sources import Run, Source
-from sessions.comparing.tokens import TokenComparison
+from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.half_life.fit_json import fit_result
+from moe_watch.routing.router.agreement import Agreement
+from moe_watch.routing.stats.permutation import NoTest
+from moe_watch.sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance, mean_distance
+from moe_watch.sessions.comparing.sources import Run, Source
+from moe_watch.sessions.comparing.tokens import TokenComparison
 
 Json = dict[str, Any]
 

@@ -14,21 +14,21 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from routing.arrays import Ints
-from routing.errors import UserError
-from routing.events import Chunk, Event, Header, Unknown
-from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
-from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
-from routing.half_life.series import MidSeries
-from routing.pressure.formulas import MODES, MODES_OFFERED
-from routing.pressure.missing_signals import lacking_signals
-from routing.summary import Summary
-from sessions.fitting.bare_series import Series, parse_series, read_content
-from sessions.fitting.file_fit import SNIFFED, RecordedSeries, is_session
-from sessions.live.teacher_forcing import no_token
-from sessions.measuring.plan import read_plan
-from sessions.reading.multipart import RunReader
-from sessions.reading.recompute import Recomputed
+from moe_watch.routing.arrays import Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Event, Header, Unknown
+from moe_watch.routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
+from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from moe_watch.routing.half_life.series import MidSeries
+from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED
+from moe_watch.routing.pressure.missing_signals import lacking_signals
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.fitting.bare_series import Series, parse_series, read_content
+from moe_watch.sessions.fitting.file_fit import SNIFFED, RecordedSeries, is_session
+from moe_watch.sessions.live.teacher_forcing import no_token
+from moe_watch.sessions.measuring.plan import read_plan
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.recompute import Recomputed
 
 Json = dict[str, Any]
 

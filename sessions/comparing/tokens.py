@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from routing.events import Event, Header, State, Token, Unknown
-from routing.router.agreement import Agreement, Rows
-from routing.row_layout import RowLayout
-from sessions.reading.multipart import RunReader
-from sessions.reading.token_arrays import token_arrays
-from sessions.reading.validation import ABSENT_ID
-from sessions.text import top_k_text
+from moe_watch.routing.events import Event, Header, State, Token, Unknown
+from moe_watch.routing.router.agreement import Agreement, Rows
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.token_arrays import token_arrays
+from moe_watch.sessions.reading.validation import ABSENT_ID
+from moe_watch.sessions.text import top_k_text
 
 BATCH = 256
 """Tokens whose rows are compared at once."""

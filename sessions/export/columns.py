@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import Flags, Floats
+from moe_watch.routing.arrays import Flags, Floats
 
 Kind = Literal["integer", "number", "truth", "text", "label"]
 """A label is one of a few short words."""

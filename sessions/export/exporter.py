@@ -13,17 +13,17 @@ from typing import Any
 
 import msgspec
 
-from routing.contexts import ContextNumbers
-from routing.errors import UserError
-from routing.events import Chunk, Event, Header, Keyframe, Unknown
-from sessions import paths
-from sessions.export import tables
-from sessions.export.columns import Batch, Table, batch_of, rows_in
-from sessions.export.selection_counts import RunCounts
-from sessions.export.writers import Form, Writer, check_form, writer
-from sessions.reading.multipart import RunReader
-from sessions.reading.recompute import Beginnings, Recomputed
-from sessions.reading.token_arrays import TokenArrays, TokenBatches
+from moe_watch.routing.contexts import ContextNumbers
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Event, Header, Keyframe, Unknown
+from moe_watch.sessions import paths
+from moe_watch.sessions.export import tables
+from moe_watch.sessions.export.columns import Batch, Table, batch_of, rows_in
+from moe_watch.sessions.export.selection_counts import RunCounts
+from moe_watch.sessions.export.writers import Form, Writer, check_form, writer
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.recompute import Beginnings, Recomputed
+from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches
 
 ROWS_HELD = 4096
 """Of a table whose rows come one by one."""

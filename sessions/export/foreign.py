@@ -16,15 +16,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from routing.arrays import ABSENT, Ints
-from routing.errors import UserError
-from routing.events import Header, Keyframe, Phase
-from sessions import paths
-from sessions.export.exporter import Exported
-from sessions.export.selection_counts import PHASES, RunCounts
-from sessions.reading.multipart import RunReader
-from sessions.reading.recompute import Beginnings
-from sessions.reading.token_arrays import TokenArrays, TokenBatches
+from moe_watch.routing.arrays import ABSENT, Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Header, Keyframe, Phase
+from moe_watch.sessions import paths
+from moe_watch.sessions.export.exporter import Exported
+from moe_watch.sessions.export.selection_counts import PHASES, RunCounts
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.recompute import Beginnings
+from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches
 
 ForeignForm = Literal["layer-expert", "layer-expert-count", "coli-usage"]
 FOREIGN_FORMS: tuple[ForeignForm, ...] = get_args(ForeignForm)

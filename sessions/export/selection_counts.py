@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from routing.arrays import ABSENT, Ints
-from routing.events import Header, Keyframe, Phase
-from routing.usage.counts import add_selections
-from sessions.reading.token_arrays import TokenArrays
+from moe_watch.routing.arrays import ABSENT, Ints
+from moe_watch.routing.events import Header, Keyframe, Phase
+from moe_watch.routing.usage.counts import add_selections
+from moe_watch.sessions.reading.token_arrays import TokenArrays
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 

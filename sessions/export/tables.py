@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from routing.arrays import ABSENT, Floats, Ints
-from routing.events import (
+from moe_watch.routing.arrays import ABSENT, Floats, Ints
+from moe_watch.routing.events import (
     Change,
     Chunk,
     Event,
@@ -25,10 +25,10 @@ from routing.events import (
     Unknown,
     Vitals,
 )
-from routing.row_layout import RowLayout
-from routing.usage.counts import shares
-from sessions.export.columns import Batch, Column, Table, masked
-from sessions.reading.token_arrays import TokenArrays
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.routing.usage.counts import shares
+from moe_watch.sessions.export.columns import Batch, Column, Table, masked
+from moe_watch.sessions.reading.token_arrays import TokenArrays
 
 TOKENS = Table(
     "tokens",

@@ -13,9 +13,9 @@ from typing import IO, Any, Literal, Protocol, cast
 import msgspec
 import numpy as np
 
-from backends.extras import install_command
-from routing.errors import UserError
-from sessions.export.columns import Batch, Column, Kind, Table, Values
+from moe_watch.backends.extras import install_command
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.export.columns import Batch, Column, Kind, Table, Values
 
 Form = Literal["parquet", "csv", "npz", "json"]
 FORMS: tuple[Form, ...] = ("parquet", "csv", "npz", "json")

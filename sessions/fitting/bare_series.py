@@ -14,8 +14,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from routing.errors import UserError
-from routing.pressure.formulas import Mode
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.pressure.formulas import Mode
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of a file with a series; what is larger is something else."""
@@ -230,7 +230,7 @@ def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
     Raises:
         UserError: it cannot be read.
     """
-    from sessions.reading.store import open_whole
+    from moe_watch.sessions.reading.store import open_whole
 
     store = open_whole(path)
     try:

@@ -7,18 +7,18 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from routing.errors import UserError
-from routing.events import Chunk, Keyframe, StreamItem, Unknown
-from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
-from routing.half_life.fit import Fit, fit_half_life
-from routing.half_life.series import ContextSeries, MidSeries
-from routing.pressure.formulas import MODES, MODES_OFFERED, WARM_UP_CHUNKS
-from routing.pressure.instruments import Instruments
-from routing.pressure.missing_signals import lacking_signals
-from sessions.fitting.bare_series import Series, parse_series, read_content
-from sessions.reading.multipart import RunReader, shown
-from sessions.reading.reader import SessionReader
-from sessions.reading.recompute import Beginnings
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Keyframe, StreamItem, Unknown
+from moe_watch.routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
+from moe_watch.routing.half_life.fit import Fit, fit_half_life
+from moe_watch.routing.half_life.series import ContextSeries, MidSeries
+from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED, WARM_UP_CHUNKS
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.pressure.missing_signals import lacking_signals
+from moe_watch.sessions.fitting.bare_series import Series, parse_series, read_content
+from moe_watch.sessions.reading.multipart import RunReader, shown
+from moe_watch.sessions.reading.reader import SessionReader
+from moe_watch.sessions.reading.recompute import Beginnings
 
 SNIFFED = 4096
 """Bytes in which a session shows that it is one."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import Ints
-from sessions.imports.traces import Shape
+from moe_watch.routing.arrays import Ints
+from moe_watch.sessions.imports.traces import Shape
 
 MOST_CELLS = 2_000_000
 """Steps × layers × experts: a cell takes some 40 bytes in a session."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backends.model_files.gguf import MAGIC as GGUF
-from routing.errors import UserError
-from sessions.imports.safe_loading import (
+from moe_watch.backends.model_files.gguf import MAGIC as GGUF
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.safe_loading import (
     NUMPY,
     ZIP,
     is_pytorch,

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from sessions.imports.document import Document
-from sessions.imports.readers import (
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.readers import (
     colibri,
     imatrix,
     others,
@@ -22,7 +22,7 @@ from sessions.imports.readers import (
     tables,
     tensorrt,
 )
-from sessions.imports.traces import ImportOptions, Trace
+from moe_watch.sessions.imports.traces import ImportOptions, Trace
 
 Status = Literal["read", "asks", "refused"]
 STATUSES: dict[Status, str] = {"read": "read", "asks": "read when told more", "refused": "refused"}

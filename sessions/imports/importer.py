@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from routing.errors import UserError
-from sessions.imports.document import Document, open_document
-from sessions.imports.formats import READABLE, Format, named, recognised
-from sessions.imports.readers.tables import heading_of
-from sessions.imports.session_writer import write_trace
-from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
-from sessions.reading.multipart import shown
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.document import Document, open_document
+from moe_watch.sessions.imports.formats import READABLE, Format, named, recognised
+from moe_watch.sessions.imports.readers.tables import heading_of
+from moe_watch.sessions.imports.session_writer import write_trace
+from moe_watch.sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
+from moe_watch.sessions.reading.multipart import shown
 
 WHICH = "say whose it is with --from, as sglang (counts) or vllm (expert ids)"
 UNKNOWN = "docs/data.md has the formats; convert it to one of them, as CSV of token,layer,expert_1,…"

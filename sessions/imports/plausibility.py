@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import ABSENT, Flags, Ints
-from routing.errors import UserError
-from sessions.imports.traces import (
+from moe_watch.routing.arrays import ABSENT, Flags, Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.traces import (
     ImportOptions,
     Shape,
     check_size,
@@ -22,7 +22,7 @@ from sessions.imports.traces import (
     known_experts_per_token,
     layers_of,
 )
-from sessions.reading.validation import MAX_INTEGER
+from moe_watch.sessions.reading.validation import MAX_INTEGER
 
 FEWEST_ROWS = 8
 """Rows of tokens and layers from which on one expert in all of them is no coincidence."""

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from routing.errors import UserError
-from sessions.reading.multipart import shown
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.reading.multipart import shown
 
 MAX_BYTES = 4 * 1024**3
 """Of a file, and of an array in one: all of it is held in memory."""

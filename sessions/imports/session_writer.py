@@ -13,18 +13,29 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from routing.arrays import ABSENT, Ints, nullable
-from routing.errors import UserError
-from routing.events import BackendInfo, Change, Event, Header, Keyframe, ModelInfo, Sampling, State, Token, to_json
-from routing.pressure.instruments import Instruments
-from routing.router.gates import UNKNOWN_GATE
-from sessions import paths
-from sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
-from sessions.reading.lines import MAX_LINE
-from sessions.reading.validation import ABSENT_ID, EventChecker, ShapeError, check_header
-from sessions.recording.recorder import Recorder
-from sessions.text import UNKNOWN
-from sessions.version import version
+from moe_watch.routing.arrays import ABSENT, Ints, nullable
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import (
+    BackendInfo,
+    Change,
+    Event,
+    Header,
+    Keyframe,
+    ModelInfo,
+    Sampling,
+    State,
+    Token,
+    to_json,
+)
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.router.gates import UNKNOWN_GATE
+from moe_watch.sessions import paths
+from moe_watch.sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
+from moe_watch.sessions.reading.lines import MAX_LINE
+from moe_watch.sessions.reading.validation import ABSENT_ID, EventChecker, ShapeError, check_header
+from moe_watch.sessions.recording.recorder import Recorder
+from moe_watch.sessions.text import UNKNOWN
+from moe_watch.sessions.version import version
 
 IN_ORDER = "steps stand in the order of the dump: if the recorder's buffer ran over, that is not the order in time"
 

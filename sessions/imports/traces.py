@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from routing.arrays import Ints
-from routing.errors import UserError
-from routing.events import Phase
-from sessions.reading.validation import MAX_CELLS
+from moe_watch.routing.arrays import Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Phase
+from moe_watch.sessions.reading.validation import MAX_CELLS
 
 MAX_LAYER = 1 << 20
 """A bound for what is typed and for what stands in files."""

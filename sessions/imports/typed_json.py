@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar, get_origin
 import msgspec
 import numpy as np
 
-from routing.errors import UserError
-from sessions.imports.safe_loading import NUMPY, Array, numbers, read_npy
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.safe_loading import NUMPY, Array, numbers, read_npy
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 import platformdirs
 
-from backends.system.regular_files import read_regular
-from routing.errors import UserError
-from sessions import paths
-from sessions.version import version
+from moe_watch.backends.system.regular_files import read_regular
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions import paths
+from moe_watch.sessions.version import version
 
 MAX_BYTES = 64 * 1024 * 1024
 """Of the cache's file; a larger one is not ours."""

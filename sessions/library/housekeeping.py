@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from routing.errors import UserError
-from sessions import paths
-from sessions.library.listing import Entry, files_of_run, names_of
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions import paths
+from moe_watch.sessions.library.listing import Entry, files_of_run, names_of
 
 MAX_BYTES_OF_NAME = 200
 """File systems allow 255; the endings need some, and those of continuations."""

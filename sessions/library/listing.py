@@ -1,7 +1,8 @@
 """The sessions in a folder: what each is, how it ended, how its pressure fell. One unreadable file hides no other.
 
 A file is scanned once, from beginning to end, and what was found is kept in a cache until the file changes. Chunks are
-taken as recorded; only tokens' number and place are looked at. `sessions.reading.reader` is who checks every line.
+taken as recorded; only tokens' number and place are looked at. `moe_watch.sessions.reading.reader` is who checks every
+line.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Literal
 
 import msgspec
 
-from routing.errors import UserError
-from routing.events import SCHEMA_MINOR, Chunk, Event, Header, Keyframe, State, Token, from_json
-from routing.half_life.fit import in_words
-from routing.half_life.series import MidSeries
-from routing.pressure.missing_signals import lacking_signals
-from sessions import paths
-from sessions.library.cache import LibraryCache
-from sessions.reading.lines import Line, Lines, LineTooLongError
-from sessions.reading.reader import SessionReader, read_session
-from sessions.reading.store import open_whole
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import SCHEMA_MINOR, Chunk, Event, Header, Keyframe, State, Token, from_json
+from moe_watch.routing.half_life.fit import in_words
+from moe_watch.routing.half_life.series import MidSeries
+from moe_watch.routing.pressure.missing_signals import lacking_signals
+from moe_watch.sessions import paths
+from moe_watch.sessions.library.cache import LibraryCache
+from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.reader import SessionReader, read_session
+from moe_watch.sessions.reading.store import open_whole
 
 SUFFIXES = (paths.SUFFIX, paths.SUFFIX + paths.COMPRESSED)
 PREVIEW_CHARACTERS = 2_000

@@ -11,10 +11,10 @@ from typing import TypeAlias
 import msgspec
 import platformdirs
 
-from backends.system.regular_files import read_regular
-from routing.events import BackendInfo, Cost, ModelInfo
-from routing.stats.timing_noise import Noise, doubt
-from sessions.paths import replace_file
+from moe_watch.backends.system.regular_files import read_regular
+from moe_watch.routing.events import BackendInfo, Cost, ModelInfo
+from moe_watch.routing.stats.timing_noise import Noise, doubt
+from moe_watch.sessions.paths import replace_file
 
 _Identity: TypeAlias = list[str | int | None]
 

@@ -10,14 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from backends.protocol import Command, Message
-from backends.worker.process import WorkerProcess
-from sessions.paths import sessions_directory
-from vitals.provider import Provider
+from moe_watch.backends.protocol import Command, Message
+from moe_watch.backends.worker.process import WorkerProcess
+from moe_watch.sessions.paths import sessions_directory
+from moe_watch.vitals.provider import Provider
 
 
 class Worker(Protocol):
-    """What a live run needs of `backends.worker.process.WorkerProcess`."""
+    """What a live run needs of `moe_watch.backends.worker.process.WorkerProcess`."""
 
     @property
     def pid(self) -> int: ...

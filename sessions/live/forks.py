@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from backends.protocol import Branch
-from routing.events import Chunk, Fork
-from routing.pressure.instruments import Instruments
+from moe_watch.backends.protocol import Branch
+from moe_watch.routing.events import Chunk, Fork
+from moe_watch.routing.pressure.instruments import Instruments
 
 
 def fork_event(branch: Branch, instruments: Instruments) -> Fork:

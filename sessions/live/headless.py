@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-from routing.events import StreamItem
-from routing.summary import Summary
-from sessions.source import Source
+from moe_watch.routing.events import StreamItem
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.source import Source
 
 LONGEST_WAIT = 0.02
 """Seconds between two looks at a source that had nothing."""
@@ -34,7 +34,7 @@ def run_headless(
         closing: entered while the source is closed.
 
     Returns:
-        The run's summary, see `routing.summary`; empty if no run began.
+        The run's summary, see `moe_watch.routing.summary`; empty if no run began.
 
     Raises:
         UserError: the source cannot be started.

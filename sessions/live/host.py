@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from routing.events import Host
-from vitals import sysctl
-from vitals.provider import UnavailableError
+from moe_watch.routing.events import Host
+from moe_watch.vitals import sysctl
+from moe_watch.vitals.provider import UnavailableError
 
 
 def host() -> Host:

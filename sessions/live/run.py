@@ -1,7 +1,7 @@
 """A live run from the inside: what a worker sends becomes a stream of events, recorded before anybody sees it.
 
-Everything here happens on one thread (see `sessions.live.serial_thread`), so that the order of events in the file is
-the order in the stream. Other threads read a few attributes and take from the deque, nothing else.
+Everything here happens on one thread (see `moe_watch.sessions.live.serial_thread`), so that the order of events in the
+file is the order in the stream. Other threads read a few attributes and take from the deque, nothing else.
 """
 
 from __future__ import annotations
@@ -11,17 +11,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Message, Perturb, Ready, SetRate, Stop
-from routing.errors import UserError
-from routing.events import Event, Header, Marker, Progress, Refused, Sampling, State, StreamItem, Token
-from routing.pressure.instruments import Instruments
-from sessions.live.environment import Surroundings as Surroundings
-from sessions.live.environment import Worker
-from sessions.live.forks import fork_event
-from sessions.live.settings import RunSettings
-from sessions.recording.recording import Recording
-from sessions.text import whole_text
-from vitals.sampler import VitalsSampler
+from moe_watch.backends.protocol import (
+    Batch,
+    BatchItem,
+    Branch,
+    Command,
+    Failed,
+    Message,
+    Perturb,
+    Ready,
+    SetRate,
+    Stop,
+)
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Event, Header, Marker, Progress, Refused, Sampling, State, StreamItem, Token
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.live.environment import Surroundings as Surroundings
+from moe_watch.sessions.live.environment import Worker
+from moe_watch.sessions.live.forks import fork_event
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.recording.recording import Recording
+from moe_watch.sessions.text import whole_text
+from moe_watch.vitals.sampler import VitalsSampler
 
 Stage = Literal["loading", "running", "finished", "failed", "closed"]
 """`finished`: the model waits for more. `failed`: there is no model."""

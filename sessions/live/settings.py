@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from backends.protocol import BackendChoice, EngineOptions, ForkPlan, Load, Ready, Start
-from routing.errors import UserError
-from routing.events import Header, Sampling
-from sessions.live.cost import known_cost
-from sessions.live.host import host
-from sessions.live.teacher_forcing import TeacherScript
-from sessions.text import whole_text
-from sessions.version import version
+from moe_watch.backends.protocol import BackendChoice, EngineOptions, ForkPlan, Load, Ready, Start
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Header, Sampling
+from moe_watch.sessions.live.cost import known_cost
+from moe_watch.sessions.live.host import host
+from moe_watch.sessions.live.teacher_forcing import TeacherScript
+from moe_watch.sessions.text import whole_text
+from moe_watch.sessions.version import version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from backends.protocol import Batch, Command, Failed, Load, Measure, Measured, Message, Ready, Stop
-from backends.worker.process import WorkerProcess
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends.protocol import Batch, Command, Failed, Load, Measure, Measured, Message, Ready, Stop
+from moe_watch.backends.worker.process import WorkerProcess
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 
 OnMessage = Callable[[Message], None]
 Answer = TypeVar("Answer", Ready, Measured)
@@ -55,7 +55,7 @@ class KeptWorker:
         return self._worker.pid
 
     def lend(self, on_message: OnMessage) -> LentWorker:
-        """The worker as a live run sees it. A `sessions.live.environment.WorkerFactory`."""
+        """The worker as a live run sees it. A `moe_watch.sessions.live.environment.WorkerFactory`."""
         self._live = on_message
         return LentWorker(self, on_message)
 
@@ -93,7 +93,7 @@ class KeptWorker:
 
 
 class LentWorker:
-    """Loaded already, and outlives the run. A `sessions.live.environment.Worker`."""
+    """Loaded already, and outlives the run. A `moe_watch.sessions.live.environment.Worker`."""
 
     def __init__(self, kept: KeptWorker, on_message: OnMessage) -> None:
         self._kept = kept

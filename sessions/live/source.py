@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 
-from backends.protocol import Pause, Perturb, Resume, SetMultistep, SetTap
-from routing.errors import UserError
-from routing.events import PerturbationForm, StreamItem
-from sessions.live.environment import Surroundings
-from sessions.live.run import LiveRun
-from sessions.live.serial_thread import Mailbox
-from sessions.live.settings import RunSettings
-from sessions.source import Ability, Jump, PaceStatus, RecordingStatus, Timeline
-from sessions.text import whole_text
+from moe_watch.backends.protocol import Pause, Perturb, Resume, SetMultistep, SetTap
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import PerturbationForm, StreamItem
+from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.live.run import LiveRun
+from moe_watch.sessions.live.serial_thread import Mailbox
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.source import Ability, Jump, PaceStatus, RecordingStatus, Timeline
+from moe_watch.sessions.text import whole_text
 
 
 class LiveSource:
-    """Runs a model in a worker process, records, and streams. A `sessions.source.Source`.
+    """Runs a model in a worker process, records, and streams. A `moe_watch.sessions.source.Source`.
 
     Args:
         settings: what to run, and how.

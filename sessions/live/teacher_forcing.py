@@ -10,11 +10,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends.protocol import TeacherTokens
-from routing.errors import UserError
-from routing.events import Event, Header, Keyframe, Perturbation, State, Teacher, Token, TokenSource, Unknown
-from sessions.reading.multipart import RunReader
-from sessions.reading.validation import ABSENT_ID
+from moe_watch.backends.protocol import TeacherTokens
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Event, Header, Keyframe, Perturbation, State, Teacher, Token, TokenSource, Unknown
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.validation import ABSENT_ID
 
 
 @dataclass(frozen=True, slots=True)

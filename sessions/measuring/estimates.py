@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import Floats
-from routing.half_life.fit import VERDICTS, Fit, fit_half_life
-from routing.pressure.external_energy import Boundary, ExternalEnergy, external_energy
-from routing.pressure.position_control import Pair, PositionControl, position_control
-from sessions.measuring.plan import Plan
-from sessions.measuring.recorded_run import RecordedRun
-from sessions.measuring.runner import Measured
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.half_life.fit import VERDICTS, Fit, fit_half_life
+from moe_watch.routing.pressure.external_energy import Boundary, ExternalEnergy, external_energy
+from moe_watch.routing.pressure.position_control import Pair, PositionControl, position_control
+from moe_watch.sessions.measuring.plan import Plan
+from moe_watch.sessions.measuring.recorded_run import RecordedRun
+from moe_watch.sessions.measuring.runner import Measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backends.extras import install_command
-from sessions.measuring.estimates import Findings
-from sessions.measuring.report import half_life_text
+from moe_watch.backends.extras import install_command
+from moe_watch.sessions.measuring.estimates import Findings
+from moe_watch.sessions.measuring.report import half_life_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from routing.errors import UserError
-from sessions import paths
-from sessions.measuring.plan import PLAN_FILE, RUN_PREFIXES, Plan, differences, read_plan
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions import paths
+from moe_watch.sessions.measuring.plan import PLAN_FILE, RUN_PREFIXES, Plan, differences, read_plan
 
 LOCK_FILE = ".lock"
 

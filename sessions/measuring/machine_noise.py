@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from backends.system.regular_files import read_regular
-from routing.stats.timing_noise import Noise
-from sessions.measuring.folder import write
+from moe_watch.backends.system.regular_files import read_regular
+from moe_watch.routing.stats.timing_noise import Noise
+from moe_watch.sessions.measuring.folder import write
 
 NOISE_FILE = "noise.json"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sessions.measuring import figures
-from sessions.measuring.estimates import Findings
-from sessions.measuring.folder import creating, write
-from sessions.measuring.report import report
+from moe_watch.sessions.measuring import figures
+from moe_watch.sessions.measuring.estimates import Findings
+from moe_watch.sessions.measuring.folder import creating, write
+from moe_watch.sessions.measuring.report import report
 
 FIGURES = "figures"
 

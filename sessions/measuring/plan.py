@@ -8,13 +8,13 @@ from typing import Literal
 
 import msgspec
 
-from backends.protocol import BackendChoice, EngineOptions, ForkPlan
-from backends.system.regular_files import read_regular
-from routing.errors import UserError
-from routing.events import Sampling
-from routing.pressure.formulas import WARM_UP_CHUNKS
-from sessions import paths
-from sessions.live.settings import RunSettings
+from moe_watch.backends.protocol import BackendChoice, EngineOptions, ForkPlan
+from moe_watch.backends.system.regular_files import read_regular
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling
+from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+from moe_watch.sessions import paths
+from moe_watch.sessions.live.settings import RunSettings
 
 PLAN_FILE = "plan.json"
 
@@ -58,7 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Measured ones; those of the warm-up come before."""
     chunk_size: int = 20
     control: bool = True
-    """Each run gets a late twin, see `routing.pressure.position_control`."""
+    """Each run gets a late twin, see `moe_watch.routing.pressure.position_control`."""
     forks: ForkPlan | None = None
 
     @property

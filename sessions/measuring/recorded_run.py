@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from routing.errors import UserError
-from routing.events import Chunk, Event, Fork, Header, Pressures, State, Token, Unknown
-from routing.pressure.external_energy import Boundary, boundaries_of
-from sessions.measuring.plan import Plan, PlannedRun
-from sessions.reading.multipart import RunReader
-from sessions.reading.recompute import Recomputed
-from sessions.text import whole_text
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Event, Fork, Header, Pressures, State, Token, Unknown
+from moe_watch.routing.pressure.external_energy import Boundary, boundaries_of
+from moe_watch.sessions.measuring.plan import Plan, PlannedRun
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.recompute import Recomputed
+from moe_watch.sessions.text import whole_text
 
 
 class NotWholeError(Exception):

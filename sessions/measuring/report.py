@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from routing.half_life.chronomoe import entropy_collapse
-from routing.half_life.fit import Fit, in_words
-from routing.pressure.formulas import WARM_UP_CHUNKS
-from sessions.measuring.estimates import Findings, FittedRun
-from sessions.measuring.plan import Plan
-from sessions.measuring.wording import control_lines, energy_lines, summary_lines
-from sessions.text import markdown_text, plural, top_k_text, weights_text
+from moe_watch.routing.half_life.chronomoe import entropy_collapse
+from moe_watch.routing.half_life.fit import Fit, in_words
+from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+from moe_watch.sessions.measuring.estimates import Findings, FittedRun
+from moe_watch.sessions.measuring.plan import Plan
+from moe_watch.sessions.measuring.wording import control_lines, energy_lines, summary_lines
+from moe_watch.sessions.text import markdown_text, plural, top_k_text, weights_text
 
 CAPTIONS = {
     "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",

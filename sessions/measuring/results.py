@@ -11,15 +11,15 @@ from typing import Any
 
 import msgspec
 
-from routing.half_life.chronomoe import ReferenceNumbers, entropy_collapse
-from routing.half_life.fit_json import fit_result
-from routing.pressure.external_energy import ARMS, Boundary, ExternalEnergy
-from routing.pressure.formulas import WARM_UP_CHUNKS
-from routing.pressure.position_control import PositionControl
-from routing.stats.bootstrap import Estimate
-from sessions.measuring.estimates import Findings, FittedRun, verdicts
-from sessions.measuring.plan import Plan
-from sessions.measuring.recorded_run import RecordedRun
+from moe_watch.routing.half_life.chronomoe import ReferenceNumbers, entropy_collapse
+from moe_watch.routing.half_life.fit_json import fit_result
+from moe_watch.routing.pressure.external_energy import ARMS, Boundary, ExternalEnergy
+from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+from moe_watch.routing.pressure.position_control import PositionControl
+from moe_watch.routing.stats.bootstrap import Estimate
+from moe_watch.sessions.measuring.estimates import Findings, FittedRun, verdicts
+from moe_watch.sessions.measuring.plan import Plan
+from moe_watch.sessions.measuring.recorded_run import RecordedRun
 
 Json = dict[str, Any]
 

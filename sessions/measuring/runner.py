@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from backends.protocol import Load
-from routing.errors import UserError
-from routing.events import BackendInfo, ModelInfo, Progress, State, StreamItem
-from sessions.live.environment import Surroundings
-from sessions.live.headless import run_headless
-from sessions.live.shared_worker import KeptWorker
-from sessions.live.source import LiveSource
-from sessions.measuring.folder import claimed, creating
-from sessions.measuring.machine_noise import keep_noise
-from sessions.measuring.plan import Plan, PlannedRun
-from sessions.measuring.recorded_run import NotWholeError, RecordedRun, read_run
-from sessions.reading.multipart import numbered_beside
-from vitals.noise import NoiseMeter
+from moe_watch.backends.protocol import Load
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import BackendInfo, ModelInfo, Progress, State, StreamItem
+from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.live.headless import run_headless
+from moe_watch.sessions.live.shared_worker import KeptWorker
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.measuring.folder import claimed, creating
+from moe_watch.sessions.measuring.machine_noise import keep_noise
+from moe_watch.sessions.measuring.plan import Plan, PlannedRun
+from moe_watch.sessions.measuring.recorded_run import NotWholeError, RecordedRun, read_run
+from moe_watch.sessions.reading.multipart import numbered_beside
+from moe_watch.vitals.noise import NoiseMeter
 
 GO_ON = "the same command goes on from here"
 

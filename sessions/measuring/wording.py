@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from routing.half_life.fit import in_words
-from routing.pressure.external_energy import ExternalEnergy
-from routing.pressure.position_control import PositionControl
-from routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate
-from sessions.measuring.estimates import Findings, verdicts
-from sessions.text import plural
+from moe_watch.routing.half_life.fit import in_words
+from moe_watch.routing.pressure.external_energy import ExternalEnergy
+from moe_watch.routing.pressure.position_control import PositionControl
+from moe_watch.routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate
+from moe_watch.sessions.measuring.estimates import Findings, verdicts
+from moe_watch.sessions.text import plural
 
 NO_CONTROL = "no control was measured (--no-control): should there be a trend, position and age cannot be told apart"
 

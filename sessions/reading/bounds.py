@@ -2,7 +2,7 @@
 
 A range is as wide as what an engine, a machine or another recorder can really give: what moe-watch writes, it reads.
 Lists in the units of the header (weights, entropy, margin) and the tables of keyframes depend on the model; they are
-checked in `sessions.reading.validation`.
+checked in `moe_watch.sessions.reading.validation`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from routing.events import (
+from moe_watch.routing.events import (
     LEAST_LOGPROB,
     BackendInfo,
     Change,
@@ -73,7 +73,7 @@ ENTROPY: Bound = (-ROUNDING, log(MAX_CELLS))
 CELSIUS: Bound = (-273.15, 100_000)
 """From absolute zero; drives without a limit report one of 65,261.85."""
 
-BY_SHAPE = "checked against the model's shape in sessions.reading.validation"
+BY_SHAPE = "checked against the model's shape in moe_watch.sessions.reading.validation"
 
 BOUNDS: dict[type, dict[str, Bound | str]] = {
     Header: {"schema": COUNT, "schema_minor": COUNT, "chunk_size": (1, MAX_INTEGER)},

@@ -1,6 +1,6 @@
 """Decoding a token and checking its numbers in one go, for nearly all lines of a session are sound tokens.
 
-What is found wrong here is looked at again, and worded, by `sessions.reading.validation`.
+What is found wrong here is looked at again, and worded, by `moe_watch.sessions.reading.validation`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import FieldInfo
 
-from routing.events import LEAST_LOGPROB, Header, Token
-from sessions.reading.bounds import ABSENT_ID, MAX_INTEGER, MAX_TOKEN_ID, MOST_SECONDS
-from sessions.reading.validation import most_of
+from moe_watch.routing.events import LEAST_LOGPROB, Header, Token
+from moe_watch.sessions.reading.bounds import ABSENT_ID, MAX_INTEGER, MAX_TOKEN_ID, MOST_SECONDS
+from moe_watch.sessions.reading.validation import most_of
 
 _SHARE = Annotated[float, Meta(ge=0, le=1)]
 _FIELDS = msgspec.structs.fields(Token)

@@ -19,10 +19,10 @@ from math import isfinite
 
 import msgspec
 
-from routing.events import Chunk, Event, Marker, Perturbation, from_json
-from sessions.reading import lines
-from sessions.reading.store import Store
-from sessions.reading.validation import check_alone
+from moe_watch.routing.events import Chunk, Event, Marker, Perturbation, from_json
+from moe_watch.sessions.reading import lines
+from moe_watch.sessions.reading.store import Store
+from moe_watch.sessions.reading.validation import check_alone
 
 BLOCK = 1 << 20
 """Bytes that are looked through at once, in a millisecond or two."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sessions.reading.store import READ_BYTES, Store
+from moe_watch.sessions.reading.store import READ_BYTES, Store
 
 MAX_LINE = 16 * 1024 * 1024
 """Bytes. A keyframe of 94 × 512 takes about 5 MB."""

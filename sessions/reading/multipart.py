@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from routing.errors import UserError
-from routing.events import Event, Header, Keyframe, State, from_json
-from sessions.paths import ending_of, stem_of
-from sessions.reading.index import BLOCK, Tail, read_tail
-from sessions.reading.lines import Lines
-from sessions.reading.reader import SessionReader
-from sessions.reading.store import Spool, Store, open_store, open_whole
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Event, Header, Keyframe, State, from_json
+from moe_watch.sessions.paths import ending_of, stem_of
+from moe_watch.sessions.reading.index import BLOCK, Tail, read_tail
+from moe_watch.sessions.reading.lines import Lines
+from moe_watch.sessions.reading.reader import SessionReader
+from moe_watch.sessions.reading.store import Spool, Store, open_store, open_whole
 
 OPENING = 3
 """Lines that tell what a part is: its header, its keyframe, and whether something is missing before it."""

@@ -16,14 +16,14 @@ from typing import get_args
 
 import msgspec
 
-from routing.errors import UserError
-from routing.events import Event, Header, Unknown, from_json
-from sessions.reading.decoding import token_decoder
-from sessions.reading.lines import Line, Lines, LineTooLongError
-from sessions.reading.repeated_keys import repeated_key
-from sessions.reading.store import Store, open_whole
-from sessions.reading.validation import MAX_INTEGER, EventChecker, ShapeError, check_header
-from sessions.reading.versions import is_newer, refusal
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Event, Header, Unknown, from_json
+from moe_watch.sessions.reading.decoding import token_decoder
+from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.repeated_keys import repeated_key
+from moe_watch.sessions.reading.store import Store, open_whole
+from moe_watch.sessions.reading.validation import MAX_INTEGER, EventChecker, ShapeError, check_header
+from moe_watch.sessions.reading.versions import is_newer, refusal
 
 DAMAGED = "the file is damaged there; what comes before that line can still be read if you cut it off"
 NOT_A_SESSION = "this is not a moe-watch session"

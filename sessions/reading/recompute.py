@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from routing.arrays import unpacked
-from routing.events import Chunk, Event, Header, Keyframe, StreamItem, Table, Token, Unknown
-from routing.pressure.instruments import Instruments
+from moe_watch.routing.arrays import unpacked
+from moe_watch.routing.events import Chunk, Event, Header, Keyframe, StreamItem, Table, Token, Unknown
+from moe_watch.routing.pressure.instruments import Instruments
 
 TOLERANCE = 1e-9
 """How far recorded and recomputed numbers may lie apart, relative above 1 and absolute below: other machines may round

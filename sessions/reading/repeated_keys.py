@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from routing.events import Event, Token, to_json
+from moe_watch.routing.events import Event, Token, to_json
 
 _QUOTE, _BACKSLASH, _ESCAPED = b'"', b"\\", b'\\"'
 _ALWAYS = 7

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from routing.errors import UserError
-from sessions.reading.compression import ZSTANDARD, DecompressionError, Decompressor
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.reading.compression import ZSTANDARD, DecompressionError, Decompressor
 
 READ_BYTES = 1 << 18
 STANDARD_INPUT = "standard input"

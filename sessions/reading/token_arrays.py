@@ -11,11 +11,11 @@ from itertools import chain
 
 import numpy as np
 
-from routing.arrays import ABSENT, Flags, Floats, Ints, integers
-from routing.events import Event, Header, Keyframe, State, Token, Unknown
-from routing.row_layout import RowLayout
-from routing.usage.counts import overlap
-from sessions.reading.recompute import Beginnings
+from moe_watch.routing.arrays import ABSENT, Flags, Floats, Ints, integers
+from moe_watch.routing.events import Event, Header, Keyframe, State, Token, Unknown
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.routing.usage.counts import overlap
+from moe_watch.sessions.reading.recompute import Beginnings
 
 BATCH_ROWS = 65_536
 """Tokens × layers, and × experts where probabilities were recorded, that are held at once, but for the last token's."""
@@ -123,7 +123,7 @@ def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = 
     """Successive tokens of one context as arrays.
 
     Args:
-        tokens: at least one, as `sessions.reading.validation` allows them.
+        tokens: at least one, as `moe_watch.sessions.reading.validation` allows them.
         header: of their run.
         before: experts `[1, L, k]` of the token before them; None if their context begins with them.
     """

@@ -12,15 +12,15 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from routing.arrays import unpacked
-from routing.events import LEAST_LOGPROB, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
-from routing.pressure.chunk_sums import SUMMED
-from routing.pressure.formulas import MODES
-from routing.row_layout import RowLayout
-from sessions.reading.bounds import ABSENT_ID as ABSENT_ID
-from sessions.reading.bounds import LEAST_UNIT, MAX_TOKEN_ID, MOST_SECONDS, ROUNDING, out_of_bounds, short
-from sessions.reading.bounds import MAX_CELLS as MAX_CELLS
-from sessions.reading.bounds import MAX_INTEGER as MAX_INTEGER
+from moe_watch.routing.arrays import unpacked
+from moe_watch.routing.events import LEAST_LOGPROB, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
+from moe_watch.routing.pressure.chunk_sums import SUMMED
+from moe_watch.routing.pressure.formulas import MODES
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.sessions.reading.bounds import ABSENT_ID as ABSENT_ID
+from moe_watch.sessions.reading.bounds import LEAST_UNIT, MAX_TOKEN_ID, MOST_SECONDS, ROUNDING, out_of_bounds, short
+from moe_watch.sessions.reading.bounds import MAX_CELLS as MAX_CELLS
+from moe_watch.sessions.reading.bounds import MAX_INTEGER as MAX_INTEGER
 
 MAX_CHOSEN = 1 << 16
 """Layers × experts per token; some 2,000 in the largest known model. Screens hold the last few hundred tokens'."""
@@ -127,7 +127,7 @@ class EventChecker:
             check_alone(event)
 
     def check_decoded(self, token: Token, *, skim: bool = False) -> None:
-        """Refuse a token of `sessions.reading.decoding` that cannot follow the events before it.
+        """Refuse a token of `moe_watch.sessions.reading.decoding` that cannot follow the events before it.
 
         Args:
             token: one whose numbers are known to be in their ranges, and whose experts are there in all layers.

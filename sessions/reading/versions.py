@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from routing.events import SCHEMA_BY_LAYER, SCHEMA_MINOR
+from moe_watch.routing.events import SCHEMA_BY_LAYER, SCHEMA_MINOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from routing.events import Event, Keyframe, State, Token, from_json
-from sessions.recording.recorder import line_of
+from moe_watch.routing.events import Event, Keyframe, State, Token, from_json
+from moe_watch.sessions.recording.recorder import line_of
 
 KEPT_BYTES = 16 << 20
 """Lines kept at most: minutes of a large model's run, and seconds of the smallest one's."""

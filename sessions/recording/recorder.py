@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
-from routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
-from sessions import paths
-from sessions.recording.sinks import FileSink, Pending, Sink, StreamSink, ZstdSink
-from sessions.text import whole_text
+from moe_watch.routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
+from moe_watch.sessions import paths
+from moe_watch.sessions.recording.sinks import FileSink, Pending, Sink, StreamSink, ZstdSink
+from moe_watch.sessions.text import whole_text
 
 SYNC_SECONDS = 1.0
 """What a power cut may cost."""

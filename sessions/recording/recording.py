@@ -12,12 +12,12 @@ from typing import Literal
 
 import msgspec
 
-from routing.errors import UserError
-from routing.events import Continues, Event, Header, Keyframe
-from sessions import paths
-from sessions.recording.pending import Gap
-from sessions.recording.recorder import Recorder
-from sessions.source import RecordingStatus
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Continues, Event, Header, Keyframe
+from moe_watch.sessions import paths
+from moe_watch.sessions.recording.pending import Gap
+from moe_watch.sessions.recording.recorder import Recorder
+from moe_watch.sessions.source import RecordingStatus
 
 StateNow = Callable[[], Keyframe]
 """All that later events need, after those that were recorded so far."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
-from routing.events import Event, Keyframe, Unknown
-from sessions.reading.index import KEYFRAME, LineIndex, Place
-from sessions.replaying.seeking import Landing, due
-from sessions.source import Jump
+from moe_watch.routing.events import Event, Keyframe, Unknown
+from moe_watch.sessions.reading.index import KEYFRAME, LineIndex, Place
+from moe_watch.sessions.replaying.seeking import Landing, due
+from moe_watch.sessions.source import Jump
 
 STEP_SECONDS = 0.5
 """How long a step is shown at the speed of 1; when it was counted is not known."""
@@ -21,7 +21,7 @@ BASE_STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class StepPlaces:
-    """One moves by steps, each of which counts those before it, too. `sessions.replaying.seeking.Places`."""
+    """One moves by steps, each of which counts those before it, too. `moe_watch.sessions.replaying.seeking.Places`."""
 
     index: LineIndex
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from routing.events import PerturbationForm
+from moe_watch.routing.events import PerturbationForm
 
 
 class FixedRun:
-    """The part of a `sessions.source.Source` that would need a model, or would change the recording: nothing."""
+    """The part of `moe_watch.sessions.source.Source` that needs a model or would change the recording: nothing."""
 
     @property
     def loading(self) -> str:

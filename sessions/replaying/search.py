@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from routing.errors import UserError
-from sessions.reading.lines import Line, Lines, LineTooLongError
-from sessions.reading.store import Store
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.store import Store
 
 SOUGHT_SOURCES = frozenset({"generated", "injected"})
 """What is looked through: the prompt is known to whoever wrote it."""

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from routing.events import Event, Token, Unknown, from_json
-from sessions.reading.index import BLANK, KEYFRAME, TOKEN, VITALS, LineIndex, Place
-from sessions.reading.validation import check_alone
-from sessions.source import Jump, JumpUnit
+from moe_watch.routing.events import Event, Token, Unknown, from_json
+from moe_watch.sessions.reading.index import BLANK, KEYFRAME, TOKEN, VITALS, LineIndex, Place
+from moe_watch.sessions.reading.validation import check_alone
+from moe_watch.sessions.source import Jump, JumpUnit
 
 WINDOW_TOKENS = 256
 """So many tokens before the position are always given anew: screens show usage over a window of that size."""

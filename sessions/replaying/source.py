@@ -7,20 +7,20 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from routing.errors import UserError
-from routing.events import Chunk, Event, State, StreamItem, Unknown, Vitals
-from sessions.reading.index import LineIndex, Place
-from sessions.reading.multipart import JoinedStore, open_run
-from sessions.reading.reader import SessionReader
-from sessions.reading.recompute import Recomputed
-from sessions.reading.store import Store
-from sessions.replaying.count_steps import StepPlaces
-from sessions.replaying.fixed_run import FixedRun
-from sessions.replaying.gc_pause import no_collection
-from sessions.replaying.playhead import Playhead
-from sessions.replaying.search import Search
-from sessions.replaying.seeking import Places, TokenPlaces
-from sessions.source import END, STEP, Ability, Jump, PaceStatus, RecordingStatus, Timeline
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Event, State, StreamItem, Unknown, Vitals
+from moe_watch.sessions.reading.index import LineIndex, Place
+from moe_watch.sessions.reading.multipart import JoinedStore, open_run
+from moe_watch.sessions.reading.reader import SessionReader
+from moe_watch.sessions.reading.recompute import Recomputed
+from moe_watch.sessions.reading.store import Store
+from moe_watch.sessions.replaying.count_steps import StepPlaces
+from moe_watch.sessions.replaying.fixed_run import FixedRun
+from moe_watch.sessions.replaying.gc_pause import no_collection
+from moe_watch.sessions.replaying.playhead import Playhead
+from moe_watch.sessions.replaying.search import Search
+from moe_watch.sessions.replaying.seeking import Places, TokenPlaces
+from moe_watch.sessions.source import END, STEP, Ability, Jump, PaceStatus, RecordingStatus, Timeline
 
 ITEMS_PER_DRAIN = 256
 SECONDS_PER_DRAIN = 0.015
@@ -35,7 +35,7 @@ FINAL_STATES = frozenset({"finished", "error"})
 
 
 class ReplaySource(FixedRun):
-    """Plays a session by the times recorded in it. A `sessions.source.Source`.
+    """Plays a session by the times recorded in it. A `moe_watch.sessions.source.Source`.
 
     Events without a time come with the one before them. Where the drain cannot keep up, the replay slows down; it
     skips nothing but waits.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, State, Token, Unknown
-from routing.pressure.instruments import CUTTING_STATES
-from sessions.reading.recompute import Recomputed
-from sessions.reading.validation import ABSENT_ID
-from sessions.verifying.issues import Findings
+from moe_watch.routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, State, Token, Unknown
+from moe_watch.routing.pressure.instruments import CUTTING_STATES
+from moe_watch.sessions.reading.recompute import Recomputed
+from moe_watch.sessions.reading.validation import ABSENT_ID
+from moe_watch.sessions.verifying.issues import Findings
 
 
 class EventChecks:

@@ -7,15 +7,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from routing.events import Event, Header, Token, Unknown
-from sessions.reading.reader import Examined
-from sessions.reading.store import open_whole
-from sessions.reading.token_arrays import TokenArrays, TokenBatches
-from sessions.verifying.event_checks import DerivedChecks, EventChecks
-from sessions.verifying.header_checks import check_facts, remarks
-from sessions.verifying.index_outliers import PlausibleReader
-from sessions.verifying.issues import Finding, Findings
-from sessions.verifying.run_checks import RoutingChecks
+from moe_watch.routing.events import Event, Header, Token, Unknown
+from moe_watch.sessions.reading.reader import Examined
+from moe_watch.sessions.reading.store import open_whole
+from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches
+from moe_watch.sessions.verifying.event_checks import DerivedChecks, EventChecks
+from moe_watch.sessions.verifying.header_checks import check_facts, remarks
+from moe_watch.sessions.verifying.index_outliers import PlausibleReader
+from moe_watch.sessions.verifying.issues import Finding, Findings
+from moe_watch.sessions.verifying.run_checks import RoutingChecks
 
 
 @dataclass(frozen=True, slots=True)

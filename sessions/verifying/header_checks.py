@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from routing.events import Header, ModelInfo
-from routing.router.gates import UNKNOWN_GATE, parse
-from sessions.verifying.issues import Findings
+from moe_watch.routing.events import Header, ModelInfo
+from moe_watch.routing.router.gates import UNKNOWN_GATE, parse
+from moe_watch.sessions.verifying.issues import Findings
 
 SIZE_TOLERANCE = 0.01
 """Of a model's bytes, by which its experts and the rest together may differ from all."""

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import msgspec
 
-from routing.events import Keyframe, Token
-from sessions.reading.lines import Line, Lines, LineTooLongError
-from sessions.reading.reader import Examined, SessionReader
-from sessions.reading.validation import MAX_INTEGER
+from moe_watch.routing.events import Keyframe, Token
+from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.reader import Examined, SessionReader
+from moe_watch.sessions.reading.validation import MAX_INTEGER
 
 TOKENS_AHEAD = 5
 """So many tokens behind one that is ahead of its place are asked."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import Flags
-from routing.events import Header
-from sessions.reading.token_arrays import TokenArrays
+from moe_watch.routing.arrays import Flags
+from moe_watch.routing.events import Header
+from moe_watch.sessions.reading.token_arrays import TokenArrays
 
 SLACK = 5e-4
 """Of probabilities: three numbers rounded to 0.0001, and the noise of an engine's float32."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import ABSENT, Flags, Floats
-from routing.events import Header
-from routing.router.gates import Gate, Scores, Weighting, parse
-from routing.router.observe import normalised_entropy, router_margin
-from routing.row_layout import RowLayout
-from sessions.reading.token_arrays import TokenArrays
+from moe_watch.routing.arrays import ABSENT, Flags, Floats
+from moe_watch.routing.events import Header
+from moe_watch.routing.router.gates import Gate, Scores, Weighting, parse
+from moe_watch.routing.router.observe import normalised_entropy, router_margin
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.sessions.reading.token_arrays import TokenArrays
 
 NOISE = 1.0
 """Steps that engines' own arithmetic, in float32, may add to the half step of rounding."""

@@ -9,14 +9,14 @@ from math import exp, lgamma, log
 
 import numpy as np
 
-from routing.arrays import ABSENT, Flags, Floats, Ints
-from routing.events import Header
-from routing.row_layout import RowLayout
-from routing.usage.counts import UsageWindow
-from sessions.reading.token_arrays import TokenArrays
-from sessions.verifying.issues import Findings
-from sessions.verifying.prediction_checks import prediction_faults
-from sessions.verifying.row_checks import EVERY_ROW, MOST_ROWS
+from moe_watch.routing.arrays import ABSENT, Flags, Floats, Ints
+from moe_watch.routing.events import Header
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.routing.usage.counts import UsageWindow
+from moe_watch.sessions.reading.token_arrays import TokenArrays
+from moe_watch.sessions.verifying.issues import Findings
+from moe_watch.sessions.verifying.prediction_checks import prediction_faults
+from moe_watch.sessions.verifying.row_checks import EVERY_ROW, MOST_ROWS
 
 FEWEST_ROWS = 64
 """Of a layer, before its usage is judged."""

@@ -7,9 +7,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from routing.errors import UserError
-from routing.events import Header, Token
-from sessions.reading.multipart import (
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Header, Token
+from moe_watch.sessions.reading.multipart import (
     MAX_PARTS,
     THE_RUN,
     Opening,
@@ -20,10 +20,10 @@ from sessions.reading.multipart import (
     shown,
     too_many_parts,
 )
-from sessions.reading.recompute import Recomputed, agree
-from sessions.reading.store import open_whole
-from sessions.verifying.index_outliers import PlausibleReader
-from sessions.verifying.issues import Finding, Findings
+from moe_watch.sessions.reading.recompute import Recomputed, agree
+from moe_watch.sessions.reading.store import open_whole
+from moe_watch.sessions.verifying.index_outliers import PlausibleReader
+from moe_watch.sessions.verifying.issues import Finding, Findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def verify_runs(paths: Sequence[Path]) -> list[RunReport]:
     """Judge how files fit together: one report for each run of several files that one of these begins.
 
     There is one, too, for a file that goes on with another one that is not there. What is wrong within a file is not
-    said here: `sessions.verifying.file`.
+    said here: `moe_watch.sessions.verifying.file`.
     """
     files = filter(None, map(_read, paths))
     reports = [_judge_alone(file) if file.header.continues else _judge(file) for file in files]

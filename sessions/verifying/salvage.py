@@ -9,15 +9,15 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from routing.errors import UserError
-from routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
-from sessions import paths
-from sessions.reading.lines import Lines
-from sessions.reading.reader import Examined
-from sessions.reading.recompute import Recomputed
-from sessions.reading.store import Store, open_whole
-from sessions.recording.sinks import FileSink, Sink, ZstdSink
-from sessions.verifying.index_outliers import PlausibleReader
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
+from moe_watch.sessions import paths
+from moe_watch.sessions.reading.lines import Lines
+from moe_watch.sessions.reading.reader import Examined
+from moe_watch.sessions.reading.recompute import Recomputed
+from moe_watch.sessions.reading.store import Store, open_whole
+from moe_watch.sessions.recording.sinks import FileSink, Sink, ZstdSink
+from moe_watch.sessions.verifying.index_outliers import PlausibleReader
 
 REASONS_KEPT = 1000
 """Lines whose reasons are kept one by one; more of them are counted."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from backends.engine import Engine
-from backends.mlx.engine import load
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.mlx.engine import load
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
 from tests.backends import tiny
 
 LoadFolder = Callable[..., Engine]

@@ -11,9 +11,9 @@ import gguf
 import numpy as np
 from mlx.utils import tree_flatten
 
-from backends.engine import Engine
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
 from tests.backends import tiny
 
 QWEN3 = tiny.QWEN3 | {"mlp_only_layers": []}
@@ -146,7 +146,7 @@ Open = Callable[[pathlib.Path | str], Engine]
 @contextmanager
 def opening() -> Iterator[Open]:
     """Something that loads files (or `pocket`), and lets go of them in the end."""
-    from backends.llama.engine import load
+    from moe_watch.backends.llama.engine import load
 
     engines: list[Engine] = []
 

@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from backends.model_files.catalog import POCKET_GGUF
+from moe_watch.backends.model_files.catalog import POCKET_GGUF
 from tests.backends import llama_files
 
 Value = tuple[gguf.GGUFValueType, Any] | tuple[gguf.GGUFValueType, Any, gguf.GGUFValueType]

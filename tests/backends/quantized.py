@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.app import run
+from moe_watch.commands.app import run
 
 GROUP = 64
 """Weights that share a scale in MLX; what mlx-lm converts with by default."""

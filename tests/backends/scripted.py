@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from backends.engine import Engine
-from backends.generation.observation import Observer
-from backends.generation.outbox import Outbox
-from backends.generation.run import Run
-from backends.protocol import Batch, BatchItem, Branch, Command, Failed, Start, Stop
-from routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.generation.observation import Observer
+from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.generation.run import Run
+from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Failed, Start, Stop
+from moe_watch.routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
 
 GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
 

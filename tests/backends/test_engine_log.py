@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from backends import engine_log
-from backends.engine_log import summed_up
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
+from moe_watch.backends import engine_log
+from moe_watch.backends.engine_log import summed_up
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
 from tests.backends import pocket_variants
 from tests.backends.pocket_variants import TYPES, number
 

@@ -13,15 +13,15 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 import gguf
 
-from backends.engine import Engine
-from backends.engine_options import KV_TYPES, UNDERSTOOD, check_ranges, check_support, flag
-from backends.llama import model as llama_model
-from backends.llama.bindings import buffer_types
-from backends.model_files import catalog
-from backends.model_files.catalog import load_engine, locate
-from backends.protocol import EngineOptions
-from routing.errors import UserError
-from routing.events import Sampling
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.engine_options import KV_TYPES, UNDERSTOOD, check_ranges, check_support, flag
+from moe_watch.backends.llama import model as llama_model
+from moe_watch.backends.llama.bindings import buffer_types
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.catalog import load_engine, locate
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling
 from tests.backends import llama_files, tiny
 
 PROMPT = "def area(width, height):\n    return width"

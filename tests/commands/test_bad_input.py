@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from commands.app import cli, run
-from commands.options import Count, text_of
+from moe_watch.commands.app import cli, run
+from moe_watch.commands.options import Count, text_of
 
 
 def complaint(capsys, *arguments: str) -> str:

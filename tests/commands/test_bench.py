@@ -9,15 +9,15 @@ import signal
 
 import pytest
 
-from backends.model_files import catalog
-from backends.protocol import Ready
-from commands.app import run
-from routing.errors import UserError
-from routing.stats.ratios import FEWEST_ROUNDS, ratio
-from routing.stats.timing_noise import Noise
-from sessions.bench import Bench, BenchResult, Row
-from sessions.live.cost import known_cost
-from sessions.live.settings import RunSettings
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import Ready
+from moe_watch.commands.app import run
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, ratio
+from moe_watch.routing.stats.timing_noise import Noise
+from moe_watch.sessions.bench import Bench, BenchResult, Row
+from moe_watch.sessions.live.cost import known_cost
+from moe_watch.sessions.live.settings import RunSettings
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(bool(catalog.missing_packages(entry)), reason=f"no {name} here"))
@@ -33,7 +33,7 @@ ROWS = [*(("decode", name) for name in DECODE), *(("prefill", name) for name in 
 def kept(monkeypatch, tmp_path):
     """Where costs are kept in these tests."""
     folder = tmp_path / "cost"
-    monkeypatch.setattr("sessions.live.cost.cost_directory", lambda: folder)
+    monkeypatch.setattr("moe_watch.sessions.live.cost.cost_directory", lambda: folder)
     return folder
 
 
@@ -76,7 +76,7 @@ def finds(monkeypatch):
 
     def find(result):
         Made.result = result
-        monkeypatch.setattr("sessions.bench.Bench", Made)
+        monkeypatch.setattr("moe_watch.sessions.bench.Bench", Made)
         return Made.ready
 
     return find
@@ -214,7 +214,7 @@ def test_progress_is_told_and_two_rounds_are_no_cost():
 
 
 def test_a_cost_that_cannot_be_kept_is_said(capsys, kept):
-    from commands.measuring.bench import _keep
+    from moe_watch.commands.measuring.bench import _keep
     from tests.sessions.live.test_cost import BACKEND, MODEL
 
     kept.write_text("a file where the folder would be")

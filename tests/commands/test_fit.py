@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from commands.app import run
-from routing.half_life.fit import VERDICTS, fit_half_life
-from routing.half_life.fit_json import fit_result
+from moe_watch.commands.app import run
+from moe_watch.routing.half_life.fit import VERDICTS, fit_half_life
+from moe_watch.routing.half_life.fit_json import fit_result
 from tests.routing.planted import cliff, constant, exponential, linear, plant, rising
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from commands.app import cli, run
+from moe_watch.commands.app import cli, run
 
 
 @pytest.mark.parametrize("command", [[], ["watch"], ["record"], ["replay"], ["bench"]])
@@ -28,7 +28,7 @@ def test_version(capsys):
 
 
 def test_default_tokens_are_what_a_measurement_takes():
-    from commands.watching.record import DEFAULT_TOKENS
-    from routing.pressure.formulas import WARM_UP_CHUNKS
+    from moe_watch.commands.watching.record import DEFAULT_TOKENS
+    from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 
     assert DEFAULT_TOKENS == (WARM_UP_CHUNKS + 50) * 20

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from commands.app import run
-from sessions.measuring import figures
-from sessions.measuring.plan import read_plan
+from moe_watch.commands.app import run
+from moe_watch.sessions.measuring import figures
+from moe_watch.sessions.measuring.plan import read_plan
 from tests.processes import LONG, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +42,8 @@ def undisturbed(tmp_path_factory):
 STANDING_STILL = """
 import os, signal, sys
 from moe_watch import main
-from routing.events import Token
-from sessions.recording.recorder import Recorder
+from moe_watch.routing.events import Token
+from moe_watch.sessions.recording.recorder import Recorder
 take = Recorder.append
 def stand_still(recorder, event):
     if recorder.name == "run-002.moe.jsonl" and isinstance(event, Token) and event.i == 20:
@@ -172,7 +172,7 @@ def test_a_place_for_the_results_is_needed(capsys):
     [("one\ntwo\n\nthree", ["one", "two", "three"]), ('["a\\nb", "c"]', ["a\nb", "c"]), ("[x] = y", ["[x] = y"])],
 )
 def test_prompts_of_a_file(tmp_path, content, prompts):
-    from commands.measuring.measure import _prompts
+    from moe_watch.commands.measuring.measure import _prompts
 
     (tmp_path / "prompts").write_text(content)
     assert _prompts("pocket", None, tmp_path / "prompts") == prompts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
-from commands.tables import table_lines
+from moe_watch.commands.tables import table_lines
 
 
 def test_columns_have_one_width():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from routing.events import State, Token
-from sessions.reading.reader import read_session
+from moe_watch.routing.events import State, Token
+from moe_watch.sessions.reading.reader import read_session
 from tests.processes import LONG, wait_until, worker_of
 
 pytestmark = pytest.mark.model

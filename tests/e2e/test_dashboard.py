@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from commands.app import run
+from moe_watch.commands.app import run
 from tests.e2e.terminal import Terminal
 from tests.processes import LONG, worker_of
 

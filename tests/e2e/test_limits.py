@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.model_files import catalog
-from backends.system.open_files import tolerated
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.system.open_files import tolerated
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def test_a_model_runs_with_fewer_files_than_its_library_asks_for(engine: str, tm
 
 def test_a_library_gets_what_is_allowed() -> None:
     code = (
-        "import resource; from backends.system.open_files import tolerated\n"
+        "import resource; from moe_watch.backends.system.open_files import tolerated\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (50, 100))\n"
         "with tolerated(): resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 4096))\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))"

@@ -9,7 +9,7 @@ import subprocess
 import psutil
 import pytest
 
-from routing.events import to_json
+from moe_watch.routing.events import to_json
 from tests.e2e.terminal import PROGRAM, Terminal
 from tests.processes import worker_of
 from tests.sessions.kit import HEADER, tokens

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sessions.reading.reader import read_session
+from moe_watch.sessions.reading.reader import read_session
 from tests.e2e.terminal import Terminal
 from tests.processes import LONG
 
@@ -69,13 +69,13 @@ def test_closed_terminal(session, command):
 EARLY = """
 import os, signal, sys, threading, time
 from pathlib import Path
-import tui.app
-mounted = tui.app.MoeWatchApp.on_mount
+import moe_watch.tui.app
+mounted = moe_watch.tui.app.MoeWatchApp.on_mount
 async def late(self):
     os.kill(os.getpid(), int(sys.argv[1]))
     time.sleep(0.3)
     await mounted(self)
-tui.app.MoeWatchApp.on_mount = late
+moe_watch.tui.app.MoeWatchApp.on_mount = late
 from moe_watch import main
 main(sys.argv[2:])
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from commands.app import run as run_command
-from routing.events import to_json
+from moe_watch.commands.app import run as run_command
+from moe_watch.routing.events import to_json
 from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
 
 ROOT = Path(__file__).parents[2]

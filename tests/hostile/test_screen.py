@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from textual.events import Paste
 
-from routing.events import Progress, Refused
-from sessions.source import RecordingStatus
+from moe_watch.routing.events import Progress, Refused
+from moe_watch.sessions.source import RecordingStatus
+from moe_watch.tui.screens.help import HelpScreen
+from moe_watch.tui.widgets.base import Drawn
 from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
 from tests.tui.conftest import lines, press, running, same_on_every_machine, settle  # noqa: F401 - a fixture
 from tests.tui.scripted import LIVE, REPLAY
-from tui.screens.help import HelpScreen
-from tui.widgets.base import Drawn
 
 SIZE = (160, 50)
 TABS = "12345"

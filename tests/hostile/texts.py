@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from routing.events import (
+from moe_watch.routing.events import (
     BackendInfo,
     Header,
     Marker,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from commands.app import run
-from commands.measuring.bench import _result as cost_result
-from routing.stats.ratios import Ratio
-from routing.stats.timing_noise import Noise
-from sessions.bench import BenchResult, Row
+from moe_watch.commands.app import run
+from moe_watch.commands.measuring.bench import _result as cost_result
+from moe_watch.routing.stats.ratios import Ratio
+from moe_watch.routing.stats.timing_noise import Noise
+from moe_watch.sessions.bench import BenchResult, Row
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 
@@ -87,7 +87,7 @@ def test_files(printed, tmp_path, golden_path):
 
 
 def test_every_command_with_json_is_on_the_page():
-    from commands.app import cli
+    from moe_watch.commands.app import cli
 
     takes = {name for name, command in cli.commands.items() if any(each.name == "as_json" for each in command.params)}
     assert len(takes) > 8

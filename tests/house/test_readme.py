@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import backends
+import moe_watch
 from tests.e2e.terminal import PROGRAM, Terminal
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("reader")
     own = place / "my-moe"
     own.mkdir()
-    for path in (Path(backends.__file__).parent / "pocket").iterdir():
+    for path in (Path(moe_watch.__file__).parent / "backends" / "pocket").iterdir():
         if path.suffix in {".json", ".safetensors"}:
             shutil.copy(path, own)
         elif path.suffix == ".gguf":

@@ -8,9 +8,9 @@ from math import inf, isfinite
 
 import numpy as np
 
-from routing.half_life.chronomoe import reference_shape
-from routing.half_life.fit import Fit, fit_half_life
-from routing.half_life.shapes import TRENDS
+from moe_watch.routing.half_life.chronomoe import reference_shape
+from moe_watch.routing.half_life.fit import Fit, fit_half_life
+from moe_watch.routing.half_life.shapes import TRENDS
 from tests.routing.planted import (
     CHUNKS,
     OtherNoise,

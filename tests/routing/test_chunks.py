@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from routing.chunks import ChunkClock
+from moe_watch.routing.chunks import ChunkClock
 
 
 def test_a_chunk_completes_with_its_last_token():

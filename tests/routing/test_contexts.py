@@ -7,13 +7,13 @@ from math import log2
 import msgspec
 import pytest
 
-from routing.contexts import ContextNumbers
-from routing.events import Chunk, Keyframe, State
-from routing.half_life.fit import fit_half_life
-from routing.half_life.series import MidSeries
-from routing.pressure.formulas import MODES
-from routing.pressure.instruments import Instruments
-from routing.summary import Summary
+from moe_watch.routing.contexts import ContextNumbers
+from moe_watch.routing.events import Chunk, Keyframe, State
+from moe_watch.routing.half_life.fit import fit_half_life
+from moe_watch.routing.half_life.series import MidSeries
+from moe_watch.routing.pressure.formulas import MODES
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.summary import Summary
 from tests.routing.planted import constant, exponential, plant
 from tests.sessions.kit import HEADER, make_token
 

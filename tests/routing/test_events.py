@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from routing.events import Chunk, Header, Token, Unknown, from_json, to_json
+from moe_watch.routing.events import Chunk, Header, Token, Unknown, from_json, to_json
 
 
 def test_every_golden_line_survives_reading_and_writing(golden_path):

@@ -6,9 +6,9 @@ from math import log
 import msgspec
 import pytest
 
-from routing.events import Chunk, Pressures, Progress, State, Token
-from routing.pressure.instruments import Instruments
-from routing.summary import Summary
+from moe_watch.routing.events import Chunk, Pressures, Progress, State, Token
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.summary import Summary
 from tests.routing.pressure.test_instruments import make_run, tokens_of
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from routing.events import Chunk, Token, from_json, to_json
-from routing.pressure.instruments import Instruments
+from moe_watch.routing.events import Chunk, Token, from_json, to_json
+from moe_watch.routing.pressure.instruments import Instruments
 from tests.sessions.kit import HEADER, LAYERS, K, make_token
 
 SIZE = HEADER.chunk_size

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.arrays import ABSENT, Selections
-from routing.usage.counts import (
+from moe_watch.routing.arrays import ABSENT, Selections
+from moe_watch.routing.usage.counts import (
     UsageWindow,
     add_selections,
     dead,

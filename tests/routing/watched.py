@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.half_life.sequential import Look, judge, looks_at
-from routing.half_life.trend_detection import MIN_CHANGE
+from moe_watch.routing.half_life.sequential import Look, judge, looks_at
+from moe_watch.routing.half_life.trend_detection import MIN_CHANGE
 from tests.routing.planted import REAL_NOISE, OtherNoise, Planted, Series, plant, plant_with
 
 ONE_LOOK = 0.02

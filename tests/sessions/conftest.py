@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
 from tests.sessions.kit import (
     Drained,
     ScriptedWorker,

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 import moe_watch
-from routing.events import Keyframe, Token, from_json, to_json
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.notebook import Session
-from sessions.recording import pending as gaps
+from moe_watch.routing.events import Keyframe, Token, from_json, to_json
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.notebook import Session
+from moe_watch.sessions.recording import pending as gaps
 from tests.sessions.kit import Drained, Stage, path_of, wait_until
 from tests.sessions.recording.test_durability import fill_disk, wait_for_failure
 

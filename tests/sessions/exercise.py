@@ -10,16 +10,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from routing.errors import UserError
-from routing.events import State, to_json
-from routing.summary import Summary
-from sessions.export.exporter import ExportPlan, export_session
-from sessions.reading.reader import read_session
-from sessions.replaying.source import ReplaySource
-from sessions.source import END, HOME, STEP, Jump
-from sessions.verifying.file import verify
-from sessions.verifying.salvage import salvage
-from tui.state.run import RunView
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import State, to_json
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.export.exporter import ExportPlan, export_session
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import END, HOME, STEP, Jump
+from moe_watch.sessions.verifying.file import verify
+from moe_watch.sessions.verifying.salvage import salvage
+from moe_watch.tui.state.run import RunView
 
 SECONDS = 20.0
 JUMPS = (END, Jump("token", 3), STEP, Jump("chunk", 1), HOME, Jump("time", 0.1), Jump("mark", 0), END)

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from routing.events import Change, Chunk, Event, Keyframe, Perturbation, State, Token, from_json, to_json
-from routing.pressure.instruments import Instruments
+from moe_watch.routing.events import Change, Chunk, Event, Keyframe, Perturbation, State, Token, from_json, to_json
+from moe_watch.routing.pressure.instruments import Instruments
 
 RECORDED = Path(__file__).parent / "recorded"
 """130 tokens each, an injection after every fourth chunk of ten."""

@@ -12,8 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.protocol import Batch, Command, Failed, Load, Message, Pause, Perturb, Ready, Resume, Start, Stop
-from routing.events import (
+from moe_watch.backends.protocol import (
+    Batch,
+    Command,
+    Failed,
+    Load,
+    Message,
+    Pause,
+    Perturb,
+    Ready,
+    Resume,
+    Start,
+    Stop,
+)
+from moe_watch.routing.events import (
     BackendInfo,
     Header,
     ModelInfo,
@@ -25,9 +37,9 @@ from routing.events import (
     Token,
     TokenSource,
 )
-from sessions.live.environment import Surroundings
-from sessions.replaying.source import ReplaySource
-from sessions.source import Source
+from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import Source
 from tests.processes import wait_until
 
 LAYERS, EXPERTS, K = 3, 5, 2

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from routing.events import Event, Header, State, Token, to_json
-from routing.pressure.instruments import Instruments
+from moe_watch.routing.events import Event, Header, State, Token, to_json
+from moe_watch.routing.pressure.instruments import Instruments
 from tests.sessions.kit import HEADER, make_token
 
 PROMPT = 2

@@ -12,19 +12,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from commands.recordings.compare_text import comparison_lines
-from routing.errors import UserError
-from routing.events import Event, Header, Keyframe, ModelInfo, State, Token, to_json
-from routing.pressure.formulas import WARM_UP_CHUNKS
-from routing.pressure.instruments import Instruments
-from routing.stats.permutation import NoTest, Permutation
-from routing.usage.counts import jensen_shannon_distance
-from sessions.comparing.pairs import Pair, compare
-from sessions.comparing.result import comparison_result
-from sessions.comparing.sources import read_source
-from sessions.comparing.tokens import TokenComparison, compare_tokens
-from sessions.fitting.file_fit import fit_file
-from sessions.measuring.plan import PLAN_FILE, Plan
+from moe_watch.commands.recordings.compare_text import comparison_lines
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Event, Header, Keyframe, ModelInfo, State, Token, to_json
+from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.stats.permutation import NoTest, Permutation
+from moe_watch.routing.usage.counts import jensen_shannon_distance
+from moe_watch.sessions.comparing.pairs import Pair, compare
+from moe_watch.sessions.comparing.result import comparison_result
+from moe_watch.sessions.comparing.sources import read_source
+from moe_watch.sessions.comparing.tokens import TokenComparison, compare_tokens
+from moe_watch.sessions.fitting.file_fit import fit_file
+from moe_watch.sessions.measuring.plan import PLAN_FILE, Plan
 from tests.sessions.kit import EXPERTS, HEADER, LAYERS, MODEL, K, make_token, tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "golden.moe.jsonl"

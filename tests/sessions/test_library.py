@@ -6,12 +6,12 @@ import msgspec
 import pytest
 import zstandard
 
-from routing.errors import UserError
-from routing.events import Continues, State, to_json
-from sessions.fitting.file_fit import fit_file
-from sessions.library.cache import LibraryCache
-from sessions.library.housekeeping import delete_session, rename_session, require_whole_runs, to_prune
-from sessions.library.listing import entry_of, find_session, list_sessions, preview, scan
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Continues, State, to_json
+from moe_watch.sessions.fitting.file_fit import fit_file
+from moe_watch.sessions.library.cache import LibraryCache
+from moe_watch.sessions.library.housekeeping import delete_session, rename_session, require_whole_runs, to_prune
+from moe_watch.sessions.library.listing import entry_of, find_session, list_sessions, preview, scan
 from tests.sessions.kit import HEADER, MODEL, make_token
 from tests.sessions.made_sessions import ended, made_tokens, with_chunks, write_session
 
@@ -152,7 +152,7 @@ def test_a_part_names_the_file_that_it_goes_on_with(folder):
 
 def test_an_unchanged_file_is_scanned_once(folder, cache, monkeypatch):
     scanned = []
-    monkeypatch.setattr("sessions.library.listing.scan", lambda path: scanned.append(path.name) or scan(path))
+    monkeypatch.setattr("moe_watch.sessions.library.listing.scan", lambda path: scanned.append(path.name) or scan(path))
     first = write_session(folder / "a.moe.jsonl", 5)
     write_session(folder / "b.moe.jsonl", 5)
     assert list_sessions(folder, cache()) == list_sessions(folder, cache())

@@ -11,23 +11,23 @@ import signal
 import msgspec
 import pytest
 
-from backends.extras import install_command
-from backends.protocol import ForkPlan
-from routing.errors import UserError
-from routing.events import Fork, State, Token, to_json
-from routing.pressure.formulas import WARM_UP_CHUNKS
-from routing.stats.timing_noise import Noise
-from routing.summary import Summary
-from sessions.live.shared_worker import KeptWorker
-from sessions.measuring import figures
-from sessions.measuring.estimates import analyse
-from sessions.measuring.machine_noise import NOISE_FILE, range_in_words, read_noise
-from sessions.measuring.output import write_all
-from sessions.measuring.plan import PLAN_FILE, Plan, read_plan
-from sessions.measuring.recorded_run import NotWholeError, read_run
-from sessions.measuring.results import results, to_bytes
-from sessions.measuring.runner import measure
-from sessions.reading.reader import read_session
+from moe_watch.backends.extras import install_command
+from moe_watch.backends.protocol import ForkPlan
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Fork, State, Token, to_json
+from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+from moe_watch.routing.stats.timing_noise import Noise
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.live.shared_worker import KeptWorker
+from moe_watch.sessions.measuring import figures
+from moe_watch.sessions.measuring.estimates import analyse
+from moe_watch.sessions.measuring.machine_noise import NOISE_FILE, range_in_words, read_noise
+from moe_watch.sessions.measuring.output import write_all
+from moe_watch.sessions.measuring.plan import PLAN_FILE, Plan, read_plan
+from moe_watch.sessions.measuring.recorded_run import NotWholeError, read_run
+from moe_watch.sessions.measuring.results import results, to_bytes
+from moe_watch.sessions.measuring.runner import measure
+from moe_watch.sessions.reading.reader import read_session
 
 pytestmark = pytest.mark.model
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import moe_watch
-from routing.errors import UserError
-from routing.events import Chunk, Keyframe, Token, from_json, to_json
-from routing.half_life.fit import fit_half_life
-from sessions.fitting.file_fit import fit_file
-from sessions.reading.compression import ZSTANDARD
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Keyframe, Token, from_json, to_json
+from moe_watch.routing.half_life.fit import fit_half_life
+from moe_watch.sessions.fitting.file_fit import fit_file
+from moe_watch.sessions.reading.compression import ZSTANDARD
 from tests.sessions.kit import EXPERTS, HEADER, LAYERS, K, make_token
 from tests.sessions.made_sessions import bare, ended, made_tokens, with_chunks, write_session
 
@@ -132,7 +132,7 @@ def test_probabilities_come_where_they_were_recorded(tmp_path):
 
 def test_batches_change_nothing(made, tmp_path, monkeypatch):
     whole = made.tokens() | {"churn": made.churn(), "experts": made.experts()}
-    monkeypatch.setattr("sessions.reading.token_arrays.BATCH_ROWS", 7 * LAYERS)
+    monkeypatch.setattr("moe_watch.sessions.reading.token_arrays.BATCH_ROWS", 7 * LAYERS)
     again = moe_watch.open(made.path)
     for name, found in (again.tokens() | {"churn": again.churn(), "experts": again.experts()}).items():
         np.testing.assert_array_equal(found, whole[name])

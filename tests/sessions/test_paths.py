@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from sessions.paths import replace_file
+from moe_watch.sessions.paths import replace_file
 
 
 def test_a_file_is_replaced_and_its_folder_made(tmp_path):

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from routing.errors import UserError
-from routing.events import Chunk, Keyframe, to_json
-from routing.half_life.fit_json import fit_result
-from routing.pressure.instruments import Instruments
-from routing.summary import Summary
-from sessions.fitting.bare_series import Series, parse_series
-from sessions.fitting.file_fit import fit_file
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Keyframe, to_json
+from moe_watch.routing.half_life.fit_json import fit_result
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.fitting.bare_series import Series, parse_series
+from moe_watch.sessions.fitting.file_fit import fit_file
 from tests.routing.planted import exponential
 from tests.sessions.kit import HEADER, replayed, tokens
 

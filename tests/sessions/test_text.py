@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from sessions.text import UNKNOWN, markdown_text, plural, weights_text, whole_text
+from moe_watch.sessions.text import UNKNOWN, markdown_text, plural, weights_text, whole_text
 from tests.sessions.kit import MODEL
 
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from backends.engine import Routing
-from backends.mlx.open_model import open_model
-from backends.mlx.tap import RouterTap
-from backends.model_files.config import read_config
-from routing.router import gates
-from routing.router.observe import Observation, observe
+from moe_watch.backends.engine import Routing
+from moe_watch.backends.mlx.open_model import open_model
+from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.backends.model_files.config import read_config
+from moe_watch.routing.router import gates
+from moe_watch.routing.router.observe import Observation, observe
 
 Array = npt.NDArray[Any]
 

@@ -8,13 +8,13 @@ from functools import cache
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Routing
-from backends.llama.engine import LlamaEngine
-from backends.llama.loading import LoadedModel, load_model
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
-from routing.arrays import ABSENT
-from routing.events import Sampling
+from moe_watch.backends.engine import Routing
+from moe_watch.backends.llama.engine import LlamaEngine
+from moe_watch.backends.llama.loading import LoadedModel, load_model
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.arrays import ABSENT
+from moe_watch.routing.events import Sampling
 from tests.truth import shapes
 from tests.truth.compare import MODELS, Array, Golden, Seen, probabilities, read_golden, scale, spread, stacked
 

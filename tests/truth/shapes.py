@@ -17,12 +17,12 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as mlx_load_model
 
-from backends.engine import Routing
-from backends.mlx.engine import PREFILL_STEP
-from backends.mlx.loading import load_model
-from backends.mlx.tap import RouterTap
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
+from moe_watch.backends.engine import Routing
+from moe_watch.backends.mlx.engine import PREFILL_STEP
+from moe_watch.backends.mlx.loading import load_model
+from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
 from tests.backends import tiny
 from tests.truth.compare import Array, Golden, Seen, stacked
 

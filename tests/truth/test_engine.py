@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from backends.generation.observation import Evaluated, Observer, TokenFacts, captured
-from routing.events import Sampling, Token
+from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts, captured
+from moe_watch.routing.events import Sampling, Token
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.truth.compare import MODELS, read_golden, watch

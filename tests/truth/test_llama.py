@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.llama.ignored_settings import ignored, ignored_settings
-from backends.model_files.gguf import read_gguf
-from routing.arrays import ABSENT
+from moe_watch.backends.llama.ignored_settings import ignored, ignored_settings
+from moe_watch.backends.model_files.gguf import read_gguf
+from moe_watch.routing.arrays import ABSENT
 from tests.truth.compare import MODELS, probabilities, read_golden
 from tests.truth.expected import GATES
 from tests.truth.llama import compare, runs

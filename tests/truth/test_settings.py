@@ -15,11 +15,11 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from backends.mlx.open_model import open_model
-from backends.mlx.settings.dropped_tensors import _unused
-from backends.mlx.settings.ignored import windowed_layers
-from backends.mlx.tap import RouterTap
-from backends.model_files.config import read_config
+from moe_watch.backends.mlx.open_model import open_model
+from moe_watch.backends.mlx.settings.dropped_tensors import _unused
+from moe_watch.backends.mlx.settings.ignored import windowed_layers
+from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.backends.model_files.config import read_config
 from tests.truth.compare import MODELS, Array, read_golden
 from tests.truth.expected import CORRECTED, GATES
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from routing.arrays import ABSENT
+from moe_watch.routing.arrays import ABSENT
 from tests.truth import compare, shapes
 from tests.truth.compare import scale
 from tests.truth.expected import GATES

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 from textual.widgets import Input
 
+from moe_watch.tui.app import MoeWatchApp
 from tests.tui.events import main_run
 from tests.tui.scripted import ManualClock, Scripted
-from tui.app import MoeWatchApp
 
 
 @pytest.fixture(autouse=True)

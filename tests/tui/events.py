@@ -10,7 +10,7 @@ from math import exp
 import msgspec
 import numpy as np
 
-from routing.events import (
+from moe_watch.routing.events import (
     BackendInfo,
     Change,
     Chunk,
@@ -26,8 +26,8 @@ from routing.events import (
     Token,
     Vitals,
 )
-from routing.pressure.instruments import Instruments
-from routing.router.observe import observe
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.router.observe import observe
 
 PROMPT = 'def read_chunks(path, size=1024):\n    """'
 TEXT = '''Yield the contents of *path* in chunks of at most *size* bytes.

@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.tui import app
+from moe_watch.tui.terminal import job_control
 from tests.processes import wait_until
 from tests.sessions.kit import EndlessWorker, Stage
-from tui import app
-from tui.terminal import job_control
 
 LEFT = "left the dashboard"
 

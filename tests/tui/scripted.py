@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from routing.events import StreamItem
-from sessions.source import Jump, PaceStatus, RecordingStatus, Timeline
+from moe_watch.routing.events import StreamItem
+from moe_watch.sessions.source import Jump, PaceStatus, RecordingStatus, Timeline
 
 LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep"})
 REPLAY = frozenset({"pause", "speed"})

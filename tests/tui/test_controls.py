@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from routing.events import Change, Chunk, Sampling
+from moe_watch.routing.events import Change, Chunk, Sampling
+from moe_watch.tui.screens.ask import AskScreen
+from moe_watch.tui.state.run import GO_ON
 from tests.tui.conftest import lines, press, running, settle, shown, style_at, toasts
 from tests.tui.events import INJECTED, MadeUpRun, at_boundary, main_run, tap_off
 from tests.tui.scripted import LIVE, REPLAY, REPLAYING
-from tui.screens.ask import AskScreen
-from tui.state.run import GO_ON
 
 SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
 

@@ -7,17 +7,17 @@ from collections import Counter
 import msgspec
 import pytest
 
-from sessions.source import PaceStatus, RecordingStatus
+from moe_watch.sessions.source import PaceStatus, RecordingStatus
+from moe_watch.tui.drawing.colours import DARK, LIGHT
+from moe_watch.tui.input.actions import ACTIONS
+from moe_watch.tui.input.control import RATES, SPEEDS, next_pace
+from moe_watch.tui.screens.ask import AskScreen
+from moe_watch.tui.screens.help import HelpScreen
+from moe_watch.tui.state.run import GO_ON
+from moe_watch.tui.widgets.bars.tabs import TABS
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
 from tests.tui.scripted import LIVE, RECORDING, REPLAY, REPLAYING, SEEKABLE
-from tui.drawing.colours import DARK, LIGHT
-from tui.input.actions import ACTIONS
-from tui.input.control import RATES, SPEEDS, next_pace
-from tui.screens.ask import AskScreen
-from tui.screens.help import HelpScreen
-from tui.state.run import GO_ON
-from tui.widgets.bars.tabs import TABS
 
 
 @pytest.fixture

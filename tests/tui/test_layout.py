@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from moe_watch.tui.screens.dashboard import DashboardScreen
+from moe_watch.tui.widgets.bars.tabs import TABS
+from moe_watch.tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH
 from tests.tui.conftest import press, running, settle, shown
 from tests.tui.events import MadeUpRun, header, main_run
-from tui.screens.dashboard import DashboardScreen
-from tui.widgets.bars.tabs import TABS
-from tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH
 
 ONE_COLUMN = (LEAST_WIDTH, 80, 99)
 TWO_COLUMNS = (100, 119, 120, 121, 140, 159, 160, 161, 180, 199, 200, 201, 220, 240)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from routing.events import Marker, Progress, Refused
+from moe_watch.routing.events import Marker, Progress, Refused
+from moe_watch.tui.input.actions import ACTIONS, GROUP_TITLES
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
 from tests.tui.scripted import LIVE, REPLAY, REPLAYING, SEEKABLE, ManualClock
-from tui.input.actions import ACTIONS, GROUP_TITLES
 
 REFUSED = "nothing was injected: the text is empty"
 ALTERING = "not in a replay, the recording is what it is"

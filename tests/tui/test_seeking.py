@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from routing.errors import UserError
-from routing.events import Change, Chunk, Keyframe, Marker, Perturbation, Token, to_json
-from sessions.replaying.seeking import WINDOW_TOKENS
-from sessions.replaying.source import ReplaySource
-from sessions.source import END, HOME, Jump, PaceStatus, Timeline
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Change, Chunk, Keyframe, Marker, Perturbation, Token, to_json
+from moe_watch.sessions.replaying.seeking import WINDOW_TOKENS
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import END, HOME, Jump, PaceStatus, Timeline
+from moe_watch.tui.app import MoeWatchApp
+from moe_watch.tui.input.seeking import GRACE_SECONDS, parse_jump, stop_beside
+from moe_watch.tui.state.run import RunView
 from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, header, main_run
 from tests.tui.scripted import LIVE, REPLAYING, SEEKABLE, ManualClock
-from tui.app import MoeWatchApp
-from tui.input.seeking import GRACE_SECONDS, parse_jump, stop_beside
-from tui.state.run import RunView
 
 PARTS = ("header", "banner", "timeline", "footer", "experts", "entropy", "pressure", "vitals")
 

@@ -11,22 +11,22 @@ import msgspec
 import pytest
 from textual.widgets import OptionList, Static
 
-from routing.events import Continues
-from sessions import paths
-from sessions.library.cache import LibraryCache
-from sessions.library.listing import Facts, HalfLife, entry_of
-from sessions.source import RecordingStatus
+from moe_watch.routing.events import Continues
+from moe_watch.sessions import paths
+from moe_watch.sessions.library.cache import LibraryCache
+from moe_watch.sessions.library.listing import Facts, HalfLife, entry_of
+from moe_watch.sessions.source import RecordingStatus
+from moe_watch.tui.screens.ask import AskScreen
+from moe_watch.tui.screens.confirm import ConfirmScreen
+from moe_watch.tui.screens.dashboard import DashboardScreen
+from moe_watch.tui.screens.session_rows import columns, description, half_life, head, row
+from moe_watch.tui.screens.sessions import SessionsScreen
 from tests.hostile.texts import SEEN, TEXTS, acting
 from tests.sessions.kit import HEADER
 from tests.sessions.made_sessions import write_session
 from tests.tui.conftest import press, running, settle, shown, toasts
 from tests.tui.events import main_run
 from tests.tui.scripted import REPLAY, REPLAYING
-from tui.screens.ask import AskScreen
-from tui.screens.confirm import ConfirmScreen
-from tui.screens.dashboard import DashboardScreen
-from tui.screens.session_rows import columns, description, half_life, head, row
-from tui.screens.sessions import SessionsScreen
 
 OFF = RecordingStatus("off")
 

@@ -9,8 +9,8 @@ import sys
 import psutil
 import pytest
 
-from routing.events import State
-from sessions.reading.reader import read_session
+from moe_watch.routing.events import State
+from moe_watch.sessions.reading.reader import read_session
 from tests.e2e.terminal import Terminal
 from tests.processes import LONG, wait_until
 from tests.tui.leaving import LEFT

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import textual
 
-from routing.events import Chunk, Marker, Perturbation, Progress, Vitals, to_json
-from sessions import paths
-from sessions.imports.importer import import_trace
-from sessions.imports.traces import ImportOptions
-from sessions.source import PaceStatus, RecordingStatus, Timeline
+from moe_watch.routing.events import Chunk, Marker, Perturbation, Progress, Vitals, to_json
+from moe_watch.sessions import paths
+from moe_watch.sessions.imports.importer import import_trace
+from moe_watch.sessions.imports.traces import ImportOptions
+from moe_watch.sessions.source import PaceStatus, RecordingStatus, Timeline
 from tests.sessions.kit import replayed
 from tests.tui.conftest import make_app
 from tests.tui.events import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from routing.errors import UserError
+from moe_watch.routing.errors import UserError
+from moe_watch.tui.offscreen import UnseenDriver, run_unseen
 from tests.tui.events import main_run
 from tests.tui.scripted import Scripted
-from tui.offscreen import UnseenDriver, run_unseen
 
 
 @pytest.fixture

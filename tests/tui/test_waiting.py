@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from routing.events import Progress
-from sessions.source import RecordingStatus
+from moe_watch.routing.events import Progress
+from moe_watch.sessions.source import RecordingStatus
 from tests.tui.conftest import lines, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun
 from tests.tui.scripted import ManualClock, Scripted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitals.cgroup import GroupMemory, group_memory
+from moe_watch.vitals.cgroup import GroupMemory, group_memory
 
 MACHINE = 64_000_000
 UNLIMITED = {"2": "max", "1": str(2**63 - 4096)}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vitals.noise import CpuTimes, NoiseMeter, cpu_times
+from moe_watch.vitals.noise import CpuTimes, NoiseMeter, cpu_times
 
 
 def metered(*readings, load=lambda: (1.5, 9.0, 9.0)):

@@ -8,14 +8,21 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from routing.events import MemoryPressure, Temperature, Vitals
-from vitals import sysctl
-from vitals.cgroup import GroupMemory
-from vitals.heat import NO_SENSORS, Temperatures, Throttling
-from vitals.memory import ProcessMemory, Swap, SystemMemory
-from vitals.pressure import CRITICAL_STALL, WARNING_STALL, LinuxPressure, MacPressure, stall_level, system_pressure
-from vitals.provider import UnavailableError
-from vitals.sampler import VitalsSampler
+from moe_watch.routing.events import MemoryPressure, Temperature, Vitals
+from moe_watch.vitals import sysctl
+from moe_watch.vitals.cgroup import GroupMemory
+from moe_watch.vitals.heat import NO_SENSORS, Temperatures, Throttling
+from moe_watch.vitals.memory import ProcessMemory, Swap, SystemMemory
+from moe_watch.vitals.pressure import (
+    CRITICAL_STALL,
+    WARNING_STALL,
+    LinuxPressure,
+    MacPressure,
+    stall_level,
+    system_pressure,
+)
+from moe_watch.vitals.provider import UnavailableError
+from moe_watch.vitals.sampler import VitalsSampler
 
 QUIET = """\
 some avg10=0.00 avg60=0.00 avg300=0.00 total=0

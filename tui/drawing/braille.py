@@ -12,7 +12,7 @@ from math import floor, isnan
 import numpy as np
 from rich.style import Style
 
-from routing.arrays import Floats, Ints
+from moe_watch.routing.arrays import Floats, Ints
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of the dot in column 0 or 1 and row 0..3 of a cell."""

@@ -12,11 +12,11 @@ import numpy as np
 from rich.style import Style
 from textual.strip import Strip
 
-from routing.arrays import Floats
-from tui.drawing.braille import BrailleCanvas
-from tui.drawing.colours import Palette
-from tui.drawing.line import Row, on
-from tui.text.format import number
+from moe_watch.routing.arrays import Floats
+from moe_watch.tui.drawing.braille import BrailleCanvas
+from moe_watch.tui.drawing.colours import Palette
+from moe_watch.tui.drawing.line import Row, on
+from moe_watch.tui.text.format import number
 
 Cells = dict[int, tuple[str, Style]]
 """A character and its style, by column."""

@@ -8,8 +8,8 @@ from typing import Protocol, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from tui.input.actions import Action, palette_actions
-from tui.state.frame import Frame
+from moe_watch.tui.input.actions import Action, palette_actions
+from moe_watch.tui.state.frame import Frame
 
 
 class Performer(Protocol):

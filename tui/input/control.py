@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from routing.events import PerturbationForm
-from sessions.replaying.search import Search, Searchable
-from sessions.source import BACK, HOME, STEP, Jump, PaceStatus, Source
-from tui.input.seeking import SEEK_SECONDS, parse_jump, share_of, stop_beside
-from tui.state.frame import Queued, is_paused
-from tui.state.run import GO_ON, RunView
+from moe_watch.routing.events import PerturbationForm
+from moe_watch.sessions.replaying.search import Search, Searchable
+from moe_watch.sessions.source import BACK, HOME, STEP, Jump, PaceStatus, Source
+from moe_watch.tui.input.seeking import SEEK_SECONDS, parse_jump, share_of, stop_beside
+from moe_watch.tui.state.frame import Queued, is_paused
+from moe_watch.tui.state.run import GO_ON, RunView
 
 RATES = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 0.0)
 """Tokens per second that `+` and `−` go through; 0 is unlimited, and the fastest."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from math import inf
 
-from routing.errors import UserError
-from routing.events import Marker, Perturbation
-from sessions.source import Jump, Timeline
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Marker, Perturbation
+from moe_watch.sessions.source import Jump, Timeline
 
 SEEK_SECONDS = 5.0
 """How far the arrow keys go, in recorded time."""

@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static, TextArea
 
-from routing.events import PerturbationForm
+from moe_watch.routing.events import PerturbationForm
 
 
 @dataclass(frozen=True, slots=True)

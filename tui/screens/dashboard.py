@@ -11,19 +11,19 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 
-from tui.state.frame import Frame
-from tui.widgets.bars.banner import Banner
-from tui.widgets.bars.footer import FooterBar
-from tui.widgets.bars.header import HeaderBar
-from tui.widgets.bars.tabs import TABS, TabBar
-from tui.widgets.bars.timeline import TimelineBar
-from tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
-from tui.widgets.base import Drawn, Panel
-from tui.widgets.panels.entropy import EntropyPanel
-from tui.widgets.panels.experts.heatmap import ExpertHeatmap
-from tui.widgets.panels.pressure.panel import PressurePanel
-from tui.widgets.panels.stream import StreamPanel
-from tui.widgets.panels.vitals import VitalsPanel
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.widgets.bars.banner import Banner
+from moe_watch.tui.widgets.bars.footer import FooterBar
+from moe_watch.tui.widgets.bars.header import HeaderBar
+from moe_watch.tui.widgets.bars.tabs import TABS, TabBar
+from moe_watch.tui.widgets.bars.timeline import TimelineBar
+from moe_watch.tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
+from moe_watch.tui.widgets.base import Drawn, Panel
+from moe_watch.tui.widgets.panels.entropy import EntropyPanel
+from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
+from moe_watch.tui.widgets.panels.pressure.panel import PressurePanel
+from moe_watch.tui.widgets.panels.stream import StreamPanel
+from moe_watch.tui.widgets.panels.vitals import VitalsPanel
 
 MANY_EXPERTS = 96
 """From here on the heatmap gets all the width that the text can spare."""

@@ -13,9 +13,9 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from sessions.replaying.search import Search
-from tui.text.format import count, percent
-from tui.text.sanitize import one_line
+from moe_watch.sessions.replaying.search import Search
+from moe_watch.tui.text.format import count, percent
+from moe_watch.tui.text.sanitize import one_line
 
 LONGEST = 200
 """Characters that can be looked for."""

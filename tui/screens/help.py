@@ -13,10 +13,10 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from routing.pressure.formulas import MODES, mode_words
-from tui.input.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
-from tui.state.frame import Frame
-from tui.widgets.panels.pressure.notes import branches
+from moe_watch.routing.pressure.formulas import MODES, mode_words
+from moe_watch.tui.input.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.widgets.panels.pressure.notes import branches
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
-from sessions.library.listing import Condition, Entry, Preview
-from sessions.text import plural, top_k_text
-from tui.text.format import NOT_AVAILABLE, count, number, size
-from tui.text.sanitize import inert, one_line
+from moe_watch.sessions.library.listing import Condition, Entry, Preview
+from moe_watch.sessions.text import plural, top_k_text
+from moe_watch.tui.text.format import NOT_AVAILABLE, count, number, size
+from moe_watch.tui.text.sanitize import inert, one_line
 
 GAP = 2
 NAME_LEAST = 16

@@ -16,15 +16,15 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
-from routing.errors import UserError
-from sessions.library.housekeeping import delete_session, rename_session
-from sessions.library.listing import Entry, Preview, files_of_run, list_sessions, preview
-from sessions.text import plural
-from tui.screens.ask import AskScreen, Question, Reply
-from tui.screens.confirm import ConfirmScreen
-from tui.screens.session_rows import beginning, description, head, row
-from tui.text.format import size
-from tui.text.sanitize import one_line
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.library.housekeeping import delete_session, rename_session
+from moe_watch.sessions.library.listing import Entry, Preview, files_of_run, list_sessions, preview
+from moe_watch.sessions.text import plural
+from moe_watch.tui.screens.ask import AskScreen, Question, Reply
+from moe_watch.tui.screens.confirm import ConfirmScreen
+from moe_watch.tui.screens.session_rows import beginning, description, head, row
+from moe_watch.tui.text.format import size
+from moe_watch.tui.text.sanitize import one_line
 
 KEYS = "enter replays · d deletes · n renames · esc back"
 ROOM = 4

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sessions.source import Ability, PaceStatus, RecordingStatus, Source, Timeline
-from sessions.text import plural
-from tui.state.run import RunView, Status
-from tui.state.trends import Trend
-from tui.text.format import factor
-from tui.text.sanitize import one_line
+from moe_watch.sessions.source import Ability, PaceStatus, RecordingStatus, Source, Timeline
+from moe_watch.sessions.text import plural
+from moe_watch.tui.state.run import RunView, Status
+from moe_watch.tui.state.trends import Trend
+from moe_watch.tui.text.format import factor
+from moe_watch.tui.text.sanitize import one_line
 
 _WHY_FINISHED = {
     "eos": "end of text",

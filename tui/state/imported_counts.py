@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from routing.arrays import Floats, Ints
-from routing.events import Keyframe
-from routing.router.observe import effective_experts
-from routing.usage.counts import dead, usage_entropy
-from sessions.text import plural
-from tui.state.token_window import TokenWindow, mean_of_known
+from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.events import Keyframe
+from moe_watch.routing.router.observe import effective_experts
+from moe_watch.routing.usage.counts import dead, usage_entropy
+from moe_watch.sessions.text import plural
+from moe_watch.tui.state.token_window import TokenWindow, mean_of_known
 
 
 class CountedWindow(TokenWindow):

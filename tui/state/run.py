@@ -14,9 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from routing.chunks import ChunkClock
-from routing.errors import UserError
-from routing.events import (
+from moe_watch.routing.chunks import ChunkClock
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import (
     Change,
     Chunk,
     Cost,
@@ -35,15 +35,15 @@ from routing.events import (
     Token,
     Vitals,
 )
-from routing.pressure.formulas import MODES
-from routing.pressure.instruments import CUTTING_STATES, Instruments
-from routing.row_layout import RowLayout
-from sessions.text import plural
-from tui.state.imported_counts import CountedWindow, counted_windows
-from tui.state.token_window import Ids, Routing, TokenRate, TokenWindow
-from tui.state.trajectory import PressureTrack
-from tui.state.vitals_history import VitalsHistory
-from tui.text.format import count
+from moe_watch.routing.pressure.formulas import MODES
+from moe_watch.routing.pressure.instruments import CUTTING_STATES, Instruments
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.sessions.text import plural
+from moe_watch.tui.state.imported_counts import CountedWindow, counted_windows
+from moe_watch.tui.state.token_window import Ids, Routing, TokenRate, TokenWindow
+from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.state.vitals_history import VitalsHistory
+from moe_watch.tui.text.format import count
 
 GO_ON = " Please continue:"
 """The text that `g` injects."""

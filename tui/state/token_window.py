@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from routing.arrays import Floats, Ints, Selections, integers
-from routing.router.observe import effective_experts
-from routing.usage.counts import UsageWindow, overlaps
+from moe_watch.routing.arrays import Floats, Ints, Selections, integers
+from moe_watch.routing.router.observe import effective_experts
+from moe_watch.routing.usage.counts import UsageWindow, overlaps
 
 WINDOW_TOKENS = 256
 RATE_SECONDS = 2.0

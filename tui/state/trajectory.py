@@ -9,11 +9,11 @@ from operator import attrgetter
 
 import msgspec
 
-from routing.events import Chunk, Keyframe, Perturbation, State
-from routing.half_life.series import MidSeries
-from routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
-from routing.pressure.instruments import complete_chunks, start_is_before
-from tui.text.format import count
+from moe_watch.routing.events import Chunk, Keyframe, Perturbation, State
+from moe_watch.routing.half_life.series import MidSeries
+from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
+from moe_watch.routing.pressure.instruments import complete_chunks, start_is_before
+from moe_watch.tui.text.format import count
 
 CHUNKS_KEPT = 4000
 INJECTIONS_KEPT = 400

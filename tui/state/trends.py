@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 
-from routing.errors import UserError
-from routing.events import Fork
-from routing.half_life.fit import Fit, fit_half_life, too_long, too_short
-from routing.pressure.external_energy import ExternalEnergy, boundaries_of, external_energy
-from tui.state.run import RunView
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Fork
+from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_short
+from moe_watch.routing.pressure.external_energy import ExternalEnergy, boundaries_of, external_energy
+from moe_watch.tui.state.run import RunView
 
 Extent = tuple[int, int, int | None, int | None, int]
 """Context, its measured chunks, the last injection and the chunk after it, forks: how far a trajectory has come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from routing.events import Temperature, Vitals
+from moe_watch.routing.events import Temperature, Vitals
 
 READINGS_KEPT = 240
 SENSORS_KEPT = 32

@@ -7,7 +7,7 @@ from textual.color import Color
 from textual.filter import LineFilter
 from textual.strip import Strip
 
-from tui.text.sanitize import inert, is_inert
+from moe_watch.tui.text.sanitize import inert, is_inert
 
 
 class InertFilter(LineFilter):

@@ -17,11 +17,11 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui.drawing import colours as palette
-from tui.drawing.colours import Palette
-from tui.drawing.line import Part, Row
-from tui.state.frame import Frame
-from tui.text.word_wrap import wrapped
+from moe_watch.tui.drawing import colours as palette
+from moe_watch.tui.drawing.colours import Palette
+from moe_watch.tui.drawing.line import Part, Row
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.text.word_wrap import wrapped
 
 
 class Sides(NamedTuple):

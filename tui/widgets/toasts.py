@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from textual.app import App
 
-from tui.text.sanitize import one_line
-from tui.text.word_wrap import SENTENCE_LIMIT
+from moe_watch.tui.text.sanitize import one_line
+from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT
 
 TOAST_SECONDS = 10.0
 """Time that a warning is shown."""

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Floats, Ints, Routing
-from backends.llama.bindings import F32, I32, Tensor, get_rows_operation, tensor_get
-from backends.tap_rows import HEADER, RecordedRouting, RowFormat, ScoredRouting
-from routing.arrays import ABSENT
+from moe_watch.backends.engine import Floats, Ints, Routing
+from moe_watch.backends.llama.bindings import F32, I32, Tensor, get_rows_operation, tensor_get
+from moe_watch.backends.tap_rows import HEADER, RecordedRouting, RowFormat, ScoredRouting
+from moe_watch.routing.arrays import ABSENT
 
 READ_AT = "ffn_moe_weights"
 """Selected scores, before the model normalises or scales them."""

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from backends.engine import Floats
-from backends.layer_checks import check_same_experts
-from backends.llama.bindings import Tensor, operation
-from backends.llama.tap.callback import READ_AT, PythonTap, RouterRows, read_weights
-from routing.arrays import Flags
-from routing.errors import UserError
-from routing.router.gates import UNKNOWN_GATE, Gate, Scores, Weighting, parse, scores, weights
+from moe_watch.backends.engine import Floats
+from moe_watch.backends.layer_checks import check_same_experts
+from moe_watch.backends.llama.bindings import Tensor, operation
+from moe_watch.backends.llama.tap.callback import READ_AT, PythonTap, RouterRows, read_weights
+from moe_watch.routing.arrays import Flags
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.router.gates import UNKNOWN_GATE, Gate, Scores, Weighting, parse, scores, weights
 
 SOFTMAX, NORM, SCALED = STEPS = tuple(f"{READ_AT}_{step}" for step in ("softmax", "norm", "scaled"))
 """Steps from the selected scores to the weights, in this order; a model has some of them or none."""
@@ -49,7 +49,7 @@ class RouterGate:
     """What is known of a model's routers."""
 
     name: str
-    """As `routing.router.gates` writes it, or `UNKNOWN_GATE`."""
+    """As `moe_watch.routing.router.gates` writes it, or `UNKNOWN_GATE`."""
     logits: Callable[[Floats], Floats] | None
     """From a router's scores to logits that mean the same; None if nothing is known."""
     applied_at: str | None = None

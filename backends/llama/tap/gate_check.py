@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from backends.engine import Floats, Routing
-from backends.llama.tap import callback
-from backends.llama.tap.callback import RouterRows, Tap
-from backends.llama.tap.gate import RouterGate
-from backends.tap_rows import RowFormat
+from moe_watch.backends.engine import Floats, Routing
+from moe_watch.backends.llama.tap import callback
+from moe_watch.backends.llama.tap.callback import RouterRows, Tap
+from moe_watch.backends.llama.tap.gate import RouterGate
+from moe_watch.backends.tap_rows import RowFormat
 
 EVERY = 64
 """Evaluations, of which one is checked: it stops twice in every layer, the others once."""

@@ -6,11 +6,11 @@ import ctypes
 
 import numpy as np
 
-from backends.engine import Ints
-from backends.llama.compiler import CannotCompile, compiled_observation
-from backends.tap_rows import HEADER, ObserveRows, RowFormat
-from routing.router.gates import Gate, Weighting, parse
-from routing.router.observe import SMALLEST, UNITS, Observation
+from moe_watch.backends.engine import Ints
+from moe_watch.backends.llama.compiler import CannotCompile, compiled_observation
+from moe_watch.backends.tap_rows import HEADER, ObserveRows, RowFormat
+from moe_watch.routing.router.gates import Gate, Weighting, parse
+from moe_watch.routing.router.observe import SMALLEST, UNITS, Observation
 
 
 class _Format(ctypes.Structure):
@@ -36,7 +36,7 @@ def rows_observer(form: RowFormat, gate: str) -> ObserveRows | None:
 
     Args:
         form: of rows that show scores.
-        gate: as `routing.router.gates` names it.
+        gate: as `moe_watch.routing.router.gates` names it.
     """
     known = parse(gate)
     if known is None or not (form.is_scored and form.is_even and _is_simple(known)) or form.experts < 2:

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from backends.mlx.settings.dropped_tensors import mlx_lm_classes
-from backends.mlx.settings.ignored import shown
-from backends.model_files.config import Config, rope_overrides
+from moe_watch.backends.mlx.settings.dropped_tensors import mlx_lm_classes
+from moe_watch.backends.mlx.settings.ignored import shown
+from moe_watch.backends.model_files.config import Config, rope_overrides
 
 ABSENT = object()
 """A key that cannot be filled in."""

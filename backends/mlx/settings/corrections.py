@@ -12,13 +12,13 @@ from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.models.rope_utils import YarnRoPE, initialize_rope
 
-from backends.mlx.layers import family_of
-from backends.mlx.settings import moe_blocks as mlx_blocks
-from backends.mlx.settings.dropped_tensors import LAYER
-from backends.mlx.settings.ignored import Ignored, rope_kind, rotations, windowed_layers
-from backends.mlx.settings.moe_blocks import replace_call
-from backends.mlx.settings.yarn import YarnRotation
-from backends.model_files.config import Config, text_section
+from moe_watch.backends.mlx.layers import family_of
+from moe_watch.backends.mlx.settings import moe_blocks as mlx_blocks
+from moe_watch.backends.mlx.settings.dropped_tensors import LAYER
+from moe_watch.backends.mlx.settings.ignored import Ignored, rope_kind, rotations, windowed_layers
+from moe_watch.backends.mlx.settings.moe_blocks import replace_call
+from moe_watch.backends.mlx.settings.yarn import YarnRotation
+from moe_watch.backends.model_files.config import Config, text_section
 
 SELECTION_BIAS = "e_score_correction_bias"
 GROUP_BIASES = (SELECTION_BIAS, "expert_bias")

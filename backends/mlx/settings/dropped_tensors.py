@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import load_model
 
-from backends.model_files.config import Config
+from moe_watch.backends.model_files.config import Config
 
 Classes = tuple[type[nn.Module], type]
 

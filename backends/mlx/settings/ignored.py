@@ -11,11 +11,11 @@ from typing import Any
 
 import mlx.nn as nn
 
-from backends.mlx.layers import moe_layers
-from backends.mlx.settings.source_reads import names_read
-from backends.model_files.config import NOT_LANGUAGE, Config
-from backends.model_files.config_keys import ALIASES, HARMLESS, NEUTRAL, ROPE_NEUTRAL, Setting
-from routing.router.gates import Gate, Weighting
+from moe_watch.backends.mlx.layers import moe_layers
+from moe_watch.backends.mlx.settings.source_reads import names_read
+from moe_watch.backends.model_files.config import NOT_LANGUAGE, Config
+from moe_watch.backends.model_files.config_keys import ALIASES, HARMLESS, NEUTRAL, ROPE_NEUTRAL, Setting
+from moe_watch.routing.router.gates import Gate, Weighting
 
 ROPE = ("rope_scaling", "rope_parameters")
 """Keys of mappings that describe the rotation of queries and keys."""

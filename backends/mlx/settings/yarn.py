@@ -10,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from backends.model_files.config import Config
+from moe_watch.backends.model_files.config import Config
 
 
 class YarnRotation(nn.Module):  # type: ignore[misc]

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from routing.errors import UserError
-from sessions.imports.typed_json import Payload
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.typed_json import Payload
 
 MOST_TOKEN_ID = 1 << 31
 EXTENSIONS = ("meta_info", "sgl_ext", "sglext", "nvext", "engine_data")

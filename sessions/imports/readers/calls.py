@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import Ints
-from routing.errors import UserError
-from sessions.imports.count_steps import in_steps
-from sessions.imports.plausibility import counted, routed
-from sessions.imports.readers.cells import Cell, trace_of
-from sessions.imports.traces import (
+from moe_watch.routing.arrays import Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.count_steps import in_steps
+from moe_watch.sessions.imports.plausibility import counted, routed
+from moe_watch.sessions.imports.readers.cells import Cell, trace_of
+from moe_watch.sessions.imports.traces import (
     NO_PROMPT,
     CountedTrace,
     ImportOptions,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routing.arrays import ABSENT, Ints
-from routing.errors import UserError
-from sessions.imports.plausibility import routed
-from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens, layers_of
+from moe_watch.routing.arrays import ABSENT, Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.plausibility import routed
+from moe_watch.sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens, layers_of
 
 MOST_ABSENT = 1000
 """Tokens without any row that are filled in where there are fewer with one: each takes a line in a session."""

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from routing.errors import UserError
-from sessions.imports.document import Document
-from sessions.imports.readers.calls import Call, read_calls
-from sessions.imports.readers.sparse import counts_trace
-from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, Trace
-from sessions.reading.validation import MAX_CELLS
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.readers.calls import Call, read_calls
+from moe_watch.sessions.imports.readers.sparse import counts_trace
+from moe_watch.sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, Trace
+from moe_watch.sessions.reading.validation import MAX_CELLS
 
 ENGINE = "colibri"
 BINARY = b"IKU1"

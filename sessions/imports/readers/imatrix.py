@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from backends.extras import install_command
-from backends.model_files.gguf import GgufFile, read_gguf
-from routing.errors import UserError
-from sessions.imports.document import Document
-from sessions.imports.plausibility import counted
-from sessions.imports.safe_loading import Array
-from sessions.imports.traces import CountedTrace, ImportOptions
+from moe_watch.backends.extras import install_command
+from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.plausibility import counted
+from moe_watch.sessions.imports.safe_loading import Array
+from moe_watch.sessions.imports.traces import CountedTrace, ImportOptions
 
 EXPERTS = re.compile(r"blk\.(\d{1,6})\.ffn_(?:down|up|gate|gate_up)_exps\.weight\.counts")
 ATTENTION = re.compile(r"blk\.\d{1,6}\.attn_\w+\.weight\.counts")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sessions.imports.document import Document
+from moe_watch.sessions.imports.document import Document
 
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 

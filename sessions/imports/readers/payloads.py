@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from routing.errors import UserError
-from sessions.imports.safe_loading import Array
-from sessions.imports.traces import ImportOptions
-from sessions.imports.typed_json import (
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.safe_loading import Array
+from moe_watch.sessions.imports.traces import ImportOptions
+from moe_watch.sessions.imports.typed_json import (
     BY_SIZE,
     Described,
     Payload,

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import msgspec
 
-from routing.errors import UserError
-from sessions.imports.document import Document
-from sessions.imports.readers.cells import Cell, trace_of
-from sessions.imports.readers.sparse import counts_trace
-from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, RoutedTrace, known_experts_per_token
-from sessions.imports.typed_json import ExpertId, Index, typed
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.readers.cells import Cell, trace_of
+from moe_watch.sessions.imports.readers.sparse import counts_trace
+from moe_watch.sessions.imports.traces import (
+    MAX_LAYER,
+    CountedTrace,
+    ImportOptions,
+    RoutedTrace,
+    known_experts_per_token,
+)
+from moe_watch.sessions.imports.typed_json import ExpertId, Index, typed
 
 
 class _Profile(msgspec.Struct):

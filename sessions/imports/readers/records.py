@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import msgspec
 
-from routing.errors import UserError
-from sessions.imports.document import Document
-from sessions.imports.readers.calls import Call, read_calls
-from sessions.imports.readers.cells import Cell, trace_of
-from sessions.imports.traces import ImportOptions, RoutedTrace, Trace
-from sessions.imports.typed_json import ExpertId, Index, typed
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.readers.calls import Call, read_calls
+from moe_watch.sessions.imports.readers.cells import Cell, trace_of
+from moe_watch.sessions.imports.traces import ImportOptions, RoutedTrace, Trace
+from moe_watch.sessions.imports.typed_json import ExpertId, Index, typed
 
 Line = TypeVar("Line")
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from routing.arrays import ABSENT, Ints
-from routing.errors import UserError
-from sessions.imports.document import Document
-from sessions.imports.plausibility import routed
-from sessions.imports.readers.answers import EXTENSIONS, MOST_TOKEN_ID, Answer, Part, answer_of
-from sessions.imports.readers.payloads import Rows, rows_of
-from sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens
-from sessions.imports.typed_json import array_of, typed
-from sessions.reading.validation import ABSENT_ID
+from moe_watch.routing.arrays import ABSENT, Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.plausibility import routed
+from moe_watch.sessions.imports.readers.answers import EXTENSIONS, MOST_TOKEN_ID, Answer, Part, answer_of
+from moe_watch.sessions.imports.readers.payloads import Rows, rows_of
+from moe_watch.sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens
+from moe_watch.sessions.imports.typed_json import array_of, typed
+from moe_watch.sessions.reading.validation import ABSENT_ID
 
 OF_SGLANG = frozenset({"meta_info", "sgl_ext", "sglext"})
 UNCHECKED = "the answer does not state its number of tokens: {} by the shape that was given"

@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from routing.arrays import Ints
-from routing.errors import UserError
-from sessions.imports.count_steps import in_steps
-from sessions.imports.document import Document
-from sessions.imports.plausibility import check_counts, counted, routed
-from sessions.imports.safe_loading import Array
-from sessions.imports.traces import (
+from moe_watch.routing.arrays import Ints
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.count_steps import in_steps
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.plausibility import check_counts, counted, routed
+from moe_watch.sessions.imports.safe_loading import Array
+from moe_watch.sessions.imports.traces import (
     CountedTrace,
     ImportOptions,
     RoutedTrace,
@@ -27,8 +27,8 @@ from sessions.imports.traces import (
     known_prompt_tokens,
     phase_of_counts,
 )
-from sessions.imports.typed_json import array_of, typed
-from sessions.reading.validation import MAX_CELLS, MAX_INTEGER
+from moe_watch.sessions.imports.typed_json import array_of, typed
+from moe_watch.sessions.reading.validation import MAX_CELLS, MAX_INTEGER
 
 ENGINE = "SGLang"
 WHAT = "SGLang's expert distribution"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from routing.errors import UserError
-from sessions.imports.plausibility import counted
-from sessions.imports.traces import (
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.plausibility import counted
+from moe_watch.sessions.imports.traces import (
     CountedTrace,
     ImportOptions,
     Shape,
@@ -17,7 +17,7 @@ from sessions.imports.traces import (
     layers_of,
     phase_of_counts,
 )
-from sessions.reading.validation import MAX_INTEGER
+from moe_watch.sessions.reading.validation import MAX_INTEGER
 
 
 def counts_trace(

@@ -14,12 +14,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from routing.errors import UserError
-from sessions.imports.document import Document
-from sessions.imports.readers.cells import Cell, trace_of
-from sessions.imports.readers.sparse import counts_trace
-from sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, RoutedTrace, known_experts_per_token
-from sessions.reading.multipart import shown
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.readers.cells import Cell, trace_of
+from moe_watch.sessions.imports.readers.sparse import counts_trace
+from moe_watch.sessions.imports.traces import (
+    MAX_LAYER,
+    CountedTrace,
+    ImportOptions,
+    RoutedTrace,
+    known_experts_per_token,
+)
+from moe_watch.sessions.reading.multipart import shown
 
 TOKEN, LAYER, EXPERT, PHASE = ("token", "i"), ("layer",), "expert", "phase"
 STEP, SLOT = ("step", "token", "i"), ("slot", "rank")

@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from routing.errors import UserError
-from sessions.imports.count_steps import in_steps
-from sessions.imports.document import Document
-from sessions.imports.plausibility import check_counts, counted
-from sessions.imports.safe_loading import read_bytes
-from sessions.imports.traces import (
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.count_steps import in_steps
+from moe_watch.sessions.imports.document import Document
+from moe_watch.sessions.imports.plausibility import check_counts, counted
+from moe_watch.sessions.imports.safe_loading import read_bytes
+from moe_watch.sessions.imports.traces import (
     MAX_LAYER,
     CountedTrace,
     ImportOptions,
@@ -26,7 +26,7 @@ from sessions.imports.traces import (
     layers_of,
     phase_of_counts,
 )
-from sessions.imports.typed_json import typed
+from moe_watch.sessions.imports.typed_json import typed
 
 KEY = re.compile(r"(\d{1,9})_(\d{1,7})")
 META = "meta_info.json"

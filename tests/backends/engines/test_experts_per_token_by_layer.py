@@ -15,19 +15,19 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
 import moe_watch
-from backends.generation.observation import Evaluated, Observer, TokenFacts
-from backends.layer_checks import check_same_experts
-from backends.llama.engine import load
-from backends.mlx import loading as mlx_loading
-from backends.mlx.engine import load as load_mlx
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
-from commands.app import run
-from routing.errors import UserError
-from routing.events import Header, Token
-from routing.row_layout import RowLayout
-from sessions.comparing.tokens import compare_tokens
-from sessions.reading.reader import read_session
+from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts
+from moe_watch.backends.layer_checks import check_same_experts
+from moe_watch.backends.llama.engine import load
+from moe_watch.backends.mlx import loading as mlx_loading
+from moe_watch.backends.mlx.engine import load as load_mlx
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.commands.app import run
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Header, Token
+from moe_watch.routing.row_layout import RowLayout
+from moe_watch.sessions.comparing.tokens import compare_tokens
+from moe_watch.sessions.reading.reader import read_session
 from tests.truth.compare import MODELS
 
 EVEN = MODELS / "nemotron_h" / "model.gguf"

@@ -14,11 +14,11 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 from mlx_lm.models import cache as caches
 
-from backends.engine import Drawn, Engine
-from backends.mlx.engine import load as load_mlx
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
-from routing.events import Sampling
+from moe_watch.backends.engine import Drawn, Engine
+from moe_watch.backends.mlx.engine import load as load_mlx
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.events import Sampling
 from tests.backends import llama_files
 from tests.backends.mlx.test_engine import GREEDY, PROMPT, begin, draw
 

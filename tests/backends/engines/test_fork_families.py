@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.engine import Engine
-from routing.events import Sampling
+from moe_watch.backends.engine import Engine
+from moe_watch.routing.events import Sampling
 from tests.backends import llama_files, tiny
 from tests.backends.conftest import load_folder
 from tests.backends.engines.test_fork import Facts, facts, settle

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends.engine import Engine
-from backends.protocol import Pause, Perturb, Resume, SetMultistep, SetSampling, Stop
-from routing.events import Change, Chunk, Header, Perturbation, Sampling, State, Token
-from routing.pressure.instruments import Instruments
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.protocol import Pause, Perturb, Resume, SetMultistep, SetSampling, Stop
+from moe_watch.routing.events import Change, Chunk, Header, Perturbation, Sampling, State, Token
+from moe_watch.routing.pressure.instruments import Instruments
 from tests.backends.scripted import Session, start
 
 PROMPT_TOKENS = 10

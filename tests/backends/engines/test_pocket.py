@@ -6,10 +6,10 @@ import pathlib
 
 import numpy as np
 
-from backends.mlx.engine import load
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
-from routing.events import Sampling
+from moe_watch.backends.mlx.engine import load
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.events import Sampling
 from tests.backends.mlx.test_engine import draw, logits, sets
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "pocket" / "golden_transformers.npz"

@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.model_files import catalog
-from backends.model_files.gguf import read_gguf
-from commands.app import run
-from routing.events import Header
-from routing.router.agreement import Agreement
-from sessions.comparing.tokens import compare_tokens
-from sessions.reading.reader import read_session
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.gguf import read_gguf
+from moe_watch.commands.app import run
+from moe_watch.routing.events import Header
+from moe_watch.routing.router.agreement import Agreement
+from moe_watch.sessions.comparing.tokens import compare_tokens
+from moe_watch.sessions.reading.reader import read_session
 from tests.backends import tiny
 from tests.backends.quantized import Variant, made, quantize_folder, quantize_gguf, record
 

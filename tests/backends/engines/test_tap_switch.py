@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.engine import Engine, Unobserved
-from backends.llama.compiler import CannotCompile
-from backends.protocol import Pause, Resume, SetSampling, SetTap
-from routing.events import Change, Chunk, Header, Sampling, State, Token
-from routing.pressure.instruments import Instruments
+from moe_watch.backends.engine import Engine, Unobserved
+from moe_watch.backends.llama.compiler import CannotCompile
+from moe_watch.backends.protocol import Pause, Resume, SetSampling, SetTap
+from moe_watch.routing.events import Change, Chunk, Header, Sampling, State, Token
+from moe_watch.routing.pressure.instruments import Instruments
 from tests.backends import llama_files
 from tests.backends.mlx.test_engine import PROMPT, begin, draw
 from tests.backends.scripted import Session, start
@@ -34,7 +34,7 @@ def engines(mixtral: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         open_gguf = stack.enter_context(llama_files.opening())
         compiled = open_gguf(path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("backends.llama.loading.compiled_tap", no_compiler)
+            patch.setattr("moe_watch.backends.llama.loading.compiled_tap", no_compiler)
             plain = open_gguf(path)
         yield {"mlx": mixtral, "llama.cpp, compiled": compiled, "llama.cpp, Python": plain}
 

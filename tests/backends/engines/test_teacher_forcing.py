@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.engine import Engine
-from backends.generation.start import BROKEN
-from backends.mlx.engine import load as load_mlx
-from backends.model_files import catalog
-from backends.protocol import EngineOptions, ForkPlan, Perturb, SetSampling, TeacherTokens
-from routing.events import Perturbation, Sampling, State, Token
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.generation.start import BROKEN
+from moe_watch.backends.mlx.engine import load as load_mlx
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions, ForkPlan, Perturb, SetSampling, TeacherTokens
+from moe_watch.routing.events import Perturbation, Sampling, State, Token
 from tests.backends import llama_files
 from tests.backends.mlx.test_engine import PROMPT, begin, draw
 from tests.backends.reference import log_softmax, reference

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from backends.generation.background import Beside
+from moe_watch.backends.generation.background import Beside
 
 
 def test_pieces_are_done_in_order_on_another_thread() -> None:

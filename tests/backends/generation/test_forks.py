@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.engine import Engine
-from backends.generation.forks import branch_seed
-from backends.protocol import Branch, ForkPlan, Pause, Perturb, Resume, SetSampling, SetTap, Stop
-from routing.events import Change, Sampling, State, Token
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.generation.forks import branch_seed
+from moe_watch.backends.protocol import Branch, ForkPlan, Pause, Perturb, Resume, SetSampling, SetTap, Stop
+from moe_watch.routing.events import Change, Sampling, State, Token
 from tests.backends import llama_files, tiny
 from tests.backends.conftest import load_folder
 from tests.backends.scripted import GREEDY, Session, start

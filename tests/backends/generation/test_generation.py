@@ -11,10 +11,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from backends.engine import Engine
-from backends.generation.run import NO_PREDICTION
-from backends.protocol import Perturb, SetRate, Start, Stop
-from routing.events import Progress, Sampling, State, Token
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.generation.run import NO_PREDICTION
+from moe_watch.backends.protocol import Perturb, SetRate, Start, Stop
+from moe_watch.routing.events import Progress, Sampling, State, Token
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.scripted import GREEDY, Session, start

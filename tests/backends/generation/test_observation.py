@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.engine import Drawn, Routing, Unobserved
-from backends.generation import observation
-from backends.generation.observation import Evaluated, Observer, TokenFacts, captured
-from backends.generation.outbox import Outbox
-from backends.generation.rate_limit import Pace
-from backends.protocol import Batch
-from backends.tap_rows import RecordedRouting, RowFormat, ScoredRouting, rows_of
-from routing.events import LEAST_LOGPROB, ModelInfo, State, Token
+from moe_watch.backends.engine import Drawn, Routing, Unobserved
+from moe_watch.backends.generation import observation
+from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts, captured
+from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.generation.rate_limit import Pace
+from moe_watch.backends.protocol import Batch
+from moe_watch.backends.tap_rows import RecordedRouting, RowFormat, ScoredRouting, rows_of
+from moe_watch.routing.events import LEAST_LOGPROB, ModelInfo, State, Token
 from tests.backends.scripted import ManualClock
 
 LAYERS, EXPERTS, CHOSEN = 2, 4, 2

@@ -15,9 +15,9 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.llama import compiler as llama_compiler
-from backends.llama.compiler import CannotCompile, compiled_tap
-from backends.system import code_cache
+from moe_watch.backends.llama import compiler as llama_compiler
+from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
+from moe_watch.backends.system import code_cache
 from tests.backends import llama_files
 
 

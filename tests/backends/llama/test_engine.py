@@ -13,15 +13,15 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
 
-from backends.engine import Drawn, Engine, Routing
-from backends.llama import loading as llama_loading
-from backends.llama.engine import load
-from backends.mlx.engine import load as load_mlx
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
-from routing.errors import UserError
-from routing.events import State
-from routing.router.gates import softmax
+from moe_watch.backends.engine import Drawn, Engine, Routing
+from moe_watch.backends.llama import loading as llama_loading
+from moe_watch.backends.llama.engine import load
+from moe_watch.backends.mlx.engine import load as load_mlx
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import State
+from moe_watch.routing.router.gates import softmax
 from tests.backends import llama_files, pocket_variants, tiny
 from tests.backends.conftest import load_folder
 from tests.backends.engines.test_pocket import GOLDEN

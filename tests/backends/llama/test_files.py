@@ -12,12 +12,12 @@ import gguf
 import numpy as np
 import pytest
 
-from backends.llama import model_facts as llama_facts
-from backends.model_files import catalog
-from backends.model_files.gguf import TENSOR_TYPES, read_gguf, read_parts
-from backends.model_files.preflight import preflight
-from backends.protocol import EngineOptions
-from routing.errors import UserError
+from moe_watch.backends.llama import model_facts as llama_facts
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.gguf import TENSOR_TYPES, read_gguf, read_parts
+from moe_watch.backends.model_files.preflight import preflight
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.errors import UserError
 from tests.backends import llama_files, tiny
 
 
@@ -217,7 +217,7 @@ def test_damage_to_the_embedded_model_says_reinstall(tmp_path: pathlib.Path) -> 
 
 def loading(path: pathlib.Path) -> str:
     pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
-    from backends.llama.engine import load
+    from moe_watch.backends.llama.engine import load
 
     with pytest.raises(UserError) as caught:
         load(catalog.locate(str(path)), options=EngineOptions(threads=1), progress=lambda _: None)

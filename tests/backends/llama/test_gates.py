@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.generation.observation import captured
-from backends.llama import loading as llama_loading
-from backends.llama.tap import gate as llama_gate
-from backends.llama.tap import gate_check as llama_gate_check
-from backends.llama.tap.gate import ProbeTap
-from backends.tap_rows import RecordedRouting
-from routing.router.gates import UNKNOWN_GATE
-from routing.router.observe import observe
+from moe_watch.backends.generation.observation import captured
+from moe_watch.backends.llama import loading as llama_loading
+from moe_watch.backends.llama.tap import gate as llama_gate
+from moe_watch.backends.llama.tap import gate_check as llama_gate_check
+from moe_watch.backends.llama.tap.gate import ProbeTap
+from moe_watch.backends.tap_rows import RecordedRouting
+from moe_watch.routing.router.gates import UNKNOWN_GATE
+from moe_watch.routing.router.observe import observe
 from tests.backends import llama_files, tiny
 from tests.backends.llama_files import Open
 from tests.backends.mlx.test_engine import begin, draw, sets

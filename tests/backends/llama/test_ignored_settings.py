@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.llama.bindings import knows_key
-from backends.llama.ignored_settings import ignored, ignored_settings
-from backends.model_files import catalog
-from backends.model_files.gguf import GgufFile, read_gguf
+from moe_watch.backends.llama.bindings import knows_key
+from moe_watch.backends.llama.ignored_settings import ignored, ignored_settings
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
 from tests.backends import llama_files, pocket_variants
 
 CONTEXT = 4096

@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.engine import Floats, Ints
-from backends.generation.observation import Evaluated, Observer, TokenFacts
-from backends.llama.tap.observation import rows_observer
-from backends.tap_rows import HEADER, ObserveRows, RecordedRouting, RowFormat, rows_of
-from routing.events import Sampling, Token
-from routing.router.observe import Observation, observe
+from moe_watch.backends.engine import Floats, Ints
+from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts
+from moe_watch.backends.llama.tap.observation import rows_observer
+from moe_watch.backends.tap_rows import HEADER, ObserveRows, RecordedRouting, RowFormat, rows_of
+from moe_watch.routing.events import Sampling, Token
+from moe_watch.routing.router.observe import Observation, observe
 from tests.backends import llama_files
 from tests.backends.mlx.test_engine import begin, draw
 

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.llama import prediction as llama_prediction
-from backends.llama.prediction import facts, facts_of
+from moe_watch.backends.llama import prediction as llama_prediction
+from moe_watch.backends.llama.prediction import facts, facts_of
 
 SIZES = [1, 2, 15, 16, 17, 255, 256, 257, 2048, 40_001]
 

@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.protocol import EngineOptions, Failed, Load, Ready
-from backends.worker.process import WorkerProcess
-from commands.app import run
-from routing.events import Header, Progress, Token
-from sessions.reading.reader import read_session
+from moe_watch.backends.protocol import EngineOptions, Failed, Load, Ready
+from moe_watch.backends.worker.process import WorkerProcess
+from moe_watch.commands.app import run
+from moe_watch.routing.events import Header, Progress, Token
+from moe_watch.sessions.reading.reader import read_session
 from tests.backends import llama_files
 from tests.backends.worker.test_process import Listener, begin
 from tests.processes import is_gone, wait_until

@@ -13,9 +13,9 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Engine
-from routing.errors import UserError
-from routing.events import Sampling
+from moe_watch.backends.engine import Engine
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling
 from tests.backends import llama_files
 from tests.backends.llama_files import Open
 from tests.backends.mlx.test_engine import GREEDY, PROMPT, begin, draw

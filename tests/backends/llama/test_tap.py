@@ -13,16 +13,16 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 from llama_cpp import llama_cpp as lib
 
-from backends.engine import Engine
-from backends.llama import bindings as llama_library
-from backends.llama.bindings import check_layout
-from backends.llama.compiler import compiled_tap
-from backends.llama.context import Settings, evaluate, new_context
-from backends.llama.tap import callback as llama_tap
-from backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
-from backends.tap_rows import RecordedRouting
-from routing.errors import UserError
-from routing.events import Sampling
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.llama import bindings as llama_library
+from moe_watch.backends.llama.bindings import check_layout
+from moe_watch.backends.llama.compiler import compiled_tap
+from moe_watch.backends.llama.context import Settings, evaluate, new_context
+from moe_watch.backends.llama.tap import callback as llama_tap
+from moe_watch.backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
+from moe_watch.backends.tap_rows import RecordedRouting
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling
 from tests.backends import llama_files
 from tests.backends.llama_files import Open
 from tests.backends.mlx.test_engine import begin, draw, logits, sets

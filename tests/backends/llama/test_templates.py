@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from routing.errors import UserError
+from moe_watch.routing.errors import UserError
 from tests.backends import llama_files, pocket_variants
 from tests.backends.pocket_variants import text
 

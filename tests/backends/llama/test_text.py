@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.engine import Engine
-from routing.errors import UserError
+from moe_watch.backends.engine import Engine
+from moe_watch.routing.errors import UserError
 from tests.backends import llama_files, tiny
 from tests.backends.llama_files import Open
 from tests.backends.mlx.test_engine import begin

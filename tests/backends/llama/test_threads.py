@@ -8,12 +8,12 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from backends.llama import loading as llama_loading
-from backends.llama.loading import load_model
-from backends.model_files.catalog import ModelLocation
-from backends.protocol import EngineOptions
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends.llama import loading as llama_loading
+from moe_watch.backends.llama.loading import load_model
+from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from backends.engine import Drawn, Engine, Routing
-from backends.generation.observation import captured
-from routing.errors import UserError
-from routing.events import Sampling
-from routing.router.observe import observe
+from moe_watch.backends.engine import Drawn, Engine, Routing
+from moe_watch.backends.generation.observation import captured
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling
+from moe_watch.routing.router.observe import observe
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.reference import log_softmax, reference

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from backends.model_files import catalog
-from backends.model_files.config import context_length
-from backends.model_files.preflight import preflight
-from routing.errors import UserError
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.config import context_length
+from moe_watch.backends.model_files.preflight import preflight
+from moe_watch.routing.errors import UserError
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 

@@ -40,11 +40,11 @@ from mlx_lm.models import (
 )
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from backends.engine import Routing
-from backends.mlx.tap import RouterTap
-from routing.router import gates
-from routing.router.gates import UNKNOWN_GATE
-from routing.router.observe import observe
+from moe_watch.backends.engine import Routing
+from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.routing.router import gates
+from moe_watch.routing.router.gates import UNKNOWN_GATE
+from moe_watch.routing.router.observe import observe
 
 HIDDEN, EXPERTS, CHOSEN, TOKENS = 64, 8, 3, 30
 

@@ -9,12 +9,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from backends.engine import Engine
-from backends.generation.injections import prepare
-from backends.mlx.engine import MlxEngine
-from backends.protocol import Perturb, TeacherTokens
-from routing.errors import UserError
-from routing.events import State
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.generation.injections import prepare
+from moe_watch.backends.mlx.engine import MlxEngine
+from moe_watch.backends.protocol import Perturb, TeacherTokens
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import State
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.scripted import Session, start

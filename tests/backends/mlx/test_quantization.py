@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from mlx_lm.utils import quantize_model, save_model
 
-from backends.engine import Engine
-from backends.mlx.quantization import quantization_of
-from backends.model_files.safetensors import Tensor
-from backends.model_files.stored_types import stored_quantization
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.mlx.quantization import quantization_of
+from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.stored_types import stored_quantization
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 

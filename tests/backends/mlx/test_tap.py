@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from mlx_lm.models.base import create_attention_mask
 
-from backends.engine import Routing
-from backends.generation.observation import captured
-from backends.mlx.tap import RouterTap
-from routing.errors import UserError
-from routing.router.gates import UNKNOWN_GATE
+from moe_watch.backends.engine import Routing
+from moe_watch.backends.generation.observation import captured
+from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.router.gates import UNKNOWN_GATE
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.mlx.test_engine import PROMPT, begin, draw, sets

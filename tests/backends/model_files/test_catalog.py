@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.model_files import catalog
-from backends.model_files.catalog import choose_backend, locate
-from backends.model_files.preflight import preflight
-from backends.model_files.safetensors import read_tensors
-from routing.errors import UserError
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.catalog import choose_backend, locate
+from moe_watch.backends.model_files.preflight import preflight
+from moe_watch.backends.model_files.safetensors import read_tensors
+from moe_watch.routing.errors import UserError
 
 Changed = Callable[..., pathlib.Path]
 
@@ -110,9 +110,8 @@ def test_backends_that_cannot_be_used(folder: pathlib.Path, monkeypatch: pytest.
     location = locate(str(folder))
     with pytest.raises(UserError, match="there is no backend called 'vllm': choose auto or mlx"):
         choose_backend("vllm", location)
-    monkeypatch.setitem(
-        catalog.ENGINES, "mlx", catalog.EngineEntry("backends.mlx.engine", "huggingface", ("no_such_package",), "mlx")
-    )
+    absent = catalog.EngineEntry("moe_watch.backends.mlx.engine", "huggingface", ("no_such_package",), "mlx")
+    monkeypatch.setitem(catalog.ENGINES, "mlx", absent)
     with pytest.raises(UserError, match=r'the mlx backend is not installed: run `.+ "moe-watch\[mlx\]"`'):
         choose_backend("auto", location)
 
@@ -278,9 +277,10 @@ def test_a_gguf_file_that_is_none(tmp_path: pathlib.Path) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, backends.worker.process, backends.model_files.catalog, backends.model_files.preflight\n"
-        "backends.model_files.preflight.preflight(backends.model_files.catalog.locate('pocket'))\n"
-        "backends.model_files.catalog.choose_backend('auto', backends.model_files.catalog.locate('pocket'))\n"
+        "import sys, moe_watch.backends.worker.process\n"
+        "from moe_watch.backends.model_files import catalog, preflight\n"
+        "preflight.preflight(catalog.locate('pocket'))\n"
+        "catalog.choose_backend('auto', catalog.locate('pocket'))\n"
         "print([name for name in ('numpy', 'mlx', 'mlx_lm', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     root = pathlib.Path(__file__).parents[3]

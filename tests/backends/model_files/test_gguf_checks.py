@@ -9,11 +9,11 @@ import gguf
 import numpy as np
 import pytest
 
-from backends.model_files import catalog
-from backends.model_files.gguf import GgufFile, read_gguf
-from backends.model_files.gguf_checks import check_model
-from backends.model_files.preflight import preflight
-from routing.errors import UserError
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
+from moe_watch.backends.model_files.gguf_checks import check_model
+from moe_watch.backends.model_files.preflight import preflight
+from moe_watch.routing.errors import UserError
 from tests.backends import llama_files, pocket_variants
 from tests.backends.mlx.test_engine import begin, draw
 from tests.backends.pocket_variants import TYPES, Tensors, number, numbers

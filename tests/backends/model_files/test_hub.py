@@ -12,11 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from backends.model_files.hub import download
-from backends.protocol import EngineOptions, Load, Ready
-from backends.worker.process import WorkerProcess
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends.model_files.hub import download
+from moe_watch.backends.protocol import EngineOptions, Load, Ready
+from moe_watch.backends.worker.process import WorkerProcess
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 from tests.backends.worker.test_process import Failed, Listener
 
 MODEL = "tiny/mixtral"

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from backends.model_files.catalog import ModelLocation, choose_backend, locate
-from backends.model_files.hub_gguf import Wanted, cached, parts
-from backends.model_files.preflight import preflight
-from backends.protocol import Load, Ready
-from backends.worker.process import WorkerProcess
-from routing.errors import UserError
-from routing.events import Progress
+from moe_watch.backends.model_files.catalog import ModelLocation, choose_backend, locate
+from moe_watch.backends.model_files.hub_gguf import Wanted, cached, parts
+from moe_watch.backends.model_files.preflight import preflight
+from moe_watch.backends.protocol import Load, Ready
+from moe_watch.backends.worker.process import WorkerProcess
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Progress
 from tests.backends import llama_files
 from tests.backends.llama.test_files import written
 from tests.backends.model_files.test_hub import COMMIT, Hub, HubHandler

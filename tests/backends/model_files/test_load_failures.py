@@ -18,14 +18,14 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 import gguf
 
-from backends.protocol import EngineOptions, Load, Message, Ready, Start
-from backends.worker.process import WorkerProcess
-from routing.events import Progress, State, StreamItem, Token
-from sessions.live.environment import Surroundings
-from sessions.live.headless import run_headless
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
+from moe_watch.backends.protocol import EngineOptions, Load, Message, Ready, Start
+from moe_watch.backends.worker.process import WorkerProcess
+from moe_watch.routing.events import Progress, State, StreamItem, Token
+from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.live.headless import run_headless
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
 from tests.backends import llama_files, tiny
 from tests.backends.worker.test_process import GREEDY, Failed, Listener
 from tests.truth.compare import MODELS

@@ -9,12 +9,18 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from backends.model_files.config import context_length, quantization, rope_overrides, rope_warnings, trained_length
-from backends.model_files.preflight import read_tensor_tables
-from backends.model_files.safetensors import Tensor
-from backends.model_files.sizes import fingerprint, weight_facts
-from backends.protocol import EngineOptions
-from routing.errors import UserError
+from moe_watch.backends.model_files.config import (
+    context_length,
+    quantization,
+    rope_overrides,
+    rope_warnings,
+    trained_length,
+)
+from moe_watch.backends.model_files.preflight import read_tensor_tables
+from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.sizes import fingerprint, weight_facts
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.errors import UserError
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 
@@ -95,8 +101,8 @@ def test_what_a_config_leaves_out_is_said(mixtral_folder: pathlib.Path, changed:
 
 
 def test_progress_reaches_the_end(mixtral_folder: pathlib.Path) -> None:
-    from backends.mlx.engine import load
-    from backends.model_files import catalog
+    from moe_watch.backends.mlx.engine import load
+    from moe_watch.backends.model_files import catalog
 
     steps = []
     engine = load(catalog.locate(str(mixtral_folder)), options=EngineOptions(), progress=steps.append)

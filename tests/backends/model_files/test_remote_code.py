@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from backends.engine import Engine
-from backends.mlx.engine import load
-from backends.model_files import catalog
-from backends.model_files.remote_code import files_with_code
-from backends.protocol import EngineOptions
-from routing.errors import UserError
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.mlx.engine import load
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.remote_code import files_with_code
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.routing.errors import UserError
 from tests.backends import tiny
 
 TOKENIZER = """

@@ -7,10 +7,10 @@ import pathlib
 
 import pytest
 
-from backends.model_files import catalog
-from backends.protocol import EngineOptions
-from backends.system import out_of_memory
-from routing.events import Progress
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.system import out_of_memory
+from moe_watch.routing.events import Progress
 from tests.backends import llama_files
 
 SAID = "0.0 GB of weights, more than this machine's memory of 0.0 GB"
@@ -28,7 +28,7 @@ def load(path: pathlib.Path, module: str) -> tuple[list[str], set[str | None]]:
 def test_mlx_says_it(mixtral_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlx_lm", reason="the MLX engine is not installed")
     monkeypatch.setattr(out_of_memory, "total_memory", lambda: 1000)
-    warnings, notes = load(mixtral_folder, "backends.mlx.engine")
+    warnings, notes = load(mixtral_folder, "moe_watch.backends.mlx.engine")
     assert warnings == [SAID]
     assert SAID in notes
 
@@ -36,7 +36,7 @@ def test_mlx_says_it(mixtral_folder: pathlib.Path, monkeypatch: pytest.MonkeyPat
 def test_llama_says_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed")
     monkeypatch.setattr(out_of_memory, "total_memory", lambda: 1000)
-    assert load(llama_files.write_gguf(tmp_path / "m.gguf"), "backends.llama.engine") == ([SAID], {SAID})
+    assert load(llama_files.write_gguf(tmp_path / "m.gguf"), "moe_watch.backends.llama.engine") == ([SAID], {SAID})
 
 
 def test_what_fits_is_not_spoken_of() -> None:

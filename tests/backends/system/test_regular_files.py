@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from backends.model_files import catalog, hub_gguf, preflight
-from backends.system.regular_files import open_regular, read_regular
-from commands.app import run
-from routing.errors import UserError
+from moe_watch.backends.model_files import catalog, hub_gguf, preflight
+from moe_watch.backends.system.regular_files import open_regular, read_regular
+from moe_watch.commands.app import run
+from moe_watch.routing.errors import UserError
 from tests.processes import LONG
 
 MODEL_FILES = [

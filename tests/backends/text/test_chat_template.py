@@ -14,13 +14,13 @@ import gguf
 import psutil
 import pytest
 
-from backends.engine import Engine
-from backends.model_files import catalog
-from backends.text import chat_template
-from backends.text.chat_template import ChatTemplate, TemplateError
-from backends.text.turn_check import contains, template_warnings
-from backends.worker.main import _ready
-from routing.errors import UserError
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.text import chat_template
+from moe_watch.backends.text.chat_template import ChatTemplate, TemplateError
+from moe_watch.backends.text.turn_check import contains, template_warnings
+from moe_watch.backends.worker.main import _ready
+from moe_watch.routing.errors import UserError
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.processes import is_gone, wait_until
@@ -139,7 +139,7 @@ def test_a_template_that_fails_says_why(source: str, said: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS ends it by its limit on time")
 def test_rendering_ends_with_the_process_that_asked_for_it() -> None:
     code = (
-        "from backends.text import chat_template\n"
+        "from moe_watch.backends.text import chat_template\n"
         "chat_template.SECONDS = 10_000\n"  # so that nothing else ends it
         f"chat_template.ChatTemplate({LOOPS!r}).render([])"
     )

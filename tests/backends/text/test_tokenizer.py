@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from backends.text.tokenizer import BROKEN, StreamDetokenizer
+from moe_watch.backends.text.tokenizer import BROKEN, StreamDetokenizer
 from tests.backends.tiny import byte_tokenizer
 
 WORDS = ["▁dog", "▁", "dog", "▁Hello", ",", "é", "▁naïve", BROKEN]

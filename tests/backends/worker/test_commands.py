@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.engine import Engine
-from backends.protocol import Load, Pause, Perturb, Resume, SetRate, SetSampling, Start, Stop
-from routing.events import Change, Perturbation, Sampling, State, Token
+from moe_watch.backends.engine import Engine
+from moe_watch.backends.protocol import Load, Pause, Perturb, Resume, SetRate, SetSampling, Start, Stop
+from moe_watch.routing.events import Change, Perturbation, Sampling, State, Token
 from tests.backends.conftest import load_folder
 from tests.backends.scripted import Session, start
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from backends.protocol import (
+from moe_watch.backends.protocol import (
     Batch,
     Command,
     Failed,
@@ -27,8 +27,8 @@ from backends.protocol import (
     Start,
     Stop,
 )
-from backends.worker.process import WorkerProcess, _cause
-from routing.events import Perturbation, Progress, Sampling, State, Token
+from moe_watch.backends.worker.process import WorkerProcess, _cause
+from moe_watch.routing.events import Perturbation, Progress, Sampling, State, Token
 from tests.processes import LONG, is_gone, wait_until
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -186,7 +186,7 @@ def test_closing_while_it_starts(listener: Listener) -> None:
 
 
 def test_a_worker_that_does_not_listen_is_ended_by_force(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.worker.process.PATIENCE", 0.1)
+    monkeypatch.setattr("moe_watch.backends.worker.process.PATIENCE", 0.1)
     monkeypatch.setattr(WorkerProcess, "_wake", lambda self: None)
     worker = WorkerProcess(listener)
     os.kill(worker.pid, signal.SIGSTOP)
@@ -200,7 +200,7 @@ def test_a_suspended_worker_goes_on_when_it_is_to_end(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     """It leaves by itself, at once, and not by the force that comes when time is up."""
-    monkeypatch.setattr("backends.worker.process.PATIENCE", LONG)
+    monkeypatch.setattr("moe_watch.backends.worker.process.PATIENCE", LONG)
     worker = WorkerProcess(listener)
     suspended = psutil.Process(worker.pid)
     os.kill(worker.pid, signal.SIGSTOP)
@@ -213,7 +213,7 @@ def test_a_suspended_worker_goes_on_when_it_is_to_end(
 
 BUSY = """
 import re, sys
-from backends.system.parent_pipe import hold
+from moe_watch.backends.system.parent_pipe import hold
 hold(int(sys.argv[1]))
 print("busy", flush=True)
 re.match("(a+)+$", "a" * 64 + "b")
@@ -251,9 +251,9 @@ def test_a_lifeline_that_is_cut_already() -> None:
 
 PARENT = """
 import sys, threading
-from backends.worker.process import WorkerProcess
-from backends.protocol import Batch, Load, Start
-from routing.events import Sampling
+from moe_watch.backends.worker.process import WorkerProcess
+from moe_watch.backends.protocol import Batch, Load, Start
+from moe_watch.routing.events import Sampling
 moment = sys.argv[2]
 def listen(message):
     kinds = {type(item).__name__ for item in message.items} if isinstance(message, Batch) else {type(message).__name__}

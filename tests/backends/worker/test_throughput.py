@@ -9,12 +9,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from backends.engine import Drawn, Engine
-from backends.model_files import catalog
-from backends.protocol import EngineOptions, Measure, MeasuredVariant, Start
-from backends.worker.throughput import Measurements
-from routing.errors import UserError
-from routing.events import Sampling
+from moe_watch.backends.engine import Drawn, Engine
+from moe_watch.backends.model_files import catalog
+from moe_watch.backends.protocol import EngineOptions, Measure, MeasuredVariant, Start
+from moe_watch.backends.worker.throughput import Measurements
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Sampling
 from tests.backends.scripted import GREEDY, Session
 
 pytestmark = pytest.mark.model
@@ -74,8 +74,8 @@ def test_nothing_is_measured_during_a_run(engine):
 def test_bare_generates_without_opening_a_frame():
     if catalog.missing_packages(catalog.ENGINES["mlx"]):
         pytest.skip("no mlx here")
-    from backends.mlx.bare import MlxBare
-    from backends.mlx.tap import RouterTap
+    from moe_watch.backends.mlx.bare import MlxBare
+    from moe_watch.backends.mlx.tap import RouterTap
     from tests.backends import tiny
 
     model = tiny.random_model(tiny.MIXTRAL)

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from commands.app import run
-from routing.events import Header, to_json
+from moe_watch.commands.app import run
+from moe_watch.routing.events import Header, to_json
 from tests.sessions.kit import HEADER, LAYERS, MODEL, tokens
 
 LENGTH = 200

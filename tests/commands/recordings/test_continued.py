@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from commands.app import run
+from moe_watch.commands.app import run
 from tests.sessions.continued import LITTLE_ROOM, MEASURED, TOKENS, copied, in_words, lost_chunks, part, record
 from tests.sessions.recording.test_durability import linux
 

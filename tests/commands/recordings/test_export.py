@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from commands.app import run
+from moe_watch.commands.app import run
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from commands.app import run
-from sessions.paths import sessions_directory
+from moe_watch.commands.app import run
+from moe_watch.sessions.paths import sessions_directory
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import shlex
 import pytest
 
 import moe_watch
-from commands.app import run
-from commands.options import session_file
-from commands.watching.screen import replay_command
-from routing.errors import UserError
+from moe_watch.commands.app import run
+from moe_watch.commands.options import session_file
+from moe_watch.commands.watching.screen import replay_command
+from moe_watch.routing.errors import UserError
 from tests.commands.watching.test_settings import settings
 
 NAME = "pocket-20261120-1"

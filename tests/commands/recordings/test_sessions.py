@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 
-from commands.app import INTERRUPTED, run
-from routing.events import State, to_json
+from moe_watch.commands.app import INTERRUPTED, run
+from moe_watch.routing.events import State, to_json
 from tests.sessions.kit import HEADER
 from tests.sessions.made_sessions import made_tokens, with_chunks, write_session
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from commands.recordings.summary_text import context_lines, summary_lines
-from routing.summary import Summary
+from moe_watch.commands.recordings.summary_text import context_lines, summary_lines
+from moe_watch.routing.summary import Summary
 
 
 def lines_of(events):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from commands.app import BAD_INPUT, INTERRUPTED, run
+from moe_watch.commands.app import BAD_INPUT, INTERRUPTED, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -14,7 +14,7 @@ CTRL_C_WHILE_IMPORTING = """
 import os, signal, sys
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
-        if name == "commands.app":
+        if name == "moe_watch.commands.app":
             os.kill(os.getpid(), signal.SIGINT)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 sys.meta_path.insert(0, Interrupting())
@@ -34,7 +34,7 @@ def test_a_lack_of_memory_is_one_line(capsys, monkeypatch, golden_path):
     def exhausted(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("sessions.fitting.file_fit.fit_file", exhausted)
+    monkeypatch.setattr("moe_watch.sessions.fitting.file_fit.fit_file", exhausted)
     assert run(["fit", str(golden_path)]) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from commands.watching import exit_notice as waiting
-from commands.watching.headless import follow
+from moe_watch.commands.watching import exit_notice as waiting
+from moe_watch.commands.watching.headless import follow
 from tests.processes import LONG
 from tests.tui.scripted import Scripted
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from routing.events import Progress
+from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
+from moe_watch.routing.events import Progress
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from commands.app import run
-from routing.events import State
-from sessions.reading.reader import read_session
+from moe_watch.commands.app import run
+from moe_watch.routing.events import State
+from moe_watch.sessions.reading.reader import read_session
 
 pytestmark = pytest.mark.model
 

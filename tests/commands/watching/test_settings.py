@@ -7,14 +7,14 @@ from typing import Any
 import click
 import pytest
 
-from backends.protocol import EngineOptions
-from commands.options import generation_options, model_choice, recording_options
-from commands.watching.settings import POCKET_PROMPT, run_settings
-from commands.watching.watch import watch
-from sessions.live.settings import RunSettings
-from sessions.live.teacher_forcing import teacher_script
+from moe_watch.backends.protocol import EngineOptions
+from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.settings import POCKET_PROMPT, run_settings
+from moe_watch.commands.watching.watch import watch
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.teacher_forcing import teacher_script
 
-WATCH = "commands.watching.watch"
+WATCH = "moe_watch.commands.watching.watch"
 
 
 def settings(*arguments: str, **more: Any) -> RunSettings:
@@ -85,7 +85,7 @@ def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_st
     monkeypatch.setattr(f"{WATCH}.require_terminal", lambda **_: None)
     monkeypatch.setattr(f"{WATCH}.run_settings", lambda *given, **more: made.append(run_settings(*given, **more)))
     monkeypatch.setattr(f"{WATCH}.show", lambda _: None)
-    monkeypatch.setattr("sessions.live.source.LiveSource", lambda _: None)
+    monkeypatch.setattr("moe_watch.sessions.live.source.LiveSource", lambda _: None)
     watch.main(args=["pocket", *arguments], standalone_mode=False)
     (settings,) = made
     assert (settings.stop, settings.on_full_context) == (stop, "restart")

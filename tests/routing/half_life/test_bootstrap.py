@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.half_life.bootstrap import REFITS, block_length, block_refits
-from routing.half_life.draws import Fitted, percentiles
-from routing.half_life.shapes import axis
+from moe_watch.routing.half_life.bootstrap import REFITS, block_length, block_refits
+from moe_watch.routing.half_life.draws import Fitted, percentiles
+from moe_watch.routing.half_life.shapes import axis
 from tests.routing.planted import linear, plant
 
 TIMES = axis(tuple(float(t) for t in range(50)))

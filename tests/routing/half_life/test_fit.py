@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.errors import UserError
-from routing.half_life.fit import Fit, fit_half_life, in_words
-from routing.pressure.formulas import MODES
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.half_life.fit import Fit, fit_half_life, in_words
+from moe_watch.routing.pressure.formulas import MODES
 from tests.routing.judged import judge, judge_otherwise
 from tests.routing.planted import GRID, OTHER_NOISE, cliff, constant, exponential, linear, noise, plant, rising
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.half_life.kalman import Whitening
+from moe_watch.routing.half_life.kalman import Whitening
 
 N = 50
 KINDS = np.array([(0.0, 0.0), (0.4, 1.0), (0.8, 0.5), (0.95, 0.25), (0.98, 1.0)]).T

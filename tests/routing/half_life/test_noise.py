@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.half_life.candidates import Candidates
-from routing.half_life.noise import KINDS, WHITE, lag_1, noise_evidence, odds, shared_out, spread_over
-from routing.half_life.shapes import SHAPES, axis
+from moe_watch.routing.half_life.candidates import Candidates
+from moe_watch.routing.half_life.noise import KINDS, WHITE, lag_1, noise_evidence, odds, shared_out, spread_over
+from moe_watch.routing.half_life.shapes import SHAPES, axis
 from tests.routing.planted import (
     cliff,
     constant,

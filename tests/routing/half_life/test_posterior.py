@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.half_life.draws import Fitted
-from routing.half_life.posterior import DRAWS, explain, noises, posterior_draws
-from routing.half_life.shapes import TRENDS, axis, curve_values
-from routing.half_life.trend_detection import ar1_noise
+from moe_watch.routing.half_life.draws import Fitted
+from moe_watch.routing.half_life.posterior import DRAWS, explain, noises, posterior_draws
+from moe_watch.routing.half_life.shapes import TRENDS, axis, curve_values
+from moe_watch.routing.half_life.trend_detection import ar1_noise
 from tests.routing.planted import cliff, exponential, linear, plant, plant_with, wander
 
 NOISES = noises(50)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from routing.half_life.chronomoe import EntropyCollapse, entropy_collapse, reference_numbers, reference_shape
+from moe_watch.routing.half_life.chronomoe import EntropyCollapse, entropy_collapse, reference_numbers, reference_shape
 from tests.routing.planted import cliff, constant, exponential, linear, noise, plant
 
 

@@ -6,9 +6,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from routing.half_life.fit import fit_half_life
-from routing.half_life.sequential import EARLY_FACTOR, FACTOR, LIMIT, WITHDRAWN, Look, judge, look_counts, looks_at
-from routing.half_life.wording import by_weight, doubt, in_words
+from moe_watch.routing.half_life.fit import fit_half_life
+from moe_watch.routing.half_life.sequential import (
+    EARLY_FACTOR,
+    FACTOR,
+    LIMIT,
+    WITHDRAWN,
+    Look,
+    judge,
+    look_counts,
+    looks_at,
+)
+from moe_watch.routing.half_life.wording import by_weight, doubt, in_words
 from tests.routing.planted import REAL_NOISE, cliff, constant, exponential, linear, plant
 from tests.routing.watched import watch_planted
 

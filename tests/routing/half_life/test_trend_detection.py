@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.half_life.noise import KINDS, WHITE
-from routing.half_life.shapes import axis
-from routing.half_life.trend_detection import MORE, SIMULATIONS, ar1_noise, noise_of_kinds, trend_p
+from moe_watch.routing.half_life.noise import KINDS, WHITE
+from moe_watch.routing.half_life.shapes import axis
+from moe_watch.routing.half_life.trend_detection import MORE, SIMULATIONS, ar1_noise, noise_of_kinds, trend_p
 from tests.routing.planted import cliff, constant, exponential, linear, plant
 
 TIMES = axis(tuple(float(t) for t in range(50)))

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.half_life.draws import Fitted
-from routing.half_life.kalman import Whitening
-from routing.half_life.shapes import SHAPES, axis
-from routing.half_life.trials import products, trials
+from moe_watch.routing.half_life.draws import Fitted
+from moe_watch.routing.half_life.kalman import Whitening
+from moe_watch.routing.half_life.shapes import SHAPES, axis
+from moe_watch.routing.half_life.trials import products, trials
 from tests.routing.planted import exponential, linear, plant
 
 TIMES = axis(tuple(float(t) for t in range(50)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.events import Chunk
-from routing.pressure.bounds import mode_bounds
-from routing.pressure.formulas import MODES
-from routing.pressure.instruments import Instruments
+from moe_watch.routing.events import Chunk
+from moe_watch.routing.pressure.bounds import mode_bounds
+from moe_watch.routing.pressure.formulas import MODES
+from moe_watch.routing.pressure.instruments import Instruments
 from tests.routing.pressure.test_instruments import make_run, tokens_of
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.events import Fork, Pressures
-from routing.pressure.external_energy import ARMS, Boundary, boundaries_of, external_energy
+from moe_watch.routing.events import Fork, Pressures
+from moe_watch.routing.pressure.external_energy import ARMS, Boundary, boundaries_of, external_energy
 
 NOISE = 0.03
 """Standard deviation of P_mid from one continuation to the next, as pocket has it."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.events import Signals
-from routing.pressure.formulas import (
+from moe_watch.routing.events import Signals
+from moe_watch.routing.pressure.formulas import (
     EXTERNAL,
     TOY,
     crossing,

@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from routing.arrays import unpacked
-from routing.events import Chunk, Header, Keyframe, Perturbation, State, Token
-from routing.pressure.instruments import KEYFRAME_TOKENS, TOGETHER, Instruments
-from sessions.reading.recompute import agree
+from moe_watch.routing.arrays import unpacked
+from moe_watch.routing.events import Chunk, Header, Keyframe, Perturbation, State, Token
+from moe_watch.routing.pressure.instruments import KEYFRAME_TOKENS, TOGETHER, Instruments
+from moe_watch.sessions.reading.recompute import agree
 from tests.routing.plain import PlainRun
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.pressure.position_control import Pair, position_control
+from moe_watch.routing.pressure.position_control import Pair, position_control
 
 CHUNKS, SHIFT = 50, 25
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.arrays import ABSENT
-from routing.router import gates
-from routing.router.gates import NAMES, UNKNOWN_GATE, Gate, Scores, Weighting, parse
-from routing.router.observe import observe
+from moe_watch.routing.arrays import ABSENT
+from moe_watch.routing.router import gates
+from moe_watch.routing.router.gates import NAMES, UNKNOWN_GATE, Gate, Scores, Weighting, parse
+from moe_watch.routing.router.observe import observe
 
 LOGITS = np.array([[[0.0, 2.0, -1.0, 1.0]]])
 """One token, one layer."""

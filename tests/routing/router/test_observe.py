@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.arrays import ABSENT
-from routing.router import gates
-from routing.router.gates import softmax
-from routing.router.observe import effective_experts, normalised_entropy, observe, router_margin
+from moe_watch.routing.arrays import ABSENT
+from moe_watch.routing.router import gates
+from moe_watch.routing.router.gates import softmax
+from moe_watch.routing.router.observe import effective_experts, normalised_entropy, observe, router_margin
 
 LOGITS = np.log(np.array([[[0.1, 0.4, 0.2, 0.3]]]))
 """One token, one layer: the probabilities are the numbers inside the logarithm."""

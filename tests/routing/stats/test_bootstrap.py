@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate, cluster_mean
+from moe_watch.routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate, cluster_mean
 
 TRIALS = 300
 

@@ -8,10 +8,10 @@ from math import comb, inf
 import numpy as np
 import pytest
 
-from routing.arrays import ABSENT
-from routing.half_life.trend_detection import ar1_noise
-from routing.router.agreement import Agreement, Rows, mean_ranks, rank_correlation
-from routing.stats.permutation import (
+from moe_watch.routing.arrays import ABSENT
+from moe_watch.routing.half_life.trend_detection import ar1_noise
+from moe_watch.routing.router.agreement import Agreement, Rows, mean_ranks, rank_correlation
+from moe_watch.routing.stats.permutation import (
     DRAWS,
     FEWEST_CHUNKS,
     SIGNIFICANT,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.stats.ratios import FEWEST_ROUNDS, interleave, ratio, table
+from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, interleave, ratio, table
 
 
 def test_every_round_measures_everything_once_in_an_order_of_its_own():

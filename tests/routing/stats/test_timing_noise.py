@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from routing.stats.timing_noise import Noise, doubt, in_words
+from moe_watch.routing.stats.timing_noise import Noise, doubt, in_words
 
 QUIET = Noise(cores=2, load=1.0, others=0.03, steal=0.0)
 

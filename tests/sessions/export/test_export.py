@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import moe_watch
-from backends.extras import install_command
-from routing.errors import UserError
-from routing.events import Change, Chunk, Fork, Header, Sampling, Token, from_json
-from sessions.export.exporter import DESCRIPTION, ExportPlan, export_session
-from sessions.export.tables import TOKENS, routing_table, tables
-from sessions.export.writers import FORMS
+from moe_watch.backends.extras import install_command
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Change, Chunk, Fork, Header, Sampling, Token, from_json
+from moe_watch.sessions.export.exporter import DESCRIPTION, ExportPlan, export_session
+from moe_watch.sessions.export.tables import TOKENS, routing_table, tables
+from moe_watch.sessions.export.writers import FORMS
 from tests.sessions.kit import EXPERTS, HEADER, LAYERS, K
 from tests.sessions.made_sessions import bare, made_tokens, write_session
 
@@ -199,8 +199,8 @@ def test_a_spreadsheet_gets_no_formula_if_asked(tmp_path):
 def test_batches_change_nothing_but_row_groups(form, tmp_path, monkeypatch):
     path = write_session(tmp_path / "made.moe.jsonl", 50)
     export_session(path, ExportPlan(form, tmp_path / "whole"))
-    monkeypatch.setattr("sessions.reading.token_arrays.BATCH_ROWS", 7 * LAYERS)
-    monkeypatch.setattr("sessions.export.exporter.ROWS_HELD", 2)
+    monkeypatch.setattr("moe_watch.sessions.reading.token_arrays.BATCH_ROWS", 7 * LAYERS)
+    monkeypatch.setattr("moe_watch.sessions.export.exporter.ROWS_HELD", 2)
     export_session(path, ExportPlan(form, tmp_path / "pieces"))
     for name in ("tokens", "routing", "chunks", "usage"):
         whole, pieces = (tmp_path / part / f"{name}.{form}" for part in ("whole", "pieces"))

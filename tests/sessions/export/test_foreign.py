@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import moe_watch
-from routing.errors import UserError
-from routing.events import Keyframe, Token, to_json
-from routing.pressure.instruments import Instruments
-from sessions.export.foreign import FOREIGN_FORMS, ForeignPlan, export_foreign
-from sessions.imports.importer import import_trace, read_trace
-from sessions.imports.traces import ImportOptions
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Keyframe, Token, to_json
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.export.foreign import FOREIGN_FORMS, ForeignPlan, export_foreign
+from moe_watch.sessions.imports.importer import import_trace, read_trace
+from moe_watch.sessions.imports.traces import ImportOptions
 from tests.sessions.kit import EXPERTS, HEADER, K, make_token
 from tests.sessions.made_sessions import write_session
 
@@ -112,7 +112,7 @@ def test_layers_that_were_not_observed_have_no_selections(tmp_path):
 
 
 def test_more_than_colibri_counts_is_refused(session, tmp_path, monkeypatch):
-    monkeypatch.setattr("sessions.export.foreign.MOST_COLIBRI_COUNT", 3)
+    monkeypatch.setattr("moe_watch.sessions.export.foreign.MOST_COLIBRI_COUNT", 3)
     with pytest.raises(UserError, match="more than colibri counts: use --to layer-expert-count"):
         export_foreign(session, ForeignPlan("coli-usage", tmp_path / "out"))
     assert [each.name for each in tmp_path.iterdir()] == [session.name]

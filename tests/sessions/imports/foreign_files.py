@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sessions.imports.traces import ImportOptions
+from moe_watch.sessions.imports.traces import ImportOptions
 
 TOKENS, PROMPT, LAYERS, EXPERTS, K = 12, 5, 4, 16, 2
 PROMPT_IDS, ANSWER_IDS = list(range(100, 100 + PROMPT)), list(range(200, 200 + TOKENS - PROMPT))

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 import moe_watch
-from routing.errors import UserError
-from routing.events import Keyframe, State, Token
-from sessions.export.exporter import ExportPlan, export_session
-from sessions.imports.importer import import_trace, read_trace
-from sessions.imports.traces import ImportOptions
-from sessions.replaying.source import ReplaySource
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Keyframe, State, Token
+from moe_watch.sessions.export.exporter import ExportPlan, export_session
+from moe_watch.sessions.imports.importer import import_trace, read_trace
+from moe_watch.sessions.imports.traces import ImportOptions
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.tui.app import MoeWatchApp
 from tests.sessions.kit import replayed
 from tests.tui.conftest import AtOnce, press, running, settle, shown, toasts
 from tests.tui.scripted import ManualClock
-from tui.app import MoeWatchApp
 
 TWO = ImportOptions(experts_per_token=2)
 STEPS, LAYERS, EXPERTS = 4, 3, 6

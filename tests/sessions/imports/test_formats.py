@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 import moe_watch
-from commands.recordings.import_ import import_
-from commands.recordings.summary_text import summary_lines
-from routing.errors import UserError
-from routing.summary import Summary
-from sessions.comparing.sources import read_source
-from sessions.fitting.file_fit import fit_file
-from sessions.imports.document import open_document
-from sessions.imports.formats import FORMATS, READABLE, STATUSES, recognised
-from sessions.imports.importer import import_trace, read_trace
-from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace
-from sessions.live.teacher_forcing import teacher_script
-from sessions.reading.reader import SessionReader
-from sessions.verifying.file import verify
+from moe_watch.commands.recordings.import_ import import_
+from moe_watch.commands.recordings.summary_text import summary_lines
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.comparing.sources import read_source
+from moe_watch.sessions.fitting.file_fit import fit_file
+from moe_watch.sessions.imports.document import open_document
+from moe_watch.sessions.imports.formats import FORMATS, READABLE, STATUSES, recognised
+from moe_watch.sessions.imports.importer import import_trace, read_trace
+from moe_watch.sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace
+from moe_watch.sessions.live.teacher_forcing import teacher_script
+from moe_watch.sessions.reading.reader import SessionReader
+from moe_watch.sessions.verifying.file import verify
 from tests.sessions.imports import foreign_files as made
 from tests.sessions.imports.foreign_files import ALONE, BOTH, EXAMPLES, EXPERTS, LAYERS, TOKENS, Example
 

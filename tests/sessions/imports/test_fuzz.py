@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routing.errors import UserError
-from sessions.imports.importer import read_trace
-from sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.importer import read_trace
+from moe_watch.sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
 from tests.sessions.imports.foreign_files import EXAMPLES, EXPERTS, Example
 
 OPTIONS = ImportOptions(experts=EXPERTS, experts_per_token=2)

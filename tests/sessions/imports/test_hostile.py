@@ -12,12 +12,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from commands.app import run
-from routing.errors import UserError
-from sessions.imports.importer import read_trace
-from sessions.imports.safe_loading import _require_safe_torch
-from sessions.imports.traces import ImportOptions
-from sessions.verifying.file import verify
+from moe_watch.commands.app import run
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.imports.importer import read_trace
+from moe_watch.sessions.imports.safe_loading import _require_safe_torch
+from moe_watch.sessions.imports.traces import ImportOptions
+from moe_watch.sessions.verifying.file import verify
 from tests.sessions.imports import foreign_files as made
 
 E8 = ("--experts", "8")
@@ -281,7 +281,7 @@ def test_a_folder_is_refused(capsys, tmp_path):
 
 
 def test_text_of_any_size_is_not_read(monkeypatch, tmp_path):
-    monkeypatch.setattr("sessions.imports.document.MAX_TEXT", 1 << 20)
+    monkeypatch.setattr("moe_watch.sessions.imports.document.MAX_TEXT", 1 << 20)
     path = tmp_path / "trace"
     path.write_bytes(b"{" + b" " * (1 << 20))
     with pytest.raises(UserError, match="larger than 1 MB: import it in parts"):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import moe_watch
-from routing.errors import UserError
-from routing.events import Change
-from sessions.imports.importer import import_trace, read_trace
-from sessions.imports.traces import ImportOptions
-from sessions.reading.reader import SessionReader
-from sessions.verifying.file import verify
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Change
+from moe_watch.sessions.imports.importer import import_trace, read_trace
+from moe_watch.sessions.imports.traces import ImportOptions
+from moe_watch.sessions.reading.reader import SessionReader
+from moe_watch.sessions.verifying.file import verify
 from tests.sessions.imports import foreign_files as made
 from tests.sessions.imports.foreign_files import ALONE, BOTH, EXPERTS, LAYERS, PROMPT, TOKENS, K
 

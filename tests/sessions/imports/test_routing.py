@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import moe_watch
-from routing.errors import UserError
-from routing.events import Chunk, Token
-from sessions.export.exporter import ExportPlan, export_session
-from sessions.imports.importer import import_trace
-from sessions.imports.traces import ImportOptions, parse_layers
-from sessions.reading.reader import read_session
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Token
+from moe_watch.sessions.export.exporter import ExportPlan, export_session
+from moe_watch.sessions.imports.importer import import_trace
+from moe_watch.sessions.imports.traces import ImportOptions, parse_layers
+from moe_watch.sessions.reading.reader import read_session
 from tests.sessions.kit import EXPERTS, replayed
 from tests.sessions.made_sessions import write_session
 

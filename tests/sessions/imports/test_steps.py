@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 import moe_watch
-from routing.errors import UserError
-from routing.events import Keyframe, State, to_json
-from routing.summary import Summary
-from sessions.export.exporter import ExportPlan, export_session
-from sessions.imports import count_steps as importing_steps
-from sessions.imports.importer import import_trace
-from sessions.imports.session_writer import IN_ORDER
-from sessions.imports.traces import ImportOptions
-from sessions.reading.reader import SessionReader
-from sessions.replaying.count_steps import STEP_SECONDS
-from sessions.replaying.source import ReplaySource
-from sessions.source import BACK, END, HOME, STEP, Jump
-from sessions.verifying.file import verify
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Keyframe, State, to_json
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.export.exporter import ExportPlan, export_session
+from moe_watch.sessions.imports import count_steps as importing_steps
+from moe_watch.sessions.imports.importer import import_trace
+from moe_watch.sessions.imports.session_writer import IN_ORDER
+from moe_watch.sessions.imports.traces import ImportOptions
+from moe_watch.sessions.reading.reader import SessionReader
+from moe_watch.sessions.replaying.count_steps import STEP_SECONDS
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import BACK, END, HOME, STEP, Jump
+from moe_watch.sessions.verifying.file import verify
+from moe_watch.tui.offscreen import run_unseen
 from tests.sessions.kit import ManualClock
-from tui.offscreen import run_unseen
 
 TWO = ImportOptions(experts_per_token=2)
 STEPS, LAYERS, EXPERTS, TOKENS = 5, 3, 6, 10

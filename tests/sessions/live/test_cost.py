@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from backends.protocol import Ready
-from routing.events import Cost, Header, Sampling
-from routing.stats.timing_noise import Noise
-from sessions.live.cost import keep_cost, known_cost
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
+from moe_watch.backends.protocol import Ready
+from moe_watch.routing.events import Cost, Header, Sampling
+from moe_watch.routing.stats.timing_noise import Noise
+from moe_watch.sessions.live.cost import keep_cost, known_cost
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
 from tests.sessions import kit
 from tests.sessions.kit import Drained, ScriptedWorker, Stage
 
@@ -24,7 +24,7 @@ NOISE = Noise(cores=2, load=1.0, others=0.02, steal=0.0)
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
     place = tmp_path / "cache" / "cost"
-    monkeypatch.setattr("sessions.live.cost.cost_directory", lambda: place)
+    monkeypatch.setattr("moe_watch.sessions.live.cost.cost_directory", lambda: place)
     return place
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from backends.protocol import Branch, ForkPlan
-from routing.events import Chunk, Event, Fork, StreamItem, Token
-from routing.pressure.instruments import Instruments
-from sessions.live.environment import Surroundings
-from sessions.live.forks import fork_event
-from sessions.live.headless import run_headless
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
+from moe_watch.backends.protocol import Branch, ForkPlan
+from moe_watch.routing.events import Chunk, Event, Fork, StreamItem, Token
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.live.forks import fork_event
+from moe_watch.sessions.live.headless import run_headless
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
 from tests.sessions.kit import HEADER, make_token
 
 BOUNDARY = 2 + 3 * HEADER.chunk_size

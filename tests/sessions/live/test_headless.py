@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from backends.protocol import Failed, Start
-from routing.errors import UserError
-from routing.events import Header, Progress, State, Token
-from routing.summary import Summary
-from sessions.live.headless import STOP_SIGNALS, run_headless
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
-from sessions.replaying.source import ReplaySource
+from moe_watch.backends.protocol import Failed, Start
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Header, Progress, State, Token
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.live.headless import STOP_SIGNALS, run_headless
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.replaying.source import ReplaySource
 from tests.sessions.kit import EndlessWorker, ManualClock, ScriptedWorker, Stage
 
 SETTINGS = RunSettings(prompt="def", chunk_size=4)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import psutil
 
-from sessions.live.host import host, processor
+from moe_watch.sessions.live.host import host, processor
 
 CPUINFO = """\
 processor\t: 0

@@ -4,9 +4,9 @@ import stat
 
 import pytest
 
-from backends.protocol import EngineOptions, Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
-from routing.errors import UserError
-from routing.events import (
+from moe_watch.backends.protocol import EngineOptions, Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import (
     Chunk,
     Header,
     Keyframe,
@@ -19,13 +19,13 @@ from routing.events import (
     Token,
     Vitals,
 )
-from routing.summary import Summary
-from sessions.live.run import VITALS_SECONDS
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.index import LineIndex
-from sessions.reading.reader import read_session
-from sessions.reading.store import open_whole
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.live.run import VITALS_SECONDS
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.index import LineIndex
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.reading.store import open_whole
 from tests.sessions.kit import (
     BACKEND,
     CAPTURE,

@@ -3,12 +3,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from backends.protocol import Failed, Perturb, Start, Stop
-from routing.events import Chunk, Header, Marker, Refused, State, Token
-from sessions.live.run import STOP_SECONDS
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
+from moe_watch.backends.protocol import Failed, Perturb, Start, Stop
+from moe_watch.routing.events import Chunk, Header, Marker, Refused, State, Token
+from moe_watch.sessions.live.run import STOP_SECONDS
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
 from tests.sessions.kit import (
     Hesitating,
     Picky,

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from backends.protocol import Load, Start
-from routing.errors import UserError
-from routing.events import Chunk, Header, Marker, State, Token
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
+from moe_watch.backends.protocol import Load, Start
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Header, Marker, State, Token
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
 from tests.sessions.kit import (
     ScriptedWorker,
     Stage,

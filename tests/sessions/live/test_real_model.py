@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from routing.events import Chunk, Header, Perturbation, Progress, State, Token, Vitals
-from sessions.live.environment import Surroundings
-from sessions.live.headless import run_headless
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
-from sessions.replaying.source import ReplaySource
+from moe_watch.routing.events import Chunk, Header, Perturbation, Progress, State, Token, Vitals
+from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.live.headless import run_headless
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.replaying.source import ReplaySource
 from tests.processes import worker_of
 from tests.sessions.kit import Drained, ManualClock
 

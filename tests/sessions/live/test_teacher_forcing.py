@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backends.protocol import TeacherTokens
-from routing.errors import UserError
-from routing.events import Event, Keyframe, Perturbation, State, Teacher, to_json
-from routing.pressure.instruments import Instruments
-from sessions.live.teacher_forcing import teacher_script
+from moe_watch.backends.protocol import TeacherTokens
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Event, Keyframe, Perturbation, State, Teacher, to_json
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.live.teacher_forcing import teacher_script
 from tests.sessions.kit import HEADER, make_token
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "golden.moe.jsonl"

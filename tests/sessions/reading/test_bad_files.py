@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from commands.app import run
-from routing.errors import UserError
-from sessions.reading import index
-from sessions.reading.reader import read_session
-from sessions.reading.store import FileStore
-from sessions.replaying.source import ReplaySource
-from sessions.verifying.file import verify
-from sessions.verifying.salvage import salvage
+from moe_watch.commands.app import run
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.reading import index
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.reading.store import FileStore
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.verifying.file import verify
+from moe_watch.sessions.verifying.salvage import salvage
 from tests.sessions.damage import FIXTURES, LARGE, SMALL
 from tests.sessions.kit import ManualClock, replayed, wait_until
 

@@ -9,8 +9,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from routing.errors import UserError
-from routing.events import (
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import (
     LEAST_LOGPROB,
     Cost,
     Event,
@@ -26,8 +26,8 @@ from routing.events import (
     Vitals,
     to_json,
 )
-from sessions.reading.bounds import BOUNDS, MAX_CELLS
-from sessions.reading.reader import read_session
+from moe_watch.sessions.reading.bounds import BOUNDS, MAX_CELLS
+from moe_watch.sessions.reading.reader import read_session
 from tests.sessions.kit import HEADER, make_token
 
 

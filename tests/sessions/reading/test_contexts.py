@@ -10,17 +10,17 @@ import msgspec
 import pytest
 
 import moe_watch
-from commands.app import run
-from routing.errors import UserError
-from routing.events import Chunk, Continues, State, to_json
-from routing.pressure.instruments import Instruments
-from routing.summary import Summary
-from sessions.comparing.sources import read_source
-from sessions.export.exporter import ExportPlan, export_session
-from sessions.fitting.file_fit import fit_file
-from sessions.library.listing import scan
-from sessions.reading.reader import read_session
-from sessions.verifying.file import verify
+from moe_watch.commands.app import run
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Continues, State, to_json
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.comparing.sources import read_source
+from moe_watch.sessions.export.exporter import ExportPlan, export_session
+from moe_watch.sessions.fitting.file_fit import fit_file
+from moe_watch.sessions.library.listing import scan
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.verifying.file import verify
 from tests.routing.test_contexts import two_contexts
 from tests.sessions.kit import HEADER, replayed
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.events import ModelInfo, from_json, to_json
-from sessions.reading.decoding import token_decoder
-from sessions.reading.validation import EventChecker, ShapeError
+from moe_watch.routing.events import ModelInfo, from_json, to_json
+from moe_watch.sessions.reading.decoding import token_decoder
+from moe_watch.sessions.reading.validation import EventChecker, ShapeError
 from tests.sessions.kit import EXPERTS, HEADER, LAYERS, K, make_token, tokens
 
 decode = token_decoder(HEADER)

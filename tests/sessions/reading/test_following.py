@@ -8,13 +8,13 @@ import sys
 import pytest
 import zstandard
 
-from routing.errors import UserError
-from routing.events import Chunk, Header, State, Token, to_json
-from sessions.live.headless import run_headless
-from sessions.reading.store import Spool, open_store
-from sessions.recording.recorder import Recorder
-from sessions.replaying.source import ReplaySource
-from sessions.source import END, HOME, Jump
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Header, State, Token, to_json
+from moe_watch.sessions.live.headless import run_headless
+from moe_watch.sessions.reading.store import Spool, open_store
+from moe_watch.sessions.recording.recorder import Recorder
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import END, HOME, Jump
 from tests.sessions.kit import HEADER, Drained, ManualClock, make_token, tokens, wait_until
 
 FINISHED = State(state="finished", i=6, t=0.3, why="length")
@@ -265,7 +265,7 @@ class TestPipe:
     def test_no_room_for_it(self):
         """In a process of its own, where no file may become large."""
         script = (
-            "import os, resource, signal; from sessions.reading.store import Spool\n"
+            "import os, resource, signal; from moe_watch.sessions.reading.store import Spool\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
             "spool = Spool(0, 'standard input')\n"

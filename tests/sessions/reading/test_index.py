@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from routing.events import Chunk, Marker, Perturbation, to_json
-from sessions.reading import lines as session_lines
-from sessions.reading.index import (
+from moe_watch.routing.events import Chunk, Marker, Perturbation, to_json
+from moe_watch.sessions.reading import lines as session_lines
+from moe_watch.sessions.reading.index import (
     BLANK,
     CHUNK,
     GARBAGE,
@@ -18,7 +18,7 @@ from sessions.reading.index import (
     Place,
     read_tail,
 )
-from sessions.reading.store import FileStore
+from moe_watch.sessions.reading.store import FileStore
 from tests.sessions.kit import HEADER, make_token, tokens
 
 KINDS = {"token": TOKEN, "chunk": CHUNK, "keyframe": KEYFRAME, "vitals": VITALS, "marker": MARKER}
@@ -88,7 +88,7 @@ class TestGrowing:
     @pytest.mark.parametrize("block", [50, 1000])
     def test_blocks_of_any_size(self, golden_path, monkeypatch, block):
         expected = index_of(golden_path)
-        monkeypatch.setattr("sessions.reading.index.BLOCK", block)
+        monkeypatch.setattr("moe_watch.sessions.reading.index.BLOCK", block)
         index = index_of(golden_path)
         assert kinds(index) == kinds(expected)
         assert [index.start_of(at) for at in range(index.lines)] == [
@@ -137,7 +137,7 @@ class TestFinding:
 class TestALittleAtATime:
     @pytest.fixture(autouse=True)
     def _small_blocks(self, monkeypatch):
-        monkeypatch.setattr("sessions.reading.index.BLOCK", 1000)
+        monkeypatch.setattr("moe_watch.sessions.reading.index.BLOCK", 1000)
 
     @pytest.fixture
     def path(self, write):
@@ -177,7 +177,7 @@ class TestALittleAtATime:
 class TestTail:
     @pytest.fixture(autouse=True)
     def _small_blocks(self, monkeypatch):
-        monkeypatch.setattr("sessions.reading.index.BLOCK", 1000)
+        monkeypatch.setattr("moe_watch.sessions.reading.index.BLOCK", 1000)
 
     def tail(self, path):
         return read_tail(FileStore(path))

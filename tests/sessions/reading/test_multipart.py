@@ -4,10 +4,10 @@ import msgspec
 import pytest
 import zstandard
 
-from routing.events import Chunk, Continues, Keyframe, State, Token, to_json
-from routing.pressure.instruments import Instruments
-from sessions.replaying.source import ReplaySource
-from sessions.source import Jump
+from moe_watch.routing.events import Chunk, Continues, Keyframe, State, Token, to_json
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import Jump
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens
 from tests.sessions.replaying.test_seeking import rest
 

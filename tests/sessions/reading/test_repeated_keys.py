@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from routing.errors import UserError
-from routing.events import from_json
-from sessions.reading.reader import read_session
-from sessions.reading.repeated_keys import repeated_key
-from sessions.verifying.file import verify
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import from_json
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.reading.repeated_keys import repeated_key
+from moe_watch.sessions.verifying.file import verify
 
 
 @pytest.fixture

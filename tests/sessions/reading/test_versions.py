@@ -9,15 +9,15 @@ from typing import get_args, get_type_hints
 import msgspec
 import pytest
 
-from routing.arrays import unpacked
-from routing.errors import UserError
-from routing.events import SCHEMA, SCHEMA_BY_LAYER, SCHEMA_MINOR, Event, Header, Keyframe, to_json
-from routing.header import experts_per_token
-from routing.summary import Summary
-from sessions.reading.reader import read_session
-from sessions.reading.versions import PUBLISHED, is_newer, refusal
-from sessions.verifying.file import verify
-from sessions.verifying.salvage import salvage
+from moe_watch.routing.arrays import unpacked
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import SCHEMA, SCHEMA_BY_LAYER, SCHEMA_MINOR, Event, Header, Keyframe, to_json
+from moe_watch.routing.header import experts_per_token
+from moe_watch.routing.summary import Summary
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.reading.versions import PUBLISHED, is_newer, refusal
+from moe_watch.sessions.verifying.file import verify
+from moe_watch.sessions.verifying.salvage import salvage
 from tests.sessions.kit import replayed
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -12,15 +12,15 @@ import pytest
 import zstandard
 
 import moe_watch
-from routing.errors import UserError
-from routing.events import Chunk, Token, from_json, to_json
-from routing.half_life.fit import fit_half_life
-from sessions.comparing.sources import read_source
-from sessions.comparing.tokens import compare_tokens
-from sessions.export.exporter import ExportPlan, export_session
-from sessions.fitting.file_fit import RecordedSeries, fit_file, session_series
-from sessions.reading.multipart import RunReader
-from sessions.reading.token_arrays import TokenBatches
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Token, from_json, to_json
+from moe_watch.routing.half_life.fit import fit_half_life
+from moe_watch.sessions.comparing.sources import read_source
+from moe_watch.sessions.comparing.tokens import compare_tokens
+from moe_watch.sessions.export.exporter import ExportPlan, export_session
+from moe_watch.sessions.fitting.file_fit import RecordedSeries, fit_file, session_series
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.token_arrays import TokenBatches
 from tests.routing.planted import cliff, constant, exponential, noise
 from tests.sessions.continued import (
     FIRST_END,

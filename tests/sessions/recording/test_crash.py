@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from backends.protocol import Start
-from routing.events import Token
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.reader import read_session
+from moe_watch.backends.protocol import Start
+from moe_watch.routing.events import Token
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.reader import read_session
 from tests.processes import LONG, is_gone, wait_until
 from tests.sessions.kit import NOW, ManualClock, ScriptedWorker, Stage
 

@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from routing.events import Chunk, Marker, Token
-from sessions.live.settings import RunSettings
-from sessions.live.source import LiveSource
-from sessions.reading.multipart import RunReader
-from sessions.reading.reader import read_session
-from sessions.recording import pending as gaps
-from sessions.recording import sinks
-from sessions.recording.pending import LONGEST_WAIT, Gap
-from sessions.recording.recorder import FLUSH_SECONDS, SYNC_SECONDS
-from sessions.verifying.run_files import verify_runs
+from moe_watch.routing.events import Chunk, Marker, Token
+from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.reading.multipart import RunReader
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.recording import pending as gaps
+from moe_watch.sessions.recording import sinks
+from moe_watch.sessions.recording.pending import LONGEST_WAIT, Gap
+from moe_watch.sessions.recording.recorder import FLUSH_SECONDS, SYNC_SECONDS
+from moe_watch.sessions.verifying.run_files import verify_runs
 from tests.sessions.kit import Drained, Stage, files, path_of, replayed, tokens, wait_until
 
 ROOT = Path(__file__).parents[3]

@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from routing.errors import UserError
-from routing.events import Chunk, Marker, State, Token, Unknown, Vitals
-from routing.pressure.instruments import Instruments
-from sessions import paths
-from sessions.reading.reader import read_session
-from sessions.recording.recorder import CHUNK_SYNC_SECONDS, SYNC_SECONDS, Recorder
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Marker, State, Token, Unknown, Vitals
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions import paths
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.recording.recorder import CHUNK_SYNC_SECONDS, SYNC_SECONDS, Recorder
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -289,7 +289,7 @@ class TestWriteThrough:
 PENDING = """
 import sys, time
 from pathlib import Path
-from sessions.recording.recorder import Recorder
+from moe_watch.sessions.recording.recorder import Recorder
 from tests.sessions.kit import HEADER
 recorder = Recorder.create(Path(sys.argv[1]), HEADER, force=True)
 print("begun", flush=True)
@@ -313,7 +313,7 @@ ENDLESS = """
 import sys
 from itertools import count
 from pathlib import Path
-from sessions.recording.recorder import Recorder
+from moe_watch.sessions.recording.recorder import Recorder
 from tests.sessions.kit import HEADER, make_token
 recorder = Recorder.create(Path(sys.argv[1]), HEADER)
 few = [make_token(i) for i in range(50)]
@@ -342,7 +342,7 @@ def test_killed_while_recording(path):
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from sessions.recording.recorder import Recorder
+from moe_watch.sessions.recording.recorder import Recorder
 from tests.sessions.kit import HEADER, tokens
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -8,10 +8,10 @@ from datetime import date
 
 import pytest
 
-from routing.events import State, Token, Vitals
-from routing.pressure.instruments import Instruments
-from sessions.reading.reader import read_session
-from sessions.recording.recording import Recording
+from moe_watch.routing.events import State, Token, Vitals
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.recording.recording import Recording
 from tests.sessions.kit import HEADER, ManualClock, files, make_token
 
 

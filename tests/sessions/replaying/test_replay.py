@@ -8,12 +8,23 @@ import weakref
 import msgspec
 import pytest
 
-from routing.errors import UserError
-from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, Token, Unknown, Vitals, to_json
-from routing.pressure.instruments import Instruments
-from sessions.reading.recompute import agree
-from sessions.replaying.source import ITEMS_PER_DRAIN, ReplaySource
-from sessions.source import Jump
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import (
+    Chunk,
+    Header,
+    Keyframe,
+    Marker,
+    Perturbation,
+    State,
+    Token,
+    Unknown,
+    Vitals,
+    to_json,
+)
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.reading.recompute import agree
+from moe_watch.sessions.replaying.source import ITEMS_PER_DRAIN, ReplaySource
+from moe_watch.sessions.source import Jump
 from tests.processes import wait_until
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens
 

@@ -7,12 +7,12 @@ import threading
 import msgspec
 import pytest
 
-from routing.events import Marker, to_json
-from sessions.reading.lines import MAX_LINE
-from sessions.reading.store import FileStore
-from sessions.replaying.search import Match, Search
-from sessions.replaying.source import ReplaySource
-from sessions.source import Jump
+from moe_watch.routing.events import Marker, to_json
+from moe_watch.sessions.reading.lines import MAX_LINE
+from moe_watch.sessions.reading.store import FileStore
+from moe_watch.sessions.replaying.search import Match, Search
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import Jump
 from tests.sessions.kit import HEADER, ManualClock, make_token, wait_until
 
 WORDS = ["The", " cat", " sat", " on", " the", " m", "at", ".\n", "Ça", " \U0001f431", " THE", " end"]

@@ -6,10 +6,21 @@ import time
 import msgspec
 import pytest
 
-from routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, Token, Unknown, Vitals, to_json
-from routing.pressure.instruments import Instruments
-from sessions.replaying.source import ReplaySource
-from sessions.source import END, HOME, Jump
+from moe_watch.routing.events import (
+    Chunk,
+    Header,
+    Keyframe,
+    Marker,
+    Perturbation,
+    State,
+    Token,
+    Unknown,
+    Vitals,
+    to_json,
+)
+from moe_watch.routing.pressure.instruments import Instruments
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import END, HOME, Jump
 from tests.processes import LONG
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens
 
@@ -362,7 +373,7 @@ class TickingClock(ManualClock):
 class TestBeforeAllLinesAreFound:
     @pytest.fixture
     def source(self, path, monkeypatch):
-        monkeypatch.setattr("sessions.reading.index.BLOCK", 10_000)
+        monkeypatch.setattr("moe_watch.sessions.reading.index.BLOCK", 10_000)
         source = ReplaySource(path, TickingClock())
         source.start()
         assert source._index.behind

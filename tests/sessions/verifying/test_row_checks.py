@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.arrays import nullable
-from routing.events import Header, Token
-from routing.router.gates import NAMES, Gate, Weighting
-from routing.router.observe import observe
-from sessions.reading.token_arrays import TokenArrays, token_arrays
-from sessions.verifying.row_checks import (
+from moe_watch.routing.arrays import nullable
+from moe_watch.routing.events import Header, Token
+from moe_watch.routing.router.gates import NAMES, Gate, Weighting
+from moe_watch.routing.router.observe import observe
+from moe_watch.sessions.reading.token_arrays import TokenArrays, token_arrays
+from moe_watch.sessions.verifying.row_checks import (
     EVERY_ROW,
     MOST_ROWS,
     entropy_against_margin,

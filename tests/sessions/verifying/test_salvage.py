@@ -7,12 +7,12 @@ import json
 import pytest
 import zstandard
 
-from commands.app import run
-from routing.errors import UserError
-from routing.events import Chunk, Keyframe, State, Token, from_json
-from sessions.reading import lines as session_lines
-from sessions.verifying.file import verify
-from sessions.verifying.salvage import REASONS_KEPT, LeftOut, salvage
+from moe_watch.commands.app import run
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Chunk, Keyframe, State, Token, from_json
+from moe_watch.sessions.reading import lines as session_lines
+from moe_watch.sessions.verifying.file import verify
+from moe_watch.sessions.verifying.salvage import REASONS_KEPT, LeftOut, salvage
 from tests.sessions.faults import path_of, recorded, with_keyframe, write
 from tests.sessions.kit import replayed
 

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from commands.app import run
-from routing.events import Chunk, Header, Keyframe, Teacher, Token, Unknown, to_json
-from sessions.verifying.file import verify
-from sessions.verifying.run_checks import CHANCE, chance_of_evenness
+from moe_watch.commands.app import run
+from moe_watch.routing.events import Chunk, Header, Keyframe, Teacher, Token, Unknown, to_json
+from moe_watch.sessions.verifying.file import verify
+from moe_watch.sessions.verifying.run_checks import CHANCE, chance_of_evenness
 from tests.sessions import faults
 from tests.sessions.faults import BACKENDS, FAULTS, path_of, recorded, replace, write
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from routing.errors import UserError
-from routing.events import Continues, Sampling, from_json, to_json
-from sessions.verifying.run_files import verify_runs, with_parts
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Continues, Sampling, from_json, to_json
+from moe_watch.sessions.verifying.run_files import verify_runs, with_parts
 from tests.sessions.continued import FIRST_END, LITTLE_ROOM, SECOND_END, TOKENS, change, copied, opened, part, record
 from tests.sessions.recording.test_durability import linux
 
@@ -130,8 +130,8 @@ def test_lost_tokens_are_found(tmp_path):
 
 
 def test_more_files_than_a_run_can_have_are_refused_without_reading_them(golden_path, tmp_path, monkeypatch):
-    monkeypatch.setattr("sessions.reading.multipart.MAX_PARTS", 5)
-    monkeypatch.setattr("sessions.verifying.run_files.MAX_PARTS", 5)
+    monkeypatch.setattr("moe_watch.sessions.reading.multipart.MAX_PARTS", 5)
+    monkeypatch.setattr("moe_watch.sessions.verifying.run_files.MAX_PARTS", 5)
     first = tmp_path / "run.moe.jsonl"
     first.write_bytes(golden_path.read_bytes())
     header, *lines = golden_path.read_bytes().splitlines(keepends=True)

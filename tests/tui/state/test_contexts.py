@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from routing.half_life.fit import fit_half_life
-from routing.half_life.wording import in_words
+from moe_watch.routing.half_life.fit import fit_half_life
+from moe_watch.routing.half_life.wording import in_words
 from tests.tui.conftest import lines, press, running, settle, shown
 from tests.tui.events import MadeUpRun, header
 from tests.tui.state.test_trends import Slow

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from routing.errors import UserError
+from moe_watch.routing.errors import UserError
+from moe_watch.tui.app import FOLD_SECONDS
+from moe_watch.tui.state.frame_rate import CALM_FRAMES, SLOWEST, FrameRate
 from tests.tui.conftest import make_app, running, settle
 from tests.tui.events import MadeUpRun, main_run
 from tests.tui.scripted import ManualClock
-from tui.app import FOLD_SECONDS
-from tui.state.frame_rate import CALM_FRAMES, SLOWEST, FrameRate
 
 
 def test_slow_frames_halve_the_rate_and_calm_ones_bring_it_back():

@@ -7,10 +7,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from routing.events import Change, Chunk, Cost, Header, Keyframe, Marker, Progress, Sampling, State, Token, Unknown
-from routing.usage.counts import overlap
+from moe_watch.routing.events import (
+    Change,
+    Chunk,
+    Cost,
+    Header,
+    Keyframe,
+    Marker,
+    Progress,
+    Sampling,
+    State,
+    Token,
+    Unknown,
+)
+from moe_watch.routing.usage.counts import overlap
+from moe_watch.tui.state.run import GO_ON, PIECES_KEPT, RunView
 from tests.tui.events import CAPTURE, MadeUpRun, header, main_run
-from tui.state.run import GO_ON, PIECES_KEPT, RunView
 
 
 def fold(items):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.usage.counts import overlap
-from tui.state.token_window import Routing, TokenWindow
+from moe_watch.routing.usage.counts import overlap
+from moe_watch.tui.state.token_window import Routing, TokenWindow
 
 LAYERS, EXPERTS, K, SIZE, UNIT = 3, 5, 2, 6, 0.01
 

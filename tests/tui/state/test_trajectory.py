@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from routing.events import Chunk, Keyframe, Perturbation, Pressures
-from tui.state.trajectory import PressureTrack
+from moe_watch.routing.events import Chunk, Keyframe, Perturbation, Pressures
+from moe_watch.tui.state.trajectory import PressureTrack
 
 
 def chunk(index, mid, *, warm_up=False, partial=False):

@@ -7,15 +7,15 @@ from concurrent.futures import Executor, Future
 
 import pytest
 
-from routing.half_life.fit import fit_half_life, in_words
-from routing.half_life.wording import by_weight
-from routing.pressure.external_energy import boundaries_of, external_energy
+from moe_watch.routing.half_life.fit import fit_half_life, in_words
+from moe_watch.routing.half_life.wording import by_weight
+from moe_watch.routing.pressure.external_energy import boundaries_of, external_energy
+from moe_watch.tui.state.trends import REST
+from moe_watch.tui.widgets.panels.pressure.notes import branches
 from tests.routing.planted import REAL_NOISE, constant, plant
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, main_run, with_mid
 from tests.tui.scripted import REPLAY, REPLAYING, ManualClock
-from tui.state.trends import REST
-from tui.widgets.panels.pressure.notes import branches
 
 PERSISTENT = [0.46] * 10 + next(plant(constant(0.46), 0.5, range(1, 2), sd=REAL_NOISE)).mid
 """By chunk of a run: ten of warm-up, then the values of a flat series."""

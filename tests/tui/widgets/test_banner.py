@@ -7,10 +7,10 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from sessions.source import RecordingStatus
+from moe_watch.sessions.source import RecordingStatus
+from moe_watch.tui.text.word_wrap import wrapped
 from tests.tui.conftest import lines, running, shown
 from tests.tui.events import MadeUpRun
-from tui.text.word_wrap import wrapped
 
 SENTENCES = {
     "killed": (

@@ -7,8 +7,8 @@ from itertools import count
 import msgspec
 import pytest
 
-from routing.events import Cost, Progress, State
-from sessions.source import PaceStatus, RecordingStatus
+from moe_watch.routing.events import Cost, Progress, State
+from moe_watch.sessions.source import PaceStatus, RecordingStatus
 from tests.tui.conftest import lines, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, header, main_run
 from tests.tui.scripted import LIVE, RECORDING, REPLAY, REPLAYING, ManualClock

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.style import Style
 
-from tui.drawing.braille import BrailleCanvas, sparkline
-from tui.drawing.chart import Axis
+from moe_watch.tui.drawing.braille import BrailleCanvas, sparkline
+from moe_watch.tui.drawing.chart import Axis
 
 INK, OTHER = Style(color="red"), Style(color="blue")
 

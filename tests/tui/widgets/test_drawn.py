@@ -6,9 +6,9 @@ import pytest
 from rich.segment import Segment
 from textual.strip import Strip
 
+from moe_watch.tui.drawing.colours import DARK, LIGHT
 from tests.tui.conftest import press, running, settle
 from tests.tui.events import MadeUpRun, header
-from tui.drawing.colours import DARK, LIGHT
 
 
 def handed_out(widget):

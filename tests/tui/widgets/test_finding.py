@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sessions.replaying import search as finding
-from sessions.replaying.source import ReplaySource
+from moe_watch.sessions.replaying import search as finding
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.tui.app import MoeWatchApp
+from moe_watch.tui.screens.find import FindScreen
 from tests.sessions.kit import wait_until
 from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
 from tests.tui.scripted import LIVE, REPLAYING, SEEKABLE, ManualClock
 from tests.tui.test_seeking import landed, written
-from tui.app import MoeWatchApp
-from tui.screens.find import FindScreen
 
 
 @pytest.fixture(scope="module")

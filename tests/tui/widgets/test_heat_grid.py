@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tui.drawing.colours import HEAT_LEVELS
-from tui.widgets.panels.experts.grid import HeatGrid, nice_scale, quantise
+from moe_watch.tui.drawing.colours import HEAT_LEVELS
+from moe_watch.tui.widgets.panels.experts.grid import HeatGrid, nice_scale, quantise
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 from rich.style import Style
 from textual.app import App
 
-from routing.events import Chunk, ModelInfo, Token
+from moe_watch.routing.events import Chunk, ModelInfo, Token
+from moe_watch.tui.drawing.colours import DARK, HEAT_LEVELS, LIGHT
+from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
-from tui.drawing.colours import DARK, HEAT_LEVELS, LIGHT
-from tui.widgets.panels.experts.heatmap import ExpertHeatmap
 
 
 def large(layers, experts, k, tokens=30):

@@ -7,10 +7,10 @@ import re
 import msgspec
 import pytest
 
-from routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
+from moe_watch.routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
+from moe_watch.tui.widgets.panels.pressure.chart import POSTS
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
-from tui.widgets.panels.pressure.chart import POSTS
 
 # Entropy
 

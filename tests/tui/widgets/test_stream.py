@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from textual.events import MouseScrollUp
 
-from routing.events import Token
-from sessions.source import RecordingStatus
+from moe_watch.routing.events import Token
+from moe_watch.sessions.source import RecordingStatus
+from moe_watch.tui.state.run import CHARACTERS_KEPT
+from moe_watch.tui.widgets.panels import stream as stream_panel
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
 from tests.tui.scripted import LIVE
-from tui.state.run import CHARACTERS_KEPT
-from tui.widgets.panels import stream as stream_panel
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07[bold red]not bold[/bold red][@click=app.quit]quit[/] \u202etxet\u200b \x9b31m [/unclosed"

@@ -9,14 +9,14 @@ from rich.style import Style
 from textual.geometry import Size
 from textual.strip import Strip
 
-from sessions.text import plural
-from tui.drawing.line import Row, on
-from tui.input.actions import BY_ID
-from tui.state.frame import EVERY_CHUNK, Frame, pause_in_words
-from tui.text.format import count, size
-from tui.text.sanitize import one_line
-from tui.text.word_wrap import SENTENCE_LIMIT, wrapped
-from tui.widgets.base import Drawn
+from moe_watch.sessions.text import plural
+from moe_watch.tui.drawing.line import Row, on
+from moe_watch.tui.input.actions import BY_ID
+from moe_watch.tui.state.frame import EVERY_CHUNK, Frame, pause_in_words
+from moe_watch.tui.text.format import count, size
+from moe_watch.tui.text.sanitize import one_line
+from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT, wrapped
+from moe_watch.tui.widgets.base import Drawn
 
 Message = tuple[str, str, str]
 """Urgency (`bad`, `more` of it, `good`, or `wait`), the sentence, and what goes with it: what was saved, what can be

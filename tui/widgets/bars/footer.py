@@ -10,11 +10,11 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from tui.drawing.line import Part, Row, cells_of, on
-from tui.input.actions import BY_ID, Action, footer_actions
-from tui.state.frame import Frame
-from tui.text.format import count
-from tui.widgets.base import Drawn
+from moe_watch.tui.drawing.line import Part, Row, cells_of, on
+from moe_watch.tui.input.actions import BY_ID, Action, footer_actions
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.text.format import count
+from moe_watch.tui.widgets.base import Drawn
 
 
 class FooterBar(Drawn):

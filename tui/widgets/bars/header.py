@@ -9,15 +9,15 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.events import Cost, Header, Progress
-from routing.stats.timing_noise import doubt
-from sessions.text import top_k_text
-from tui.drawing.line import Part, Row, cells_of, on
-from tui.state.frame import Frame
-from tui.state.run import drawn_in_words
-from tui.text.format import count, factor, percent, rate, signed, size
-from tui.text.sanitize import one_line
-from tui.widgets.base import Drawn
+from moe_watch.routing.events import Cost, Header, Progress
+from moe_watch.routing.stats.timing_noise import doubt
+from moe_watch.sessions.text import top_k_text
+from moe_watch.tui.drawing.line import Part, Row, cells_of, on
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.run import drawn_in_words
+from moe_watch.tui.text.format import count, factor, percent, rate, signed, size
+from moe_watch.tui.text.sanitize import one_line
+from moe_watch.tui.widgets.base import Drawn
 
 DETAIL_LEVELS = (5, 4, 3, 2, 1)
 """From everything to what fits 60 columns: our name goes first, then words, then the file's name."""

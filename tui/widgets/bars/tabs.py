@@ -9,8 +9,8 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from tui.state.frame import Frame
-from tui.widgets.base import Drawn
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.widgets.base import Drawn
 
 TABS = ("stream", "experts", "entropy", "pressure", "vitals")
 

@@ -10,12 +10,12 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from routing.events import Marker, Perturbation
-from sessions.source import Timeline
-from tui.drawing.line import Row
-from tui.state.frame import Frame
-from tui.text.format import clock_time, count
-from tui.widgets.base import Drawn
+from moe_watch.routing.events import Marker, Perturbation
+from moe_watch.sessions.source import Timeline
+from moe_watch.tui.drawing.line import Row
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.text.format import clock_time, count
+from moe_watch.tui.widgets.base import Drawn
 
 HEAD, MARK, INJECTION = "●", "◆", "▴"
 LEAST_BAR = 12

@@ -7,8 +7,8 @@ from collections.abc import Hashable
 from textual.geometry import Size
 from textual.strip import Strip
 
-from tui.state.frame import Frame
-from tui.widgets.base import Drawn
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.widgets.base import Drawn
 
 LEAST_WIDTH = 60
 LEAST_HEIGHT = 16

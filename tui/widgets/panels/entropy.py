@@ -10,14 +10,14 @@ import numpy as np
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.arrays import Floats
-from tui.drawing.chart import Axis, Chart
-from tui.drawing.line import Part
-from tui.state.frame import Frame
-from tui.state.imported_counts import CountedWindow
-from tui.state.token_window import TokenWindow, mean_of_known
-from tui.text.format import NOT_AVAILABLE, count, number
-from tui.widgets.base import Panel
+from moe_watch.routing.arrays import Floats
+from moe_watch.tui.drawing.chart import Axis, Chart
+from moe_watch.tui.drawing.line import Part
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.imported_counts import CountedWindow
+from moe_watch.tui.state.token_window import TokenWindow, mean_of_known
+from moe_watch.tui.text.format import NOT_AVAILABLE, count, number
+from moe_watch.tui.widgets.base import Panel
 
 LEAST_SPAN = 0.1
 CHART_WIDTH = 20

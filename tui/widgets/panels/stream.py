@@ -12,17 +12,17 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.events import Progress
-from tui.drawing.colours import ENTROPY_LIMITS, SURPRISE_LIMITS
-from tui.drawing.line import Part, Row
-from tui.state.frame import Frame
-from tui.state.run import PIECES_KEPT, Piece, RunView
-from tui.text.format import clock_time, count, number, percent, probability, size
-from tui.text.sanitize import inert, one_line
-from tui.text.word_wrap import SENTENCE_LIMIT, wrapped
-from tui.widgets.bars.header import done_share
-from tui.widgets.base import Panel
-from tui.widgets.panels.stream_wrap import Line, Run, TokenWrap
+from moe_watch.routing.events import Progress
+from moe_watch.tui.drawing.colours import ENTROPY_LIMITS, SURPRISE_LIMITS
+from moe_watch.tui.drawing.line import Part, Row
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.run import PIECES_KEPT, Piece, RunView
+from moe_watch.tui.text.format import clock_time, count, number, percent, probability, size
+from moe_watch.tui.text.sanitize import inert, one_line
+from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT, wrapped
+from moe_watch.tui.widgets.bars.header import done_share
+from moe_watch.tui.widgets.base import Panel
+from moe_watch.tui.widgets.panels.stream_wrap import Line, Run, TokenWrap
 
 Colouring = Literal["surprisal", "router entropy"]
 WHEEL_LINES = 3

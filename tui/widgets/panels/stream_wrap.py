@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 
-from tui.state.run import Piece
-from tui.text.sanitize import inert
+from moe_watch.tui.state.run import Piece
+from moe_watch.tui.text.sanitize import inert
 
 TAB = "⇥ "
 _PARTS = re.compile(r" +|[^ ]+")

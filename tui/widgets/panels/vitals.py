@@ -9,13 +9,13 @@ from rich.style import Style
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.events import Temperature, Vitals
-from tui.drawing.braille import sparkline
-from tui.state.frame import Frame
-from tui.state.vitals_history import VitalsHistory
-from tui.text.format import fraction, number, percent, size
-from tui.text.sanitize import one_line
-from tui.widgets.base import Panel
+from moe_watch.routing.events import Temperature, Vitals
+from moe_watch.tui.drawing.braille import sparkline
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.vitals_history import VitalsHistory
+from moe_watch.tui.text.format import fraction, number, percent, size
+from moe_watch.tui.text.sanitize import one_line
+from moe_watch.tui.widgets.base import Panel
 
 LABEL_WIDTH = 12
 VALUE_WIDTH = 18

@@ -8,8 +8,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from routing.arrays import ABSENT, Flags, Floats, Ints
-from tui.drawing.colours import HEAT_LEVELS
+from moe_watch.routing.arrays import ABSENT, Flags, Floats, Ints
+from moe_watch.tui.drawing.colours import HEAT_LEVELS
 
 Levels = npt.NDArray[np.int16]
 

@@ -16,15 +16,15 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.arrays import Floats, Ints
-from tui.drawing.line import Part
-from tui.state.frame import Frame
-from tui.state.run import RunView
-from tui.state.token_window import experts_of
-from tui.text.format import count, percent
-from tui.widgets.base import Panel
-from tui.widgets.panels.experts.grid import HeatGrid, Levels, nice_scale, quantise
-from tui.widgets.panels.experts.painter import SIDE_WIDTH, HeatPainter, HeatPicture
+from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.tui.drawing.line import Part
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.run import RunView
+from moe_watch.tui.state.token_window import experts_of
+from moe_watch.tui.text.format import count, percent
+from moe_watch.tui.widgets.base import Panel
+from moe_watch.tui.widgets.panels.experts.grid import HeatGrid, Levels, nice_scale, quantise
+from moe_watch.tui.widgets.panels.experts.painter import SIDE_WIDTH, HeatPainter, HeatPicture
 
 HEADS = 1
 """Rows above the cells."""

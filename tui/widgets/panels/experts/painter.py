@@ -13,11 +13,11 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from routing.arrays import Flags, Floats, Ints
-from tui.drawing.colours import HEAT_LEVELS, Palette
-from tui.drawing.line import Row
-from tui.text.format import NOT_AVAILABLE
-from tui.widgets.panels.experts.grid import HeatGrid, Levels
+from moe_watch.routing.arrays import Flags, Floats, Ints
+from moe_watch.tui.drawing.colours import HEAT_LEVELS, Palette
+from moe_watch.tui.drawing.line import Row
+from moe_watch.tui.text.format import NOT_AVAILABLE
+from moe_watch.tui.widgets.panels.experts.grid import HeatGrid, Levels
 
 NOTHING = -2
 """Codes of a cell beside its levels: no cell here; -1 is one in which nothing was observed."""

@@ -9,13 +9,13 @@ from typing import cast
 import numpy as np
 from textual.strip import Strip
 
-from routing.events import Chunk, Pressures
-from routing.half_life.fit import Fit
-from routing.pressure.formulas import WARM_UP_CHUNKS
-from tui.drawing.chart import Axis, Chart, x_labels
-from tui.drawing.colours import Palette
-from tui.state.trajectory import PressureTrack
-from tui.text.format import number
+from moe_watch.routing.events import Chunk, Pressures
+from moe_watch.routing.half_life.fit import Fit
+from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+from moe_watch.tui.drawing.chart import Axis, Chart, x_labels
+from moe_watch.tui.drawing.colours import Palette
+from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.text.format import number
 
 SLOW_SETTLES = 1500
 """Tokens of a context that the slow average needs: P_slow is grey before."""

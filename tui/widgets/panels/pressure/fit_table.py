@@ -6,15 +6,15 @@ from math import isinf
 
 from textual.strip import Strip
 
-from routing.half_life.fit import Candidate, Fit
-from routing.half_life.wording import as_watched, by_weight, doubt
-from routing.pressure.bounds import mode_bounds
-from routing.pressure.formulas import Mode, mode_words
-from sessions.text import plural
-from tui.drawing.colours import Palette
-from tui.drawing.line import Part, Row
-from tui.text.format import NOT_AVAILABLE, number, percent, signed
-from tui.widgets.panels.pressure.notes import branches
+from moe_watch.routing.half_life.fit import Candidate, Fit
+from moe_watch.routing.half_life.wording import as_watched, by_weight, doubt
+from moe_watch.routing.pressure.bounds import mode_bounds
+from moe_watch.routing.pressure.formulas import Mode, mode_words
+from moe_watch.sessions.text import plural
+from moe_watch.tui.drawing.colours import Palette
+from moe_watch.tui.drawing.line import Part, Row
+from moe_watch.tui.text.format import NOT_AVAILABLE, number, percent, signed
+from moe_watch.tui.widgets.panels.pressure.notes import branches
 
 NAME_WIDTH = 13
 BAR_WIDTH = 12

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from routing.events import PauseReason
-from routing.half_life.fit import Fit, in_words
-from routing.pressure.bounds import ModeBounds, mode_bounds
-from routing.pressure.external_energy import ExternalEnergy
-from routing.pressure.formulas import WARM_UP_CHUNKS, Mode, reachability
-from routing.stats.bootstrap import Estimate
-from sessions.text import plural
-from tui.state.trajectory import PressureTrack
-from tui.state.trends import Trend
-from tui.text.format import number, signed
+from moe_watch.routing.events import PauseReason
+from moe_watch.routing.half_life.fit import Fit, in_words
+from moe_watch.routing.pressure.bounds import ModeBounds, mode_bounds
+from moe_watch.routing.pressure.external_energy import ExternalEnergy
+from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS, Mode, reachability
+from moe_watch.routing.stats.bootstrap import Estimate
+from moe_watch.sessions.text import plural
+from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.state.trends import Trend
+from moe_watch.tui.text.format import number, signed
 
 Tone = Literal["plain", "verdict", "warning", "injection"]
 NO_CONTROL = "difference without control"

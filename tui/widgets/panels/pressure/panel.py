@@ -9,20 +9,20 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.strip import Strip
 
-from routing.half_life.fit import Fit
-from routing.pressure.bounds import mode_bounds
-from routing.pressure.formulas import MODES, Mode, mode_words
-from sessions.text import plural
-from tui.drawing.line import Part, cells_of
-from tui.state.frame import Frame
-from tui.state.run import RunView
-from tui.state.trajectory import PressureTrack
-from tui.state.trends import Trend
-from tui.text.format import count, number
-from tui.widgets.base import Panel
-from tui.widgets.panels.pressure.chart import SIGNS, PressureChart, value_of
-from tui.widgets.panels.pressure.fit_table import fit_table
-from tui.widgets.panels.pressure.notes import Note, Start, notes_on, start_of
+from moe_watch.routing.half_life.fit import Fit
+from moe_watch.routing.pressure.bounds import mode_bounds
+from moe_watch.routing.pressure.formulas import MODES, Mode, mode_words
+from moe_watch.sessions.text import plural
+from moe_watch.tui.drawing.line import Part, cells_of
+from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.run import RunView
+from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.state.trends import Trend
+from moe_watch.tui.text.format import count, number
+from moe_watch.tui.widgets.base import Panel
+from moe_watch.tui.widgets.panels.pressure.chart import SIGNS, PressureChart, value_of
+from moe_watch.tui.widgets.panels.pressure.fit_table import fit_table
+from moe_watch.tui.widgets.panels.pressure.notes import Note, Start, notes_on, start_of
 
 LINES = ("fast", "slow", "net")
 CHART_LEAST = 4

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sessions.notebook import Session
+    from moe_watch.sessions.notebook import Session
 
 __all__ = ["main", "open"]
 
@@ -35,8 +35,8 @@ def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_
     """
     from pathlib import Path
 
-    from commands.options import session_file
-    from sessions.notebook import Session
+    from moe_watch.commands.options import session_file
+    from moe_watch.sessions.notebook import Session
 
     return Session(session_file(Path(path)))
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"moe-watch: {problem}: run `ulimit -n 1024` before\n")
         sys.exit(2)
     try:
-        from commands.app import run
+        from moe_watch.commands.app import run
 
         status = run(arguments)
     except KeyboardInterrupt:  # while commands were being imported; later on they end by themselves
@@ -65,7 +65,3 @@ def _allowed_files() -> int:
     most = FEWEST_FILES if hard == resource.RLIM_INFINITY else min(FEWEST_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return most
-
-
-if __name__ == "__main__":
-    main()
