@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Routing:
+class RouterOutputs:
     """Raw router output for `T` successive input tokens, before any arithmetic of ours.
 
     Layers that the engine did not compute for these tokens are None; single rows that it did not compute are −1 in
@@ -40,7 +40,7 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unobserved(Routing):
+class Unobserved(RouterOutputs):
     """Of `T` tokens that were evaluated while nobody looked on: no layer's is known."""
 
     @classmethod
@@ -49,7 +49,7 @@ class Unobserved(Routing):
         return cls(tokens=tokens, experts=[None] * layers, logits=[None] * layers)
 
 
-class Drawn(msgspec.Struct, frozen=True, eq=False):
+class SampledToken(msgspec.Struct, frozen=True, eq=False):
     """One generated token: drawn from the prediction before it, then evaluated."""
 
     id: int
@@ -59,7 +59,7 @@ class Drawn(msgspec.Struct, frozen=True, eq=False):
     would_stop: bool
     ends: bool
     """It is an end-of-text token."""
-    routing: Routing
+    routing: RouterOutputs
 
 
 class Detokenizer(Protocol):
@@ -90,7 +90,7 @@ class Engine(ABC):
     model: ModelInfo
     backend: BackendInfo
     sees_weights: bool = False
-    """`Routing` carries the weights that the model applies."""
+    """`RouterOutputs` carries the weights that the model applies."""
     has_chat_template: bool
     context_length: int
     vocabulary: int
@@ -153,11 +153,11 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
+    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
         """Evaluate given tokens; yields their routing in order. `progress` gets the number done so far."""
 
     @abstractmethod
-    def draw(self, *, last: bool = False) -> Drawn:
+    def draw(self, *, last: bool = False) -> SampledToken:
         """The next generated token, with its routing.
 
         To keep the device busy an engine starts on the token after the one it returns. With `last` it does not: after

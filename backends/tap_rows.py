@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_watch.backends.engine import Floats, Ints, Routing
+from moe_watch.backends.engine import Floats, Ints, RouterOutputs
 from moe_watch.routing.router.observe import Observation
 
 HEADER = 4
@@ -70,7 +70,7 @@ class RowFormat:
         return rows[..., HEADER : HEADER + self.experts].view(np.float32)
 
 
-class ScoredRouting(Routing):
+class ScoredRouting(RouterOutputs):
     """Rows of several tokens.
 
     Args:
@@ -107,7 +107,7 @@ class ScoredRouting(Routing):
         return ScoredRouting(min(stop, self.tokens) - start, experts, scores, self.to_logits)
 
 
-class RecordedRouting(Routing):
+class RecordedRouting(RouterOutputs):
     """One token's, in the words that the tap wrote, taken apart together with those of many others.
 
     Args:
@@ -161,7 +161,7 @@ class RecordedRouting(Routing):
         return rows[rows[:, 0].argsort()]
 
 
-def rows_of(routings: Sequence[Routing]) -> tuple[Ints, RowFormat] | None:
+def rows_of(routings: Sequence[RouterOutputs]) -> tuple[Ints, RowFormat] | None:
     """The rows [T, L, W] of routings that were all recorded alike, as they are; None if they were not."""
     recorded = [routing for routing in routings if isinstance(routing, RecordedRouting)]
     if len(recorded) != len(routings) or not recorded:

@@ -21,7 +21,7 @@ from moe_watch.routing.half_life.fit import fit_half_life
 from tests.routing import planted
 from tests.routing.judged import FoundOtherwise, judge_series
 
-Series = list[list[float]]
+TrialSeries = list[list[float]]
 
 LAGS = (1, 2, 3, 5)
 
@@ -45,24 +45,24 @@ def main() -> None:
     print_others(_planted_on([each for each in (plain, late) if each]))
 
 
-def _series(runs: list[dict[str, dict[str, list[float]]]]) -> Series:
+def _series(runs: list[dict[str, dict[str, list[float]]]]) -> TrialSeries:
     return [run["trajectory"]["mid_pressures"] for run in runs]
 
 
-def _less_shared_line(series: Series) -> Series:
+def _less_shared_line(series: TrialSeries) -> TrialSeries:
     values = np.array(series)
     t = np.arange(values.shape[1]) - (values.shape[1] - 1) / 2
     line = (t @ values.mean(axis=0)) / (t @ t) * t
-    less: Series = (values - line).tolist()
+    less: TrialSeries = (values - line).tolist()
     return less
 
 
-def _shuffled(series: Series, times: int) -> Series:
+def _shuffled(series: TrialSeries, times: int) -> TrialSeries:
     rng = np.random.default_rng(0)
     return [rng.permutation(each).tolist() for each in series for _ in range(times)]
 
 
-def _row(name: str, series: Series, mode: str) -> None:
+def _row(name: str, series: TrialSeries, mode: str) -> None:
     verdicts = Counter(fit_half_life(each, mode=mode).verdict for each in series)
     alarms = len(series) - verdicts["stable"]
     low, high = wilson(alarms, len(series))
@@ -78,7 +78,7 @@ def wilson(hits: int, number: int) -> tuple[float, float]:
     return max(0.0, middle - around) / (1 + z * z / number), min(1.0, middle + around) / (1 + z * z / number)
 
 
-def _planted_on(groups: list[Series]) -> list[FoundOtherwise]:
+def _planted_on(groups: list[TrialSeries]) -> list[FoundOtherwise]:
     """Every curve that has a half-life, on the noise of every run."""
     noise = np.concatenate([_noise(np.array(each)) for each in groups])
     return [
@@ -95,7 +95,7 @@ def _noise(values: planted.Floats) -> planted.Floats:
     return around
 
 
-def _print_noise(series: Series) -> None:
+def _print_noise(series: TrialSeries) -> None:
     """How large and how persistent the noise is, each run around its own mean."""
     values = np.array(series)
     around = values - values.mean(axis=1, keepdims=True)

@@ -41,7 +41,7 @@ def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> No
     pictures = [rng.integers(0, HEAT_LEVELS, (layers, experts)) for _ in range(FRAMES)]
     newest = [np.stack([rng.permutation(experts)[:2] for _ in range(layers)]) for _ in range(FRAMES)]
 
-    class Bench(App[None]):
+    class HeatmapBench(App[None]):
         """One heatmap, alone."""
 
         shown = 0
@@ -67,7 +67,7 @@ def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> No
             self.query_one(ExpertHeatmap).set_levels(pictures[at].astype(np.int8), newest[at])
             self.shown += 1
 
-    app = Bench()
+    app = HeatmapBench()
     app.run()
     report.write_text(json.dumps(1000 * app.spent / FRAMES))
 

@@ -14,7 +14,7 @@ POCKET = Path(moe_watch.__file__).parent / "backends" / "pocket"
 
 
 @dataclass(frozen=True)
-class Shape:
+class RandomModel:
     """A model of random weights: float32 for MLX; for llama.cpp the same ones, its experts in float16."""
 
     name: str
@@ -48,10 +48,10 @@ class Shape:
         }
 
 
-FEW_LARGE = Shape("few-large", 32, 8, 2, 384, 768, {"model_type": "mixtral", "num_local_experts": 8})
+FEW_LARGE = RandomModel("few-large", 32, 8, 2, 384, 768, {"model_type": "mixtral", "num_local_experts": 8})
 """As many layers and experts as Mixtral 8x7B has."""
 
-MANY_SMALL = Shape(
+MANY_SMALL = RandomModel(
     *("many-small", 48, 128, 8, 256, 128),
     {
         "model_type": "qwen3_moe",
@@ -66,7 +66,7 @@ MANY_SMALL = Shape(
 """As many layers and experts as Qwen3-30B-A3B has."""
 
 
-def make_folder(shape: Shape, folder: Path) -> Path:
+def make_folder(shape: RandomModel, folder: Path) -> Path:
     """Write a model folder for MLX; returns it."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -83,7 +83,7 @@ def make_folder(shape: Shape, folder: Path) -> Path:
     return made
 
 
-def make_file(shape: Shape, folder: Path) -> Path:
+def make_file(shape: RandomModel, folder: Path) -> Path:
     """Write a GGUF file for llama.cpp; returns it."""
     import gguf
 

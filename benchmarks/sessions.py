@@ -45,7 +45,7 @@ PROGRAM = (sys.executable, "-m", "moe_watch")
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SessionShape:
     """A model's routing, and how many bytes a token of it may take."""
 
     layers: int
@@ -57,11 +57,11 @@ class Shape:
         return f"{self.layers} layers × {self.experts_per_token} of {self.experts} experts"
 
 
-POCKET = Shape(6, 8, 2, 1000)
-SHAPES = (Shape(48, 128, 8, 4000), Shape(32, 8, 2, 1000), POCKET)
+POCKET = SessionShape(6, 8, 2, 1000)
+SHAPES = (SessionShape(48, 128, 8, 4000), SessionShape(32, 8, 2, 1000), POCKET)
 
 
-def header(shape: Shape) -> Header:
+def header(shape: SessionShape) -> Header:
     """The first line of a made session."""
     model = ModelInfo(
         name="made",
@@ -82,7 +82,7 @@ def header(shape: Shape) -> Header:
     )
 
 
-def routings(shape: Shape, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+def routings(shape: SessionShape, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Routing of tokens through routers with favourites: probabilities, and what is recorded of them."""
     bias = rng.normal(0, 1.0, (shape.layers, shape.experts))
     while True:
@@ -104,7 +104,7 @@ def _steps(values: Floats) -> list[int | None]:
     return steps
 
 
-def tokens(shape: Shape, number: int) -> Iterator[Token]:
+def tokens(shape: SessionShape, number: int) -> Iterator[Token]:
     """Decode tokens in a row, 50 a second."""
     rng = np.random.default_rng(7)
     made = [routing for routing, _ in zip(routings(shape, rng), range(MADE), strict=False)]
@@ -125,7 +125,7 @@ def tokens(shape: Shape, number: int) -> Iterator[Token]:
         )
 
 
-def events(shape: Shape, number: int) -> Iterator[Event]:
+def events(shape: SessionShape, number: int) -> Iterator[Event]:
     """A whole run: tokens, what the instruments make of them, and a reading of the machine a second."""
     instruments = Instruments(header(shape))
     for token in tokens(shape, number):
@@ -135,7 +135,7 @@ def events(shape: Shape, number: int) -> Iterator[Event]:
             yield Vitals(t=token.t, memory_total=16_000_000_000, memory_used=9_000_000_000 + token.i)
 
 
-def make(path: Path, shape: Shape, number: int) -> None:
+def make(path: Path, shape: SessionShape, number: int) -> None:
     """Record a made run, unless it is there already."""
     if path.exists():
         return
@@ -149,7 +149,7 @@ def make(path: Path, shape: Shape, number: int) -> None:
     part.rename(path)
 
 
-def writing_speed(folder: Path, shape: Shape) -> float:
+def writing_speed(folder: Path, shape: SessionShape) -> float:
     """Tokens per second of a recorder that is given events as fast as it takes them."""
     made = list(events(shape, WRITTEN))
     with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -276,7 +276,7 @@ def plain(path: Path) -> float:
     return time.perf_counter() - began
 
 
-def measure(shape: Shape, path: Path) -> list[tuple[str, str, str]]:
+def measure(shape: SessionShape, path: Path) -> list[tuple[str, str, str]]:
     """One session's rows: what, how much, and what was promised."""
     of_tokens, of_frames, whole = sizes(path)
     child = [sys.executable, "-m", "benchmarks.sessions", "--read", str(path)]

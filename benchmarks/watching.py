@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import in_transformers
-from benchmarks.made_models import FEW_LARGE, MANY_SMALL, Shape, make_file, make_folder
+from benchmarks.made_models import FEW_LARGE, MANY_SMALL, RandomModel, make_file, make_folder
 from moe_watch.backends.protocol import BackendChoice
 from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, table
 from moe_watch.routing.stats.timing_noise import in_words
@@ -36,7 +36,7 @@ class Case:
     """Generated in one measurement, which takes half a second to two."""
     prompt: int
     """Tokens of the prompt that is measured by itself."""
-    shape: Shape | None = None
+    shape: RandomModel | None = None
     """None is pocket."""
 
     def model(self, folder: Path) -> str:

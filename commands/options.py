@@ -75,7 +75,7 @@ def chosen_model(positional: str | None, named: str | None) -> str:
 
 
 def generation_options(command: Command) -> Command:
-    """What to generate, and how. Collected by `Generation.of`."""
+    """What to generate, and how. Collected by `GenerationOptions.of`."""
     for option in reversed(_GENERATION):
         command = option(command)
     return command
@@ -203,7 +203,7 @@ def session_file(named: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationOptions:
     """Checked generation options."""
 
     backend: str
@@ -222,7 +222,7 @@ class Generation:
     engine: EngineOptions
 
     @classmethod
-    def of(cls, *, prompt: str | None, prompt_file: Path | None, **options: Any) -> Generation:
+    def of(cls, *, prompt: str | None, prompt_file: Path | None, **options: Any) -> GenerationOptions:
         """Check every option and read the prompt's file.
 
         Raises:

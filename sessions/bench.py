@@ -41,7 +41,7 @@ Variants = Mapping[Variant, Callable[[], float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class VariantRates:
     """One variant's rates over all rounds."""
 
     phase: Phase
@@ -66,7 +66,7 @@ class Row:
 class BenchResult:
     """All rows of a benchmark, and the noise of the machine while they were measured."""
 
-    rows: list[Row]
+    rows: list[VariantRates]
     noise: Noise
 
     @property
@@ -88,7 +88,7 @@ class BenchResult:
             interval=tap.ratio.interval,
         )
 
-    def _row(self, name: str) -> Row:
+    def _row(self, name: str) -> VariantRates:
         return next(row for row in self.rows if (row.phase, row.name) == ("decode", name))
 
 
@@ -157,7 +157,9 @@ class Bench:
             meter = NoiseMeter()
             rates = interleave(variants, rounds, warm_up=WARM_UP_ROUNDS)
             noise = meter.noise()
-        rows = [Row(*variant, taken, ratio(taken, rates[variant[0], "bare"])) for variant, taken in rates.items()]
+        rows = [
+            VariantRates(*variant, taken, ratio(taken, rates[variant[0], "bare"])) for variant, taken in rates.items()
+        ]
         return BenchResult(rows, noise)
 
     def measurements(self, rounds: int) -> int:

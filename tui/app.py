@@ -312,8 +312,8 @@ class MoeWatchApp(App[None]):
         """The timeline was clicked, or dragged."""
         self.control.aim(message.token)
 
-    @on(FooterBar.Chosen)
-    async def perform_chosen(self, message: FooterBar.Chosen) -> None:
+    @on(FooterBar.KeyClicked)
+    async def perform_chosen(self, message: FooterBar.KeyClicked) -> None:
         """A key in the footer was clicked."""
         await self.action_perform(message.action.id)
 

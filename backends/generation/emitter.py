@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from moe_watch.backends.engine import Detokenizer, Drawn, Routing
+from moe_watch.backends.engine import Detokenizer, RouterOutputs, SampledToken
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.protocol import Branch, Perturb
@@ -45,7 +45,9 @@ class Narration:
         """Seconds since the run began."""
         return round(self._clock() - self._began, 3)
 
-    def tokens(self, ids: Sequence[int], source: TokenSource, routing: Routing, drawn: Drawn | None = None) -> None:
+    def tokens(
+        self, ids: Sequence[int], source: TokenSource, routing: RouterOutputs, drawn: SampledToken | None = None
+    ) -> None:
         """Tokens that were evaluated together."""
         t = self.now()
         facts = [

@@ -32,7 +32,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Boundary:
+class ForkPoint:
     """Where a run is forked."""
 
     i: int
@@ -90,7 +90,7 @@ class Branching:
             return None
         return f"nothing was forked: the context has no room for the {needed:,} tokens of a text and a chunk"
 
-    def branches(self, at: Boundary) -> Generator[Branch, None, None]:
+    def branches(self, at: ForkPoint) -> Generator[Branch, None, None]:
         """All continuations; the run is where it was as soon as this ends or is closed."""
         arms = self._arms()
         with self._engine.fork() as rewind:
@@ -99,7 +99,7 @@ class Branching:
                     rewind()
                     yield self._branch(at, arm, replicate)
 
-    def _branch(self, at: Boundary, arm: Arm, replicate: int) -> Branch:
+    def _branch(self, at: ForkPoint, arm: Arm, replicate: int) -> Branch:
         seed = branch_seed(at.sampling.seed, at.chunks, arm.name, replicate)
         self._engine.configure(msgspec.structs.replace(at.sampling, seed=seed, stop="never"), reseed=True)
         steps = list(self._steps(at.i, arm.ids))

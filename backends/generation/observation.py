@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from moe_watch.backends.engine import Drawn, Routing, Unobserved
+from moe_watch.backends.engine import RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.tap_rows import RowFormat, ScoredRouting, rows_of
 from moe_watch.routing.arrays import ABSENT, AnyInts
 from moe_watch.routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
@@ -36,7 +36,7 @@ class TokenFacts(msgspec.Struct, frozen=True, eq=False):
     source: TokenSource
     id: int
     text: str
-    drawn: Drawn | None = None
+    drawn: SampledToken | None = None
     """For generated tokens: what the model predicted."""
 
 
@@ -44,7 +44,7 @@ class Evaluated(msgspec.Struct, frozen=True, eq=False):
     """Tokens that one step evaluated, and their routing, row by row."""
 
     tokens: Sequence[TokenFacts]
-    routing: Routing
+    routing: RouterOutputs
 
 
 def captured(gate: str, *, sees_weights: bool = False) -> list[str]:
@@ -108,7 +108,7 @@ class Observer:
         facts = (token for step in steps for token in step.tokens)
         return [_token(fact, *row) for fact, row in zip(facts, columns, strict=False)]
 
-    def _observe(self, routings: Sequence[Routing]) -> Observation:
+    def _observe(self, routings: Sequence[RouterOutputs]) -> Observation:
         recorded = rows_of(routings)
         seen = None if recorded is None else self._observe_rows(*recorded)
         if seen is not None:
@@ -130,22 +130,22 @@ class Observer:
             return observe(None, experts, self._model.gate, scored=scores)
         return observe(scores, experts, self._model.gate)
 
-    def _experts(self, routings: Sequence[Routing]) -> Array:
+    def _experts(self, routings: Sequence[RouterOutputs]) -> Array:
         """Selected experts [T, L, K] of all steps together."""
         return self._stack([routing.experts for routing in routings], routings, self._layout.width, ABSENT)
 
-    def _logits(self, routings: Sequence[Routing]) -> Array | None:
+    def _logits(self, routings: Sequence[RouterOutputs]) -> Array | None:
         """Router logits [T, L, E] of all steps together; None if it is not known what they mean."""
         if parse(self._model.gate) is None:
             return None
         return self._stack([routing.logits for routing in routings], routings, self._model.experts, np.nan)
 
-    def _scores(self, routings: Sequence[Routing]) -> Array | None:
+    def _scores(self, routings: Sequence[RouterOutputs]) -> Array | None:
         """Router scores [T, L, E] of all steps together; None if they do not all show them."""
         rows = [routing.scores for routing in routings if isinstance(routing, ScoredRouting)]
         return self._stack(rows, routings, self._model.experts, np.nan) if len(rows) == len(routings) else None
 
-    def _weights(self, routings: Sequence[Routing]) -> Array | None:
+    def _weights(self, routings: Sequence[RouterOutputs]) -> Array | None:
         """Applied weights [T, L, K] of all steps together; None if the engine does not see them."""
         if not all(routing.weights for routing in routings):
             return None
@@ -153,7 +153,7 @@ class Observer:
         return self._stack(rows, routings, self._layout.width, np.nan)
 
     def _stack(
-        self, rows: Sequence[Sequence[Array | None]], routings: Sequence[Routing], width: int, missing: float
+        self, rows: Sequence[Sequence[Array | None]], routings: Sequence[RouterOutputs], width: int, missing: float
     ) -> Array:
         """[T, L, width] of all steps together, `missing` where there is nothing."""
         layers = len(self._model.layers)
@@ -184,7 +184,7 @@ def _widened(piece: Array, width: int, missing: float) -> Array:
     return found
 
 
-def _cut(routing: Routing, start: int, stop: int) -> Routing:
+def _cut(routing: RouterOutputs, start: int, stop: int) -> RouterOutputs:
     """Of some of its tokens only."""
     if isinstance(routing, ScoredRouting):
         return routing.cut(start, stop)
@@ -193,7 +193,7 @@ def _cut(routing: Routing, start: int, stop: int) -> Routing:
         return [None if layer is None else layer[start:stop] for layer in rows]
 
     tokens = min(stop, routing.tokens) - start
-    return Routing(tokens, cut(routing.experts), cut(routing.logits), cut(routing.weights))
+    return RouterOutputs(tokens, cut(routing.experts), cut(routing.logits), cut(routing.weights))
 
 
 def _lists(values: AnyInts | None) -> Iterable[list[int | None] | None]:

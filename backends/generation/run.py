@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from moe_watch.backends.engine import Drawn, Engine
+from moe_watch.backends.engine import Engine, SampledToken
 from moe_watch.backends.generation.emitter import Narration
-from moe_watch.backends.generation.forks import Boundary, Branching
+from moe_watch.backends.generation.forks import Branching, ForkPoint
 from moe_watch.backends.generation.inbox import Inbox
 from moe_watch.backends.generation.injections import Injection, Injections, prepare
 from moe_watch.backends.generation.outbox import Outbox
@@ -51,7 +51,7 @@ class RunEnds(Exception):  # noqa: N818 - not an error
         super().__init__(why)
 
 
-class Run:
+class GenerationRun:
     """What follows one `Start`.
 
     Args:
@@ -164,7 +164,7 @@ class Run:
         is_final = self._left == 1 or self._engine.position + 1 >= self._engine.context_length
         return is_final or may_stop or self._changes.wait or self._injections.any_due(completed=completed)
 
-    def _draw(self, *, last: bool) -> tuple[Drawn, bool]:
+    def _draw(self, *, last: bool) -> tuple[SampledToken, bool]:
         """The next token, and whether it completes its chunk."""
         drawn = self._engine.draw(last=last)
         self._warn()
@@ -180,7 +180,7 @@ class Run:
         self._whole_chunks += completed
         return drawn, completed
 
-    def _why_over(self, drawn: Drawn) -> str | None:
+    def _why_over(self, drawn: SampledToken) -> str | None:
         if drawn.ends:
             return "eos"
         if self._left == 0:
@@ -259,7 +259,7 @@ class Run:
         if why_not := self._branching.hindrance():
             self._decline_once("fork", why_not)
             return
-        at = Boundary(self._narration.i, self._whole_chunks, self._changes.sampling)
+        at = ForkPoint(self._narration.i, self._whole_chunks, self._changes.sampling)
         self._branches_off = True
         with closing(self._branching.branches(at)) as branches:
             for branch in branches:

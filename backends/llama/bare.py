@@ -8,7 +8,7 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.engine import Bare
-from moe_watch.backends.llama.context import Settings, clear, evaluate, new_context, prefill_step
+from moe_watch.backends.llama.context import ContextSettings, clear, evaluate, new_context, prefill_step
 
 SEED = 7
 
@@ -21,7 +21,7 @@ class LlamaBare(Bare):
         settings: the engine's.
     """
 
-    def __init__(self, model: Any, settings: Settings) -> None:
+    def __init__(self, model: Any, settings: ContextSettings) -> None:
         self._context = new_context(model, settings, tap=None)
         self._sampler = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         lib.llama_sampler_chain_add(self._sampler, lib.llama_sampler_init_dist(SEED))

@@ -37,7 +37,7 @@ FUNCTION = re.compile(r"^(?:[\w:~]+: )+")
 F32, I32 = int(lib.GGML_TYPE_F32), int(lib.GGML_TYPE_I32)
 
 
-class Tensor(ctypes.Structure):
+class GgmlTensor(ctypes.Structure):
     """`struct ggml_tensor` of ggml.h, as far as it is read here."""
 
     _fields_ = (
@@ -126,13 +126,13 @@ def _sample() -> Iterator[tuple[int, int, int]]:
 
 
 def check_layout() -> None:
-    """Make sure that `Tensor` describes this build's tensors, by having one made whose contents are known.
+    """Make sure that `GgmlTensor` describes this build's tensors, by having one made whose contents are known.
 
     Raises:
         UserError: it does not, so that nothing could be observed.
     """
     with _sample() as (node, source, rows):
-        seen, given = Tensor.from_address(node), Tensor.from_address(source)
+        seen, given = GgmlTensor.from_address(node), GgmlTensor.from_address(source)
         fits = (seen.name, seen.src[0], seen.src[1], seen.src[2]) == (b"layout", source, rows, None)
         sizes = ([*given.ne], [*given.nb], given.type) == ([3, 5, 1, 1], [4, 12, 60, 60], F32)
         if not (fits and sizes and given.op == 0 < seen.op):  # 0: nothing computes it
@@ -145,7 +145,7 @@ def check_layout() -> None:
 def get_rows_operation() -> int:
     """This build's number of the operation that picks rows."""
     with _sample() as (node, _, _):
-        return int(Tensor.from_address(node).op)
+        return int(GgmlTensor.from_address(node).op)
 
 
 def operation(address: int) -> str:

@@ -31,7 +31,7 @@ FLASH_ATTENTION = re.compile(r"(?:Flash Attention|flash_attn +=) (enabled|disabl
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ContextSettings:
     """How the model is run."""
 
     context: int
@@ -53,7 +53,7 @@ class Settings:
         return "f32" if self.exact else self.kv_type
 
 
-def new_context(model: Any, settings: Settings, tap: Tap | None) -> Any:
+def new_context(model: Any, settings: ContextSettings, tap: Tap | None) -> Any:
     """An empty context; its tap, if anything is to look on, must live as long.
 
     Raises:
@@ -79,7 +79,7 @@ def new_context(model: Any, settings: Settings, tap: Tap | None) -> Any:
     return context
 
 
-def flash_attention(settings: Settings) -> str:
+def flash_attention(settings: ContextSettings) -> str:
     """Whether the context that was made last computes attention like this: `on`, `off`, or `auto` if it did not say."""
     if settings.exact:
         return "off"

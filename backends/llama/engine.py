@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 from llama_cpp import llama_cpp as lib
 
-from moe_watch.backends.engine import Bare, Detokenizer, Drawn, Engine, Routing, Unobserved
+from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.llama.bare import LlamaBare
 from moe_watch.backends.llama.context import clear, evaluate, prefill_step
 from moe_watch.backends.llama.fork import KeptPlace
-from moe_watch.backends.llama.loading import LoadedModel, load_model
-from moe_watch.backends.llama.sampling import DrawState, NextToken
+from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model
+from moe_watch.backends.llama.sampling import DrawState, LlamaSampler
 from moe_watch.backends.llama.tap.gate_check import GateCheck
 from moe_watch.backends.llama.tap.observation import rows_observer
 from moe_watch.backends.llama.text import ByteDetokenizer
@@ -28,7 +28,7 @@ from moe_watch.routing.events import Progress, Sampling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class LlamaState:
     """Where a run stands: its context, and all that drawing goes on from."""
 
     kept: KeptPlace
@@ -45,7 +45,7 @@ class Place:
 class LlamaEngine(Engine):
     """One model and one context."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedLlamaModel) -> None:
         self.model = loaded.info
         self.backend = loaded.backend
         self.warnings = loaded.warnings
@@ -58,7 +58,7 @@ class LlamaEngine(Engine):
         self._text = TextCodec(loaded.tokenizer, loaded.info.name, loaded.tokenizer.jinja_template)
         self._ends = self._text.ends
         self._observes = True
-        self._next_token = NextToken(self._ends, loaded.tokenizer.vocabulary)
+        self._next_token = LlamaSampler(self._ends, loaded.tokenizer.vocabulary)
         self.configure(Sampling(seed=0), reseed=True)
         self.reset()
 
@@ -109,7 +109,7 @@ class LlamaEngine(Engine):
             self._go_to(here)
             here.close()
 
-    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
+    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
         self._check_ids(ids)
         longest = prefill_step(self._loaded.context)
         for start in range(0, len(ids), longest):
@@ -118,11 +118,11 @@ class LlamaEngine(Engine):
             progress(start + len(step))
             yield seen
 
-    def draw(self, *, last: bool = False) -> Drawn:  # noqa: ARG002 - nothing is ever begun ahead
+    def draw(self, *, last: bool = False) -> SampledToken:  # noqa: ARG002 - nothing is ever begun ahead
         if self._last is None:
             raise RuntimeError("the context is empty: evaluate a prompt first")
         choice = self._choose()
-        return Drawn(
+        return SampledToken(
             id=choice.id,
             logprob=choice.logprob,
             top_margin=choice.top_margin,
@@ -145,11 +145,11 @@ class LlamaEngine(Engine):
         lib.llama_free(self._loaded.context)
         lib.llama_model_free(self._loaded.model)
 
-    def _place(self) -> Place:
+    def _place(self) -> LlamaState:
         kept = KeptPlace.of(self._loaded.context, self.vocabulary)
-        return Place(kept, self._position, self._last, tuple(self._forced), self._next_token.state())
+        return LlamaState(kept, self._position, self._last, tuple(self._forced), self._next_token.state())
 
-    def _go_to(self, place: Place) -> None:
+    def _go_to(self, place: LlamaState) -> None:
         place.kept.go_back()
         self._position, self._last, self._forced = place.position, place.last, deque(place.forced)
         self._next_token.go_on_from(place.draw_state)
@@ -167,7 +167,7 @@ class LlamaEngine(Engine):
                 advice="give a model with the tokenizer that it was made with",
             )
 
-    def _evaluate(self, ids: list[int]) -> Routing:
+    def _evaluate(self, ids: list[int]) -> RouterOutputs:
         """Put tokens into the context; the prediction after the last one can be drawn from then."""
         first = self._position
         if self._observes:
@@ -180,7 +180,7 @@ class LlamaEngine(Engine):
         return self._gate_check.routing(self._rows, first, len(ids))
 
 
-def _row_format(loaded: LoadedModel) -> RowFormat:
+def _row_format(loaded: LoadedLlamaModel) -> RowFormat:
     """What the tap's rows hold."""
     info = loaded.info
     form = RowFormat(

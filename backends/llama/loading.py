@@ -15,7 +15,14 @@ from moe_watch.backends.engine_options import FEWEST_AT_ONCE, check_context
 from moe_watch.backends.llama import model_facts as llama_facts
 from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
-from moe_watch.backends.llama.context import PREFILL_STEP, Settings, clear, evaluate, flash_attention, new_context
+from moe_watch.backends.llama.context import (
+    PREFILL_STEP,
+    ContextSettings,
+    clear,
+    evaluate,
+    flash_attention,
+    new_context,
+)
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.model import Report, open_model
 from moe_watch.backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
@@ -70,11 +77,11 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LoadedModel:
+class LoadedLlamaModel:
     """A model that runs, with its tap in place."""
 
     model: Any
-    settings: Settings
+    settings: ContextSettings
     context: Any
     tap: Tap
     tokenizer: LlamaTokenizer
@@ -85,7 +92,7 @@ class LoadedModel:
     warnings: list[str]
 
 
-def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
+def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedLlamaModel:
     """Load the weights, and run one token through to see that all routers show.
 
     Raises:
@@ -97,7 +104,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     return replace(loaded, warnings=[*loaded.warnings, *summed_up("llama.cpp", of_the_model)])
 
 
-def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> LoadedModel:
+def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> LoadedLlamaModel:
     _check_threads(options.threads)
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
@@ -119,7 +126,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     if beyond_memory := out_of_memory.beyond_memory(facts.bytes):
         warnings.insert(0, beyond_memory)
     _check_tap(context, tap, tokenizer.begin, probe)
-    return LoadedModel(
+    return LoadedLlamaModel(
         model=model,
         settings=settings,
         context=context,
@@ -136,13 +143,13 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
 # -- settings
 
 
-def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> Settings:
+def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> ContextSettings:
     trained = _trained_length(model)
     check_context(options.context, trained)
     context = options.context or min(trained, LONGEST_CONTEXT)
     kv_type = options.kv_type.lower() if options.kv_type else "f32" if llama_facts.is_float32(parts) else "f16"
     batch = max(FEWEST_AT_ONCE, min(context, options.batch or max(PREFILL_STEP, options.micro_batch or 0)))
-    return Settings(
+    return ContextSettings(
         context=context,
         threads=options.threads or default_threads(),
         on_gpu=bool(lib.llama_supports_gpu_offload()),
@@ -178,7 +185,7 @@ def default_threads() -> int:
 # -- what the model does
 
 
-def _probe(model: Any, architecture: str, settings: Settings, token: int) -> Probe:
+def _probe(model: Any, architecture: str, settings: ContextSettings, token: int) -> Probe:
     """Run one token through a context of its own, whose tap reads more than the one that stays."""
     tap = ProbeTap(apart=settings.on_gpu)
     context = new_context(model, settings, tap)
@@ -191,7 +198,7 @@ def _probe(model: Any, architecture: str, settings: Settings, token: int) -> Pro
     return Probe(rows, *read_gate(architecture, rows, tap))
 
 
-def _tap(probe: Probe, settings: Settings) -> tuple[Tap, str]:
+def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
     """The tap that stays, and what it is."""
     try:
         library = compiled_tap()
@@ -226,7 +233,7 @@ def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
 
 
 def _model_info(
-    name: str, parts: Sequence[GgufFile], facts: WeightFacts, probe: Probe, settings: Settings
+    name: str, parts: Sequence[GgufFile], facts: WeightFacts, probe: Probe, settings: ContextSettings
 ) -> ModelInfo:
     sizes = [facts.expert_bytes.get(layer) for layer in probe.layers]
     known = [size for size in sizes if size is not None]
@@ -248,7 +255,7 @@ def _model_info(
     )
 
 
-def _context_settings(context: Any, settings: Settings) -> dict[str, str | int | bool]:
+def _context_settings(context: Any, settings: ContextSettings) -> dict[str, str | int | bool]:
     """What the context is, where llama.cpp can be asked."""
     return {
         "kv_type": settings.cache_type,
@@ -260,7 +267,7 @@ def _context_settings(context: Any, settings: Settings) -> dict[str, str | int |
 
 
 def _backend_info(
-    parts: Sequence[GgufFile], how: str, probe: Probe, settings: Settings, used: dict[str, str | int | bool]
+    parts: Sequence[GgufFile], how: str, probe: Probe, settings: ContextSettings, used: dict[str, str | int | bool]
 ) -> BackendInfo:
     seen = "expert indices" if probe.gate is UNKNOWN else "expert indices and router scores"
     attention = "flash attention off" if settings.exact else "flash attention where it can"
@@ -276,7 +283,7 @@ def _backend_info(
     )
 
 
-def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: Settings, options: EngineOptions) -> list[str]:
+def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: ContextSettings, options: EngineOptions) -> list[str]:
     warnings = []
     trained = _trained_length(model)
     if trained > settings.context and options.context is None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from moe_watch.backends.model_files.gguf import GgufFile
-from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.sizes import WeightFacts, fingerprint
 
 EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\..+")
@@ -32,12 +32,12 @@ def weight_facts(parts: Sequence[GgufFile]) -> WeightFacts:
     )
 
 
-def all_tensors(parts: Sequence[GgufFile]) -> list[Tensor]:
+def all_tensors(parts: Sequence[GgufFile]) -> list[TensorInfo]:
     """Of all parts together."""
     return [tensor for part in parts for tensor in part.tensors]
 
 
-def _routed_bytes(tensors: Sequence[Tensor]) -> dict[int, int]:
+def _routed_bytes(tensors: Sequence[TensorInfo]) -> dict[int, int]:
     """Bytes of all routed experts together, by model layer index."""
     sizes: Counter[int] = Counter()
     for tensor in tensors:

@@ -96,7 +96,7 @@ class DrawState:
             lib.llama_sampler_free(sampler)
 
 
-class NextToken:
+class LlamaSampler:
     """How tokens are drawn.
 
     Args:

@@ -12,11 +12,11 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from moe_watch.backends.engine import Bare, Detokenizer, Drawn, Engine, Routing
+from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken
 from moe_watch.backends.mlx.bare import MlxBare
-from moe_watch.backends.mlx.loading import LoadedModel, first_use, load_model
-from moe_watch.backends.mlx.sampling import NextToken, Prediction
-from moe_watch.backends.mlx.tap import Frame
+from moe_watch.backends.mlx.loading import LoadedMlxModel, first_use, load_model
+from moe_watch.backends.mlx.sampling import MlxSampler, Prediction
+from moe_watch.backends.mlx.tap import ForwardCapture
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.text.token_ids import check_token_ids
@@ -35,7 +35,7 @@ class ForwardPass:
 
     prediction: Prediction
     """Of the token after it."""
-    frame: Frame
+    frame: ForwardCapture
     logits: Any
     """[1, V], to draw from once more."""
     forced: bool
@@ -43,7 +43,7 @@ class ForwardPass:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class MlxState:
     """Where a run stands: its context, and all that drawing goes on from."""
 
     cache: Any
@@ -51,7 +51,7 @@ class Place:
     last: int | None
     latest: ForwardPass | None
     forced: tuple[int, ...]
-    next_token: NextToken
+    next_token: MlxSampler
     random: Any
     """[2], the state of MLX's random numbers."""
 
@@ -59,7 +59,7 @@ class Place:
 class MlxEngine(Engine):
     """One model and one context; all calls must come from the thread that loaded it."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedMlxModel) -> None:
         self.model = loaded.info
         self.backend = loaded.backend
         self.sees_weights = loaded.tap.sees_weights
@@ -69,7 +69,7 @@ class MlxEngine(Engine):
         self.first_use = first_use()
         self.has_chat_template = loaded.text.has_chat_template
         self._loaded = loaded
-        self._next_token = NextToken(Sampling(seed=0), loaded.text.ends, loaded.vocabulary)
+        self._next_token = MlxSampler(Sampling(seed=0), loaded.text.ends, loaded.vocabulary)
         self.reset()
 
     @property
@@ -110,7 +110,7 @@ class MlxEngine(Engine):
         """Tokens to predict in place of drawing."""
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
-        self._next_token = NextToken(sampling, self._loaded.text.ends, self._loaded.vocabulary)
+        self._next_token = MlxSampler(sampling, self._loaded.text.ends, self._loaded.vocabulary)
         if reseed:
             mx.random.seed(sampling.seed)
         self._predict_again()
@@ -139,7 +139,7 @@ class MlxEngine(Engine):
         finally:
             self._go_to(here)
 
-    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[Routing]:
+    def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
         self._require_settled()
         self._check(ids)
         for start in range(0, len(ids) - 1, PREFILL_STEP):
@@ -156,7 +156,7 @@ class MlxEngine(Engine):
         progress(len(ids))
         yield routing
 
-    def draw(self, *, last: bool = False) -> Drawn:
+    def draw(self, *, last: bool = False) -> SampledToken:
         if self._latest is None:
             raise RuntimeError("the context is empty: evaluate a prompt first")
         prediction = self._latest.prediction
@@ -167,7 +167,7 @@ class MlxEngine(Engine):
         self._latest = current
         routing = current.frame.read(1)
         self._advance([choice.id])
-        return Drawn(
+        return SampledToken(
             id=choice.id,
             logprob=choice.logprob,
             top_margin=choice.top_margin,
@@ -185,7 +185,7 @@ class MlxEngine(Engine):
         self.reset()
         self._loaded.tap.close()
 
-    def _evaluate(self, ids: list[int]) -> Routing:
+    def _evaluate(self, ids: list[int]) -> RouterOutputs:
         """Put tokens into the context; their predictions are not computed."""
         self._loaded.model(mx.array([ids]), cache=self._cache)
         frame = self._loaded.tap.frame
@@ -197,7 +197,7 @@ class MlxEngine(Engine):
         logits = self._loaded.model(token[None], cache=self._cache)
         return self._predict(logits[:, -1, :], self._loaded.tap.frame)
 
-    def _predict(self, logits: Any, frame: Frame) -> ForwardPass:
+    def _predict(self, logits: Any, frame: ForwardCapture) -> ForwardPass:
         """Start drawing from logits [1, V]."""
         forced = self._forced.popleft() if self._forced else None
         prediction = self._next_token.predict(logits, forced)
@@ -214,12 +214,12 @@ class MlxEngine(Engine):
         if self._ahead is not None:
             raise RuntimeError("a drawn token is under way: draw with last=True first")
 
-    def _place(self) -> Place:
+    def _place(self) -> MlxState:
         random = mx.array(mx.random.state[0])
         forced = tuple(self._forced)
-        return Place(self._cache, self._position, self._last, self._latest, forced, self._next_token, random)
+        return MlxState(self._cache, self._position, self._last, self._latest, forced, self._next_token, random)
 
-    def _go_to(self, place: Place) -> None:
+    def _go_to(self, place: MlxState) -> None:
         """The context is taken as it is, not copied."""
         self._cache, self._position, self._last = place.cache, place.position, place.last
         self._latest, self._ahead = place.latest, None

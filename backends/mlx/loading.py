@@ -61,7 +61,7 @@ READ_STEP = 64_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LoadedModel:
+class LoadedMlxModel:
     """A model that runs, with its tap in place."""
 
     model: nn.Module
@@ -78,7 +78,7 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ProbedShape:
     """What one forward pass showed of the model."""
 
     experts: int
@@ -94,7 +94,7 @@ def first_use() -> str | None:
     return COMPILING if mx.default_device() == mx.Device(mx.cpu) else None
 
 
-def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedModel:
+def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedMlxModel:
     """Load the weights, hook the routers, and run one token through to see that all of them show.
 
     Raises:
@@ -120,7 +120,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     progress(msgspec.structs.replace(loading, done=facts.bytes, note=first_use() or beyond_memory))
     tap = RouterTap(model)
     shape = _probe(model, tap)
-    return LoadedModel(
+    return LoadedMlxModel(
         model=model,
         text=text,
         tap=tap,
@@ -221,7 +221,7 @@ def _read(name: str, arrays: list[Any]) -> None:
         ) from error
 
 
-def _probe(model: nn.Module, tap: RouterTap) -> Shape:
+def _probe(model: nn.Module, tap: RouterTap) -> ProbedShape:
     """Run one token and look at what the tap caught."""
     cache = make_prompt_cache(model)
     logits = model(mx.array([[0]]), cache=cache)
@@ -235,7 +235,7 @@ def _probe(model: nn.Module, tap: RouterTap) -> Shape:
         raise UserError(f"the routing of layers {unseen} cannot be observed", advice="give another model")
     check_same_experts([(layer.index, layer.experts) for layer in tap.layers])
     k_by_layer = [caught.shape[-1] for caught in tap.frame.experts]
-    return Shape(tap.layers[0].experts, k_by_layer, logits.shape[-1], _cache_type(cache))
+    return ProbedShape(tap.layers[0].experts, k_by_layer, logits.shape[-1], _cache_type(cache))
 
 
 def _embedded(model: nn.Module, vocabulary: int) -> int:
@@ -264,7 +264,7 @@ def _model_info(
     facts: WeightFacts,
     model: nn.Module,
     tap: RouterTap,
-    shape: Shape,
+    shape: ProbedShape,
     context: int | None,
     quantized: str | None,
 ) -> ModelInfo:
@@ -289,7 +289,7 @@ def _model_info(
     )
 
 
-def _settings(context: int | None, shape: Shape, *, trusts: bool) -> dict[str, str | int | bool]:
+def _settings(context: int | None, shape: ProbedShape, *, trusts: bool) -> dict[str, str | int | bool]:
     """As `BackendInfo.settings` says them; what is not known or not limited is left out."""
     known: dict[str, str | int | None] = {
         "kv_type": shape.kv_type,

@@ -11,14 +11,14 @@ from typing import Any
 import mlx.nn as nn
 
 from moe_watch.backends.model_files.config import Config
-from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.stored_types import MODELOPT, claimed_quantization, stored_quantization
 
 FOUR_BITS = re.compile(r"fp4|int4|w4", re.IGNORECASE)
 EIGHT_BITS = re.compile(r"fp8|int8|w8", re.IGNORECASE)
 
 
-def quantization_of(model: nn.Module, tensors: Sequence[Tensor]) -> str | None:
+def quantization_of(model: nn.Module, tensors: Sequence[TensorInfo]) -> str | None:
     """Return how weights are quantised, e.g. `4-bit affine, groups of 64; 2 modules 8-bit`; None if they are not.
 
     Weights that mlx-lm unpacks while it loads have the precision that they are stored in.

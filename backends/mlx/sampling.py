@@ -41,7 +41,7 @@ class Prediction:
         return Choice(token, *_facts(np.asarray(self.logprobs)[0], token), would_stop)
 
 
-class NextToken:
+class MlxSampler:
     """How tokens are drawn from logits [1, V].
 
     Args:

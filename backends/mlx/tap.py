@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from moe_watch.backends.engine import Routing, Unobserved
+from moe_watch.backends.engine import RouterOutputs, Unobserved
 from moe_watch.backends.mlx.gates import linear_logits, raw_logits
 from moe_watch.backends.mlx.layers import MoeLayer, moe_layers
 from moe_watch.routing.errors import UserError
@@ -25,7 +25,7 @@ Call = Callable[..., Any]
 
 
 @dataclass(slots=True, eq=False)
-class Frame:
+class ForwardCapture:
     """What one forward pass routed with, per MoE layer; lazy arrays, None where nothing was caught."""
 
     experts: list[Any]
@@ -42,7 +42,7 @@ class Frame:
     def arrays(self) -> list[Any]:
         return [array for array in (*self.experts, *self.logits, *self.weights) if array is not None]
 
-    def read(self, tokens: int) -> Routing:
+    def read(self, tokens: int) -> RouterOutputs:
         """As NumPy, of a pass over so many tokens, waiting for it if need be.
 
         Only `np.asarray` here: any new MLX operation would queue behind the pass that is already under way.
@@ -54,7 +54,7 @@ class Frame:
             return Unobserved.of(tokens, len(self.experts))
         logits = [_rows(array) for array in self.logits]
         self._check_numbers(logits)
-        return Routing(
+        return RouterOutputs(
             tokens=tokens,
             experts=[_rows(array) for array in self.experts],
             logits=logits,
@@ -120,11 +120,11 @@ class RouterTap:
         if layer.router is not layer.linear:
             self._hook(layer.router, _keep_routes(self, position, layer))
 
-    def _new_frame(self) -> Frame:
+    def _new_frame(self) -> ForwardCapture:
         nothing = [None] * len(self.layers)
-        return Frame(nothing.copy(), nothing.copy(), nothing.copy(), self._indices)
+        return ForwardCapture(nothing.copy(), nothing.copy(), nothing.copy(), self._indices)
 
-    def open_frame(self) -> Frame:
+    def open_frame(self) -> ForwardCapture:
         """Begin a forward pass."""
         self.frame = self._new_frame()
         return self.frame

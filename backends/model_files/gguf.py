@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from moe_watch.backends.model_files.safetensors import AGAIN, Tensor, unreadable
+from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo, unreadable
 from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.errors import UserError
 
@@ -62,7 +62,7 @@ class GgufFile:
     path: Path
     metadata: dict[str, Any]
     """Scalars and strings; an array (a vocabulary, mostly) is represented by its length and digest."""
-    tensors: list[Tensor]
+    tensors: list[TensorInfo]
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Arrays of integers in the metadata that are no longer than `LONGEST_ARRAY`, e.g. a number for every layer."""
 
@@ -206,7 +206,7 @@ class _Reader:
             raise self._corrupt(f"alignment {alignment!r}")
         return -(-self._at // alignment) * alignment
 
-    def _tensors(self, start: int, rows: Sequence[tuple[str, tuple[int, ...], int, int]]) -> list[Tensor]:
+    def _tensors(self, start: int, rows: Sequence[tuple[str, tuple[int, ...], int, int]]) -> list[TensorInfo]:
         tensors = [self._tensor(start, *row) for row in rows]
         places = sorted((row[-1], tensor.name, tensor.bytes) for row, tensor in zip(rows, tensors, strict=True))
         for (before, first, size), (offset, second, _) in pairwise(places):
@@ -214,7 +214,7 @@ class _Reader:
                 raise self._corrupt(f"tensors {first!r} and {second!r} overlap")
         return tensors
 
-    def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> Tensor:
+    def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> TensorInfo:
         # A type that is not listed is newer than this reader: llama.cpp knows whether it can be used, and how large.
         dtype, block, block_bytes = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         elements = math.prod(shape)
@@ -225,7 +225,7 @@ class _Reader:
             raise UserError(
                 f"{self._path} is truncated: tensor {name!r} ends at {end:,} of {len(self._data):,} bytes", advice=AGAIN
             )
-        return Tensor(name, dtype, shape, elements // block * block_bytes)
+        return TensorInfo(name, dtype, shape, elements // block * block_bytes)
 
     # -- bytes
 

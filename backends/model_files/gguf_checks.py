@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from moe_watch.backends.model_files.gguf import GgufFile
-from moe_watch.backends.model_files.safetensors import AGAIN, Tensor
+from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo
 from moe_watch.routing.errors import UserError
 
 DENSE = "give a Mixture-of-Experts model"
@@ -138,7 +138,7 @@ def _check_sizes(name: str, file: GgufFile, experts: int) -> None:
         raise UserError(f"{name} says that its context has room for {context} tokens", advice=CONVERT)
 
 
-def _check_types(name: str, tensors: Sequence[Tensor]) -> None:
+def _check_types(name: str, tensors: Sequence[TensorInfo]) -> None:
     for tensor in tensors:
         if tensor.dtype in INTEGERS and MULTIPLIED.fullmatch(tensor.name):
             raise UserError(f"tensor {tensor.name!r} of {name} is declared {tensor.dtype}, no weight", advice=AGAIN)

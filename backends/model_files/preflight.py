@@ -11,7 +11,7 @@ from moe_watch.backends.model_files.config import check_selection, expert_count,
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import check_model
 from moe_watch.backends.model_files.hub_gguf import Wanted
-from moe_watch.backends.model_files.safetensors import AGAIN, Tensor, read_tensors, unreadable
+from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo, read_tensors, unreadable
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError
 
@@ -122,7 +122,7 @@ def _config(folder: Path) -> dict[str, object]:
     return read_config(folder)
 
 
-def read_tensor_tables(folder: Path) -> list[Tensor]:
+def read_tensor_tables(folder: Path) -> list[TensorInfo]:
     """The tensor tables of all weight files of a folder, each checked against its file's size.
 
     Raises:

@@ -33,7 +33,7 @@ def unreadable(path: Path, error: OSError) -> UserError:
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorInfo:
     """One row of a file's tensor table."""
 
     name: str
@@ -46,7 +46,7 @@ class Tensor:
         return math.prod(self.shape)
 
 
-def read_tensors(path: Path) -> list[Tensor]:
+def read_tensors(path: Path) -> list[TensorInfo]:
     """The tensor table of one file, checked against the file's size.
 
     Raises:
@@ -85,7 +85,7 @@ def _parse(path: Path, header: bytes) -> dict[str, Any]:
     return table
 
 
-def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> list[Tensor]:
+def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> list[TensorInfo]:
     tensors = []
     places = []
     for name, row in table.items():
@@ -116,7 +116,7 @@ def _check_places(path: Path, places: list[tuple[int, int, str]]) -> int:
     return end
 
 
-def _tensor(path: Path, name: str, row: Any) -> tuple[Tensor, int, int]:
+def _tensor(path: Path, name: str, row: Any) -> tuple[TensorInfo, int, int]:
     """One row of the table, and where its data begin and end."""
     try:
         dtype = str(row["dtype"])
@@ -124,7 +124,7 @@ def _tensor(path: Path, name: str, row: Any) -> tuple[Tensor, int, int]:
         start, stop = (int(offset) for offset in row["data_offsets"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is corrupt: bad entry for tensor {name!r}", advice=AGAIN) from error
-    tensor = Tensor(name, dtype, shape, stop - start)
+    tensor = TensorInfo(name, dtype, shape, stop - start)
     needed = tensor.elements * BITS[dtype] // 8 if dtype in BITS else tensor.bytes
     if start < 0 or min(shape, default=0) < 0 or tensor.bytes != needed:
         raise UserError(f"{path} is corrupt: tensor {name!r} does not fit its own size", advice=AGAIN)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from moe_watch.backends.model_files.config import Config, expert_count
-from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.stored_types import is_packed
 
 EXPERT_CONTAINERS = frozenset({"experts", "switch_mlp", "switch_glu"})
@@ -35,7 +35,7 @@ class WeightFacts:
     fingerprint: str
 
 
-def weight_facts(config: Config, tensors: Sequence[Tensor]) -> WeightFacts:
+def weight_facts(config: Config, tensors: Sequence[TensorInfo]) -> WeightFacts:
     """Add up a model's tensor tables (all files of it)."""
     total = sum(tensor.bytes for tensor in tensors)
     routed = _routed_bytes(tensors)
@@ -49,7 +49,7 @@ def weight_facts(config: Config, tensors: Sequence[Tensor]) -> WeightFacts:
     )
 
 
-def fingerprint(metadata: Config, tensors: Iterable[Tensor]) -> str:
+def fingerprint(metadata: Config, tensors: Iterable[TensorInfo]) -> str:
     """SHA-256 of metadata, tensor table and size: the same however the tensors are spread over files."""
     table = sorted((tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors)
     content = json.dumps([metadata, table], sort_keys=True, separators=(",", ":"))
@@ -63,7 +63,7 @@ def _one_expert(routed: dict[int, int], experts: int | None) -> dict[int, int]:
     return {layer: size // experts for layer, size in routed.items()}
 
 
-def _routed_bytes(tensors: Iterable[Tensor]) -> dict[int, int]:
+def _routed_bytes(tensors: Iterable[TensorInfo]) -> dict[int, int]:
     """Bytes of all routed experts together, by model layer index."""
     sizes: dict[int, int] = defaultdict(int)
     for tensor in tensors:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from moe_watch.backends.model_files.config import Config, quantization
-from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.safetensors import TensorInfo
 
 MODELOPT = "hf_quant_config.json"
 """File beside config.json with the quantisation settings of NVIDIA ModelOpt."""
@@ -21,7 +21,7 @@ ENOUGH = 0.05
 """Share of a checkpoint's bytes that weights of a type have at least; below lie scales and tables."""
 
 
-def stored_quantization(tensors: Iterable[Tensor]) -> str | None:
+def stored_quantization(tensors: Iterable[TensorInfo]) -> str | None:
     """Return the types of quantised weights, by falling share of all bytes; None if there are none."""
     sizes: dict[str, int] = defaultdict(int)
     for tensor in tensors:
@@ -31,7 +31,7 @@ def stored_quantization(tensors: Iterable[Tensor]) -> str | None:
     return ", ".join(_name(dtype) for dtype in sorted(kinds, key=lambda each: -kinds[each])) or None
 
 
-def is_packed(tensors: Iterable[Tensor]) -> bool:
+def is_packed(tensors: Iterable[TensorInfo]) -> bool:
     """Return whether shapes do not count parameters: several are packed into one element, or scales stand beside."""
     return stored_quantization(tensors) is not None
 

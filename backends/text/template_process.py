@@ -76,14 +76,14 @@ def environment() -> ImmutableSandboxedEnvironment:
     if tuple(int(part) for part in jinja2.__version__.split(".")[:3]) < FIRST_SAFE:
         raise RuntimeError(f"jinja2 {jinja2.__version__} is not safe: install jinja2 3.1.6 or newer")
     made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, jinja2.ext.loopcontrols]
     )
     made.filters["tojson"] = _to_json
     made.globals.update(raise_exception=_raise, strftime_now=_now, dict=_Dict(), namespace=_Namespace)
     return made
 
 
-class Generation(jinja2.ext.Extension):
+class GenerationTag(jinja2.ext.Extension):
     """`{% generation %}`, which marks the model's own text for training, and is nothing here."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so

@@ -21,7 +21,7 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.inbox import Inbox, PipeInbox
 from moe_watch.backends.generation.observation import Observer, captured
 from moe_watch.backends.generation.outbox import Outbox
-from moe_watch.backends.generation.run import Run
+from moe_watch.backends.generation.run import GenerationRun
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.preflight import preflight
 from moe_watch.backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
@@ -104,7 +104,7 @@ def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
         match command:
             case Start():
                 outbox = Outbox(send, Observer(engine.model), time.monotonic)
-                run = Run(engine, command, inbox=inbox, outbox=outbox, refuse=send, clock=time.monotonic)
+                run = GenerationRun(engine, command, inbox=inbox, outbox=outbox, refuse=send, clock=time.monotonic)
                 following = run.run()
             case Measure():
                 send(Measured(measurements.take(command)))

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from itertools import islice
 
-from moe_watch.backends.engine import Bare, Drawn, Engine
+from moe_watch.backends.engine import Bare, Engine, SampledToken
 from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.protocol import Batch, Measure, encode
@@ -114,7 +114,7 @@ class _Loop:
         """Wait for what is done beside the model."""
         self._outbox.flush()
 
-    def _facts(self, token: int, source: TokenSource, drawn: Drawn | None = None) -> TokenFacts:
+    def _facts(self, token: int, source: TokenSource, drawn: SampledToken | None = None) -> TokenFacts:
         facts = TokenFacts(self._i, time.monotonic(), source, token, self._detokenizer.add(token), drawn)
         self._i += 1
         return facts

@@ -17,7 +17,7 @@ from moe_watch.commands.watching.settings import check_model, default_prompt
 if TYPE_CHECKING:
     from moe_watch.backends.protocol import Ready
     from moe_watch.routing.events import Progress
-    from moe_watch.sessions.bench import BenchResult, Row
+    from moe_watch.sessions.bench import BenchResult, VariantRates
     from moe_watch.sessions.live.settings import RunSettings
 
 
@@ -147,7 +147,7 @@ def _print(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> None:
     say(f"while measuring: {in_words(result.noise)}")
 
 
-def _doubts(rows: Sequence[Row], phase: str) -> list[str]:
+def _doubts(rows: Sequence[VariantRates], phase: str) -> list[str]:
     return [f"{row.name}: too noisy ({row.doubt})" for row in rows if row.phase == phase and row.doubt is not None]
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from moe_watch.backends.protocol import ForkPlan
     from moe_watch.routing.stats.timing_noise import Noise
-    from moe_watch.sessions.measuring.estimates import Findings
+    from moe_watch.sessions.measuring.estimates import Estimates
     from moe_watch.sessions.measuring.plan import Plan, PlannedRun
 
 DEFAULT_RUNS = 8
@@ -118,7 +118,7 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
     say(f"the report is {folder / 'report.md'}", err=True)
 
 
-def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
+def _noise(findings: Estimates, folder: Path) -> dict[str, Noise | None]:
     """Return the noise of the machine by session file; None for a run that was measured without noting it."""
     from moe_watch.sessions.measuring.machine_noise import read_noise
 
@@ -127,7 +127,7 @@ def _noise(findings: Findings, folder: Path) -> dict[str, Noise | None]:
     return {file: known.get(file) for file in files}
 
 
-def _measure(plan: Plan, folder: Path) -> Findings:
+def _measure(plan: Plan, folder: Path) -> Estimates:
     from moe_watch.sessions.measuring.estimates import analyse
     from moe_watch.sessions.measuring.runner import measure as measure_runs
     from moe_watch.sessions.text import plural

@@ -13,9 +13,9 @@ from moe_watch.routing.arrays import Ints
 from moe_watch.routing.half_life.fit import Fit
 from moe_watch.routing.router.agreement import Agreement
 from moe_watch.routing.stats.permutation import NoTest
-from moe_watch.sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance
+from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, Tested, UsageDistance
 from moe_watch.sessions.comparing.result import NO_ORDER
-from moe_watch.sessions.comparing.sources import Source, letter
+from moe_watch.sessions.comparing.sources import ComparedSource, letter
 from moe_watch.sessions.comparing.tokens import shape_text
 from moe_watch.sessions.measuring.report import half_life_text
 from moe_watch.sessions.text import weights_text
@@ -36,9 +36,9 @@ def comparison_lines(found: Comparison) -> list[str]:
 # -- the sources
 
 
-def _facts(sources: list[Source]) -> list[list[str]]:
+def _facts(sources: list[ComparedSource]) -> list[list[str]]:
     """Rows of the upper table."""
-    facts: dict[str, Callable[[Source], str]] = {
+    facts: dict[str, Callable[[ComparedSource], str]] = {
         "file": lambda source: source.path.name,
         "model": _model,
         "weights": _weights,
@@ -62,15 +62,15 @@ def _cut(text: str) -> str:
     return one_line(text, LONGEST_CELL)
 
 
-def _model(source: Source) -> str:
+def _model(source: ComparedSource) -> str:
     return "n/a" if source.header is None else f"{source.header.model.name}, {shape_text(source.header)}"
 
 
-def _weights(source: Source) -> str:
+def _weights(source: ComparedSource) -> str:
     return "n/a" if source.header is None else weights_text(source.header.model)
 
 
-def _tokens(source: Source) -> str:
+def _tokens(source: ComparedSource) -> str:
     counts: Counter[str] = Counter()
     for run in source.runs:
         counts.update(run.summary.get("tokens", {}))
@@ -86,16 +86,16 @@ def _counted(said: Iterable[str]) -> str:
     return ", ".join(f"{count} × {each}" for each, count in counts.most_common())
 
 
-def _half_lives(source: Source) -> str:
+def _half_lives(source: ComparedSource) -> str:
     return _counted("n/a" if run.fit is None else half_life_text(run.fit) for run in source.runs)
 
 
-def _mean_of_fits(source: Source, number: Callable[[Fit], float | None], form: str) -> str:
+def _mean_of_fits(source: ComparedSource, number: Callable[[Fit], float | None], form: str) -> str:
     found = [value for fit in source.fits if (value := number(fit)) is not None]
     return _mean_text(found, len(source.runs), form)
 
 
-def _collapse(source: Source) -> str:
+def _collapse(source: ComparedSource) -> str:
     found = [run.collapse.early_late for run in source.runs if run.collapse is not None]
     return _mean_text(found, len(source.runs), "+.4f")
 
@@ -107,7 +107,7 @@ def _mean_text(found: Sequence[float], runs: int, form: str) -> str:
     return f"{np.mean(found):{form}}" + (f" ({len(found)} of {runs} runs)" if len(found) < runs else "")
 
 
-def _mean(source: Source, name: str) -> str:
+def _mean(source: ComparedSource, name: str) -> str:
     value = source.mean(name)
     return "n/a" if value is None else f"{value:.4f}"
 
@@ -115,7 +115,7 @@ def _mean(source: Source, name: str) -> str:
 # -- a pair
 
 
-def _pair_lines(pair: Pair) -> list[str]:
+def _pair_lines(pair: SourcePair) -> list[str]:
     return [
         f"half-life: {_test(pair.half_life, 'mean ranks {:+.1f} apart')}",
         f"trend: {_test(pair.trend, _trend_form(pair))}",
@@ -124,7 +124,7 @@ def _pair_lines(pair: Pair) -> list[str]:
     ]
 
 
-def _trend_form(pair: Pair) -> str:
+def _trend_form(pair: SourcePair) -> str:
     """What the difference is: of single runs a slope, of groups the rise from the first to the last 30 %."""
     one_each = len(pair.a.runs) == len(pair.b.runs) == 1
     return "{:+.6f} a chunk apart" if one_each else "mid-pressure rises by {:+.4f} more over the run"
@@ -153,7 +153,7 @@ def _range(values: Ints) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _token_lines(pair: Pair) -> list[str]:
+def _token_lines(pair: SourcePair) -> list[str]:
     """Routing token by token; where it cannot be compared, at least usage layer by layer."""
     found = pair.tokens
     if isinstance(found, str):

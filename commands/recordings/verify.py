@@ -15,7 +15,7 @@ from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
     from moe_watch.sessions.verifying.file import Report
-    from moe_watch.sessions.verifying.issues import Finding
+    from moe_watch.sessions.verifying.issues import Issue
     from moe_watch.sessions.verifying.run_files import RunReport
     from moe_watch.sessions.verifying.salvage import Salvaged
 
@@ -107,7 +107,7 @@ def _run_lines(run: RunReport) -> list[str]:
     return [f"the run in {run.file}: {_verdict(run.findings)} ({parts})", *_details(run)]
 
 
-def _verdict(findings: Sequence[Finding]) -> str:
+def _verdict(findings: Sequence[Issue]) -> str:
     kinds = len(findings)
     return f"{kinds} {'kind' if kinds == 1 else 'kinds'} of fault" if findings else "fine"
 
@@ -116,7 +116,7 @@ def _details(report: Report | RunReport) -> list[str]:
     return [*map(_finding, report.findings), *(f"  note: {remark}" for remark in report.remarks)]
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Issue) -> str:
     place = "" if finding.line is None else f"line {finding.line}: "
     more = f", and {finding.count - 1:,} more" if finding.count > 1 else ""
     return f"  {finding.check}: {place}{finding.text}{more}"
@@ -149,7 +149,7 @@ def _run_result(run: RunReport) -> dict[str, Any]:
     }
 
 
-def _finding_result(finding: Finding) -> dict[str, Any]:
+def _finding_result(finding: Issue) -> dict[str, Any]:
     return {"check": finding.check, "line": finding.line, "text": finding.text, "count": finding.count}
 
 

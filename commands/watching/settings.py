@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from moe_watch.commands.options import MAX_SEED, Generation, checked_output, chosen_model, session_file
+from moe_watch.commands.options import MAX_SEED, GenerationOptions, checked_output, chosen_model, session_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def run_settings(
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
     output, force = checked_output(options.pop("output")), options.pop("force")
-    chosen = Generation.of(**options)
+    chosen = GenerationOptions.of(**options)
     check_model(model, chosen.backend, chosen.engine)
     teacher = None if chosen.teacher is None else _teacher(chosen.teacher)
     return RunSettings(

@@ -13,12 +13,12 @@ import numpy as np
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.half_life.draws import Draws, Fitted
 from moe_watch.routing.half_life.noise import shared_out
-from moe_watch.routing.half_life.shapes import PARAMETERS, Axis
+from moe_watch.routing.half_life.shapes import PARAMETERS, TimeAxis
 
 REFITS = 400
 
 
-def block_refits(axis: Axis, fitted: Iterable[Fitted], random: np.random.Generator) -> Draws:
+def block_refits(axis: TimeAxis, fitted: Iterable[Fitted], random: np.random.Generator) -> Draws:
     """Refits whose noise is the residuals themselves, drawn in moving blocks."""
     shapes = list(fitted)
     numbers = shared_out(np.array([each.weight for each in shapes]), REFITS)

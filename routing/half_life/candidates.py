@@ -12,7 +12,7 @@ import numpy.typing as npt
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.half_life.draws import Fitted
 from moe_watch.routing.half_life.noise import WHITE, noise_evidence, odds
-from moe_watch.routing.half_life.shapes import PARAMETERS, SHAPES, TRENDS, Axis, Shape, curve_values
+from moe_watch.routing.half_life.shapes import PARAMETERS, SHAPES, TRENDS, CurveShape, TimeAxis, curve_values
 
 POINT_ROUNDS = 8
 """Rounds of narrowing for the curve itself: its halving time is then known to some six digits."""
@@ -26,7 +26,7 @@ SMALLEST = 1e-14
 class Candidate:
     """One shape fitted to the series."""
 
-    shape: Shape
+    shape: CurveShape
     aicc: float
     """Corrected Akaike information criterion; infinite where the series is too short for the shape."""
     weight: float
@@ -56,7 +56,7 @@ class Candidates:
         first: position of its first chunk.
     """
 
-    def __init__(self, axis: Axis, series: Floats, first: int) -> None:
+    def __init__(self, axis: TimeAxis, series: Floats, first: int) -> None:
         curves = {shape: axis.fit(shape, series[:, None], rounds=POINT_ROUNDS) for shape in SHAPES}
         left = {shape: series - curve.values(axis.t)[:, 0] for shape, curve in curves.items()}
         spread = float(left["constant"] @ left["constant"])
@@ -95,7 +95,7 @@ class Candidates:
         return [self._fitted[each.shape] for each in among if isfinite(each.aicc)]
 
 
-def _aicc(shape: Shape, residuals: Floats, smallest: float) -> float:
+def _aicc(shape: CurveShape, residuals: Floats, smallest: float) -> float:
     """AICc of a least-squares fit; the noise's spread is a parameter too."""
     n, k = len(residuals), len(PARAMETERS[shape]) + 1
     if n - k - 1 <= 0:
@@ -104,7 +104,7 @@ def _aicc(shape: Shape, residuals: Floats, smallest: float) -> float:
     return n * log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
 
 
-def _weights(aicc: dict[Shape, float]) -> dict[Shape, float]:
+def _weights(aicc: dict[CurveShape, float]) -> dict[CurveShape, float]:
     """Akaike weights, which sum to 1."""
     lowest = min(aicc.values())
     likelihoods = {shape: exp((lowest - value) / 2) for shape, value in aicc.items()}
@@ -112,5 +112,5 @@ def _weights(aicc: dict[Shape, float]) -> dict[Shape, float]:
     return {shape: value / total for shape, value in likelihoods.items()}
 
 
-def _named(shape: Shape, parameters: Floats) -> dict[str, float]:
+def _named(shape: CurveShape, parameters: Floats) -> dict[str, float]:
     return dict(zip(PARAMETERS[shape], parameters[:, 0].tolist(), strict=True))

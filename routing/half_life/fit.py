@@ -23,7 +23,7 @@ from moe_watch.routing.half_life.draws import Draws
 from moe_watch.routing.half_life.noise import lag_1
 from moe_watch.routing.half_life.posterior import posterior_draws
 from moe_watch.routing.half_life.sequential import watch
-from moe_watch.routing.half_life.shapes import TRENDS, Axis, axis
+from moe_watch.routing.half_life.shapes import TRENDS, TimeAxis, axis
 from moe_watch.routing.half_life.trend_detection import trend_p
 from moe_watch.routing.half_life.wording import in_words
 from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED, Mode, Reachability, crossing, reachability
@@ -143,7 +143,7 @@ def too_long(chunks: int) -> str:
     return f"{chunks:,} measured chunks, and at most {MAX_CHUNKS:,} can be fitted" if chunks > MAX_CHUNKS else ""
 
 
-def _fit(series: Floats, places: list[int], times: Axis, mode: Mode | None, seed: int) -> Fit:
+def _fit(series: Floats, places: list[int], times: TimeAxis, mode: Mode | None, seed: int) -> Fit:
     random = np.random.default_rng(seed)
     candidates = Candidates(times, series, places[0])
     noise = candidates.noise

@@ -22,7 +22,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import AnyInts, Floats
 from moe_watch.routing.half_life.kalman import Whitening
-from moe_watch.routing.half_life.shapes import PARAMETERS, SHORT, Axis, Curves, curve_values
+from moe_watch.routing.half_life.shapes import PARAMETERS, SHORT, Curves, TimeAxis, curve_values
 
 MOST_PERSISTENT = 0.95
 PHIS = (0.2, 0.4, 0.6, 0.8, MOST_PERSISTENT)
@@ -66,7 +66,7 @@ def shared_out(weights: Floats, number: int) -> AnyInts:
     return ends
 
 
-def noise_evidence(axis: Axis, curves: list[Curves], residuals: Floats) -> list[Floats]:
+def noise_evidence(axis: TimeAxis, curves: list[Curves], residuals: Floats) -> list[Floats]:
     """How well each of some curves explains the series with each kind of noise: logarithms `[K]`, up to a constant.
 
     Args:
@@ -94,7 +94,7 @@ def _evidence(n: int, curve: Curves, products: Floats, log_det: Floats) -> Float
     return evidence
 
 
-def _unit_trend(axis: Axis, curve: Curves) -> Floats:
+def _unit_trend(axis: TimeAxis, curve: Curves) -> Floats:
     """A curve's trend without its level and height, `[n]`: mean 0, mean square 1; 0 for the constant."""
     if curve.shape == "constant":
         return np.zeros(axis.n)

@@ -25,7 +25,7 @@ from moe_watch.routing.arrays import AnyInts, Floats
 from moe_watch.routing.half_life.draws import Draws, Fitted
 from moe_watch.routing.half_life.kalman import Whitening
 from moe_watch.routing.half_life.noise import spread_over
-from moe_watch.routing.half_life.shapes import Axis, Curves
+from moe_watch.routing.half_life.shapes import Curves, TimeAxis
 from moe_watch.routing.half_life.trials import Products, Trials, products, trials
 
 DRAWS = 1000
@@ -72,7 +72,7 @@ class Explained:
         return self.trials.curves(trial, level + sigma * np.sqrt(self.level_variance[kind, 0]) * by_level, height)
 
 
-def posterior_draws(axis: Axis, series: Floats, fitted: Iterable[Fitted], random: np.random.Generator) -> Draws:
+def posterior_draws(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted], random: np.random.Generator) -> Draws:
     """Curves that the truth may be.
 
     Args:
@@ -94,7 +94,7 @@ def posterior_draws(axis: Axis, series: Floats, fitted: Iterable[Fitted], random
     return Draws(tuple(curves))
 
 
-def explain(axis: Axis, series: Floats, fitted: Iterable[Fitted]) -> list[Explained]:
+def explain(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted]) -> list[Explained]:
     """The series by each shape that it may have."""
     whitening, tried = _whitening(axis.n), [trials(axis, each) for each in fitted]
     plain, found = products(tried, series - series.mean(), whitening)

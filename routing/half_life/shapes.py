@@ -14,11 +14,11 @@ import numpy as np
 
 from moe_watch.routing.arrays import AnyInts, Floats
 
-Shape = Literal["constant", "linear", "exponential", "cliff"]
-SHAPES: tuple[Shape, ...] = ("constant", "linear", "exponential", "cliff")
-TRENDS: tuple[Shape, ...] = ("linear", "exponential", "cliff")
+CurveShape = Literal["constant", "linear", "exponential", "cliff"]
+SHAPES: tuple[CurveShape, ...] = ("constant", "linear", "exponential", "cliff")
+TRENDS: tuple[CurveShape, ...] = ("linear", "exponential", "cliff")
 
-PARAMETERS: dict[Shape, tuple[str, ...]] = {
+PARAMETERS: dict[CurveShape, tuple[str, ...]] = {
     "constant": ("level",),
     "linear": ("start", "slope"),
     "exponential": ("start", "floor", "halving"),
@@ -43,7 +43,7 @@ ROUNDING = 1e-12
 class Curves:
     """One shape's fit to each of `S` series."""
 
-    shape: Shape
+    shape: CurveShape
     parameters: Floats
     """`[p, S]`, in the order of `PARAMETERS`."""
 
@@ -68,7 +68,7 @@ class Curves:
         return np.where(start > 0, times, np.inf)
 
 
-def curve_values(shape: Shape, parameters: Floats, t: Floats) -> Floats:
+def curve_values(shape: CurveShape, parameters: Floats, t: Floats) -> Floats:
     """`shape` at times `t`; parameters and times are broadcast."""
     values: Floats
     if shape == "constant":
@@ -84,7 +84,7 @@ def curve_values(shape: Shape, parameters: Floats, t: Floats) -> Floats:
     return values
 
 
-class Axis:
+class TimeAxis:
     """The times of a series, with everything about them that does not depend on its values.
 
     Args:
@@ -110,7 +110,7 @@ class Axis:
         """`[1, n]`: the line, centred and of length 1."""
         return np.ascontiguousarray(_unit(self.t[:, None]).T)
 
-    def explained(self, shape: Shape, centred: Floats) -> Floats:
+    def explained(self, shape: CurveShape, centred: Floats) -> Floats:
         """Sums of squares that each trial of a shape explains beyond the mean, `[trials, S]`.
 
         Args:
@@ -134,7 +134,7 @@ class Axis:
         share: Floats = np.divide(best, total, out=np.zeros_like(total), where=total > 0)
         return share
 
-    def fit(self, shape: Shape, series: Floats, *, rounds: int = 0) -> Curves:
+    def fit(self, shape: CurveShape, series: Floats, *, rounds: int = 0) -> Curves:
         """The best curve of a shape for each series.
 
         Args:
@@ -184,7 +184,7 @@ class Axis:
         return Curves("exponential", np.stack([floor + amplitude, floor, halving]))
 
 
-def axis(times: tuple[float, ...]) -> Axis:
+def axis(times: tuple[float, ...]) -> TimeAxis:
     """Return the axis of these times, kept for the next fit of as many chunks.
 
     Many short ones are kept, since every series is looked at at the same lengths, and few long ones: an axis of 1,000
@@ -193,8 +193,8 @@ def axis(times: tuple[float, ...]) -> Axis:
     return _short_axis(times) if len(times) <= SHORT else _long_axis(times)
 
 
-_short_axis = lru_cache(maxsize=40)(Axis)
-_long_axis = lru_cache(maxsize=2)(Axis)
+_short_axis = lru_cache(maxsize=40)(TimeAxis)
+_long_axis = lru_cache(maxsize=2)(TimeAxis)
 
 
 def centre(series: Floats) -> Floats:

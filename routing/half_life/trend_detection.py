@@ -9,7 +9,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import AnyInts, Floats
 from moe_watch.routing.half_life.noise import KINDS, spread_over
-from moe_watch.routing.half_life.shapes import Axis
+from moe_watch.routing.half_life.shapes import TimeAxis
 
 SIMULATIONS = 499
 CLOSE = 0.02
@@ -38,7 +38,7 @@ def noise_of_kinds(random: np.random.Generator, n: int, kinds: AnyInts) -> Float
     return noise
 
 
-def trend_p(axis: Axis, series: Floats, odds: Floats, random: np.random.Generator) -> float:
+def trend_p(axis: TimeAxis, series: Floats, odds: Floats, random: np.random.Generator) -> float:
     """How likely a constant with noise looks at least as much like a trend as `series [n]` does.
 
     The statistic is the supremum likelihood ratio of line, exponential and cliff against the constant, which rises
@@ -54,7 +54,7 @@ def trend_p(axis: Axis, series: Floats, odds: Floats, random: np.random.Generato
     return (1 + hits) / (simulations + 1)
 
 
-def _hits(axis: Axis, observed: float, odds: Floats, simulations: int, random: np.random.Generator) -> int:
+def _hits(axis: TimeAxis, observed: float, odds: Floats, simulations: int, random: np.random.Generator) -> int:
     """Count the simulated constants that look at least as much like a trend."""
     noise = noise_of_kinds(random, axis.n, spread_over(odds, simulations))
     return int((axis.best_share(noise) >= observed).sum())

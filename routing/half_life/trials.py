@@ -15,7 +15,7 @@ import numpy as np
 from moe_watch.routing.arrays import AnyInts, Floats
 from moe_watch.routing.half_life.draws import Fitted
 from moe_watch.routing.half_life.kalman import Whitening
-from moe_watch.routing.half_life.shapes import Axis, Curves, Shape, curve_values
+from moe_watch.routing.half_life.shapes import Curves, CurveShape, TimeAxis, curve_values
 
 HALVINGS = 64
 """Halving times that are tried."""
@@ -27,7 +27,7 @@ FINEST, COARSEST = 1e-8, 1.0
 class Trials:
     """Curves of one shape."""
 
-    shape: Shape
+    shape: CurveShape
     times: Floats
     """`[m]`: halving time or place; 0 where the shape has none."""
     prior: Floats
@@ -62,7 +62,7 @@ class Products(NamedTuple):
     """y is the series."""
 
 
-def trials(axis: Axis, fitted: Fitted) -> Trials:
+def trials(axis: TimeAxis, fitted: Fitted) -> Trials:
     """What is tried of one shape."""
     shape, n = fitted.curve.shape, axis.n
     if shape == "cliff":
@@ -94,7 +94,7 @@ def _some(whole: Products, first: int, last: int) -> Products:
     return Products(*(each[:, first:last] for each in whole))
 
 
-def _of_columns(shape: Shape, times: Floats, prior: Floats, columns: Floats) -> Trials:
+def _of_columns(shape: CurveShape, times: Floats, prior: Floats, columns: Floats) -> Trials:
     mean, size = columns.mean(axis=0), columns.std(axis=0)
     unit = np.divide(columns - mean, size, out=np.zeros_like(columns), where=size > 0)
     return Trials(shape, times, prior, mean, size, unit)
@@ -115,7 +115,7 @@ def _of_steps(cliffs: Trials, plain: Products, whitening: Whitening, left: Float
     return Products(square / size**2, (level - mean * ones) / size, (series - mean * plain.series[:, :1]) / size)
 
 
-def _halvings(axis: Axis, fitted: Fitted) -> tuple[Floats, Floats]:
+def _halvings(axis: TimeAxis, fitted: Fitted) -> tuple[Floats, Floats]:
     """Halving times `[HALVINGS]` and their prior, which is flat in the logarithm.
 
     They lie the closer the nearer they are to the fitted one, on the scale of its standard error: as far as the series
@@ -130,7 +130,7 @@ def _halvings(axis: Axis, fitted: Fitted) -> tuple[Floats, Floats]:
     return np.exp(logs), widths / widths.sum()
 
 
-def _standard_error(axis: Axis, fitted: Fitted) -> float:
+def _standard_error(axis: TimeAxis, fitted: Fitted) -> float:
     """Of the logarithm of a fitted halving time, were the noise white."""
     start, floor, halving = fitted.curve.parameters[:, 0]
     decay = curve_values("exponential", np.array([1.0, 0.0, halving]), axis.t)

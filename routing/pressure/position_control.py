@@ -22,7 +22,7 @@ from moe_watch.routing.stats.bootstrap import Estimate, cluster_mean
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class TwinPair:
     """A plain run and its late twin: P_mid of measured chunks `[n]`."""
 
     plain: Sequence[float]
@@ -50,7 +50,7 @@ class PositionControl:
         return self.position.is_other_than_zero != self.age.is_other_than_zero
 
 
-def position_control(pairs: Sequence[Pair]) -> PositionControl | None:
+def position_control(pairs: Sequence[TwinPair]) -> PositionControl | None:
     """Split the trend of plain runs; pairs without a shared stretch are left out, None if none is left."""
     usable = [pair for pair in pairs if 0 < pair.shift < min(len(pair.plain), len(pair.late))]
     if not usable:
@@ -60,7 +60,7 @@ def position_control(pairs: Sequence[Pair]) -> PositionControl | None:
     return PositionControl(trend, position, age, float(np.mean([pair.shift for pair in usable])))
 
 
-def _split(pair: Pair) -> Floats:
+def _split(pair: TwinPair) -> Floats:
     """(trend, position, age) of one pair."""
     plain, late = np.asarray(pair.plain, np.float64), np.asarray(pair.late, np.float64)
     shared = min(len(plain) - pair.shift, len(late))

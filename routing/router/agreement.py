@@ -17,7 +17,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RoutingRows:
     """The routing of successive tokens, as one run recorded it."""
 
     experts: Ints
@@ -83,7 +83,7 @@ class Agreement:
         """Largest difference of weights among rows with the same experts; NaN where there is none."""
         self.largest: LargestDifference | None = None
 
-    def add(self, a: Rows, b: Rows) -> None:
+    def add(self, a: RoutingRows, b: RoutingRows) -> None:
         """Take in the next tokens, the same of both runs."""
         in_a, in_b = a.experts[..., 0] != ABSENT, b.experts[..., 0] != ABSENT
         both = in_a & in_b
@@ -114,13 +114,13 @@ class Agreement:
         """Selections in rows that both computed `[L]`."""
         return self.rows * self.k
 
-    def _add_usage(self, a: Rows, b: Rows, both: Flags) -> None:
+    def _add_usage(self, a: RoutingRows, b: RoutingRows, both: Flags) -> None:
         layer = np.broadcast_to(np.arange(both.shape[1])[:, None], a.experts.shape[1:])
         for counts, rows in ((self.counts_a, a), (self.counts_b, b)):
             there = (rows.experts != ABSENT) & both[..., None]
             np.add.at(counts, (np.broadcast_to(layer, rows.experts.shape)[there], rows.experts[there]), 1)
 
-    def _add_sets(self, a: Rows, b: Rows, both: Flags, same: Flags) -> None:
+    def _add_sets(self, a: RoutingRows, b: RoutingRows, both: Flags, same: Flags) -> None:
         step = self.weight_unit * (1 + ROUNDING)
         sets = both & (same.sum((-2, -1)) == self.k)
         order = sets & (a.experts == b.experts).all(-1)
@@ -133,7 +133,7 @@ class Agreement:
         self.order_ties += (sets & ~order & _order_is_tied(a.weights, b.weights, same, step)).sum(0)
         self._add_differences(sets, _of_partner(b.weights, same) - a.weights)
 
-    def _add_top_1(self, a: Rows, b: Rows, both: Flags, same: Flags) -> None:
+    def _add_top_1(self, a: RoutingRows, b: RoutingRows, both: Flags, same: Flags) -> None:
         first = same[:, :, 0, :]
         rank = np.where(first.any(-1), first.argmax(-1), self.width)
         for column in range(self.width + 1):
@@ -141,7 +141,7 @@ class Agreement:
         self.top_1 += (both & (rank == 0)).sum(0)
         self.top_1_ties += (both & (rank != 0) & self._is_even(a, b)).sum(0)
 
-    def _is_even(self, a: Rows, b: Rows) -> Flags:
+    def _is_even(self, a: RoutingRows, b: RoutingRows) -> Flags:
         """Rows in which both runs have their first two experts within one unit of each other."""
         step = self.margin_unit * (1 + ROUNDING)
         even: Flags = (a.margin <= step) & (b.margin <= step)
@@ -179,7 +179,7 @@ def mean_ranks(values: Ints | Floats) -> Floats:
     return ranks
 
 
-def _without_gaps(rows: Rows) -> Rows:
+def _without_gaps(rows: RoutingRows) -> RoutingRows:
     """Rows with a weight of 0 behind the experts of layers that select fewer than others."""
     behind = (rows.experts == ABSENT) & (rows.experts[..., :1] != ABSENT)
     return replace(rows, weights=np.where(behind, 0.0, rows.weights)) if behind.any() else rows

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_watch.sessions.comparing.pairs import Comparison, Pair
-from moe_watch.sessions.comparing.sources import Source, letter
+from moe_watch.sessions.comparing.pairs import Comparison, SourcePair
+from moe_watch.sessions.comparing.sources import ComparedSource, letter
 from moe_watch.sessions.measuring.folder import creating
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def _panels(found: Comparison) -> list[Callable[[Axes, Comparison], None]]:
     return panels
 
 
-def _has_routing(pair: Pair) -> bool:
+def _has_routing(pair: SourcePair) -> bool:
     return not isinstance(pair.tokens, str) and pair.tokens.routing is not None
 
 
-def _label(at: int, source: Source) -> str:
+def _label(at: int, source: ComparedSource) -> str:
     return f"{letter(at)}: {source.path.name}"
 
 

@@ -18,7 +18,7 @@ from moe_watch.routing.stats.permutation import (
     trend_of_difference,
 )
 from moe_watch.routing.usage.counts import jensen_shannon_distance, shares
-from moe_watch.sessions.comparing.sources import Run, Source, read_source
+from moe_watch.sessions.comparing.sources import ComparedRun, ComparedSource, read_source
 from moe_watch.sessions.comparing.tokens import TokenComparison, compare_tokens
 
 
@@ -44,11 +44,11 @@ class UsageDistance:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class SourcePair:
     """The first source and one of the others."""
 
-    a: Source
-    b: Source
+    a: ComparedSource
+    b: ComparedSource
     half_life: Tested
     trend: Tested
     usage: UsageDistance | str
@@ -61,8 +61,8 @@ class Pair:
 class Comparison:
     """Sources, and each of them against the first."""
 
-    sources: list[Source]
-    pairs: list[Pair]
+    sources: list[ComparedSource]
+    pairs: list[SourcePair]
 
 
 def compare(paths: list[Path], mode: str | None = None) -> Comparison:
@@ -97,14 +97,14 @@ def _corrected(tests: list[Tested]) -> list[Tested]:
     ]
 
 
-def _pair(a: Source, b: Source) -> Pair:
-    return Pair(a, b, _half_life(a, b), _trend(a, b), _usage_distance(a, b), _tokens(a, b))
+def _pair(a: ComparedSource, b: ComparedSource) -> SourcePair:
+    return SourcePair(a, b, _half_life(a, b), _trend(a, b), _usage_distance(a, b), _tokens(a, b))
 
 
 # -- tests
 
 
-def _half_life(a: Source, b: Source) -> Tested:
+def _half_life(a: ComparedSource, b: ComparedSource) -> Tested:
     permuted = "runs between the two"
     if why := _no_test(a, b):
         return Tested(NoTest(why), permuted)
@@ -117,7 +117,7 @@ def _half_life(a: Source, b: Source) -> Tested:
     )
 
 
-def _trend(a: Source, b: Source) -> Tested:
+def _trend(a: ComparedSource, b: ComparedSource) -> Tested:
     """Whether mid-pressure goes another way over the run: of single runs chunk by chunk, of groups by their means."""
     if len(a.runs) == len(b.runs) == 1:
         return Tested(_trend_of_runs(a, b), "blocks of the difference, chunk by chunk, along the run")
@@ -126,25 +126,25 @@ def _trend(a: Source, b: Source) -> Tested:
     return Tested(between_runs(_rises(a), _rises(b)), "runs between the two")
 
 
-def _trend_of_runs(a: Source, b: Source) -> Permutation | NoTest:
+def _trend_of_runs(a: ComparedSource, b: ComparedSource) -> Permutation | NoTest:
     if why := _no_test(a, b):
         return NoTest(why)
     common = sorted(set(a.runs[0].positions) & set(b.runs[0].positions))
     return trend_of_difference(_at(a.runs[0], common), _at(b.runs[0], common))
 
 
-def _at(run: Run, positions: list[int]) -> list[float]:
+def _at(run: ComparedRun, positions: list[int]) -> list[float]:
     values = dict(zip(run.positions, run.mid, strict=True))
     return [values[at] for at in positions]
 
 
-def _rises(source: Source) -> list[float]:
+def _rises(source: ComparedSource) -> list[float]:
     """By how much mid-pressure rises in each run: mean of the last 30 % of its chunks minus that of the first 30 %."""
     falls = [entropy_collapse(run.mid) for run in source.runs]
     return [-fall.early_late for fall in falls if fall is not None]
 
 
-def _no_test(a: Source, b: Source) -> str:
+def _no_test(a: ComparedSource, b: ComparedSource) -> str:
     """Why mid-pressure of two sources cannot be tested against each other; empty if it can."""
     for source in (a, b):
         for run in source.runs:
@@ -161,7 +161,7 @@ def _no_test(a: Source, b: Source) -> str:
 # -- routing
 
 
-def _usage_distance(a: Source, b: Source) -> UsageDistance | str:
+def _usage_distance(a: ComparedSource, b: ComparedSource) -> UsageDistance | str:
     if a.header is None or b.header is None:
         return f"{(a if a.header is None else b).path.name} holds no routing"
     one, other = a.header.model, b.header.model
@@ -177,7 +177,7 @@ def _usage_distance(a: Source, b: Source) -> UsageDistance | str:
     return UsageDistance(jensen_shannon_distance(shares(usage_a), shares(usage_b)), rows_a, rows_b)
 
 
-def _tokens(a: Source, b: Source) -> TokenComparison | str:
+def _tokens(a: ComparedSource, b: ComparedSource) -> TokenComparison | str:
     for source in (a, b):
         if source.kind != "session":
             return f"{source.path.name} is no session; give one run of each to compare token by token"

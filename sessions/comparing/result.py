@@ -10,8 +10,8 @@ from moe_watch.routing.arrays import Floats, Ints
 from moe_watch.routing.half_life.fit_json import fit_result
 from moe_watch.routing.router.agreement import Agreement
 from moe_watch.routing.stats.permutation import NoTest
-from moe_watch.sessions.comparing.pairs import Comparison, Pair, Tested, UsageDistance, mean_distance
-from moe_watch.sessions.comparing.sources import Run, Source
+from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, Tested, UsageDistance, mean_distance
+from moe_watch.sessions.comparing.sources import ComparedRun, ComparedSource
 from moe_watch.sessions.comparing.tokens import TokenComparison
 
 Json = dict[str, Any]
@@ -31,7 +31,7 @@ def comparison_result(found: Comparison) -> Json:
     }
 
 
-def _source(source: Source) -> Json:
+def _source(source: ComparedSource) -> Json:
     header = source.header
     model, teacher = header and header.model, header and header.teacher
     return {
@@ -53,7 +53,7 @@ def _source(source: Source) -> Json:
     }
 
 
-def _run(run: Run) -> Json:
+def _run(run: ComparedRun) -> Json:
     summary = run.summary
     return {
         "file": run.name,
@@ -66,7 +66,7 @@ def _run(run: Run) -> Json:
     }
 
 
-def _pair(pair: Pair, at: int) -> Json:
+def _pair(pair: SourcePair, at: int) -> Json:
     return {
         "sources": [0, at],
         "half_life": _test(pair.half_life, pair),
@@ -76,7 +76,7 @@ def _pair(pair: Pair, at: int) -> Json:
     }
 
 
-def _test(tested: Tested, pair: Pair) -> Json:
+def _test(tested: Tested, pair: SourcePair) -> Json:
     """A test, or why there is none."""
     outcome = tested.outcome
     found: Json = {"permuted": tested.permuted, "runs": [len(pair.a.runs), len(pair.b.runs)]}

@@ -23,7 +23,7 @@ from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED
 from moe_watch.routing.pressure.missing_signals import lacking_signals
 from moe_watch.routing.summary import Summary
-from moe_watch.sessions.fitting.bare_series import Series, parse_series, read_content
+from moe_watch.sessions.fitting.bare_series import PressureSeries, parse_series, read_content
 from moe_watch.sessions.fitting.file_fit import SNIFFED, RecordedSeries, is_session
 from moe_watch.sessions.live.teacher_forcing import no_token
 from moe_watch.sessions.measuring.plan import read_plan
@@ -36,7 +36,7 @@ Kind = Literal["session", "measurement", "series"]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ComparedRun:
     """One run, as far as it is compared."""
 
     name: str
@@ -58,12 +58,12 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ComparedSource:
     """One of the things that are compared."""
 
     path: Path
     kind: Kind
-    runs: list[Run]
+    runs: list[ComparedRun]
     header: Header | None
     """Of its first session; None for a bare series."""
     mode: str | None
@@ -102,7 +102,7 @@ def letter(at: int) -> str:
     return ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1)
 
 
-def read_source(path: Path, mode: str | None = None) -> Source:
+def read_source(path: Path, mode: str | None = None) -> ComparedSource:
     """Read a session file, a folder of `moe-watch measure`, or a file with one series or several.
 
     Args:
@@ -121,13 +121,13 @@ def read_source(path: Path, mode: str | None = None) -> Source:
     return _read_series(path, mode)
 
 
-def _read_session(path: Path, mode: str | None) -> Source:
+def _read_session(path: Path, mode: str | None) -> ComparedSource:
     warnings: list[str] = []
     header, run = _session_run(path, mode, warnings)
-    return Source(path, "session", [run], header, header.pressure, [*_of_header(path, header), *warnings])
+    return ComparedSource(path, "session", [run], header, header.pressure, [*_of_header(path, header), *warnings])
 
 
-def _read_folder(path: Path, mode: str | None) -> Source:
+def _read_folder(path: Path, mode: str | None) -> ComparedSource:
     """The plain runs of a measurement; late twins are another experiment."""
     plan = read_plan(path)
     if plan is None:
@@ -143,7 +143,7 @@ def _read_folder(path: Path, mode: str | None) -> Source:
         if (other.model, other.pressure) != (header.model, header.pressure):
             raise UserError(f"{file}: is of another model than {there[0].name}", advice="measure again in a new folder")
     runs = [run for _, run in read]
-    return Source(path, "measurement", runs, header, header.pressure, [*_of_header(path, header), *warnings])
+    return ComparedSource(path, "measurement", runs, header, header.pressure, [*_of_header(path, header), *warnings])
 
 
 def _of_header(path: Path, header: Header) -> list[str]:
@@ -151,7 +151,7 @@ def _of_header(path: Path, header: Header) -> list[str]:
     return [f"{path}: {warning}" for warning in header.warnings]
 
 
-def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, Run]:
+def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, ComparedRun]:
     """Read one session; its chunks are computed anew from its tokens."""
     with closing(RunReader(path)) as reader:
         header = _usable(reader.header, path, mode)
@@ -192,9 +192,9 @@ def _usable(header: Header, path: Path, mode: str | None) -> Header:
     return header if mode is None else msgspec.structs.replace(header, pressure=mode)
 
 
-def _run(name: str, series: MidSeries, summary: Json, lacking: str) -> Run:
+def _run(name: str, series: MidSeries, summary: Json, lacking: str) -> ComparedRun:
     fit = series.fit()
-    return Run(
+    return ComparedRun(
         name=name,
         mid=series.mid,
         positions=series.positions,
@@ -205,12 +205,12 @@ def _run(name: str, series: MidSeries, summary: Json, lacking: str) -> Run:
     )
 
 
-def _read_series(path: Path, mode: str | None) -> Source:
+def _read_series(path: Path, mode: str | None) -> ComparedSource:
     """A bare series; or those of a JSON file with several runs, each as ChronoMoE's measurement writes one."""
     content = read_content(path)
     found = [parse_series(each, name) for name, each in _runs_within(content, str(path))]
     runs = [_series_run(path, series, mode) for series in found]
-    return Source(path, "measurement" if len(runs) > 1 else "series", runs, None, mode or found[0].mode)
+    return ComparedSource(path, "measurement" if len(runs) > 1 else "series", runs, None, mode or found[0].mode)
 
 
 def _runs_within(content: bytes, name: str) -> list[tuple[str, bytes]]:
@@ -227,11 +227,11 @@ def _runs_within(content: bytes, name: str) -> list[tuple[str, bytes]]:
     return [(f"{name}, run {at}", json.dumps(part).encode()) for at, part in enumerate(parts, 1)]
 
 
-def _series_run(path: Path, series: Series, mode: str | None) -> Run:
+def _series_run(path: Path, series: PressureSeries, mode: str | None) -> ComparedRun:
     why = too_short(len(series.mid)) or too_long(len(series.mid))
     if why:
         raise UserError(f"{path}: {why}", advice="measure a longer run")
-    return Run(
+    return ComparedRun(
         name=path.name,
         mid=series.mid,
         positions=series.positions or list(range(len(series.mid))),

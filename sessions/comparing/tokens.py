@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from moe_watch.routing.events import Event, Header, State, Token, Unknown
-from moe_watch.routing.router.agreement import Agreement, Rows
+from moe_watch.routing.router.agreement import Agreement, RoutingRows
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.token_arrays import token_arrays
@@ -182,6 +182,6 @@ def _agreement(a: Header, b: Header) -> Agreement:
     return Agreement(len(model.layers), model.experts, RowLayout.of(model).k, weights, margin, ordered=ordered)
 
 
-def _rows(tokens: list[Token], header: Header) -> Rows:
+def _rows(tokens: list[Token], header: Header) -> RoutingRows:
     arrays = token_arrays(tokens, header)
-    return Rows(arrays.experts, arrays.weights, arrays.margin)
+    return RoutingRows(arrays.experts, arrays.weights, arrays.margin)

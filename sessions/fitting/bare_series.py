@@ -38,7 +38,7 @@ FORMS = "give a session, a CSV column, a JSON list of numbers, or JSON with traj
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class PressureSeries:
     """Mid-pressure by chunk, in order."""
 
     mid: list[float]
@@ -50,7 +50,7 @@ class Series:
     """Router entropy of the same chunks, if the file has it."""
 
 
-def parse_series(content: bytes, name: str) -> Series:
+def parse_series(content: bytes, name: str) -> PressureSeries:
     """The series in a file's content.
 
     Args:
@@ -73,18 +73,18 @@ def parse_series(content: bytes, name: str) -> Series:
     return _from_json(text, name) if text.lstrip()[0] in "[{" else _from_csv(text, name)
 
 
-def _from_json(text: str, name: str) -> Series:
+def _from_json(text: str, name: str) -> PressureSeries:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{name}: not JSON: {error}", advice=FORMS) from error
     if isinstance(found, list):
-        return Series(_numbers(found, name))
+        return PressureSeries(_numbers(found, name))
     trajectory = found.get("trajectory")
     if not isinstance(trajectory, dict) or not isinstance(trajectory.get("mid_pressures"), list):
         what = "a measurement of many runs" if isinstance(found.get("runs"), list) else "JSON without a series"
         raise UserError(f"{name}: {what}", advice=FORMS)
-    return Series(
+    return PressureSeries(
         mid=_numbers(trajectory["mid_pressures"], f"{name}, trajectory.mid_pressures"),
         positions=_indices(trajectory),
         mode=_mode(found),
@@ -142,7 +142,7 @@ def _entropies(trajectory: dict[str, Any]) -> list[float] | None:
         return None
 
 
-def _from_csv(text: str, name: str) -> Series:
+def _from_csv(text: str, name: str) -> PressureSeries:
     rows = list(_rows(text, name))
     heading = [cell.strip().lower() for cell in rows[0][1]]
     if all(_is_number(cell) for cell in heading):
@@ -157,7 +157,7 @@ def _from_csv(text: str, name: str) -> Series:
     if not rows:
         raise UserError(f"{name}: the series is empty", advice="a fit needs at least 5 chunks")
     mid = [_parsed(_cell(cells, mid_at), f"{name}, line {line}") for line, cells in rows]
-    return Series(mid, None if place_at is None else _places([_cell(cells, place_at) for _, cells in rows]))
+    return PressureSeries(mid, None if place_at is None else _places([_cell(cells, place_at) for _, cells in rows]))
 
 
 def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:

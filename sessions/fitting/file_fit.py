@@ -15,7 +15,7 @@ from moe_watch.routing.half_life.series import ContextSeries, MidSeries
 from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED, WARM_UP_CHUNKS
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.routing.pressure.missing_signals import lacking_signals
-from moe_watch.sessions.fitting.bare_series import Series, parse_series, read_content
+from moe_watch.sessions.fitting.bare_series import PressureSeries, parse_series, read_content
 from moe_watch.sessions.reading.multipart import RunReader, shown
 from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.recompute import Beginnings
@@ -183,6 +183,6 @@ def _advice(reader: RunReader) -> str:
     return f"record a longer run from its beginning; the first {WARM_UP_CHUNKS} chunks are warm-up"
 
 
-def _fit_series(series: Series, mode: str | None) -> FileFit:
+def _fit_series(series: PressureSeries, mode: str | None) -> FileFit:
     fit = fit_half_life(series.mid, mode=mode or series.mode, positions=series.positions)
     return FileFit(fit, entropy_collapse(series.entropies) if series.entropies else None)

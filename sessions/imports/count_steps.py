@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_watch.routing.arrays import Ints
-from moe_watch.sessions.imports.traces import Shape
+from moe_watch.sessions.imports.traces import RouterShape
 
 MOST_CELLS = 2_000_000
 """Steps × layers × experts: a cell takes some 40 bytes in a session."""
 NOT_WHOLE = "the steps hold parts of tokens, so that only their sum is imported"
 
 
-def in_steps(counts: npt.NDArray[Any], shape: Shape, warnings: list[str]) -> Ints | None:
+def in_steps(counts: npt.NDArray[Any], shape: RouterShape, warnings: list[str]) -> Ints | None:
     """The counts of each step `[S, L, E]`, of layers that route at all; None of a single step.
 
     Args:

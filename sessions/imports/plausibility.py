@@ -16,7 +16,7 @@ from moe_watch.routing.arrays import ABSENT, Flags, Ints
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.traces import (
     ImportOptions,
-    Shape,
+    RouterShape,
     check_size,
     known_experts,
     known_experts_per_token,
@@ -39,7 +39,7 @@ def routed(
     *,
     stated: int | None = None,
     certain: bool = True,
-) -> tuple[Shape, Ints]:
+) -> tuple[RouterShape, Ints]:
     """Check expert ids `[T, L, k]`; returns the layers that route at all, and the ids of their rows in order.
 
     Engines fill what they did not observe, and layers without experts, with zeros, -1 or the largest
@@ -68,7 +68,7 @@ def routed(
     model_experts = known_experts(options, where, stated)
     experts = _without_fill(experts, model_experts, warnings)
     chosen = known_experts_per_token(options, where, experts.shape[2])
-    check_size(Shape(layers, model_experts, chosen), where)
+    check_size(RouterShape(layers, model_experts, chosen), where)
     blank = _blank(experts) | _filled(experts, model_experts)
     blank |= _expert_0_for_nothing(experts, layers, model_experts, blank, warnings)
     routing = ~blank.all(0)
@@ -80,10 +80,10 @@ def routed(
     _check_spread(experts, blank, model_experts, where, warnings, certain=certain)
     experts[blank] = ABSENT
     _say_absent(blank, kept, warnings)
-    return Shape(kept, model_experts, chosen), experts
+    return RouterShape(kept, model_experts, chosen), experts
 
 
-def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tuple[Shape, Ints, Ints]:
+def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tuple[RouterShape, Ints, Ints]:
     """Check selections `[L, E]`; returns the layers that route at all, their counts, and their rows `[L]`.
 
     Raises:
@@ -113,7 +113,7 @@ def counted(counts: npt.NDArray[Any], options: ImportOptions, where: str) -> tup
         what = f"{where}: layer {kept[most]} selected expert {whole[most].argmax()} {whole[most].max():,} times"
         what += f" in {rows[most]:,} tokens"
         raise UserError(what, advice="a token selects an expert once: check --experts-per-token")
-    return Shape(kept, counts.shape[1], chosen), whole, rows
+    return RouterShape(kept, counts.shape[1], chosen), whole, rows
 
 
 def check_counts(counts: npt.NDArray[Any], where: str) -> Ints:

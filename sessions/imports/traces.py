@@ -40,7 +40,7 @@ class ImportOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RouterShape:
     """The routers of the model that a trace is of."""
 
     layers: list[int]
@@ -55,7 +55,7 @@ class RoutedTrace:
     engine: str
     what: str
     """What kind of file it was."""
-    shape: Shape
+    shape: RouterShape
     experts: Ints
     """[T, L, k], `ABSENT` in rows that were not observed."""
     prompt_tokens: int
@@ -74,7 +74,7 @@ class CountedTrace:
 
     engine: str
     what: str
-    shape: Shape
+    shape: RouterShape
     counts: Ints
     """[L, E]"""
     rows: Ints
@@ -170,7 +170,7 @@ def parse_layers(text: str) -> list[int]:
     return found
 
 
-def check_size(shape: Shape, where: str) -> None:
+def check_size(shape: RouterShape, where: str) -> None:
     """Refuse what no session may be.
 
     Raises:

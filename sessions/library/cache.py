@@ -28,7 +28,7 @@ class _Known(msgspec.Struct):
     found: msgspec.Raw
 
 
-class _File(msgspec.Struct):
+class _CacheFile(msgspec.Struct):
     moe_watch: str
     """Another version may find other things."""
     files: dict[str, _Known] = {}
@@ -72,7 +72,7 @@ class LibraryCache:
             return
         kept = {path: known for path, known in self._known.items() if Path(path).exists()}
         with suppress(OSError, UserError):
-            paths.replace_file(self._path, msgspec.json.encode(_File(version(), kept)))
+            paths.replace_file(self._path, msgspec.json.encode(_CacheFile(version(), kept)))
             self._changed = False
 
 
@@ -83,6 +83,6 @@ def _key(path: Path) -> str:
 
 def _load(path: Path) -> dict[str, _Known]:
     with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = msgspec.json.decode(read_regular(path, MAX_BYTES), type=_File)
+        found = msgspec.json.decode(read_regular(path, MAX_BYTES), type=_CacheFile)
         return found.files if found.moe_watch == version() else {}
     return {}

@@ -10,10 +10,10 @@ import numpy as np
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.half_life.fit import VERDICTS, Fit, fit_half_life
 from moe_watch.routing.pressure.external_energy import Boundary, ExternalEnergy, external_energy
-from moe_watch.routing.pressure.position_control import Pair, PositionControl, position_control
+from moe_watch.routing.pressure.position_control import PositionControl, TwinPair, position_control
 from moe_watch.sessions.measuring.plan import Plan
 from moe_watch.sessions.measuring.recorded_run import RecordedRun
-from moe_watch.sessions.measuring.runner import Measured
+from moe_watch.sessions.measuring.runner import MeasuredRuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class FittedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Estimates:
     """Everything that a measurement has to say."""
 
     plan: Plan
@@ -48,13 +48,13 @@ class Findings:
         return self.plain[0].run.header.pressure
 
 
-def analyse(measured: Measured) -> Findings:
+def analyse(measured: MeasuredRuns) -> Estimates:
     """Fit every run, and put them together."""
     mode = measured.plain[0].header.pressure
     mid = np.array([run.mid for run in measured.plain])
     mean = mid.mean(axis=0)
     boundaries = [boundary for run in measured.plain for boundary in run.boundaries]
-    return Findings(
+    return Estimates(
         plan=measured.plan,
         plain=[FittedRun(run, fit_half_life(run.mid, mode=mode)) for run in measured.plain],
         late=[FittedRun(run, fit_half_life(run.mid, mode=mode)) for run in measured.late],
@@ -73,11 +73,11 @@ def verdicts(runs: list[FittedRun]) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-def _twins(measured: Measured) -> list[tuple[RecordedRun, RecordedRun]]:
+def _twins(measured: MeasuredRuns) -> list[tuple[RecordedRun, RecordedRun]]:
     return list(zip(measured.plain, measured.late, strict=True)) if measured.late else []
 
 
-def _pair(plain: RecordedRun, late: RecordedRun) -> Pair:
+def _pair(plain: RecordedRun, late: RecordedRun) -> TwinPair:
     """Two twins, by as many whole chunks apart as their prompts differ in length."""
     shift = round((late.prompt_tokens - plain.prompt_tokens) / plain.header.chunk_size)
-    return Pair(plain.mid, late.mid, shift)
+    return TwinPair(plain.mid, late.mid, shift)

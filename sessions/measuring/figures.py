@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_watch.backends.extras import install_command
-from moe_watch.sessions.measuring.estimates import Findings
+from moe_watch.sessions.measuring.estimates import Estimates
 from moe_watch.sessions.measuring.report import half_life_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def how_to_draw() -> str:
     return f"no figures: matplotlib is not installed; run `{install}`, and the same command draws them"
 
 
-def draw(findings: Findings, folder: Path) -> list[Path]:
+def draw(findings: Estimates, folder: Path) -> list[Path]:
     """Draw what there is to draw, as PNG and SVG; returns the PNG files.
 
     The same findings give the same files, byte for byte, with one version of matplotlib.
@@ -59,8 +59,8 @@ def draw(findings: Findings, folder: Path) -> list[Path]:
     return drawn
 
 
-def _pictures(findings: Findings) -> dict[str, Callable[[Axes, Findings], None]]:
-    found: dict[str, Callable[[Axes, Findings], None]] = {
+def _pictures(findings: Estimates) -> dict[str, Callable[[Axes, Estimates], None]]:
+    found: dict[str, Callable[[Axes, Estimates], None]] = {
         "trajectories": _trajectories,
         "entropy": _entropy,
     }
@@ -73,13 +73,13 @@ def _pictures(findings: Findings) -> dict[str, Callable[[Axes, Findings], None]]
     return found
 
 
-def _size(name: str, findings: Findings) -> tuple[float, float]:
+def _size(name: str, findings: Estimates) -> tuple[float, float]:
     """In inches; a row of its own for each half-life."""
     width, height = SIZE
     return (width, max(height, 0.16 * len(findings.plain) + 1)) if name == "half_lives" else SIZE
 
 
-def _trajectories(axes: Axes, findings: Findings) -> None:
+def _trajectories(axes: Axes, findings: Estimates) -> None:
     _curves(axes, [each.run.mid for each in findings.plain])
     fit, t = findings.mean_fit, np.arange(len(findings.mean))
     low, high = fit.band(t)
@@ -89,7 +89,7 @@ def _trajectories(axes: Axes, findings: Findings) -> None:
     _label(axes, "measured chunk", f"mid-pressure ({findings.mode})")
 
 
-def _half_lives(axes: Axes, findings: Findings) -> None:
+def _half_lives(axes: Axes, findings: Estimates) -> None:
     """Half-lives that were observed; the other runs have their verdict in words."""
     from matplotlib.ticker import MaxNLocator
 
@@ -111,12 +111,12 @@ def _half_lives(axes: Axes, findings: Findings) -> None:
     axes.set_ylabel("run")
 
 
-def _entropy(axes: Axes, findings: Findings) -> None:
+def _entropy(axes: Axes, findings: Estimates) -> None:
     _curves(axes, [each.run.entropy for each in findings.plain])
     _label(axes, "measured chunk", "router entropy (1 is undecided)")
 
 
-def _control(axes: Axes, findings: Findings) -> None:
+def _control(axes: Axes, findings: Estimates) -> None:
     """Both means against position: where late twins follow the plain curve, position explains it."""
     size = findings.plan.chunk_size
     for runs, colour, name in ((findings.plain, MEAN, "plain"), (findings.late, OTHER, "late twins")):
@@ -130,7 +130,7 @@ def _control(axes: Axes, findings: Findings) -> None:
     _label(axes, "position in the context, tokens (band: ± 1 standard error)", f"mid-pressure ({findings.mode})")
 
 
-def _energy(axes: Axes, findings: Findings) -> None:
+def _energy(axes: Axes, findings: Estimates) -> None:
     at = [(each.i - _first(findings, each.run)) / findings.plan.chunk_size for each in findings.boundaries]
     effect = [each.difference("text", "neutral") for each in findings.boundaries]
     axes.scatter(at, effect, s=14, color=RUNS, label="boundaries of all runs")
@@ -143,7 +143,7 @@ def _energy(axes: Axes, findings: Findings) -> None:
     _label(axes, "measured chunk", "P_mid: text − neutral")
 
 
-def _first(findings: Findings, run: int) -> int:
+def _first(findings: Estimates, run: int) -> int:
     """Where the first measured chunk of a run begins."""
     return findings.plain[run - 1].run.chunks[0].first
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from moe_watch.sessions.measuring import figures
-from moe_watch.sessions.measuring.estimates import Findings
+from moe_watch.sessions.measuring.estimates import Estimates
 from moe_watch.sessions.measuring.folder import creating, write
 from moe_watch.sessions.measuring.report import report
 
 FIGURES = "figures"
 
 
-def write_all(findings: Findings, results: bytes, folder: Path) -> str:
+def write_all(findings: Estimates, results: bytes, folder: Path) -> str:
     """Write `results.json`, the figures, and `report.md`; returns why there are no figures, if there are none.
 
     Raises:

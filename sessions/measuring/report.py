@@ -8,7 +8,7 @@ from pathlib import Path
 from moe_watch.routing.half_life.chronomoe import entropy_collapse
 from moe_watch.routing.half_life.fit import Fit, in_words
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
-from moe_watch.sessions.measuring.estimates import Findings, FittedRun
+from moe_watch.sessions.measuring.estimates import Estimates, FittedRun
 from moe_watch.sessions.measuring.plan import Plan
 from moe_watch.sessions.measuring.wording import control_lines, energy_lines, summary_lines
 from moe_watch.sessions.text import markdown_text, plural, top_k_text, weights_text
@@ -22,7 +22,7 @@ CAPTIONS = {
 }
 
 
-def report(findings: Findings, figures: Sequence[Path], without_figures: str = "") -> str:
+def report(findings: Estimates, figures: Sequence[Path], without_figures: str = "") -> str:
     """The page, in Markdown.
 
     Args:
@@ -62,7 +62,7 @@ _CONTROL = (
 )
 
 
-def _protocol(findings: Findings) -> str:
+def _protocol(findings: Estimates) -> str:
     plan, header = findings.plan, findings.plain[0].run.header
     backend, model = header.backend, header.model
     lines = [
@@ -89,7 +89,7 @@ def _prompts(plan: Plan) -> str:
     return ", ".join(shown) + (f" and {more} more, in turn" if more else "")
 
 
-def _runs(findings: Findings) -> str:
+def _runs(findings: Estimates) -> str:
     late = dict(zip((each.run.planned.number for each in findings.plain), findings.late, strict=False))
     lines = [
         "| run | seed | verdict | half-life, chunks | p of no trend | would have ended in chunk | late twin |",
@@ -129,7 +129,7 @@ def _stops(fitted: FittedRun) -> str:
     return ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "") if found else "none"
 
 
-def _entropy(findings: Findings) -> str:
+def _entropy(findings: Estimates) -> str:
     collapses = [entropy_collapse(each.run.entropy) for each in findings.plain]
     found = [each.early_late for each in collapses if each is not None]
     if not found:
@@ -142,7 +142,7 @@ def _entropy(findings: Findings) -> str:
     )
 
 
-def _energy(findings: Findings, shown: dict[str, str]) -> list[str]:
+def _energy(findings: Estimates, shown: dict[str, str]) -> list[str]:
     forks = findings.plan.forks
     assert forks is not None
     neutral, text = markdown_text(repr(forks.neutral)), markdown_text(repr(forks.text))
@@ -160,7 +160,7 @@ def _sentences(lines: list[str]) -> list[str]:
     return [f"{line[0].upper()}{line[1:]}." for line in lines]
 
 
-def _reference(findings: Findings) -> str:
+def _reference(findings: Estimates) -> str:
     lines = [
         "| run | initial | final | linear slope | exponential tau | largest drop | at chunk | crossing |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -17,7 +17,7 @@ from moe_watch.routing.pressure.external_energy import ARMS, Boundary, ExternalE
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.routing.pressure.position_control import PositionControl
 from moe_watch.routing.stats.bootstrap import Estimate
-from moe_watch.sessions.measuring.estimates import Findings, FittedRun, verdicts
+from moe_watch.sessions.measuring.estimates import Estimates, FittedRun, verdicts
 from moe_watch.sessions.measuring.plan import Plan
 from moe_watch.sessions.measuring.recorded_run import RecordedRun
 
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 FORMAT = "moe-watch measurement 1"
 
 
-def results(findings: Findings) -> Json:
+def results(findings: Estimates) -> Json:
     """Everything that was found."""
     header = findings.plain[0].run.header
     energy, control = findings.energy, findings.control
@@ -106,7 +106,7 @@ def _analysis(numbers: ReferenceNumbers, crossing: int | None) -> Json:
     }
 
 
-def _control(control: PositionControl, findings: Findings) -> Json:
+def _control(control: PositionControl, findings: Estimates) -> Json:
     return {
         "shift_chunks": control.shift,
         "trend": estimate(control.trend),

@@ -42,7 +42,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredRuns:
     """All runs of a measurement."""
 
     plan: Plan
@@ -51,7 +51,7 @@ class Measured:
     """Twins of the plain ones, in their order; empty if there is no control."""
 
 
-def measure(plan: Plan, folder: Path, watcher: Watcher) -> Measured:
+def measure(plan: Plan, folder: Path, watcher: Watcher) -> MeasuredRuns:
     """Make the runs that are not there yet, and read all of them.
 
     Runs that are whole are never repeated, and a run that was cut off is made anew, so a measurement that was killed
@@ -69,7 +69,7 @@ def measure(plan: Plan, folder: Path, watcher: Watcher) -> Measured:
             for twin in plain:
                 donor = plain[plan.donor_of(twin.planned).number - 1]
                 late.append(attempt.run(plan.late_twin(twin.planned, donor.beginning)))
-        return Measured(plan, plain, late)
+        return MeasuredRuns(plan, plain, late)
 
 
 class _Attempt:

@@ -6,13 +6,13 @@ from moe_watch.routing.half_life.fit import in_words
 from moe_watch.routing.pressure.external_energy import ExternalEnergy
 from moe_watch.routing.pressure.position_control import PositionControl
 from moe_watch.routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate
-from moe_watch.sessions.measuring.estimates import Findings, verdicts
+from moe_watch.sessions.measuring.estimates import Estimates, verdicts
 from moe_watch.sessions.text import plural
 
 NO_CONTROL = "no control was measured (--no-control): should there be a trend, position and age cannot be told apart"
 
 
-def summary_lines(findings: Findings) -> list[str]:
+def summary_lines(findings: Estimates) -> list[str]:
     """What was found, a line or two for each question."""
     plan, header = findings.plan, findings.plain[0].run.header
     return [
@@ -25,7 +25,7 @@ def summary_lines(findings: Findings) -> list[str]:
     ]
 
 
-def verdict_counts(findings: Findings) -> str:
+def verdict_counts(findings: Estimates) -> str:
     """How many runs got which verdict, those that none got left out."""
     return ", ".join(f"{count} {verdict}" for verdict, count in verdicts(findings.plain).items() if count)
 

@@ -67,11 +67,11 @@ _PLACE_BYTES = 80
 """Of a line of our own writer's, enough to find its place without looking at the rest."""
 
 
-class _Name(msgspec.Struct):
+class _EventKind(msgspec.Struct):
     event: str
 
 
-class Place(msgspec.Struct):
+class EventPosition(msgspec.Struct):
     """The little of a token, or of another event, that says where in the run it is."""
 
     i: int
@@ -215,7 +215,7 @@ class LineIndex:
         """Chunks, marks, injections and states on the lines before this one, in order."""
         return self._landmarks[: bisect_left(self._landmark_lines, line)]
 
-    def place(self, line: int) -> Place | None:
+    def place(self, line: int) -> EventPosition | None:
         """Where in the run a line's event is, if it says."""
         return _quick_place(self._store.read(self._ends[line], _PLACE_BYTES)) or _slow_place(self.line(line))
 
@@ -227,19 +227,19 @@ class LineIndex:
         """The line of the first token later than this, or `lines`. Times are taken to ascend."""
         return self._bisect(lambda place: place.t > seconds)
 
-    def extent(self) -> tuple[Place, Place] | None:
+    def extent(self) -> tuple[EventPosition, EventPosition] | None:
         """The places of the first and the last token, if there are any. Known also while the index is behind."""
         first, last = self._token_place(0, self.lines)[1], self._last_of_all()
         return None if first is None or last is None else (first, last)
 
-    def _last_of_all(self) -> Place | None:
+    def _last_of_all(self) -> EventPosition | None:
         if not self.behind:
             return self.last_token()
         if self._tail is None:
             self._tail = read_tail(self._store)
         return self._tail.last or self.last_token()
 
-    def last_token(self) -> Place | None:
+    def last_token(self) -> EventPosition | None:
         """The place of the last token, among the lines found so far, that says where it is."""
         line, place = self.lines, None
         while place is None and (line := self.before(TOKEN, line)) >= 0:
@@ -252,7 +252,7 @@ class LineIndex:
         last = self.last_token()
         return 0 if last is None else last.i + 1
 
-    def _bisect(self, reached: Callable[[Place], bool]) -> int:
+    def _bisect(self, reached: Callable[[EventPosition], bool]) -> int:
         """The line of the first token for which this holds, given that it then holds for all later ones."""
         low, high = 0, self.lines
         while low < high:
@@ -264,7 +264,7 @@ class LineIndex:
                 low = line + 1
         return self.after(TOKEN, low)
 
-    def _token_place(self, line: int, end: int) -> tuple[int, Place | None]:
+    def _token_place(self, line: int, end: int) -> tuple[int, EventPosition | None]:
         """The first token from a line on, before another, that says where it is."""
         place = None
         while (line := self.after(TOKEN, line)) < end and (place := self.place(line)) is None:
@@ -278,7 +278,7 @@ class Tail:
 
     end: int
     """Offset behind its last whole line."""
-    last: Place | None
+    last: EventPosition | None
     """Of the last token that says where it is; None if none does in its last megabytes."""
 
 
@@ -299,7 +299,7 @@ def read_tail(store: Store) -> Tail:
         length *= 4
 
 
-def _last_place(block: bytes, *, whole: bool) -> Place | None:
+def _last_place(block: bytes, *, whole: bool) -> EventPosition | None:
     """Of the last token among the last lines of a block, whose first line is cut off unless it is the whole."""
     for line in islice(_backwards(block, whole=whole), MOST_TAIL_LINES):
         is_token = line.startswith(_TOKEN_HEAD) or (_HEADS.get(line[:_HEAD]) or _kind(line)) == TOKEN
@@ -318,17 +318,17 @@ def _backwards(block: bytes, *, whole: bool) -> Iterator[bytes]:
         yield block[:end]
 
 
-def _quick_place(line: bytes) -> Place | None:
+def _quick_place(line: bytes) -> EventPosition | None:
     """Told by the first bytes of a line that moe-watch wrote."""
     if found := _PLACE.match(line):
         i, t, frame = found.groups()
-        return Place(int(i or frame), float(t or 0))
+        return EventPosition(int(i or frame), float(t or 0))
     return None
 
 
-def _slow_place(line: bytes) -> Place | None:
+def _slow_place(line: bytes) -> EventPosition | None:
     with suppress(ValueError, RecursionError, msgspec.MsgspecError):
-        place = msgspec.json.decode(line, type=Place)
+        place = msgspec.json.decode(line, type=EventPosition)
         return place if isfinite(place.t) else None
     return None
 
@@ -338,5 +338,5 @@ def _kind(line: bytes) -> int:
     if not line.strip():
         return BLANK
     with suppress(ValueError, RecursionError, msgspec.MsgspecError):
-        return _KINDS.get(msgspec.json.decode(line, type=_Name).event, GARBAGE)
+        return _KINDS.get(msgspec.json.decode(line, type=_EventKind).event, GARBAGE)
     return GARBAGE

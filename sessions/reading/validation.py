@@ -28,7 +28,7 @@ SIXTEEN_BITS = (1 << 16) - 1
 BYTES = 1 << 8
 """Experts whose ids fit in one byte."""
 
-Rows = Sequence[Sequence[int | float]]
+NumberRows = Sequence[Sequence[int | float]]
 
 
 class ShapeError(ValueError):
@@ -268,7 +268,7 @@ class EventChecker:
         sound = all(0 <= bound <= most for bound in _bounds(table))  # no number is neither
         _require(sound, f"{name} holds a number that cannot be")
 
-    def _check_rows(self, name: str, table: Rows, *, most: float = MAX_INTEGER) -> None:
+    def _check_rows(self, name: str, table: NumberRows, *, most: float = MAX_INTEGER) -> None:
         self._check_length(name, table, self._layers)
         for row in table:
             self._check_counts(name, row, self._experts, most=most)

@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 from moe_watch.routing.events import Event, Keyframe, Unknown
-from moe_watch.sessions.reading.index import KEYFRAME, LineIndex, Place
+from moe_watch.sessions.reading.index import KEYFRAME, EventPosition, LineIndex
 from moe_watch.sessions.replaying.seeking import Landing, due
 from moe_watch.sessions.source import Jump
 
@@ -31,11 +31,11 @@ class StepPlaces:
     def due(self, event: Event | Unknown, now: float) -> float | None:
         return now + STEP_SECONDS if isinstance(event, Keyframe) else due(event, now)
 
-    def extent(self) -> tuple[Place, Place] | None:
+    def extent(self) -> tuple[EventPosition, EventPosition] | None:
         """The first and the last token counted; None without steps, for then nothing has a place."""
         line = self.index.before(KEYFRAME, self.index.lines)
         last = self.index.place(line) if self.index.before(KEYFRAME, line) >= 0 else None
-        return None if last is None else (Place(0), Place(last.i - 1))
+        return None if last is None else (EventPosition(0), EventPosition(last.i - 1))
 
     def line_behind(self, position: float) -> int:
         """The line of the first step that goes beyond so many tokens, or the number of lines."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from moe_watch.routing.events import Event, Token, Unknown, from_json
-from moe_watch.sessions.reading.index import BLANK, KEYFRAME, TOKEN, VITALS, LineIndex, Place
+from moe_watch.sessions.reading.index import BLANK, KEYFRAME, TOKEN, VITALS, EventPosition, LineIndex
 from moe_watch.sessions.reading.validation import check_alone
 from moe_watch.sessions.source import Jump, JumpUnit
 
@@ -43,7 +43,7 @@ class Places(Protocol):
     def due(self, event: Event | Unknown, now: float) -> float | None:
         """The recorded time at which an event is due after what was shown at `now`; None if it comes with that."""
 
-    def extent(self) -> tuple[Place, Place] | None:
+    def extent(self) -> tuple[EventPosition, EventPosition] | None:
         """The first and the last place, as far as they are known."""
 
     def line_behind(self, position: int) -> int:
@@ -73,7 +73,7 @@ class TokenPlaces:
     def due(self, event: Event | Unknown, now: float) -> float | None:
         return due(event, now)
 
-    def extent(self) -> tuple[Place, Place] | None:
+    def extent(self) -> tuple[EventPosition, EventPosition] | None:
         return self.index.extent()
 
     def line_behind(self, position: int) -> int:

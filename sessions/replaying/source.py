@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Event, State, StreamItem, Unknown, Vitals
-from moe_watch.sessions.reading.index import LineIndex, Place
+from moe_watch.sessions.reading.index import EventPosition, LineIndex
 from moe_watch.sessions.reading.multipart import JoinedStore, open_run
 from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.recompute import Recomputed
@@ -70,7 +70,7 @@ class ReplaySource(FixedRun):
         self._index: LineIndex | None = None
         self._all_known = False
         """No line will come that the index does not have."""
-        self._extent: tuple[Place, Place] | None = None
+        self._extent: tuple[EventPosition, EventPosition] | None = None
         """The first and the last token's."""
         self._reader: SessionReader | None = None
         self._places: Places | None = None

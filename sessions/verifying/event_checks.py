@@ -8,7 +8,7 @@ from moe_watch.routing.events import Change, Chunk, Event, Header, Keyframe, Per
 from moe_watch.routing.pressure.instruments import CUTTING_STATES
 from moe_watch.sessions.reading.recompute import Recomputed
 from moe_watch.sessions.reading.validation import ABSENT_ID
-from moe_watch.sessions.verifying.issues import Findings
+from moe_watch.sessions.verifying.issues import IssueCollector
 
 
 class EventChecks:
@@ -19,7 +19,7 @@ class EventChecks:
         findings: where to note it.
     """
 
-    def __init__(self, header: Header, findings: Findings) -> None:
+    def __init__(self, header: Header, findings: IssueCollector) -> None:
         self._header = header
         self._findings = findings
         self._next = 0
@@ -97,7 +97,7 @@ class DerivedChecks:
         findings: where to note what differs.
     """
 
-    def __init__(self, header: Header, findings: Findings) -> None:
+    def __init__(self, header: Header, findings: IssueCollector) -> None:
         self._findings = findings
         self._differing: set[tuple[type, int]] = set()
         self._recomputed = Recomputed(header, self._differing)

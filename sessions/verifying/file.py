@@ -14,7 +14,7 @@ from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches
 from moe_watch.sessions.verifying.event_checks import DerivedChecks, EventChecks
 from moe_watch.sessions.verifying.header_checks import check_facts, remarks
 from moe_watch.sessions.verifying.index_outliers import PlausibleReader
-from moe_watch.sessions.verifying.issues import Finding, Findings
+from moe_watch.sessions.verifying.issues import Issue, IssueCollector
 from moe_watch.sessions.verifying.run_checks import RoutingChecks
 
 
@@ -31,7 +31,7 @@ class Report:
     """Recorded ones."""
     unknown: int
     """Events of a newer version, which are not judged."""
-    findings: list[Finding]
+    findings: list[Issue]
     """What is wrong, in the order of lines."""
     remarks: list[str]
     """What is not wrong, and good to know; one line each."""
@@ -60,7 +60,7 @@ class _Verification:
 
     def __init__(self, header: Header) -> None:
         self._header = header
-        self._findings = Findings()
+        self._findings = IssueCollector()
         self._events = EventChecks(header, self._findings)
         self._derived = DerivedChecks(header, self._findings)
         self._routing = RoutingChecks(header, self._findings)

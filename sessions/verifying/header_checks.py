@@ -6,14 +6,14 @@ from datetime import datetime
 
 from moe_watch.routing.events import Header, ModelInfo
 from moe_watch.routing.router.gates import UNKNOWN_GATE, parse
-from moe_watch.sessions.verifying.issues import Findings
+from moe_watch.sessions.verifying.issues import IssueCollector
 
 SIZE_TOLERANCE = 0.01
 """Of a model's bytes, by which its experts and the rest together may differ from all."""
 QUANTITIES = ("parameters", "bytes", "non_expert_bytes", "context_length", "trained_length")
 
 
-def check_facts(header: Header, findings: Findings) -> None:
+def check_facts(header: Header, findings: IssueCollector) -> None:
     """Note what in a header cannot be true."""
     for text in (*_sizes(header.model), *_time(header), *_cost(header)):
         findings.add("header", text, 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Issue:
     """A fault of one kind."""
 
     check: str
@@ -19,7 +19,7 @@ class Finding:
     """How often it was found."""
 
 
-class Findings:
+class IssueCollector:
     """Collects faults: of each kind the first one in words, and how many."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Findings:
         self._first.setdefault(check, (line, text))
         self._counts[check] = self._counts.get(check, 0) + count
 
-    def all(self) -> list[Finding]:
+    def all(self) -> list[Issue]:
         """Every kind of fault, those of certain lines first and in their order."""
-        found = [Finding(check, *first, self._counts[check]) for check, first in self._first.items()]
+        found = [Issue(check, *first, self._counts[check]) for check, first in self._first.items()]
         return sorted(found, key=lambda each: (each.line is None, each.line or 0))

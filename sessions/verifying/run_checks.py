@@ -14,7 +14,7 @@ from moe_watch.routing.events import Header
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.routing.usage.counts import UsageWindow
 from moe_watch.sessions.reading.token_arrays import TokenArrays
-from moe_watch.sessions.verifying.issues import Findings
+from moe_watch.sessions.verifying.issues import IssueCollector
 from moe_watch.sessions.verifying.prediction_checks import prediction_faults
 from moe_watch.sessions.verifying.row_checks import EVERY_ROW, MOST_ROWS
 
@@ -36,7 +36,7 @@ class RoutingChecks:
         findings: where to note it.
     """
 
-    def __init__(self, header: Header, findings: Findings) -> None:
+    def __init__(self, header: Header, findings: IssueCollector) -> None:
         self._header = header
         self._findings = findings
         layers, experts = len(header.model.layers), header.model.experts

@@ -23,7 +23,7 @@ from moe_watch.sessions.reading.multipart import (
 from moe_watch.sessions.reading.recompute import Recomputed, agree
 from moe_watch.sessions.reading.store import open_whole
 from moe_watch.sessions.verifying.index_outliers import PlausibleReader
-from moe_watch.sessions.verifying.issues import Finding, Findings
+from moe_watch.sessions.verifying.issues import Issue, IssueCollector
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class RunReport:
     """Those that go on with it, in order."""
     tokens: int
     """Recorded in all of them."""
-    findings: list[Finding]
+    findings: list[Issue]
     """What is wrong; `line` is None throughout."""
     remarks: list[str]
     """What is not wrong, and good to know; one line each."""
@@ -48,7 +48,7 @@ class RunReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _RunFile:
     path: Path
     header: Header
     opening: Opening
@@ -83,15 +83,15 @@ def verify_runs(paths: Sequence[Path]) -> list[RunReport]:
     return [report for report in reports if report is not None]
 
 
-def _read(path: Path) -> _File | None:
+def _read(path: Path) -> _RunFile | None:
     """A file that has a header."""
     with suppress(UserError), closing(open_whole(path)) as store:
         opening = read_opening(store)
-        return None if opening.header is None else _File(path, opening.header, opening)
+        return None if opening.header is None else _RunFile(path, opening.header, opening)
     return None
 
 
-def _parts(path: Path) -> tuple[list[_File], list[_File]]:
+def _parts(path: Path) -> tuple[list[_RunFile], list[_RunFile]]:
     """Return the files that continue a run's first one, and those that continue an earlier run of its name.
 
     Raises:
@@ -112,11 +112,11 @@ def _parts(path: Path) -> tuple[list[_File], list[_File]]:
     return ours, [file for file in named if file.path not in names]
 
 
-def _judge(first: _File) -> RunReport | None:
+def _judge(first: _RunFile) -> RunReport | None:
     try:
         parts, others = _parts(first.path)
     except UserError as error:
-        findings = Findings()
+        findings = IssueCollector()
         findings.add("too many files", str(error))
         return RunReport(str(first.path), [], 0, findings.all(), [])
     remarks = [
@@ -130,14 +130,14 @@ def _judge(first: _File) -> RunReport | None:
     return RunReport(str(first.path), [str(part.path) for part in parts], join.tokens, join.findings.all(), remarks)
 
 
-def _judge_alone(part: _File) -> RunReport | None:
+def _judge_alone(part: _RunFile) -> RunReport | None:
     """A part whose first file is not there; None if it is, for then the run is judged with it."""
     before = part.header.continues
     assert before is not None
     first = _read(part.path.parent / before.file) if Path(before.file).name == before.file else None
     if first is not None and goes_on_with(part.header, before.file, first.header):
         return None
-    findings = Findings()
+    findings = IssueCollector()
     findings.add("missing file", f"{shown(before.file)}, which it goes on with at token {before.i}, is not there")
     return RunReport(str(part.path), [], 0, findings.all(), [])
 
@@ -149,8 +149,8 @@ class _Join:
         first: the run's first file.
     """
 
-    def __init__(self, first: _File) -> None:
-        self.findings = Findings()
+    def __init__(self, first: _RunFile) -> None:
+        self.findings = IssueCollector()
         self.tokens = 0
         self._first = first
         self._next = 0
@@ -158,7 +158,7 @@ class _Join:
         self._recomputed = Recomputed(first.header, set())
         self._read(first)
 
-    def add(self, part: _File) -> None:
+    def add(self, part: _RunFile) -> None:
         """Take in the next file, if it can be one of this run."""
         fields = differing_fields(self._first.header, part.header)
         if fields:
@@ -166,7 +166,7 @@ class _Join:
         if not set(THE_RUN) & set(fields) and self._goes_on(part):
             self._read(part)
 
-    def _goes_on(self, part: _File) -> bool:
+    def _goes_on(self, part: _RunFile) -> bool:
         """Whether a part begins where the files before it end, or later."""
         frame, header = part.opening.keyframe, part.header
         if frame is None:
@@ -186,7 +186,7 @@ class _Join:
             self.findings.add("keyframes", f"{part.name} begins with one that the files before it do not lead to")
         return True
 
-    def _read(self, file: _File) -> None:
+    def _read(self, file: _RunFile) -> None:
         """Compute on with what can be read of a file."""
         with suppress(UserError), closing(PlausibleReader(file.path)) as reader:
             for examined in reader.examine():

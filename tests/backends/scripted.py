@@ -8,7 +8,7 @@ from typing import Any
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.observation import Observer
 from moe_watch.backends.generation.outbox import Outbox
-from moe_watch.backends.generation.run import Run
+from moe_watch.backends.generation.run import GenerationRun
 from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Failed, Start, Stop
 from moe_watch.routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
 
@@ -62,7 +62,7 @@ class Session:
             self.refusals.append(failed.message)
             self.refused.append(failed.command)
 
-        run = Run(self.engine, start, inbox=inbox, outbox=outbox, refuse=refuse, clock=self.clock)
+        run = GenerationRun(self.engine, start, inbox=inbox, outbox=outbox, refuse=refuse, clock=self.clock)
         self.following = run.run()
         return self
 

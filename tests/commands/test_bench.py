@@ -15,7 +15,7 @@ from moe_watch.commands.app import run
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, ratio
 from moe_watch.routing.stats.timing_noise import Noise
-from moe_watch.sessions.bench import Bench, BenchResult, Row
+from moe_watch.sessions.bench import Bench, BenchResult, VariantRates
 from moe_watch.sessions.live.cost import known_cost
 from moe_watch.sessions.live.settings import RunSettings
 
@@ -47,7 +47,7 @@ def made(speed, noise=QUIET, rounds=10):
     rates = {"bare": bare, "tap on": tap}
     phases = ("decode", "prefill")
     return BenchResult(
-        [Row(phase, name, rates[name], ratio(rates[name], bare)) for phase in phases for name in rates], noise
+        [VariantRates(phase, name, rates[name], ratio(rates[name], bare)) for phase in phases for name in rates], noise
     )
 
 

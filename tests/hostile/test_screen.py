@@ -8,7 +8,7 @@ from textual.events import Paste
 from moe_watch.routing.events import Progress, Refused
 from moe_watch.sessions.source import RecordingStatus
 from moe_watch.tui.screens.help import HelpScreen
-from moe_watch.tui.widgets.base import Drawn
+from moe_watch.tui.widgets.base import FrameWidget
 from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
 from tests.tui.conftest import lines, press, running, same_on_every_machine, settle  # noqa: F401 - a fixture
 from tests.tui.scripted import LIVE, REPLAY
@@ -33,7 +33,7 @@ def screen(app):
 
 def drawn(app):
     """What our own widgets draw and say, without the filter that all lines go through last."""
-    widgets = [widget for widget in app.dashboard.walk_children(Drawn) if widget.is_on_screen]
+    widgets = [widget for widget in app.dashboard.walk_children(FrameWidget) if widget.is_on_screen]
     tips = [str(widget.tooltip) for widget in widgets if widget.tooltip]
     titles = [str(part) for widget in widgets for part in (widget._border_title, widget._border_subtitle) if part]
     text = "\n".join([*tips, *titles, *(line for widget in widgets for line in lines(widget))])

@@ -14,7 +14,7 @@ from moe_watch.commands.app import run
 from moe_watch.commands.measuring.bench import _result as cost_result
 from moe_watch.routing.stats.ratios import Ratio
 from moe_watch.routing.stats.timing_noise import Noise
-from moe_watch.sessions.bench import BenchResult, Row
+from moe_watch.sessions.bench import BenchResult, VariantRates
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 
@@ -52,7 +52,7 @@ def test_a_fit(printed, tmp_path):
 
 
 def test_a_cost():
-    rows = [Row("decode", name, [100.0] * 6, Ratio(1.0, (1.0, 1.0))) for name in ("bare", "tap on")]
+    rows = [VariantRates("decode", name, [100.0] * 6, Ratio(1.0, (1.0, 1.0))) for name in ("bare", "tap on")]
     found = cost_result(MODEL, 6, 20, BenchResult(rows, Noise(cores=2)))
     assert documented("cost") == set(found)
     assert set(found["cost"]) == {"tap_off", "tap_on", "ratio", "interval"}

@@ -19,7 +19,7 @@ from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.routing.stats.permutation import NoTest, Permutation
 from moe_watch.routing.usage.counts import jensen_shannon_distance
-from moe_watch.sessions.comparing.pairs import Pair, compare
+from moe_watch.sessions.comparing.pairs import SourcePair, compare
 from moe_watch.sessions.comparing.result import comparison_result
 from moe_watch.sessions.comparing.sources import read_source
 from moe_watch.sessions.comparing.tokens import TokenComparison, compare_tokens
@@ -51,7 +51,7 @@ def run_of(length: int, seed: int) -> list[Token]:
     return [msgspec.structs.replace(token, i=at) for at, token in enumerate(tokens(length, first=seed * 10_000))]
 
 
-def only_pair(*paths: Path) -> Pair:
+def only_pair(*paths: Path) -> SourcePair:
     (pair,) = compare(list(paths)).pairs
     return pair
 

@@ -9,7 +9,7 @@ from moe_watch.routing.events import Chunk, Keyframe, to_json
 from moe_watch.routing.half_life.fit_json import fit_result
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.routing.summary import Summary
-from moe_watch.sessions.fitting.bare_series import Series, parse_series
+from moe_watch.sessions.fitting.bare_series import PressureSeries, parse_series
 from moe_watch.sessions.fitting.file_fit import fit_file
 from tests.routing.planted import exponential
 from tests.sessions.kit import HEADER, replayed, tokens
@@ -41,24 +41,24 @@ class TestForms:
         ],
     )
     def test_values_alone(self, text):
-        assert parsed(text) == Series(MID)
+        assert parsed(text) == PressureSeries(MID)
 
     @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
     def test_named_columns_in_any_order(self, delimiter):
         lines = ["net,mid,Chunk,note", *(f"0.1,{mid},{10 + at},x" for at, mid in enumerate(MID))]
-        assert parsed("\n".join(lines).replace(",", delimiter)) == Series(MID, [10, 11, 12, 13, 14, 15])
+        assert parsed("\n".join(lines).replace(",", delimiter)) == PressureSeries(MID, [10, 11, 12, 13, 14, 15])
 
     def test_two_columns_without_names(self):
         lines = [f"{at * 2}, {mid}" for at, mid in enumerate(MID)]
-        assert parsed("\n".join(lines)) == Series(MID, [0, 2, 4, 6, 8, 10])
+        assert parsed("\n".join(lines)) == PressureSeries(MID, [0, 2, 4, 6, 8, 10])
 
     def test_warm_up_and_partial_chunks_are_left_out(self):
         rows = ["chunk,mid,warm_up,partial", "0,0.9,true,false", "1,0.8,1,0", "2,0.5,false,false", "3,0.1,0,True"]
-        assert parsed("\n".join([*rows, "4,0.45,,"])) == Series([0.5, 0.45], [2, 4])
+        assert parsed("\n".join([*rows, "4,0.45,,"])) == PressureSeries([0.5, 0.45], [2, 4])
 
     def test_the_reference_format(self):
         found = parsed(json.dumps(reference_json()))
-        assert found == Series(MID, list(range(6)), "chronomoe-v1", [0.9, 0.8, 0.7, 0.6, 0.6, 0.5])
+        assert found == PressureSeries(MID, list(range(6)), "chronomoe-v1", [0.9, 0.8, 0.7, 0.6, 0.6, 0.5])
 
     def test_the_mode_is_known_from_who_measured(self):
         """ChronoMoE computes pressure in one way, and names none; our own measurement names it beside all runs."""
@@ -75,7 +75,7 @@ class TestForms:
     def test_indices_and_entropies_that_do_not_fit_are_left_out(self):
         odd = reference_json()
         odd["trajectory"] |= {"chunk_indices": [0, 1, 1, 2, 3, 4], "entropies": [0.9, None, 0.7, 0.6, 0.6, 0.5]}
-        assert parsed(json.dumps(odd)) == Series(MID, mode="chronomoe-v1")
+        assert parsed(json.dumps(odd)) == PressureSeries(MID, mode="chronomoe-v1")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from moe_watch.backends.engine import Routing
+from moe_watch.backends.engine import RouterOutputs
 from moe_watch.backends.mlx.open_model import open_model
 from moe_watch.backends.mlx.tap import RouterTap
 from moe_watch.backends.model_files.config import read_config
@@ -106,7 +106,7 @@ def watch(name: str, ids: Array, *, stepwise: bool = False, corrected: bool = Tr
     )
 
 
-def stacked(routings: list[Routing], what: str) -> Array:
+def stacked(routings: list[RouterOutputs], what: str) -> Array:
     """One quantity of successive passes as [T, L, …]."""
     return np.concatenate([np.stack(getattr(routing, what), axis=1) for routing in routings])
 

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from moe_watch.backends.engine import Routing
+from moe_watch.backends.engine import RouterOutputs
 from moe_watch.backends.llama.engine import LlamaEngine
-from moe_watch.backends.llama.loading import LoadedModel, load_model
+from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.routing.arrays import ABSENT
@@ -81,9 +81,9 @@ def ignore(_: object) -> None:
     """Of progress."""
 
 
-def watch(engine: LlamaEngine, loaded: LoadedModel, pieces: list[list[int]]) -> Seen:
+def watch(engine: LlamaEngine, loaded: LoadedLlamaModel, pieces: list[list[int]]) -> Seen:
     """Evaluate successive pieces of a sequence, and read the output after each."""
-    routings: list[Routing] = []
+    routings: list[RouterOutputs] = []
     outputs = []
     for piece in pieces:
         routings += engine.prefill(piece, ignore)
@@ -98,7 +98,7 @@ def watch(engine: LlamaEngine, loaded: LoadedModel, pieces: list[list[int]]) -> 
     )
 
 
-def output_logits(loaded: LoadedModel) -> Array:
+def output_logits(loaded: LoadedLlamaModel) -> Array:
     """[V], of the last token."""
     last = lib.llama_get_logits_ith(loaded.context, -1)
     return np.ctypeslib.as_array(last, (loaded.tokenizer.vocabulary,)).copy()

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as mlx_load_model
 
-from moe_watch.backends.engine import Routing
+from moe_watch.backends.engine import RouterOutputs
 from moe_watch.backends.mlx.engine import PREFILL_STEP
 from moe_watch.backends.mlx.loading import load_model
 from moe_watch.backends.mlx.tap import RouterTap
@@ -83,7 +83,7 @@ def on_mlx(name: str, *, plain: bool = False) -> Seen:
     model, tap = _load_plain(name) if plain else _load(name)
     model.set_dtype(mx.float32)
     context = make_prompt_cache(model)
-    routings: list[Routing] = []
+    routings: list[RouterOutputs] = []
     outputs = []
     for piece in pieces(read_golden(name).ids):
         outputs.append(np.array(model(mx.array(piece)[None], cache=context))[0])

@@ -15,7 +15,7 @@ from textual.strip import Strip
 from moe_watch.routing.arrays import Floats
 from moe_watch.tui.drawing.braille import BrailleCanvas
 from moe_watch.tui.drawing.colours import Palette
-from moe_watch.tui.drawing.line import Row, on
+from moe_watch.tui.drawing.line import CellLine, on
 from moe_watch.tui.text.format import number
 
 Cells = dict[int, tuple[str, Style]]
@@ -27,7 +27,7 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class ChartAxis:
     """A range that begins and ends at a tick."""
 
     low: float
@@ -35,7 +35,7 @@ class Axis:
     step: float
 
     @classmethod
-    def around(cls, values: Sequence[float], *, least: float, most_steps: int) -> Axis:
+    def around(cls, values: Sequence[float], *, least: float, most_steps: int) -> ChartAxis:
         """Cover `values`, and at least a range of `least`, in at most `most_steps` steps of 1, 2 or 5 × 10ⁿ.
 
         Two steps at least: a range around zero needs them.
@@ -64,7 +64,7 @@ class Axis:
 class Chart:
     """A plot area with its vertical axis. Curves are drawn on `canvas`, later ones over earlier ones."""
 
-    def __init__(self, ink: Palette, width: int, height: int, x_range: tuple[float, float], axis: Axis) -> None:
+    def __init__(self, ink: Palette, width: int, height: int, x_range: tuple[float, float], axis: ChartAxis) -> None:
         self.ink = ink
         self.width = width
         self.axis = axis
@@ -132,7 +132,7 @@ class Chart:
         return labels
 
     def _row(self, y: int, label: str) -> Strip:
-        row = Row(self.width, self.ink.ground)
+        row = CellLine(self.width, self.ink.ground)
         row.put(f"{label:>{self.gutter - 1}} ", self.ink.muted)
         stretch, style, end = "", self.ink.faint, 0
         for column, (character, own_style) in self._cells(y, grid=bool(label)):
@@ -170,7 +170,7 @@ def x_labels(ink: Palette, width: int, start: int, labels: Sequence[tuple[int, s
         left = min(max(0, start + column - len(text) // 2), width - len(text))
         if not any(at in cells for at in range(left - 1, left + len(text) + 1)):
             cells.update({left + offset: (character, style) for offset, character in enumerate(text)})
-    row = Row(width, ink.ground)
+    row = CellLine(width, ink.ground)
     for column in sorted(cells):
         row.to(column).narrow(*cells[column])
     return row.strip()

@@ -13,7 +13,7 @@ from textual.strip import Strip
 Part = tuple[str, Style]
 
 
-class Row:
+class CellLine:
     """A line of `width` cells. Whatever does not fit is cut off."""
 
     def __init__(self, width: int, ground: Style) -> None:
@@ -32,7 +32,7 @@ class Row:
         """Cells left."""
         return self.width - self.used
 
-    def put(self, text: str, style: Style | None = None) -> Row:
+    def put(self, text: str, style: Style | None = None) -> CellLine:
         """Add text, which must hold no control characters."""
         if text and self.room > 0:
             cells = cell_len(text)
@@ -41,42 +41,42 @@ class Row:
             self._add(text, cells, style or self._ground)
         return self
 
-    def fill(self, character: str, cells: int, style: Style) -> Row:
+    def fill(self, character: str, cells: int, style: Style) -> CellLine:
         """Add a character of one cell many times; the fast way for bars, heat and charts."""
         cells = min(cells, self.room)
         if cells > 0:
             self._add(character * cells, cells, style)
         return self
 
-    def extend(self, segments: Iterable[Segment], cells: int) -> Row:
+    def extend(self, segments: Iterable[Segment], cells: int) -> CellLine:
         """Add finished segments of `cells` in all that are known to fit."""
         self._segments.extend(segments)
         self.used += cells
         return self
 
-    def narrow(self, text: str, style: Style) -> Row:
+    def narrow(self, text: str, style: Style) -> CellLine:
         """Add text of one-cell characters that is known to fit."""
         self._add(text, len(text), style)
         return self
 
-    def words(self, text: str, style: Style | None = None) -> Row:
+    def words(self, text: str, style: Style | None = None) -> CellLine:
         """Add text, ending in `…` if it does not fit."""
         if self.room > 1 and cell_len(text) > self.room:
             text = f"{set_cell_size(text, self.room - 1).rstrip()}…"
         return self.put(text, style)
 
-    def first_that_fits(self, *variants: Sequence[Part]) -> Row:
+    def first_that_fits(self, *variants: Sequence[Part]) -> CellLine:
         """Add the first of several ways to say something that fits; the last one is cut if none does."""
         chosen = next((parts for parts in variants if cells_of(*parts) <= self.room), variants[-1])
         for text, style in chosen:
             self.words(text, style)
         return self
 
-    def to(self, column: int) -> Row:
+    def to(self, column: int) -> CellLine:
         """Fill with the ground up to `column`."""
         return self.put(" " * max(0, min(column, self.width) - self.used))
 
-    def right(self, *parts: Part) -> Row:
+    def right(self, *parts: Part) -> CellLine:
         """Put parts at the right end, if all of them fit with a space before."""
         cells = sum(cell_len(text) for text, _ in parts)
         if cells + 1 <= self.room or (not self.used and cells <= self.width):

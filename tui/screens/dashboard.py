@@ -18,7 +18,7 @@ from moe_watch.tui.widgets.bars.header import HeaderBar
 from moe_watch.tui.widgets.bars.tabs import TABS, TabBar
 from moe_watch.tui.widgets.bars.timeline import TimelineBar
 from moe_watch.tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
-from moe_watch.tui.widgets.base import Drawn, Panel
+from moe_watch.tui.widgets.base import FrameWidget, Panel
 from moe_watch.tui.widgets.panels.entropy import EntropyPanel
 from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
 from moe_watch.tui.widgets.panels.pressure.panel import PressurePanel
@@ -58,7 +58,7 @@ class DashboardScreen(Screen[None]):
         self.vitals = VitalsPanel(id="vitals")
         self.tab_bar = TabBar(id="tabs")
         self.timeline = TimelineBar(id="timeline")
-        self._all: tuple[Drawn, ...] = ()
+        self._all: tuple[FrameWidget, ...] = ()
         self._seekable = False
         """Keys move in a recording."""
         self._chosen: Panel | None = None
@@ -177,7 +177,7 @@ class DashboardScreen(Screen[None]):
         panel = focused if isinstance(focused, Panel) else self.panels[TABS.index(self.tab_bar.active)]
         self.maximize(panel, container=False)
 
-    @on(TabBar.Chosen)
-    def choose_tab(self, message: TabBar.Chosen) -> None:
+    @on(TabBar.TabClicked)
+    def choose_tab(self, message: TabBar.TabClicked) -> None:
         """A tab was clicked."""
         self.action_tab(message.tab)

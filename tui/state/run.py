@@ -40,7 +40,7 @@ from moe_watch.routing.pressure.instruments import CUTTING_STATES, Instruments
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.sessions.text import plural
 from moe_watch.tui.state.imported_counts import CountedWindow, counted_windows
-from moe_watch.tui.state.token_window import Ids, Routing, TokenRate, TokenWindow
+from moe_watch.tui.state.token_window import Ids, TokenRate, TokenRouting, TokenWindow
 from moe_watch.tui.state.trajectory import PressureTrack
 from moe_watch.tui.state.vitals_history import VitalsHistory
 from moe_watch.tui.text.format import count
@@ -261,7 +261,7 @@ class RunView:
         if self.tap_off_at is None:
             # As it stands where a row is a table already: NumPy takes longer for one token than for many.
             experts = token.experts if self._layout.is_even else self._layout.experts(token)
-            self.windows[token.phase].add(Routing(experts, token.entropy, self._before))
+            self.windows[token.phase].add(TokenRouting(experts, token.entropy, self._before))
             self._before = self.newest = experts
             self.observed += 1
         self.tokens = token.i + 1

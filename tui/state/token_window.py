@@ -25,7 +25,7 @@ Ids = Sequence[int | None] | Ints
 """Expert ids of one token, layer by layer, as an event has them: null where nothing was computed."""
 
 
-class Routing(NamedTuple):
+class TokenRouting(NamedTuple):
     """Routing of one token."""
 
     experts: Ids
@@ -54,7 +54,7 @@ class TokenWindow:
         self._size = size
         self._unit = entropy_unit
         self._usage = UsageWindow(layers, experts)
-        self._waiting: list[Routing] = []
+        self._waiting: list[TokenRouting] = []
         self._seen = 0
         self._ids: Ints | None = None
         """[size, L, k]"""
@@ -75,7 +75,7 @@ class TokenWindow:
         """Tokens in the window."""
         return self.usage.tokens
 
-    def add(self, routing: Routing) -> None:
+    def add(self, routing: TokenRouting) -> None:
         """Take in one token."""
         self._waiting.append(routing)
         if len(self._waiting) > self._size:
@@ -119,7 +119,7 @@ class TokenWindow:
                 self._take_in(waiting[begin:end])
                 begin = end
 
-    def _take_in(self, row: list[Routing]) -> None:
+    def _take_in(self, row: list[TokenRouting]) -> None:
         """Count tokens that follow each other in one context."""
         ids = np.stack([experts_of(routing.experts, self._layers) for routing in row])
         entropy = self._entropy_of(row)
@@ -136,7 +136,7 @@ class TokenWindow:
             self._totals[slots, column] = np.where(known, values, 0.0).sum(1)
         self._seen += len(row)
 
-    def _entropy_of(self, row: list[Routing]) -> Floats:
+    def _entropy_of(self, row: list[TokenRouting]) -> Floats:
         """Router entropy [N, L] of these tokens."""
         unknown = [None] * self._layers
         values = [unknown if routing.entropy is None else routing.entropy for routing in row]

@@ -21,7 +21,7 @@ RESTARTS_KEPT = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Injection:
+class InjectionPoint:
     """Text put into the context before chunk `chunk`."""
 
     chunk: int
@@ -50,7 +50,7 @@ class PressureTrack:
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.chunks: deque[Chunk] = deque(maxlen=CHUNKS_KEPT)
-        self.injections: deque[Injection] = deque(maxlen=INJECTIONS_KEPT)
+        self.injections: deque[InjectionPoint] = deque(maxlen=INJECTIONS_KEPT)
         self.restarts: deque[Restart] = deque(maxlen=RESTARTS_KEPT)
         self.seen = 0
         """Chunks so far, those no longer kept included."""
@@ -141,7 +141,7 @@ class PressureTrack:
 
     def inject(self, perturbation: Perturbation, label: str, before_chunk: int) -> None:
         """Text was put in before the chunk of this index."""
-        self.injections.append(Injection(before_chunk, perturbation.i, label, self._last_complete))
+        self.injections.append(InjectionPoint(before_chunk, perturbation.i, label, self._last_complete))
         self.after = None
 
     def put_behind(self, cut: Chunk) -> None:
@@ -154,7 +154,7 @@ class PressureTrack:
             self.restarts[-1] = replace(restart, chunk=cut.index + 1)
 
     @property
-    def last_injection(self) -> Injection | None:
+    def last_injection(self) -> InjectionPoint | None:
         """The last injection, if it is of the present context."""
         last = self.injections[-1] if self.injections else None
         return None if last is None or (self.restarts and last.i < self.restarts[-1].i) else last

@@ -20,7 +20,7 @@ REST = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class FitInput:
     """Input of a fit: the trajectory of one context as it is at one moment."""
 
     run: int
@@ -39,7 +39,7 @@ class Series:
     forks: tuple[Fork, ...] = ()
 
     @classmethod
-    def of(cls, view: RunView, mode: str) -> Series:
+    def of(cls, view: RunView, mode: str) -> FitInput:
         """The trajectory of a mode, as it is now."""
         track = view.tracks[mode]
         judged = track.series.judged
@@ -63,9 +63,9 @@ class Series:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trend:
-    """What a `Series` comes to."""
+    """What a `FitInput` comes to."""
 
-    series: Series
+    series: FitInput
     fit: Fit | None
     problem: str = ""
     """Why there is no fit."""
@@ -76,7 +76,7 @@ class Trend:
     """What the text did in this run's forks."""
 
 
-def judge(series: Series) -> Trend:
+def judge(series: FitInput) -> Trend:
     """Do all the work. Equal series give equal trends."""
     fit, problem = (None, series.problem) if series.problem else _fit(series, len(series.mid))
     forecast, forecast_problem = None, ""
@@ -89,7 +89,7 @@ def judge(series: Series) -> Trend:
     return Trend(series, fit, problem, forecast, forecast_problem, energy)
 
 
-def _fit(series: Series, chunks: int) -> tuple[Fit | None, str]:
+def _fit(series: FitInput, chunks: int) -> tuple[Fit | None, str]:
     """Fit the first so many chunks, or say why that cannot be done."""
     if why := too_short(chunks) or too_long(chunks):
         return None, why
@@ -112,14 +112,14 @@ class Trends:
         self._clock = clock
         self._done: dict[str, Trend] = {}
         self._working: Future[tuple[Trend, float]] | None = None
-        self._series: Series | None = None
+        self._series: FitInput | None = None
         self._rest_until = 0.0
 
     def follow(self, view: RunView, mode: str) -> None:
         """Take in what is finished, and begin a refit if something is new. Returns at once."""
         self._collect()
         if self._working is None and self._clock() >= self._rest_until and self._is_new(view, mode):
-            self._series = Series.of(view, mode)
+            self._series = FitInput.of(view, mode)
             if self._keep(self._series):
                 return
             self._working = self._executor.submit(self._judge, self._series)
@@ -134,7 +134,7 @@ class Trends:
         """Begin nothing more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _keep(self, series: Series) -> bool:
+    def _keep(self, series: FitInput) -> bool:
         """Take over the trend of the same trajectory, if the recording was only read anew after a jump."""
         known = self._done.get(series.mode)
         if known is None or series.forks or replace(known.series, run=series.run) != series:
@@ -155,7 +155,7 @@ class Trends:
         self._working = None
         self._rest_until = self._clock() + REST * took
 
-    def _judge(self, series: Series) -> tuple[Trend, float]:
+    def _judge(self, series: FitInput) -> tuple[Trend, float]:
         """Work beside the screen's thread; also tells how many seconds it took."""
         begun = self._clock()
         return judge(series), self._clock() - begun
@@ -168,7 +168,7 @@ class Trends:
 
 
 def _extent(view: RunView, mode: str) -> Extent:
-    """`Series.extent` of what would be taken now."""
+    """`FitInput.extent` of what would be taken now."""
     judged = view.tracks[mode].series.judged
     return judged.number, len(judged.mid), _injected(view, mode), _after(view, mode), len(_forks(view, mode))
 

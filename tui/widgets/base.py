@@ -19,7 +19,7 @@ from textual.widget import Widget
 
 from moe_watch.tui.drawing import colours as palette
 from moe_watch.tui.drawing.colours import Palette
-from moe_watch.tui.drawing.line import Part, Row
+from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.text.word_wrap import wrapped
 
@@ -31,7 +31,7 @@ class Sides(NamedTuple):
     right: list[Segment]
 
 
-class Drawn(Widget):
+class FrameWidget(Widget):
     """A widget drawn row by row from a `Frame`.
 
     Its rows have frame and padding beside them, and no opacity, tint or hatch over them.
@@ -69,9 +69,9 @@ class Drawn(Widget):
             self._palette = palette.of(app)
         return self._palette
 
-    def row(self, width: int) -> Row:
+    def row(self, width: int) -> CellLine:
         """An empty row."""
-        return Row(width, self.palette.ground)
+        return CellLine(width, self.palette.ground)
 
     def show(self, frame: Frame) -> None:
         """Draw this frame, unless it looks like the one shown."""
@@ -184,7 +184,7 @@ class Drawn(Widget):
         self.refresh()
 
 
-class Panel(Drawn, can_focus=True):
+class Panel(FrameWidget, can_focus=True):
     """A drawing in a frame with a title above and a note below."""
 
     ALLOW_MAXIMIZE = True

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from moe_watch.backends.engine import Floats, Ints, Routing
-from moe_watch.backends.llama.bindings import F32, I32, Tensor, get_rows_operation, tensor_get
+from moe_watch.backends.engine import Floats, Ints, RouterOutputs
+from moe_watch.backends.llama.bindings import F32, I32, GgmlTensor, get_rows_operation, tensor_get
 from moe_watch.backends.tap_rows import HEADER, RecordedRouting, RowFormat, ScoredRouting
 from moe_watch.routing.arrays import ABSENT
 
@@ -82,7 +82,7 @@ class Tap(ABC):
             RuntimeError: a router's tensors are not what they should be.
         """
 
-    def routing(self, form: RowFormat, tokens: int) -> Routing:
+    def routing(self, form: RowFormat, tokens: int) -> RouterOutputs:
         """What the evaluation of so many tokens showed, which was all since the last call.
 
         Raises:
@@ -150,7 +150,7 @@ class CompiledTap(Tap):
         self._pass = layers * (HEADER + rows * (experts + 2 * experts_per_token)) + rows * experts
         self._tokens = TOKENS_IN_BUFFER * layers * (HEADER + experts + 2 * experts_per_token)
         self._state = _TapState(
-            **{f"{field}_at": getattr(Tensor, field).offset for field in TENSOR_FIELDS},
+            **{f"{field}_at": getattr(GgmlTensor, field).offset for field in TENSOR_FIELDS},
             type_f32=F32,
             type_i32=I32,
             op_get_rows=get_rows_operation(),
@@ -189,7 +189,7 @@ class CompiledTap(Tap):
             raise RuntimeError(f"the tap failed: {PROBLEMS[problem]}")
         return list(_records(words))
 
-    def routing(self, form: RowFormat, tokens: int) -> Routing:
+    def routing(self, form: RowFormat, tokens: int) -> RouterOutputs:
         if form.is_even and tokens == 1 and self._state.used - self._taken == form.size:
             routing = RecordedRouting(self._buffer, form, self._taken)
             self._leave(form.size)
@@ -266,7 +266,7 @@ class PythonTap(Tap):
     def _call(self, address: int, ask: bool, _: Any) -> bool:
         if not self._enabled:
             return not ask
-        node = Tensor.from_address(address)
+        node = GgmlTensor.from_address(address)
         named = self._named.fullmatch(node.name)
         applied = self._applied_named.fullmatch(node.name) if self._applied_named else None
         if ask or (named is None and applied is None):
@@ -280,7 +280,7 @@ class PythonTap(Tap):
             self._error = error
         return True
 
-    def _read(self, name: str, layer: int, node: Tensor) -> None:
+    def _read(self, name: str, layer: int, node: GgmlTensor) -> None:
         if name == READ_AT and node.ne[2] > 0:
             self._seen.append(read_router(layer, node))
 
@@ -297,16 +297,16 @@ def _named(names: str) -> re.Pattern[bytes]:
     return re.compile(rf"({names})-([0-9]+)".encode())
 
 
-def read_weights(node: Tensor) -> Floats:
+def read_weights(node: GgmlTensor) -> Floats:
     """Copy weights [1, T·k] out of the device's memory; they have no gaps."""
     count = node.ne[0] * node.ne[1] * node.ne[2]
     weights: Floats = strided(node, (1, count), np.float32, (4 * count, 4))
     return weights
 
 
-def read_router(layer: int, node: Tensor) -> RouterRows:
+def read_router(layer: int, node: GgmlTensor) -> RouterRows:
     """Copy a router's tensors out of the device's memory, from the node that picks the selected scores."""
-    scores, ids = (Tensor.from_address(node.src[number]) for number in range(2))
+    scores, ids = (GgmlTensor.from_address(node.src[number]) for number in range(2))
     tokens, k, experts = node.ne[2], node.ne[1], scores.ne[1]
     return RouterRows(
         layer,
@@ -316,7 +316,7 @@ def read_router(layer: int, node: Tensor) -> RouterRows:
     )
 
 
-def strided(tensor: Tensor, shape: tuple[int, int], dtype: type, strides: tuple[int, int]) -> Any:
+def strided(tensor: GgmlTensor, shape: tuple[int, int], dtype: type, strides: tuple[int, int]) -> Any:
     """Copy a tensor's elements by its own strides: selected ids are a view of a longer ranking."""
     if tensor.type != (I32 if dtype is np.int32 else F32):
         raise TypeError(f"{tensor.name.decode()} has type {tensor.type}")
@@ -336,7 +336,7 @@ def routing(
     logits: Callable[[Floats], Floats] | None,
     *,
     is_scored: bool = False,
-) -> Routing:
+) -> RouterOutputs:
     """Put together what one evaluation of `tokens` tokens showed.
 
     Args:
@@ -352,11 +352,11 @@ def routing(
     }
     experts = [_for_all(tokens, [rows.experts for rows in by_layer.get(layer, [])], ABSENT) for layer in layers]
     if logits is None:
-        return Routing(tokens=tokens, experts=experts, logits=[None] * len(layers))
+        return RouterOutputs(tokens=tokens, experts=experts, logits=[None] * len(layers))
     scores = [_for_all(tokens, [rows.scores for rows in by_layer.get(layer, [])], np.nan) for layer in layers]
     if is_scored:
         return ScoredRouting(tokens, experts, scores, logits)
-    return Routing(tokens, experts, [None if rows is None else logits(rows) for rows in scores])
+    return RouterOutputs(tokens, experts, [None if rows is None else logits(rows) for rows in scores])
 
 
 def _for_all(tokens: int, pieces: Sequence[Any], missing: float) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from moe_watch.backends.engine import Floats
 from moe_watch.backends.layer_checks import check_same_experts
-from moe_watch.backends.llama.bindings import Tensor, operation
+from moe_watch.backends.llama.bindings import GgmlTensor, operation
 from moe_watch.backends.llama.tap.callback import READ_AT, PythonTap, RouterRows, read_weights
 from moe_watch.routing.arrays import Flags
 from moe_watch.routing.errors import UserError
@@ -102,31 +102,31 @@ class ProbeTap(PythonTap):
         self.steps: dict[int, dict[str, Floats]] = defaultdict(dict)
         """Weights [k] after each step that there is, by model layer index."""
 
-    def _read(self, name: str, layer: int, node: Tensor) -> None:
+    def _read(self, name: str, layer: int, node: GgmlTensor) -> None:
         super()._read(name, layer, node)
         if name == READ_AT:
             scored, ranking = _sources_of_selection(node)
             self.scored_by[layer] = operation(scored) if scored else ""
             self.selects_by_scores[layer] = scored is not None and scored == ranking
         if name == NORM and operation(node.src[1]) == "CLAMP":
-            self.smallest_sum[layer] = _parameter(Tensor.from_address(node.src[1]))
+            self.smallest_sum[layer] = _parameter(GgmlTensor.from_address(node.src[1]))
         if name == SCALED:
             self.scale[layer] = _parameter(node)
         if name in (READ_AT, *STEPS):
             self.steps[layer][name] = read_weights(node)[0]
 
 
-def _sources_of_selection(node: Tensor) -> tuple[int | None, int | None]:
+def _sources_of_selection(node: GgmlTensor) -> tuple[int | None, int | None]:
     """Addresses of the scores, and of the values by which experts are ranked, from the node that picks scores."""
-    scored = Tensor.from_address(node.src[0]).src[0]
-    ids = Tensor.from_address(node.src[1])
+    scored = GgmlTensor.from_address(node.src[0]).src[0]
+    ids = GgmlTensor.from_address(node.src[1])
     if not ids.src[0]:
         return scored, None
-    ranking = Tensor.from_address(ids.src[0])
+    ranking = GgmlTensor.from_address(ids.src[0])
     return scored, ranking.src[0]
 
 
-def _parameter(node: Tensor) -> float:
+def _parameter(node: GgmlTensor) -> float:
     """The first parameter of an operation: the shortest number that is the same float32."""
     return float(str(np.int32(node.op_params[0]).view(np.float32)))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from moe_watch.backends.engine import Floats, Routing
+from moe_watch.backends.engine import Floats, RouterOutputs
 from moe_watch.backends.llama.tap import callback
 from moe_watch.backends.llama.tap.callback import RouterRows, Tap
 from moe_watch.backends.llama.tap.gate import RouterGate
@@ -57,7 +57,7 @@ class GateCheck:
             self._is_checked = is_checked
             self._tap.read_applied(self._gate.applied_at if is_checked else None)
 
-    def routing(self, form: RowFormat, first: int, tokens: int) -> Routing:
+    def routing(self, form: RowFormat, first: int, tokens: int) -> RouterOutputs:
         """Return the routing of the evaluation, with llama.cpp's own weights if the gate's were ever others.
 
         Args:
@@ -99,12 +99,12 @@ class GateCheck:
             return
 
     def _with_applied(
-        self, routing: Routing, seen: Sequence[RouterRows], applied: Sequence[Floats], form: RowFormat
-    ) -> Routing:
+        self, routing: RouterOutputs, seen: Sequence[RouterRows], applied: Sequence[Floats], form: RowFormat
+    ) -> RouterOutputs:
         """The same routing with the weights that were applied."""
         rows = [replace(rows, scores=weights) for rows, weights in zip(seen, applied, strict=True)]
         weights = callback.routing(rows, form.layers, routing.tokens, _as_they_are).logits
-        return Routing(routing.tokens, routing.experts, routing.logits, weights)
+        return RouterOutputs(routing.tokens, routing.experts, routing.logits, weights)
 
 
 def _as_they_are(rows: Floats) -> Floats:

@@ -48,7 +48,7 @@ class Ignored:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class UnreadSettings:
     """Settings that the code of the loaded model does not read."""
 
     ignored: list[Ignored]
@@ -56,7 +56,7 @@ class Settings:
     """`name value`, where it is not known whether they matter."""
 
 
-def unheeded(config: Config, model: nn.Module) -> Settings | None:
+def unheeded(config: Config, model: nn.Module) -> UnreadSettings | None:
     """Find the settings of a config that the loaded model does not have; None if its code is not mlx-lm's."""
     read = names_read(model)
     return None if read is None else _Check(config, model, read).settings()
@@ -118,9 +118,9 @@ class _Check:
         self._ignored: dict[str, Ignored] = {}
         self._not_known: dict[str, str] = {}
 
-    def settings(self) -> Settings:
+    def settings(self) -> UnreadSettings:
         self._section(self._config)
-        return Settings(list(self._ignored.values()), list(self._not_known.values()))
+        return UnreadSettings(list(self._ignored.values()), list(self._not_known.values()))
 
     def _section(self, section: Config) -> None:
         self._rotation(section)

@@ -24,7 +24,7 @@ WHICH = "say --layers and --experts-per-token"
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class AnswerRows:
     """Rows of one answer."""
 
     ids: Array
@@ -43,7 +43,7 @@ def rows_of(
     total: int | None,
     start: int | None,
     documented: str | None,
-) -> Rows:
+) -> AnswerRows:
     """Decode what a server sent.
 
     Args:
@@ -60,21 +60,21 @@ def rows_of(
     if isinstance(payload, Described):
         return _described(payload, where, start)
     if isinstance(payload, list):
-        return Rows(array_of(payload, where), start or 0, certain=True)
+        return AnswerRows(array_of(payload, where), start or 0, certain=True)
     if is_npy(payload):
-        return Rows(npy_in_base64(payload, where), start or 0, certain=True)
+        return AnswerRows(npy_in_base64(payload, where), start or 0, certain=True)
     bare = from_base64(payload, where)
-    return Rows(_bare(bare, options, where, total, start or 0, documented), start or 0)
+    return AnswerRows(_bare(bare, options, where, total, start or 0, documented), start or 0)
 
 
-def _described(payload: Described, where: str, start: int | None) -> Rows:
+def _described(payload: Described, where: str, start: int | None) -> AnswerRows:
     stated = payload.start
     if stated is not None and start is not None and stated != start:
         raise UserError(f"{where}: rows begin at token {stated}, or at {start}", advice="leave out --start")
     first = stated if start is None else start
     if first is not None and first < 0:
         raise UserError(f"{where}: rows begin at token {first}", advice="give it as the server sent it")
-    return Rows(described_array(payload, where), first or 0, certain=True)
+    return AnswerRows(described_array(payload, where), first or 0, certain=True)
 
 
 def _bare(

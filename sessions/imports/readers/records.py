@@ -20,7 +20,7 @@ from moe_watch.sessions.imports.readers.cells import Cell, trace_of
 from moe_watch.sessions.imports.traces import ImportOptions, RoutedTrace, Trace
 from moe_watch.sessions.imports.typed_json import ExpertId, Index, typed
 
-Line = TypeVar("Line")
+AnyRecord = TypeVar("AnyRecord")
 
 DECODER = "decoder"
 PROJECTIONS = ("down", "gate_up", "up", "gate")
@@ -125,7 +125,7 @@ def _is_json(document: Document) -> bool:
     return document.kind in ("json", "json lines")
 
 
-def _each(document: Document, kind: type[Line]) -> Iterator[tuple[Line, str]]:
+def _each(document: Document, kind: type[AnyRecord]) -> Iterator[tuple[AnyRecord, str]]:
     for number, record in enumerate(document.records, 1):
         at = f"{document.path}, record {number}"
         yield typed(record, kind, at), at

@@ -19,7 +19,7 @@ from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.document import Document
 from moe_watch.sessions.imports.plausibility import routed
 from moe_watch.sessions.imports.readers.answers import EXTENSIONS, MOST_TOKEN_ID, Answer, Part, answer_of
-from moe_watch.sessions.imports.readers.payloads import Rows, rows_of
+from moe_watch.sessions.imports.readers.payloads import AnswerRows, rows_of
 from moe_watch.sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens
 from moe_watch.sessions.imports.typed_json import array_of, typed
 from moe_watch.sessions.reading.validation import ABSENT_ID
@@ -105,7 +105,7 @@ def read_vllm(document: Document, options: ImportOptions) -> RoutedTrace:
     if document.kind == "arrays" or not any(isinstance(each, dict) for each in document.records):
         value = document.value
         found = array_of(value["routed_experts"] if isinstance(value, dict) else value, str(document.path))
-        return _trace(Answer([], 0, str(document.path), None), Rows(found, certain=True), None, options, "vLLM")
+        return _trace(Answer([], 0, str(document.path), None), AnswerRows(found, certain=True), None, options, "vLLM")
     return _read(document, options, "vLLM")
 
 
@@ -196,20 +196,22 @@ def _one_start(given: int | None, stated: int | None, answer: Answer) -> int | N
     return found
 
 
-def _joined(prompt: Rows, generated: Rows, where: str) -> Rows:
+def _joined(prompt: AnswerRows, generated: AnswerRows, where: str) -> AnswerRows:
     if prompt.ids.shape[1:] != generated.ids.shape[1:] or prompt.ids.ndim != 3:
         raise UserError(f"{where}: prompt and answer are of different shapes", advice="give one whole response")
     if prompt.start or generated.start:
         what = f"{where}: rows begin at token {prompt.start or generated.start}, with the prompt's apart"
         raise UserError(what, advice="ask for all rows")
     both = np.concatenate([prompt.ids.astype(np.int64), generated.ids.astype(np.int64)])
-    return Rows(both, certain=prompt.certain and generated.certain)
+    return AnswerRows(both, certain=prompt.certain and generated.certain)
 
 
 # -- a trace
 
 
-def _trace(answer: Answer, rows: Rows, prompt_tokens: int | None, options: ImportOptions, engine: str) -> RoutedTrace:
+def _trace(
+    answer: Answer, rows: AnswerRows, prompt_tokens: int | None, options: ImportOptions, engine: str
+) -> RoutedTrace:
     """Put rows where their tokens are."""
     where = answer.where
     warnings: list[str] = []

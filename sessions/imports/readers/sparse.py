@@ -11,7 +11,7 @@ from moe_watch.sessions.imports.plausibility import counted
 from moe_watch.sessions.imports.traces import (
     CountedTrace,
     ImportOptions,
-    Shape,
+    RouterShape,
     check_size,
     known_experts,
     layers_of,
@@ -53,7 +53,7 @@ def counts_trace(
     layers = sorted({layer for layer, _ in counts})
     if sum(counts.values()) > MAX_INTEGER:
         raise UserError(f"{where}: more than {MAX_INTEGER:,} selections", advice="give it as the engine wrote it")
-    check_size(Shape(layers, number, 1), where)
+    check_size(RouterShape(layers, number, 1), where)
     named = layers_of(len(layers), options, where) if options.layers else layers
     table = np.zeros((len(layers), number), np.int64)
     places = {layer: at for at, layer in enumerate(layers)}

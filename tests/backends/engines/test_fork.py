@@ -14,7 +14,7 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 from mlx_lm.models import cache as caches
 
-from moe_watch.backends.engine import Drawn, Engine
+from moe_watch.backends.engine import Engine, SampledToken
 from moe_watch.backends.mlx.engine import load as load_mlx
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions
@@ -49,7 +49,7 @@ def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine
     return engines[request.param]
 
 
-def facts(tokens: list[Drawn]) -> list[Facts]:
+def facts(tokens: list[SampledToken]) -> list[Facts]:
     """All that can be told of tokens: two lists are equal only if they were computed alike, bit by bit."""
     return [(token.id, token.logprob, [rows.tolist() for rows in token.routing.logits]) for token in tokens]
 
@@ -59,7 +59,7 @@ def unforked(engine: Engine, sampling: Sampling, tokens: int) -> list[Facts]:
     return facts(draw(engine, tokens))
 
 
-def settle(engine: Engine, tokens: int) -> list[Drawn]:
+def settle(engine: Engine, tokens: int) -> list[SampledToken]:
     return [*draw(engine, tokens - 1), engine.draw(last=True)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe_watch.backends.engine import Drawn, Routing, Unobserved
+from moe_watch.backends.engine import RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.generation import observation
 from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts, captured
 from moe_watch.backends.generation.outbox import Outbox
@@ -26,13 +26,13 @@ def model(gate: str = "top_k_softmax") -> ModelInfo:
     return ModelInfo(name="m", architecture="m", layers=[0, 1], experts=EXPERTS, experts_per_token=CHOSEN, gate=gate)
 
 
-def routing(tokens: int, missing: int | None = None) -> Routing:
+def routing(tokens: int, missing: int | None = None) -> RouterOutputs:
     """Logits 0, 1, 2, 3, so that experts 3 and 2 are selected; one layer may not be computed."""
     logits = [
         None if layer == missing else np.tile(np.arange(4.0, dtype=np.float32), (tokens, 1)) for layer in range(2)
     ]
     experts = [None if layer == missing else np.tile(np.array([2, 3], np.uint32), (tokens, 1)) for layer in range(2)]
-    return Routing(tokens=tokens, experts=experts, logits=logits)
+    return RouterOutputs(tokens=tokens, experts=experts, logits=logits)
 
 
 def step(first: int, tokens: int = 1, missing: int | None = None) -> Evaluated:
@@ -68,10 +68,10 @@ def test_rows_of_many_tokens_give_what_their_lists_give(scored: bool, order: Seq
     to_logits = np.log if scored else np.array
     form = RowFormat(model().layers, EXPERTS, CHOSEN, to_logits, is_scored=scored)
     flat = [RecordedRouting(words(form, token, order), form) for token in range(5)]
-    lists = [Routing(each.tokens, each.experts, each.logits, each.weights) for each in flat]
+    lists = [RouterOutputs(each.tokens, each.experts, each.logits, each.weights) for each in flat]
     observer = Observer(model("softmax_top_k" if scored else "top_k_softmax"))
 
-    def events(routings: Sequence[Routing]) -> list[Token]:
+    def events(routings: Sequence[RouterOutputs]) -> list[Token]:
         return observer.tokens(
             [Evaluated([TokenFacts(i, 0.0, "generated", 7, "x")], each) for i, each in enumerate(routings)]
         )
@@ -99,7 +99,7 @@ def scored(tokens: int, *, missing: int | None = None) -> ScoredRouting:
 def test_scores_give_what_their_logits_give(missing: int | None, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observation, "MOST_AT_ONCE", at_once)
     given = scored(20, missing=missing)
-    as_logits = Routing(given.tokens, given.experts, given.logits)
+    as_logits = RouterOutputs(given.tokens, given.experts, given.logits)
     facts = [TokenFacts(i, 0.0, "prompt", 7, "x") for i in range(20)]
     events, expected = (
         Observer(model("softmax_top_k_renormalised")).tokens([Evaluated(facts, each)]) for each in (given, as_logits)
@@ -138,7 +138,7 @@ def test_weights_that_the_engine_saw_are_recorded_as_they_are() -> None:
     def seen(number: int, missing: int | None = None) -> Evaluated:
         applied = [None if layer == missing else np.array([[0.25, 1.75]], np.float32) for layer in range(2)]
         raw = routing(1, missing)
-        whole = Routing(raw.tokens, raw.experts, raw.logits, applied)
+        whole = RouterOutputs(raw.tokens, raw.experts, raw.logits, applied)
         return Evaluated([TokenFacts(number, 0.0, "prompt", 7, "x")], whole)
 
     whole, partial = Observer(model("top_k_softmax×per_expert")).tokens([seen(0), seen(1, missing=0)])
@@ -166,13 +166,13 @@ def test_an_unknown_gate_gives_experts_only() -> None:
 def test_a_log_probability_that_no_reader_would_believe_is_absent() -> None:
     """So a broken model's recording can be read, and `verify` names the token."""
     for logprob, recorded in ((float(LEAST_LOGPROB), float(LEAST_LOGPROB)), (-9e15, None), (float("-inf"), None)):
-        drawn = Drawn(7, logprob, 0.5, 0.25, would_stop=False, ends=False, routing=routing(1))
+        drawn = SampledToken(7, logprob, 0.5, 0.25, would_stop=False, ends=False, routing=routing(1))
         [token] = Observer(model()).tokens([Evaluated([TokenFacts(0, 1.0, "generated", 7, "x", drawn)], routing(1))])
         assert token.logprob == recorded
 
 
 def test_a_generated_token_says_what_was_predicted() -> None:
-    drawn = Drawn(7, -1.23456789, 0.5, 0.25, would_stop=True, ends=False, routing=routing(1))
+    drawn = SampledToken(7, -1.23456789, 0.5, 0.25, would_stop=True, ends=False, routing=routing(1))
     fact = TokenFacts(3, 1.5, "generated", 7, "x", drawn)
     [token] = Observer(model()).tokens([Evaluated([fact], drawn.routing)])
     assert (token.i, token.t, token.phase, token.source) == (3, 1.5, "decode", "generated")

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
 
-from moe_watch.backends.engine import Drawn, Engine, Routing
+from moe_watch.backends.engine import Engine, RouterOutputs, SampledToken
 from moe_watch.backends.llama import loading as llama_loading
 from moe_watch.backends.llama.engine import load
 from moe_watch.backends.mlx.engine import load as load_mlx
@@ -55,7 +55,7 @@ def pocket(open_gguf: Open) -> Engine:
     return open_gguf("pocket")
 
 
-def assert_same_routing(routings: list[Routing], expected: list[Routing]) -> None:
+def assert_same_routing(routings: list[RouterOutputs], expected: list[RouterOutputs]) -> None:
     """The same sets and probabilities wherever llama.cpp computed them."""
     ours, theirs = sets(routings), sets(expected)
     computed = ours[..., 0] >= 0
@@ -123,14 +123,14 @@ def test_pocket_is_the_same_on_both_engines(pocket: Engine) -> None:
     assert_same_routing(ours, theirs)
 
 
-def differing(ours: list[Routing], theirs: list[Routing]) -> list[tuple[int, int]]:
+def differing(ours: list[RouterOutputs], theirs: list[RouterOutputs]) -> list[tuple[int, int]]:
     """Tokens and layers where other experts are selected, among those that llama.cpp computed."""
     experts = sets(ours)
     others = (experts != sets(theirs)).any(-1) & (experts[..., 0] >= 0)
     return [(int(token), int(layer)) for token, layer in np.argwhere(others)]
 
 
-def ties(routings: list[Routing]) -> list[tuple[int, int]]:
+def ties(routings: list[RouterOutputs]) -> list[tuple[int, int]]:
     """Tokens and layers where the last expert selected is as likely as the first one left out."""
     ranked = np.sort(softmax(logits(routings)), axis=-1)[..., ::-1]
     k = sets(routings).shape[-1]
@@ -205,7 +205,7 @@ def test_injection_equals_a_run_over_the_whole_text(mixtral_gguf: Engine) -> Non
     assert same_sets(after, again)
 
 
-def same_sets(first: list[Drawn], second: list[Drawn]) -> bool:
+def same_sets(first: list[SampledToken], second: list[SampledToken]) -> bool:
     return bool((sets([token.routing for token in first]) == sets([token.routing for token in second])).all())
 
 

@@ -17,7 +17,7 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.llama import bindings as llama_library
 from moe_watch.backends.llama.bindings import check_layout
 from moe_watch.backends.llama.compiler import compiled_tap
-from moe_watch.backends.llama.context import Settings, evaluate, new_context
+from moe_watch.backends.llama.context import ContextSettings, evaluate, new_context
 from moe_watch.backends.llama.tap import callback as llama_tap
 from moe_watch.backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
 from moe_watch.backends.tap_rows import RecordedRouting
@@ -48,7 +48,7 @@ def compiled(*, rows: int = 512, apart: bool = False) -> CompiledTap:
 
 def seen_by(tap: Tap, engine: Engine) -> list[RouterRows]:
     """What a tap sees of a prompt, in a context of its own."""
-    settings = Settings(context=256, threads=1, on_gpu=False, exact=True)
+    settings = ContextSettings(context=256, threads=1, on_gpu=False, exact=True)
     context = new_context(engine._loaded.model, settings, tap)
     try:
         evaluate(context, IDS)
@@ -138,7 +138,7 @@ def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_layout()
 
     class Longer(ctypes.Structure):
-        _fields_ = (("added", ctypes.c_int64), *llama_library.Tensor._fields_)
+        _fields_ = (("added", ctypes.c_int64), *llama_library.GgmlTensor._fields_)
 
     monkeypatch.setattr(llama_library, "Tensor", Longer)
     with pytest.raises(UserError, match="lays its tensors out otherwise than moe-watch expects"):

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from moe_watch.backends.engine import Drawn, Engine, Routing
+from moe_watch.backends.engine import Engine, RouterOutputs, SampledToken
 from moe_watch.backends.generation.observation import captured
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Sampling
@@ -22,24 +22,24 @@ GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
 PROMPT = list(range(2, 32))
 
 
-def begin(engine: Engine, sampling: Sampling = GREEDY, prompt: list[int] = PROMPT) -> list[Routing]:
+def begin(engine: Engine, sampling: Sampling = GREEDY, prompt: list[int] = PROMPT) -> list[RouterOutputs]:
     engine.reset()
     engine.configure(sampling, reseed=True)
     return list(engine.prefill(prompt, lambda _: None))
 
 
-def draw(engine: Engine, count: int) -> list[Drawn]:
+def draw(engine: Engine, count: int) -> list[SampledToken]:
     return [engine.draw() for _ in range(count)]
 
 
-def sets(routings: list[Routing]) -> np.ndarray:
+def sets(routings: list[RouterOutputs]) -> np.ndarray:
     """Selected experts [T, L, k] of successive steps, ascending."""
     layers = range(len(routings[0].experts))
     stacked = np.stack([np.concatenate([routing.experts[layer] for routing in routings]) for layer in layers], axis=1)
     return np.sort(stacked, axis=-1)
 
 
-def logits(routings: list[Routing]) -> np.ndarray:
+def logits(routings: list[RouterOutputs]) -> np.ndarray:
     layers = range(len(routings[0].logits))
     return np.stack([np.concatenate([routing.logits[layer] for routing in routings]) for layer in layers], axis=1)
 

@@ -40,7 +40,7 @@ from mlx_lm.models import (
 )
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from moe_watch.backends.engine import Routing
+from moe_watch.backends.engine import RouterOutputs
 from moe_watch.backends.mlx.tap import RouterTap
 from moe_watch.routing.router import gates
 from moe_watch.routing.router.gates import UNKNOWN_GATE
@@ -187,7 +187,7 @@ def tokens(dtype: Any = mx.float32) -> mx.array:
     return mx.random.normal((1, TOKENS, HIDDEN), key=mx.random.key(1)).astype(dtype)
 
 
-def watch(model: OneLayer, x: mx.array) -> tuple[str, Routing]:
+def watch(model: OneLayer, x: mx.array) -> tuple[str, RouterOutputs]:
     tap = RouterTap(model)
     mx.eval(model(x))
     routing = tap.frame.read(TOKENS)

@@ -11,7 +11,7 @@ from mlx_lm.utils import quantize_model, save_model
 
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.mlx.quantization import quantization_of
-from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.stored_types import stored_quantization
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
@@ -112,8 +112,8 @@ def test_a_damaged_file_of_modelopt_claims_nothing(tmp_path: pathlib.Path) -> No
     assert load_folder(folder).warnings == []
 
 
-def tensors(**sizes: int) -> list[Tensor]:
-    return [Tensor(f"w{n}", dtype, (size,), size) for n, (dtype, size) in enumerate(sizes.items())]
+def tensors(**sizes: int) -> list[TensorInfo]:
+    return [TensorInfo(f"w{n}", dtype, (size,), size) for n, (dtype, size) in enumerate(sizes.items())]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.base import create_attention_mask
 
-from moe_watch.backends.engine import Routing
+from moe_watch.backends.engine import RouterOutputs
 from moe_watch.backends.generation.observation import captured
 from moe_watch.backends.mlx.tap import RouterTap
 from moe_watch.routing.errors import UserError
@@ -99,7 +99,7 @@ def test_a_router_that_returns_its_routes_is_seen_with_them(tmp_path: pathlib.Pa
     np.testing.assert_allclose(stacked(routings, "logits"), logits, atol=1e-4)
 
 
-def stacked(routings: list[Routing], what: str) -> np.ndarray:
+def stacked(routings: list[RouterOutputs], what: str) -> np.ndarray:
     """One quantity of successive steps: [T, L, …]."""
     return np.concatenate([np.stack(getattr(routing, what), axis=1) for routing in routings])
 

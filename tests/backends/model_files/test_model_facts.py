@@ -17,7 +17,7 @@ from moe_watch.backends.model_files.config import (
     trained_length,
 )
 from moe_watch.backends.model_files.preflight import read_tensor_tables
-from moe_watch.backends.model_files.safetensors import Tensor
+from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.sizes import fingerprint, weight_facts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.routing.errors import UserError
@@ -39,10 +39,10 @@ def test_sizes_add_up(mixtral_folder: pathlib.Path) -> None:
 def test_experts_one_by_one_and_stacked_weigh_the_same() -> None:
     block = "model.layers.3.block_sparse_moe"
     apart = [
-        Tensor(f"{block}.experts.{expert}.w{w}.weight", "F16", (2, 4), 16) for expert in range(4) for w in (1, 2, 3)
+        TensorInfo(f"{block}.experts.{expert}.w{w}.weight", "F16", (2, 4), 16) for expert in range(4) for w in (1, 2, 3)
     ]
-    stacked = [Tensor(f"{block}.switch_mlp.{name}.weight", "F16", (4, 2, 4), 64) for name in ("up", "gate", "down")]
-    shared = [Tensor("model.layers.3.mlp.shared_experts.up_proj.weight", "F16", (2, 4), 16)]
+    stacked = [TensorInfo(f"{block}.switch_mlp.{name}.weight", "F16", (4, 2, 4), 64) for name in ("up", "gate", "down")]
+    shared = [TensorInfo("model.layers.3.mlp.shared_experts.up_proj.weight", "F16", (2, 4), 16)]
     config = {"num_local_experts": 4}
     for tensors in (apart, stacked):
         facts = weight_facts(config, tensors + shared)
@@ -50,15 +50,15 @@ def test_experts_one_by_one_and_stacked_weigh_the_same() -> None:
 
 
 def test_what_cannot_be_told_is_absent() -> None:
-    uneven = [Tensor("model.layers.0.mlp.experts.up", "U8", (13,), 13)]
+    uneven = [TensorInfo("model.layers.0.mlp.experts.up", "U8", (13,), 13)]
     facts = weight_facts({"num_experts": 4, "quantization": {"bits": 4}}, uneven)
     assert (facts.expert_bytes, facts.non_expert_bytes, facts.parameters) == ({}, None, None)
-    dense = weight_facts({"num_experts": 4}, [Tensor("lm_head.weight", "F16", (2,), 4)])
+    dense = weight_facts({"num_experts": 4}, [TensorInfo("lm_head.weight", "F16", (2,), 4)])
     assert (dense.expert_bytes, dense.non_expert_bytes) == ({}, None)
 
 
 def test_the_fingerprint_names_metadata_and_shapes() -> None:
-    a, b = Tensor("a", "F16", (2,), 4), Tensor("b", "F16", (3,), 6)
+    a, b = TensorInfo("a", "F16", (2,), 4), TensorInfo("b", "F16", (3,), 6)
     same = fingerprint({"x": 1, "y": 2}, [a, b])
     assert same == fingerprint({"y": 2, "x": 1}, [b, a])
     others = [fingerprint({"x": 1, "y": 3}, [a, b]), fingerprint({"x": 1, "y": 2}, [a]), fingerprint({}, [])]

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from moe_watch.backends.engine import Drawn, Engine
+from moe_watch.backends.engine import Engine, SampledToken
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions, Measure, MeasuredVariant, Start
 from moe_watch.backends.worker.throughput import Measurements
@@ -34,7 +34,7 @@ def engine(request) -> Engine:
     return catalog.load_engine(request.param, location, options=options, progress=lambda _: None)
 
 
-def draw(engine: Engine, number: int = 6) -> list[Drawn]:
+def draw(engine: Engine, number: int = 6) -> list[SampledToken]:
     engine.reset()
     engine.configure(Sampling(temperature=0.0, seed=0), reseed=True)
     for _ in engine.prefill(engine.encode("def f(x):", turn=False, first=True), lambda _: None):

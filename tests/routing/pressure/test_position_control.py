@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_watch.routing.pressure.position_control import Pair, position_control
+from moe_watch.routing.pressure.position_control import TwinPair, position_control
 
 CHUNKS, SHIFT = 50, 25
 
@@ -18,7 +18,7 @@ def make_pairs(number, *, by_position=0.0, by_age=0.0, noise=0.015, seed=0):
     def curve(first):
         return 0.5 - by_position * (first + age) - by_age * age + rng.normal(0, noise, CHUNKS)
 
-    return [Pair(curve(0), curve(SHIFT), SHIFT) for _ in range(number)]
+    return [TwinPair(curve(0), curve(SHIFT), SHIFT) for _ in range(number)]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_parts_make_up_the_trend():
 
 
 def test_by_hand():
-    found = position_control([Pair([4.0, 3.0, 2.0], [3.0, 1.0, 0.0], 1)])
+    found = position_control([TwinPair([4.0, 3.0, 2.0], [3.0, 1.0, 0.0], 1)])
     assert found.trend.mean == -1.0  # 3 − 4 and 2 − 3
     assert found.position.mean == -1.5  # 3 − 4 and 1 − 3
     assert found.age.mean == 0.5  # 3 − 3 and 2 − 1
@@ -55,5 +55,5 @@ def test_by_hand():
 
 def test_twins_without_a_shared_stretch_say_nothing():
     curve = [0.5] * 10
-    assert position_control([Pair(curve, curve, 10), Pair(curve, curve, 0), Pair(curve, curve, -2)]) is None
+    assert position_control([TwinPair(curve, curve, 10), TwinPair(curve, curve, 0), TwinPair(curve, curve, -2)]) is None
     assert position_control([]) is None

@@ -10,7 +10,7 @@ import pytest
 
 from moe_watch.routing.arrays import ABSENT
 from moe_watch.routing.half_life.trend_detection import ar1_noise
-from moe_watch.routing.router.agreement import Agreement, Rows, mean_ranks, rank_correlation
+from moe_watch.routing.router.agreement import Agreement, RoutingRows, mean_ranks, rank_correlation
 from moe_watch.routing.stats.permutation import (
     DRAWS,
     FEWEST_CHUNKS,
@@ -135,15 +135,15 @@ def test_too_few_chunks_in_common_are_said_to_be_too_few() -> None:
 # -- rows
 
 
-def rows(experts: list, weights: list | None = None, margin: list | None = None) -> Rows:
+def rows(experts: list, weights: list | None = None, margin: list | None = None) -> RoutingRows:
     """Of one layer: lists of `k` experts, and of their weights; margins one each."""
     ids = np.array(experts, np.int64)[:, None, :]
     given = np.full(ids.shape, np.nan) if weights is None else np.array(weights, float)[:, None, :]
     margins = np.full(ids.shape[:2], np.nan) if margin is None else np.array(margin, float)[:, None]
-    return Rows(ids, given, margins)
+    return RoutingRows(ids, given, margins)
 
 
-def agree(a: Rows, b: Rows, *, experts: int = 8) -> Agreement:
+def agree(a: RoutingRows, b: RoutingRows, *, experts: int = 8) -> Agreement:
     layers, k = a.experts.shape[1:]
     found = Agreement(layers, experts, np.full(layers, k), weight_unit=1e-4, margin_unit=1e-4)
     found.add(a, b)

@@ -14,8 +14,8 @@ from moe_watch.sessions.reading.index import (
     PERTURBATION,
     TOKEN,
     VITALS,
+    EventPosition,
     LineIndex,
-    Place,
     read_tail,
 )
 from moe_watch.sessions.reading.store import FileStore
@@ -184,7 +184,7 @@ class TestTail:
 
     def test_last_token_before_much_else(self, write):
         path = write([to_json(HEADER), *map(to_json, tokens(30)), *[b'{"event":"marker","i":30,"t":9.0}'] * 200])
-        assert self.tail(path).last == Place(29, 1.45)
+        assert self.tail(path).last == EventPosition(29, 1.45)
         assert self.tail(path).end == path.stat().st_size
 
     def test_a_line_that_was_cut_off_is_left_out(self, write):
@@ -192,12 +192,12 @@ class TestTail:
         size = path.stat().st_size
         with path.open("ab") as file:
             file.write(to_json(make_token(30))[:100])
-        assert self.tail(path).last == Place(29, 1.45)
+        assert self.tail(path).last == EventPosition(29, 1.45)
         assert self.tail(path).end == size
 
     def test_tokens_of_another_writer(self, write):
         path = write([to_json(HEADER), *(b"{ " + to_json(token)[1:] for token in tokens(30))])
-        assert self.tail(path).last == Place(29, 1.45)
+        assert self.tail(path).last == EventPosition(29, 1.45)
 
     def test_no_token(self, write):
         assert self.tail(write([to_json(HEADER)])).last is None

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_watch.routing.usage.counts import overlap
-from moe_watch.tui.state.token_window import Routing, TokenWindow
+from moe_watch.tui.state.token_window import TokenRouting, TokenWindow
 
 LAYERS, EXPERTS, K, SIZE, UNIT = 3, 5, 2, 6, 0.01
 
 
-def routings(tokens: int, seed: int) -> list[Routing]:
+def routings(tokens: int, seed: int) -> list[TokenRouting]:
     """Tokens of which some layers were not computed, with a new context now and then."""
     rng, made, before = np.random.default_rng(seed), [], None
     for _ in range(tokens):
@@ -22,12 +22,12 @@ def routings(tokens: int, seed: int) -> list[Routing]:
         for layer in np.flatnonzero(rng.random(LAYERS) < 0.2):
             ids[layer], entropy[layer] = [None] * K, None
         experts = [expert for row in ids for expert in row]
-        made.append(Routing(experts, entropy if rng.random() < 0.9 else None, before))
+        made.append(TokenRouting(experts, entropy if rng.random() < 0.9 else None, before))
         before = None if rng.random() < 0.2 else experts
     return made
 
 
-def filled(tokens: list[Routing], *, looking: bool) -> TokenWindow:
+def filled(tokens: list[TokenRouting], *, looking: bool) -> TokenWindow:
     window = TokenWindow(LAYERS, EXPERTS, SIZE, entropy_unit=UNIT)
     for token in tokens:
         window.add(token)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.style import Style
 
 from moe_watch.tui.drawing.braille import BrailleCanvas, sparkline
-from moe_watch.tui.drawing.chart import Axis
+from moe_watch.tui.drawing.chart import ChartAxis
 
 INK, OTHER = Style(color="red"), Style(color="blue")
 
@@ -68,7 +68,7 @@ def test_sparkline(values, width, height, expected):
 
 @given(st.lists(st.floats(-1, 1, allow_nan=False), min_size=1, max_size=20), st.integers(1, 9))
 def test_an_axis_covers_its_values_in_few_nice_steps(values, most_steps):
-    axis = Axis.around(values, least=0.1, most_steps=most_steps)
+    axis = ChartAxis.around(values, least=0.1, most_steps=most_steps)
     assert axis.low <= min(values) + 1e-9
     assert axis.high >= max(values) - 1e-9
     assert axis.high - axis.low >= 0.1 - 1e-9
@@ -77,6 +77,6 @@ def test_an_axis_covers_its_values_in_few_nice_steps(values, most_steps):
 
 
 def test_ticks_are_written_with_as_many_digits_as_they_need():
-    assert Axis.around([0.45, 0.5], least=0.1, most_steps=3).digits == 2
-    assert Axis.around([0.0, 1.0], least=0.1, most_steps=2).digits == 1
-    assert Axis.around([0.0, 40.0], least=0.1, most_steps=4).digits == 0
+    assert ChartAxis.around([0.45, 0.5], least=0.1, most_steps=3).digits == 2
+    assert ChartAxis.around([0.0, 1.0], least=0.1, most_steps=2).digits == 1
+    assert ChartAxis.around([0.0, 40.0], least=0.1, most_steps=4).digits == 0

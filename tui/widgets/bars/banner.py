@@ -10,13 +10,13 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from moe_watch.sessions.text import plural
-from moe_watch.tui.drawing.line import Row, on
+from moe_watch.tui.drawing.line import CellLine, on
 from moe_watch.tui.input.actions import BY_ID
 from moe_watch.tui.state.frame import EVERY_CHUNK, Frame, pause_in_words
 from moe_watch.tui.text.format import count, size
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT, wrapped
-from moe_watch.tui.widgets.base import Drawn
+from moe_watch.tui.widgets.base import FrameWidget
 
 Message = tuple[str, str, str]
 """Urgency (`bad`, `more` of it, `good`, or `wait`), the sentence, and what goes with it: what was saved, what can be
@@ -27,7 +27,7 @@ INDENT = 3
 _GLYPHS = {"bad": "✗", "more": " ", "good": "■", "wait": "‖"}
 
 
-class Banner(Drawn):
+class Banner(FrameWidget):
     """Some rows per message, as many as its words need; no rows when there is nothing to say."""
 
     def state(self, frame: Frame) -> Hashable:
@@ -51,12 +51,12 @@ class Banner(Drawn):
         calm = {"good": ink.good, "wait": ink.accent}
         ground = on(calm[urgency], ink.bar) if urgency in calm else ink.bad + Style(reverse=True)
         bold = ground + Style(bold=True)
-        rows: list[Row] = []
+        rows: list[CellLine] = []
         for line in wrapped(sentence, max(1, width - INDENT - 1)):
             sign = " " if rows else _GLYPHS[urgency]
-            rows.append(Row(width, ground).put(f" {sign} ", bold).put(line, bold))
+            rows.append(CellLine(width, ground).put(f" {sign} ", bold).put(line, bold))
         if offer and rows[-1].room < cell_len(offer) + 3:
-            rows.append(Row(width, ground))
+            rows.append(CellLine(width, ground))
         return [*(row.strip() for row in rows[:-1]), rows[-1].right((f"{offer} ", ground)).strip()]
 
 

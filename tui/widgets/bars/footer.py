@@ -10,17 +10,17 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from moe_watch.tui.drawing.line import Part, Row, cells_of, on
+from moe_watch.tui.drawing.line import CellLine, Part, cells_of, on
 from moe_watch.tui.input.actions import BY_ID, Action, footer_actions
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.text.format import count
-from moe_watch.tui.widgets.base import Drawn
+from moe_watch.tui.widgets.base import FrameWidget
 
 
-class FooterBar(Drawn):
+class FooterBar(FrameWidget):
     """Keys at the left, as many as fit and help always; a click performs one."""
 
-    class Chosen(Message):
+    class KeyClicked(Message):
         """A key was clicked."""
 
         def __init__(self, action: Action) -> None:
@@ -41,11 +41,11 @@ class FooterBar(Drawn):
         right = self._place(frame, short=False)
         if cells_of(*right) > size.width // 2:
             right = self._place(frame, short=True)
-        row = Row(size.width, bar).put(" ")
+        row = CellLine(size.width, bar).put(" ")
         self._put_keys(row, frame, size.width - cells_of(*right) - 2)
         return [row.right(*right, (" ", bar)).strip()]
 
-    def _put_keys(self, row: Row, frame: Frame, end: int) -> None:
+    def _put_keys(self, row: CellLine, frame: Frame, end: int) -> None:
         """Keys by rank; room for help is kept, which comes last."""
         ink, help_action = self.palette, BY_ID["help"]
         key_style, text_style = on(ink.accent_bold, ink.bar), on(ink.muted, ink.bar)
@@ -92,7 +92,7 @@ class FooterBar(Drawn):
     def on_click(self, event: events.Click) -> None:
         for start, end, action in self._spots:
             if start <= event.x < end:
-                self.post_message(self.Chosen(action))
+                self.post_message(self.KeyClicked(action))
 
 
 def _width(action: Action, frame: Frame) -> int:

@@ -12,19 +12,19 @@ from textual.strip import Strip
 from moe_watch.routing.events import Cost, Header, Progress
 from moe_watch.routing.stats.timing_noise import doubt
 from moe_watch.sessions.text import top_k_text
-from moe_watch.tui.drawing.line import Part, Row, cells_of, on
+from moe_watch.tui.drawing.line import CellLine, Part, cells_of, on
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.run import drawn_in_words
 from moe_watch.tui.text.format import count, factor, percent, rate, signed, size
 from moe_watch.tui.text.sanitize import one_line
-from moe_watch.tui.widgets.base import Drawn
+from moe_watch.tui.widgets.base import FrameWidget
 
 DETAIL_LEVELS = (5, 4, 3, 2, 1)
 """From everything to what fits 60 columns: our name goes first, then words, then the file's name."""
 _SUFFIX = ".moe.jsonl"
 
 
-class HeaderBar(Drawn):
+class HeaderBar(FrameWidget):
     """One row, shortened step by step until it fits; the tooltip has it all."""
 
     def state(self, frame: Frame) -> Hashable:
@@ -37,9 +37,9 @@ class HeaderBar(Drawn):
             if cells_of(*left, *right) + 3 <= size.width:
                 break
         bar = self.palette.bar
-        row = Row(size.width, bar).put(" ")
+        row = CellLine(size.width, bar).put(" ")
         room = size.width - cells_of(*right) - 3
-        lead = Row(max(0, room), bar)
+        lead = CellLine(max(0, room), bar)
         for text, style in left:
             lead.put(text, style)
         for segment in lead.strip():

@@ -10,15 +10,15 @@ from textual.message import Message
 from textual.strip import Strip
 
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.widgets.base import Drawn
+from moe_watch.tui.widgets.base import FrameWidget
 
 TABS = ("stream", "experts", "entropy", "pressure", "vitals")
 
 
-class TabBar(Drawn):
+class TabBar(FrameWidget):
     """One row: `1 stream  2 experts …`; click or press the number. In a replay, digits and arrows move in it."""
 
-    class Chosen(Message):
+    class TabClicked(Message):
         """A tab was clicked."""
 
         def __init__(self, tab: str) -> None:
@@ -47,4 +47,4 @@ class TabBar(Drawn):
     def on_click(self, event: events.Click) -> None:
         for start, end, tab in self._spots:
             if start <= event.x < end:
-                self.post_message(self.Chosen(tab))
+                self.post_message(self.TabClicked(tab))

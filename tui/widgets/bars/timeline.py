@@ -12,17 +12,17 @@ from textual.strip import Strip
 
 from moe_watch.routing.events import Marker, Perturbation
 from moe_watch.sessions.source import Timeline
-from moe_watch.tui.drawing.line import Row
+from moe_watch.tui.drawing.line import CellLine
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.text.format import clock_time, count
-from moe_watch.tui.widgets.base import Drawn
+from moe_watch.tui.widgets.base import FrameWidget
 
 HEAD, MARK, INJECTION = "●", "◆", "▴"
 LEAST_BAR = 12
 """Cells that a bar needs to be worth drawing."""
 
 
-class TimelineBar(Drawn):
+class TimelineBar(FrameWidget):
     """One row: time, bar, token. A click goes there, dragging follows the mouse."""
 
     class Sought(Message):
@@ -69,7 +69,7 @@ class TimelineBar(Drawn):
             self._draw_bar(row, timeline, cells)
         return [row.to(size.width - cell_len(right)).put(right, ink.muted).strip()]
 
-    def _draw_bar(self, row: Row, timeline: Timeline, cells: int) -> None:
+    def _draw_bar(self, row: CellLine, timeline: Timeline, cells: int) -> None:
         ink = self.palette
         head = self._column(timeline.position, timeline)
         self._place_ticks(timeline, cells)

@@ -8,13 +8,13 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.widgets.base import Drawn
+from moe_watch.tui.widgets.base import FrameWidget
 
 LEAST_WIDTH = 60
 LEAST_HEIGHT = 16
 
 
-class TooSmall(Drawn):
+class TooSmall(FrameWidget):
     """Says how large the terminal must be, and how large it is. The run goes on meanwhile."""
 
     def state(self, frame: Frame) -> Hashable:  # noqa: ARG002 - only the size matters

@@ -11,7 +11,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from moe_watch.routing.arrays import Floats
-from moe_watch.tui.drawing.chart import Axis, Chart
+from moe_watch.tui.drawing.chart import Chart, ChartAxis
 from moe_watch.tui.drawing.line import Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.imported_counts import CountedWindow
@@ -158,7 +158,7 @@ class EntropyPanel(Panel):
         """Values from left to right, neighbours averaged where there are more than dots; `now` marks the last."""
         binned = _bin_by_mean(values, -(-len(values) // (2 * (width - AXIS_WIDTH))))
         known = binned[~np.isnan(binned)].tolist()
-        axis = Axis.around(known, least=LEAST_SPAN, most_steps=max(2, min(6, (height - 1) // 2)))
+        axis = ChartAxis.around(known, least=LEAST_SPAN, most_steps=max(2, min(6, (height - 1) // 2)))
         chart = Chart(self.palette, width, height, (0, max(1, len(values) - 1)), axis)
         step = (len(values) - 1) / max(1, len(binned) - 1)
         points = [(at * step, value) for at, value in enumerate(binned.tolist())]

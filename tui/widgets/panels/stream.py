@@ -14,7 +14,7 @@ from textual.strip import Strip
 
 from moe_watch.routing.events import Progress
 from moe_watch.tui.drawing.colours import ENTROPY_LIMITS, SURPRISE_LIMITS
-from moe_watch.tui.drawing.line import Part, Row
+from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.run import PIECES_KEPT, Piece, RunView
 from moe_watch.tui.text.format import clock_time, count, number, percent, probability, size
@@ -22,7 +22,7 @@ from moe_watch.tui.text.sanitize import inert, one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT, wrapped
 from moe_watch.tui.widgets.bars.header import done_share
 from moe_watch.tui.widgets.base import Panel
-from moe_watch.tui.widgets.panels.stream_wrap import Line, Run, TokenWrap
+from moe_watch.tui.widgets.panels.stream_wrap import PieceSpan, TokenWrap, WrappedLine
 
 Colouring = Literal["surprisal", "router entropy"]
 WHEEL_LINES = 3
@@ -74,7 +74,7 @@ class StreamPanel(Panel):
         self._last_role = ""
         self._would_stop = False
         """The model chose to end its text at the last piece."""
-        self._pictured: list[Line] = []
+        self._pictured: list[WrappedLine] = []
         """The lines that were drawn last."""
 
     def state(self, frame: Frame) -> Hashable:
@@ -236,7 +236,7 @@ class StreamPanel(Panel):
         low, high = (" expected ", " surprising ") if self.colouring == "surprisal" else (" decided ", " undecided ")
         return ((low, ink.muted), *(("■", style) for style in ink.tokens), (high, ink.muted))
 
-    def _line(self, line: Line, width: int, *, now: bool) -> Strip:
+    def _line(self, line: WrappedLine, width: int, *, now: bool) -> Strip:
         """A line as it was drawn before, unless something about it has changed."""
         look = self._look(line, now=now)
         if isinstance(line.drawn, DrawnLine) and line.drawn.look == look:
@@ -245,7 +245,7 @@ class StreamPanel(Panel):
         line.drawn = DrawnLine(look, strip)
         return strip
 
-    def _forget_pictures(self, lines: list[Line]) -> None:
+    def _forget_pictures(self, lines: list[WrappedLine]) -> None:
         """Keep no picture of lines that have left the panel: one takes several kilobytes."""
         seen = {id(line) for line in lines}
         for line in self._pictured:
@@ -253,13 +253,13 @@ class StreamPanel(Panel):
                 line.drawn = None
         self._pictured = lines
 
-    def _look(self, line: Line, *, now: bool) -> Hashable:
+    def _look(self, line: WrappedLine, *, now: bool) -> Hashable:
         """What a line's picture depends on beside its text."""
         pointed = self.pointed is not None and any(run.piece is self.pointed for run in line.runs)
         cursor = now and self.frame is not None and self.frame.status
         return id(self.palette), self.colouring, cursor, id(self.pointed) if pointed else 0
 
-    def _draw_line(self, line: Line, width: int, *, now: bool) -> Strip:
+    def _draw_line(self, line: WrappedLine, width: int, *, now: bool) -> Strip:
         ink, row = self.palette, self.row(width)
         if line.rule:
             text = line.runs[0].text
@@ -272,7 +272,7 @@ class StreamPanel(Panel):
             row.put("▌", ink.accent)
         return row.strip()
 
-    def _put_run(self, row: Row, run: Run) -> None:
+    def _put_run(self, row: CellLine, run: PieceSpan) -> None:
         """A piece's text; a line under it begins with its first letter, unless it is nothing but spaces."""
         style, text = self._style(run), run.text
         if style.underline and not run.piece.text.isspace():
@@ -280,7 +280,7 @@ class StreamPanel(Panel):
             row.put(run.text[: len(run.text) - len(text)], style + Style(underline=False))
         row.put(text, style)
 
-    def _style(self, run: Run) -> Style:
+    def _style(self, run: PieceSpan) -> Style:
         ink, piece = self.palette, run.piece
         if run.mark:
             return {"inject": ink.chip, "end": ink.good, "note": ink.accent_bold, "change": ink.accent}.get(

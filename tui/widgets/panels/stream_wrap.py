@@ -16,7 +16,7 @@ _PARTS = re.compile(r" +|[^ ]+")
 
 
 @dataclass(slots=True)
-class Run:
+class PieceSpan:
     """What one piece has on one line."""
 
     text: str
@@ -26,12 +26,12 @@ class Run:
 
 
 @dataclass(slots=True)
-class Line:
+class WrappedLine:
     """One wrapped line."""
 
     number: int
     """Of the piece it begins with, counted from the first one ever added."""
-    runs: list[Run] = field(default_factory=list)
+    runs: list[PieceSpan] = field(default_factory=list)
     drawn: object = None
     """Whatever its drawer keeps here; forgotten when the line changes."""
     indent: int = 0
@@ -52,7 +52,7 @@ class TokenWrap:
         self.pieces = 0
         self.dropped = 0
         """Lines dropped from the front so far."""
-        self.lines: list[Line] = [Line(0)]
+        self.lines: list[WrappedLine] = [WrappedLine(0)]
         self._column = 0
         self._word: tuple[int, int, int] = (0, 0, 0)
         """Where the word in the making begins: index of its run, offset in that run's text, column."""
@@ -75,14 +75,14 @@ class TokenWrap:
         if self._column and self._column + cell_len(text) > self.width:
             self.new_line()
         self._leading = False
-        self._append(Run(set_cell_size(text, min(cell_len(text), self.width)), piece, mark=True))
+        self._append(PieceSpan(set_cell_size(text, min(cell_len(text), self.width)), piece, mark=True))
         self._end_word()
 
     def add_rule(self, piece: Piece, text: str) -> None:
         """Append a line of its own."""
         self.end_line()
         self.lines[-1].rule = True
-        self._append(Run(text, piece, mark=True))
+        self._append(PieceSpan(text, piece, mark=True))
         self.new_line()
 
     def end_line(self) -> None:
@@ -96,7 +96,7 @@ class TokenWrap:
         self._begin_line(0)
 
     def _begin_line(self, indent: int) -> None:
-        self.lines.append(Line(self.pieces, indent=indent))
+        self.lines.append(WrappedLine(self.pieces, indent=indent))
         self._column = indent
         self._end_word()
 
@@ -121,7 +121,7 @@ class TokenWrap:
     def _put(self, word: str, piece: Piece) -> None:
         cells = cell_len(word)
         if word[0] == " ":
-            self._append(Run(word[: self.width - self._column], piece))
+            self._append(PieceSpan(word[: self.width - self._column], piece))
             self._end_word()
             if self._leading:
                 self._indent = self._column
@@ -133,16 +133,16 @@ class TokenWrap:
         if first and self._column + cells > self.width and self._indent > self._deepest:
             self._trim_indent()
         if self._column + cells <= self.width:
-            self._append(Run(word, piece))
+            self._append(PieceSpan(word, piece))
         elif not first and start > self.lines[-1].indent and self._hanging + whole <= self.width:
             self._carry_word()
-            self._append(Run(word, piece))
+            self._append(PieceSpan(word, piece))
         else:
             self._break_word(word, piece)
         if cells == 2 and len(word) == 1:
             self._end_word()
 
-    def _append(self, run: Run) -> None:
+    def _append(self, run: PieceSpan) -> None:
         if not run.text:
             return
         self.lines[-1].drawn = None
@@ -165,7 +165,7 @@ class TokenWrap:
         runs = self.lines[-1].runs
         index, offset, _ = self._word
         first, tail = runs[index], runs[index + 1 :]
-        carried = [Run(first.text[offset:], first.piece, first.mark)] if first.text[offset:] else []
+        carried = [PieceSpan(first.text[offset:], first.piece, first.mark)] if first.text[offset:] else []
         first.text = first.text[:offset]
         del runs[index + 1 :]
         self._begin_line(self._hanging)
@@ -192,7 +192,7 @@ class TokenWrap:
         for character in word:
             if self._column + get_character_cell_size(character) > self.width:
                 self._begin_line(self._hanging)
-            self._append(Run(character, piece))
+            self._append(PieceSpan(character, piece))
 
 
 def _parts(text: str) -> Iterator[str]:

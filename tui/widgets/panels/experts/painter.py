@@ -15,7 +15,7 @@ from textual.strip import Strip
 
 from moe_watch.routing.arrays import Flags, Floats, Ints
 from moe_watch.tui.drawing.colours import HEAT_LEVELS, Palette
-from moe_watch.tui.drawing.line import Row
+from moe_watch.tui.drawing.line import CellLine
 from moe_watch.tui.text.format import NOT_AVAILABLE
 from moe_watch.tui.widgets.panels.experts.grid import HeatGrid, Levels
 
@@ -114,7 +114,7 @@ class HeatPainter:
     def heads(self, picture: HeatPicture) -> Strip:
         """Expert numbers above their columns, as many as fit."""
         grid, ink = picture.grid, self.ink
-        row = Row(picture.width, ink.ground)
+        row = CellLine(picture.width, ink.ground)
         digits = len(str(grid.experts - 1))
         step = next(step for step in _HEAD_STEPS if step * grid.cell_width > digits)
         cursor = None if picture.cursor is None else picture.cursor[1] // grid.expert_bin
@@ -136,7 +136,7 @@ class HeatPainter:
         first = y == grid.row_of(upper)
         label = str(picture.layer_ids[upper * grid.layer_bin]) if first else ""
         at_cursor = picture.under_cursor(upper) is not None or picture.under_cursor(lower) is not None
-        row = Row(picture.width, ink.ground)
+        row = CellLine(picture.width, ink.ground)
         row.put(f"{label:>{picture.gutter - 1}} ", ink.accent_bold if at_cursor and first else ink.muted)
         if grid.rows_per_band:
             self._tiles(row, picture, upper, y - grid.row_of(upper))
@@ -152,7 +152,7 @@ class HeatPainter:
     def legend(self, picture: HeatPicture, scale: float) -> Strip:
         """The ramp with its ends, and what the accent means where there is any."""
         ink = self.ink
-        row = Row(picture.width, ink.ground).put("0 % ", ink.muted)
+        row = CellLine(picture.width, ink.ground).put("0 % ", ink.muted)
         if ink.glyphs_only:
             for glyph, style in ink.glyphs:
                 row.put(glyph * 3, style)
@@ -192,7 +192,7 @@ class HeatPainter:
             self._number_styles[code] = style
         return style
 
-    def _tiles(self, row: Row, picture: HeatPicture, band: int, line: int) -> None:
+    def _tiles(self, row: CellLine, picture: HeatPicture, band: int, line: int) -> None:
         """One line of a band of whole rows; of several, the last one is half a row and the mark of the newest token."""
         grid = picture.grid
         underline = grid.rows_per_band > 1 and line == grid.rows_per_band - 1
@@ -209,13 +209,13 @@ class HeatPainter:
             if grid.gap:
                 row.narrow("▌" if lit and grid.rows_per_band == 1 else " ", self.ink.accent)
 
-    def _underline(self, row: Row, level: int, lit: bool, body: int) -> None:
+    def _underline(self, row: CellLine, level: int, lit: bool, body: int) -> None:
         if self.ink.glyphs_only:
             row.put(("━" if lit else " ") * body, self.ink.accent_bold)
         else:
             row.fill("▀", body, self.style(level, NEWEST if lit else NOTHING))
 
-    def _tile(self, row: Row, level: int, lit: bool, text: str, body: int, *, marked: bool, gap: bool) -> None:
+    def _tile(self, row: CellLine, level: int, lit: bool, text: str, body: int, *, marked: bool, gap: bool) -> None:
         if level < 0:
             row.put(f"{'·':^{body}}", self.ink.faint)
             return
@@ -227,12 +227,12 @@ class HeatPainter:
         code = CURSOR if marked and not gap else NEWEST if lit and not gap else level
         row.narrow(f"{text:^{body}}", self._number_style(code))
 
-    def _glyphs(self, row: Row, level: int, lit: bool, text: str, body: int) -> None:
+    def _glyphs(self, row: CellLine, level: int, lit: bool, text: str, body: int) -> None:
         """A tile without colour: its density, then its number."""
         glyph, style = self.ink.glyphs[round(level / (HEAT_LEVELS - 1) * (len(self.ink.glyphs) - 1))]
         row.put(glyph * (body - len(text)), self.ink.accent_bold if lit else style).put(text, self.ink.text)
 
-    def _halves(self, row: Row, pairs: Ints) -> None:
+    def _halves(self, row: CellLine, pairs: Ints) -> None:
         """Two bands in one row; cells that look alike are joined."""
         ends = np.concatenate(([-1], np.flatnonzero(pairs[1:] != pairs[:-1]), [len(pairs) - 1]))
         bars = pairs[ends[1:]] * LONGEST + ends[1:] - ends[:-1]

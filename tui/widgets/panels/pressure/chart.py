@@ -12,7 +12,7 @@ from textual.strip import Strip
 from moe_watch.routing.events import Chunk, Pressures
 from moe_watch.routing.half_life.fit import Fit
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
-from moe_watch.tui.drawing.chart import Axis, Chart, x_labels
+from moe_watch.tui.drawing.chart import Chart, ChartAxis, x_labels
 from moe_watch.tui.drawing.colours import Palette
 from moe_watch.tui.state.trajectory import PressureTrack
 from moe_watch.tui.text.format import number
@@ -68,7 +68,7 @@ class PressureChart:
         """The chart and its row of chunk numbers, `height` rows in all."""
         known = [chunk.pressures for chunk in self.track.chunks if chunk.pressures]
         values = [value_of(pressures, name) for pressures in known for name in self.names]
-        axis = Axis.around(values, least=LEAST_SPAN, most_steps=max(2, min(8, (height - 3) // 2)))
+        axis = ChartAxis.around(values, least=LEAST_SPAN, most_steps=max(2, min(8, (height - 3) // 2)))
         chart = Chart(self.ink, width, height - 1, (self.first, self.last), axis)
         self._draw_restarts(chart)
         self._draw_injections(chart)

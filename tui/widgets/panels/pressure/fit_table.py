@@ -12,7 +12,7 @@ from moe_watch.routing.pressure.bounds import mode_bounds
 from moe_watch.routing.pressure.formulas import Mode, mode_words
 from moe_watch.sessions.text import plural
 from moe_watch.tui.drawing.colours import Palette
-from moe_watch.tui.drawing.line import Part, Row
+from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.text.format import NOT_AVAILABLE, number, percent, signed
 from moe_watch.tui.widgets.panels.pressure.notes import branches
 
@@ -26,14 +26,14 @@ def fit_table(ink: Palette, fit: Fit | None, problem: str, mode: Mode, experts: 
     """All rows, the most important first."""
 
     def row(*parts: Part) -> Strip:
-        line = Row(width, ink.ground)
+        line = CellLine(width, ink.ground)
         for text, style in parts:
             line.words(text, style)
         return line.strip()
 
     if fit is None:
         why = [(f"no fit: {problem}", ink.muted)], [(problem, ink.muted)]
-        rows = [Row(width, ink.ground).first_that_fits(*why).strip()]
+        rows = [CellLine(width, ink.ground).first_that_fits(*why).strip()]
     else:
         rows = _candidates(ink, fit, width)
         if said := doubt(fit):
@@ -51,11 +51,11 @@ def fit_table(ink: Palette, fit: Fit | None, problem: str, mode: Mode, experts: 
 def _doubt(ink: Palette, said: str, width: int) -> Strip:
     """The reason in as many of its words as fit."""
     shorter = said.partition(" (")[0], said.partition(": ")[0]
-    return Row(width, ink.ground).first_that_fits(*([(text, ink.warn)] for text in (said, *shorter))).strip()
+    return CellLine(width, ink.ground).first_that_fits(*([(text, ink.warn)] for text in (said, *shorter))).strip()
 
 
 def _candidates(ink: Palette, fit: Fit, width: int) -> list[Strip]:
-    head = Row(width, ink.ground).put(f"{'curve':<{NAME_WIDTH}} weight", ink.muted)
+    head = CellLine(width, ink.ground).put(f"{'curve':<{NAME_WIDTH}} weight", ink.muted)
     bars = width >= BAR_LEAST
     head.to(head.used + (BAR_WIDTH + 1 if bars else 0)).put("     AICc  fitted", ink.muted)
     found = [_candidate(ink, each, width, bars=bars, chosen=each is fit.chosen) for each in by_weight(fit)]
@@ -64,7 +64,7 @@ def _candidates(ink: Palette, fit: Fit, width: int) -> list[Strip]:
 
 def _candidate(ink: Palette, candidate: Candidate, width: int, *, bars: bool, chosen: bool) -> Strip:
     """A curve with its weight among the four; the one that was chosen has a dot."""
-    row = Row(width, ink.ground)
+    row = CellLine(width, ink.ground)
     row.put("● " if chosen else "  ", ink.accent)
     row.put(f"{candidate.shape:<{NAME_WIDTH - 2}} ", ink.strong if chosen else ink.text)
     row.put(f"{percent(candidate.weight, 0):>6}", ink.strong if chosen else ink.text)

@@ -31,7 +31,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class TrajectoryStart:
     """Return where the trajectory begins, as the verdict takes it."""
 
     name: str
@@ -43,15 +43,15 @@ class Start:
         return self.value / 2
 
 
-def start_of(track: PressureTrack, trend: Trend | None) -> Start | None:
+def start_of(track: PressureTrack, trend: Trend | None) -> TrajectoryStart | None:
     """Return the fitted start, or P₀ as long as nothing is fitted to the present context; None where neither is known.
 
     One of them: the verdict is about half of the fitted curve, and P₀ is one chunk's value with its noise.
     """
     fit = trend.fit if trend is not None and trend.series.context == track.series.current.number else None
     if fit is not None and fit.start > 0:
-        return Start("start", fit.start)
-    return None if track.initial is None else Start("P₀", track.initial)
+        return TrajectoryStart("start", fit.start)
+    return None if track.initial is None else TrajectoryStart("P₀", track.initial)
 
 
 def notes_on(track: PressureTrack, trend: Trend | None, *, tap_off: str = "", energy_problem: str = "") -> list[Note]:

@@ -22,7 +22,7 @@ from moe_watch.tui.text.format import count, number
 from moe_watch.tui.widgets.base import Panel
 from moe_watch.tui.widgets.panels.pressure.chart import SIGNS, PressureChart, value_of
 from moe_watch.tui.widgets.panels.pressure.fit_table import fit_table
-from moe_watch.tui.widgets.panels.pressure.notes import Note, Start, notes_on, start_of
+from moe_watch.tui.widgets.panels.pressure.notes import Note, TrajectoryStart, notes_on, start_of
 
 LINES = ("fast", "slow", "net")
 CHART_LEAST = 4
@@ -116,7 +116,9 @@ class PressurePanel(Panel):
         fit = None if trend is None else trend.fit
         return [numbers, *self._chart(view, track, fit, start).draw(width, rows), *told]
 
-    def _chart(self, view: RunView, track: PressureTrack, fit: Fit | None, start: Start | None) -> PressureChart:
+    def _chart(
+        self, view: RunView, track: PressureTrack, fit: Fit | None, start: TrajectoryStart | None
+    ) -> PressureChart:
         names = ("mid", *LINES) if self.all_lines else ("mid",)
         half = None if start is None else start.half
         return PressureChart(self.palette, track, fit, self._limits(view, track), half, names)
@@ -142,7 +144,7 @@ class PressurePanel(Panel):
         style = {"plain": ink.muted, "verdict": ink.strong, "warning": ink.warn, "injection": ink.accent}[note.tone]
         return self.row(width).first_that_fits(*([(text, style)] for text in note.variants)).strip()
 
-    def _numbers(self, view: RunView, track: PressureTrack, start: Start | None, width: int) -> Strip:
+    def _numbers(self, view: RunView, track: PressureTrack, start: TrajectoryStart | None, width: int) -> Strip:
         """The newest values, how far the mode's P_mid can go, and the start with its half."""
         ink, row = self.palette, self.row(width)
         last = track.chunks[-1].pressures
