@@ -54,17 +54,20 @@ def pieces(path: Path) -> Iterator[Piece]:
     if path.suffix != ".py":
         yield Piece(path, 1, "page", CODE.sub(" ", source))
         return
-    docstrings = set()
+    places = set()
     for node in ast.walk(ast.parse(source)):
         for statement in getattr(node, "body", None) or () if not isinstance(node, ast.Lambda | ast.IfExp) else ():
             value = getattr(statement, "value", None)
             if isinstance(statement, ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str):
-                docstrings.add(value)
+                places.add((value.lineno, value.col_offset))
                 yield Piece(path, value.lineno, "docstring", CODE.sub(" ` ", value.value))
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.count(" ") > 1:
-            if not any(node.lineno == each.lineno and node.col_offset == each.col_offset for each in docstrings):
-                yield Piece(path, node.lineno, "message", CODE.sub(" ", node.value))
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and (node.lineno, node.col_offset) not in places
+        ):
+            yield Piece(path, node.lineno, "message", CODE.sub(" ", node.value) if node.value.count(" ") > 1 else "")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield Piece(path, token.start[0], "comment", CODE.sub(" ", token.string.lstrip("# ")))
