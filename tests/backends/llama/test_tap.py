@@ -140,7 +140,7 @@ def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Longer(ctypes.Structure):
         _fields_ = (("added", ctypes.c_int64), *llama_library.GgmlTensor._fields_)
 
-    monkeypatch.setattr(llama_library, "Tensor", Longer)
+    monkeypatch.setattr(llama_library, "GgmlTensor", Longer)
     with pytest.raises(UserError, match="lays its tensors out otherwise than moe-watch expects"):
         check_layout()
 
