@@ -12,7 +12,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.half_life.draws import Draws, Fitted
-from moe_watch.routing.half_life.noise import shared_out
+from moe_watch.routing.half_life.noise import apportion
 from moe_watch.routing.half_life.shapes import PARAMETERS, TimeAxis
 
 REFITS = 400
@@ -21,7 +21,7 @@ REFITS = 400
 def block_refits(axis: TimeAxis, fitted: Iterable[Fitted], random: np.random.Generator) -> Draws:
     """Refits whose noise is the residuals themselves, drawn in moving blocks."""
     shapes = list(fitted)
-    numbers = shared_out(np.array([each.weight for each in shapes]), REFITS)
+    numbers = apportion(np.array([each.weight for each in shapes]), REFITS)
     curves = [
         axis.fit(each.curve.shape, each.curve.values(axis.t) + _blocks(each, number, random), rounds=1)
         for each, number in zip(shapes, numbers.tolist(), strict=True)

@@ -22,8 +22,8 @@ from moe_watch.routing.half_life.chronomoe import ReferenceNumbers, reference_nu
 from moe_watch.routing.half_life.draws import Draws
 from moe_watch.routing.half_life.noise import lag_1
 from moe_watch.routing.half_life.posterior import posterior_draws
-from moe_watch.routing.half_life.sequential import watch
-from moe_watch.routing.half_life.shapes import TRENDS, TimeAxis, axis
+from moe_watch.routing.half_life.sequential_looks import sequential_test
+from moe_watch.routing.half_life.shapes import TRENDS, TimeAxis, time_axis
 from moe_watch.routing.half_life.trend_detection import trend_p
 from moe_watch.routing.half_life.wording import in_words
 from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED, Mode, Reachability, crossing, reachability
@@ -74,7 +74,7 @@ class Fit:
     p: float
     """How likely noise alone looks at least as much like a trend, if it is looked at once, at this length."""
     p_sequential: float
-    """The same for a series that was watched while it grew: `trend_looks.Watched.p`. The verdict follows it."""
+    """The same for a series that was watched while it grew: `trend_looks.SequentialResult.p`. The verdict follows it."""
     looks: int
     """How often the series was looked at, by the schedule of `trend_looks`."""
     phi: float
@@ -125,7 +125,7 @@ def fit_half_life(
     if mode is not None and mode not in MODES:
         raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {MODES_OFFERED}")
     places = _places(positions, len(series))
-    times = axis(tuple(float(place - places[0]) for place in places))
+    times = time_axis(tuple(float(place - places[0]) for place in places))
     return _fit(series, places, times, mode, seed)
 
 
@@ -148,7 +148,7 @@ def _fit(series: Floats, places: list[int], times: TimeAxis, mode: Mode | None, 
     candidates = Candidates(times, series, places[0])
     noise = candidates.noise
     p = trend_p(times, series, noise, random)
-    watched = watch(series, times.t, seed)
+    watched = sequential_test(series, times.t, seed)
     chosen = candidates.trend if watched.found else candidates.constant
     start, end = (float(value) for value in chosen.values([places[0], places[-1]]))
     reach = None if mode is None else reachability(mode, start)

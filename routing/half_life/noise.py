@@ -1,6 +1,6 @@
 """What the noise of a series may be like: AR(1) noise and white noise on top of it, in unknown shares.
 
-A slow wander and a trend explain much the same values, and what a trend leaves is less persistent than the noise was.
+A slow wander and a trend trial_posteriors much the same values, and what a trend leaves is less persistent than the noise was.
 So the noise is not taken from what one curve leaves: every kind of it gets odds from all curves, the constant among
 them, each as far as the evidence for it goes.
 
@@ -29,9 +29,9 @@ PHIS = (0.2, 0.4, 0.6, 0.8, MOST_PERSISTENT)
 """Of the persistent part: how much of it is left one chunk later."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the variance that is the persistent part's; the rest is white."""
-KINDS: Floats = np.array([(0.0, 0.0), *((phi, share) for phi in PHIS for share in SHARES)]).T
+NOISE_MODELS: Floats = np.array([(0.0, 0.0), *((phi, share) for phi in PHIS for share in SHARES)]).T
 """`[2, K]`: φ and share of each kind of noise that is considered; the first one is white."""
-WHITE: Floats = np.eye(KINDS.shape[1])[0]
+WHITE: Floats = np.eye(NOISE_MODELS.shape[1])[0]
 """`[K]`: odds of noise that is known to be white."""
 LEAST_LEFT = 1e-300
 """Squares that a curve leaves count as this much at least, so that they have a logarithm."""
@@ -51,15 +51,15 @@ def odds(evidence: Iterable[Floats]) -> Floats:
 
 def lag_1(odds: Floats) -> float:
     """Correlation of the noise in successive chunks, 0..0.95."""
-    return float(odds @ (KINDS[0] * KINDS[1]))
+    return float(odds @ (NOISE_MODELS[0] * NOISE_MODELS[1]))
 
 
-def spread_over(odds: Floats, number: int) -> AnyInts:
+def apportioned_indices(odds: Floats, number: int) -> AnyInts:
     """`number` places, each as often as its odds say."""
-    return np.repeat(np.arange(len(odds)), shared_out(odds, number))
+    return np.repeat(np.arange(len(odds)), apportion(odds, number))
 
 
-def shared_out(weights: Floats, number: int) -> AnyInts:
+def apportion(weights: Floats, number: int) -> AnyInts:
     """`number` divided by weights that sum to 1."""
     ends = np.round(np.cumsum(weights) * number).astype(np.int64)
     ends[1:] -= ends[:-1].copy()
@@ -116,7 +116,7 @@ def _whitening(n: int) -> Whitening:
 
 
 def _make_whitening(n: int) -> Whitening:
-    return Whitening(KINDS, n)
+    return Whitening(NOISE_MODELS, n)
 
 
 _short_whitening = lru_cache(maxsize=40)(_make_whitening)

@@ -24,9 +24,9 @@ import numpy as np
 from moe_watch.routing.arrays import AnyInts, Floats
 from moe_watch.routing.half_life.draws import Draws, Fitted
 from moe_watch.routing.half_life.kalman import Whitening
-from moe_watch.routing.half_life.noise import spread_over
+from moe_watch.routing.half_life.noise import apportioned_indices
 from moe_watch.routing.half_life.shapes import Curves, TimeAxis
-from moe_watch.routing.half_life.trials import Products, Trials, products, trials
+from moe_watch.routing.half_life.trial_curves import Products, Trials, products, trials
 
 DRAWS = 1000
 PERSISTENCE = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -42,7 +42,7 @@ SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class TrialPosterior:
     """A series by every trial of one shape with every kind of noise, `[K, m]` each."""
 
     trials: Trials
@@ -81,10 +81,10 @@ def posterior_draws(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted], ra
         fitted: the shapes that it may have, equally likely beforehand: either the constant alone, or trends.
         random: of the draws.
     """
-    explained = explain(axis, series, fitted)
+    explained = trial_posteriors(axis, series, fitted)
     evidence = np.concatenate([each.evidence.ravel() for each in explained])
     likelihood = np.exp(evidence - evidence.max())
-    drawn = spread_over(likelihood / likelihood.sum(), DRAWS)
+    drawn = apportioned_indices(likelihood / likelihood.sum(), DRAWS)
     curves, first = [], 0
     for each in explained:
         own = drawn[(first <= drawn) & (drawn < first + each.evidence.size)] - first
@@ -94,14 +94,14 @@ def posterior_draws(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted], ra
     return Draws(tuple(curves))
 
 
-def explain(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted]) -> list[Explained]:
+def trial_posteriors(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted]) -> list[TrialPosterior]:
     """The series by each shape that it may have."""
     whitening, tried = _whitening(axis.n), [trials(axis, each) for each in fitted]
     plain, found = products(tried, series - series.mean(), whitening)
     return [_explained(each, own, plain, series, whitening.log_det) for each, own in zip(tried, found, strict=True)]
 
 
-def _explained(tried: Trials, own: Products, plain: Products, series: Floats, log_det: Floats) -> Explained:
+def _explained(tried: Trials, own: Products, plain: Products, series: Floats, log_det: Floats) -> TrialPosterior:
     """By one shape, from the products of its trials and those of a level of 1 and of the series."""
     ones, with_series, square = plain.level[:, :1], plain.series[:, :1], plain.square[:, 1:]
     tilt, beside_level = own.level / ones, square - with_series**2 / ones
@@ -114,10 +114,10 @@ def _explained(tried: Trials, own: Products, plain: Products, series: Floats, lo
     freedom = len(series) - (1 if constant else 2)
     evidence = np.log(tried.prior) - (log_det[:, None] + information + freedom * np.log(left)) / 2
     at_no_height = series.mean() + with_series / ones
-    return Explained(tried, evidence, height, variance, at_no_height, 1 / ones, tilt, left, freedom)
+    return TrialPosterior(tried, evidence, height, variance, at_no_height, 1 / ones, tilt, left, freedom)
 
 
-def noises(n: int) -> Floats:
+def noise_models(n: int) -> Floats:
     """φ and share of each kind of noise that a series of `n` may have, `[2, K]`; the first one is white.
 
     All are equally likely beforehand. More of them are persistent than of those that judge whether there is a trend:
@@ -130,4 +130,4 @@ def noises(n: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _whitening(n: int) -> Whitening:
-    return Whitening(noises(n), n)
+    return Whitening(noise_models(n), n)

@@ -6,7 +6,7 @@ from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.events import Chunk, Keyframe, StreamItem, Token
 from moe_watch.routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
 from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_short
-from moe_watch.routing.pressure.instruments import start_is_before
+from moe_watch.routing.pressure.instruments import lacks_start
 
 
 class ContextSeries:
@@ -31,14 +31,14 @@ class ContextSeries:
         """The last fit, with the number of chunks that it has."""
 
     @property
-    def knows_its_start(self) -> bool:
+    def has_start(self) -> bool:
         """The first measured chunk of the context is, or will be, in the series."""
-        return self.begins_at is None or not start_is_before(self.begins_at, self.mode)
+        return self.begins_at is None or not lacks_start(self.begins_at, self.mode)
 
     @property
     def unavailable(self) -> str:
         """Why nothing can be fitted yet; empty if it can."""
-        if self.begins_at is not None and not self.knows_its_start:
+        if self.begins_at is not None and not self.has_start:
             return f"the recording begins at chunk {self.begins_at.chunks}, after the first measured one"
         if self._unmeasured and not self.mid:
             return f"{self._unmeasured} chunks have no pressure: a signal it needs was not recorded"

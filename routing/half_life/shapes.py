@@ -184,7 +184,7 @@ class TimeAxis:
         return Curves("exponential", np.stack([floor + amplitude, floor, halving]))
 
 
-def axis(times: tuple[float, ...]) -> TimeAxis:
+def time_axis(times: tuple[float, ...]) -> TimeAxis:
     """Return the axis of these times, kept for the next fit of as many chunks.
 
     Many short ones are kept, since every series is looked at at the same lengths, and few long ones: an axis of 1,000

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from moe_watch.routing.arrays import AnyInts, Floats
-from moe_watch.routing.half_life.noise import KINDS, spread_over
+from moe_watch.routing.half_life.noise import NOISE_MODELS, apportioned_indices
 from moe_watch.routing.half_life.shapes import TimeAxis
 
 SIMULATIONS = 499
@@ -28,9 +28,9 @@ def ar1_noise(random: np.random.Generator, n: int, series: int, phi: float | Flo
     return noise
 
 
-def noise_of_kinds(random: np.random.Generator, n: int, kinds: AnyInts) -> Floats:
-    """Noise of standard deviation 1, `[n, S]`, for `kinds [S]` among `trend_noise.KINDS`."""
-    phi, share = KINDS[:, kinds]
+def noise_of_models(random: np.random.Generator, n: int, kinds: AnyInts) -> Floats:
+    """Noise of standard deviation 1, `[n, S]`, for `kinds [S]` among `trend_noise.NOISE_MODELS`."""
+    phi, share = NOISE_MODELS[:, kinds]
     noise, white = ar1_noise(random, n, len(kinds), phi), random.standard_normal((n, len(kinds)))
     noise *= np.sqrt(share)
     white *= np.sqrt(1 - share)
@@ -56,5 +56,5 @@ def trend_p(axis: TimeAxis, series: Floats, odds: Floats, random: np.random.Gene
 
 def _hits(axis: TimeAxis, observed: float, odds: Floats, simulations: int, random: np.random.Generator) -> int:
     """Count the simulated constants that look at least as much like a trend."""
-    noise = noise_of_kinds(random, axis.n, spread_over(odds, simulations))
+    noise = noise_of_models(random, axis.n, apportioned_indices(odds, simulations))
     return int((axis.best_share(noise) >= observed).sum())

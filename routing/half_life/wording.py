@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isinf
 from typing import TYPE_CHECKING
 
-from moe_watch.routing.half_life.sequential import LIMIT
+from moe_watch.routing.half_life.sequential_looks import LIMIT
 from moe_watch.routing.half_life.trend_detection import MIN_CHANGE
 from moe_watch.routing.pressure.formulas import mode_words
 

@@ -168,7 +168,7 @@ class TestSeries:
         series = series_of(
             [instruments.keyframe(), *(each for event in late for each in [event, *instruments.feed(event)])]
         )
-        assert series.judged.knows_its_start
+        assert series.judged.has_start
         assert len(series.mid) == 6
 
     def test_a_fresh_context_that_is_in_no_file_is_known_from_what_follows(self):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_watch.routing.half_life.sequential import Look, judge, looks_at
+from moe_watch.routing.half_life.sequential_looks import Look, sequential_result, run_looks
 from moe_watch.routing.half_life.trend_detection import MIN_CHANGE
 from tests.routing.planted import REAL_NOISE, OtherNoise, Planted, Series, plant, plant_with
 
@@ -52,12 +52,12 @@ def watch_planted(planted: Planted, noise: float | OtherNoise, seeds: range, chu
         made = plant(planted, noise, seeds, sd=REAL_NOISE, chunks=chunks[-1])
         name = f"φ {noise:g}"
     times = np.arange(chunks[-1], dtype=float)
-    return watched_share(planted.name, name, [looks_at(np.array(each.mid), times) for each in made], chunks)
+    return watched_share(planted.name, name, [run_looks(np.array(each.mid), times) for each in made], chunks)
 
 
 def watched_share(name: str, noise: str, all_looks: list[list[Look]], chunks: tuple[int, ...]) -> FoundWatching:
     """Sum up the looks at many series of one kind."""
-    courses = [[judge(looks[: at + 1]).found for at in range(len(looks))] for looks in all_looks]
+    courses = [[sequential_result(looks[: at + 1]).found for at in range(len(looks))] for looks in all_looks]
     uncorrected = [[look.p <= ONE_LOOK and look.change >= MIN_CHANGE for look in looks] for looks in all_looks]
     counts = [look.chunks for look in all_looks[0]]
     first = [counts[course.index(True)] for course in courses if any(course)]

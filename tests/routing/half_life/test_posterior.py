@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.half_life.draws import Fitted
-from moe_watch.routing.half_life.posterior import DRAWS, explain, noises, posterior_draws
-from moe_watch.routing.half_life.shapes import TRENDS, axis, curve_values
+from moe_watch.routing.half_life.posterior import DRAWS, trial_posteriors, noise_models, posterior_draws
+from moe_watch.routing.half_life.shapes import TRENDS, time_axis, curve_values
 from moe_watch.routing.half_life.trend_detection import ar1_noise
 from tests.routing.planted import cliff, exponential, linear, plant, plant_with, wander
 
-NOISES = noises(50)
+NOISES = noise_models(50)
 
 
 def times(n=50):
-    return axis(tuple(float(t) for t in range(n)))
+    return time_axis(tuple(float(t) for t in range(n)))
 
 
 def fitted(series, *shapes):
@@ -42,7 +42,7 @@ def correlations(kind, n=50):
 def test_evidence_and_estimates_against_matrices(shape, kind):
     """Generalised least squares and its restricted likelihood written out."""
     series = series_of(exponential(0.6, 0.1, 12))
-    (found,) = explain(times(), series, fitted(series, shape))
+    (found,) = trial_posteriors(times(), series, fitted(series, shape))
     trial = len(found.trials.times) // 2
     column = found.trials.curves(np.array([trial]), np.zeros(1), np.ones(1)).values(times().t)
     x = np.ones((50, 1)) if shape == "constant" else np.hstack([np.ones((50, 1)), column])
@@ -88,7 +88,7 @@ def test_intervals_of_a_slope_hold_it(kinds):
 
 def test_shapes_are_drawn_as_often_as_they_are_likely():
     series = series_of(linear(0.6, -0.003), phi=0.0)
-    explained = explain(times(), series, fitted(series, *TRENDS))
+    explained = trial_posteriors(times(), series, fitted(series, *TRENDS))
     total = np.logaddexp.reduce([np.logaddexp.reduce(each.evidence, axis=None) for each in explained])
     number = {each.shape: each.parameters.shape[1] for each in drawn(series, *TRENDS).curves}
     assert sum(number.values()) == DRAWS
@@ -154,7 +154,7 @@ def test_a_wandering_constant_may_be_further_off():
 
 @pytest.mark.parametrize(("n", "slowest"), [(5, 8), (8, 8), (20, 32), (33, 64), (50, 64), (5000, 64)])
 def test_what_wanders_more_slowly_than_twice_the_series_is_a_level(n, slowest):
-    found = noises(n)
+    found = noise_models(n)
     assert -1 / np.log(found[0].max()) == pytest.approx(slowest)
     assert found[:, 0].tolist() == [0, 0]
     assert ((found >= 0) & (found <= 1)).all()
@@ -177,7 +177,7 @@ def test_the_same_seed_draws_the_same():
 
 def test_gaps_are_times_that_a_cliff_can_be_at():
     kept = [at for at in range(50) if at not in (20, 21)]
-    at = axis(tuple(float(t) for t in kept))
+    at = time_axis(tuple(float(t) for t in kept))
     series = curve_values("cliff", np.array([0.6, 0.25, 22.0]), at.t)
     curve = at.fit("cliff", series[:, None])
     found = posterior_draws(at, series, [Fitted(curve, series - series, 1.0)], np.random.default_rng(0))

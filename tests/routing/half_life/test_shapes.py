@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from moe_watch.routing.half_life.shapes import TRENDS, Curves, axis
+from moe_watch.routing.half_life.shapes import TRENDS, Curves, time_axis
 from tests.routing.planted import cliff, exponential, linear, plant
 
-TIMES = axis(tuple(float(t) for t in range(50)))
+TIMES = time_axis(tuple(float(t) for t in range(50)))
 
 
 def column(values):

@@ -18,7 +18,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.half_life.candidates import Candidates
-from moe_watch.routing.half_life.shapes import axis
+from moe_watch.routing.half_life.shapes import time_axis
 from moe_watch.routing.half_life.trend_detection import MIN_CHANGE, trend_p
 
 STEPS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
@@ -52,7 +52,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class SequentialResult:
     """The result of all looks so far."""
 
     looks: int
@@ -75,12 +75,12 @@ def look_counts(chunks: int) -> Iterator[int]:
         scale *= 10
 
 
-def watch(series: Floats, times: Floats, seed: int) -> Watched:
-    """Return what all looks at a series come to, see `looks_at`."""
-    return judge(looks_at(series, times, seed))
+def sequential_test(series: Floats, times: Floats, seed: int) -> SequentialResult:
+    """Return what all looks at a series come to, see `run_looks`."""
+    return sequential_result(run_looks(series, times, seed))
 
 
-def looks_at(series: Floats, times: Floats, seed: int = 0) -> list[Look]:
+def run_looks(series: Floats, times: Floats, seed: int = 0) -> list[Look]:
     """Take all looks at a series.
 
     Args:
@@ -91,7 +91,7 @@ def looks_at(series: Floats, times: Floats, seed: int = 0) -> list[Look]:
     return [_look(series[:count].tobytes(), times[:count].tobytes(), seed) for count in look_counts(len(series))]
 
 
-def judge(looks: Sequence[Look]) -> Watched:
+def sequential_result(looks: Sequence[Look]) -> SequentialResult:
     """Return what looks in a row come to."""
     p, found = 1.0, False
     for look in looks:
@@ -100,14 +100,14 @@ def judge(looks: Sequence[Look]) -> Watched:
             continue
         p = min(p, look.corrected)
         found = p <= LIMIT and (found or look.change >= MIN_CHANGE)
-    return Watched(len(looks), p, found)
+    return SequentialResult(len(looks), p, found)
 
 
 @lru_cache(maxsize=KEPT)
 def _look(series: bytes, times: bytes, seed: int) -> Look:
     """Look once. Kept, since a series that grows by a chunk has the same looks behind it."""
     values, t = np.frombuffer(series), np.frombuffer(times)
-    where = axis(tuple(t.tolist()))
+    where = time_axis(tuple(t.tolist()))
     candidates = Candidates(where, values, 0)
     p = trend_p(where, values, candidates.noise, np.random.default_rng(seed))
     return Look(len(values), p, candidates.trend.change(0.0, float(t[-1])))

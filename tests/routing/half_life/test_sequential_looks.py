@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.half_life.fit import fit_half_life
-from moe_watch.routing.half_life.sequential import (
+from moe_watch.routing.half_life.sequential_looks import (
     EARLY_FACTOR,
     FACTOR,
     LIMIT,
     WITHDRAWN,
     Look,
-    judge,
+    sequential_result,
     look_counts,
-    looks_at,
+    run_looks,
 )
 from moe_watch.routing.half_life.wording import by_weight, doubt, in_words
 from tests.routing.planted import REAL_NOISE, cliff, constant, exponential, linear, plant
@@ -56,14 +56,14 @@ def test_a_look_s_p_is_corrected_by_a_factor_and_more_so_early():
     ],
 )
 def test_a_finding_lasts_until_a_look_finds_nothing_by_a_wide_margin(looks, found):
-    assert judge(looks).found is found
-    assert judge(looks).looks == len(looks)
+    assert sequential_result(looks).found is found
+    assert sequential_result(looks).looks == len(looks)
 
 
 def test_the_sequential_p_is_the_lowest_since_nothing_was_found():
-    assert judge([FINDS, UNSURE]).p == FINDS.corrected
-    assert judge([FINDS, NOTHING]).p == 1.0
-    assert judge([FINDS, NOTHING, UNSURE]).p == UNSURE.corrected
+    assert sequential_result([FINDS, UNSURE]).p == FINDS.corrected
+    assert sequential_result([FINDS, NOTHING]).p == 1.0
+    assert sequential_result([FINDS, NOTHING, UNSURE]).p == UNSURE.corrected
 
 
 class TestAnySeries:
@@ -90,7 +90,7 @@ class TestAnySeries:
 
     def test_each_look_is_the_single_test_at_its_length(self, mid):
         values = np.array(mid)
-        looks = looks_at(values, np.arange(len(values), dtype=float))
+        looks = run_looks(values, np.arange(len(values), dtype=float))
         assert [look.chunks for look in looks] == list(look_counts(len(mid)))
         assert [look.p for look in looks] == [fit_half_life(mid[: look.chunks]).p for look in looks]
 
