@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_watch.routing.half_life.sequential_looks import Look, sequential_result, run_looks
+from moe_watch.routing.half_life.sequential_looks import Look, run_looks, sequential_result
 from moe_watch.routing.half_life.trend_detection import MIN_CHANGE
 from tests.routing.planted import REAL_NOISE, OtherNoise, Planted, Series, plant, plant_with
 

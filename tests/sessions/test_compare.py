@@ -354,7 +354,7 @@ def test_observation_that_was_switched_off_leaves_rows_out(write: Write) -> None
     ]
     routing = compared(write("a", made), write("b", dark)).routing
     assert routing is not None
-    assert (routing.rows.tolist(), routing.only_a.tolist()) == ([15] * LAYERS, [5] * LAYERS)
+    assert (routing.rows.tolist(), routing.unmatched.only_a.tolist()) == ([15] * LAYERS, [5] * LAYERS)
 
 
 # -- JSON

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.half_life.candidates import Candidates
-from moe_watch.routing.half_life.noise import NOISE_MODELS, WHITE, lag_1, noise_evidence, odds, apportion, apportioned_indices
+from moe_watch.routing.half_life.noise import (
+    NOISE_MODELS,
+    WHITE,
+    apportion,
+    apportioned_indices,
+    lag_1,
+    noise_evidence,
+    odds,
+)
 from moe_watch.routing.half_life.shapes import SHAPES, time_axis
 from tests.routing.planted import (
     cliff,

@@ -13,9 +13,9 @@ from moe_watch.routing.half_life.sequential_looks import (
     LIMIT,
     WITHDRAWN,
     Look,
-    sequential_result,
     look_counts,
     run_looks,
+    sequential_result,
 )
 from moe_watch.routing.half_life.wording import by_weight, doubt, in_words
 from tests.routing.planted import REAL_NOISE, cliff, constant, exponential, linear, plant

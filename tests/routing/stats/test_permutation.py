@@ -146,7 +146,7 @@ def rows(experts: list, weights: list | None = None, margin: list | None = None)
 def agree(a: RoutingRows, b: RoutingRows, *, experts: int = 8) -> Agreement:
     layers, k = a.experts.shape[1:]
     found = Agreement(layers, experts, np.full(layers, k), weight_unit=1e-4, margin_unit=1e-4)
-    found.add(a, b)
+    found.feed(a, b)
     return found
 
 
@@ -163,14 +163,16 @@ def test_sets_top_1_and_order_are_three_things() -> None:
 def test_rows_that_one_run_did_not_compute_are_left_out() -> None:
     nothing = [ABSENT, ABSENT]
     found = agree(rows([[1, 2], nothing, [1, 2], nothing]), rows([nothing, [1, 2], [1, 2], nothing]))
-    assert [int(each[0]) for each in (found.rows, found.only_a, found.only_b, found.sets, found.kept)] == [
+    assert [
+        int(each[0]) for each in (found.rows, found.unmatched.only_a, found.unmatched.only_b, found.sets, found.kept)
+    ] == [
         1,
         1,
         1,
         1,
         2,
     ]
-    assert found.counts_a.sum() == found.counts_b.sum() == 2
+    assert found.usage.a.sum() == found.usage.b.sum() == 2
 
 
 def test_no_row_in_common_is_no_number() -> None:
@@ -188,7 +190,7 @@ def test_the_largest_difference_of_weights_is_that_of_the_same_expert() -> None:
     assert found.largest is not None
     assert found.largest.weight == pytest.approx(0.07)
     assert (found.largest.i, found.largest.layer) == (1, 0)
-    found.add(rows([[1, 2]], [[0.8, 0.2]]), rows([[1, 2]], [[0.6, 0.4]]))
+    found.feed(rows([[1, 2]], [[0.8, 0.2]]), rows([[1, 2]], [[0.6, 0.4]]))
     assert (found.largest.weight, found.largest.i) == (pytest.approx(0.2), 3)
 
 
@@ -204,7 +206,7 @@ def test_a_set_is_tied_where_all_weights_are_the_same_within_a_unit(
     weights_a: list, weights_b: list, tied: int
 ) -> None:
     found = agree(rows([[1, 2]], [weights_a]), rows([[1, 3]], [weights_b]))
-    assert (found.sets.tolist(), found.set_ties.tolist(), found.weighed.tolist()) == ([0], [tied], [1])
+    assert (found.sets.tolist(), found.ties.sets.tolist(), found.weighed.tolist()) == ([0], [tied], [1])
 
 
 def test_weights_that_are_all_the_same_differ_by_0_and_not_by_nothing() -> None:
@@ -215,20 +217,20 @@ def test_weights_that_are_all_the_same_differ_by_0_and_not_by_nothing() -> None:
 
 
 def test_two_other_experts_are_no_tie() -> None:
-    assert agree(rows([[1, 2]], [[0.5, 0.5]]), rows([[3, 4]], [[0.5, 0.5]])).set_ties.tolist() == [0]
+    assert agree(rows([[1, 2]], [[0.5, 0.5]]), rows([[3, 4]], [[0.5, 0.5]])).ties.sets.tolist() == [0]
 
 
 def test_an_order_is_tied_where_the_experts_that_changed_places_weigh_the_same() -> None:
     tied = agree(rows([[1, 2]], [[0.5, 0.5]]), rows([[2, 1]], [[0.50005, 0.49995]]))
-    assert (tied.sets.tolist(), tied.order.tolist(), tied.order_ties.tolist()) == ([1], [0], [1])
-    assert agree(rows([[1, 2]], [[0.6, 0.4]]), rows([[2, 1]], [[0.6, 0.4]])).order_ties.tolist() == [0]
+    assert (tied.sets.tolist(), tied.order.tolist(), tied.ties.order.tolist()) == ([1], [0], [1])
+    assert agree(rows([[1, 2]], [[0.6, 0.4]]), rows([[2, 1]], [[0.6, 0.4]])).ties.order.tolist() == [0]
 
 
 def test_of_one_expert_the_margin_says_whether_it_is_a_tie() -> None:
     """Its weight is 1 after renormalisation whichever it is."""
     a, b = rows([[1], [1]], [[1.0], [1.0]], [1e-4, 0.3]), rows([[2], [2]], [[1.0], [1.0]], [0.0, 1e-4])
     found = agree(a, b)
-    assert (found.sets.tolist(), found.set_ties.tolist(), found.top_1_ties.tolist()) == ([0], [1], [1])
+    assert (found.sets.tolist(), found.ties.sets.tolist(), found.ties.top_1.tolist()) == ([0], [1], [1])
 
 
 def test_usage_over_the_same_rows() -> None:
