@@ -1,11 +1,14 @@
-"""Repeated looks: what a test made again and again on a growing series finds.
+"""Sequential looks: the trend test of a growing series, corrected for repeated testing.
 
-A series that is watched is tested many times, and noise alone passes a test of 2 % now and then. So the test counts
-only at fixed numbers of measured chunks, about ten for every tenfold length, and its p is multiplied by a factor for
-the looks there are. Everything is a function of the series: it does not matter when, or whether, a screen showed it.
+A live series is tested many times, and noise alone passes a test at the 2 % level now and then. So the test counts
+only at fixed numbers of measured chunks (looks), about ten for every tenfold length, and its p is multiplied by a
+factor for the number of looks. The result is a function of the series alone: it does not depend on when, or if, a
+screen showed the series.
 
-A finding lasts until a look finds nothing by a wide margin. The factor, the limits and the schedule are calibrated:
+A found trend remains until a look clearly finds none. The factor, the limits and the schedule are calibrated:
 docs/calibration.md, "Looked at again and again".
+
+References: armitage-1969.
 """
 
 from __future__ import annotations
@@ -22,49 +25,49 @@ from moe_watch.routing.half_life.shapes import time_axis
 from moe_watch.routing.half_life.trend_detection import MIN_CHANGE, trend_p
 
 STEPS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
-"""Looks from 10 to 100 measured chunks; ten times these up to 1,000, and so on."""
+"""Lengths at which a series is tested, from 10 to 100 measured chunks; ten times these up to 1,000, and so on."""
 EARLY = (5, 6, 8)
-"""Looks before."""
+"""Lengths below 10."""
 FACTOR, EARLY_FACTOR = 15, 60
-"""A look's p is multiplied by this. Early looks find next to nothing, and would use up much of what may go wrong."""
+"""Factors by which the p of a look is multiplied. Early looks find very little and would add many false positives."""
 LIMIT = 0.1
-"""A trend whose sequential p is above this is no trend."""
+"""Largest sequential p of a trend."""
 WITHDRAWN = 0.1
-"""A look whose own p is above this ends a finding."""
+"""A look with an uncorrected p above this withdraws a trend."""
 KEPT = 1024
-"""Looks that are remembered."""
+"""Size of the cache of looks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The test at one length of a series."""
+    """Trend test at one length of a series."""
 
     chunks: int
     p: float
-    """Of this look alone."""
+    """p of this look alone."""
     change: float
-    """Change of the likeliest trend over the series, as a share of its start."""
+    """Change of the best trend (lowest AICc) over the series, as a share of its start."""
 
     @property
     def corrected(self) -> float:
-        """Its p with the factor for the looks there are."""
+        """Corrected p: p times the factor for repeated looks, at most 1."""
         return min(1.0, self.p * (EARLY_FACTOR if self.chunks < STEPS[0] else FACTOR))
 
 
 @dataclass(frozen=True, slots=True)
 class SequentialResult:
-    """The result of all looks so far."""
+    """Result of all looks so far."""
 
     looks: int
     """Number of looks."""
     p: float
-    """Sequential p: the lowest corrected p since a look last found nothing."""
+    """Sequential p: the lowest corrected p since a look last withdrew the trend."""
     found: bool
-    """A look found a trend, and none since has withdrawn it."""
+    """A look found a trend, and no later look has withdrawn it."""
 
 
 def look_counts(chunks: int) -> Iterator[int]:
-    """Yield the numbers of measured chunks at which a series of this length was looked at."""
+    """Yield the numbers of measured chunks at which a series of this length has been tested."""
     yield from (count for count in EARLY if count <= chunks)
     scale = 1
     while True:
@@ -76,12 +79,15 @@ def look_counts(chunks: int) -> Iterator[int]:
 
 
 def sequential_test(series: Floats, times: Floats, seed: int) -> SequentialResult:
-    """Return what all looks at a series come to, see `run_looks`."""
+    """Return the result of all looks at a series, see `run_looks`.
+
+    References: armitage-1969.
+    """
     return sequential_result(run_looks(series, times, seed))
 
 
 def run_looks(series: Floats, times: Floats, seed: int = 0) -> list[Look]:
-    """Take all looks at a series.
+    """Test a series at every length of the schedule.
 
     Args:
         series: `[n]`.
@@ -92,7 +98,7 @@ def run_looks(series: Floats, times: Floats, seed: int = 0) -> list[Look]:
 
 
 def sequential_result(looks: Sequence[Look]) -> SequentialResult:
-    """Return what looks in a row come to."""
+    """Combine successive looks."""
     p, found = 1.0, False
     for look in looks:
         if look.p > WITHDRAWN or look.change < MIN_CHANGE / 2:
@@ -105,7 +111,7 @@ def sequential_result(looks: Sequence[Look]) -> SequentialResult:
 
 @lru_cache(maxsize=KEPT)
 def _look(series: bytes, times: bytes, seed: int) -> Look:
-    """Look once. Kept, since a series that grows by a chunk has the same looks behind it."""
+    """Test a series once. Cached, since a series that grows by a chunk repeats its earlier looks."""
     values, t = np.frombuffer(series), np.frombuffer(times)
     where = time_axis(tuple(t.tolist()))
     candidates = Candidates(where, values, 0)

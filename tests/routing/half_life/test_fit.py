@@ -189,7 +189,7 @@ class TestPositions:
 
     @pytest.mark.parametrize("positions", [[0, 1, 2], [0, 1, 2, 3, 3], [4, 3, 2, 1, 0]])
     def test_positions_that_cannot_be(self, positions):
-        with pytest.raises(UserError, match="the positions do not fit the values: give one per value, ascending"):
+        with pytest.raises(UserError, match="the positions do not match the values: give one per value, ascending"):
             fit_half_life([0.5] * 5, positions=positions)
 
 
