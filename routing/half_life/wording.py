@@ -1,4 +1,4 @@
-"""A half-life fit in words: the same on the screen, in `fit`, in summaries and in reports."""
+"""Text of a half-life fit: the same on the screen, in `fit`, in summaries and in reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def in_words(fit: Fit) -> str:
-    """Return the verdict with its half-life, or why there is none, as one line."""
+    """Return one line: the verdict with its half-life, or the reason why there is no half-life."""
     if fit.verdict == "unreachable" and fit.reach:
         rule = mode_words(fit.mode or "this mode")
         return f"unreachable: {rule} cannot fall below {fit.reach.floor:.3f}, half is {fit.reach.half:.3f}"
@@ -26,17 +26,17 @@ def in_words(fit: Fit) -> str:
 
 
 def as_watched(fit: Fit) -> str:
-    """Return the sequential p, with the number of looks that it accounts for."""
+    """Return the sequential p with its number of looks."""
     return f"{fit.p_sequential:.2g} over {fit.looks} look{'s' * (fit.looks != 1)}"
 
 
 def by_weight(fit: Fit) -> list[Candidate]:
-    """Return the curves that were tried, the likeliest by its weight first."""
+    """Return the candidates, the highest Akaike weight first."""
     return sorted(fit.candidates, key=lambda each: -each.weight)
 
 
 def doubt(fit: Fit) -> str:
-    """Say why the curve with the highest weight was not chosen; empty where it was."""
+    """Return why the candidate with the highest weight was not chosen; empty if it was."""
     best = by_weight(fit)[0]
     if best is fit.chosen:
         return ""
@@ -68,7 +68,7 @@ def _half_life(fit: Fit) -> str:
 
 
 def _levels_off(fit: Fit, never: FloorAboveHalf) -> str:
-    """Name both levels; the interval may leave open that half is reached at some time."""
+    """Return both levels; by the interval, half may still be reached later."""
     levels = f"levels off at {never.floor:.3f}, above half of its start ({never.half:.3f})"
     if fit.interval is None:
         return f"never half: {levels}"
