@@ -37,7 +37,7 @@ REQUIRED_PHI = {"coverage": 0.6, "called stable": 0.5, "found within one chunk":
 """Noise more persistent than this is measured too, and nothing is required there."""
 REQUIRED = 0.9
 WATCHED_CHUNKS = (50, 100, 200, 500)
-"""Lengths of flat series that are watched, see `trend_looks`."""
+"""Lengths of flat series that grow chunk by chunk, see `sequential_looks`."""
 WATCHED_NOISE = (0.0, 0.3, 0.5, OTHER_NOISE[0])
 WATCHED_TRENDS = (linear(0.46, -0.003), exponential(0.46, 0.2, 12.0), exponential(0.46, 0.1, 20.0), cliff(0.46, 0.34))
 WATCHED_SEED = 20_000

@@ -118,7 +118,7 @@ class FittedCurve:
     end: float
     """Value of the chosen curve at the last chunk."""
     draws: Draws = field(repr=False)
-    """Curves drawn from the posterior; their band and half-life intervals are those of the fit."""
+    """Curves drawn from the posterior, for the band and the half-life interval."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Pressures of a chunk, from routing and output signals.
 
-The formulas are those of ChronoMoE; formulas, bounds and modes: docs/measurements.md, "Pressure". All modes compute
-the same formulas from different signals. `measured-v2` measures every signal and restarts with every context.
+The formulas come from ChronoMoE; formulas, bounds and modes: docs/measurements.md, "Pressure". All modes compute the
+same formulas from different signals. `measured-v2` measures every signal and restarts with every context.
 `measured-v1`, the mode of older recordings, measures the same signals and carries its averages over into a fresh
 context. `chronomoe-v1` is the reference, with the constants that it has in place of its clocks, so that published
 numbers can be compared.

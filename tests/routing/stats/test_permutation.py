@@ -58,7 +58,7 @@ def test_the_same_in_both_groups_is_no_difference() -> None:
 
 def test_too_few_runs_are_said_to_be_too_few() -> None:
     outcome = between_runs([1, 2, 3], [4, 5, 6])
-    assert outcome == NoTest("20 ways to share 3 and 3 runs out, so p cannot fall below 0.1; 4 and 4 runs are enough")
+    assert outcome == NoTest("20 ways to divide runs into groups of 3 and 3, so p cannot fall below 0.1; 4 and 4 runs are enough")
 
 
 def test_of_too_many_ways_some_are_drawn_and_the_same_ones_again() -> None:
