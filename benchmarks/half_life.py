@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from moe_watch.routing.half_life.fit import fit_half_life
-from tests.routing.judged import Found, FoundOtherwise, judge, judge_otherwise
 from tests.routing.planted import (
     CHUNKS,
     GRID,
@@ -30,7 +29,8 @@ from tests.routing.planted import (
     exponential,
     linear,
 )
-from tests.routing.watched import FoundWatching, watch_planted
+from tests.routing.planted_fits import Found, FoundOtherwise, judge, judge_otherwise
+from tests.routing.planted_looks import FoundWatching, watch_planted
 
 PHIS = (0.0, 0.3, 0.5, 0.6)
 REQUIRED_PHI = {"coverage": 0.6, "called stable": 0.5, "found within one chunk": 0.5}

@@ -78,7 +78,7 @@ def test_overlap_with_an_absent_row_is_unknown():
 
 
 def drawn(tokens, layers, experts, k, seed):
-    """Random expert ids `[N, L, k]`; a fifth of the rows is absent."""
+    """Return random expert ids `[N, L, k]`; a fifth of the rows is absent."""
     rng = np.random.default_rng(seed)
     ids = rng.permuted(np.tile(np.arange(experts), (tokens, layers, 1)), axis=2)[:, :, :k]
     ids[rng.random((tokens, layers)) < 0.2] = ABSENT

@@ -55,7 +55,7 @@ def column(values):
 @pytest.mark.parametrize("kind", [0, 3, 14, len(NOISE_MODELS.T) - 1])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_evidence_against_matrices(shape, kind):
-    """The marginal likelihood written out with the covariance matrix and its inverse."""
+    """Compute the marginal likelihood with the covariance matrix and its inverse."""
     curve = fits(SERIES)[SHAPES.index(shape)].values(TIMES.t)[:, 0]
     left, covariance, parameters = SERIES - curve, correlations(kind), {"constant": 1, "linear": 2}.get(shape, 3)
     columns = np.ones((50, 1)) if shape == "constant" else np.stack([np.ones(50), column(curve)], axis=1)
@@ -91,7 +91,7 @@ def test_a_clear_trend_is_not_taken_for_persistent_noise(planted):
 
 
 def test_a_wander_keeps_the_constant_in_the_running():
-    """What the closest trend leaves of it is less persistent than the noise is."""
+    """The residuals of the closest trend are less autocorrelated than the noise."""
     shares = []
     for each in plant_with(constant(0.46), wander(0.9, 0.5), range(40)):
         found = around(np.array(each.mid))

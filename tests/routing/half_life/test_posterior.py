@@ -40,7 +40,7 @@ def correlations(kind, n=50):
 @pytest.mark.parametrize("kind", [0, 4, len(NOISES.T) - 1])
 @pytest.mark.parametrize("shape", ["constant", *TRENDS])
 def test_evidence_and_estimates_against_matrices(shape, kind):
-    """Generalised least squares and its restricted likelihood written out."""
+    """Compute generalised least squares and the restricted likelihood directly."""
     series = series_of(exponential(0.6, 0.1, 12))
     (found,) = trial_posteriors(times(), series, fitted(series, shape))
     trial = len(found.trials.times) // 2
@@ -75,7 +75,7 @@ def test_lines_scatter_as_theory_says_where_the_noise_is_known_to_be_white():
 
 @pytest.mark.parametrize("kinds", [range(1), range(1, 10), range(10, 19)], ids=["white", "quick", "slow"])
 def test_intervals_of_a_slope_hold_it(kinds):
-    """Over all kinds of noise a 95 % interval holds 95 %: more of the white ones, fewer of the slowest."""
+    """Over all noise models a 95 % interval has 95 % coverage: more with white noise, less with the slowest noise."""
     holds = []
     for seed in range(150):
         random = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_persistent_noise_makes_wider_intervals():
 
 
 def test_noise_as_the_embedded_model_has_it_does_not_narrow_the_interval():
-    """Curves refitted to what the closest curve leaves hold 78 % of these."""
+    """Curves refitted to the residuals of the closest curve have a coverage of 78 % here."""
     planted, holds = linear(0.46, -0.003), []
     for each in plant_with(planted, wander(0.75, 0.55), range(5000, 5060)):
         low, high = drawn(np.array(each.mid), *TRENDS).half_time()

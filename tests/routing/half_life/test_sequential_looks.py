@@ -19,7 +19,7 @@ from moe_watch.routing.half_life.sequential_looks import (
 )
 from moe_watch.routing.half_life.wording import by_weight, doubt, in_words
 from tests.routing.planted import REAL_NOISE, cliff, constant, exponential, linear, plant
-from tests.routing.watched import watch_planted
+from tests.routing.planted_looks import watch_planted
 
 FINDS = Look(50, LIMIT / FACTOR, 0.2)
 FINDS_LITTLE = Look(50, LIMIT / FACTOR, 0.04)
@@ -97,7 +97,7 @@ class TestAnySeries:
 
 @pytest.mark.parametrize("phi", [0.0, 0.3, 0.5])
 def test_flat_series_are_hardly_ever_called_anything_else(phi):
-    """At most 10 % are; what few seeds leave to chance is allowed for. Without correction 22 % at φ = 0.5."""
+    """At most 10 %, with a margin for few seeds. Without correction 22 % at φ = 0.5."""
     found = watch_planted(constant(0.46), phi, range(30_000, 30_060), (50, 100, 200))
     assert found.ever[200] <= 0.15
     assert found.ever[50] <= found.ever[100] <= found.ever[200] <= found.ever_uncorrected[200]
@@ -113,7 +113,7 @@ def test_trends_are_found_while_they_are_watched(planted):
 
 class TestWords:
     def test_why_the_likeliest_curve_was_not_believed(self):
-        """Persistent noise that a cliff fits better than a constant."""
+        """Autocorrelated noise that a cliff fits better than a constant."""
         (made,) = plant(constant(0.46), 0.5, range(1, 2), sd=REAL_NOISE)
         fit = fit_half_life(made.mid)
         best, said = by_weight(fit)[0], doubt(fit)
@@ -134,7 +134,7 @@ class TestWords:
         assert weights == sorted(weights, reverse=True)
 
     def test_a_curve_that_levels_off_above_half_is_never_said_to_get_there(self):
-        """The interval may leave open that it does: then the words do, too."""
+        """If the interval allows that half is reached, the text does, too."""
         fits = (fit_half_life(each.mid) for each in plant(exponential(0.5, 0.27, 10), 0.3, range(40)))
         fit = next(fit for fit in fits if fit.never and fit.interval)
         words = in_words(fit)
@@ -144,7 +144,7 @@ class TestWords:
 
 
 def test_a_long_run_that_is_fitted_at_every_chunk_keeps_little():
-    """Each length has an axis of its own, of a megabyte at 1,000 chunks."""
+    """Each length has a separate axis, which takes a megabyte at 1,000 chunks."""
     series = 0.46 + 0.03 * np.random.default_rng(0).standard_normal(1000)
     fit_half_life(series[:980])
     tracemalloc.start()

@@ -64,7 +64,7 @@ def test_many_series_at_once_are_fitted_like_each_alone(shape):
 
 @pytest.mark.parametrize("shape", TRENDS)
 def test_explained_share_is_that_of_the_fit(shape):
-    """What a shape explains, by the grid, against the sum of squares that its fit leaves."""
+    """The grid's explained share agrees with the squared residuals of the fit."""
     (series,) = plant(exponential(0.6, 0.1, 12), 0.3, range(1))
     y = column(series.mid)
     left = ((y - TIMES.fit(shape, y).values(TIMES.t)) ** 2).sum()

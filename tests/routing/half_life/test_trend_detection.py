@@ -12,7 +12,7 @@ TIMES = time_axis(tuple(float(t) for t in range(50)))
 
 
 def persistent(phi):
-    """Odds of AR(1) noise with this φ alone."""
+    """Return odds of 1 for AR(1) noise with this φ."""
     return ((NOISE_MODELS[0] == phi) & ((NOISE_MODELS[1] == 1) | (phi == 0))).astype(float)
 
 

@@ -24,7 +24,7 @@ def tried(shape, series=NOISY, times=TIMES):
 
 
 def columns(each):
-    """Those of cliffs written out."""
+    """Return the columns of trials; the columns of cliffs are computed here."""
     if each.columns is not None:
         return each.columns
     steps = (TIMES.t[:, None] >= each.times).astype(float)

@@ -1,4 +1,4 @@
-"""Permutation tests and agreement, on ground that is known."""
+"""Permutation tests and agreement, with known answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_the_same_in_both_groups_is_no_difference() -> None:
 
 def test_too_few_runs_are_said_to_be_too_few() -> None:
     outcome = between_runs([1, 2, 3], [4, 5, 6])
-    assert outcome == NoTest("20 ways to divide runs into groups of 3 and 3, so p cannot fall below 0.1; 4 and 4 runs are enough")
+    assert outcome == NoTest(
+        "20 ways to divide runs into groups of 3 and 3, so p cannot fall below 0.1; 4 and 4 runs are enough"
+    )
 
 
 def test_of_too_many_ways_some_are_drawn_and_the_same_ones_again() -> None:
@@ -101,7 +103,7 @@ def test_holm() -> None:
 
 @pytest.mark.parametrize(("phi", "most"), [(0.0, 0.05), (0.3, 0.07), (0.5, 0.08)])
 def test_runs_with_one_trend_seldom_seem_to_differ(phi: float, most: float) -> None:
-    """Both fall alike, with noise of their own: 400 pairs, a standard error of 1.1 to 1.4 %."""
+    """Both fall equally, with independent noise: 400 pairs, a standard error of 1.1 to 1.4 %."""
     n, pairs = 50, 400
     common = 0.6 * 2 ** (-np.arange(n) / 20)
     noise = NOISE * ar1_noise(np.random.default_rng(3), n, 2 * pairs, phi).T
@@ -111,7 +113,7 @@ def test_runs_with_one_trend_seldom_seem_to_differ(phi: float, most: float) -> N
 
 
 def test_another_trend_is_found() -> None:
-    """By a tenth of a start of 0.5 over 50 chunks, with noise as persistent as pocket's: 100 pairs."""
+    """A fall by a tenth of a start of 0.5 over 50 chunks, with noise as autocorrelated as pocket's: 100 pairs."""
     n = 50
     noise = NOISE * ar1_noise(np.random.default_rng(4), n, 200, 0.2).T.reshape(100, 2, n)
     falling = np.linspace(0, -0.05, n)
@@ -136,7 +138,7 @@ def test_too_few_chunks_in_common_are_said_to_be_too_few() -> None:
 
 
 def rows(experts: list, weights: list | None = None, margin: list | None = None) -> RoutingRows:
-    """Of one layer: lists of `k` experts, and of their weights; margins one each."""
+    """Return rows of one layer, from lists of `k` experts, lists of their weights, and one margin each."""
     ids = np.array(experts, np.int64)[:, None, :]
     given = np.full(ids.shape, np.nan) if weights is None else np.array(weights, float)[:, None, :]
     margins = np.full(ids.shape[:2], np.nan) if margin is None else np.array(margin, float)[:, None]
@@ -227,7 +229,7 @@ def test_an_order_is_tied_where_the_experts_that_changed_places_weigh_the_same()
 
 
 def test_of_one_expert_the_margin_says_whether_it_is_a_tie() -> None:
-    """Its weight is 1 after renormalisation whichever it is."""
+    """Its weight after renormalisation is always 1."""
     a, b = rows([[1], [1]], [[1.0], [1.0]], [1e-4, 0.3]), rows([[2], [2]], [[1.0], [1.0]], [0.0, 1e-4])
     found = agree(a, b)
     assert (found.sets.tolist(), found.ties.sets.tolist(), found.ties.top_1.tolist()) == ([0], [1], [1])

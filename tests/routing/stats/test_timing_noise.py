@@ -1,4 +1,4 @@
-"""What a measured cost must be to be believed."""
+"""Checks of a measured observation cost."""
 
 from __future__ import annotations
 
