@@ -43,21 +43,19 @@ def doubt(fit: Fit) -> str:
     if fit.chosen.shape != "constant":
         return f"a trend was found at an earlier look, and none since has withdrawn it: {best.shape} is not chosen yet"
     if fit.p_sequential > LIMIT:
-        return (
-            f"{best.shape} not believed: noise alone gives such curves (p = {as_watched(fit)}; {LIMIT:g} would count)"
-        )
-    return f"{best.shape} not believed: it changes by less than {100 * MIN_CHANGE:.0f} % of its start"
+        return f"{best.shape} rejected: noise alone gives such curves (p = {as_watched(fit)}; limit {LIMIT:g})"
+    return f"{best.shape} rejected: it changes by less than {100 * MIN_CHANGE:.0f} % of its start"
 
 
 def _no_trend(fit: Fit) -> str:
     if fit.p_sequential > LIMIT:
-        return f"no trend beyond noise (p = {as_watched(fit)}; {LIMIT:g} would count)"
-    return f"its trend changes it by less than {100 * MIN_CHANGE:.0f} % of its start"
+        return f"no trend beyond noise (p = {as_watched(fit)}; limit {LIMIT:g})"
+    return f"its trend changes by less than {100 * MIN_CHANGE:.0f} % of its start"
 
 
 def _half_life(fit: Fit) -> str:
     if fit.start <= 0:
-        return f"no half-life: it begins at {fit.start:.3f}, and half of that means nothing"
+        return f"no half-life: its start is {fit.start:.3f}, and a half-life needs a start above 0"
     if fit.half_life is not None:
         return f"half-life {fit.half_life:.1f} chunks{_range(fit)}"
     if fit.censored:

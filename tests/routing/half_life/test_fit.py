@@ -61,18 +61,18 @@ class TestCleanCurves:
         fit = fit_half_life([level] * 30)
         assert (fit.verdict, fit.half_life, fit.p, fit.phi) == ("stable", None, 1.0, 0.0)
         assert fit.start == pytest.approx(level, rel=1e-12, abs=0)
-        assert in_words(fit) == "stable: no trend beyond noise (p = 1 over 9 looks; 0.1 would count)"
+        assert in_words(fit) == "stable: no trend beyond noise (p = 1 over 9 looks; limit 0.1)"
 
     def test_half_of_a_negative_start_means_nothing(self):
         fit = fit_half_life(np.linspace(-0.1, -0.6, 50))
         assert (fit.verdict, fit.half_life, fit.interval, fit.censored) == ("linear", None, None, False)
-        assert in_words(fit) == "linear, no half-life: it begins at -0.100, and half of that means nothing"
+        assert in_words(fit) == "linear, no half-life: its start is -0.100, and a half-life needs a start above 0"
 
     def test_a_trend_of_less_than_five_percent_is_stable(self):
         fit = fit_half_life(linear(0.5, -0.0004).curve())
         assert fit.verdict == "stable"
         assert (fit.p, fit.p_sequential) == (0.0005, 0.0075)
-        assert in_words(fit) == "stable: its trend changes it by less than 5 % of its start"
+        assert in_words(fit) == "stable: its trend changes by less than 5 % of its start"
 
 
 class TestUnreachable:

@@ -118,12 +118,12 @@ class TestWords:
         fit = fit_half_life(made.mid)
         best, said = by_weight(fit)[0], doubt(fit)
         assert (fit.verdict, best.shape == "constant") == ("stable", False)
-        assert said.startswith(f"{best.shape} not believed: noise alone gives such curves (p = ")
-        assert f"over {fit.looks} looks; {LIMIT:g} would count)" in said
+        assert said.startswith(f"{best.shape} rejected: noise alone gives such curves (p = ")
+        assert f"over {fit.looks} looks; limit {LIMIT:g})" in said
 
     def test_a_trend_too_small_to_matter(self):
         assert doubt(fit_half_life(linear(0.5, -0.0004).curve())) == (
-            "linear not believed: it changes by less than 5 % of its start"
+            "linear rejected: it changes by less than 5 % of its start"
         )
 
     def test_nothing_is_said_of_a_likeliest_curve_that_was_chosen(self):
