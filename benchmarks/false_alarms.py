@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.half_life import OTHERWISE, print_others
 from moe_watch.routing.half_life.fit import fit_half_life
 from tests.routing import planted
-from tests.routing.judged import FoundOtherwise, judge_series
+from tests.routing.planted_fits import FoundOtherwise, judge_series
 
 TrialSeries = list[list[float]]
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from moe_watch.routing.half_life.fit import fit_half_life
-from tests.routing.judged import Found, FoundOtherwise, judge, judge_otherwise
 from tests.routing.planted import (
     CHUNKS,
     GRID,
@@ -30,14 +29,15 @@ from tests.routing.planted import (
     exponential,
     linear,
 )
-from tests.routing.watched import FoundWatching, watch_planted
+from tests.routing.planted_fits import Found, FoundOtherwise, judge, judge_otherwise
+from tests.routing.planted_looks import FoundWatching, watch_planted
 
 PHIS = (0.0, 0.3, 0.5, 0.6)
 REQUIRED_PHI = {"coverage": 0.6, "called stable": 0.5, "found within one chunk": 0.5}
 """Noise more persistent than this is measured too, and nothing is required there."""
 REQUIRED = 0.9
 WATCHED_CHUNKS = (50, 100, 200, 500)
-"""Lengths of flat series that are watched, see `trend_looks`."""
+"""Lengths of flat series that grow chunk by chunk, see `sequential_looks`."""
 WATCHED_NOISE = (0.0, 0.3, 0.5, OTHER_NOISE[0])
 WATCHED_TRENDS = (linear(0.46, -0.003), exponential(0.46, 0.2, 12.0), exponential(0.46, 0.1, 20.0), cliff(0.46, 0.34))
 WATCHED_SEED = 20_000

@@ -1,1 +1,1 @@
-"""What a routing observation is, and the mathematics on it. No I/O, no clock, no screen."""
+"""Events of a run, and the statistics computed from them. No I/O, no clock, no screen."""

@@ -1,13 +1,16 @@
-"""Where chunks begin and end. The one place that decides it, for the worker and for the mathematics."""
+"""Chunk boundaries: defined here alone, for the worker and for the instruments."""
 
 from __future__ import annotations
 
 
 class ChunkClock:
-    """Counts decode tokens into chunks of `size`.
+    """Counter that divides decode tokens into chunks of `size` tokens.
 
     Prompt and injected tokens are not counted. An injection in the middle of a chunk, a fresh context and the
     end of the run cut the chunk short.
+
+    Raises:
+        ValueError: `size` is less than 1.
     """
 
     def __init__(self, size: int) -> None:
@@ -19,7 +22,7 @@ class ChunkClock:
 
     @property
     def next_completes(self) -> bool:
-        """The next decode token is the last of its chunk."""
+        """True if the next decode token is the last of its chunk."""
         return self.filled == self.size - 1
 
     @property
@@ -28,12 +31,12 @@ class ChunkClock:
         return self.size - self.filled
 
     def advance(self) -> bool:
-        """Count one decode token; True if it completes a chunk."""
+        """Count one decode token; return True if it completes a chunk."""
         self.filled = (self.filled + 1) % self.size
         return self.filled == 0
 
     def cut(self) -> bool:
-        """End the chunk here; True if it held anything."""
+        """End the chunk here; return True if it had any token."""
         held = self.filled > 0
         self.filled = 0
         return held

@@ -1,4 +1,4 @@
-"""The contexts of a run, numbered from 0: a new one begins with every `fresh_context`."""
+"""Numbers of a run's contexts, from 0: a new context begins with every `fresh_context`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from moe_watch.routing.events import Chunk, Keyframe, State, StreamItem
 
 
 class ContextNumbers:
-    """Follows which context a run is in. Fed the items of the run in order."""
+    """Counter of a run's contexts; it is fed the items of the run in order."""
 
     def __init__(self) -> None:
         self.current = 0
@@ -17,7 +17,7 @@ class ContextNumbers:
         """Index of its first token."""
 
     def feed(self, item: StreamItem) -> bool:
-        """Take in one item; return whether a context began with it or before it."""
+        """Take in one item; return True if a context began with it or before it."""
         known = self.current
         if isinstance(item, State) and item.state == "fresh_context":
             self.current, self._start = known + 1, item.i
@@ -26,11 +26,11 @@ class ContextNumbers:
         return self.current != known
 
     def of(self, chunk: Chunk) -> int:
-        """Return the number of the context of the chunk that was fed last."""
+        """Return the context number of the chunk that was fed last."""
         if chunk.context is not None:
             return chunk.context
-        return self.current - (chunk.first < self._start)  # a fresh context is told before the chunk that it cuts
+        return self.current - (chunk.first < self._start)  # a `fresh_context` comes before the chunk that it cuts
 
     def named(self, chunk: Chunk) -> Chunk:
-        """Return the chunk that was fed last with the number of its context, which some modes do not record."""
+        """Return the chunk that was fed last with its context number, which some modes do not record."""
         return msgspec.structs.replace(chunk, context=self.of(chunk))

@@ -1,13 +1,17 @@
-"""The one kind of error that a person caused and can repair."""
+"""The error that the user caused and can correct."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used.
+    """Input of the user that cannot be used.
 
-    `str(error)` is one line that says what is wrong, where, and what to do about it. Commands print it
-    on stderr and exit with status 2; it never reaches a person as a traceback.
+    `str(error)` is one line with the problem, its place, and advice. Commands print it on stderr and exit with
+    status 2; users never see it as a traceback.
+
+    Args:
+        what: the problem and its place.
+        advice: what the user can do about it.
     """
 
     def __init__(self, what: str, *, advice: str = "") -> None:

@@ -1,14 +1,13 @@
-"""The events a run consists of, exactly as they stand in a session file and on the worker's pipe.
+"""Events of a run, exactly as a session file and the worker's pipe have them.
 
-One run is a `Header` followed by events in the order in which they happened. Everything that is shown
-or computed anywhere is a function of these. Shapes: `L` MoE layers, `E` experts, `k` experts per token.
-Where `k` differs by layer, `L·k` is its sum over layers.
-Quantities that could not be had are absent (`None`), never zero.
+A run is a `Header` followed by events in the order in which they occurred. All values on screen and in results are
+functions of these events. Shapes: `L` MoE layers, `E` experts, `k` experts per token. If `k` differs by layer, `L·k` is
+its sum over layers. Unavailable quantities are absent (`None`), never zero.
 
-Weights, entropies and margins are integers in the header's `units`: they are rounded here, once, so that
-a live run and its replay compute with the same numbers. Fixed names: docs/session-format.md.
+Weights, entropies and margins are integers in the header's `units`: they are rounded here, once, so that a live run and
+its replay compute with the same numbers. Fixed names: docs/session-format.md.
 
-What the header holds is defined in `moe_watch.routing.header` and imported from here like the rest.
+The header is defined in `moe_watch.routing.header`; it is imported from here like the events.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ ForkArm = Literal["none", "neutral", "text"]
 PauseReason = Literal["fast_instability", "negative_pressure", "multistep_chunk_complete"]
 
 LEAST_LOGPROB = -(1 << 18)
-"""Logits in half precision lie within ±65,504, so that no log-probability is below −131,008 − ln V. Less is a damaged
-model's or file's, and absent."""
+"""Logits in half precision are within ±65,504, so no log-probability is below −131,008 − ln V. A lower one comes from a
+damaged model or file, and is absent."""
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
-    """Base of everything that follows the header."""
+    """Base of all events that follow the header."""
 
 
 class Token(_Event, tag="token", frozen=True, kw_only=True, gc=False):
-    """One token, with the routing of the forward pass whose input it is.
+    """One token, with the routing of the forward pass that has it as input.
 
-    `logprob`, `top_margin` and `choice_gap` are those of the pass that predicted it, at temperature 1.
+    `logprob`, `top_margin` and `choice_gap` come from the forward pass that predicted the token, at temperature 1.
     """
 
     i: int
@@ -65,7 +64,7 @@ class Token(_Event, tag="token", frozen=True, kw_only=True, gc=False):
     top_margin: float | None = None
     choice_gap: float | None = None
     would_stop: bool = False
-    """The model chose end-of-text here, and was told to go on."""
+    """The sampler picked end of text here, and the run continued by its settings."""
     experts: list[int | None] = []
     """Flat [L·k], by router probability descending; null for layers the engine did not compute."""
     weights: list[int | None] | None = None
@@ -79,7 +78,7 @@ class Token(_Event, tag="token", frozen=True, kw_only=True, gc=False):
 
 
 class Signals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What pressure is computed from: means over a chunk's decode tokens and all MoE layers."""
+    """Signals that pressure is computed from: means over a chunk's decode tokens and all MoE layers."""
 
     router_entropy: float
     router_margin: float
@@ -94,7 +93,7 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Pressures(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The pressures of one chunk and the weights that made the net."""
+    """Pressures of one chunk, with the weights of the net."""
 
     fast: float
     mid: float
@@ -106,28 +105,28 @@ class Pressures(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Chunk(_Event, tag="chunk", frozen=True, kw_only=True, gc=False):
-    """A completed stretch of decode tokens."""
+    """A chunk that has ended: successive decode tokens with their signals and pressures."""
 
     index: int
     context: int | None = None
-    """Number of its context in the run, from 0; None in modes that do not begin again with a context."""
+    """Number of its context in the run, from 0; None in modes that do not restart with a context."""
     first: int
     """Index `i` of its first decode token."""
     last: int
     """Index `i` of its last decode token."""
     tokens: int
-    """How many decode tokens it holds; fewer than the chunk size if `partial`."""
+    """Number of decode tokens; fewer than the chunk size if `partial`."""
     partial: bool = False
     warm_up: bool = False
     signals: Signals | None = None
-    """None where a signal it needs was not recorded."""
+    """None if a signal was not recorded."""
     pressures: Pressures | None = None
     residual: float = 0.0
     pause: PauseReason | None = None
 
 
 class Perturbation(_Event, tag="perturbation", frozen=True, kw_only=True):
-    """Text put into the context from outside; its tokens follow with `source` injected."""
+    """Injection of text into the context; its tokens follow with `source` injected."""
 
     i: int
     """Index of the first injected token."""
@@ -140,7 +139,7 @@ class Perturbation(_Event, tag="perturbation", frozen=True, kw_only=True):
 
 
 class Temperature(msgspec.Struct, frozen=True, kw_only=True):
-    """One sensor's reading."""
+    """Reading of one temperature sensor."""
 
     sensor: str
     celsius: float
@@ -148,7 +147,7 @@ class Temperature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True):
-    """How hard the system works to find memory, from one named source."""
+    """Memory pressure of the system, from one named source."""
 
     level: Literal["ok", "warning", "critical"]
     source: str
@@ -157,7 +156,7 @@ class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
-    """The machine at one moment. Bytes and degrees Celsius."""
+    """Vitals of the machine at one time, in bytes and degrees Celsius."""
 
     t: float
     memory_total: int | None = None
@@ -173,11 +172,11 @@ class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
     temperatures: list[Temperature] = []
     throttling: bool | None = None
     unavailable: dict[str, str] = {}
-    """Why a quantity is absent, by its field name; why one sensor of several is left out, by the sensor's."""
+    """Reason for each absent quantity, by field name, and for each sensor that is left out, by sensor name."""
 
 
 class Marker(_Event, tag="marker", frozen=True, kw_only=True):
-    """A note that the user made."""
+    """Marker: a note of the user at a token."""
 
     i: int
     t: float
@@ -185,7 +184,7 @@ class Marker(_Event, tag="marker", frozen=True, kw_only=True):
 
 
 class Refused(_Event, tag="refused", frozen=True, kw_only=True):
-    """A command that was not carried out, where it would have taken effect. The run goes on without it."""
+    """A refused command, at the position where it would have taken effect. The run continues without it."""
 
     i: int
     """Tokens so far."""
@@ -197,7 +196,7 @@ class Refused(_Event, tag="refused", frozen=True, kw_only=True):
 
 
 class RunWarning(_Event, tag="warning", frozen=True, kw_only=True):
-    """A fact about the run's numbers that was found out while it ran, such as a gate that does not hold."""
+    """A warning about the run's numbers that was found during the run, such as a failed gate check."""
 
     i: int
     """Tokens so far."""
@@ -207,7 +206,7 @@ class RunWarning(_Event, tag="warning", frozen=True, kw_only=True):
 
 
 class State(_Event, tag="state", frozen=True, kw_only=True):
-    """What became of the run."""
+    """Change of the run's state."""
 
     state: RunState
     i: int
@@ -217,7 +216,7 @@ class State(_Event, tag="state", frozen=True, kw_only=True):
     """`eos`, `length`, `context`, `user`, `chunk`, …"""
     message: str | None = None
     count: int | None = None
-    """For `dropped`: how many events were lost."""
+    """For `dropped`: number of lost events."""
 
 
 Table = bytes | list[list[float]]
@@ -225,7 +224,7 @@ Table = bytes | list[list[float]]
 
 
 class OpenChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """What a chunk that has begun and not ended has gathered so far."""
+    """Sums of a chunk that has begun and not ended."""
 
     first: int
     last: int
@@ -233,7 +232,7 @@ class OpenChunk(msgspec.Struct, frozen=True, kw_only=True):
     sums: dict[str, float]
     """Running sums by signal name, in the units of the token events."""
     observed: dict[str, int]
-    """How many values are in each sum."""
+    """Number of values in each sum."""
     counts: list[list[int]]
     """[L][E] selections."""
     start_rows: list[int]
@@ -243,18 +242,18 @@ class OpenChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
-    """All that later chunk values need, every 700 tokens and where a recording begins in the middle of a run."""
+    """Full state for later chunks, every 700 tokens and where a recording begins in the middle of a run."""
 
     i: int
     """Tokens so far: the next token has this index."""
     chunks: int
     """Chunks so far."""
     complete_chunks: int
-    """Those of them that were not cut short."""
+    """Chunks so far that were not cut short."""
     context: int | None = None
-    """Number of the present context in the run, from 0; None in modes that do not begin again with a context."""
+    """Number of the present context in the run, from 0; None in modes that do not restart with a context."""
     context_chunks: int | None = None
-    """Complete chunks of the present context so far; None likewise."""
+    """Complete chunks of the present context so far; None in the same modes."""
     rows_prefill: list[int]
     """[L] rows observed."""
     rows_decode: list[int]
@@ -270,34 +269,34 @@ class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
     coherence: float | None
     residual: float
     last_experts: list[list[int] | None]
-    """[L][k] of the token before, null where there was none."""
+    """[L][k] expert ids of the token before, null for layers that were not computed."""
     open_chunk: OpenChunk | None = None
     multistep: bool = False
 
 
 class Change(_Event, tag="change", frozen=True, kw_only=True):
-    """Something that a person changed while the run went on; what is None stayed as it was."""
+    """Settings that the user changed during the run; None means unchanged."""
 
     i: int
-    """Tokens so far: the next token is the first one it holds for."""
+    """Tokens so far: the change applies from the next token on."""
     t: float
     tap: bool | None = None
-    """Whether routing is observed; while it is not, tokens carry null experts."""
+    """True if routing is observed from here on; without the tap, tokens have null experts."""
     multistep: bool | None = None
     sampling: Sampling | None = None
 
 
 class Fork(_Event, tag="fork", frozen=True, kw_only=True):
-    """One chunk that the run could have gone on with: its context copied, a text appended, fresh randomness.
+    """One continuation of a fork: a chunk after a copy of the context and an appended text, with a separate seed.
 
-    The run itself goes on as if it had not been forked.
+    The run continues as if it had not been forked.
     """
 
     i: int
-    """Tokens of the run before the fork: every fork at one boundary has the same."""
+    """Tokens of the run before the fork; equal for all continuations at one boundary."""
     t: float
     arm: ForkArm
-    """No text, a neutral text of as many tokens, or the text."""
+    """No text, a neutral text of the same number of tokens, or the text."""
     replicate: int
     seed: int
     text: str
@@ -306,7 +305,7 @@ class Fork(_Event, tag="fork", frozen=True, kw_only=True):
     generated: list[int]
     """Token ids of the continuation."""
     signals: Signals | None = None
-    """Of the continuation, as the chunk it would have been."""
+    """Signals of the continuation, computed like a chunk of the run."""
     pressures: Pressures | None = None
 
 
@@ -325,18 +324,18 @@ Event = (
     | Change
     | Fork
 )
-"""Anything a session file may hold and this version knows."""
+"""All events of a session file that this version interprets."""
 
 
 class Unknown(msgspec.Struct, frozen=True):
-    """An event of a newer minor version: kept and passed on, never interpreted."""
+    """An event of a newer minor version: stored and passed on, never interpreted."""
 
     name: str
     raw: bytes
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):
-    """How far loading or prefill is. Shown, never recorded."""
+    """Progress of loading or prefill. Shown, never recorded."""
 
     stage: Literal["starting", "reading", "loading", "prefill"]
     done: int = 0
@@ -346,14 +345,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
 
 
 StreamItem = Event | Unknown | Progress
-"""What a source hands to whoever watches it."""
+"""Items that a source yields."""
 
 _json_encoder = msgspec.json.Encoder()
 _json_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)
 
 
 def to_json(event: Event | Unknown) -> bytes:
-    """One event as one line of JSON, without the newline."""
+    """Return one event as a line of JSON, without the newline."""
     return event.raw if isinstance(event, Unknown) else _json_encoder.encode(event)
 
 
@@ -361,8 +360,8 @@ def from_json(line: bytes) -> Event:
     """Read one line.
 
     Raises:
-        msgspec.ValidationError: it is JSON, but no event of this version.
-        msgspec.DecodeError: it is no JSON.
+        msgspec.ValidationError: the line is JSON, but not an event of this version.
+        msgspec.DecodeError: the line is not JSON.
     """
     event: Event = _json_decoder.decode(line)
     return event

@@ -1,6 +1,6 @@
-"""What a session's header says: the model, the engine, how tokens were drawn, and on what.
+"""Header of a session: model, engine, sampling and machine.
 
-Quantities that are not known are absent (`None`), never zero. Fixed names: docs/session-format.md.
+Unknown quantities are absent (`None`), never zero. Fixed names: docs/session-format.md.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Literal
 import msgspec
 
 SCHEMA = 1
-"""Of a file whose MoE layers all select the same number of experts, which any reader of schema 1 can read."""
+"""Schema of a file with the same number of experts per token in all MoE layers; any reader of schema 1 can read it."""
 SCHEMA_BY_LAYER = 2
-"""Of a file whose MoE layers select different numbers of experts."""
+"""Schema of a file with different numbers of experts per token."""
 SCHEMA_MINOR = 2
-"""Counted through both: 2.2 is 1.2 with experts per token by layer."""
+"""Shared by both schemas: 2.2 is 1.2 with experts per token by layer."""
 
 
 class Units(msgspec.Struct, frozen=True):
-    """The size of one step of the integers in a token event."""
+    """Size of one step of the integers in a token event."""
 
     weights: float = 1e-4
     entropy: float = 1e-4
@@ -26,7 +26,7 @@ class Units(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was watched."""
+    """The observed model."""
 
     name: str
     architecture: str
@@ -34,9 +34,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Model layer index of each MoE layer, ascending; position in this list is `l` everywhere else."""
     experts: int
     experts_per_token: int | list[int]
-    """One number for all MoE layers; where they differ, one for each (schema 2)."""
+    """One number for all MoE layers; if they differ, one for each (schema 2)."""
     gate: str
-    """How the router turns logits into weights, e.g. `softmax_top_k` or `top_k_softmax`."""
+    """Name of the gate, e.g. `softmax_top_k` or `top_k_softmax`."""
     quantization: str | None = None
     parameters: int | None = None
     bytes: int | None = None
@@ -46,7 +46,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     non_expert_bytes: int | None = None
     context_length: int | None = None
     trained_length: int | None = None
-    """Longest sequence seen in training, where the model says so: positions beyond it are flagged."""
+    """Longest sequence in training, if the model states it: positions beyond it are flagged."""
     fingerprint: str | None = None
     """SHA-256 of metadata, tensor table and size; not of the weights."""
 
@@ -63,7 +63,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def experts_per_token(k_by_layer: list[int]) -> int | list[int]:
-    """Return what `ModelInfo` holds: one number if all MoE layers, of which there is at least one, have the same."""
+    """Return the value for `ModelInfo`: one number if all MoE layers (at least one) have the same, or else the list."""
     return k_by_layer[0] if len(set(k_by_layer)) == 1 else k_by_layer
 
 
@@ -75,14 +75,14 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     threads: int | None = None
     tap: str
-    """How routing was observed."""
+    """Method by which routing was observed."""
     dtype: str | None = None
     settings: dict[str, str | int | bool] = {}
-    """What the engine was told, or chose, that changes speed, memory or numbers: KV type, flash attention, batches."""
+    """Settings of the engine that change speed, memory or numbers: KV type, flash attention, batches."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is drawn. `temperature` 0 takes the likeliest; `top_p` 1 and `top_k` 0 leave all in."""
+    """Sampler settings. `temperature` 0 picks the most likely token; `top_p` 1 and `top_k` 0 exclude no token."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -92,7 +92,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine, as far as it matters to a measurement; no names."""
+    """Facts of the machine that affect a measurement; no names."""
 
     system: str
     machine: str
@@ -103,17 +103,17 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Teacher(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose tokens a run was made to take, so that two models or quantisations can be compared token by token."""
+    """Source of the tokens of a run with teacher forcing, which compares two models or quantizations token by token."""
 
     model: str
     quantization: str | None = None
     backend: str
     tokens: int
-    """How many tokens, prompt included."""
+    """Number of tokens, prompt included."""
 
 
 class Continues(msgspec.Struct, frozen=True, kw_only=True):
-    """Which recording a file goes on with, after one could not be written any more."""
+    """Recording that a continuation file continues, after the file before could no longer be written."""
 
     file: str
     """Name, without folder, of the run's first file."""
@@ -122,7 +122,7 @@ class Continues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="cost"):
-    """Measured cost of observing: tokens per second with the tap off and on."""
+    """Measured observation cost: tokens per second with the tap off and on."""
 
     tap_off: float
     tap_on: float
@@ -133,7 +133,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="co
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="session"):
-    """The first line of every session."""
+    """First line of every session."""
 
     schema: int = SCHEMA
     schema_minor: int = SCHEMA_MINOR
@@ -146,28 +146,28 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     sampling: Sampling
     prompt: str
     template: str | None = None
-    """How the prompt was wrapped (`chat`), or None for raw text."""
+    """Template applied to the prompt (`chat`), or None for raw text."""
     chunk_size: int = 20
     pressure: str = "measured-v2"
     capture: list[str]
-    """Which per-token quantities this run recorded."""
+    """Per-token quantities that this run recorded."""
     warnings: list[str] = []
-    """What a reader should know about the model, one line each."""
+    """Warnings about the model, one line each."""
     cost: Cost | None = None
     host: Host | None = None
     multistep: bool = False
-    """The run began with a pause after every chunk; `Change` events say when that changed."""
+    """The run began with a pause after every chunk; `Change` events record later changes."""
     teacher: Teacher | None = None
-    """Whose tokens this run took; None if it drew its own."""
+    """Source of the tokens with teacher forcing; None if the tokens were sampled."""
     continues: Continues | None = None
     """None in a run's first file."""
 
     @property
     def is_ordered(self) -> bool:
-        """Experts of a token stand by router probability. Where no probabilities were known they stand by id."""
+        """True if a token's experts are ordered by router probability; without probabilities they are ordered by id."""
         return not {"weights", "entropy", "margin"}.isdisjoint(self.capture)
 
     @property
     def counts_only(self) -> bool:
-        """The recording was imported from counts: it has keyframes and no tokens."""
+        """True if the recording was imported from counts: it has keyframes and no tokens."""
         return self.capture == ["counts"]

@@ -1,7 +1,7 @@
-"""Places of the selections of one token in its flat row, for models whose layers select different numbers of experts.
+"""Layout of one token's selections in a flat list, for models whose layers select different numbers of experts.
 
-Shapes: `L` MoE layers, `k_l` experts per token in layer `l`, `K` the largest `k_l`. An event holds a flat row of Σk_l
-entries; arrays are tables `[L, K]`, whose rows end in `ABSENT` or NaN where a layer selects fewer than `K`.
+Shapes: `L` MoE layers, `k_l` experts per token in layer `l`, `K` the largest `k_l`. An event stores a flat list of Σk_l
+entries; arrays are tables `[L, K]`, padded with `ABSENT` or NaN in layers that select fewer than `K`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from moe_watch.routing.events import Keyframe, ModelInfo, Token
 
 
 class RowLayout:
-    """The layout of one model.
+    """Layout of one model.
 
     Args:
         k: experts per token of each MoE layer.
@@ -30,22 +30,22 @@ class RowLayout:
         self.width = max(k, default=1)
         """K; 1 in a model without MoE layers."""
         self.size = sum(k)
-        """Entries of a flat row: Σk_l."""
+        """Length of a flat list: Σk_l."""
         self.is_even = self.size == self.layers * self.width
-        """All layers select the same number of experts."""
+        """True if all layers select the same number of experts."""
         self.filled: Flags = np.arange(self.width) < self.k[:, None]
-        """[L, K]: entries of a table that a row has."""
+        """[L, K] True for entries of a table that are not padding."""
 
     @classmethod
     def of(cls, model: ModelInfo) -> RowLayout:
-        """The layout of a model's rows."""
+        """Return the layout of a model."""
         return cls(model.k_by_layer)
 
     def table(self, rows: npt.NDArray[Any], missing: float = ABSENT) -> npt.NDArray[Any]:
-        """Return flat rows `[…, Σk_l]` as tables `[…, L, K]`, filled up with `missing`.
+        """Return flat lists `[…, Σk_l]` as tables `[…, L, K]`, padded with `missing`.
 
         Raises:
-            ValueError: the rows have another length.
+            ValueError: the lists have another length.
         """
         if self.is_even:
             return rows.reshape(*rows.shape[:-1], self.layers, self.width)
@@ -54,7 +54,7 @@ class RowLayout:
         return found
 
     def flat(self, tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return tables `[…, L, K]` as flat rows `[…, Σk_l]`."""
+        """Return tables `[…, L, K]` as flat lists `[…, Σk_l]`."""
         if self.is_even:
             return tables.reshape(*tables.shape[:-2], self.size)
         return tables[..., self.filled]
@@ -63,7 +63,7 @@ class RowLayout:
         """Return one token's expert ids `[L, K]`, `ABSENT` in layers that were not computed.
 
         Raises:
-            ValueError: it has another number of them.
+            ValueError: the token has another number of ids.
         """
         return self.table(integers(token.experts))
 
@@ -78,6 +78,6 @@ class RowLayout:
         return found
 
 
-def selected(experts: Ints) -> list[list[int] | None]:
-    """Return expert ids `[L, K]` as a keyframe has them: one list per layer, null where nothing was computed."""
+def keyframe_experts(experts: Ints) -> list[list[int] | None]:
+    """Return expert ids `[L, K]` as a keyframe stores them: one list per layer, null where nothing was computed."""
     return [[each for each in row if each != ABSENT] or None for row in experts.tolist()]

@@ -82,7 +82,7 @@ class _Totals:
     def _token(self, token: Token) -> None:
         self.sources[token.source] += 1
         experts = self.layout.experts(token)
-        self.usage[token.phase].add(experts)
+        self.usage[token.phase].feed(experts)
         if token.phase == "decode":
             self._decode(token, experts)
         self.before, self.next = experts, token.i + 1
@@ -187,7 +187,7 @@ def _context(series: ContextSeries) -> Json:
 
 def _start(series: ContextSeries) -> Json:
     """P₀ and the crossing of its half, both None where the recording does not have P₀."""
-    if not series.mid or not series.knows_its_start:
+    if not series.mid or not series.has_start:
         return {"initial": None, "crossing": {"chunk": None}}
     at = crossing(series.mid)
     return {"initial": series.mid[0], "crossing": {"chunk": None if at is None else series.positions[at]}}

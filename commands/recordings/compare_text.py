@@ -218,12 +218,12 @@ def _ties(found: Agreement) -> str:
         return "ties: n/a: weights were not recorded"
     rows, sets, top_1, order = (int(each.sum()) for each in (found.rows, found.sets, found.top_1, found.order))
     kinds = (
-        ("other sets", found.set_ties, rows - sets),
-        ("other top-1", found.top_1_ties, rows - top_1),
-        ("other orders of a set", found.order_ties, sets - order),
+        ("other sets", found.ties.sets, rows - sets),
+        ("other top-1", found.ties.top_1, rows - top_1),
+        ("other orders of a set", found.ties.order, sets - order),
     )
     said = [f"{int(ties.sum())} of {differing} {name}" for name, ties, differing in kinds]
-    return f"ties within the recording's unit ({found.weight_unit:g}): {', '.join(said)}"
+    return f"ties within the recording's unit ({found.recorded.weight_unit:g}): {', '.join(said)}"
 
 
 def _weights_line(found: Agreement) -> str:
@@ -235,7 +235,7 @@ def _weights_line(found: Agreement) -> str:
 
 def _left_out(found: Agreement) -> list[str]:
     """Rows that only one run has, as llama.cpp computes the last layer of a prompt for its last token only."""
-    a, b = int(found.only_a.sum()), int(found.only_b.sum())
+    a, b = int(found.unmatched.only_a.sum()), int(found.unmatched.only_b.sum())
     return [f"not compared: {a:,} rows that only the first one has, {b:,} that only the second has"] if a + b else []
 
 

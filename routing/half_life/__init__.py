@@ -1,1 +1,1 @@
-"""The half-life fit of a pressure trajectory, with its tests and intervals."""
+"""Half-life fit of a mid-pressure series, with its tests and intervals."""

@@ -1,4 +1,7 @@
-"""All shapes fitted to one series, and how well each of them does."""
+"""Candidate shapes fitted to one series, compared by AICc and Akaike weight.
+
+References: akaike-1974, hurvich-tsai-1989, burnham-anderson-2002.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from moe_watch.routing.half_life.noise import WHITE, noise_evidence, odds
 from moe_watch.routing.half_life.shapes import PARAMETERS, SHAPES, TRENDS, CurveShape, TimeAxis, curve_values
 
 POINT_ROUNDS = 8
-"""Rounds of narrowing for the curve itself: its halving time is then known to some six digits."""
+"""Rounds of refinement for the fitted curve: they give its halving time to some six digits."""
 INACCURACY = 1e-8
-"""Share of the largest value by which such a curve may be off."""
+"""Error of such a curve, as a share of the largest value."""
 SMALLEST = 1e-14
-"""Residuals below this share of the variance count as this much: what is left is rounding."""
+"""Least squared residuals, as a share of the squares about the mean: smaller ones are rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +31,16 @@ class Candidate:
 
     shape: CurveShape
     aicc: float
-    """Corrected Akaike information criterion; infinite where the series is too short for the shape."""
+    """Corrected Akaike information criterion; infinite if the series is too short for the shape."""
     weight: float
     """Akaike weight among all candidates, 0..1."""
     parameters: dict[str, float]
-    """By the names of `trend_shapes.PARAMETERS`; times in chunks since the first one of the series."""
+    """By the names of `shapes.PARAMETERS`; times in chunks since the first chunk of the series."""
     first: float
     """Position of the series' first chunk."""
 
     def values(self, t: npt.ArrayLike) -> Floats:
-        """The curve at chunk positions `t`, in the shape of `t`."""
+        """Return the values of the curve at chunk positions `t`, in the shape of `t`."""
         since = np.asarray(t, float) - self.first
         return curve_values(self.shape, np.array(list(self.parameters.values())), since)
 
@@ -48,12 +51,14 @@ class Candidate:
 
 
 class Candidates:
-    """The candidates of a series.
+    """Candidates of a series.
 
     Args:
-        axis: of the series.
+        axis: times of the series.
         series: `[n]`.
         first: position of its first chunk.
+
+    References: akaike-1974, hurvich-tsai-1989, burnham-anderson-2002.
     """
 
     def __init__(self, axis: TimeAxis, series: Floats, first: int) -> None:
@@ -73,12 +78,12 @@ class Candidates:
 
     @property
     def trend(self) -> Candidate:
-        """The likeliest one besides the constant."""
+        """The candidate with the lowest AICc, the constant excluded."""
         return min(self.all[1:], key=lambda each: each.aicc)
 
     @property
     def noise(self) -> Floats:
-        """Odds of each kind of noise, `[K]`; white where a curve only leaves the fit's own inaccuracy."""
+        """Odds of the noise models, `[K]`; white noise if the residuals of a curve are only the error of its fit."""
         possible = [isfinite(each.aicc) for each in self.all]
         left = [each.residuals for each in compress(self._fitted.values(), possible)]
         if any(np.abs(each).max() <= self._negligible for each in left):
@@ -86,17 +91,23 @@ class Candidates:
         return odds(compress(self._evidence, possible))
 
     def half_time(self, chosen: Candidate) -> float:
-        """Chunks until the chosen curve is at half of its start; infinite for never."""
+        """Return the chunks until the chosen curve is at half of its start; infinite for never."""
         return float(self._fitted[chosen.shape].curve.half_times()[0])
 
     def likely(self, chosen: Candidate) -> list[Fitted]:
-        """What the truth may be: any trend that the series is long enough for; only the constant if that was chosen."""
+        """Return the shapes that the truth may have: all trends that the series is long enough for, or the constant.
+
+        The constant alone is returned if it was chosen.
+        """
         among = [chosen] if chosen.shape == "constant" else self.all[1:]
         return [self._fitted[each.shape] for each in among if isfinite(each.aicc)]
 
 
 def _aicc(shape: CurveShape, residuals: Floats, smallest: float) -> float:
-    """AICc of a least-squares fit; the noise's spread is a parameter too."""
+    """Return the AICc of a least-squares fit; the noise variance counts as a parameter.
+
+    References: akaike-1974, hurvich-tsai-1989.
+    """
     n, k = len(residuals), len(PARAMETERS[shape]) + 1
     if n - k - 1 <= 0:
         return inf
@@ -105,7 +116,10 @@ def _aicc(shape: CurveShape, residuals: Floats, smallest: float) -> float:
 
 
 def _weights(aicc: dict[CurveShape, float]) -> dict[CurveShape, float]:
-    """Akaike weights, which sum to 1."""
+    """Return Akaike weights, which sum to 1.
+
+    References: burnham-anderson-2002.
+    """
     lowest = min(aicc.values())
     likelihoods = {shape: exp((lowest - value) / 2) for shape, value in aicc.items()}
     total = sum(likelihoods.values())

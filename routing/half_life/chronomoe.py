@@ -1,6 +1,8 @@
-"""The numbers that ChronoMoE's half-life measurement gives, under its names, for comparison.
+"""Numbers of ChronoMoE's half-life measurement, under its names, for comparison.
 
-None of them knows about noise; `moe_watch.routing.half_life.fit` does.
+None of them accounts for noise; `moe_watch.routing.half_life.fit` does.
+
+References: chronomoe-2024, shannon-1948.
 """
 
 from __future__ import annotations
@@ -15,20 +17,23 @@ from moe_watch.routing.arrays import Floats
 
 FLAT_SLOPE, CLIFF_DROP, CLIFF_RATIO = -0.001, 0.1, 5.0
 ENDS = 0.3
-"""Share of a series at either end that `early_late` compares."""
+"""Share of a series, at each end, that `early_late` compares."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceNumbers:
-    """Statistics of a mid-pressure series; per chunk where they are rates."""
+    """Statistics of a mid-pressure series; rates are per chunk.
+
+    References: chronomoe-2024.
+    """
 
     initial_pressure: float
     final_pressure: float
     total_decay: float
-    """Last less first: negative if it fell."""
+    """Last minus first value: negative if it fell."""
     linear_slope: float
     exponential_tau: float | None
-    """−1 / slope of ln(|p − min p| + 0.01) on the chunk; None if that does not fall."""
+    """−1 / slope of ln(|p − min p| + 0.01) on the chunk number; None if the slope is not negative."""
     max_single_drop: float
     """The lowest difference of two successive chunks: negative for a drop."""
     max_drop_at_chunk: int
@@ -41,7 +46,7 @@ class ReferenceNumbers:
 
 
 def reference_numbers(mid: Sequence[float]) -> ReferenceNumbers:
-    """The numbers of a series of at least 2 finite values, one per chunk."""
+    """Return the numbers of a series of at least 2 finite values, one per chunk."""
     values = np.asarray(mid, float)
     differences = np.diff(values)
     at = int(differences.argmin())
@@ -61,7 +66,10 @@ def reference_numbers(mid: Sequence[float]) -> ReferenceNumbers:
 
 
 def reference_shape(numbers: ReferenceNumbers) -> Literal["stable", "cliff", "exponential", "linear"]:
-    """What the reference's report calls a series with these numbers."""
+    """Return the shape that the reference's report gives to a series with these numbers.
+
+    References: chronomoe-2024.
+    """
     if numbers.linear_slope > FLAT_SLOPE:
         return "stable"
     drop = abs(numbers.max_single_drop)
@@ -72,16 +80,19 @@ def reference_shape(numbers: ReferenceNumbers) -> Literal["stable", "cliff", "ex
 
 @dataclass(frozen=True, slots=True)
 class EntropyCollapse:
-    """By how much router entropy fell over a run, in its own unit; negative if it rose."""
+    """Fall of router entropy over a run, in units of the router entropy; negative if it rose.
+
+    References: chronomoe-2024, shannon-1948.
+    """
 
     first_last: float
-    """First chunk less last chunk."""
+    """First chunk minus last chunk."""
     early_late: float
-    """Mean of the first 30 % of the chunks less mean of the last 30 %."""
+    """Mean of the first 30 % of the chunks minus mean of the last 30 %."""
 
 
 def entropy_collapse(entropies: Sequence[float]) -> EntropyCollapse | None:
-    """The collapse over these chunks; None for fewer than 2."""
+    """Return the fall of router entropy over these chunks; None for fewer than 2."""
     if len(entropies) < 2:
         return None
     values = np.asarray(entropies, float)

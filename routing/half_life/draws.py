@@ -1,4 +1,4 @@
-"""Curves that the truth may be, and the intervals they give."""
+"""Draws of a fitted curve, and their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Curves that the truth may be, by shape."""
+    """Draws of the curve, by shape."""
 
     curves: tuple[Curves, ...]
 
     def band(self, t: Floats) -> tuple[Floats, Floats]:
-        """Ends of the 95 % band at times `t [m]`."""
+        """Return the ends of the 95 % band at times `t [m]`."""
         return percentiles(np.concatenate([each.values(t) for each in self.curves], axis=1))
 
     def half_time(self) -> tuple[float, float]:
-        """Ends of the 95 % interval of the time until half of the start; infinite for never."""
+        """Return the ends of the 95 % interval of the time until half of the start; infinite for never."""
         low, high = percentiles(np.concatenate([each.half_times() for each in self.curves]))
         return float(low), float(high)
 
 
 def percentiles(values: Floats) -> tuple[Floats, Floats]:
-    """Ends of the 95 % interval over the last axis, without interpolation: values may be infinite."""
+    """Return the ends of the 95 % interval over the last axis, without interpolation: values may be infinite."""
     ordered = np.sort(values, axis=-1)
     skip = int(OUTSIDE * values.shape[-1])
     return ordered[..., skip], ordered[..., -1 - skip]

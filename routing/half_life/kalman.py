@@ -1,7 +1,9 @@
-"""AR(1) noise with white noise on top of it, made white: each value is compared with what those before it say.
+"""Whitening of AR(1) noise plus white noise by a Kalman filter: each value minus its prediction from the values before.
 
-A Kalman filter per kind of noise. What it leaves are n independent numbers of variance 1, so x'Σ⁻¹y of two columns, Σ
-the noise's correlations, is the sum of the products of what it leaves of them.
+There is one filter per noise model. Its scaled prediction errors are n independent numbers of variance 1. So x'Σ⁻¹y of
+two columns, with Σ the correlations of the noise, is the sum of the products of their prediction errors.
+
+References: kalman-1960, schweppe-1965.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ from moe_watch.routing.arrays import Floats
 
 
 class Whitening:
-    """The filters of K kinds of noise of standard deviation 1, for series of `n` values.
+    """Kalman filters of K noise models of standard deviation 1, for series of `n` values.
 
     Args:
-        kinds: `[2, K]`: φ of the persistent part, and its share of the variance; the rest is white.
+        models: `[2, K]`: φ of the autocorrelated part, and its share of the variance; the rest is white.
         n: values per series.
+
+    References: kalman-1960, schweppe-1965.
     """
 
-    def __init__(self, kinds: Floats, n: int) -> None:
-        self.phi, share = kinds
+    def __init__(self, models: Floats, n: int) -> None:
+        self.phi, share = models
         self._gain: Floats = np.empty((n, len(share), 1))
-        """Which part of an error goes on to the next value."""
+        """Kalman gain: share of a prediction error that enters the next prediction."""
         self._spread: Floats = np.empty((n, len(share)))
-        """Standard deviation of the errors."""
+        """Standard deviation of the prediction errors."""
         unknown = share
         for at in range(n):
             variance = unknown + 1 - share
@@ -35,12 +39,12 @@ class Whitening:
 
     @cached_property
     def log_det(self) -> Floats:
-        """`[K]`: ln|Σ|."""
+        """ln|Σ| of each noise model, `[K]`."""
         total: Floats = 2 * np.log(self._spread).sum(axis=0)
         return total
 
     def __call__(self, columns: Floats) -> Floats:
-        """What is left of each of the columns `[n, m]`, as `[n, K, m]`."""
+        """Return the scaled prediction errors of the columns `[n, m]`, as `[n, K, m]`."""
         errors: Floats = np.empty((*self._spread.shape, columns.shape[1]))
         expected, phi = np.zeros(errors.shape[1:]), self.phi[:, None]
         for at, row in enumerate(columns):
@@ -51,13 +55,13 @@ class Whitening:
         return errors
 
     def steps(self, left: Floats) -> Floats:
-        """x'Σ⁻¹y of every step x, which is 0 before a place and 1 from there on, `[n, K, m]` by place.
+        """Return x'Σ⁻¹y of every step x, `[n, K, m]` by breakpoint; x is 0 before the breakpoint and 1 from there on.
 
-        The errors of a step are 1 − what is expected, which begins at 0; so from the last value to the first one, what
-        is to come is a linear function of what is expected.
+        The prediction errors of a step are 1 − prediction, and the prediction starts at 0. So, from the last value
+        back to the first one, the sum over the remaining values is a linear function of the prediction.
 
         Args:
-            left: of the columns y, `[n, K, m]`.
+            left: prediction errors of the columns y, `[n, K, m]`.
         """
         products = left / self._spread[:, :, None]
         slope = products[-1].copy()
@@ -70,7 +74,7 @@ class Whitening:
 
     @cached_property
     def step_squares(self) -> Floats:
-        """x'Σ⁻¹x of every such step with itself, `[n, K]` by place: what is to come is a quadratic function."""
+        """x'Σ⁻¹x of every step x, `[n, K]` by breakpoint: here the remaining sum is a quadratic function."""
         squares = 1 / self._spread**2
         linear, quadratic = squares[-1].copy(), squares[-1].copy()
         for at in range(len(squares) - 2, -1, -1):
@@ -82,6 +86,6 @@ class Whitening:
 
     @cached_property
     def _keeps(self) -> Floats:
-        """`[n, K, 1]`: which part of what is expected goes on to the next value."""
+        """Share of a prediction that enters the next one, `[n, K, 1]`."""
         part: Floats = self.phi[:, None] - self._gain
         return part

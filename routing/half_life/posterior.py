@@ -1,15 +1,19 @@
-"""How sure a fitted curve is: curves drawn from what the series leaves possible, the noise being unknown as well.
+"""Posterior of the curve, with unknown noise: the source of intervals and bands.
 
-Tried is every combination of a shape, its time (a halving time, or the place of a cliff) and a kind of noise. Given
-one, level and height enter linearly. With priors flat in both and in ln σ, its evidence is the restricted likelihood
+The posterior covers every combination of a shape, its time (a halving time or a breakpoint) and a noise model. Given a
+combination, level and height enter linearly. With priors flat in both and in ln σ, its evidence is the restricted
+likelihood
 
     −½ ln|Σ| − ½ ln|X'Σ⁻¹X| − (n−p)/2 · ln r'Σ⁻¹r + ln prior
 
-with Σ the noise's correlations, X the p columns, and r what they leave by generalised least squares. Each draw is a
-combination, a variance (r'Σ⁻¹r over a χ² of n−p degrees of freedom), and the normal level and height given these.
+with Σ the correlations of the noise, X the p columns, and r the residuals of generalised least squares. A draw consists
+of a combination, a variance (r'Σ⁻¹r over a χ² of n−p degrees of freedom), and a normal level and height given these.
 
-A curve takes part of a slow wander along, so the noise is not taken from what one fitted curve leaves: refitting such a
-curve to itself gave 95 % intervals that held the truth in as little as 73 % of the runs (docs/calibration.md).
+A fitted curve absorbs part of autocorrelated noise, so the noise is not estimated from the residuals of one curve:
+refitting such a curve to simulations from itself gave 95 % intervals with a coverage down to 73 %
+(docs/calibration.md).
+
+References: oneill-2014, kass-raftery-1995, aitken-1935, patterson-thompson-1971, harville-1974, schweppe-1965.
 """
 
 from __future__ import annotations
@@ -24,30 +28,30 @@ import numpy as np
 from moe_watch.routing.arrays import AnyInts, Floats
 from moe_watch.routing.half_life.draws import Draws, Fitted
 from moe_watch.routing.half_life.kalman import Whitening
-from moe_watch.routing.half_life.noise import spread_over
+from moe_watch.routing.half_life.noise import apportioned_indices
 from moe_watch.routing.half_life.shapes import Curves, TimeAxis
-from moe_watch.routing.half_life.trials import Products, Trials, products, trials
+from moe_watch.routing.half_life.trial_curves import Products, Trials, products, trials
 
 DRAWS = 1000
 PERSISTENCE = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Chunks after which 1/e of the persistent part is left: every scale is as likely as the next."""
+"""Chunks in which the correlation of the autocorrelated part falls to 1/e; every value has the same prior."""
 SLOWEST = 2
-"""Series' lengths below which that must be: what wanders more slowly is a level."""
+"""Upper limit of these times, in lengths of the series: slower noise is indistinguishable from a level."""
 SHARES = (1 / 3, 2 / 3, 1.0)
-"""Of the variance that is the persistent part's."""
+"""Shares of the autocorrelated part in the variance."""
 LEAST_LEFT = 1e-14
-"""Share of the squares that a trial leaves at least: less is rounding."""
+"""Least squared residuals of a trial, as a share of the squares about the level: smaller ones are rounding."""
 SMALLEST = 1e-300
-"""What squares are at least, so that they have a logarithm."""
+"""Least squares, so that they have a logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A series by every trial of one shape with every kind of noise, `[K, m]` each."""
+class TrialPosterior:
+    """Posterior of one shape: all trials with all noise models, `[K, m]` each."""
 
     trials: Trials
     evidence: Floats
-    """Logarithm of how likely the combination is, up to a constant."""
+    """Log evidence of the combination, up to a constant."""
     height: Floats
     height_variance: Floats
     """Over σ²."""
@@ -56,35 +60,37 @@ class Explained:
     level_variance: Floats
     """Over σ², at a given height."""
     tilt: Floats
-    """By how much the level falls when the height rises by 1."""
+    """Fall of the level when the height rises by 1."""
     squares: Floats
     """r'Σ⁻¹r."""
     freedom: int
-    """Their degrees of freedom."""
+    """Degrees of freedom of the squares."""
 
     def draw(self, combinations: AnyInts, random: np.random.Generator) -> Curves:
-        """A curve for each of `combinations [S]`, which count all kinds of noise's trials in a row."""
-        kind, trial = np.unravel_index(combinations, self.evidence.shape)
-        sigma = np.sqrt(self.squares[kind, trial] / random.chisquare(self.freedom, len(trial)))
+        """Return a curve for each of `combinations [S]`, which are flat indices of `evidence`."""
+        model, trial = np.unravel_index(combinations, self.evidence.shape)
+        sigma = np.sqrt(self.squares[model, trial] / random.chisquare(self.freedom, len(trial)))
         by_height, by_level = random.standard_normal((2, len(trial)))
-        height = self.height[kind, trial] + sigma * np.sqrt(self.height_variance[kind, trial]) * by_height
-        level = self.level[kind, 0] - self.tilt[kind, trial] * height
-        return self.trials.curves(trial, level + sigma * np.sqrt(self.level_variance[kind, 0]) * by_level, height)
+        height = self.height[model, trial] + sigma * np.sqrt(self.height_variance[model, trial]) * by_height
+        level = self.level[model, 0] - self.tilt[model, trial] * height
+        return self.trials.curves(trial, level + sigma * np.sqrt(self.level_variance[model, 0]) * by_level, height)
 
 
 def posterior_draws(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted], random: np.random.Generator) -> Draws:
-    """Curves that the truth may be.
+    """Draw curves from the posterior.
 
     Args:
-        axis: of the series.
+        axis: times of the series.
         series: `[n]`.
-        fitted: the shapes that it may have, equally likely beforehand: either the constant alone, or trends.
-        random: of the draws.
+        fitted: the shapes that it may have, with equal prior: either the constant alone, or trends.
+        random: generator of the draws.
+
+    References: oneill-2014, patterson-thompson-1971, harville-1974.
     """
-    explained = explain(axis, series, fitted)
+    explained = trial_posteriors(axis, series, fitted)
     evidence = np.concatenate([each.evidence.ravel() for each in explained])
     likelihood = np.exp(evidence - evidence.max())
-    drawn = spread_over(likelihood / likelihood.sum(), DRAWS)
+    drawn = apportioned_indices(likelihood / likelihood.sum(), DRAWS)
     curves, first = [], 0
     for each in explained:
         own = drawn[(first <= drawn) & (drawn < first + each.evidence.size)] - first
@@ -94,15 +100,25 @@ def posterior_draws(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted], ra
     return Draws(tuple(curves))
 
 
-def explain(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted]) -> list[Explained]:
-    """The series by each shape that it may have."""
+def trial_posteriors(axis: TimeAxis, series: Floats, fitted: Iterable[Fitted]) -> list[TrialPosterior]:
+    """Return the posterior of each shape that the series may have."""
     whitening, tried = _whitening(axis.n), [trials(axis, each) for each in fitted]
     plain, found = products(tried, series - series.mean(), whitening)
     return [_explained(each, own, plain, series, whitening.log_det) for each, own in zip(tried, found, strict=True)]
 
 
-def _explained(tried: Trials, own: Products, plain: Products, series: Floats, log_det: Floats) -> Explained:
-    """By one shape, from the products of its trials and those of a level of 1 and of the series."""
+def _explained(tried: Trials, own: Products, plain: Products, series: Floats, log_det: Floats) -> TrialPosterior:
+    """Return the posterior of one shape.
+
+    Args:
+        tried: its trials.
+        own: products of the trials.
+        plain: products of a level of 1 and of the series.
+        series: `[n]`.
+        log_det: ln|Σ|, `[K]`.
+
+    References: kass-raftery-1995, aitken-1935, patterson-thompson-1971, harville-1974, schweppe-1965.
+    """
     ones, with_series, square = plain.level[:, :1], plain.series[:, :1], plain.square[:, 1:]
     tilt, beside_level = own.level / ones, square - with_series**2 / ones
     heights = own.square - own.level * tilt
@@ -114,20 +130,20 @@ def _explained(tried: Trials, own: Products, plain: Products, series: Floats, lo
     freedom = len(series) - (1 if constant else 2)
     evidence = np.log(tried.prior) - (log_det[:, None] + information + freedom * np.log(left)) / 2
     at_no_height = series.mean() + with_series / ones
-    return Explained(tried, evidence, height, variance, at_no_height, 1 / ones, tilt, left, freedom)
+    return TrialPosterior(tried, evidence, height, variance, at_no_height, 1 / ones, tilt, left, freedom)
 
 
-def noises(n: int) -> Floats:
-    """φ and share of each kind of noise that a series of `n` may have, `[2, K]`; the first one is white.
+def noise_models(n: int) -> Floats:
+    """Return φ and share of each noise model for a series of `n` chunks, `[2, K]`; the first model is white.
 
-    All are equally likely beforehand. More of them are persistent than of those that judge whether there is a trend:
-    there too persistent a kind hides a cliff, here it only widens an interval.
+    All have the same prior. More of these models are strongly autocorrelated than of the models of the trend test:
+    there such a model hides a cliff, here it only widens an interval.
     """
     phis = [exp(-1 / time) for time in PERSISTENCE if time < SLOWEST * n]
-    kinds: Floats = np.array([(0.0, 0.0), *((phi, share) for phi in phis for share in SHARES)]).T
-    return kinds
+    models: Floats = np.array([(0.0, 0.0), *((phi, share) for phi in phis for share in SHARES)]).T
+    return models
 
 
 @lru_cache(maxsize=4)
 def _whitening(n: int) -> Whitening:
-    return Whitening(noises(n), n)
+    return Whitening(noise_models(n), n)

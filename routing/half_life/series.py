@@ -1,4 +1,4 @@
-"""The mid-pressure series of a run, one for each of its contexts: what a half-life is fitted to."""
+"""Mid-pressure series of a run, one for each context, to which half-lives are fitted."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.events import Chunk, Keyframe, StreamItem, Token
 from moe_watch.routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
 from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_short
-from moe_watch.routing.pressure.instruments import start_is_before
+from moe_watch.routing.pressure.instruments import lacks_start
 
 
 class ContextSeries:
-    """P_mid of one context's complete chunks after the warm-up.
+    """P_mid of the measured chunks of one context.
 
     Args:
-        mode: the pressure mode that the chunks are in.
-        number: of the context in its run, from 0.
+        mode: pressure mode of the chunks.
+        number: number of the context in its run, from 0.
     """
 
     def __init__(self, mode: str, number: int = 0) -> None:
@@ -24,28 +24,28 @@ class ContextSeries:
         """Index of each chunk in the run."""
         self.mid: list[float] = []
         self.begins_at: Keyframe | None = None
-        """The state before the first token, if that is not the context's first one."""
+        """State before the first recorded token; None if that is the first token of the context."""
         self._entropies: list[float] = []
         self._unmeasured = 0
         self._fit: tuple[int, Fit] | None = None
-        """The last fit, with the number of chunks that it has."""
+        """The last fit, with its number of chunks."""
 
     @property
-    def knows_its_start(self) -> bool:
-        """The first measured chunk of the context is, or will be, in the series."""
-        return self.begins_at is None or not start_is_before(self.begins_at, self.mode)
+    def has_start(self) -> bool:
+        """True if the first measured chunk of the context is, or will be, in the series."""
+        return self.begins_at is None or not lacks_start(self.begins_at, self.mode)
 
     @property
     def unavailable(self) -> str:
-        """Why nothing can be fitted yet; empty if it can."""
-        if self.begins_at is not None and not self.knows_its_start:
+        """Reason why nothing can be fitted yet; empty if a fit is possible."""
+        if self.begins_at is not None and not self.has_start:
             return f"the recording begins at chunk {self.begins_at.chunks}, after the first measured one"
         if self._unmeasured and not self.mid:
             return f"{self._unmeasured} chunks have no pressure: a signal it needs was not recorded"
         return too_short(len(self.mid)) or too_long(len(self.mid))
 
     def fit(self) -> Fit | None:
-        """Fit the half-life of the series as it is now; None where it is `unavailable`."""
+        """Fit the half-life of the series so far; return None if it is `unavailable`."""
         if self.unavailable:
             return None
         if self._fit is None or self._fit[0] != len(self.mid):
@@ -54,11 +54,11 @@ class ContextSeries:
         return self._fit[1]
 
     def entropy_collapse(self) -> EntropyCollapse | None:
-        """Return the fall of router entropy over the same chunks; None where it is not known of all."""
+        """Return the fall of router entropy over the same chunks; None if a chunk has no router entropy."""
         return entropy_collapse(self._entropies) if len(self._entropies) == len(self.mid) else None
 
-    def add(self, chunk: Chunk) -> bool:
-        """Add a measured chunk; return False if it has no pressure."""
+    def feed(self, chunk: Chunk) -> bool:
+        """Take in a measured chunk; return False if it has no pressure."""
         if chunk.pressures is None:
             self._unmeasured += 1
             return False
@@ -70,24 +70,24 @@ class ContextSeries:
 
 
 class MidSeries:
-    """The series of a run's contexts. Fed the items of the run in order.
+    """Series of a run's contexts; it is fed the items of the run in order.
 
-    A context is a series of its own: nothing is ever fitted over the end of one. What is asked without naming a
-    context concerns the one that is `judged`.
+    Each context is a separate series: no fit spans two contexts. Attributes without a context number refer to the
+    `judged` context.
 
     Args:
-        mode: the pressure mode that the chunks are in.
+        mode: pressure mode of the chunks.
     """
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.contexts: list[ContextSeries] = [ContextSeries(mode)]
-        """In order; those that are in no file are missing."""
+        """In order; contexts that are in no file are missing."""
         self._begun = False
         self._numbers = ContextNumbers()
 
     def feed(self, item: StreamItem) -> bool:
-        """Take in one item; return whether it made a series longer."""
+        """Take in one item; return True if a series grew."""
         if self._numbers.feed(item):
             self._begin(item)
         elif isinstance(item, Keyframe) and item.i and not self._begun:
@@ -95,7 +95,7 @@ class MidSeries:
         self._begun |= isinstance(item, Token)
         if not isinstance(item, Chunk) or item.partial or item.warm_up:
             return False
-        return self.current.add(item)
+        return self.current.feed(item)
 
     @property
     def current(self) -> ContextSeries:
@@ -104,15 +104,15 @@ class MidSeries:
 
     @property
     def judged(self) -> ContextSeries:
-        """The newest context that is long enough for a fit; the newest one of all where none is."""
+        """The newest context that can be fitted; the newest context if none can."""
         return next((each for each in reversed(self.contexts) if not each.unavailable), self.current)
 
     def context(self, number: int) -> ContextSeries | None:
-        """Return the series of the context of this number, from 0; None if nothing of it is known."""
+        """Return the series of the context with this number, from 0; None if no file has any of it."""
         return next((each for each in self.contexts if each.number == number), None)
 
     def number_of(self, chunk: Chunk) -> int:
-        """Return the number of the context of the chunk that was fed last."""
+        """Return the context number of the chunk that was fed last."""
         return self._numbers.of(chunk)
 
     @property
@@ -127,19 +127,19 @@ class MidSeries:
 
     @property
     def unavailable(self) -> str:
-        """Why nothing can be fitted yet; empty if it can."""
+        """Reason why nothing can be fitted yet; empty if a fit is possible."""
         return self.judged.unavailable
 
     def fit(self) -> Fit | None:
-        """Fit the half-life of the judged context; None where it is `unavailable`."""
+        """Fit the half-life of the judged context; return None if it is `unavailable`."""
         return self.judged.fit()
 
     def entropy_collapse(self) -> EntropyCollapse | None:
-        """How far router entropy fell in the judged context; None where it is not known of all chunks."""
+        """Return the fall of router entropy in the judged context; None if a chunk has no router entropy."""
         return self.judged.entropy_collapse()
 
     def _begin(self, item: StreamItem) -> None:
-        """Begin the series of a context, whose `fresh_context` may be in no file."""
+        """Begin the series of a context; its `fresh_context` may be in no file."""
         if isinstance(item, Keyframe) and not self._begun and not self.current.mid:
             self.contexts.pop()  # the recording begins in a later context
         self.contexts.append(ContextSeries(self.mode, self._numbers.current))

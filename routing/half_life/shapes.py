@@ -1,7 +1,9 @@
-"""The shapes a trend can have, fitted by least squares to many series at once.
+"""Candidate shapes of a trend, fitted by least squares to many series at once.
 
 Every non-linear parameter is profiled on a grid, so a refit is a matrix product. Shapes: `n` chunks, `S` series, one
 per column; `t` is the time since the first chunk, in chunks.
+
+References: quandt-1960, golub-pereyra-1973.
 """
 
 from __future__ import annotations
@@ -24,35 +26,36 @@ PARAMETERS: dict[CurveShape, tuple[str, ...]] = {
     "exponential": ("start", "floor", "halving"),
     "cliff": ("start", "after", "at"),
 }
-"""Names of each shape's parameters. `halving`: chunks in which the distance to the floor halves. `at`: first chunk at
-the level `after`; it is fitted like any parameter, and counts as one."""
+"""Names of each shape's parameters. `halving`: chunks in which the distance to the floor halves. `at`: breakpoint, the
+first chunk at the level `after`; it is fitted, and counts as a parameter."""
 
 GRID = 64
-"""Halving times that are tried."""
+"""Halving times of the grid."""
 SHORTEST, LONGEST = 0.3, 10.0
-"""Chunks, and multiples of the series' length: below it is a cliff at the first chunk, above it a line."""
+"""Shortest halving time in chunks, longest one in lengths of the series: a shorter one is a cliff at the first chunk,
+a longer one a line."""
 ONE_THREAD = 1 << 18
-"""Multiplications up to which BLAS works in one thread: the other cores run the model that is being watched."""
+"""Multiplications up to which BLAS uses a single thread: the other cores run the model."""
 SHORT = 100
-"""Chunks up to which an axis takes so little memory that many are kept."""
+"""Chunks up to which an axis takes little memory, so that many are cached."""
 ROUNDING = 1e-12
-"""Spread below this share of the largest value is rounding of the machine, not a trend."""
+"""Spread below this share of the largest value is floating-point rounding, not a trend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """One shape's fit to each of `S` series."""
+    """Curves of one shape, one for each of `S` series."""
 
     shape: CurveShape
     parameters: Floats
     """`[p, S]`, in the order of `PARAMETERS`."""
 
     def values(self, t: Floats) -> Floats:
-        """The curves at times `t [m]`, as `[m, S]`."""
+        """Return the values of the curves at times `t [m]`, as `[m, S]`."""
         return curve_values(self.shape, self.parameters, np.asarray(t, float)[:, None])
 
     def half_times(self) -> Floats:
-        """When each curve reaches half of its start, `[S]`; infinite where it never does."""
+        """Return the time at which each curve reaches half of its start, `[S]`; infinite for never."""
         start = self.parameters[0]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self.shape == "linear":
@@ -69,7 +72,7 @@ class Curves:
 
 
 def curve_values(shape: CurveShape, parameters: Floats, t: Floats) -> Floats:
-    """`shape` at times `t`; parameters and times are broadcast."""
+    """Return the values of `shape` at times `t`; parameters and times are broadcast."""
     values: Floats
     if shape == "constant":
         values = parameters[0] + 0 * t
@@ -85,10 +88,12 @@ def curve_values(shape: CurveShape, parameters: Floats, t: Floats) -> Floats:
 
 
 class TimeAxis:
-    """The times of a series, with everything about them that does not depend on its values.
+    """Times of a series, with the cached quantities that do not depend on its values.
 
     Args:
         times: `[n]`, ascending from 0, in chunks.
+
+    References: golub-pereyra-1973.
     """
 
     def __init__(self, times: tuple[float, ...]) -> None:
@@ -97,25 +102,27 @@ class TimeAxis:
 
     @cached_property
     def halvings(self) -> Floats:
-        """`[GRID]` halving times, ascending by a constant factor."""
+        """Halving times of the grid `[GRID]`, ascending by a constant factor."""
         return np.geomspace(SHORTEST, LONGEST * (self.t[-1] + 1), GRID)
 
     @cached_property
     def decays(self) -> Floats:
-        """`[GRID, n]`: the exponential of each halving time, centred and of length 1."""
+        """Exponential of each halving time `[GRID, n]`, centred and of length 1."""
         return np.ascontiguousarray(_unit(np.exp2(-self.t[:, None] / self.halvings)).T)
 
     @cached_property
     def line(self) -> Floats:
-        """`[1, n]`: the line, centred and of length 1."""
+        """Line `[1, n]`, centred and of length 1."""
         return np.ascontiguousarray(_unit(self.t[:, None]).T)
 
     def explained(self, shape: CurveShape, centred: Floats) -> Floats:
-        """Sums of squares that each trial of a shape explains beyond the mean, `[trials, S]`.
+        """Return the sums of squares that each trial of a shape explains beyond the mean, `[trials, S]`.
 
         Args:
             shape: one of `TRENDS`.
-            centred: series less their means, `[n, S]`.
+            centred: series minus their means, `[n, S]`.
+
+        References: quandt-1960, golub-pereyra-1973.
         """
         if shape == "cliff":
             before = np.arange(1, self.n)[:, None]
@@ -127,7 +134,10 @@ class TimeAxis:
         return np.concatenate(slices, axis=1) ** 2
 
     def best_share(self, series: Floats) -> Floats:
-        """Largest share of each series' variance that any trend explains, `[S]` in 0..1; 0 for a flat one."""
+        """Return the largest share of each series' variance that a trend explains, `[S]` in 0..1; 0 for a flat series.
+
+        References: quandt-1960.
+        """
         centred = centre(series)
         total = (centred**2).sum(axis=0)
         best = np.max([self.explained(shape, centred).max(axis=0) for shape in TRENDS], axis=0)
@@ -135,12 +145,14 @@ class TimeAxis:
         return share
 
     def fit(self, shape: CurveShape, series: Floats, *, rounds: int = 0) -> Curves:
-        """The best curve of a shape for each series.
+        """Fit a shape to each series by least squares.
 
         Args:
-            shape: which one.
+            shape: one of `SHAPES`.
             series: `[n, S]`.
-            rounds: how often to narrow the halving time down further than one parabola through the grid does.
+            rounds: refinements of the halving time beyond the parabola through the grid.
+
+        References: quandt-1960, golub-pereyra-1973.
         """
         mean, centred = series.mean(axis=0), centre(series)
         if shape == "constant":
@@ -159,7 +171,7 @@ class TimeAxis:
         return Curves("cliff", np.stack([before / at, (sums[-1] - before) / (self.n - at), self.t[at]]))
 
     def _halving(self, explained: Floats, centred: Floats, rounds: int) -> Floats:
-        """The best halving times `[S]`: by a parabola through the grid's best point and its neighbours, then closer."""
+        """Return the best halving times `[S]`: parabola through the best grid point and its neighbours, refined."""
         log_halvings = np.log(self.halvings)
         step = log_halvings[1] - log_halvings[0]
         at = np.clip(explained.argmax(axis=0), 1, GRID - 2)
@@ -184,11 +196,11 @@ class TimeAxis:
         return Curves("exponential", np.stack([floor + amplitude, floor, halving]))
 
 
-def axis(times: tuple[float, ...]) -> TimeAxis:
-    """Return the axis of these times, kept for the next fit of as many chunks.
+def time_axis(times: tuple[float, ...]) -> TimeAxis:
+    """Return the axis of these times, cached for the next fit at the same length.
 
-    Many short ones are kept, since every series is looked at at the same lengths, and few long ones: an axis of 1,000
-    chunks takes a megabyte, and a run that is watched needs another one for every chunk.
+    Many short axes are cached, since every series is tested at the same lengths, but few long ones: an axis of 1,000
+    chunks takes a megabyte, and a live run needs another one for every chunk.
     """
     return _short_axis(times) if len(times) <= SHORT else _long_axis(times)
 
@@ -198,21 +210,21 @@ _long_axis = lru_cache(maxsize=2)(TimeAxis)
 
 
 def centre(series: Floats) -> Floats:
-    """Series `[n, S]` less their means; what is only rounding becomes 0."""
+    """Return series `[n, S]` minus their means; series that vary only by rounding become 0."""
     centred: Floats = series - series.mean(axis=0)
     centred[:, np.abs(centred).max(axis=0) <= ROUNDING * np.abs(series).max(axis=0)] = 0
     return centred
 
 
 def _unit(columns: Floats) -> Floats:
-    """Columns centred and of length 1."""
+    """Return columns centred and of length 1."""
     around = columns - columns.mean(axis=0)
     unit: Floats = around / np.sqrt((around**2).sum(axis=0))
     return unit
 
 
 def _vertex(left: Floats, middle: Floats, right: Floats) -> Floats:
-    """Where a parabola through values at −1, 0 and 1 is highest, at most 1 away."""
+    """Return the position of the maximum of a parabola through values at −1, 0 and 1, clipped to −1..1."""
     bend = left - 2 * middle + right
     with np.errstate(divide="ignore", invalid="ignore"):
         place = (left - right) / (2 * bend)

@@ -1,11 +1,11 @@
-"""A half-life fit in words: the same on the screen, in `fit`, in summaries and in reports."""
+"""Text of a half-life fit: the same on the screen, in `fit`, in summaries and in reports."""
 
 from __future__ import annotations
 
 from math import isinf
 from typing import TYPE_CHECKING
 
-from moe_watch.routing.half_life.sequential import LIMIT
+from moe_watch.routing.half_life.sequential_looks import LIMIT
 from moe_watch.routing.half_life.trend_detection import MIN_CHANGE
 from moe_watch.routing.pressure.formulas import mode_words
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def in_words(fit: Fit) -> str:
-    """Return the verdict with its half-life, or why there is none, as one line."""
+    """Return one line: the verdict with its half-life, or the reason why there is no half-life."""
     if fit.verdict == "unreachable" and fit.reach:
         rule = mode_words(fit.mode or "this mode")
         return f"unreachable: {rule} cannot fall below {fit.reach.floor:.3f}, half is {fit.reach.half:.3f}"
@@ -26,38 +26,36 @@ def in_words(fit: Fit) -> str:
 
 
 def as_watched(fit: Fit) -> str:
-    """Return the sequential p, with the number of looks that it accounts for."""
+    """Return the sequential p with its number of looks."""
     return f"{fit.p_sequential:.2g} over {fit.looks} look{'s' * (fit.looks != 1)}"
 
 
 def by_weight(fit: Fit) -> list[Candidate]:
-    """Return the curves that were tried, the likeliest by its weight first."""
+    """Return the candidates, the highest Akaike weight first."""
     return sorted(fit.candidates, key=lambda each: -each.weight)
 
 
 def doubt(fit: Fit) -> str:
-    """Say why the curve with the highest weight was not chosen; empty where it was."""
+    """Return why the candidate with the highest weight was not chosen; empty if it was."""
     best = by_weight(fit)[0]
     if best is fit.chosen:
         return ""
     if fit.chosen.shape != "constant":
         return f"a trend was found at an earlier look, and none since has withdrawn it: {best.shape} is not chosen yet"
     if fit.p_sequential > LIMIT:
-        return (
-            f"{best.shape} not believed: noise alone gives such curves (p = {as_watched(fit)}; {LIMIT:g} would count)"
-        )
-    return f"{best.shape} not believed: it changes by less than {100 * MIN_CHANGE:.0f} % of its start"
+        return f"{best.shape} rejected: noise alone gives such curves (p = {as_watched(fit)}; limit {LIMIT:g})"
+    return f"{best.shape} rejected: it changes by less than {100 * MIN_CHANGE:.0f} % of its start"
 
 
 def _no_trend(fit: Fit) -> str:
     if fit.p_sequential > LIMIT:
-        return f"no trend beyond noise (p = {as_watched(fit)}; {LIMIT:g} would count)"
-    return f"its trend changes it by less than {100 * MIN_CHANGE:.0f} % of its start"
+        return f"no trend beyond noise (p = {as_watched(fit)}; limit {LIMIT:g})"
+    return f"its trend changes by less than {100 * MIN_CHANGE:.0f} % of its start"
 
 
 def _half_life(fit: Fit) -> str:
     if fit.start <= 0:
-        return f"no half-life: it begins at {fit.start:.3f}, and half of that means nothing"
+        return f"no half-life: its start is {fit.start:.3f}, and a half-life needs a start above 0"
     if fit.half_life is not None:
         return f"half-life {fit.half_life:.1f} chunks{_range(fit)}"
     if fit.censored:
@@ -68,7 +66,7 @@ def _half_life(fit: Fit) -> str:
 
 
 def _levels_off(fit: Fit, never: FloorAboveHalf) -> str:
-    """Name both levels; the interval may leave open that half is reached at some time."""
+    """Return both levels; by the interval, half may still be reached later."""
     levels = f"levels off at {never.floor:.3f}, above half of its start ({never.half:.3f})"
     if fit.interval is None:
         return f"never half: {levels}"

@@ -1,4 +1,7 @@
-"""How far each pressure of a mode can go, whatever is measured, and which of its branches it can come to at all."""
+"""Bounds of each pressure in a mode over all possible signals, and the reasons for a pause that can occur.
+
+References: chronomoe-2024.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from moe_watch.routing.events import PauseReason, Pressures, Signals
 from moe_watch.routing.pressure.formulas import EXTERNAL, Mode, pause_reason, pressures, reference_signals
 
 ENTROPIES_TRIED = 200
-"""P_net is not monotonous in the entropy, so its lowest value is looked for."""
+"""Grid of entropies: P_net is not monotonic in the entropy, so its minimum is found by a search."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModeBounds:
-    """The reach of one mode; bounds that only hold for signals at their worst all at once."""
+    """Bounds of one mode; they are reached only if all signals are at their worst at the same time."""
 
     mid: tuple[float, float]
     """Lowest and highest P_mid."""
@@ -25,12 +28,15 @@ class ModeBounds:
     net: float
     """Lowest P_net."""
     pauses: frozenset[PauseReason]
-    """Reasons for a pause that can come about at all, but for multistep."""
+    """Reasons for a pause that can occur, multistep excluded."""
 
 
 @lru_cache(maxsize=16)
 def mode_bounds(mode: Mode, experts: int) -> ModeBounds:
-    """The bounds of `mode` in a model of `experts` experts, with no residual intent."""
+    """Return the bounds of `mode` in a model with `experts` experts, at a residual intent of 0.
+
+    References: chronomoe-2024.
+    """
     worst = [pressures(signals, 0.0) for signals in _worst(mode, experts)]
     return ModeBounds(
         mid=(min(found.mid for found in worst), pressures(_best(mode), 0.0).mid),
@@ -41,7 +47,7 @@ def mode_bounds(mode: Mode, experts: int) -> ModeBounds:
 
 
 def _reasons(worst: list[Pressures]) -> frozenset[PauseReason]:
-    """Reasons found at the bounds; P_net is asked about apart, because the reference asks about P_fast first."""
+    """Return the reasons found at the bounds; P_net is tested separately, because the reference tests P_fast first."""
     found = {reason for each in worst if (reason := pause_reason(each)) is not None}
     if any(each.net < 0 for each in worst):
         found.add("negative_pressure")
@@ -49,7 +55,7 @@ def _reasons(worst: list[Pressures]) -> frozenset[PauseReason]:
 
 
 def _worst(mode: Mode, experts: int) -> Iterator[Signals]:
-    """Signals that give the least pressure, for every entropy."""
+    """Yield the signals that give the least pressure, for every entropy of the grid."""
     for step in range(ENTROPIES_TRIED + 1):
         entropy = step / ENTROPIES_TRIED
         if mode == "chronomoe-v1":
@@ -59,6 +65,7 @@ def _worst(mode: Mode, experts: int) -> Iterator[Signals]:
 
 
 def _best(mode: Mode) -> Signals:
+    """Return the signals that give the highest P_mid."""
     if mode == "chronomoe-v1":
         return reference_signals(EXTERNAL, 0.0, 1.0, 1.0, 1.0)
     return _measured(0.0, top_margin=0.0, transition=1.0, proximity=0.0, delta=1.0)

@@ -1,4 +1,7 @@
-"""A chunk in the making: what its decode tokens add up to."""
+"""Sums over the decode tokens of an open chunk.
+
+References: chronomoe-2024.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ SUMMED = ("router_entropy", "router_margin", "top_margin", "overlap")
 
 @dataclass(slots=True)
 class ChunkSums:
-    """Sums over the decode tokens of one chunk; means come out at its end."""
+    """Sums over the decode tokens of one chunk, from which its means are computed."""
 
     counts: Ints
     """[L, E] selections."""
@@ -30,36 +33,36 @@ class ChunkSums:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0.0))
     observed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0))
 
-    def extend(self, tokens: Sequence[Token], counts: Ints) -> None:
-        """Take in decode tokens in a row, at least one, and how often they selected each expert `[L, E]`."""
+    def feed(self, tokens: Sequence[Token], counts: Ints) -> None:
+        """Add successive decode tokens, at least one, and their selections per expert `[L, E]`."""
         if not self.tokens:
             self.first = tokens[0].i
         self.last = tokens[-1].i
         self.tokens += len(tokens)
         self.counts += counts
 
-    def measure(self, tokens: Sequence[Token], chosen: Selections, before: Ints | None) -> None:
-        """Add the signals of decode tokens in a row.
+    def feed_signals(self, tokens: Sequence[Token], chosen: Selections, before: Ints | None) -> None:
+        """Add the signals of successive decode tokens.
 
         Args:
-            tokens: those given to `extend`.
-            chosen: what they selected.
+            tokens: the tokens given to `feed`.
+            chosen: their selections.
             before: expert ids `[L, k]` of the token before them in this context, None if there was none.
         """
         self._add_integers("router_entropy", [token.entropy for token in tokens])
         self._add_integers("router_margin", [token.margin for token in tokens])
-        # JSON writes null for what is no number: a replay would not have it.
+        # JSON writes null for NaN and infinity: a replay would not have them.
         margins = [margin for token in tokens if (margin := token.top_margin) is not None and isfinite(margin)]
         self._add("top_margin", margins, len(margins))
         self._add_rows("overlap", overlaps(chosen, before))
 
     def mean(self, name: str, unit: float = 1.0) -> float:
-        """Mean of one summed signal; NaN if nothing was observed."""
-        seen = self.observed[name]
-        return self.sums[name] * unit / seen if seen else np.nan
+        """Return the mean of one summed signal; NaN if nothing was observed."""
+        observed = self.observed[name]
+        return self.sums[name] * unit / observed if observed else np.nan
 
-    def is_whole(self, k: Ints) -> bool:
-        """Routing was observed at every token: a mean over some of them would pass for one over the chunk.
+    def is_complete(self, k: Ints) -> bool:
+        """Return True if routing was observed at every token; a mean over some tokens is not the mean of the chunk.
 
         Args:
             k: experts per token of each layer `[L]`.
@@ -67,11 +70,11 @@ class ChunkSums:
         return bool((self.counts.sum(-1) == self.tokens * k).any())
 
     def usage(self) -> Floats:
-        """Share of selections per layer [L, E] in this chunk."""
+        """Return the share of selections per layer `[L, E]` in this chunk."""
         return shares(self.counts)
 
     def means(self, units: Units) -> dict[str, float]:
-        """The chunk means that pressure needs, by signal name."""
+        """Return the chunk means that pressure needs, by signal name."""
         return {
             "router_entropy": self.mean("router_entropy", units.entropy),
             "router_margin": self.mean("router_margin", units.margin),
@@ -92,15 +95,15 @@ class ChunkSums:
         self._add(name, sums.tolist(), int(known.sum()))
 
     def _add(self, name: str, parts: list[float], count: int) -> None:
-        """Add the parts of a sum one after the other: rounding depends on it, `sum` does not do it in every Python."""
+        """Add partial sums in order: rounding depends on the order, and `sum` compensates in some Python versions."""
         total = self.sums[name]
         for part in parts:
             total += part
         self.sums[name] = total
         self.observed[name] += count
 
-    def freeze(self) -> OpenChunk:
-        """As a part of a keyframe."""
+    def to_keyframe(self) -> OpenChunk:
+        """Return the sums as a keyframe stores them."""
         return OpenChunk(
             first=self.first,
             last=self.last,
@@ -114,19 +117,19 @@ class ChunkSums:
         )
 
     @classmethod
-    def thaw(cls, frozen: OpenChunk) -> ChunkSums:
-        """Back from a keyframe."""
-        counts = np.array(frozen.counts, np.int64)
+    def from_keyframe(cls, stored: OpenChunk) -> ChunkSums:
+        """Return the sums that a keyframe stores."""
+        counts = np.array(stored.counts, np.int64)
         start = UsageAverages(*counts.shape)
-        start.rows = np.array(frozen.start_rows, np.int64)
-        start.meso = unpacked(frozen.start_meso).reshape(counts.shape)
-        start.macro = unpacked(frozen.start_macro).reshape(counts.shape)
-        return cls(counts, start, frozen.first, frozen.last, frozen.tokens, dict(frozen.sums), dict(frozen.observed))
+        start.rows = np.array(stored.start_rows, np.int64)
+        start.meso = unpacked(stored.start_meso).reshape(counts.shape)
+        start.macro = unpacked(stored.start_macro).reshape(counts.shape)
+        return cls(counts, start, stored.first, stored.last, stored.tokens, dict(stored.sums), dict(stored.observed))
 
 
 @dataclass(frozen=True, slots=True)
 class LastToken:
-    """What the reference reads at a chunk's last token, in its last MoE layer. NaN where not recorded."""
+    """Signals that the reference reads at a chunk's last token, in its last MoE layer. NaN where not recorded."""
 
     router_entropy: float
     """Over ln E."""
@@ -134,7 +137,7 @@ class LastToken:
 
     @classmethod
     def of(cls, token: Token, layers: int, units: Units) -> LastToken:
-        """Read one token."""
+        """Read one token of a model with `layers` MoE layers."""
         entropy = token_layer_values(token.entropy, layers)[-1] * units.entropy
         margin = token_layer_values(token.margin, layers)[-1] * units.margin
         return cls(float(entropy), float(margin))

@@ -1,8 +1,10 @@
-"""What a text does to mid-pressure, against a neutral text of the same length and against no text.
+"""Effect of a text on mid-pressure, against a neutral text of the same length and against no text.
 
-A run is forked at chunk boundaries: its context copied, and gone on with without text, with a neutral text, and with
-the text, several times each with randomness of its own. Nothing that happens there becomes part of the run, so the
-arms of a boundary share one history and differ in the text alone. docs/experiments.md, "External energy".
+A run is forked at chunk boundaries: the context is copied and continued without text, with a neutral text, and with the
+text, several times each, with separate seeds. The continuations do not become part of the run, so the arms of a
+boundary share one history and differ in the text alone. docs/experiments.md, "External energy".
+
+References: davison-hinkley-1997.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ ARMS: tuple[ForkArm, ...] = ("none", "neutral", "text")
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """P_mid of one chunk's continuations at one boundary of one run, by arm."""
+    """P_mid of the continuations at one chunk boundary of one run, by arm."""
 
     run: int
     i: int
@@ -32,15 +34,15 @@ class Boundary:
 
     @property
     def replicates(self) -> int:
-        """Continuations in the arm that has fewest."""
+        """Number of continuations in the smallest arm."""
         return min(len(self.none), len(self.neutral), len(self.text))
 
     def mean(self, arm: ForkArm) -> float:
-        """Mean P_mid of one arm."""
+        """Return the mean P_mid of one arm."""
         return fmean(self._arm(arm))
 
     def difference(self, arm: ForkArm, other: ForkArm) -> float:
-        """Mean of one arm minus that of another."""
+        """Return the mean P_mid of one arm minus the mean of another."""
         return self.mean(arm) - self.mean(other)
 
     def _arm(self, arm: ForkArm) -> tuple[float, ...]:
@@ -52,19 +54,19 @@ class ExternalEnergy:
     """Differences in P_mid of the chunk after the text; intervals by bootstrap over boundaries."""
 
     text_minus_neutral: Estimate
-    """The primary estimate: what the text's meaning does, its length accounted for."""
+    """Primary estimate: effect of the text's meaning at equal length."""
     text_minus_none: Estimate
     neutral_minus_none: Estimate
-    """What being interrupted does, whatever is said."""
+    """Effect of an interruption by any text."""
     arms: dict[ForkArm, float]
     """Mean P_mid."""
     boundaries: int
     replicates: tuple[int, int]
-    """Fewest and most continuations in an arm."""
+    """Smallest and largest number of continuations in an arm."""
 
 
 def boundaries_of(forks: Iterable[Fork], run: int) -> list[Boundary]:
-    """One run's forks, by boundary. Those in which an arm is missing, or was not measured, are left out."""
+    """Return one run's forks, by boundary; boundaries with a missing or unmeasured arm are left out."""
     found: dict[int, dict[ForkArm, list[float]]] = {}
     for fork in forks:
         if fork.pressures is not None:
@@ -77,7 +79,10 @@ def boundaries_of(forks: Iterable[Fork], run: int) -> list[Boundary]:
 
 
 def external_energy(boundaries: Sequence[Boundary]) -> ExternalEnergy | None:
-    """The effect of the text over all boundaries, each with the same weight; None if there is none."""
+    """Estimate the effect of the text over all boundaries, with equal weights; return None if there is no boundary.
+
+    References: davison-hinkley-1997.
+    """
     if not boundaries:
         return None
 

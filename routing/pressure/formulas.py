@@ -1,10 +1,12 @@
-"""Pressure: how hard the context pushes the model on, from routing and output signals.
+"""Pressures of a chunk, from routing and output signals.
 
-After ChronoMoE (Halcyon); formulas, bounds and modes: docs/measurements.md, "Pressure". All modes compute the
-same formulas from different signals. `measured-v2` measures every signal and begins again with every context.
-`measured-v1`, of older recordings, measures the same and carries its averages over into a fresh context.
-`chronomoe-v1` is the reference with the constants it used in place of its clocks, so that published numbers can be
-compared.
+The formulas come from ChronoMoE; formulas, bounds and modes: docs/measurements.md, "Pressure". All modes compute the
+same formulas from different signals. `measured-v2` measures every signal and restarts with every context.
+`measured-v1`, the mode of older recordings, measures the same signals and carries its averages over into a fresh
+context. `chronomoe-v1` is the reference, with the constants that it has in place of its clocks, so that published
+numbers can be compared.
+
+References: chronomoe-2024.
 """
 
 from __future__ import annotations
@@ -18,34 +20,36 @@ from moe_watch.routing.events import PauseReason, Pressures, Signals
 
 Mode = Literal["measured-v2", "measured-v1", "chronomoe-v1"]
 MODES: tuple[Mode, ...] = ("measured-v2", "measured-v1", "chronomoe-v1")
-"""The first one is what new recordings are in."""
+"""New recordings use the first one."""
 MODES_OFFERED = f"{', '.join(MODES[:-1])} or {MODES[-1]}"
 CONTEXT_MODES: frozenset[str] = frozenset({"measured-v2"})
-"""Modes that begin again with every context: averages, warm-up, phases, coherence and residual."""
+"""Modes that restart with every context: averages, warm-up, phases, coherence and residual."""
 
 MODE_WORDS: dict[Mode, str] = {
     "measured-v2": "measured",
     "measured-v1": "measured (version 1)",
     "chronomoe-v1": "ChronoMoE's rule",
 }
-"""What the pressure modes are called in text that is read, not typed."""
+"""Names of the pressure modes in text; commands and files use the keys."""
 
 WARM_UP_CHUNKS = 10
-"""Complete chunks that feed the averages first: shown, never P₀, never fitted."""
+"""Complete chunks that fill the averages first: shown, but never P₀ and never fitted."""
 
 
 def mode_words(mode: str) -> str:
-    """Return the name of a pressure mode in words; one that is not known here as it stands."""
+    """Return the name of a pressure mode in text; an unknown mode is returned unchanged."""
     return next((words for known, words in MODE_WORDS.items() if known == mode), mode)
 
 
 def pressures(signals: Signals, residual: float, *, mid_margin: float | None = None) -> Pressures:
-    """All pressures of one chunk.
+    """Compute all pressures of one chunk.
 
     Args:
-        signals: what was measured in the chunk.
-        residual: the residual intent carried over from the chunk before, 0..1.
-        mid_margin: P_mid's margin where it is not `signals.top_margin` (the reference's choice gap).
+        signals: signals of the chunk.
+        residual: residual intent after the chunk before, 0..1.
+        mid_margin: margin in P_mid if it is not `signals.top_margin` (the reference's choice gap).
+
+    References: chronomoe-2024.
     """
     margin = signals.top_margin if mid_margin is None else mid_margin
     surprise = tanh(signals.delta_coherence)
@@ -68,7 +72,10 @@ def pressures(signals: Signals, residual: float, *, mid_margin: float | None = N
 
 
 def pause_reason(found: Pressures, *, multistep: bool = False) -> PauseReason | None:
-    """Why the reference would pause after this chunk, or None to go on."""
+    """Return the reason why the reference would pause after this chunk; None if it would continue.
+
+    References: chronomoe-2024.
+    """
     if found.fast < -0.7:
         return "fast_instability"
     if found.net < 0:
@@ -77,7 +84,10 @@ def pause_reason(found: Pressures, *, multistep: bool = False) -> PauseReason | 
 
 
 def next_residual(residual: float, found: Pressures, pause: PauseReason | None) -> float:
-    """The residual intent after a chunk: built up while going on, halved by a pause, gone on negative pressure."""
+    """Return the residual intent after a chunk: it grows without a pause, halves at a pause, and is 0 if P_net < 0.
+
+    References: chronomoe-2024.
+    """
     if pause is None:
         return _clip(0.7 * residual + 0.3 * max(0.0, found.mid), 0.0, 1.0)
     return 0.0 if found.net < 0 else 0.5 * residual
@@ -85,48 +95,51 @@ def next_residual(residual: float, found: Pressures, pause: PauseReason | None) 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceClocks:
-    """The constants that the reference has where the measured modes measure."""
+    """Constants of the reference for signals that the measured modes measure.
+
+    References: chronomoe-2024.
+    """
 
     proximity_meso: float
     transition_prob: float
     slow_confidence: float
     proximity_macro: float
     top_margin: float | None
-    """P_mid's margin; None reads the choice gap."""
+    """Margin in P_mid; None reads the choice gap."""
 
 
 TOY = ReferenceClocks(0.2, 0.8, 0.5, 0.1, None)
-"""The reference's toy model, after its first chunk."""
+"""Constants of the reference's toy model, after its first chunk."""
 EXTERNAL = ReferenceClocks(0.5, 0.5, 0.5, 0.5, 1.0)
-"""The reference's adapter for an external model; every model watched here is one."""
+"""Constants of the reference's adapter for external models; every model here is external."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reachability:
-    """Whether P_mid can fall to half of where it began, in this mode."""
+    """Lowest P_mid of a mode, and half of a series' start."""
 
     floor: float
-    """The lowest P_mid the mode can give."""
+    """Lowest P_mid that the mode can give."""
     half: float
 
     @property
     def reachable(self) -> bool:
-        """A half-life can exist at all."""
+        """True if P_mid can fall to half of its start, so that a half-life can exist."""
         return self.floor <= self.half
 
 
 def mid_floor(mode: Mode) -> float:
-    """The lowest P_mid that `mode` can give: every measured signal at its worst, ΔR at −1."""
+    """Return the lowest P_mid that `mode` can give: every measured signal at its worst, ΔR at −1."""
     if mode == "chronomoe-v1":
         return _reference_mid(EXTERNAL, margin=1.0, delta_coherence=-1.0)
     return 0.2 * tanh(0.5) - 0.1 * tanh(1)
 
 
 def reachability(mode: Mode, initial: float) -> Reachability:
-    """Compare the lowest P_mid that a series of `mode` can fall to with half of `initial`, where it starts.
+    """Return the lowest P_mid of a series of `mode`, with half of its start `initial`.
 
-    A start that the reference's adapter for external models cannot give is from its toy model, whose floor is that at
-    ΔR = 0: half could only be reached by chance, in a single chunk in which ΔR falls below −0.156.
+    A start that the reference's adapter for external models cannot give is from its toy model, whose floor is its P_mid
+    at ΔR = 0: half could only be reached by chance, in a single chunk in which ΔR falls below −0.156.
     """
     if mode == "chronomoe-v1" and initial > _reference_mid(EXTERNAL, margin=1.0, delta_coherence=1.0):
         return Reachability(_reference_mid(TOY, margin=1.0, delta_coherence=0.0), initial / 2)
@@ -134,14 +147,17 @@ def reachability(mode: Mode, initial: float) -> Reachability:
 
 
 def _reference_mid(clocks: ReferenceClocks, *, margin: float, delta_coherence: float) -> float:
-    """P_mid with the reference's constants."""
+    """Return P_mid with the reference's constants."""
     return pressures(reference_signals(clocks, 0.0, 0.0, 0.0, delta_coherence), 0.0, mid_margin=margin).mid
 
 
 def reference_signals(
     clocks: ReferenceClocks, router_entropy: float, router_margin: float, coherence: float, delta_coherence: float
 ) -> Signals:
-    """Signals in which the reference's constants stand for its clocks. `router_entropy` in nats, as it has it."""
+    """Return signals with the reference's constants in place of its clocks. `router_entropy` is in nats, as there.
+
+    References: chronomoe-2024.
+    """
     return Signals(
         router_entropy=router_entropy,
         router_margin=router_margin,
@@ -156,10 +172,12 @@ def reference_signals(
 
 
 def crossing(mid: Sequence[float]) -> int | None:
-    """Position of the first P_mid at or below half of the first one; None if it never gets there.
+    """Return the position of the first P_mid at or below half of the first one; None if there is none.
 
     Args:
         mid: P_mid of complete chunks after the warm-up, in order.
+
+    References: chronomoe-2024.
     """
     return next((at for at, value in enumerate(mid) if value <= mid[0] / 2), None)
 

@@ -1,19 +1,22 @@
-"""The instruments of a run: fed its events in order, they give its chunks and keyframes.
+"""Instruments of a run: they derive chunks and keyframes from its events.
 
-A live run and its replay use the same instruments on the same events, so they show the same numbers.
+A live run and its replay feed the same events to the same instruments, so both show the same numbers.
+
+References: chronomoe-2024, jaccard-1912.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass, field
 from math import isnan, log
 
 import numpy as np
 
 from moe_watch.routing.arrays import ABSENT, Ints, Selections, integer_rows, packed, unpacked
 from moe_watch.routing.chunks import ChunkClock
-from moe_watch.routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token
+from moe_watch.routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, Signals, State, Token, Units
 from moe_watch.routing.pressure.chunk_sums import ChunkSums, LastToken
 from moe_watch.routing.pressure.formulas import (
     CONTEXT_MODES,
@@ -24,29 +27,30 @@ from moe_watch.routing.pressure.formulas import (
     pressures,
     reference_signals,
 )
-from moe_watch.routing.row_layout import RowLayout, selected
+from moe_watch.routing.row_layout import RowLayout, keyframe_experts
 from moe_watch.routing.usage.counts import UsageWindow
 from moe_watch.routing.usage.running_averages import Coherence, UsageAverages
 
 KEYFRAME_TOKENS = 700
-"""A jump reads up to so many tokens more than it shows. At 48 layers × 128 experts a keyframe takes 250 kB."""
+"""Tokens between keyframes: a seek reads at most this many tokens more than it shows. At 48 layers × 128 experts a
+keyframe takes 250 kB."""
 KEYFRAME_PATIENCE = 200
-"""How many tokens later a keyframe may come so that it stands at a chunk's end: a chunk in the making makes it two
-thirds larger."""
+"""Tokens that a keyframe may be late, so that it comes at the end of a chunk: an open chunk makes it two thirds
+larger."""
 
 TOGETHER = 64
-"""Tokens computed with at once, at most: NumPy takes as long for one as for ten."""
+"""Most tokens in one computation: NumPy takes as long for one token as for ten."""
 
 CUTTING_STATES = frozenset({"fresh_context", "finished", "error"})
 """States that end a chunk before it is complete."""
 
 
-def start_is_before(frame: Keyframe, mode: str) -> bool:
-    """Tell whether P₀ of the present context lies before this keyframe, so that a recording beginning there lacks it.
+def lacks_start(frame: Keyframe, mode: str) -> bool:
+    """Return True if P₀ of the present context is before this keyframe: a recording that begins there does not have it.
 
     Args:
-        frame: the state where the recording begins.
-        mode: the pressure mode. One that does not begin again with a context has a warm-up in the first one only.
+        frame: the state at which the recording begins.
+        mode: the pressure mode. A mode that does not restart with a context has a warm-up in the first context only.
     """
     if mode not in CONTEXT_MODES and frame.context:
         return bool(frame.context_chunks)
@@ -54,10 +58,100 @@ def start_is_before(frame: Keyframe, mode: str) -> bool:
 
 
 def complete_chunks(frame: Keyframe, mode: str) -> int:
-    """Return the complete chunks that fed the averages of a mode so far: of the context, or of the run."""
+    """Return the number of complete chunks that fed the averages of a mode so far: of the context, or of the run."""
     if mode in CONTEXT_MODES and frame.context_chunks is not None:
         return frame.context_chunks
     return frame.complete_chunks
+
+
+@dataclass(frozen=True, slots=True)
+class InstrumentSettings:
+    """Constants of a run, from its header and the caller."""
+
+    mode: str
+    """Pressure mode."""
+    keyframes: bool
+    """Derive keyframes."""
+    units: Units
+    layout: RowLayout
+    experts: int
+    """E."""
+    seed: int
+    """Of the phases."""
+
+    @classmethod
+    def of(cls, header: Header, mode: str | None, *, keyframes: bool) -> InstrumentSettings:
+        """Read the settings from a header; without `mode` the header's own is computed."""
+        return cls(
+            mode=mode or header.pressure,
+            keyframes=keyframes,
+            units=header.units,
+            layout=RowLayout.of(header.model),
+            experts=header.model.experts,
+            seed=header.sampling.seed,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, E)."""
+        return self.layout.layers, self.experts
+
+    @property
+    def is_measured(self) -> bool:
+        """True if averages and sums are needed; the reference has constants in their place."""
+        return self.keyframes or self.mode != "chronomoe-v1"
+
+
+@dataclass(slots=True)
+class RunCounters:
+    """Numbers of tokens and chunks so far."""
+
+    context: int | None
+    """Number of the present context; None in modes that do not restart with a context."""
+    tokens: int = 0
+    chunks: int = 0
+    complete: int = 0
+    """Chunks that were not cut short."""
+    context_chunks: int = 0
+    """Complete chunks since the averages began."""
+
+    def count_chunk(self, *, partial: bool) -> None:
+        """Count one chunk."""
+        self.chunks += 1
+        self.complete += not partial
+        self.context_chunks += not partial
+
+
+@dataclass(slots=True)
+class PressureMemory:
+    """State that signals depend on beyond their own chunk."""
+
+    averages: UsageAverages
+    phases: Coherence
+    coherence: float | None = None
+    """R at the end of the last chunk; None before the first chunk."""
+    residual: float = 0.0
+    """Residual intent, 0..1."""
+
+    @classmethod
+    def of(cls, settings: InstrumentSettings) -> PressureMemory:
+        """Return the memory at the beginning of a run."""
+        return cls(UsageAverages(*settings.shape), Coherence(*settings.shape, settings.seed))
+
+
+@dataclass(slots=True)
+class TokenBatch:
+    """Tokens of one phase that wait to be computed together."""
+
+    chunk: ChunkSums | None
+    """The chunk that the tokens belong to; None in prefill."""
+    tokens: list[Token] = field(default_factory=list)
+    experts: list[Ints] = field(default_factory=list)
+    """Expert ids `[L, k]` of each token."""
+
+    def accepts(self, token: Token) -> bool:
+        """Return True if there is room for the token, and the phase is the same."""
+        return len(self.tokens) < TOGETHER and (self.chunk is not None) == (token.phase == "decode")
 
 
 class Instruments:
@@ -66,45 +160,38 @@ class Instruments:
     Args:
         header: the run's header.
         mode: the pressure mode to compute, the header's own by default.
-        keyframes: derive `Keyframe` events, too; without them, what only they need is not computed.
+        keyframes: derive `Keyframe` events, too; without them, quantities that only keyframes need are not computed.
     """
 
     def __init__(self, header: Header, mode: str | None = None, *, keyframes: bool = True) -> None:
-        self.mode = mode or header.pressure
-        self._keyframes = keyframes
-        self._measures = keyframes or self.mode != "chronomoe-v1"
-        """Averages and sums are kept; the reference has constants in their place."""
-        self._seed = header.sampling.seed
-        self._context: int | None = 0 if self.mode in CONTEXT_MODES else None
-        """Number of the present context; None where nothing begins again with one."""
-        self._context_chunks = 0
-        """Complete chunks since the averages began."""
-        self.units = header.units
-        self.layers = len(header.model.layers)
-        self.experts = header.model.experts
-        self.layout = RowLayout.of(header.model)
+        self._settings = settings = InstrumentSettings.of(header, mode, keyframes=keyframes)
         self._clock = ChunkClock(header.chunk_size)
-        self._prefill = UsageWindow(self.layers, self.experts)
-        self._decode = UsageWindow(self.layers, self.experts)
-        self._averages = UsageAverages(self.layers, self.experts)
-        self._phases = Coherence(self.layers, self.experts, self._seed)
-        self._coherence: float | None = None
-        self._residual = 0.0
+        self._usage = {"prefill": UsageWindow(*settings.shape), "decode": UsageWindow(*settings.shape)}
+        self._counters = RunCounters(context=0 if settings.mode in CONTEXT_MODES else None)
+        self._memory = PressureMemory.of(settings)
         self._multistep = header.multistep
-        self._chunks = 0
-        self._complete = 0
         self._open: ChunkSums | None = None
+        """The chunk that has begun and not ended."""
         self._last: LastToken | None = None
+        """The last decode token; only in the mode of the reference."""
         self._before: Ints | None = None
-        self._waiting: list[Token] = []
-        """Tokens of one phase that were taken in; nothing is computed with them before something needs it."""
-        self._waiting_experts: list[Ints] = []
-        """Their expert ids, [L, k] each."""
-        self._tokens = 0
+        """Expert ids `[L, k]` of the token before; None at the beginning of a context."""
+        self._batch: TokenBatch | None = None
+        """Tokens that are computed when something needs them."""
         self._next_keyframe = KEYFRAME_TOKENS
 
+    @property
+    def mode(self) -> str:
+        """Pressure mode that is computed."""
+        return self._settings.mode
+
     def feed(self, event: Event) -> list[Event]:
-        """Take in one event; returns the events derived from it, which follow it in the stream."""
+        """Take in one event and return the events derived from it, which follow it in the stream.
+
+        Raises:
+            IndexError: a token selects an expert that the model does not have.
+            ValueError: a token has another number of experts or weights than the model.
+        """
         if isinstance(event, Token):
             return self._feed_token(event)
         if isinstance(event, Perturbation):
@@ -114,144 +201,147 @@ class Instruments:
             if event.state == "fresh_context":
                 self._begin_context()
             return derived
-        if isinstance(event, Keyframe) and not self._tokens:
+        if isinstance(event, Keyframe) and not self._counters.tokens:
             self._restore(event)
         elif isinstance(event, Change) and event.multistep is not None:
             self._multistep = event.multistep
         return []
 
     def _begin_context(self) -> None:
-        """Forget the token before; in modes that belong to a context, be as at the beginning of a run.
+        """Forget the token before; in modes that restart with a context, reset the memory.
 
-        Usage counts and the numbers of tokens and chunks continue: they are the run's.
+        Usage counts and the numbers of tokens and chunks continue: they belong to the run.
         """
         self._settle()
         self._before = None
-        if self._context is None:
+        if self._counters.context is None:
             return
-        self._context += 1
-        self._context_chunks = 0
-        self._averages = UsageAverages(self.layers, self.experts)
-        self._phases = Coherence(self.layers, self.experts, self._seed)
-        self._coherence, self._residual = None, 0.0
+        self._counters.context += 1
+        self._counters.context_chunks = 0
+        self._memory = PressureMemory.of(self._settings)
 
     def _feed_token(self, token: Token) -> list[Event]:
         experts = self._checked_experts(token)
-        if self._waiting and (len(self._waiting) == TOGETHER or self._waiting[0].phase != token.phase):
+        if self._batch is not None and not self._batch.accepts(token):
             self._settle()
-        if token.phase == "decode" and self._open is None:
-            self._settle()
-            self._open = ChunkSums(np.zeros((self.layers, self.experts), np.int64), self._averages.copy())
-        self._waiting.append(token)
-        self._waiting_experts.append(experts)
-        self._tokens = token.i + 1
+        chunk = self._open_chunk() if token.phase == "decode" else None
+        if self._batch is None:
+            self._batch = TokenBatch(chunk)
+        self._batch.tokens.append(token)
+        self._batch.experts.append(experts)
+        self._counters.tokens = token.i + 1
         derived: list[Event] = []
-        if token.phase == "decode" and self._clock.advance():
-            derived.append(self._close(partial=False))
+        if chunk is not None and self._clock.advance():
+            derived.append(self._close(chunk, partial=False))
         if self._keyframe_is_due():
             derived.append(self.keyframe())
-            self._next_keyframe = self._tokens + KEYFRAME_TOKENS
+            self._next_keyframe = self._counters.tokens + KEYFRAME_TOKENS
         return derived
 
     def _checked_experts(self, token: Token) -> Ints:
-        """Expert ids [L, k], refused here, before the token becomes one of many."""
-        experts = self.layout.experts(token)
-        if experts.max(initial=ABSENT) >= self.experts:
-            raise IndexError(f"token {token.i} selects expert {experts.max()} of {self.experts}")
+        """Return expert ids `[L, k]`; a damaged token is refused here, before it enters a batch."""
+        experts = self._settings.layout.experts(token)
+        if experts.max(initial=ABSENT) >= self._settings.experts:
+            raise IndexError(f"token {token.i} selects expert {experts.max()} of {self._settings.experts}")
         if token.weights is not None and len(token.weights) != len(token.experts):
             raise ValueError(f"token {token.i} has {len(token.weights)} weights for {len(token.experts)} experts")
         return experts
 
     def _keyframe_is_due(self) -> bool:
-        late = self._tokens - self._next_keyframe
-        return self._keyframes and late >= (0 if self._open is None else KEYFRAME_PATIENCE)
+        late = self._counters.tokens - self._next_keyframe
+        return self._settings.keyframes and late >= (0 if self._open is None else KEYFRAME_PATIENCE)
+
+    def _open_chunk(self) -> ChunkSums:
+        """Return the open chunk; begin one if there is none."""
+        if self._open is None:
+            self._settle()
+            self._open = ChunkSums(np.zeros(self._settings.shape, np.int64), self._memory.averages.copy())
+        return self._open
 
     def _settle(self) -> None:
         """Compute with the tokens that wait."""
-        if not self._waiting:
+        batch, self._batch = self._batch, None
+        if batch is None:
             return
-        tokens, self._waiting = self._waiting, []
-        ids, self._waiting_experts = self._waiting_experts, []
-        chosen = Selections(np.array(ids), self.experts)
-        decode, counts = tokens[0].phase == "decode", chosen.counts()
-        (self._decode if decode else self._prefill).merge(counts, chosen.rows(), len(tokens))
-        if self._measures:
-            self._averages.extend(chosen)
-        if decode:
-            self._settle_decode(tokens, chosen, counts)
-        self._before = ids[-1]
+        chosen = Selections(np.array(batch.experts), self._settings.experts)
+        counts = chosen.counts()
+        self._usage[batch.tokens[0].phase].merge(counts, chosen.rows(), len(batch.tokens))
+        if self._settings.is_measured:
+            self._memory.averages.feed(chosen)
+        if batch.chunk is not None:
+            self._settle_decode(batch.chunk, batch.tokens, chosen, counts)
+        self._before = batch.experts[-1]
 
-    def _settle_decode(self, tokens: list[Token], chosen: Selections, counts: Ints) -> None:
-        assert self._open is not None
-        self._open.extend(tokens, counts)
-        if self._measures:
-            self._open.measure(tokens, chosen, self._before)
+    def _settle_decode(self, chunk: ChunkSums, tokens: list[Token], chosen: Selections, counts: Ints) -> None:
+        chunk.feed(tokens, counts)
+        if self._settings.is_measured:
+            chunk.feed_signals(tokens, chosen, self._before)
         self._move_phases(tokens, chosen)
-        if self.mode == "chronomoe-v1":
-            self._last = LastToken.of(tokens[-1], self.layers, self.units)
+        if self._settings.mode == "chronomoe-v1":
+            self._last = LastToken.of(tokens[-1], self._settings.layout.layers, self._settings.units)
 
     def _move_phases(self, tokens: list[Token], chosen: Selections) -> None:
-        places = [n for n, token in enumerate(tokens) if token.weights is not None]
-        if not places:
+        """Move the phases by the weights of the tokens that have weights."""
+        weighted = [n for n, token in enumerate(tokens) if token.weights is not None]
+        if not weighted:
             return
-        if len(places) < len(tokens):
-            chosen = Selections(chosen.ids[places], self.experts)
+        if len(weighted) < len(tokens):
+            chosen = Selections(chosen.ids[weighted], self._settings.experts)
         steps = integer_rows([token.weights for token in tokens if token.weights is not None])
-        weights = np.where(steps == ABSENT, 0, steps) * self.units.weights
-        self._phases.extend(chosen, self.layout.table(weights, 0))
+        weights = np.where(steps == ABSENT, 0, steps) * self._settings.units.weights
+        self._memory.phases.feed(chosen, self._settings.layout.table(weights, 0))
 
     def _cut(self) -> list[Event]:
-        """End the chunk in the making, if there is one."""
-        return [self._close(partial=True)] if self._clock.cut() else []
+        """End the open chunk, if there is one, before it is complete."""
+        chunk = self._open
+        return [self._close(chunk, partial=True)] if self._clock.cut() and chunk is not None else []
 
-    def _close(self, *, partial: bool) -> Chunk:
+    def _close(self, chunk: ChunkSums, *, partial: bool) -> Chunk:
+        """End the open chunk: compute its signals and pressures."""
         self._settle()
-        sums, self._open = self._open, None
-        assert sums is not None
-        signals = self._signals(sums)
-        found = None if signals is None else pressures(signals, self._residual)
+        self._open = None
+        signals = self._signals(chunk)
+        found = None if signals is None else pressures(signals, self._memory.residual)
         pause = None if found is None else pause_reason(found, multistep=self._multistep)
         if found is not None:
-            self._residual = next_residual(self._residual, found, pause)
-        chunk = Chunk(
-            index=self._chunks,
-            context=self._context,
-            first=sums.first,
-            last=sums.last,
-            tokens=sums.tokens,
+            self._memory.residual = next_residual(self._memory.residual, found, pause)
+        event = Chunk(
+            index=self._counters.chunks,
+            context=self._counters.context,
+            first=chunk.first,
+            last=chunk.last,
+            tokens=chunk.tokens,
             partial=partial,
-            warm_up=self._context_chunks < WARM_UP_CHUNKS,
+            warm_up=self._counters.context_chunks < WARM_UP_CHUNKS,
             signals=signals,
             pressures=found,
-            residual=self._residual,
+            residual=self._memory.residual,
             pause=pause,
         )
-        self._chunks += 1
-        self._complete += not partial
-        self._context_chunks += not partial
-        return chunk
+        self._counters.count_chunk(partial=partial)
+        return event
 
-    def _signals(self, sums: ChunkSums) -> Signals | None:
-        """What pressure is computed from, or None if something it needs was not recorded at every token."""
-        coherence = self._phases.value()
-        change = 0.0 if self._coherence is None else coherence - self._coherence
-        self._coherence = coherence
-        if not sums.is_whole(self.layout.k):
+    def _signals(self, chunk: ChunkSums) -> Signals | None:
+        """Return the signals of a chunk; None if one that pressure needs was not recorded at every token."""
+        coherence, before = self._memory.phases.value(), self._memory.coherence
+        change = 0.0 if before is None else coherence - before
+        self._memory.coherence = coherence
+        if not chunk.is_complete(self._settings.layout.k):
             return None
-        if self.mode != "chronomoe-v1":
-            signals = self._measured(sums, coherence, change)
+        if self._settings.mode != "chronomoe-v1":
+            signals = self._measured(chunk, coherence, change)
         elif self._last is not None:
             signals = self._reference(self._last, coherence, change)
-        else:  # the chunk began before a keyframe, which does not hold its last token, and no token came since
+        else:  # the chunk began before a keyframe, which does not have its last token, and no token came since
             return None
         needed = (signals.router_entropy, signals.router_margin, signals.top_margin, signals.transition_prob)
         absent = any(isnan(value) for value in (*needed, signals.proximity_meso))
         return None if absent else signals
 
-    def _measured(self, sums: ChunkSums, coherence: float, change: float) -> Signals:
-        meso, macro, between = sums.start.distances(sums.usage())
+    def _measured(self, chunk: ChunkSums, coherence: float, change: float) -> Signals:
+        meso, macro, between = chunk.start.distances(chunk.usage())
         return Signals(
-            **sums.means(self.units),
+            **chunk.means(self._settings.units),
             proximity_meso=meso,
             proximity_macro=macro,
             slow_confidence=1 - between,
@@ -260,66 +350,71 @@ class Instruments:
         )
 
     def _reference(self, last: LastToken, coherence: float, change: float) -> Signals:
-        nats = last.router_entropy * log(self.experts)
+        nats = last.router_entropy * log(self._settings.experts)
         return reference_signals(EXTERNAL, nats, last.router_margin, coherence, change)
 
     def keyframe(self) -> Keyframe:
-        """The state after the events so far; feeding it to fresh instruments lets them go on from here.
+        """Return the state after the events so far; new instruments that are fed it continue from here.
 
         Raises:
-            ValueError: these instruments were made without keyframes.
+            ValueError: these instruments were created without keyframes.
         """
-        if not self._keyframes:
-            raise ValueError("instruments made without keyframes do not keep all that one holds")
+        if not self._settings.keyframes:
+            raise ValueError("instruments without keyframes do not keep the state that a keyframe needs")
         self._settle()
+        counters, memory, layers = self._counters, self._memory, self._settings.layout.layers
         return Keyframe(
-            i=self._tokens,
-            chunks=self._chunks,
-            complete_chunks=self._complete,
-            context=self._context,
-            context_chunks=None if self._context is None else self._context_chunks,
-            rows_prefill=self._prefill.rows.tolist(),
-            rows_decode=self._decode.rows.tolist(),
-            counts_prefill=self._prefill.counts.tolist(),
-            counts_decode=self._decode.counts.tolist(),
-            average_rows=self._averages.rows.tolist(),
-            average_meso=packed(self._averages.meso),
-            average_macro=packed(self._averages.macro),
-            phases=packed(self._phases.phases),
-            coherence=self._coherence,
-            residual=self._residual,
-            last_experts=[None] * self.layers if self._before is None else selected(self._before),
-            open_chunk=None if self._open is None else self._open.freeze(),
+            i=counters.tokens,
+            chunks=counters.chunks,
+            complete_chunks=counters.complete,
+            context=counters.context,
+            context_chunks=None if counters.context is None else counters.context_chunks,
+            rows_prefill=self._usage["prefill"].rows.tolist(),
+            rows_decode=self._usage["decode"].rows.tolist(),
+            counts_prefill=self._usage["prefill"].counts.tolist(),
+            counts_decode=self._usage["decode"].counts.tolist(),
+            average_rows=memory.averages.rows.tolist(),
+            average_meso=packed(memory.averages.meso),
+            average_macro=packed(memory.averages.macro),
+            phases=packed(memory.phases.phases),
+            coherence=memory.coherence,
+            residual=memory.residual,
+            last_experts=[None] * layers if self._before is None else keyframe_experts(self._before),
+            open_chunk=None if self._open is None else self._open.to_keyframe(),
             multistep=self._multistep,
         )
 
     def frozen(self) -> Callable[[], Keyframe]:
-        """Return what gives this moment's keyframe later. It copies arrays; a keyframe makes lists of them."""
+        """Return a function that returns the keyframe of this moment later.
+
+        A copy of the arrays is cheap; a keyframe converts them to lists.
+        """
         self._settle()
         return deepcopy(self).keyframe
 
     def _restore(self, frame: Keyframe) -> None:
-        self._tokens = frame.i
+        """Continue from a keyframe."""
+        counters, memory, shape = self._counters, self._memory, self._settings.shape
+        counters.tokens = frame.i
         self._next_keyframe = frame.i + KEYFRAME_TOKENS
-        self._chunks, self._complete = frame.chunks, frame.complete_chunks
-        self._context_chunks = complete_chunks(frame, self.mode)
-        if self._context is not None and frame.context is not None:
-            self._context = frame.context
+        counters.chunks, counters.complete = frame.chunks, frame.complete_chunks
+        counters.context_chunks = complete_chunks(frame, self._settings.mode)
+        if counters.context is not None and frame.context is not None:
+            counters.context = frame.context
         for window, rows, counts in (
-            (self._prefill, frame.rows_prefill, frame.counts_prefill),
-            (self._decode, frame.rows_decode, frame.counts_decode),
+            (self._usage["prefill"], frame.rows_prefill, frame.counts_prefill),
+            (self._usage["decode"], frame.rows_decode, frame.counts_decode),
         ):
             window.rows = np.array(rows, np.int64)
             window.counts = np.array(counts, np.int64)
             window.tokens = int(window.rows.max(initial=0))
-        self._averages.rows = np.array(frame.average_rows, np.int64)
-        shape = (self.layers, self.experts)
-        self._averages.meso = unpacked(frame.average_meso).reshape(shape)
-        self._averages.macro = unpacked(frame.average_macro).reshape(shape)
-        self._phases.phases = unpacked(frame.phases).reshape(shape)
-        self._coherence, self._residual = frame.coherence, frame.residual
+        memory.averages.rows = np.array(frame.average_rows, np.int64)
+        memory.averages.meso = unpacked(frame.average_meso).reshape(shape)
+        memory.averages.macro = unpacked(frame.average_macro).reshape(shape)
+        memory.phases.phases = unpacked(frame.phases).reshape(shape)
+        memory.coherence, memory.residual = frame.coherence, frame.residual
         self._multistep = frame.multistep
-        self._before = self.layout.experts_before(frame)
+        self._before = self._settings.layout.experts_before(frame)
         if frame.open_chunk is not None:
-            self._open = ChunkSums.thaw(frame.open_chunk)
+            self._open = ChunkSums.from_keyframe(frame.open_chunk)
             self._clock.filled = frame.open_chunk.tokens

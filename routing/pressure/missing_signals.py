@@ -1,20 +1,20 @@
-"""Signals that pressure is computed from and that a recording does not have, by what its header says it captured."""
+"""Signals that pressure needs but a recording lacks, by the `capture` field of its header."""
 
 from __future__ import annotations
 
 from moe_watch.routing.events import Header
 
 SIGNALS = {"entropy": "router entropy", "margin": "router margin", "logprob": "the margin of the likeliest token"}
-"""Beside experts, by the names in `Header.capture`."""
+"""Signals needed in addition to experts, by the names in `Header.capture`."""
 REFERENCE_NEEDS = frozenset({"entropy", "margin"})
-"""The reference's adapter has a constant in place of the margin of tokens."""
+"""Signals that the reference needs: its adapter has a constant in place of the margin of tokens."""
 
 
 def lacking_signals(header: Header, mode: str) -> str:
     """Return why pressure in this mode can never be computed from a recording; empty if it can.
 
-    Imports have experts only, and routers of an unknown gate no entropy and no margin. A recording whose header leaves
-    out `logprob` alone may have margins of tokens all the same.
+    Imports have experts only, and routers with an unknown gate have no entropy and no margin. A recording that lacks
+    only `logprob` in its header may still have margins of tokens.
     """
     if header.counts_only:
         return "pressure needs tokens in order, which this recording does not have"

@@ -1,13 +1,15 @@
-"""Telling drift by position from decay by age: the control that a trend over a growing context needs.
+"""Position control: it separates drift by position from decay by age, which a growing context confounds.
 
-In a plain run a chunk's age (chunks since the prompt) and its position in the context grow together, so a trend in it
-may be either one's. Its late twin has the same prompt, and generates as many tokens, but begins late: text that has
-nothing to do with the prompt stands before it, `shift` chunks of it. Then over the shared stretch
+In a baseline run, a chunk's age (chunks since the prompt) and its position in the context grow together, so a trend may
+come from either. Its late twin has the same prompt and generates the same number of tokens, but starts later: `shift`
+chunks of unrelated text precede the prompt. Then, over the shared chunks,
 
     plain[j + shift] − plain[j]  =  (late[j] − plain[j])  +  (plain[j + shift] − late[j])
     the trend                    =  same age, later       +  same position, older
 
 and the mean of each term over j, and over pairs of runs, is one number with an interval.
+
+References: davison-hinkley-1997.
 """
 
 from __future__ import annotations
@@ -23,35 +25,38 @@ from moe_watch.routing.stats.bootstrap import Estimate, cluster_mean
 
 @dataclass(frozen=True, slots=True)
 class TwinPair:
-    """A plain run and its late twin: P_mid of measured chunks `[n]`."""
+    """Baseline run and its late twin: P_mid of measured chunks `[n]`."""
 
     plain: Sequence[float]
     late: Sequence[float]
     shift: int
-    """Chunks by which the twin's positions lie behind."""
+    """Chunks by which the twin's positions are later."""
 
 
 @dataclass(frozen=True, slots=True)
 class PositionControl:
-    """How much P_mid changes over `shift` chunks, and through what."""
+    """Change of P_mid over `shift` chunks, split into the parts of position and age."""
 
     trend: Estimate
-    """In all: plain runs, `shift` chunks on."""
+    """Total change: baseline runs, `shift` chunks later."""
     position: Estimate
-    """By position alone: same age, `shift` chunks further back in the context."""
+    """Change by position alone: same age, `shift` chunks later in the context."""
     age: Estimate
-    """By age alone: same position, `shift` chunks longer since the prompt."""
+    """Change by age alone: same position, `shift` chunks more since the prompt."""
     shift: float
     """Chunks, mean over pairs."""
 
     @property
     def separable(self) -> bool:
-        """One of the two parts is known to be there, and the other one is not."""
+        """True if exactly one of the two parts has an interval without 0."""
         return self.position.is_other_than_zero != self.age.is_other_than_zero
 
 
 def position_control(pairs: Sequence[TwinPair]) -> PositionControl | None:
-    """Split the trend of plain runs; pairs without a shared stretch are left out, None if none is left."""
+    """Split the trend of baseline runs; pairs without shared chunks are left out. Return None if no pair remains.
+
+    References: davison-hinkley-1997.
+    """
     usable = [pair for pair in pairs if 0 < pair.shift < min(len(pair.plain), len(pair.late))]
     if not usable:
         return None
@@ -61,7 +66,7 @@ def position_control(pairs: Sequence[TwinPair]) -> PositionControl | None:
 
 
 def _split(pair: TwinPair) -> Floats:
-    """(trend, position, age) of one pair."""
+    """Return (trend, position, age) of one pair."""
     plain, late = np.asarray(pair.plain, np.float64), np.asarray(pair.late, np.float64)
     shared = min(len(plain) - pair.shift, len(late))
     young, old, twin = plain[:shared], plain[pair.shift : pair.shift + shared], late[:shared]

@@ -1,1 +1,1 @@
-"""Router decisions per token and layer: gates, entropy, margin, agreement between runs."""
+"""Router decisions per token and layer: gates, router entropy, router margin, agreement between runs."""

@@ -1,7 +1,10 @@
-"""How a router's logits become probabilities and weights, as a value that a header can name and a reader can parse.
+"""Gates: rules that turn router logits into probabilities and weights, with names that a header stores.
 
-A gate says nothing about which experts are selected: a selection bias, expert groups and the like are the model's
-business, and the set is always the model's own.
+A gate does not select experts: a selection bias, expert groups and the like belong to the model, and the expert set is
+always the one that the model selected.
+
+References: shazeer-2017, mixtral-2024, gpt-oss-2025, olmoe-2024, qwen3-2025, deepseek-v3-2024, sparsemixer-2023,
+grin-2024.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ import numpy as np
 from moe_watch.routing.arrays import AnyFloats, Floats, Ints
 
 UNKNOWN_GATE = "unknown"
-"""The name of a gate about which nothing but the selected experts is said."""
+"""Name of a gate of which only the selected experts are recorded."""
 
 
 class Scores(Enum):
-    """What a logit becomes, before any weight."""
+    """Activation of the logits, before any weight.
+
+    References: shazeer-2017, deepseek-v3-2024.
+    """
 
     SOFTMAX = "softmax"
     SIGMOID = "sigmoid"
@@ -28,7 +34,10 @@ class Scores(Enum):
 
 
 class Weighting(Enum):
-    """What the scores of the selected experts become."""
+    """Rule that turns the scores of the selected experts into weights.
+
+    References: mixtral-2024, gpt-oss-2025, olmoe-2024, qwen3-2025, deepseek-v3-2024, sparsemixer-2023, grin-2024.
+    """
 
     AS_THEY_ARE = "as they are"
     RENORMALISED = "divided by their sum"
@@ -60,7 +69,7 @@ WRITTEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """How logits become weights.
+    """Rule that turns logits into weights.
 
     Written as in `top_k_softmax`, `sigmoid_top_k_renormalised×2.5`, `top_k_softmax×per_expert`,
     `sigmoid_top_k_on_input`, `sigmoid_top_k_renormalised(sum≥6.103515625e-05)`,
@@ -70,24 +79,24 @@ class Gate:
     scores: Scores
     weighting: Weighting
     scale: float | None = 1.0
-    """Multiplies every weight; None if each expert has its own, so that weights do not follow from logits alone."""
+    """Factor of every weight; None if each expert has a separate factor, so that logits alone do not give weights."""
     on_input: bool = False
-    """The weights multiply what the experts are given, not what they give."""
+    """The weights multiply the input of the experts instead of their output."""
     jitter: float = 0.0
     """Of a sparsemixer: half the relative distance within which a logit counts as near."""
     smallest_sum: float = 0.0
     """Of renormalised weights: a smaller sum of scores is replaced by this before the division."""
     added_to_sum: float = 0.0
-    """Of renormalised weights: added to the sum of scores before the division; one of the two is 0."""
+    """Of renormalised weights: added to the sum of scores before the division; this or `smallest_sum` is 0."""
 
     def __str__(self) -> str:
-        """The canonical name."""
+        """Return the canonical name."""
         scale = "" if self.scale == 1.0 else f"×{PER_EXPERT if self.scale is None else format(self.scale, '.12g')}"
         name = NAMES[self.scores, self.weighting]
         return f"{name}{self._constant()}{ON_INPUT if self.on_input else ''}{scale}"
 
     def _constant(self) -> str:
-        """The constant that the weighting needs, in parentheses; empty if there is none."""
+        """Return the constant that the weighting needs, in parentheses; empty if there is none."""
         if self.weighting is Weighting.SPARSEMIXER:
             return f"({self.jitter:.12g})"
         if self.smallest_sum:
@@ -96,13 +105,13 @@ class Gate:
 
     @property
     def may_sum_to_less(self) -> bool:
-        """Renormalised weights sum to less than the scale where the selected scores are tiny."""
+        """True if renormalised weights sum to less than the scale for tiny selected scores."""
         return bool(self.smallest_sum or self.added_to_sum)
 
 
-@lru_cache(maxsize=16)  # asked for every token
+@lru_cache(maxsize=16)  # called for every token
 def parse(name: str) -> Gate | None:
-    """The gate of that name; None if there is none, as for `UNKNOWN_GATE` and for names of newer versions."""
+    """Return the gate of that name; None if there is none, as for `UNKNOWN_GATE` and for names of newer versions."""
     written = WRITTEN.fullmatch(name)
     if written is None or written["name"] not in PARTS:
         return None
@@ -124,14 +133,14 @@ def parse(name: str) -> Gate | None:
 
 
 def softmax(logits: AnyFloats) -> Floats:
-    """Softmax over the last axis, in float64."""
+    """Return the softmax over the last axis, in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     total: Floats = shifted / shifted.sum(-1, keepdims=True)
     return total
 
 
 def scores(gate: Gate, logits: AnyFloats) -> Floats:
-    """What the gate makes of each logit `[..., E]`."""
+    """Return the gate's scores of the logits `[..., E]`."""
     exact = logits.astype(np.float64)
     match gate.scores:
         case Scores.SOFTMAX:
@@ -143,20 +152,23 @@ def scores(gate: Gate, logits: AnyFloats) -> Floats:
 
 
 def probabilities(scored: Floats) -> Floats:
-    """Scores as a distribution over the experts: divided by their sum, which for a softmax is 1."""
+    """Return scores as a distribution over the experts: divided by their sum, which is 1 for a softmax."""
     result: Floats = scored / scored.sum(-1, keepdims=True)
     return result
 
 
 def weights(gate: Gate, logits: AnyFloats, scored: Floats, selected: Ints) -> Floats | None:
-    """What the experts `selected` `[..., k]` are multiplied by; None if that does not follow from the logits."""
+    """Return the weights of the experts `selected` `[..., k]`; None if they do not follow from the logits.
+
+    References: shazeer-2017, mixtral-2024, gpt-oss-2025, olmoe-2024, qwen3-2025, deepseek-v3-2024.
+    """
     if gate.scale is None:
         return None
     chosen = np.take_along_axis(scored, selected, -1)
     match gate.weighting:
         case Weighting.AS_THEY_ARE:
             applied = chosen
-        case Weighting.RENORMALISED | Weighting.SOFTMAX_OF_SELECTED:  # for a softmax these are the same number
+        case Weighting.RENORMALISED | Weighting.SOFTMAX_OF_SELECTED:  # for a softmax both give the same number
             total = np.maximum(chosen.sum(-1, keepdims=True), gate.smallest_sum) + gate.added_to_sum
             applied = chosen / total
         case Weighting.SPARSEMIXER:
@@ -165,12 +177,14 @@ def weights(gate: Gate, logits: AnyFloats, scored: Floats, selected: Ints) -> Fl
 
 
 def _sparsemixer(logits: Floats, selected: Ints, jitter: float) -> Floats:
-    """Phi-3.5-MoE's: each expert's share among the logits near it that are not above it, one expert after another.
+    """Return the weights of Phi-3.5-MoE: each expert's softmax over the logits near it and not above it, in order.
 
     Args:
-        logits: `[..., E]`
+        logits: `[..., E]`.
         selected: `[..., k]`, by logit, highest first.
-        jitter: Half the relative distance within which a logit counts as near.
+        jitter: half the relative distance within which a logit counts as near.
+
+    References: sparsemixer-2023, grin-2024.
     """
     left = logits.copy()
     shares = []

@@ -1,6 +1,8 @@
-"""From what a router computed to what is recorded: probabilities, order, weights, entropy, margin.
+"""Observation of a router's output as it is recorded: order, weights, router entropy, router margin.
 
 Definitions and names: docs/measurements.md, "Routing, per token and layer".
+
+References: shannon-1948, hill-1973.
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from moe_watch.routing.router.gates import Gate, Weighting, parse, probabilities
 UNITS = Units()
 
 SMALLEST = float(np.finfo(np.float64).tiny)
-"""In place of a probability of 0, whose term in an entropy is 0."""
+"""Replaces a probability of 0 in a logarithm; its term in an entropy is 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """`T` tokens, ready to be recorded; `ABSENT` where a layer was not computed, or a number is none.
+    """Routing of `T` tokens, ready to be recorded; `ABSENT` where a layer was not computed, or a number is NaN.
 
-    Weights, entropy and margin are in the header's units, and None where the gate is not known.
+    Weights, entropy and margin are in the header's units, and None if the gate is unknown.
     """
 
     experts: Ints
-    """[T, L, k], by router probability descending, ties by id; by id alone where the gate is not known."""
+    """[T, L, k], by router probability descending, ties by id; by id alone if the gate is unknown."""
     weights: Ints | None
     """[T, L, k]"""
     entropy: Ints | None
@@ -37,7 +39,10 @@ class Observation:
 
 
 def normalised_entropy(probabilities: Floats) -> Floats:
-    """−Σ π ln π / ln E over the last axis: 0 is certain, 1 is uniform; NaN for E = 1, where there is no choice."""
+    """Return −Σ π ln π / ln E over the last axis: 0 is certain, 1 is uniform; NaN for E = 1, where there is no choice.
+
+    References: shannon-1948.
+    """
     logarithms = np.log(np.maximum(probabilities, SMALLEST))
     with np.errstate(invalid="ignore"):
         result: Floats = -np.einsum("...e,...e->...", probabilities, logarithms) / np.log(probabilities.shape[-1])
@@ -45,13 +50,20 @@ def normalised_entropy(probabilities: Floats) -> Floats:
 
 
 def effective_experts(router_entropy: Floats | float, experts: int) -> Floats:
-    """exp(−Σ π ln π): how many equally likely experts would be as uncertain."""
+    """Return exp(−Σ π ln π): the number of equally likely experts with the same entropy.
+
+    Args:
+        router_entropy: over ln E.
+        experts: E.
+
+    References: hill-1973.
+    """
     result: Floats = np.exp(np.asarray(router_entropy, np.float64) * np.log(experts))
     return result
 
 
 def router_margin(probabilities: Floats) -> Floats:
-    """π₍₁₎ − π₍₂₎ over the last axis; NaN for E = 1, where there is no second."""
+    """Return π₍₁₎ − π₍₂₎ over the last axis; NaN for E = 1, where there is no second expert."""
     if probabilities.shape[-1] == 1:
         return np.full(probabilities.shape[:-1], np.nan)
     rows = probabilities.reshape(-1, probabilities.shape[-1]).copy()
@@ -71,18 +83,20 @@ def observe(
     *,
     scored: AnyFloats | None = None,
 ) -> Observation:
-    """Turn a router's own output into what is recorded.
+    """Convert a router's output to the numbers that are recorded.
 
     Args:
-        logits: `[T, L, E]`, anything in rows that were not computed; None if the router shows none.
-        experts: `[T, L, k]`, as selected by the model, in any order; `ABSENT` in rows not computed.
-        gate: how the model turns logits into weights, as `moe_watch.routing.router.gates` names it; anything else is
-        unknown and
-            leaves weights, entropy and margin out.
-        applied: `[T, L, k]`, the weights that the model applied to `experts`, if it shows them; without them they
-            are computed from the logits.
-        scored: `[T, L, E]`, in place of logits: what the gate made of them, where the router shows that; never for
-            a sparsemixer, whose weights depend on the logits themselves.
+        logits: `[T, L, E]`, any values in rows that were not computed; None if the engine does not give them.
+        experts: `[T, L, k]`, as selected by the model, in any order; `ABSENT` in rows that were not computed.
+        gate: the model's gate, by its name in `moe_watch.routing.router.gates`. Any other name is an unknown gate:
+            weights, entropy and margin are None.
+        applied: `[T, L, k]`, the weights that the model applied to `experts`, if the engine gives them; otherwise
+            they are computed from the logits.
+        scored: `[T, L, E]`, the gate's scores in place of logits, if the engine gives those; never for a sparsemixer,
+            whose weights depend on the logits.
+
+    Raises:
+        ValueError: `scored` was given for a sparsemixer.
     """
     known = parse(gate)
     if scored is not None and known is not None and known.weighting is Weighting.SPARSEMIXER:
@@ -99,7 +113,7 @@ def observe(
     chosen = np.where(computed[..., None], experts, 0).astype(np.int64)
     anything = np.where(computed[..., None], given, 1.0)
     whole = None if applied is None else np.where(computed[..., None], applied, 0.0)
-    return _without(computed, _observe(known, anything, chosen, whole, is_scored=scored is not None))
+    return _mask_absent(computed, _observe(known, anything, chosen, whole, is_scored=scored is not None))
 
 
 def observe_by_layer(
@@ -111,13 +125,13 @@ def observe_by_layer(
     k: Ints,
     scored: AnyFloats | None = None,
 ) -> Observation:
-    """As `observe`, for layers that select different numbers of experts.
+    """Convert a router's output like `observe`, for layers that select different numbers of experts.
 
     Args:
         logits: as for `observe`.
-        experts: `[T, L, K]`; in a layer that selects fewer than K, the rest of a row holds nothing.
+        experts: `[T, L, K]`; in a layer that selects fewer than K, the rest of a row is padding.
         gate: as for `observe`.
-        applied: `[T, L, K]`, likewise.
+        applied: `[T, L, K]`, with the same padding.
         k: experts per token of each layer `[L]`.
         scored: as for `observe`.
     """
@@ -132,36 +146,37 @@ def observe_by_layer(
             scored=None if scored is None else scored[:, at],
         )
         found.append((at, seen))
-    return _together(found, experts.shape[:3])
+    return _merge_layers(found, experts.shape[:3])
 
 
-def _together(found: list[tuple[Ints, Observation]], shape: tuple[int, ...]) -> Observation:
-    """Observations of some layers each, as one of all layers; `ABSENT` where a layer selects fewer experts."""
+def _merge_layers(found: list[tuple[Ints, Observation]], shape: tuple[int, ...]) -> Observation:
+    """Merge observations of some layers each into one of all layers; `ABSENT` where a layer selects fewer experts."""
+    layers = [at for at, _ in found]
 
-    def joined(pieces: list[tuple[Ints, Ints | None]]) -> Ints | None:
-        table = np.full(shape, ABSENT, np.int64)
-        for at, piece in pieces:
-            if piece is None:
-                return None
-            table[:, at, : piece.shape[-1]] = piece
-        return table
+    def merge(tables: list[Ints]) -> Ints:
+        whole = np.full(shape, ABSENT, np.int64)
+        for at, table in zip(layers, tables, strict=True):
+            whole[:, at, : table.shape[-1]] = table
+        return whole
 
-    def joined_layers(pieces: list[tuple[Ints, Ints | None]]) -> Ints | None:
-        found = joined([(at, None if piece is None else piece[..., None]) for at, piece in pieces])
-        return None if found is None else found[..., 0]
+    def merge_known(tables: list[Ints | None]) -> Ints | None:
+        known = [table for table in tables if table is not None]
+        return merge(known) if len(known) == len(tables) else None
 
-    experts = joined([(at, seen.experts) for at, seen in found])
-    assert experts is not None
+    def merge_values(tables: list[Ints | None]) -> Ints | None:
+        whole = merge_known([None if table is None else table[..., None] for table in tables])
+        return None if whole is None else whole[..., 0]
+
     return Observation(
-        experts,
-        joined([(at, seen.weights) for at, seen in found]),
-        joined_layers([(at, seen.entropy) for at, seen in found]),
-        joined_layers([(at, seen.margin) for at, seen in found]),
+        merge([seen.experts for _, seen in found]),
+        merge_known([seen.weights for _, seen in found]),
+        merge_values([seen.entropy for _, seen in found]),
+        merge_values([seen.margin for _, seen in found]),
     )
 
 
 def _observe(gate: Gate, given: AnyFloats, chosen: Ints, applied: AnyFloats | None, *, is_scored: bool) -> Observation:
-    """As `observe`, for a known gate, where every layer was computed; `given` are scores or logits."""
+    """Observe rows that were all computed, with a known gate; `given` are scores or logits."""
     with np.errstate(invalid="ignore"):  # a router may overflow
         scored = given.astype(np.float64) if is_scored else scores(gate, given)
         probs = probabilities(scored)
@@ -178,12 +193,12 @@ def _observe(gate: Gate, given: AnyFloats, chosen: Ints, applied: AnyFloats | No
 
 
 def _by_probability(probs: Floats, chosen: Ints) -> Ints:
-    """How to sort each token's experts by probability descending, ties by id: positions `[T, L, k]`."""
+    """Return the positions `[T, L, k]` that sort each row's experts by probability descending, ties by id."""
     return np.lexsort((chosen, -np.take_along_axis(probs, chosen, -1)), axis=-1)
 
 
-def _without(computed: Flags, seen: Observation) -> Observation:
-    """The same with nothing in rows `[T, L]` that were not computed."""
+def _mask_absent(computed: Flags, seen: Observation) -> Observation:
+    """Return the observation with `ABSENT` in rows `[T, L]` that were not computed."""
     return Observation(
         np.where(computed[..., None], seen.experts, ABSENT),
         None if seen.weights is None else np.where(computed[..., None], seen.weights, ABSENT),
@@ -193,6 +208,6 @@ def _without(computed: Flags, seen: Observation) -> Observation:
 
 
 def _steps(values: AnyFloats, unit: float) -> Ints:
-    """Values as whole steps of `unit`; `ABSENT` where that is no number, or a negative one, which none can be."""
+    """Return values as whole steps of `unit`; `ABSENT` where the result is not finite, or negative by a fault."""
     steps = np.rint(values.astype(np.float64) / unit)
     return np.where(np.isfinite(steps) & (steps >= 0), steps, ABSENT).astype(np.int64)

@@ -1,4 +1,7 @@
-"""Means over independent clusters, with intervals that make no assumption about their distribution."""
+"""Means over independent clusters, with bootstrap-t intervals that assume no distribution.
+
+References: oneill-2014, efron-1979, hall-1988, davison-hinkley-1997.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ import numpy as np
 from moe_watch.routing.arrays import Floats
 
 FEWEST_CLUSTERS = 5
-"""Of fewer, resampling cannot tell how far their mean may be off."""
+"""Least number of clusters: with fewer, resampling does not estimate the error of their mean."""
 DRAWS = 4000
 BLOCK = 250
-"""Draws at once, so that memory does not grow with draws × clusters."""
+"""Draws in one computation, so that memory does not grow with draws × clusters."""
 SEED = 0
-"""Of the draws: the same values have the same interval."""
+"""Seed of the draws: the same values have the same interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over clusters and where it may lie."""
+    """Mean over clusters, with its interval."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -29,17 +32,19 @@ class Estimate:
 
     @property
     def is_other_than_zero(self) -> bool:
-        """The interval is known and leaves 0 out."""
+        """True if there is an interval, and it does not contain 0."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 def cluster_mean(values: Sequence[float] | Floats) -> Estimate:
-    """Mean of one value per cluster `[n]`, with its 95 % bootstrap-t interval over clusters.
+    """Return the mean of one value per cluster `[n]`, with its 95 % bootstrap-t interval over clusters.
 
-    Studentised, because the plain percentile interval of a dozen clusters is too narrow.
+    The interval is studentised, because the percentile interval of a dozen clusters is too narrow.
 
     Raises:
         ValueError: there is no cluster.
+
+    References: oneill-2014, efron-1979, hall-1988, davison-hinkley-1997.
     """
     found = np.asarray(values, np.float64)
     if not len(found):
@@ -53,7 +58,7 @@ def cluster_mean(values: Sequence[float] | Floats) -> Estimate:
 
 
 def _studentised(values: Floats) -> Floats:
-    """(mean of a resample − mean) over the resample's own standard error, for `DRAWS` resamples."""
+    """Return (mean of a resample − mean) over the standard error of the resample, for `DRAWS` resamples."""
     rng, n = np.random.default_rng(SEED), len(values)
     found = []
     for _ in range(DRAWS // BLOCK):

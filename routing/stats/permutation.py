@@ -1,7 +1,9 @@
-"""Whether runs differ by more than chance: permutation tests.
+"""Permutation tests: do runs differ by more than chance?
 
-How often they see a difference where there is none, at p ≤ 0.05, was simulated. Runs between groups: 5 %, as the test
-is exact. Blocks of a difference of two runs of 50 chunks: 5, 5, 7, 7 and 9 % with noise of φ = 0, 0.2, 0.3, 0.5, 0.6.
+Simulated false positive rate at p ≤ 0.05: 5 % for runs between groups, as the test is exact; for blocks of the
+difference of two runs of 50 chunks 5, 5, 7, 7 and 9 % with noise of φ = 0, 0.2, 0.3, 0.5, 0.6.
+
+References: oneill-2014, dwass-1957, phipson-smyth-2010, pitman-1937, good-2005, wilcoxon-1945, holm-1979.
 """
 
 from __future__ import annotations
@@ -19,34 +21,34 @@ from moe_watch.routing.router.agreement import mean_ranks
 
 SIGNIFICANT = 0.05
 MOST_EXACT = 20_000
-"""So many ways to share runs out are all tried; of more, `DRAWS` random ones."""
+"""Largest number of relabellings that are all tried; of more, `DRAWS` random ones are tried."""
 DRAWS = 9_999
 SEED = 0
-"""Of the draws: the same values have the same p."""
+"""Seed of the draws: the same values have the same p."""
 BLOCKS = 7
-"""Blocks that a series is cut into: 5,040 orders, all tried. With fewer, p cannot get small enough; with more, noise
-that persists from chunk to chunk is torn apart and looks like a trend more often."""
+"""Blocks of a series: 5,040 orders, all tried. With fewer, p cannot be small enough; with more, the blocks break the
+autocorrelation of the noise, and it looks like a trend more often."""
 SHORTEST_BLOCK = 5
-"""Chunks. In shorter ones persistent noise is torn apart as well."""
+"""Chunks. Shorter blocks break the autocorrelation as well."""
 FEWEST_CHUNKS = BLOCKS * SHORTEST_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class Permutation:
-    """The outcome of a two-sided permutation test."""
+    """Result of a two-sided permutation test."""
 
     difference: float
-    """What was observed: second minus first."""
+    """Observed difference: second minus first."""
     p: float
-    """Share of all ways to permute that give at least as large a difference, either way."""
+    """Share of all permutations with at least as large an absolute difference."""
     ways: int
-    """Permutations that were tried; all there are if `exact`."""
+    """Permutations that were tried; all possible ones if `exact`."""
     exact: bool
 
 
 @dataclass(frozen=True, slots=True)
 class NoTest:
-    """Why a test says nothing here."""
+    """Reason why a test is not possible."""
 
     why: str
 
@@ -54,11 +56,13 @@ class NoTest:
 def between_runs(a: Sequence[float], b: Sequence[float]) -> Permutation | NoTest:
     """Test the difference of means of two groups of runs, one value per run: runs are permuted between the groups.
 
-    Valid where runs are independent and, without a difference, any run could have been in either group.
+    The test is valid if runs are independent and, under the null hypothesis, exchangeable between the groups.
+
+    References: pitman-1937, good-2005, dwass-1957, phipson-smyth-2010.
     """
     smallest = smallest_p(len(a), len(b))
     if smallest > SIGNIFICANT:
-        ways = f"{comb(len(a) + len(b), len(a))} ways to share {len(a)} and {len(b)} runs out"
+        ways = f"{comb(len(a) + len(b), len(a))} ways to divide runs into groups of {len(a)} and {len(b)}"
         return NoTest(f"{ways}, so p cannot fall below {smallest:.2g}; 4 and 4 runs are enough")
     together = np.array([*a, *b], float)
     observed = float(np.mean(b) - np.mean(a))
@@ -69,7 +73,7 @@ def between_runs(a: Sequence[float], b: Sequence[float]) -> Permutation | NoTest
 
 
 def smallest_p(a: int, b: int) -> float:
-    """The smallest p that groups of so many runs can give."""
+    """Return the smallest p that groups of `a` and `b` runs can give."""
     return (1 + (a == b)) / comb(a + b, a)
 
 
@@ -79,8 +83,9 @@ def half_lives_between_runs(a: Sequence[float], b: Sequence[float], longest: flo
     Args:
         a: half-lives in chunks, infinite where a run has none.
         b: the same of the other group.
-        longest: chunks in the shortest run; a half-life beyond it counts as none, so that longer runs have no
-            advantage.
+        longest: chunks in the shortest run; a longer half-life counts as none, so that longer runs have no advantage.
+
+    References: wilcoxon-1945.
     """
     values = np.array([*a, *b], float)
     values[values > longest] = inf
@@ -91,14 +96,16 @@ def half_lives_between_runs(a: Sequence[float], b: Sequence[float], longest: flo
 
 
 def trend_of_difference(a: Sequence[float], b: Sequence[float]) -> Permutation | NoTest:
-    """Test whether the difference of two runs, chunk by chunk, has a trend: blocks of it are permuted.
+    """Test whether the difference of two runs, chunk by chunk, has a trend: its blocks are permuted.
 
-    What both runs have in common drops out, of whatever shape it is. Without a difference in trend, what is left is a
-    constant with noise, and long enough blocks of it can stand in any order. `difference` is the slope per chunk.
+    Trends of any shape that both runs share cancel. Under the null hypothesis of equal trends the difference is a
+    constant with noise, and long enough blocks of it are exchangeable. `difference` is the slope per chunk.
 
     Args:
         a: P_mid of measured chunks `[n]`.
         b: the same of the other run, at the same chunks.
+
+    References: good-2005.
     """
     n = len(a)
     if n < FEWEST_CHUNKS:
@@ -111,7 +118,10 @@ def trend_of_difference(a: Sequence[float], b: Sequence[float]) -> Permutation |
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Correct p values for being several, after Holm; in the order they were given."""
+    """Return p-values corrected for multiple comparisons by Holm's method, in the given order.
+
+    References: holm-1979.
+    """
     corrected, worst = [0.0] * len(ps), 0.0
     for rank, at in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         worst = max(worst, min(1.0, (len(ps) - rank) * ps[at]))
@@ -120,7 +130,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def _groups(runs: int, size: int) -> tuple[Ints, bool]:
-    """Which runs to take for the second group `[ways, size]`, and whether these are all ways."""
+    """Return the indices of the second group `[ways, size]`, and True if these are all relabellings."""
     if comb(runs, size) <= MOST_EXACT:
         return np.array(list(combinations(range(runs), size))), True
     draws = np.random.default_rng(SEED).random((DRAWS, runs))
@@ -129,13 +139,16 @@ def _groups(runs: int, size: int) -> tuple[Ints, bool]:
 
 @lru_cache(maxsize=8)
 def _block_orders(n: int) -> Ints:
-    """Indices 0..n−1 with their blocks in every order `[ways, n]`."""
+    """Return the indices 0..n−1 with their blocks in every order `[ways, n]`."""
     blocks = np.array_split(np.arange(n), BLOCKS)
     return np.array([np.concatenate(order) for order in permutations(blocks)])
 
 
 def _outcome(observed: float, found: Floats, scale: float, exact: bool) -> Permutation:
-    """What was observed among what was found; among drawn permutations it counts as one of them."""
+    """Return the result of a test; among random permutations the observed statistic counts as one of the draws.
+
+    References: dwass-1957, phipson-smyth-2010.
+    """
     beyond = int((np.abs(found) >= abs(observed) - 1e-12 * scale).sum())
     p = beyond / len(found) if exact else (1 + beyond) / (1 + len(found))
     return Permutation(observed, p, len(found), exact)

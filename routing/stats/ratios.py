@@ -1,4 +1,7 @@
-"""Rates measured in rounds, compared as ratios with intervals."""
+"""Ratios of rates that were measured in rounds, with intervals.
+
+References: thompson-1936.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from typing import TypeVar
 Name = TypeVar("Name", bound=Hashable)
 
 SEED = 0
-"""Of the order of rounds."""
+"""Seed of the order of variants in a round."""
 
 TAIL = 0.025
-"""Probability that the median lies below a 95 % interval, and that it lies above."""
+"""Probability of a median below a 95 % interval, and of a median above it."""
 
 FEWEST_ROUNDS = 6
-"""Of fewer rounds not even the whole range is a 95 % interval of the median: 1 - 2 / 2**5 is 0.9375."""
+"""Least number of rounds for an interval: of 5 rounds the whole range has a coverage of 1 - 2 / 2**5 = 0.9375."""
 
 
 def interleave(
     variants: Mapping[Name, Callable[[], float]], rounds: int, *, warm_up: int = 0
 ) -> dict[Name, list[float]]:
-    """Measure every variant once per round, in a new order each round, so that drift hits all alike.
+    """Measure every variant once per round, in a new order each round, so that drift affects all variants equally.
 
     Args:
-        variants: what measures a rate, by name.
-        rounds: how often each one is measured.
-        warm_up: rounds before those, in the order of `variants`, whose rates are left out.
+        variants: functions that measure a rate, by name.
+        rounds: number of measurements of each variant.
+        warm_up: earlier rounds, in the order of `variants`; their rates are discarded.
     """
     order = random.Random(SEED)
     rates: dict[Name, list[float]] = {name: [] for name in variants}
@@ -44,11 +47,11 @@ def interleave(
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A ratio of rates over paired rounds."""
+    """Ratio of rates over paired rounds."""
 
     value: float
     interval: tuple[float, float] | None
-    """95 % interval of the median; None of fewer than `FEWEST_ROUNDS` rounds."""
+    """95 % interval of the median; None for fewer than `FEWEST_ROUNDS` rounds."""
 
     def __str__(self) -> str:
         if self.interval is None:
@@ -58,16 +61,21 @@ class Ratio:
 
 
 def ratio(rates: Sequence[float], base: Sequence[float]) -> Ratio:
-    """Median over rounds of `rates` / `base`, both `[rounds]`, with its interval."""
+    """Return the median over rounds of `rates` / `base`, both `[rounds]`, with its interval.
+
+    References: thompson-1936.
+    """
     paired = sorted(rate / other for rate, other in zip(rates, base, strict=True))
     return Ratio(statistics.median(paired), _interval(paired))
 
 
 def _interval(paired: Sequence[float]) -> tuple[float, float] | None:
-    """Invert the sign test: two order statistics that hold the median with 95 % for any distribution.
+    """Invert the sign test: two order statistics contain the median with 95 % for any distribution.
 
-    A percentile bootstrap of the median was tried in its place: of normal noise it holds the median in 77 % of trials
+    A percentile bootstrap of the median was tried instead: with normal noise it contains the median in 77 % of trials
     with 3 rounds, in 87 % with 7, and in 93 % with 10 and more.
+
+    References: thompson-1936.
     """
     rounds, cut, tail = len(paired), 0, 0.0
     while (tail := tail + math.comb(rounds, cut) / 2**rounds) <= TAIL:
@@ -76,7 +84,7 @@ def _interval(paired: Sequence[float]) -> tuple[float, float] | None:
 
 
 def table(rates: Mapping[str, Sequence[float]], *, corner: str = "") -> str:
-    """A Markdown table: median rate of each variant, in tokens per second, and its ratio to the first one."""
+    """Return a Markdown table: median rate of each variant, in tokens per second, and its ratio to the first one."""
     (first, base), *_ = rates.items()
     lines = [f"| {corner} | tokens/s, median | ratio to {first}, 95 % interval |", "|---|---|---|"]
     for name, values in rates.items():

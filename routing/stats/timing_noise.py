@@ -1,4 +1,4 @@
-"""Noise of the machine while something was timed, and what cannot be believed because of it."""
+"""Load of the machine during a timing, and checks if a measured observation cost is too noisy."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import msgspec
 from moe_watch.routing.stats.ratios import FEWEST_ROUNDS
 
 FASTEST = 1.02
-"""Observing costs time. llama.cpp alone may gain: the tap fetches its graph's nodes ahead, some 1 % of a token."""
+"""Largest plausible ratio. Observing costs time; only llama.cpp may gain some 1 % of a token, since the tap fetches its
+graph's nodes ahead."""
 
 WIDEST = 0.2
-"""Width of a 95 % interval over its ratio. A wider one does not tell a cost of nothing from one of a tenth."""
+"""Largest width of a 95 % interval over its ratio. A wider one does not separate no cost from a cost of a tenth."""
 
 BUSIEST = 0.25
-"""Share of all processors' time that others may take. Beyond it they compete with the very thread that is measured."""
+"""Largest share of all processors' time for other processes. Beyond it they compete with the measured thread."""
 
 
 class Noise(msgspec.Struct, frozen=True, kw_only=True):
-    """Load that a machine had beside what was timed. A field that is None has its reason in `unavailable`."""
+    """Load of the machine beside the timed process. A field that is None has its reason in `unavailable`."""
 
     cores: int
     """Logical processors."""
     load: float | None = None
-    """Mean number of tasks that ran or waited to run, over the minute before the end."""
+    """Mean number of tasks that ran or waited to run, in the last minute of the timing."""
     others: float | None = None
     """Share of all processors' time that other processes used, 0..1."""
     steal: float | None = None
@@ -31,7 +32,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_words(noise: Noise) -> str:
-    """Return noise as a line of text."""
+    """Return the load as one line of text."""
     load = "n/a" if noise.load is None else f"{noise.load:.2f}"
     return (
         f"load {load} on {noise.cores} {'core' if noise.cores == 1 else 'cores'},"
@@ -45,12 +46,12 @@ def _percent(share: float | None) -> str:
 
 
 def doubt(ratio: float, interval: tuple[float, float] | None, noise: Noise | None = None) -> str | None:
-    """Return why a measured cost of observing is too noisy to be believed; None if it is not.
+    """Return why a measured observation cost is too noisy; None if it is not.
 
     Args:
-        ratio: speed while observing over speed without.
+        ratio: speed with the tap over speed without.
         interval: 95 % interval of `ratio`.
-        noise: of the machine meanwhile, where that is known.
+        noise: load of the machine during the measurement, if known.
     """
     if interval is None:
         return f"no 95 % interval: that needs at least {FEWEST_ROUNDS} rounds"
@@ -64,4 +65,6 @@ def doubt(ratio: float, interval: tuple[float, float] | None, noise: Noise | Non
 
 def _busy(noise: Noise) -> str | None:
     taken = (noise.others or 0.0) + (noise.steal or 0.0)
-    return None if taken <= BUSIEST else f"others took {_percent(taken)} of the processors meanwhile"
+    if taken <= BUSIEST:
+        return None
+    return f"other processes took {_percent(taken)} of the processors during the measurement"

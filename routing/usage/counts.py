@@ -1,6 +1,8 @@
-"""How often experts are used: counts in a window, and what follows from counts.
+"""Expert usage: selections counted in a window, and the statistics of the counts.
 
-Usage is about selections over time and is never called `router_entropy`, which is about one decision.
+Usage describes selections over time; `router_entropy` describes a single decision.
+
+References: shannon-1948, jaccard-1912, kullback-leibler-1951, lin-1991, endres-schindelin-2003, gini-1912.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from moe_watch.routing.arrays import ABSENT, Floats, Ints, Selections
 
 
 class UsageWindow:
-    """Selections per layer and expert, over all tokens added.
+    """Selections per layer and expert, over all tokens fed.
 
     In a layer, counts sum to rows × k: rows that an engine did not compute are not counted.
     """
@@ -24,37 +26,37 @@ class UsageWindow:
         self.rows: Ints = np.zeros(layers, np.int64)
         """[L]"""
         self.tokens = 0
-        """Tokens added."""
+        """Tokens fed."""
 
-    def add(self, experts: Ints) -> None:
-        """Add one token's expert ids `[L, k]`."""
+    def feed(self, experts: Ints) -> None:
+        """Count one token's expert ids `[L, k]`."""
         row = _row(experts, self.counts.shape[1])
         self.tokens += 1
         self.counts.reshape(-1)[row.cells] += 1
         self.rows[row.layers] += 1
 
     def merge(self, counts: Ints, rows: Ints, tokens: int) -> None:
-        """Add tokens that were counted together: `counts` `[L, E]` and `rows` `[L]`."""
+        """Add tokens already counted: `counts` `[L, E]` and `rows` `[L]`; negative numbers remove tokens."""
         self.counts += counts
         self.rows += rows
         self.tokens += tokens
 
     def shares(self) -> Floats:
-        """Share of the selections in its layer that each expert got `[L, E]`; NaN in layers without rows."""
+        """Return each expert's share of the selections in its layer `[L, E]`; NaN in layers without rows."""
         return shares(self.counts)
 
 
 class _Row(NamedTuple):
-    """Where one token counts."""
+    """Positions at which one token is counted."""
 
     cells: Ints
-    """Places in the flattened table `[L, E]`."""
+    """Positions in the flattened table `[L, E]`."""
     layers: Ints | slice
-    """Those that were computed."""
+    """Layers that were computed."""
 
 
 def _row(experts: Ints, number: int) -> _Row:
-    """Where expert ids `[L, k]` count in a table of `number` experts."""
+    """Return the positions of expert ids `[L, k]` in a table of `number` experts."""
     cells = experts + np.arange(0, len(experts) * number, number)[:, None]
     if (experts[:, -1] != ABSENT).all():
         return _Row(cells.ravel(), slice(None))
@@ -67,7 +69,7 @@ def add_selections(counts: Ints, experts: Ints) -> None:
 
 
 def shares(counts: Ints) -> Floats:
-    """Counts `[…, E]` as shares of their sum; NaN where there is nothing to share."""
+    """Return counts `[…, E]` divided by their sum; NaN where the sum is 0."""
     totals = counts.sum(-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         result: Floats = counts / totals
@@ -75,7 +77,10 @@ def shares(counts: Ints) -> Floats:
 
 
 def usage_entropy(counts: Ints) -> Floats:
-    """Entropy of usage over ln E, per layer `[L]`; 1 is perfectly even; NaN without selections, or for E = 1."""
+    """Return the entropy of usage over ln E, per layer `[L]`: 1 is even; NaN without selections, or for E = 1.
+
+    References: shannon-1948.
+    """
     portions = shares(counts)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(portions == 0, 0.0, portions * np.log(portions))
@@ -84,7 +89,10 @@ def usage_entropy(counts: Ints) -> Floats:
 
 
 def gini(counts: Ints) -> Floats:
-    """Gini coefficient of usage per layer `[L]`: 0 is even, (E−1)/E is one expert alone; NaN without selections."""
+    """Return the Gini coefficient of usage per layer `[L]`: 0 is even, (E−1)/E is one expert; NaN without selections.
+
+    References: gini-1912.
+    """
     experts = counts.shape[-1]
     ranks = np.arange(1, experts + 1)
     ascending = np.sort(shares(counts), -1)
@@ -93,7 +101,7 @@ def gini(counts: Ints) -> Floats:
 
 
 def experts_for(counts: Ints, share: float = 0.9) -> Ints:
-    """How many experts carry `share` of a layer's selections `[L]`; 0 without selections."""
+    """Return the smallest number of experts that have `share` of a layer's selections `[L]`; 0 without selections."""
     if not counts.size:
         return np.zeros(len(counts), np.int64)
     descending = -np.sort(-counts, -1)
@@ -102,12 +110,15 @@ def experts_for(counts: Ints, share: float = 0.9) -> Ints:
 
 
 def dead(counts: Ints) -> Ints:
-    """Experts never selected, per layer `[L]`. Say the window's size beside it."""
+    """Return the number of experts without a selection, per layer `[L]`. Give the window's size with it."""
     return np.asarray((counts == 0).sum(-1), np.int64)
 
 
 def jensen_shannon_distance(p: Floats, q: Floats) -> Floats:
-    """Square root of the Jensen–Shannon divergence to base 2, over the last axis: 0 equal, 1 disjoint."""
+    """Return the square root of the Jensen–Shannon divergence to base 2, over the last axis: 0 equal, 1 disjoint.
+
+    References: lin-1991, endres-schindelin-2003.
+    """
     middle = (p + q) / 2
     with np.errstate(invalid="ignore"):
         divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
@@ -115,6 +126,10 @@ def jensen_shannon_distance(p: Floats, q: Floats) -> Floats:
 
 
 def _relative_entropy(p: Floats, q: Floats) -> Floats:
+    """Return the relative entropy Σ p log₂(p / q) over the last axis.
+
+    References: kullback-leibler-1951.
+    """
     terms: Floats = p / q
     np.copyto(terms, 1.0, where=p == 0)  # so that its term is 0; logarithms of 0 are slow
     np.log2(terms, out=terms)
@@ -124,9 +139,11 @@ def _relative_entropy(p: Floats, q: Floats) -> Floats:
 
 
 def overlap(now: Ints, before: Ints) -> Floats:
-    """Jaccard similarity of two tokens' expert sets `[L, k]`, per layer `[L]`; NaN where either is absent.
+    """Return the Jaccard similarity of two tokens' expert sets `[L, k]`, per layer `[L]`; NaN where either is absent.
 
     1 − overlap is `churn`.
+
+    References: jaccard-1912.
     """
     present = (now[:, 0] != ABSENT) & (before[:, 0] != ABSENT)
     equal = now[:, :, None] == before[:, None, :]
@@ -140,21 +157,21 @@ def overlap(now: Ints, before: Ints) -> Floats:
 
 
 def overlaps(now: Selections, before: Ints | None) -> Floats:
-    """`overlap` of each token with the one before it, per layer `[N, L]`.
+    """Return the `overlap` of each token with the token before it, per layer `[N, L]`.
 
     Args:
-        now: tokens in a row.
-        before: expert ids `[L, k]` of the token before the first of them, None if there was none.
+        now: successive tokens.
+        before: expert ids `[L, k]` of the token before the first one, None if there was none.
     """
     tokens, layers, chosen = now.ids.shape
     table = layers * now.experts
     first = Selections(np.full((1, layers, chosen), ABSENT) if before is None else before[None], now.experts)
     places = now.cells.reshape(tokens, -1) + np.arange(0, tokens * table, table)[:, None]
-    earlier = np.zeros(tokens * table, np.bool_)  # [N·L·E] whether the token before selected it
-    earlier[first.cells[first.there]] = True
+    earlier = np.zeros(tokens * table, np.bool_)  # [N·L·E] True if the token before selected it
+    earlier[first.cells[first.present]] = True
     following = places[:-1] + table
-    earlier[following if now.whole else following[now.there.reshape(tokens, -1)[:-1]]] = True
+    earlier[following if now.whole else following[now.present.reshape(tokens, -1)[:-1]]] = True
     selected_before = earlier[places].reshape(now.ids.shape)
-    shared = (selected_before if now.whole else selected_before & now.there).sum(-1)
+    shared = (selected_before if now.whole else selected_before & now.present).sum(-1)
     present = now.computed & np.concatenate((first.computed, now.computed[:-1]))
-    return np.where(present, shared / (2 * now.numbers() - shared), np.nan)
+    return np.where(present, shared / (2 * now.experts_per_row() - shared), np.nan)

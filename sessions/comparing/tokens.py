@@ -45,7 +45,7 @@ def compare_tokens(a: Path, b: Path) -> TokenComparison | str:
         agreement = None if why else _agreement(session_a.header, session_b.header)
         for tokens_a, tokens_b in walk.batches():
             if agreement is not None:
-                agreement.add(_rows(tokens_a, session_a.header), _rows(tokens_b, session_b.header))
+                agreement.feed(_rows(tokens_a, session_a.header), _rows(tokens_b, session_b.header))
     if walk.unknown:
         return walk.unknown
     if agreement is not None and not walk.tokens:

@@ -126,7 +126,7 @@ class RoutingChecks:
         decode = np.array([phase == "decode" for phase in found.phase])
         self._decoded += (observed & decode[:, None]).sum(0)
         for experts in found.experts:
-            self._usage.add(experts)
+            self._usage.feed(experts)
 
     def _compare_same_ids(self, found: TokenArrays) -> None:
         known = (found.id != ABSENT) & (found.experts[..., 0] != ABSENT).all(-1) & ~np.isnan(found.entropy).any(-1)

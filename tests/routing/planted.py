@@ -1,4 +1,4 @@
-"""Mid-pressure series whose half-life is known, because it was planted: a curve and noise from a seed."""
+"""Mid-pressure series with a planted half-life: a curve plus seeded noise."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ CHUNKS = 50
 NOISE = 0.015
 """Standard deviation from chunk to chunk."""
 REAL_NOISE = 0.03
-"""That of the embedded model."""
+"""Standard deviation in the embedded model."""
 WARM_UP = 200
-"""Chunks after which nothing is left of how noise with heavy tails began."""
+"""Chunks after which the start of heavy-tailed noise has no effect."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A curve `value(t)` over chunks, with what should be found in it."""
+    """Curve `value(t)` over chunks, with the verdict and half-life that a fit should find."""
 
     name: str
     shape: Literal["stable", "rising", "linear", "exponential", "cliff"]
     half_life: float
-    """Chunks; infinite where half is never reached."""
+    """Chunks; infinite if half is never reached."""
     start: float
     other: float
     """The floor, the level after the cliff, or the slope."""
@@ -37,7 +37,7 @@ class Planted:
     """The halving time, or the first chunk after the cliff; below 0 a cliff anywhere but in the outer five chunks."""
 
     def curve(self, at: float | None = None, chunks: int = CHUNKS) -> Floats:
-        """The values without noise; `at` places a cliff."""
+        """Return the values without noise; `at` is the breakpoint of a cliff."""
         t = np.arange(chunks, dtype=float)
         if self.shape == "exponential":
             return self.other + (self.start - self.other) * 2.0 ** (-t / self.time)
@@ -57,28 +57,28 @@ class Series:
 
 
 def exponential(start: float, floor: float, halving: float) -> Planted:
-    """Falls towards a floor, half of the way every `halving` chunks."""
+    """Return a curve that falls towards a floor, half of the way every `halving` chunks."""
     half = halving * log2((start - floor) / (start / 2 - floor)) if floor < start / 2 else inf
     return Planted(f"exponential {start:g} → {floor:g}, T {halving:g}", "exponential", half, start, floor, halving)
 
 
 def linear(start: float, slope: float) -> Planted:
-    """Falls by the same amount every chunk."""
+    """Return a curve that falls by the same amount every chunk."""
     return Planted(f"linear {start:g}, {slope:+g} per chunk", "linear", -start / (2 * slope), start, slope)
 
 
 def rising(start: float, slope: float) -> Planted:
-    """Rises by the same amount every chunk."""
+    """Return a curve that rises by the same amount every chunk."""
     return Planted(f"rising {start:g}, {slope:+g} per chunk", "rising", inf, start, slope)
 
 
 def constant(level: float) -> Planted:
-    """No trend at all."""
+    """Return a curve without a trend."""
     return Planted(f"constant {level:g}", "stable", inf, level, 0.0)
 
 
 def cliff(start: float, after: float, at: int = -1) -> Planted:
-    """Falls once, from one chunk to the next; anywhere but in the outer five chunks unless told where."""
+    """Return a curve that falls once, at `at`; by default at a random chunk except the outer five."""
     half = at if after <= start / 2 else inf
     return Planted(f"cliff {start:g} → {after:g}", "cliff", half, start, after, at)
 
@@ -101,7 +101,7 @@ GRID = (
 
 
 def noise(random: np.random.Generator, phi: float, sd: float = NOISE, chunks: int = CHUNKS) -> Floats:
-    """Stationary AR(1) noise; white for φ = 0."""
+    """Return stationary AR(1) noise; white for φ = 0."""
     values = [random.standard_normal()]
     for shock in random.standard_normal(chunks - 1):
         values.append(phi * values[-1] + (1 - phi**2) ** 0.5 * shock)
@@ -114,7 +114,7 @@ class OtherNoise:
 
     name: str
     make: Callable[[np.random.Generator, int], Floats]
-    """Of so many chunks."""
+    """Return noise for a number of chunks."""
 
 
 def wander(phi: float, share: float) -> OtherNoise:
@@ -149,7 +149,7 @@ def two_wanders(quick: float, slow: float) -> OtherNoise:
 
 
 def heavy_tails(phi: float, share: float, freedom: int = 4) -> OtherNoise:
-    """As `wander`, but what comes anew with each chunk has Student's t distribution."""
+    """Like `wander`, but the innovations have Student's t distribution."""
 
     def make(random: np.random.Generator, chunks: int) -> Floats:
         slow, quick = random.standard_t(freedom, (2, WARM_UP + chunks)) * ((freedom - 2) / freedom) ** 0.5
@@ -166,7 +166,7 @@ def heavy_tails(phi: float, share: float, freedom: int = 4) -> OtherNoise:
 
 @lru_cache
 def _long_memory_root(d: float, chunks: int) -> Floats:
-    """Of the correlations, `[chunks, chunks]`."""
+    """Return the Cholesky factor of the correlations, `[chunks, chunks]`."""
     k = np.arange(1, chunks)
     falls = np.cumprod([1.0, *((k - 1 + d) / (k - d))])
     root: Floats = np.linalg.cholesky(falls[np.abs(np.subtract.outer(np.arange(chunks), np.arange(chunks)))])
@@ -176,26 +176,26 @@ def _long_memory_root(d: float, chunks: int) -> Floats:
 OTHER_NOISE = (wander(0.75, 0.55), wander(0.9, 0.3), wander(0.95, 0.3), long_memory(0.3), long_memory(0.4))
 """The first one is as in the embedded model."""
 UNSEEN_NOISE = (two_wanders(0.5, 0.97), heavy_tails(0.75, 0.55))
-"""Noise that nothing in the fit was chosen by."""
+"""Noise that was not used to choose anything in the fit."""
 
 
 def plant_with(
     planted: Planted, other: OtherNoise, seeds: range, *, sd: float = REAL_NOISE, chunks: int = CHUNKS
 ) -> Iterator[Series]:
-    """One series per seed, with noise that is not AR(1)."""
+    """Return one series per seed, with noise that is not AR(1)."""
     for seed in seeds:
         random = np.random.default_rng([seed, 1000])
         yield _series(planted, random, lambda random: sd * other.make(random, chunks), chunks)
 
 
 def plant_on(planted: Planted, noise: Floats) -> Iterator[Series]:
-    """One series per row of `noise [series, chunks]`; of a curve without a cliff."""
+    """Return one series per row of `noise [series, chunks]`, of a curve without a cliff."""
     for each in noise:
         yield Series((planted.curve(chunks=len(each)) + each).tolist(), planted.half_life, None)
 
 
 def plant(planted: Planted, phi: float, seeds: range, *, sd: float = NOISE, chunks: int = CHUNKS) -> Iterator[Series]:
-    """One noisy series per seed."""
+    """Return one noisy series per seed."""
     for seed in seeds:
         random = np.random.default_rng([seed, round(100 * phi)])
         yield _series(planted, random, lambda random: noise(random, phi, sd, chunks), chunks)

@@ -1,4 +1,4 @@
-"""A fresh context is a series of its own: nothing that is measured in one depends on those before it."""
+"""A fresh context is a separate series: no measurement depends on earlier contexts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT = 3
 
 
 def context(first, chunks, *, extra=0):
-    """A prompt and so many chunks of generated tokens, with some more that do not fill one."""
+    """Return a prompt and a number of chunks of generated tokens, and `extra` tokens that do not fill a chunk."""
     made = [make_token(first + at, "prompt" if at < PROMPT else "generated") for at in range(PROMPT + SIZE * chunks)]
     return [*made, *(make_token(first + len(made) + at) for at in range(extra))]
 
@@ -37,7 +37,7 @@ def two_contexts(first=14, second=13, *, extra=2):
 
 
 def derive(events, mode="measured-v2"):
-    """All events of a run with what is derived from them, without its header."""
+    """Return all events of a run and the events derived from them, without the header."""
     instruments, found = Instruments(HEADER, mode), []
     for event in events:
         found += [event, *instruments.feed(event)]
@@ -56,7 +56,7 @@ def series_of(events, mode="measured-v2"):
 
 
 def with_mid(events, *curves):
-    """The same events with these values as P_mid of measured chunks, by context."""
+    """Return the same events with these values as P_mid of measured chunks, by context."""
     values = [iter(curve) for curve in curves]
 
     def changed(event):
@@ -95,7 +95,7 @@ class TestMeasuredV2:
 
 class TestMeasuredV1:
     def test_averages_and_warm_up_are_those_of_the_run(self):
-        """As its recordings have them: they are verified and replayed by this rule."""
+        """Recordings of this mode have this rule; they are verified and replayed by it."""
         chunks = chunks_of(derive(two_contexts(), "measured-v1"))
         assert [chunk.warm_up for chunk in chunks] == [True] * 10 + [False] * 18
         assert {chunk.context for chunk in chunks} == {None}
@@ -168,7 +168,7 @@ class TestSeries:
         series = series_of(
             [instruments.keyframe(), *(each for event in late for each in [event, *instruments.feed(event)])]
         )
-        assert series.judged.knows_its_start
+        assert series.judged.has_start
         assert len(series.mid) == 6
 
     def test_a_fresh_context_that_is_in_no_file_is_known_from_what_follows(self):

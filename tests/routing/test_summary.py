@@ -20,7 +20,7 @@ def summarise(events):
 
 
 PROMPT, CHUNK = 4, 5
-"""Tokens, of the runs that `make_run` makes."""
+"""Tokens in the runs of `make_run`."""
 
 
 def mid_chunk(index, mid):
@@ -29,7 +29,7 @@ def mid_chunk(index, mid):
 
 
 def pressure_from(begin, chunks=30):
-    """The pressure of a run as a whole, and as a recording has it that was switched on after `begin` tokens."""
+    """Return the pressure summary of a whole run, and of a recording that began after `begin` tokens."""
     header, lines = make_run(PROMPT + CHUNK * chunks)
     instruments, whole, part = Instruments(header), [header], [header]
     for token in tokens_of(lines):
@@ -59,7 +59,7 @@ def test_golden_summary_by_hand(golden_events):
 
 
 def test_golden_routing_by_hand(golden_events):
-    """Churn: of six decode tokens, those whose set is not that of the token before share one of three experts."""
+    """Churn of six decode tokens: a token with another expert set than its predecessor shares one of three experts."""
     found = summarise(golden_events)
     assert found["churn"]["per_layer"] == pytest.approx([2 / 3 * 2 / 6, 2 / 3 * 4 / 6])
     assert found["churn"]["mean"] == pytest.approx(1 / 3)

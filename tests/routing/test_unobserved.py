@@ -1,4 +1,4 @@
-"""Tokens that nobody looked at: what is computed from the others, and what is not computed at all."""
+"""Tokens without the tap: quantities that other tokens still give, and quantities that become absent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_chunk_with_a_gap_has_no_signals() -> None:
     assert [chunk.tokens for chunk in found] == [SIZE] * 7
     whole = [not any(i in gap for i in range(chunk.first, chunk.last + 1)) for chunk in found]
     assert whole == [True, True, False, False, False, True, True]
-    # The very first chunk has no averages to be compared with.
+    # The first chunk has no averages to compare with.
     assert [chunk.signals is not None for chunk in found[1:]] == whole[1:]
 
 
@@ -41,7 +41,7 @@ def test_one_unobserved_token_is_enough() -> None:
 
 
 def test_nothing_is_compared_across_a_gap() -> None:
-    """The first token after it has none before it: the overlap is a mean over the others."""
+    """The first token after the gap has no token before it: the overlap is a mean over the other tokens."""
     after = chunks(run(4 * SIZE, range(SIZE, 2 * SIZE)))[2]
     tokens = [make_token(i) for i in range(2 * SIZE, 3 * SIZE)]
     sets = [[set(token.experts[layer * K : (layer + 1) * K]) for layer in range(LAYERS)] for token in tokens]
@@ -77,7 +77,7 @@ def test_a_recording_may_begin_within_a_gap() -> None:
 
 
 def test_a_prediction_that_is_no_number_is_none_in_the_file_and_in_the_instruments() -> None:
-    """Half precision overflows in some models. What is computed live is what its file says, keyframes included."""
+    """Half precision overflows in some models. The live run and its file agree, keyframes included."""
     nan = float("nan")
     tokens = run(2 * SIZE, range(0))
     tokens[SIZE + 1] = replace(tokens[SIZE + 1], logprob=nan, top_margin=nan, choice_gap=nan)

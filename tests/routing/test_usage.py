@@ -22,8 +22,8 @@ from moe_watch.routing.usage.counts import (
 
 def test_counts_of_a_layer_sum_to_rows_times_experts_per_token():
     window = UsageWindow(2, 8)
-    window.add(np.array([[0, 1], [ABSENT, ABSENT]]))
-    window.add(np.array([[1, 7], [3, 4]]))
+    window.feed(np.array([[0, 1], [ABSENT, ABSENT]]))
+    window.feed(np.array([[1, 7], [3, 4]]))
     assert window.rows.tolist() == [2, 1]
     assert window.counts.sum(1).tolist() == [4, 2]
     assert window.shares()[0].tolist() == [0.25, 0.5, 0, 0, 0, 0, 0, 0.25]
@@ -39,7 +39,7 @@ def test_a_layer_without_rows_has_no_shares_rather_than_zeros():
 def test_six_of_eight_experts_and_512_are_as_good_as_eight():
     for experts in (6, 512):
         window = UsageWindow(3, experts)
-        window.add(np.tile([experts - 1, 0], (3, 1)))
+        window.feed(np.tile([experts - 1, 0], (3, 1)))
         assert window.counts[:, [0, experts - 1]].tolist() == [[1, 1]] * 3
         assert window.counts.sum() == 6
 
@@ -78,7 +78,7 @@ def test_overlap_with_an_absent_row_is_unknown():
 
 
 def drawn(tokens, layers, experts, k, seed):
-    """Random expert ids `[N, L, k]`; a fifth of the rows is absent."""
+    """Return random expert ids `[N, L, k]`; a fifth of the rows is absent."""
     rng = np.random.default_rng(seed)
     ids = rng.permuted(np.tile(np.arange(experts), (tokens, layers, 1)), axis=2)[:, :, :k]
     ids[rng.random((tokens, layers)) < 0.2] = ABSENT
@@ -91,7 +91,7 @@ def test_tokens_together_count_as_one_by_one(tokens, layers, k, seed):
     chosen, counts, window = Selections(ids, 4), np.zeros((layers, 4), np.int64), UsageWindow(layers, 4)
     for row in ids:
         add_selections(counts, row)
-        window.add(row)
+        window.feed(row)
     assert chosen.counts().tolist() == counts.tolist() == window.counts.tolist()
     assert chosen.rows().tolist() == window.rows.tolist() == (ids[:, :, 0] != ABSENT).sum(0).tolist()
 

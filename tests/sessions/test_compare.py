@@ -354,7 +354,7 @@ def test_observation_that_was_switched_off_leaves_rows_out(write: Write) -> None
     ]
     routing = compared(write("a", made), write("b", dark)).routing
     assert routing is not None
-    assert (routing.rows.tolist(), routing.only_a.tolist()) == ([15] * LAYERS, [5] * LAYERS)
+    assert (routing.rows.tolist(), routing.unmatched.only_a.tolist()) == ([15] * LAYERS, [5] * LAYERS)
 
 
 # -- JSON
@@ -400,7 +400,8 @@ def test_usage_of_a_session_without_generated_tokens_is_not_known(write: Write) 
 def test_one_run_against_few_is_not_tested(tmp_path: Path, write: Write) -> None:
     pair = only_pair(write("one", run_of(LONG, 9)), measurement(tmp_path / "m", write, range(3)))
     assert isinstance(pair.trend.outcome, NoTest)
-    assert pair.trend.outcome.why.startswith("4 ways to share 1 and 3 runs out, so p cannot fall below 0.25")
+    few = "4 ways to divide runs into groups of 1 and 3, so p cannot fall below 0.25"
+    assert pair.trend.outcome.why.startswith(few)
 
 
 # -- what is absent is not equal

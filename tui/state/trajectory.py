@@ -12,7 +12,7 @@ import msgspec
 from moe_watch.routing.events import Chunk, Keyframe, Perturbation, State
 from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
-from moe_watch.routing.pressure.instruments import complete_chunks, start_is_before
+from moe_watch.routing.pressure.instruments import complete_chunks, lacks_start
 from moe_watch.tui.text.format import count
 
 CHUNKS_KEPT = 4000
@@ -103,7 +103,7 @@ class PressureTrack:
     def _begin_after(self, start: Keyframe) -> None:
         """Measure nothing against a start that lies before what is known."""
         self.series.feed(start)
-        if start_is_before(start, self.mode):
+        if lacks_start(start, self.mode):
             self.initial = self.crossing = None
             self.initial_problem = "the recording begins after it"
 

@@ -5,10 +5,10 @@ import pytest
 
 from moe_watch.routing.half_life.bootstrap import REFITS, block_length, block_refits
 from moe_watch.routing.half_life.draws import Fitted, percentiles
-from moe_watch.routing.half_life.shapes import axis
+from moe_watch.routing.half_life.shapes import time_axis
 from tests.routing.planted import linear, plant
 
-TIMES = axis(tuple(float(t) for t in range(50)))
+TIMES = time_axis(tuple(float(t) for t in range(50)))
 Y = np.array(next(plant(linear(0.6, -0.01), 0.0, range(1))).mid)
 
 

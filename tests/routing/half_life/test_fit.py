@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.half_life.fit import Fit, fit_half_life, in_words
 from moe_watch.routing.pressure.formulas import MODES
-from tests.routing.judged import judge, judge_otherwise
 from tests.routing.planted import GRID, OTHER_NOISE, cliff, constant, exponential, linear, noise, plant, rising
+from tests.routing.planted_fits import judge, judge_otherwise
 
 FALLING = [each for each in GRID if each.shape not in ("stable", "rising")]
 WITH_HALF_LIFE = [each for each in FALLING if isfinite(each.half_life) and each.half_life <= 50]
@@ -61,18 +61,18 @@ class TestCleanCurves:
         fit = fit_half_life([level] * 30)
         assert (fit.verdict, fit.half_life, fit.p, fit.phi) == ("stable", None, 1.0, 0.0)
         assert fit.start == pytest.approx(level, rel=1e-12, abs=0)
-        assert in_words(fit) == "stable: no trend beyond noise (p = 1 over 9 looks; 0.1 would count)"
+        assert in_words(fit) == "stable: no trend beyond noise (p = 1 over 9 looks; limit 0.1)"
 
     def test_half_of_a_negative_start_means_nothing(self):
         fit = fit_half_life(np.linspace(-0.1, -0.6, 50))
         assert (fit.verdict, fit.half_life, fit.interval, fit.censored) == ("linear", None, None, False)
-        assert in_words(fit) == "linear, no half-life: it begins at -0.100, and half of that means nothing"
+        assert in_words(fit) == "linear, no half-life: its start is -0.100, and a half-life needs a start above 0"
 
     def test_a_trend_of_less_than_five_percent_is_stable(self):
         fit = fit_half_life(linear(0.5, -0.0004).curve())
         assert fit.verdict == "stable"
         assert (fit.p, fit.p_sequential) == (0.0005, 0.0075)
-        assert in_words(fit) == "stable: its trend changes it by less than 5 % of its start"
+        assert in_words(fit) == "stable: its trend changes by less than 5 % of its start"
 
 
 class TestUnreachable:
@@ -84,7 +84,7 @@ class TestUnreachable:
         ],
     )
     def test_the_published_series_of_the_reference(self, level, said):
-        """Its toy model's and its external adapter's constant P_mid."""
+        """Constant P_mid of the reference's toy model and of its external adapter."""
         fit = fit_half_life([level] * 50, mode="chronomoe-v1")
         assert (fit.verdict, fit.half_life, fit.interval) == ("unreachable", None, None)
         assert in_words(fit) == said
@@ -108,7 +108,7 @@ class TestNoise:
     @pytest.mark.parametrize("phi", [0.0, 0.3])
     @pytest.mark.parametrize("planted", GRID, ids=lambda each: each.name)
     def test_known_answers(self, planted, phi):
-        """The known-answer grid with few seeds; what they leave to chance is allowed for."""
+        """The known-answer grid with few seeds, and a margin for their sampling error."""
         found = judge(planted, phi, range(1000, 1040))
         assert found.right >= 0.8
         assert found.covered is None or found.covered >= 0.85
@@ -121,7 +121,7 @@ class TestNoise:
 
     @pytest.mark.parametrize("noise", OTHER_NOISE, ids=lambda each: each.name)
     def test_a_constant_that_wanders_is_stable(self, noise):
-        """As mid-pressure does; AR(1) noise alone in the gate calls 16 to 24 % of them something else."""
+        """Mid-pressure has such noise; a trend test with AR(1) noise alone calls 16 to 24 % of these not stable."""
         assert judge_otherwise(constant(0.46), noise, range(60)).called_stable >= 0.9
 
     @pytest.mark.parametrize("planted", [linear(0.46, -0.003), exponential(0.46, 0.2, 12), cliff(0.46, 0.34)])
@@ -130,7 +130,7 @@ class TestNoise:
 
     @pytest.mark.parametrize("noise", OTHER_NOISE, ids=lambda each: each.name)
     def test_intervals_hold_the_half_life_in_noise_that_wanders(self, noise):
-        """What few seeds leave to chance is allowed for; refits to what a curve leaves hold 74 to 89 % of these."""
+        """Few seeds, with a margin for sampling error; refits to the residuals of a curve have 74 to 89 % coverage."""
         assert judge_otherwise(exponential(0.46, 0.2, 12), noise, range(60)).covered >= 0.85
 
     def test_the_same_series_gives_the_same_fit(self):
@@ -189,7 +189,7 @@ class TestPositions:
 
     @pytest.mark.parametrize("positions", [[0, 1, 2], [0, 1, 2, 3, 3], [4, 3, 2, 1, 0]])
     def test_positions_that_cannot_be(self, positions):
-        with pytest.raises(UserError, match="the positions do not fit the values: give one per value, ascending"):
+        with pytest.raises(UserError, match="the positions do not match the values: give one per value, ascending"):
             fit_half_life([0.5] * 5, positions=positions)
 
 

@@ -10,7 +10,7 @@ KINDS = np.array([(0.0, 0.0), (0.4, 1.0), (0.8, 0.5), (0.95, 0.25), (0.98, 1.0)]
 COLUMNS = np.random.default_rng(0).standard_normal((N, 3))
 WHITENING = Whitening(KINDS, N)
 STEPS = np.triu(np.ones((N, N)))
-"""One per row: 0 before a place, 1 from there on."""
+"""Return one step per row: 0 before the breakpoint, 1 from there on."""
 
 
 def correlations(kind):

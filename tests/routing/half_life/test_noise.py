@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.half_life.candidates import Candidates
-from moe_watch.routing.half_life.noise import KINDS, WHITE, lag_1, noise_evidence, odds, shared_out, spread_over
-from moe_watch.routing.half_life.shapes import SHAPES, axis
+from moe_watch.routing.half_life.noise import (
+    NOISE_MODELS,
+    WHITE,
+    apportion,
+    apportioned_indices,
+    lag_1,
+    noise_evidence,
+    odds,
+)
+from moe_watch.routing.half_life.shapes import SHAPES, time_axis
 from tests.routing.planted import (
     cliff,
     constant,
@@ -19,7 +27,7 @@ from tests.routing.planted import (
     wander,
 )
 
-TIMES = axis(tuple(float(t) for t in range(50)))
+TIMES = time_axis(tuple(float(t) for t in range(50)))
 (SERIES,) = (np.array(each.mid) for each in plant(exponential(0.6, 0.1, 12), 0.3, range(1)))
 
 
@@ -34,7 +42,7 @@ def around(series, times=TIMES):
 
 
 def correlations(kind):
-    phi, share = KINDS[:, kind]
+    phi, share = NOISE_MODELS[:, kind]
     apart = np.abs(np.subtract.outer(np.arange(50), np.arange(50)))
     return np.where(apart == 0, 1.0, share * phi**apart)
 
@@ -44,10 +52,10 @@ def column(values):
     return centred / np.sqrt((centred**2).mean())
 
 
-@pytest.mark.parametrize("kind", [0, 3, 14, len(KINDS.T) - 1])
+@pytest.mark.parametrize("kind", [0, 3, 14, len(NOISE_MODELS.T) - 1])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_evidence_against_matrices(shape, kind):
-    """The marginal likelihood written out with the covariance matrix and its inverse."""
+    """Compute the marginal likelihood with the covariance matrix and its inverse."""
     curve = fits(SERIES)[SHAPES.index(shape)].values(TIMES.t)[:, 0]
     left, covariance, parameters = SERIES - curve, correlations(kind), {"constant": 1, "linear": 2}.get(shape, 3)
     columns = np.ones((50, 1)) if shape == "constant" else np.stack([np.ones(50), column(curve)], axis=1)
@@ -61,17 +69,17 @@ def test_evidence_against_matrices(shape, kind):
 
 @pytest.mark.parametrize(("phi", "expected"), [(0.0, 0.0), (0.4, 0.4), (0.8, 0.8)])
 def test_the_noise_of_a_long_series_is_found(phi, expected):
-    times = axis(tuple(float(t) for t in range(2000)))
+    times = time_axis(tuple(float(t) for t in range(2000)))
     (series,) = (np.array(each.mid) for each in plant(constant(0.5), phi, range(1), chunks=2000))
     assert lag_1(odds(around(series, times).values())) == pytest.approx(expected, abs=0.08)
 
 
 def test_a_wander_with_white_noise_is_told_from_ar1():
-    times = axis(tuple(float(t) for t in range(2000)))
+    times = time_axis(tuple(float(t) for t in range(2000)))
     (series,) = (np.array(each.mid) for each in plant_with(constant(0.5), wander(0.8, 0.5), range(1), chunks=2000))
     found = odds(around(series, times).values())
-    assert KINDS[:, found.argmax()] == pytest.approx([0.8, 0.5])
-    assert found[KINDS[1] == 1].sum() < 1e-6
+    assert NOISE_MODELS[:, found.argmax()] == pytest.approx([0.8, 0.5])
+    assert found[NOISE_MODELS[1] == 1].sum() < 1e-6
 
 
 @pytest.mark.parametrize("planted", [linear(0.6, -0.01), exponential(0.6, 0.1, 12), cliff(0.6, 0.25)])
@@ -83,7 +91,7 @@ def test_a_clear_trend_is_not_taken_for_persistent_noise(planted):
 
 
 def test_a_wander_keeps_the_constant_in_the_running():
-    """What the closest trend leaves of it is less persistent than the noise is."""
+    """The residuals of the closest trend are less autocorrelated than the noise."""
     shares = []
     for each in plant_with(constant(0.46), wander(0.9, 0.5), range(40)):
         found = around(np.array(each.mid))
@@ -106,9 +114,9 @@ def test_planted_noise_has_spread_1_and_is_not_ar1(noise):
 
 
 def test_places_are_as_many_as_their_odds_say():
-    found = spread_over(np.array([0.5, 0.0, 0.3, 0.2]), 10)
+    found = apportioned_indices(np.array([0.5, 0.0, 0.3, 0.2]), 10)
     assert found.tolist() == [0] * 5 + [2] * 3 + [3] * 2
-    assert shared_out(np.full(3, 1 / 3), 400).sum() == 400
+    assert apportion(np.full(3, 1 / 3), 400).sum() == 400
 
 
 def test_odds_sum_over_explanations():
@@ -119,11 +127,11 @@ def test_odds_sum_over_explanations():
 
 @pytest.mark.parametrize("series", [np.full(20, 0.3), linear(0.6, -0.01).curve(chunks=20), np.array([0.0, 1.0] * 10)])
 def test_evidence_is_finite_whatever_the_series(series):
-    times = axis(tuple(float(t) for t in range(20)))
+    times = time_axis(tuple(float(t) for t in range(20)))
     assert all(np.isfinite(each).all() for each in around(series, times).values())
 
 
 def test_nothing_left_is_white():
-    times = axis(tuple(float(t) for t in range(20)))
+    times = time_axis(tuple(float(t) for t in range(20)))
     assert Candidates(times, linear(0.6, -0.01).curve(chunks=20), 0).noise is WHITE
     assert Candidates(TIMES, SERIES, 0).noise[0] < 1

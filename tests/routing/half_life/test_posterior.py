@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.half_life.draws import Fitted
-from moe_watch.routing.half_life.posterior import DRAWS, explain, noises, posterior_draws
-from moe_watch.routing.half_life.shapes import TRENDS, axis, curve_values
+from moe_watch.routing.half_life.posterior import DRAWS, noise_models, posterior_draws, trial_posteriors
+from moe_watch.routing.half_life.shapes import TRENDS, curve_values, time_axis
 from moe_watch.routing.half_life.trend_detection import ar1_noise
 from tests.routing.planted import cliff, exponential, linear, plant, plant_with, wander
 
-NOISES = noises(50)
+NOISES = noise_models(50)
 
 
 def times(n=50):
-    return axis(tuple(float(t) for t in range(n)))
+    return time_axis(tuple(float(t) for t in range(n)))
 
 
 def fitted(series, *shapes):
@@ -40,9 +40,9 @@ def correlations(kind, n=50):
 @pytest.mark.parametrize("kind", [0, 4, len(NOISES.T) - 1])
 @pytest.mark.parametrize("shape", ["constant", *TRENDS])
 def test_evidence_and_estimates_against_matrices(shape, kind):
-    """Generalised least squares and its restricted likelihood written out."""
+    """Compute generalised least squares and the restricted likelihood directly."""
     series = series_of(exponential(0.6, 0.1, 12))
-    (found,) = explain(times(), series, fitted(series, shape))
+    (found,) = trial_posteriors(times(), series, fitted(series, shape))
     trial = len(found.trials.times) // 2
     column = found.trials.curves(np.array([trial]), np.zeros(1), np.ones(1)).values(times().t)
     x = np.ones((50, 1)) if shape == "constant" else np.hstack([np.ones((50, 1)), column])
@@ -75,7 +75,7 @@ def test_lines_scatter_as_theory_says_where_the_noise_is_known_to_be_white():
 
 @pytest.mark.parametrize("kinds", [range(1), range(1, 10), range(10, 19)], ids=["white", "quick", "slow"])
 def test_intervals_of_a_slope_hold_it(kinds):
-    """Over all kinds of noise a 95 % interval holds 95 %: more of the white ones, fewer of the slowest."""
+    """Over all noise models a 95 % interval has 95 % coverage: more with white noise, less with the slowest noise."""
     holds = []
     for seed in range(150):
         random = np.random.default_rng(seed)
@@ -88,7 +88,7 @@ def test_intervals_of_a_slope_hold_it(kinds):
 
 def test_shapes_are_drawn_as_often_as_they_are_likely():
     series = series_of(linear(0.6, -0.003), phi=0.0)
-    explained = explain(times(), series, fitted(series, *TRENDS))
+    explained = trial_posteriors(times(), series, fitted(series, *TRENDS))
     total = np.logaddexp.reduce([np.logaddexp.reduce(each.evidence, axis=None) for each in explained])
     number = {each.shape: each.parameters.shape[1] for each in drawn(series, *TRENDS).curves}
     assert sum(number.values()) == DRAWS
@@ -122,7 +122,7 @@ def test_persistent_noise_makes_wider_intervals():
 
 
 def test_noise_as_the_embedded_model_has_it_does_not_narrow_the_interval():
-    """Curves refitted to what the closest curve leaves hold 78 % of these."""
+    """Curves refitted to the residuals of the closest curve have a coverage of 78 % here."""
     planted, holds = linear(0.46, -0.003), []
     for each in plant_with(planted, wander(0.75, 0.55), range(5000, 5060)):
         low, high = drawn(np.array(each.mid), *TRENDS).half_time()
@@ -154,7 +154,7 @@ def test_a_wandering_constant_may_be_further_off():
 
 @pytest.mark.parametrize(("n", "slowest"), [(5, 8), (8, 8), (20, 32), (33, 64), (50, 64), (5000, 64)])
 def test_what_wanders_more_slowly_than_twice_the_series_is_a_level(n, slowest):
-    found = noises(n)
+    found = noise_models(n)
     assert -1 / np.log(found[0].max()) == pytest.approx(slowest)
     assert found[:, 0].tolist() == [0, 0]
     assert ((found >= 0) & (found <= 1)).all()
@@ -177,7 +177,7 @@ def test_the_same_seed_draws_the_same():
 
 def test_gaps_are_times_that_a_cliff_can_be_at():
     kept = [at for at in range(50) if at not in (20, 21)]
-    at = axis(tuple(float(t) for t in kept))
+    at = time_axis(tuple(float(t) for t in kept))
     series = curve_values("cliff", np.array([0.6, 0.25, 22.0]), at.t)
     curve = at.fit("cliff", series[:, None])
     found = posterior_draws(at, series, [Fitted(curve, series - series, 1.0)], np.random.default_rng(0))

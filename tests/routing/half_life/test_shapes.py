@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from moe_watch.routing.half_life.shapes import TRENDS, Curves, axis
+from moe_watch.routing.half_life.shapes import TRENDS, Curves, time_axis
 from tests.routing.planted import cliff, exponential, linear, plant
 
-TIMES = axis(tuple(float(t) for t in range(50)))
+TIMES = time_axis(tuple(float(t) for t in range(50)))
 
 
 def column(values):
@@ -64,7 +64,7 @@ def test_many_series_at_once_are_fitted_like_each_alone(shape):
 
 @pytest.mark.parametrize("shape", TRENDS)
 def test_explained_share_is_that_of_the_fit(shape):
-    """What a shape explains, by the grid, against the sum of squares that its fit leaves."""
+    """The grid's explained share agrees with the squared residuals of the fit."""
     (series,) = plant(exponential(0.6, 0.1, 12), 0.3, range(1))
     y = column(series.mid)
     left = ((y - TIMES.fit(shape, y).values(TIMES.t)) ** 2).sum()

@@ -3,17 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_watch.routing.half_life.noise import KINDS, WHITE
-from moe_watch.routing.half_life.shapes import axis
-from moe_watch.routing.half_life.trend_detection import MORE, SIMULATIONS, ar1_noise, noise_of_kinds, trend_p
+from moe_watch.routing.half_life.noise import NOISE_MODELS, WHITE
+from moe_watch.routing.half_life.shapes import time_axis
+from moe_watch.routing.half_life.trend_detection import MORE, SIMULATIONS, ar1_noise, noise_of_models, trend_p
 from tests.routing.planted import cliff, constant, exponential, linear, plant
 
-TIMES = axis(tuple(float(t) for t in range(50)))
+TIMES = time_axis(tuple(float(t) for t in range(50)))
 
 
 def persistent(phi):
-    """Odds of AR(1) noise with this φ alone."""
-    return ((KINDS[0] == phi) & ((KINDS[1] == 1) | (phi == 0))).astype(float)
+    """Return odds of 1 for AR(1) noise with this φ."""
+    return ((NOISE_MODELS[0] == phi) & ((NOISE_MODELS[1] == 1) | (phi == 0))).astype(float)
 
 
 def p_values(planted, phi, seeds=60):
@@ -57,9 +57,9 @@ def test_each_series_may_have_its_own_phi():
 
 
 def test_every_kind_of_noise_is_stationary_with_its_own_correlations():
-    each = len(KINDS.T)
-    made = noise_of_kinds(np.random.default_rng(0), 40, np.repeat(np.arange(each), 4000)).reshape(40, each, 4000)
-    phi, share = KINDS
+    each = len(NOISE_MODELS.T)
+    made = noise_of_models(np.random.default_rng(0), 40, np.repeat(np.arange(each), 4000)).reshape(40, each, 4000)
+    phi, share = NOISE_MODELS
     assert made.std(axis=2) == pytest.approx(np.ones((40, each)), abs=0.06)
     for lag in (1, 3):
         found = (made[lag:] * made[:-lag]).mean(axis=(0, 2))

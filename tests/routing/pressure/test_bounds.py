@@ -1,4 +1,4 @@
-"""How far each pressure mode can go, whatever the model does."""
+"""Bounds of each pressure mode over all models."""
 
 from __future__ import annotations
 

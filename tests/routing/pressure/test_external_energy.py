@@ -1,4 +1,4 @@
-"""External energy on known ground: what was planted comes back, and nothing comes of nothing."""
+"""External energy with planted effects: a planted effect is found, and no effect without one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from moe_watch.routing.events import Fork, Pressures
 from moe_watch.routing.pressure.external_energy import ARMS, Boundary, boundaries_of, external_energy
 
 NOISE = 0.03
-"""Standard deviation of P_mid from one continuation to the next, as pocket has it."""
+"""Standard deviation of P_mid between continuations, as in pocket."""
 
 
 def make_boundaries(number, *, text=0.0, neutral=0.0, replicates=8, seed=0):
-    """Boundaries with a P_mid of their own each, to which the arms add what is planted."""
+    """Return boundaries with a random P_mid each, to which the arms add the planted effects."""
     rng = np.random.default_rng(seed)
     planted = {"none": 0.0, "neutral": neutral, "text": text}
     found = []

@@ -55,7 +55,7 @@ def test_published_external_value():
     """ChronoMoE's adapter for external models has a constant P_mid of 0.25519 but for coherence."""
     signals = reference_signals(EXTERNAL, 1.3, 0.2, 0.0, 0.0)
     assert pressures(signals, 0.0).mid == pytest.approx(0.25519, abs=5e-6)
-    assert pressures(signals, 0.0).slow == pytest.approx(0.5 * 0.3 * tanh(1 / 1.5)), "all its clocks stand at 0.5"
+    assert pressures(signals, 0.0).slow == pytest.approx(0.5 * 0.3 * tanh(1 / 1.5)), "all its clocks are 0.5"
 
 
 def test_the_reference_cannot_reach_its_own_half_life():

@@ -10,11 +10,11 @@ from moe_watch.routing.arrays import unpacked
 from moe_watch.routing.events import Chunk, Header, Keyframe, Perturbation, State, Token
 from moe_watch.routing.pressure.instruments import KEYFRAME_TOKENS, TOGETHER, Instruments
 from moe_watch.sessions.reading.recompute import agree
-from tests.routing.plain import PlainRun
+from tests.routing.plain_instruments import PlainRun
 
 
 def flat(value, path=""):
-    """Nested numbers as (path, number) pairs."""
+    """Yield nested numbers as (path, number) pairs."""
     if isinstance(value, dict):
         return [pair for key, inner in value.items() for pair in flat(inner, f"{path}.{key}")]
     if isinstance(value, list):
@@ -51,7 +51,7 @@ def test_golden_keyframe_is_the_state_at_its_place(golden_events):
 
 
 def make_run(tokens, *, layers=3, experts=6, k=2, chunk_size=5, seed=11, mode="measured-v1"):
-    """A header and seeded random tokens; the first four are the prompt."""
+    """Return a header and seeded random tokens; the first four are the prompt."""
     rng = np.random.default_rng(5)
     model = {
         "name": "m",
@@ -112,7 +112,7 @@ def test_random_routing_gives_the_plain_computations_numbers():
 
 
 def with_fewer(lines, k):
-    """The same tokens, with only the first experts of a row in layers that select fewer than two."""
+    """Return the same tokens, with only the first experts of a row in layers that select fewer than two."""
     kept = [2 * layer + rank for layer, chosen in enumerate(k) for rank in range(chosen)]
     return [line | {name: [line[name][at] for at in kept] for name in ("experts", "weights")} for line in lines]
 
@@ -258,7 +258,7 @@ def test_keyframes_can_be_left_out(mode):
 
 
 def with_gaps(lines, *, layers=3, k=2):
-    """The same run with whatever may be missing from a token missing here and there, and with tokens injected."""
+    """Yield the same run with injected tokens, and without some of the optional fields of a token here and there."""
     rng = np.random.default_rng(6)
     for line in lines[2 * TOGETHER :]:
         kind = rng.integers(12)

@@ -1,4 +1,4 @@
-"""The control: a planted drift is called position, a planted decay is called age, and both are told apart."""
+"""Position control: a planted drift is found as position, a planted decay as age, and both are separated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNKS, SHIFT = 50, 25
 
 
 def make_pairs(number, *, by_position=0.0, by_age=0.0, noise=0.015, seed=0):
-    """Runs whose P_mid falls by so much a chunk, through position, age or both."""
+    """Return pairs of runs with a given fall of P_mid per chunk, by position, age or both."""
     rng = np.random.default_rng(seed)
     age = np.arange(CHUNKS)
 

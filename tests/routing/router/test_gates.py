@@ -13,7 +13,7 @@ from moe_watch.routing.router.gates import NAMES, UNKNOWN_GATE, Gate, Scores, We
 from moe_watch.routing.router.observe import observe
 
 LOGITS = np.array([[[0.0, 2.0, -1.0, 1.0]]])
-"""One token, one layer."""
+"""Return one token in one layer."""
 CHOSEN = np.array([[[1, 3]]])
 
 

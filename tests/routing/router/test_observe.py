@@ -14,7 +14,7 @@ from moe_watch.routing.router.gates import softmax
 from moe_watch.routing.router.observe import effective_experts, normalised_entropy, observe, router_margin
 
 LOGITS = np.log(np.array([[[0.1, 0.4, 0.2, 0.3]]]))
-"""One token, one layer: the probabilities are the numbers inside the logarithm."""
+"""Return one token in one layer: the probabilities are the numbers inside the logarithm."""
 
 
 def test_experts_come_sorted_by_probability_whatever_the_engine_gave():
@@ -100,7 +100,7 @@ def test_nothing_computed_is_nothing_seen():
 
 
 def everything(seen):
-    """Experts, weights, entropy and margin of one token in one layer."""
+    """Return experts, weights, entropy and margin of one token in one layer."""
     return seen.experts[0, 0].tolist(), seen.weights[0, 0].tolist(), int(seen.entropy[0, 0]), int(seen.margin[0, 0])
 
 
@@ -141,7 +141,7 @@ def test_an_expert_that_is_ruled_out_has_no_probability():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("gate", EVERY_GATE)
 def test_a_single_expert_is_no_choice(gate):
-    """Nothing to be uncertain of, and no second to be ahead of."""
+    """There is no uncertainty, and no second expert."""
     experts, weights, entropy, margin = everything(observe(np.array([[[0.7]]]), np.array([[[0]]]), gate))
     assert (experts, entropy, margin) == ([0], ABSENT, ABSENT)
     assert weights[0] > 0
@@ -162,7 +162,7 @@ def test_equal_logits_are_uncertain_and_undecided():
 
 
 def test_what_cannot_be_a_weight_is_absent():
-    """A factor of an expert's own may be anything; a file holds no negative weight, and -1 of them would be null."""
+    """An expert's factor may have any value; a file has no negative weight, and a weight of -1 unit would mean null."""
     seen = observe(LOGITS, np.array([[[3, 1]]]), "top_k_softmax×per_expert", np.array([[[-0.0001, np.nan]]]))
     assert everything(seen)[:2] == ([1, 3], [ABSENT, ABSENT])
 

@@ -1,4 +1,4 @@
-"""Means over clusters: intervals that hold the truth as often as they say, and none where there is too little."""
+"""Means over clusters: intervals have their nominal coverage, and there is none for too few clusters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Permutation tests and agreement, on ground that is known."""
+"""Permutation tests and agreement, with known answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_the_same_in_both_groups_is_no_difference() -> None:
 
 def test_too_few_runs_are_said_to_be_too_few() -> None:
     outcome = between_runs([1, 2, 3], [4, 5, 6])
-    assert outcome == NoTest("20 ways to share 3 and 3 runs out, so p cannot fall below 0.1; 4 and 4 runs are enough")
+    assert outcome == NoTest(
+        "20 ways to divide runs into groups of 3 and 3, so p cannot fall below 0.1; 4 and 4 runs are enough"
+    )
 
 
 def test_of_too_many_ways_some_are_drawn_and_the_same_ones_again() -> None:
@@ -101,7 +103,7 @@ def test_holm() -> None:
 
 @pytest.mark.parametrize(("phi", "most"), [(0.0, 0.05), (0.3, 0.07), (0.5, 0.08)])
 def test_runs_with_one_trend_seldom_seem_to_differ(phi: float, most: float) -> None:
-    """Both fall alike, with noise of their own: 400 pairs, a standard error of 1.1 to 1.4 %."""
+    """Both fall equally, with independent noise: 400 pairs, a standard error of 1.1 to 1.4 %."""
     n, pairs = 50, 400
     common = 0.6 * 2 ** (-np.arange(n) / 20)
     noise = NOISE * ar1_noise(np.random.default_rng(3), n, 2 * pairs, phi).T
@@ -111,7 +113,7 @@ def test_runs_with_one_trend_seldom_seem_to_differ(phi: float, most: float) -> N
 
 
 def test_another_trend_is_found() -> None:
-    """By a tenth of a start of 0.5 over 50 chunks, with noise as persistent as pocket's: 100 pairs."""
+    """A fall by a tenth of a start of 0.5 over 50 chunks, with noise as autocorrelated as pocket's: 100 pairs."""
     n = 50
     noise = NOISE * ar1_noise(np.random.default_rng(4), n, 200, 0.2).T.reshape(100, 2, n)
     falling = np.linspace(0, -0.05, n)
@@ -136,7 +138,7 @@ def test_too_few_chunks_in_common_are_said_to_be_too_few() -> None:
 
 
 def rows(experts: list, weights: list | None = None, margin: list | None = None) -> RoutingRows:
-    """Of one layer: lists of `k` experts, and of their weights; margins one each."""
+    """Return rows of one layer, from lists of `k` experts, lists of their weights, and one margin each."""
     ids = np.array(experts, np.int64)[:, None, :]
     given = np.full(ids.shape, np.nan) if weights is None else np.array(weights, float)[:, None, :]
     margins = np.full(ids.shape[:2], np.nan) if margin is None else np.array(margin, float)[:, None]
@@ -146,7 +148,7 @@ def rows(experts: list, weights: list | None = None, margin: list | None = None)
 def agree(a: RoutingRows, b: RoutingRows, *, experts: int = 8) -> Agreement:
     layers, k = a.experts.shape[1:]
     found = Agreement(layers, experts, np.full(layers, k), weight_unit=1e-4, margin_unit=1e-4)
-    found.add(a, b)
+    found.feed(a, b)
     return found
 
 
@@ -163,14 +165,16 @@ def test_sets_top_1_and_order_are_three_things() -> None:
 def test_rows_that_one_run_did_not_compute_are_left_out() -> None:
     nothing = [ABSENT, ABSENT]
     found = agree(rows([[1, 2], nothing, [1, 2], nothing]), rows([nothing, [1, 2], [1, 2], nothing]))
-    assert [int(each[0]) for each in (found.rows, found.only_a, found.only_b, found.sets, found.kept)] == [
+    assert [
+        int(each[0]) for each in (found.rows, found.unmatched.only_a, found.unmatched.only_b, found.sets, found.kept)
+    ] == [
         1,
         1,
         1,
         1,
         2,
     ]
-    assert found.counts_a.sum() == found.counts_b.sum() == 2
+    assert found.usage.a.sum() == found.usage.b.sum() == 2
 
 
 def test_no_row_in_common_is_no_number() -> None:
@@ -188,7 +192,7 @@ def test_the_largest_difference_of_weights_is_that_of_the_same_expert() -> None:
     assert found.largest is not None
     assert found.largest.weight == pytest.approx(0.07)
     assert (found.largest.i, found.largest.layer) == (1, 0)
-    found.add(rows([[1, 2]], [[0.8, 0.2]]), rows([[1, 2]], [[0.6, 0.4]]))
+    found.feed(rows([[1, 2]], [[0.8, 0.2]]), rows([[1, 2]], [[0.6, 0.4]]))
     assert (found.largest.weight, found.largest.i) == (pytest.approx(0.2), 3)
 
 
@@ -204,7 +208,7 @@ def test_a_set_is_tied_where_all_weights_are_the_same_within_a_unit(
     weights_a: list, weights_b: list, tied: int
 ) -> None:
     found = agree(rows([[1, 2]], [weights_a]), rows([[1, 3]], [weights_b]))
-    assert (found.sets.tolist(), found.set_ties.tolist(), found.weighed.tolist()) == ([0], [tied], [1])
+    assert (found.sets.tolist(), found.ties.sets.tolist(), found.weighed.tolist()) == ([0], [tied], [1])
 
 
 def test_weights_that_are_all_the_same_differ_by_0_and_not_by_nothing() -> None:
@@ -215,20 +219,20 @@ def test_weights_that_are_all_the_same_differ_by_0_and_not_by_nothing() -> None:
 
 
 def test_two_other_experts_are_no_tie() -> None:
-    assert agree(rows([[1, 2]], [[0.5, 0.5]]), rows([[3, 4]], [[0.5, 0.5]])).set_ties.tolist() == [0]
+    assert agree(rows([[1, 2]], [[0.5, 0.5]]), rows([[3, 4]], [[0.5, 0.5]])).ties.sets.tolist() == [0]
 
 
 def test_an_order_is_tied_where_the_experts_that_changed_places_weigh_the_same() -> None:
     tied = agree(rows([[1, 2]], [[0.5, 0.5]]), rows([[2, 1]], [[0.50005, 0.49995]]))
-    assert (tied.sets.tolist(), tied.order.tolist(), tied.order_ties.tolist()) == ([1], [0], [1])
-    assert agree(rows([[1, 2]], [[0.6, 0.4]]), rows([[2, 1]], [[0.6, 0.4]])).order_ties.tolist() == [0]
+    assert (tied.sets.tolist(), tied.order.tolist(), tied.ties.order.tolist()) == ([1], [0], [1])
+    assert agree(rows([[1, 2]], [[0.6, 0.4]]), rows([[2, 1]], [[0.6, 0.4]])).ties.order.tolist() == [0]
 
 
 def test_of_one_expert_the_margin_says_whether_it_is_a_tie() -> None:
-    """Its weight is 1 after renormalisation whichever it is."""
+    """Its weight after renormalisation is always 1."""
     a, b = rows([[1], [1]], [[1.0], [1.0]], [1e-4, 0.3]), rows([[2], [2]], [[1.0], [1.0]], [0.0, 1e-4])
     found = agree(a, b)
-    assert (found.sets.tolist(), found.set_ties.tolist(), found.top_1_ties.tolist()) == ([0], [1], [1])
+    assert (found.sets.tolist(), found.ties.sets.tolist(), found.ties.top_1.tolist()) == ([0], [1], [1])
 
 
 def test_usage_over_the_same_rows() -> None:

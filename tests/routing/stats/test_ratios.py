@@ -36,7 +36,7 @@ def test_a_ratio_is_paired_by_round():
     ("rounds", "low", "high"), [(6, 1, 6), (8, 1, 8), (9, 2, 8), (10, 2, 9), (12, 3, 10), (20, 6, 15), (25, 8, 18)]
 )
 def test_the_interval_is_that_of_the_sign_test(rounds, low, high):
-    """The ranks that tables of distribution-free intervals of a median give at 95 %."""
+    """The ranks are those in tables of distribution-free 95 % intervals of a median."""
     shuffled = [float(1 + 7 * i % rounds) if rounds % 7 else float(1 + i) for i in range(rounds)]
     assert ratio(shuffled, [1.0] * rounds).interval == (low, high)
 
@@ -50,7 +50,7 @@ def test_few_rounds_have_no_interval(rounds):
 
 @pytest.mark.parametrize("rounds", [6, 7, 10, 15])
 def test_the_interval_holds_the_median_of_any_noise(rounds):
-    """At least 95 % of 1,000 trials, less three standard errors."""
+    """At least 95 % of 1,000 trials, minus three standard errors."""
     draws = np.random.default_rng(3)
     noise = np.exp(0.3 * draws.standard_t(2, (1000, rounds)))
     found = [ratio(row.tolist(), [1.0] * rounds).interval for row in noise]

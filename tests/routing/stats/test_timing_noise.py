@@ -1,4 +1,4 @@
-"""What a measured cost must be to be believed."""
+"""Checks of a measured observation cost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_cost_is_doubted(ratio, interval, said):
 def test_a_busy_machine_measures_itself(others, steal):
     noise = Noise(cores=2, load=3.0, others=others, steal=steal)
     taken = round(100 * (others + (steal or 0)))
-    assert doubt(0.99, (0.98, 1.0), noise) == f"others took {taken} % of the processors meanwhile"
+    assert doubt(0.99, (0.98, 1.0), noise) == f"other processes took {taken} % of the processors during the measurement"
 
 
 def test_noise_in_words_has_no_number_that_was_not_read():

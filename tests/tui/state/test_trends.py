@@ -156,7 +156,7 @@ async def test_curves_are_sorted_by_weight_and_why_the_likeliest_was_not_believe
         assert (fit.verdict, best) == ("stable", "cliff")
         names = [next(word for word in line.split() if word not in "●") for line in text[1:5]]
         assert names == [each.shape for each in by_weight(fit)]
-        assert text[5].startswith("cliff not believed: noise alone gives such curves")
+        assert text[5].startswith("cliff rejected: noise alone gives such curves")
 
 
 @pytest.mark.parametrize("curve", [halving, falling_at_24, lambda _: 0.5], ids=["exponential", "cliff", "stable"])

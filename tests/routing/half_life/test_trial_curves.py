@@ -5,11 +5,11 @@ import pytest
 
 from moe_watch.routing.half_life.draws import Fitted
 from moe_watch.routing.half_life.kalman import Whitening
-from moe_watch.routing.half_life.shapes import SHAPES, axis
-from moe_watch.routing.half_life.trials import products, trials
+from moe_watch.routing.half_life.shapes import SHAPES, time_axis
+from moe_watch.routing.half_life.trial_curves import products, trials
 from tests.routing.planted import exponential, linear, plant
 
-TIMES = axis(tuple(float(t) for t in range(50)))
+TIMES = time_axis(tuple(float(t) for t in range(50)))
 (NOISY,) = (np.array(each.mid) for each in plant(exponential(0.6, 0.1, 12), 0.3, range(1)))
 PHI, SHARE = 0.8, 0.5
 
@@ -24,7 +24,7 @@ def tried(shape, series=NOISY, times=TIMES):
 
 
 def columns(each):
-    """Those of cliffs written out."""
+    """Return the columns of trials; the columns of cliffs are computed here."""
     if each.columns is not None:
         return each.columns
     steps = (TIMES.t[:, None] >= each.times).astype(float)

@@ -1,7 +1,7 @@
-"""The chunk mathematics once more, in plain Python straight from docs/measurements.md.
+"""Chunk formulas of docs/measurements.md in plain Python, independent of `routing`.
 
-Slow, without NumPy but for the seeded phases, and sharing no code with `routing`: what the golden session's
-chunks and keyframe were computed with, and what the instruments are checked against.
+Slow, without NumPy except for the seeded phases, and without code of `routing`. The golden session's chunks and
+keyframe were computed with it, and the instruments are checked against it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PlainRun:
         return self.by_layer(token["experts"])
 
     def by_layer(self, flat):
-        """A flat row cut into those of the layers."""
+        """Split a flat list into one list per layer."""
         ends = [sum(self.k[: layer + 1]) for layer in range(self.layers)]
         return [flat[end - k : end] for end, k in zip(ends, self.k, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Planted series as they are watched: looked at again and again while they grow."""
+"""Scores of sequential looks at planted series, while the series grow."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_watch.routing.half_life.sequential import Look, judge, looks_at
+from moe_watch.routing.half_life.sequential_looks import Look, run_looks, sequential_result
 from moe_watch.routing.half_life.trend_detection import MIN_CHANGE
 from tests.routing.planted import REAL_NOISE, OtherNoise, Planted, Series, plant, plant_with
 
 ONE_LOOK = 0.02
-"""Limit of a test that is made once, for comparison."""
+"""Limit of a single test, for comparison."""
 
 
 @dataclass(frozen=True)
 class FoundWatching:
-    """What was found in the series of one planted curve while they grew. Shares are 0..1."""
+    """Scores of one planted curve, from the looks at its growing series. Shares are 0..1."""
 
     name: str
     noise: str
     series: int
     ever: dict[int, float]
-    """Called something else than stable at any time in so many chunks."""
+    """Share of series with another verdict than stable at any look, by number of chunks."""
     ever_uncorrected: dict[int, float]
-    """The same if each look were a test of its own at 0.02."""
+    """The same if each look were a separate test at 0.02."""
     at_end: float
-    """Called something else after the last chunk."""
+    """Share with another verdict than stable after the last chunk."""
     at_end_once: float
-    """The same by one look, at 0.02, after the last chunk."""
+    """The same by a single look at 0.02 after the last chunk."""
     changes: float
-    """Changes of verdict per series, between stable and anything else."""
+    """Changes of verdict per series, between stable and any other."""
     delay: float | None
-    """Median of the chunks after which it was first called something else, of those that ever were."""
+    """Median number of chunks until the first other verdict, over series that had one."""
 
 
 def watch_planted(planted: Planted, noise: float | OtherNoise, seeds: range, chunks: tuple[int, ...]) -> FoundWatching:
-    """Watch one curve with noise as large as the embedded model's.
+    """Score the looks at one curve, with noise as large as the embedded model's.
 
     Args:
         planted: the curve.
-        noise: φ of AR(1) noise, or another kind.
+        noise: φ of AR(1) noise, or another noise model.
         seeds: one series each.
-        chunks: lengths to say it for, ascending; each a number at which there is a look.
+        chunks: lengths to report, ascending; at each there is a look.
     """
     if isinstance(noise, OtherNoise):
         made: Iterable[Series] = plant_with(planted, noise, seeds, chunks=chunks[-1])
@@ -52,12 +52,12 @@ def watch_planted(planted: Planted, noise: float | OtherNoise, seeds: range, chu
         made = plant(planted, noise, seeds, sd=REAL_NOISE, chunks=chunks[-1])
         name = f"φ {noise:g}"
     times = np.arange(chunks[-1], dtype=float)
-    return watched_share(planted.name, name, [looks_at(np.array(each.mid), times) for each in made], chunks)
+    return watched_share(planted.name, name, [run_looks(np.array(each.mid), times) for each in made], chunks)
 
 
 def watched_share(name: str, noise: str, all_looks: list[list[Look]], chunks: tuple[int, ...]) -> FoundWatching:
-    """Sum up the looks at many series of one kind."""
-    courses = [[judge(looks[: at + 1]).found for at in range(len(looks))] for looks in all_looks]
+    """Summarize the looks at many series of one curve."""
+    courses = [[sequential_result(looks[: at + 1]).found for at in range(len(looks))] for looks in all_looks]
     uncorrected = [[look.p <= ONE_LOOK and look.change >= MIN_CHANGE for look in looks] for looks in all_looks]
     counts = [look.chunks for look in all_looks[0]]
     first = [counts[course.index(True)] for course in courses if any(course)]

@@ -1,7 +1,9 @@
-"""The curves that are tried for a series: of each shape, one for each time that it may have.
+"""Trial curves of the posterior: for each shape, one trial for each halving time or breakpoint.
 
-A trial is a level and a height times a column of mean 0 and mean square 1, so that heights of all shapes mean the same.
-`m` trials of one shape, `K` kinds of noise.
+A trial is a level plus a height times a column of mean 0 and mean square 1, so that heights of all shapes are
+comparable. Shapes: `m` trials of one shape, `K` noise models.
+
+References: golub-pereyra-1973, aitken-1935.
 """
 
 from __future__ import annotations
@@ -18,29 +20,29 @@ from moe_watch.routing.half_life.kalman import Whitening
 from moe_watch.routing.half_life.shapes import Curves, CurveShape, TimeAxis, curve_values
 
 HALVINGS = 64
-"""Halving times that are tried."""
+"""Number of halving times."""
 FINEST, COARSEST = 1e-8, 1.0
-"""Standard error of a halving time's logarithm counts as this much at least and at most."""
+"""Limits of the standard error of a halving time's logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """Curves of one shape."""
+    """Trials of one shape."""
 
     shape: CurveShape
     times: Floats
-    """`[m]`: halving time or place; 0 where the shape has none."""
+    """`[m]`: halving time or breakpoint; 0 if the shape has none."""
     prior: Floats
-    """`[m]`: how likely each time is beforehand if the shape is right; sums to 1."""
+    """`[m]`: prior of each time, given the shape; sums to 1."""
     mean: Floats
-    """`[m]`: of the column before it was made one of mean 0."""
+    """`[m]`: mean of the column before normalization."""
     size: Floats
-    """`[m]`: its standard deviation before."""
+    """`[m]`: standard deviation of the column before normalization."""
     columns: Floats | None
     """`[n, m]`; None for cliffs, whose products are sums."""
 
     def curves(self, at: AnyInts, level: Floats, height: Floats) -> Curves:
-        """Of trials `at [S]` with these levels and heights `[S]`."""
+        """Return the curves of trials `at [S]` with these levels and heights `[S]`."""
         if self.shape == "constant":
             return Curves(self.shape, level[None])
         change = height / self.size[at]
@@ -52,7 +54,7 @@ class Trials:
 
 
 class Products(NamedTuple):
-    """x'Σ⁻¹y of trials x, `[K, m]` each."""
+    """Products x'Σ⁻¹y of trials x, `[K, m]` each."""
 
     square: Floats
     """y = x."""
@@ -63,7 +65,10 @@ class Products(NamedTuple):
 
 
 def trials(axis: TimeAxis, fitted: Fitted) -> Trials:
-    """What is tried of one shape."""
+    """Return the trials of one shape.
+
+    References: golub-pereyra-1973.
+    """
     shape, n = fitted.curve.shape, axis.n
     if shape == "cliff":
         after = np.arange(n - 1, 0, -1) / n
@@ -75,7 +80,15 @@ def trials(axis: TimeAxis, fitted: Fitted) -> Trials:
 
 
 def products(tried: list[Trials], series: Floats, whitening: Whitening) -> tuple[Products, list[Products]]:
-    """Those of a level of 1 and of the series `[n]`, as two trials, and those of all that is tried."""
+    """Return the products of two columns, a level of 1 and the series, and the products of all trials.
+
+    Args:
+        tried: trials of each shape.
+        series: `[n]`.
+        whitening: of the series.
+
+    References: aitken-1935.
+    """
     columns = [each.columns for each in tried if each.columns is not None]
     left = whitening(np.concatenate([np.stack([np.ones_like(series), series], axis=1), *columns], axis=1))
     square = np.einsum("nkm,nkm->km", left, left)
@@ -101,13 +114,13 @@ def _of_columns(shape: CurveShape, times: Floats, prior: Floats, columns: Floats
 
 
 def _of_steps(cliffs: Trials, plain: Products, whitening: Whitening, left: Floats) -> Products:
-    """Of columns that are steps less their mean.
+    """Return the products of columns that are steps minus their mean.
 
     Args:
         cliffs: the trials.
         plain: products of a level of 1 and of the series.
         whitening: of the series.
-        left: what it leaves of the two, `[n, K, 2]`.
+        left: prediction errors of a level of 1 and of the series, `[n, K, 2]`.
     """
     mean, size, ones = cliffs.mean, cliffs.size, plain.level[:, :1]
     level, series = np.moveaxis(whitening.steps(left)[1:], (0, 2), (2, 0))
@@ -116,10 +129,10 @@ def _of_steps(cliffs: Trials, plain: Products, whitening: Whitening, left: Float
 
 
 def _halvings(axis: TimeAxis, fitted: Fitted) -> tuple[Floats, Floats]:
-    """Halving times `[HALVINGS]` and their prior, which is flat in the logarithm.
+    """Return halving times `[HALVINGS]` and their prior, which is flat in the logarithm.
 
-    They lie the closer the nearer they are to the fitted one, on the scale of its standard error: as far as the series
-    tells them apart.
+    The times are closest to each other near the fitted one, on the scale of its standard error: the resolution that
+    the series allows.
     """
     low, high = np.log(axis.halvings[[0, -1]])
     best = float(np.clip(np.log(fitted.curve.parameters[2, 0]), low, high))
@@ -131,7 +144,7 @@ def _halvings(axis: TimeAxis, fitted: Fitted) -> tuple[Floats, Floats]:
 
 
 def _standard_error(axis: TimeAxis, fitted: Fitted) -> float:
-    """Of the logarithm of a fitted halving time, were the noise white."""
+    """Return the standard error of the logarithm of a fitted halving time, under white noise."""
     start, floor, halving = fitted.curve.parameters[:, 0]
     decay = curve_values("exponential", np.array([1.0, 0.0, halving]), axis.t)
     change = (start - floor) * decay * np.log(2) * axis.t / halving

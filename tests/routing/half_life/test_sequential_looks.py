@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.half_life.fit import fit_half_life
-from moe_watch.routing.half_life.sequential import (
+from moe_watch.routing.half_life.sequential_looks import (
     EARLY_FACTOR,
     FACTOR,
     LIMIT,
     WITHDRAWN,
     Look,
-    judge,
     look_counts,
-    looks_at,
+    run_looks,
+    sequential_result,
 )
 from moe_watch.routing.half_life.wording import by_weight, doubt, in_words
 from tests.routing.planted import REAL_NOISE, cliff, constant, exponential, linear, plant
-from tests.routing.watched import watch_planted
+from tests.routing.planted_looks import watch_planted
 
 FINDS = Look(50, LIMIT / FACTOR, 0.2)
 FINDS_LITTLE = Look(50, LIMIT / FACTOR, 0.04)
@@ -56,14 +56,14 @@ def test_a_look_s_p_is_corrected_by_a_factor_and_more_so_early():
     ],
 )
 def test_a_finding_lasts_until_a_look_finds_nothing_by_a_wide_margin(looks, found):
-    assert judge(looks).found is found
-    assert judge(looks).looks == len(looks)
+    assert sequential_result(looks).found is found
+    assert sequential_result(looks).looks == len(looks)
 
 
 def test_the_sequential_p_is_the_lowest_since_nothing_was_found():
-    assert judge([FINDS, UNSURE]).p == FINDS.corrected
-    assert judge([FINDS, NOTHING]).p == 1.0
-    assert judge([FINDS, NOTHING, UNSURE]).p == UNSURE.corrected
+    assert sequential_result([FINDS, UNSURE]).p == FINDS.corrected
+    assert sequential_result([FINDS, NOTHING]).p == 1.0
+    assert sequential_result([FINDS, NOTHING, UNSURE]).p == UNSURE.corrected
 
 
 class TestAnySeries:
@@ -90,14 +90,14 @@ class TestAnySeries:
 
     def test_each_look_is_the_single_test_at_its_length(self, mid):
         values = np.array(mid)
-        looks = looks_at(values, np.arange(len(values), dtype=float))
+        looks = run_looks(values, np.arange(len(values), dtype=float))
         assert [look.chunks for look in looks] == list(look_counts(len(mid)))
         assert [look.p for look in looks] == [fit_half_life(mid[: look.chunks]).p for look in looks]
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.3, 0.5])
 def test_flat_series_are_hardly_ever_called_anything_else(phi):
-    """At most 10 % are; what few seeds leave to chance is allowed for. Without correction 22 % at φ = 0.5."""
+    """At most 10 %, with a margin for few seeds. Without correction 22 % at φ = 0.5."""
     found = watch_planted(constant(0.46), phi, range(30_000, 30_060), (50, 100, 200))
     assert found.ever[200] <= 0.15
     assert found.ever[50] <= found.ever[100] <= found.ever[200] <= found.ever_uncorrected[200]
@@ -113,17 +113,17 @@ def test_trends_are_found_while_they_are_watched(planted):
 
 class TestWords:
     def test_why_the_likeliest_curve_was_not_believed(self):
-        """Persistent noise that a cliff fits better than a constant."""
+        """Autocorrelated noise that a cliff fits better than a constant."""
         (made,) = plant(constant(0.46), 0.5, range(1, 2), sd=REAL_NOISE)
         fit = fit_half_life(made.mid)
         best, said = by_weight(fit)[0], doubt(fit)
         assert (fit.verdict, best.shape == "constant") == ("stable", False)
-        assert said.startswith(f"{best.shape} not believed: noise alone gives such curves (p = ")
-        assert f"over {fit.looks} looks; {LIMIT:g} would count)" in said
+        assert said.startswith(f"{best.shape} rejected: noise alone gives such curves (p = ")
+        assert f"over {fit.looks} looks; limit {LIMIT:g})" in said
 
     def test_a_trend_too_small_to_matter(self):
         assert doubt(fit_half_life(linear(0.5, -0.0004).curve())) == (
-            "linear not believed: it changes by less than 5 % of its start"
+            "linear rejected: it changes by less than 5 % of its start"
         )
 
     def test_nothing_is_said_of_a_likeliest_curve_that_was_chosen(self):
@@ -134,7 +134,7 @@ class TestWords:
         assert weights == sorted(weights, reverse=True)
 
     def test_a_curve_that_levels_off_above_half_is_never_said_to_get_there(self):
-        """The interval may leave open that it does: then the words do, too."""
+        """If the interval allows that half is reached, the text does, too."""
         fits = (fit_half_life(each.mid) for each in plant(exponential(0.5, 0.27, 10), 0.3, range(40)))
         fit = next(fit for fit in fits if fit.never and fit.interval)
         words = in_words(fit)
@@ -144,7 +144,7 @@ class TestWords:
 
 
 def test_a_long_run_that_is_fitted_at_every_chunk_keeps_little():
-    """Each length has an axis of its own, of a megabyte at 1,000 chunks."""
+    """Each length has a separate axis, which takes a megabyte at 1,000 chunks."""
     series = 0.46 + 0.03 * np.random.default_rng(0).standard_normal(1000)
     fit_half_life(series[:980])
     tracemalloc.start()

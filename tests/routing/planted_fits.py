@@ -1,4 +1,4 @@
-"""Series with a planted half-life, and what the fit makes of them: the judge of tests and of the benchmark."""
+"""Scores of fits to series with a planted half-life, for tests and for the benchmark."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from tests.routing.planted import (
 
 @dataclass(frozen=True)
 class Found:
-    """What became of one planted curve at one φ, over all seeds. Shares are 0..1; None where there is nothing."""
+    """Scores of one planted curve at one φ, over all seeds. Shares are 0..1; None without a case."""
 
     name: str
     shape: str
     phi: float
     half_life: float | None
-    """What was planted; None where half is never reached or differs from seed to seed."""
+    """Planted half-life; None if half is never reached or differs between seeds."""
     verdicts: dict[str, float]
     right: float
-    """Verdict as planted."""
+    """Share of series with the planted verdict."""
     covered: float | None
     """Planted half-life within the 95 % interval; a series without an interval does not count as covered."""
     covered_given_right: float | None
-    """The same among the series with the right verdict."""
+    """Coverage among the series with the right verdict."""
     blocks_covered: float | None
     width: float | None
-    """Median width of the 95 % intervals in chunks; infinite where most are open."""
+    """Median width of the 95 % intervals in chunks; infinite if most are open."""
     located: float | None
-    """Cliffs: verdict right, and at most one chunk beside the planted one."""
+    """Cliffs: right verdict, and a breakpoint at most one chunk from the planted one."""
     error: float | None
-    """Median of |half-life − planted| / planted, where there is a half-life."""
+    """Median of |half-life − planted| / planted over series with a half-life."""
     missing: float | None
     """Series without a half-life although one was planted within the run."""
     reference_right: float
@@ -97,17 +97,17 @@ def judge(planted: Planted, phi: float, seeds: range) -> Found:
 
 @dataclass(frozen=True)
 class FoundOtherwise:
-    """What became of one planted curve with noise that is not AR(1), over all seeds."""
+    """Scores of one planted curve with noise that is not AR(1), over all seeds."""
 
     name: str
     noise: str
     called_stable: float
     covered: float | None
-    """Planted half-life within the 95 % interval; None where half is never reached."""
+    """Planted half-life within the 95 % interval; None if half is never reached."""
     covered_if_found: float | None
-    """The same among the series that are called a fall."""
+    """Coverage among the series with a falling verdict."""
     width: float | None
-    """Median width of the 95 % intervals in chunks; infinite where most are open."""
+    """Median width of the 95 % intervals in chunks; infinite if most are open."""
 
 
 def judge_otherwise(planted: Planted, noise: OtherNoise, seeds: range) -> FoundOtherwise:
