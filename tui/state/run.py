@@ -201,7 +201,7 @@ class RunView:
     # Events
 
     def feed(self, item: StreamItem) -> None:
-        """Process the next event; events that this version does not know change nothing."""
+        """Process the next event; unknown events change nothing."""
         match item:
             case Token():
                 self._feed_token(item)
@@ -297,7 +297,7 @@ class RunView:
 
 
 def stage_of(view: RunView) -> tuple[object, ...]:
-    """Return a value that is the same during one stage of loading or prefill, whatever share of it is done."""
+    """Return a value that is the same during one stage of loading or prefill, however far it is."""
     progress = view.progress
     stage = () if progress is None else (progress.stage, progress.note, progress.total)
     return view.runs, view.status, *stage

@@ -57,7 +57,7 @@ class StreamPieces:
         self.kept: list[Piece] = []
         """At most `PIECES_KEPT + PIECES_SLACK` pieces."""
         self.seen = 0
-        """Number of pieces added so far, including those that were dropped."""
+        """Number of pieces added so far, dropped ones included."""
         self.texts = 0
         """Number of times that the text began again; a panel then discards what it has wrapped."""
 

@@ -47,7 +47,7 @@ class PressureTrack:
         self.series = MidSeries(mode)
         """Input of a fit."""
         self.seen = 0
-        """Number of chunks so far, including those that were dropped."""
+        """Number of chunks so far, dropped ones included."""
         self.complete = 0
         """Number of complete chunks, which first count as warm-up: of the current context, or of the run in a mode that
         does not begin again with a fresh context. Chunks before the recording are included."""

@@ -18,9 +18,7 @@ def leave_on_signals(leave: Callable[[], None]) -> None:
     """Call `leave` on a signal that ends the program, so that the terminal is restored and the recording closed."""
     loop = asyncio.get_running_loop()
     for name in LEAVING_SIGNALS:
-        with suppress(
-            AttributeError, NotImplementedError, RuntimeError
-        ):  # the system has no such signal, or the loop no handlers
+        with suppress(AttributeError, NotImplementedError, RuntimeError):  # no such signal or handler
             loop.add_signal_handler(getattr(signal, name), leave)
 
 

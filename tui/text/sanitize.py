@@ -40,7 +40,7 @@ def inert(text: str) -> str:
 
 
 def is_inert(text: str) -> bool:
-    """Return True if `text` has no control, format or invisible character; fast, but may return False for some such text."""
+    """Return whether a fast check finds no control, format or invisible character; it may reject harmless text."""
     return text.isprintable() and (text.isascii() or _INVISIBLE.search(text) is None)
 
 

@@ -54,7 +54,6 @@ async def test_the_newest_tokens_experts_are_underlined_in_the_accents_colour():
         selected = np.reshape(last_token(items).experts, (6, 2))
         content = heatmap.content
         assert content.layout.rows_per_band == 2
-        cell_width = content.layout.cell_width
         for layer in range(6):
             lit = {
                 expert
