@@ -88,7 +88,7 @@ async def test_long_enough_for_a_fit_that_is_not_made_yet_it_lacks_nothing():
 async def test_nothing_is_said_of_an_injection_into_the_context_before():
     async with running(restarted(16, 3, perturbed=True), size=(200, 60)) as (app, pilot, _):
         await press(app, pilot, "4", "z")
-        assert app.view.tracks["measured-v2"].injections
+        assert app.view.tracks["measured-v2"].injections.points
         assert "before/after" not in shown(app.dashboard.pressure)
 
 

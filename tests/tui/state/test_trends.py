@@ -190,7 +190,7 @@ async def test_the_difference_is_given_against_the_chunk_before_and_against_the_
     async with running(decay(), size=(200, 60)) as (app, pilot, _):
         await press(app, pilot, "4", "z")
         track = app.view.tracks["measured-v2"]
-        injected, after = track.injections[-1].chunk, track.injections.after
+        injected, after = track.injections.points[-1].chunk, track.injections.after
         earlier = [(at, mid) for at, mid in zip(track.series.positions, track.series.mid, strict=True) if at < injected]
         positions, mid = zip(*earlier, strict=True)
         forecast = fit_half_life(mid, mode="measured-v2", positions=positions).forecast(after.index)
