@@ -1,4 +1,4 @@
-"""A fresh context in the pressure panel: a mark, a warm-up and a verdict of its own."""
+"""Fresh contexts in the pressure panel: each has a mark, a warm-up and a verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tui.state.test_trends import Slow
 
 
 def restarted(first, second, *, cut=7, mode="measured-v2", perturbed=False):
-    """A run of two contexts, so many chunks in each; the first one ends in the middle of a chunk."""
+    """Return a run of two contexts with these numbers of chunks; the first one ends within a chunk."""
     run = MadeUpRun(header(pressure=mode))
     items = [*run.prompt(), *run.generate(20 * first + cut)]
     if perturbed:

@@ -1,4 +1,4 @@
-"""What entropy, pressure and vitals say."""
+"""Texts of the entropy, pressure and vitals panels."""
 
 from __future__ import annotations
 
