@@ -1,4 +1,4 @@
-"""Verdict on a pressure trajectory: computed outside the screen's thread, shown with its age, equal live and in a replay."""
+"""Verdict on a pressure trajectory: computed in an executor, shown with its age, equal live and in a replay."""
 
 from __future__ import annotations
 
