@@ -37,7 +37,7 @@ from moe_watch.tui.state.frame_rate import FrameRate
 from moe_watch.tui.state.run import RunView, stage_of
 from moe_watch.tui.state.trends import Trends
 from moe_watch.tui.terminal.job_control import leave_on_signals, suspend
-from moe_watch.tui.terminal.sanitize_filter import InertFilter
+from moe_watch.tui.terminal.sanitize_filter import SanitizeFilter
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT
 from moe_watch.tui.widgets.bars.footer import FooterBar
@@ -95,7 +95,7 @@ class MoeWatchApp(App[None]):
             advice = f"one of {', '.join(sorted(self.available_themes))}"
             raise UserError(f"no theme is called {theme!r}", advice=advice)
         self.theme = theme or DARK.name
-        self._inert = InertFilter()
+        self._inert = SanitizeFilter()
         self.source = source
         self.view = RunView()
         self.control = Control(source, self.view)
@@ -179,9 +179,9 @@ class MoeWatchApp(App[None]):
         chosen = super().get_driver_class()
         if sys.platform == "win32" or chosen.__name__ != "LinuxDriver":
             return chosen
-        from moe_watch.tui.terminal.resilient_driver import LastingDriver  # imports what Windows does not have
+        from moe_watch.tui.terminal.resilient_driver import ResilientDriver  # imports what Windows does not have
 
-        return LastingDriver
+        return ResilientDriver
 
     async def on_mount(self) -> None:
         leave_on_signals(self.exit)

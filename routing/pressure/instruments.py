@@ -28,7 +28,7 @@ from moe_watch.routing.pressure.formulas import (
     reference_signals,
 )
 from moe_watch.routing.row_layout import RowLayout, keyframe_experts
-from moe_watch.routing.usage.counts import UsageWindow
+from moe_watch.routing.usage.counts import UsageCounts
 from moe_watch.routing.usage.running_averages import Coherence, UsageAverages
 
 KEYFRAME_TOKENS = 700
@@ -166,7 +166,7 @@ class Instruments:
     def __init__(self, header: Header, mode: str | None = None, *, keyframes: bool = True) -> None:
         self._settings = settings = InstrumentSettings.of(header, mode, keyframes=keyframes)
         self._clock = ChunkClock(header.chunk_size)
-        self._usage = {"prefill": UsageWindow(*settings.shape), "decode": UsageWindow(*settings.shape)}
+        self._usage = {"prefill": UsageCounts(*settings.shape), "decode": UsageCounts(*settings.shape)}
         self._counters = RunCounters(context=0 if settings.mode in CONTEXT_MODES else None)
         self._memory = PressureMemory.of(settings)
         self._multistep = header.multistep

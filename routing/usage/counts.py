@@ -14,7 +14,7 @@ import numpy as np
 from moe_watch.routing.arrays import ABSENT, Floats, Ints, Selections
 
 
-class UsageWindow:
+class UsageCounts:
     """Selections per layer and expert, over all tokens fed.
 
     In a layer, counts sum to rows × k: rows that an engine did not compute are not counted.

@@ -172,8 +172,8 @@ async def test_injections_keep_their_chunks_in_both_modes_even_where_they_cut_on
         await jumped(app, pilot, "token", 1800)
         assert app.view.pieces[0].role == "jump"
         for mode, track in app.view.tracks.items():
-            places = [(each.chunk, each.i) for each in track.injections]
-            assert places == [(each.chunk, each.i) for each in straight.tracks[mode].injections][:1]
+            places = [(each.chunk, each.i) for each in track.injections.points]
+            assert places == [(each.chunk, each.i) for each in straight.tracks[mode].injections.points][:1]
             assert places[0][0] == expected[0][0]
 
 
@@ -191,7 +191,7 @@ async def test_a_recording_that_begins_in_mid_run_says_where_and_does_not_know_i
         entered = app.view.tracks["measured-v2"]
         assert begun is not entered
         for track in (begun, entered):
-            assert track.initial is None
+            assert track.start.initial is None
             assert track.unavailable == f"the recording begins at chunk {items[1].chunks}, after the first measured one"
 
 

@@ -9,7 +9,8 @@ from moe_watch.sessions.replaying.search import Search, Searchable
 from moe_watch.sessions.source import BACK, HOME, STEP, Jump, PaceStatus, Source
 from moe_watch.tui.input.seeking import SEEK_SECONDS, parse_jump, share_of, stop_beside
 from moe_watch.tui.state.frame import Queued, is_paused
-from moe_watch.tui.state.run import GO_ON, RunView
+from moe_watch.tui.state.injections import GO_ON
+from moe_watch.tui.state.run import RunView
 
 RATES = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 0.0)
 """Tokens per second that `+` and `−` go through; 0 is unlimited, and the fastest."""

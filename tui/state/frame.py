@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from moe_watch.sessions.source import Ability, PaceStatus, RecordingStatus, Source, Timeline
 from moe_watch.sessions.text import plural
-from moe_watch.tui.state.run import RunView, Status
+from moe_watch.tui.state.run import RunView
+from moe_watch.tui.state.status import Status
 from moe_watch.tui.state.trends import Trend
 from moe_watch.tui.text.format import factor
 from moe_watch.tui.text.sanitize import one_line

@@ -1,4 +1,4 @@
-"""What entropy, pressure and vitals say."""
+"""Texts of the entropy, pressure and vitals panels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from moe_watch.routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
-from moe_watch.tui.widgets.panels.pressure.chart import POSTS
+from moe_watch.tui.widgets.panels.pressure.trajectory_chart import INJECTION_LINES
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
 
@@ -92,7 +92,7 @@ async def test_an_injection_is_a_post_at_its_chunk_with_the_difference_around_it
         panel = app.dashboard.pressure
         track = app.view.tracks["measured-v2"]
         text = shown(panel)
-        assert f"▴{track.injections[0].chunk}" in text
+        assert f"▴{track.injections.points[0].chunk}" in text
         column = next(line.index("┊") for line in text.splitlines() if "┊" in line)
         row = next(y for y, line in enumerate(lines(panel)) if "┊" in line)
         assert style_at(panel, column, row).color == panel.palette.accent.color
@@ -111,7 +111,7 @@ async def test_warm_up_chunks_are_grey_and_the_newest_one_is_now():
         ink = panel.palette
         chart = [segment for y in range(1, 10) for segment in panel.render_line(y)]
         dots = {segment.style.color for segment in chart if any("⠁" <= each <= "⣿" for each in segment.text)}
-        assert dots >= {ink.faint.color, ink.series["mid"].color, ink.fit.color}
+        assert dots >= {ink.faint.color, ink.chart.series["mid"].color, ink.chart.fit.color}
         assert [segment.style.color for segment in chart if "●" in segment.text] == [ink.accent.color]
 
 
@@ -145,7 +145,7 @@ async def test_each_curve_ends_in_a_letter_of_its_own_colour():
         chart = [segment for y in range(1, panel.content_size.height - 2) for segment in panel.render_line(y)]
         for name in ("fast", "slow", "net"):
             letters = [segment.style.color for segment in chart if segment.text.rstrip().endswith(name[0])]
-            assert letters == [panel.palette.series[name].color]
+            assert letters == [panel.palette.chart.series[name].color]
 
 
 async def test_curves_that_end_in_the_same_place_keep_their_letters():
@@ -163,13 +163,13 @@ async def test_injections_in_every_chunk_leave_room_for_the_curve():
         items += [*run.generate(20), *run.inject()]
     async with running(items) as (app, _, _):
         text = lines(app.dashboard.pressure)
-        injections = [injection.chunk for injection in app.view.tracks["measured-v2"].injections]
+        injections = [injection.chunk for injection in app.view.tracks["measured-v2"].injections.points]
         assert len(injections) == 60
-        assert {line.count("┊") for line in text} <= set(range(POSTS + 1))
+        assert {line.count("┊") for line in text} <= set(range(INJECTION_LINES + 1))
         assert max(line.count("┊") for line in text) > 0
         assert any(line.count("╵") > 10 for line in text)
         axis = next(line for line in text if f"▴{injections[-1]}" in line)
-        assert axis.count("▴") <= POSTS < sum(character.isdigit() for character in axis)
+        assert axis.count("▴") <= INJECTION_LINES < sum(character.isdigit() for character in axis)
 
 
 async def test_p_shows_the_reference_mode_and_why_it_has_no_half_life():
@@ -239,5 +239,5 @@ async def test_memory_pressure_has_a_word_and_a_colour(level, ink):
     async with running([header(), reading]) as (app, _, _):
         panel = app.dashboard.vitals
         assert f"pressure    {level}" in shown(panel)
-        assert style_at(panel, 12, 0).color == getattr(panel.palette, ink).color
+        assert style_at(panel, 12, 0).color == getattr(panel.palette.status, ink).color
         assert ("slowed down" in shown(panel)) == (level != "ok")

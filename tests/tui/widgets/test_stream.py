@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from math import log
 
 import msgspec
@@ -11,7 +10,8 @@ from textual.events import MouseScrollUp
 
 from moe_watch.routing.events import Token
 from moe_watch.sessions.source import RecordingStatus
-from moe_watch.tui.state.run import CHARACTERS_KEPT
+from moe_watch.tui.state import stream_pieces
+from moe_watch.tui.state.stream_pieces import CHARACTERS_KEPT
 from moe_watch.tui.widgets.panels import stream as stream_panel
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
@@ -23,7 +23,7 @@ HOSTILE = (
 
 
 def tokens(*texts, run=None, **changes):
-    """A run whose generated tokens have these texts."""
+    """Return a run with generated tokens of these texts."""
     run = run or MadeUpRun(header(prompt="def f():\n"))
     prompt = list(run.prompt())
     generated = [item for text in texts for item in run.token(text, "generated")]
@@ -128,7 +128,7 @@ async def test_where_the_model_would_have_stopped_is_marked_once_for_several_in_
 
 
 def tokens_with_stop(run, *texts):
-    """Generated tokens; `!` marks those in whose place the model chose to end its text."""
+    """Return generated tokens; `!` marks a token at which the model sampled an end of text."""
     for text in texts:
         for item in run.token(text.rstrip("!"), "generated"):
             stopped = isinstance(item, Token) and text.endswith("!")
@@ -198,18 +198,19 @@ async def test_narrower_wraps_anew_with_the_same_words():
 
 
 async def test_what_is_kept_of_the_text_does_not_grow_beyond_what_can_be_scrolled_to(monkeypatch):
-    """Counted, after many more tokens than are kept: pieces, wrapped runs, and pictures of lines."""
+    """Pieces, wrapped spans and cached lines stay bounded after many more tokens than are kept."""
     monkeypatch.setattr(stream_panel, "PIECES_KEPT", 300)
+    monkeypatch.setattr(stream_pieces, "PIECES_KEPT", 300)
+    monkeypatch.setattr(stream_pieces, "PIECES_SLACK", 0)
     run = MadeUpRun(header(2, 4, 1))
     async with running(run.prompt()) as (app, pilot, source):
-        app.view.pieces = deque(maxlen=300)
         wrap, sizes = app.dashboard.stream._wrap, []
         for _ in range(4):
             for _ in range(8):
                 source.add(run.generate(50))
                 await settle(app, pilot)
             runs = [piece for line in app.dashboard.stream._wrap.lines for piece in line.runs]
-            pictures = [line for line in app.dashboard.stream._wrap.lines if line.drawn is not None]
+            pictures = [line for line in app.dashboard.stream._wrap.lines if line.rendered is not None]
             assert len(pictures) <= app.dashboard.stream.content_size.height
             sizes.append((len(app.view.pieces), len({id(each.piece) for each in runs}), len(wrap.lines)))
         assert sizes[0][0] == 300
