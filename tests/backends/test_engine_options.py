@@ -14,7 +14,7 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 import gguf
 
 from moe_watch.backends.engine import Engine
-from moe_watch.backends.engine_options import KV_TYPES, UNDERSTOOD, check_ranges, check_support, flag
+from moe_watch.backends.engine_options import KV_TYPES, SUPPORTED, check_ranges, check_support, flag
 from moe_watch.backends.llama import model as llama_model
 from moe_watch.backends.llama.bindings import buffer_types
 from moe_watch.backends.model_files import catalog
@@ -245,14 +245,14 @@ GIVEN = {
 
 
 def test_every_option_is_for_some_engine() -> None:
-    assert set(GIVEN) == set(EngineOptions.__struct_fields__) == set().union(*UNDERSTOOD.values())
-    assert set(UNDERSTOOD) == set(catalog.ENGINES)
-    for engine, fields in UNDERSTOOD.items():
+    assert set(GIVEN) == set(EngineOptions.__struct_fields__) == set().union(*SUPPORTED.values())
+    assert set(SUPPORTED) == set(catalog.ENGINES)
+    for engine, fields in SUPPORTED.items():
         check_support(engine, EngineOptions(**{field: GIVEN[field] for field in fields}))
     check_support("mlx", EngineOptions())
 
 
-@pytest.mark.parametrize("field", [field for field in GIVEN if field not in UNDERSTOOD["mlx"]])
+@pytest.mark.parametrize("field", [field for field in GIVEN if field not in SUPPORTED["mlx"]])
 def test_mlx_refuses_what_it_could_only_ignore(field: str) -> None:
     with pytest.raises(UserError) as caught:
         check_support("mlx", EngineOptions(**{field: GIVEN[field]}))

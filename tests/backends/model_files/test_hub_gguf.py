@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moe_watch.backends.model_files.catalog import ModelLocation, choose_backend, locate
-from moe_watch.backends.model_files.hub_gguf import Wanted, cached, parts
+from moe_watch.backends.model_files.hub_gguf import GgufName, cached, parts
 from moe_watch.backends.model_files.preflight import preflight
 from moe_watch.backends.protocol import Load, Ready
 from moe_watch.backends.worker.process import WorkerProcess
@@ -40,8 +40,8 @@ FILES = [
 ]
 
 
-def named(what: str | None) -> Wanted:
-    return Wanted(REPOSITORY, what)
+def named(what: str | None) -> GgufName:
+    return GgufName(REPOSITORY, what)
 
 
 # -- which file is meant

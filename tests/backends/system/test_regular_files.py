@@ -138,7 +138,7 @@ def test_a_cache_of_models_may_hold_anything(
     refs = tmp_path / "models--o--m" / "refs"
     refs.mkdir(parents=True)
     make(refs / "main")
-    assert hub_gguf.cached(hub_gguf.Wanted("o/m", None)) is None
+    assert hub_gguf.cached(hub_gguf.GgufName("o/m", None)) is None
 
 
 @pytest.mark.parametrize(("make", "kind"), KINDS)
