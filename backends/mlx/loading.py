@@ -33,8 +33,10 @@ from moe_watch.backends.model_files.safetensors import AGAIN
 from moe_watch.backends.model_files.sizes import WeightFacts, weight_facts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
-from moe_watch.backends.text.chat_template import of_hugging_face
+from moe_watch.backends.system.deferred_imports import complete
+from moe_watch.backends.text.chat_template import no_template, of_hugging_face
 from moe_watch.backends.text.tokenizer import TextCodec
+from moe_watch.backends.text.tokenizer_file import TokenizerFile
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import BackendInfo, ModelInfo, Progress
 from moe_watch.routing.header import experts_per_token
@@ -111,7 +113,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
-    model, text, settings = _open(location.name, location.path, config, trusts=options.trust_remote_code)
+    model, text, settings = _open(location, location.path, config, trusts=options.trust_remote_code)
     quantized = quantization_of(model, tensors)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
@@ -139,13 +141,18 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
 
 
 def _open(
-    name: str, folder: Path, config: model_config.Config, *, trusts: bool
+    location: ModelLocation, folder: Path, config: model_config.Config, *, trusts: bool
 ) -> tuple[nn.Module, TextCodec, list[str]]:
     """Return the model without reading its weights, its tokenizer, and warnings about settings."""
+    name = location.name
     try:
         model, completed, settings = open_model(folder, config, trust_remote_code=trusts)
+        ends = completed.get("eos_token_id")
+        if location.origin == "embedded":
+            return model, TextCodec(TokenizerFile(folder, _ids(ends)), name, no_template), settings
+        complete()
         # Given in any case: without a value, transformers would ask on the terminal.
-        tokenizer = load_tokenizer(folder, {"trust_remote_code": trusts}, eos_token_ids=completed.get("eos_token_id"))
+        tokenizer = load_tokenizer(folder, {"trust_remote_code": trusts}, eos_token_ids=ends)
     except Exception as error:  # model files are parsed by two libraries, which raise errors of many types
         traceback.print_exc()
         if not trusts and (code := files_with_code(folder, config)):
@@ -156,6 +163,11 @@ def _open(
         advice = "install the missing package" if "pip install" in reason else "try a newer mlx-lm or another model"
         raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error
     return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer)), settings
+
+
+def _ids(ends: list[int] | int | None) -> list[int]:
+    """Return end-of-text ids of a config, which may be one number, as a list."""
+    return [ends] if isinstance(ends, int) else ends or []
 
 
 # -- weights

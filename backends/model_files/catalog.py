@@ -19,6 +19,7 @@ from moe_watch.backends.model_files.gguf import is_gguf
 from moe_watch.backends.model_files.hub_gguf import GgufName
 from moe_watch.backends.model_files.safetensors import unreadable
 from moe_watch.backends.protocol import BackendChoice, EngineOptions
+from moe_watch.backends.system.deferred_imports import import_mlx_lm
 from moe_watch.backends.system.open_files import clamped_limits
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
@@ -207,6 +208,8 @@ def load_engine(
     check_ranges(options)
     check_support(name, options)
     with clamped_limits():
+        if name == "mlx" and location.origin == "embedded":
+            import_mlx_lm()
         module = importlib.import_module(ENGINES[name].module)
     with engine_log.captured_warnings() as logged:
         engine: Engine = module.load(location, options=options, progress=progress)

@@ -69,6 +69,15 @@ def of_hugging_face(tokenizer: Any) -> ChatTemplate | None:
     return ChatTemplate(inner.get_chat_template(), variables | {thinking: bool(tokenizer.has_thinking)})
 
 
+def no_template() -> ChatTemplate:
+    """Refuse to render, for a model without a chat template.
+
+    Raises:
+        TemplateError: always.
+    """
+    raise TemplateError("the model has none")
+
+
 def _is_from_transformers(method: Any) -> bool:
     """Return whether this is the base method of transformers, which only renders the template."""
     return getattr(method, "__module__", "") == "transformers.tokenization_utils_base"

@@ -54,7 +54,7 @@ def test_what_llama_cpp_warns_of_stands_in_the_header(case: str, tmp_path: pathl
     location = catalog.locate(str(pocket_variants.write(tmp_path / "m.gguf", **variant)))
     engine = catalog.load_engine("llama.cpp", location, options=EngineOptions(threads=1), progress=lambda _: None)
     try:
-        assert [warning for warning in engine.warnings if warning.startswith("llama.cpp says")] == expected
+        assert [warning for warning in engine.warnings if warning.startswith("llama.cpp logs")] == expected
     finally:
         engine.close()
 

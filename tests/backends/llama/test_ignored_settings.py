@@ -92,7 +92,7 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str, str]] = {
 def test_a_setting_of_the_config_is_named(case: str, tmp_path: pathlib.Path) -> None:
     architecture, config, gate, setting = IGNORED[case]
     warnings = said(tmp_path, architecture, config, gate)
-    assert warnings == [f"{setting} is ignored by llama.cpp: the numbers are those of a model without it"]
+    assert warnings == [f"{setting} is ignored by llama.cpp: all numbers are computed without it"]
 
 
 HARMLESS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -218,7 +218,7 @@ def test_a_key_that_llama_cpp_has_no_name_for_is_named(tmp_path: pathlib.Path) -
     assert has_key("attention.sliding_window")
     assert not has_key("attention.sliding_win")
     warnings = said(tmp_path, "llama", None, "top_k_softmax", future__switch=1, another=2)
-    assert warnings == ["not known whether llama.cpp heeds llama.future.switch, llama.another"]
+    assert warnings == ["not known whether llama.cpp applies llama.future.switch, llama.another"]
 
 
 def test_pocket_has_no_such_setting() -> None:

@@ -96,7 +96,7 @@ def test_a_buffer_that_is_too_small_is_told(pocket: Engine) -> None:
 def test_tensors_of_another_type_are_told(pocket: Engine) -> None:
     tap = compiled()
     tap._state.type_f32 = 7
-    with pytest.raises(RuntimeError, match="tensors are not what they should be"):
+    with pytest.raises(RuntimeError, match="tensors have an unexpected type or shape"):
         seen_by(tap, pocket)
 
 
@@ -140,8 +140,8 @@ def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Longer(ctypes.Structure):
         _fields_ = (("added", ctypes.c_int64), *llama_library.GgmlTensor._fields_)
 
-    monkeypatch.setattr(llama_library, "Tensor", Longer)
-    with pytest.raises(UserError, match="lays its tensors out otherwise than moe-watch expects"):
+    monkeypatch.setattr(llama_library, "GgmlTensor", Longer)
+    with pytest.raises(UserError, match="has another tensor layout than moe-watch expects"):
         check_layout()
 
 
