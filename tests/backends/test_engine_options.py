@@ -1,4 +1,4 @@
-"""What an engine is told, what it makes of it, and what it refuses."""
+"""Options of an engine: their effect, and refusals."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_pocket_is_the_same_on_both_engines(pocket: Engine) -> None:
 
 
 def differing(ours: list[RouterOutputs], theirs: list[RouterOutputs]) -> list[tuple[int, int]]:
-    """Tokens and layers where other experts are selected, among those that llama.cpp computed."""
+    """Tokens and layers with other experts, among the rows that llama.cpp computed."""
     experts = sets(ours)
     others = (experts != sets(theirs)).any(-1) & (experts[..., 0] >= 0)
     return [(int(token), int(layer)) for token, layer in np.argwhere(others)]

@@ -1,4 +1,4 @@
-"""GGUF headers, and what is wrong with files, before llama.cpp sees them."""
+"""GGUF headers, and refusals of damaged files before llama.cpp reads them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refusal(path: pathlib.Path) -> str:
 
 
 def written(path: pathlib.Path, architecture: str, tensors: dict[str, Any], **metadata: Any) -> pathlib.Path:
-    """A file with these metadata, whatever they are worth."""
+    """A file with these metadata, valid or not."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in metadata.items():
         name = key.replace("__", ".")

@@ -1,4 +1,4 @@
-"""What is said of a llama.cpp model's router weights is what it applies, and nothing is said that is not known."""
+"""The gate of a llama.cpp model gives the weights that it applies; an unknown gate is absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that llama.cpp ignores are named: those of a GGUF file, and of a config.json beside it."""
+"""Warnings about settings that llama.cpp ignores, in a GGUF file and in a config.json beside it."""
 
 from __future__ import annotations
 

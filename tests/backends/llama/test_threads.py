@@ -1,4 +1,4 @@
-"""How many threads llama.cpp may be given."""
+"""Range of --threads for llama.cpp."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moe_watch.routing.events import Progress
 
 @pytest.fixture
 def location(tmp_path: pathlib.Path) -> ModelLocation:
-    """A file that no model can be read from: what is refused before it is opened says something else."""
+    """A file without a model; a refusal before it is opened has another message."""
     path = tmp_path / "no.gguf"
     path.write_bytes(b"GGUF")
     return ModelLocation(name="no", format="gguf", origin="file", path=path)

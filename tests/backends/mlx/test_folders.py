@@ -1,4 +1,4 @@
-"""Model folders as they are found: any name, and configs that ask for what cannot be."""
+"""Model folders with any name, and configs with impossible values."""
 
 from __future__ import annotations
 

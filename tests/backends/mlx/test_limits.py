@@ -92,7 +92,7 @@ def test_a_model_that_can_draw_more_than_it_can_read_is_refused(tmp_path: pathli
 
 @pytest.mark.parametrize(("value", "said"), [(float("nan"), "nan"), (float("inf"), "(nan|inf|-inf)")])
 def test_a_router_that_gives_no_number_stops_the_run(tmp_path: pathlib.Path, value: float, said: str) -> None:
-    """The model could go on with its other experts; the numbers of that layer are gone, and no mean hides that."""
+    """The model could continue with its other experts; the numbers of that layer are lost, and no mean may hide it."""
     folder = tiny.write_model(tmp_path / "m")
     tensors = mx.load(str(folder / "model.safetensors"))
     name = "model.layers.1.block_sparse_moe.gate.weight"

@@ -1,4 +1,4 @@
-"""What a header says of quantisation is what the tensors are, and a claim that is not true is named."""
+"""The header's quantization follows the tensors, and a wrong claim of the files is a warning."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ MODELOPTS = {
 
 @pytest.fixture(params=MODELOPTS)
 def modelopt(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.Path:
-    """As NVIDIA ModelOpt writes one: how it is quantised stands in a file of its own."""
+    """As NVIDIA ModelOpt writes it: the quantization is in a separate file."""
     model = tiny.random_model(tiny.MIXTRAL)
     model, _ = quantize_model(model, tiny.MIXTRAL, group_size=16, bits=4, mode="nvfp4")
     folder = tmp_path / "m"
@@ -133,6 +133,6 @@ def test_types_of_a_checkpoint(sizes: dict[str, int], said: str | None) -> None:
 
 
 def test_weights_that_are_unpacked_while_loading_are_said_to_be() -> None:
-    """mlx-lm multiplies DeepSeek's fp8 weights by their scales and goes on in bfloat16."""
+    """mlx-lm multiplies DeepSeek's fp8 weights by their scales and continues in bfloat16."""
     model = tiny.random_model(tiny.MIXTRAL)
     assert quantization_of(model, tensors(F8_E4M3=90, F32=10)) == "fp8 (E4M3), unpacked while loading"

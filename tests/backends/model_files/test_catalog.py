@@ -1,4 +1,4 @@
-"""Names of models, and what is wrong with their files, before anything heavy is imported."""
+"""Names of models, and refusals of damaged files, before any engine is imported."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def test_what_llama_cpp_can_run_is_run(case: str, tmp_path: pathlib.Path) -> Non
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "MXFP4", "BF16"])
 def test_quantisation_is_what_the_tensors_are(kind: str, tmp_path: pathlib.Path) -> None:
-    """Whatever `general.file_type` claims."""
+    """Independent of `general.file_type`."""
     pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
     merged = [name for name in pocket_variants.tensors() if "_exps" in name]
     claimed = {"general.file_type": number(int(gguf.LlamaFileType.MOSTLY_Q2_K))}

@@ -97,7 +97,7 @@ def worker(listener: Listener) -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def refusal(worker: WorkerProcess, listener: Listener) -> Callable[..., str]:
-    """What is said of a model that cannot be loaded."""
+    """Return the message for a model that cannot be loaded."""
 
     def load(path: pathlib.Path, *, memory: int | None = None, **options: Any) -> str:
         if memory is not None:

@@ -1,4 +1,4 @@
-"""What is said of a model: sizes from its files' headers, and the position encoding that mlx-lm would miss."""
+"""Facts about a model: sizes from its files' headers, and the position encoding that mlx-lm would miss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a user names or a model's folder holds: what is no regular file, or has no end, is refused at once."""
+"""Files of a user or a model folder: files that are not regular, or have no end, are refused at once."""
 
 from __future__ import annotations
 
