@@ -1,1 +1,1 @@
-"""Where observations come from: engines, the worker process they run in, and models on disk."""
+"""Engines, the worker process that they run in, and model files."""

@@ -1,7 +1,7 @@
-"""What the worker needs of an engine; `backends/mlx/engine.py` is one.
+"""Interface between the worker and an engine; `backends/mlx/engine.py` implements it.
 
-An engine holds one model and one context. It evaluates given tokens, and it draws and evaluates new ones.
-It knows nothing of chunks, commands, pacing or events.
+An engine holds one model and one context. It evaluates given tokens, and it samples and evaluates new ones. Chunks,
+commands, generation rate and events are not its concern.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Ints = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouterOutputs:
-    """Raw router output for `T` successive input tokens, before any arithmetic of ours.
+    """Raw router output for `T` successive input tokens, before any computation by moe-watch.
 
-    Layers that the engine did not compute for these tokens are None; single rows that it did not compute are −1 in
+    A layer that the engine did not compute for these tokens is None. A single row that it did not compute is −1 in
     `experts` and NaN in `logits`.
     """
 
@@ -34,23 +34,23 @@ class RouterOutputs:
     experts: list[Ints | None]
     """Per MoE layer [T, k], in the engine's own order."""
     logits: list[Floats | None]
-    """Per MoE layer [T, E], as the router gave them."""
+    """Per MoE layer [T, E], as the router computed them."""
     weights: list[Floats | None] = field(default_factory=list)
-    """Per MoE layer [T, k], as the model applies them to `experts`; empty if the engine does not see them."""
+    """Per MoE layer [T, k], as the model applies them to `experts`; empty if the tap does not read them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unobserved(RouterOutputs):
-    """Of `T` tokens that were evaluated while nobody looked on: no layer's is known."""
+    """Router output of `T` tokens that were evaluated with the tap off: every layer is None."""
 
     @classmethod
     def of(cls, tokens: int, layers: int) -> Unobserved:
-        """So many tokens of a model with so many MoE layers."""
+        """Return the output for this number of tokens of a model with this number of MoE layers."""
         return cls(tokens=tokens, experts=[None] * layers, logits=[None] * layers)
 
 
 class SampledToken(msgspec.Struct, frozen=True, eq=False):
-    """One generated token: drawn from the prediction before it, then evaluated."""
+    """One generated token: sampled from the logits of the token before it, then evaluated."""
 
     id: int
     logprob: float
@@ -58,30 +58,30 @@ class SampledToken(msgspec.Struct, frozen=True, eq=False):
     choice_gap: float
     would_stop: bool
     ends: bool
-    """It is an end-of-text token."""
+    """The token is an end-of-text token."""
     routing: RouterOutputs
 
 
 class Detokenizer(Protocol):
-    """Turns the ids of one context into text, token by token."""
+    """Incremental converter from the token ids of one context to text."""
 
     def add(self, token: int) -> str:
-        """What this token adds; a character that needs several tokens comes whole, with the last of them."""
+        """Return the text that this token adds; a character of several tokens is returned with the last of them."""
 
 
 class Bare(ABC):
-    """An engine's own way to run the weights that it has loaded, with nothing observed and a context of its own.
+    """The engine library's own generation loop on the loaded weights, without a tap and in a separate context.
 
-    What observing costs is measured against it.
+    It is the baseline of the observation cost.
     """
 
     @abstractmethod
     def prefill(self, ids: list[int]) -> None:
-        """Evaluate these tokens in an empty context, so that the next one can be drawn; waits until that is done."""
+        """Evaluate these tokens in an empty context, so that the next one can be sampled; wait for the device."""
 
     @abstractmethod
     def decode(self, ids: list[int]) -> Generator[int, None, None]:
-        """Evaluate these tokens, and generate for ever. Close it before anything else is run."""
+        """Evaluate these tokens, then yield generated tokens without end. Close it before any other evaluation."""
 
 
 class Engine(ABC):
@@ -90,32 +90,35 @@ class Engine(ABC):
     model: ModelInfo
     backend: BackendInfo
     sees_weights: bool = False
-    """`RouterOutputs` carries the weights that the model applies."""
+    """`RouterOutputs` contains the weights that the model applies."""
     has_chat_template: bool
     context_length: int
     vocabulary: int
     """Token ids are below this."""
     warnings: list[str]
     first_use: str | None = None
-    """Words for work that makes the first evaluation slow; None if there is none, or once it is done."""
+    """Description of work that makes the first evaluation slow; None if there is none, or once it is done."""
 
     @property
     @abstractmethod
     def position(self) -> int:
-        """Tokens in the context, those drawn and not yet returned left out."""
+        """Number of tokens in the context, without tokens that are sampled and not yet returned."""
 
     @property
     @abstractmethod
     def settled(self) -> bool:
-        """Nothing is begun ahead: whatever is set now holds from the next token on."""
+        """No evaluation was started ahead: a setting made now applies from the next token on."""
 
     @abstractmethod
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
-        """Token ids of `text`: as a user turn through the chat template, or raw; `first` adds what begins a context."""
+        """Return the token ids of `text`, as a user turn through the chat template or raw.
+
+        `first` adds the tokens that begin a context.
+        """
 
     @abstractmethod
     def detokenizer(self) -> Detokenizer:
-        """A detokeniser for an empty context."""
+        """Return a detokenizer for an empty context."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -123,52 +126,52 @@ class Engine(ABC):
 
     @abstractmethod
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
-        """Draw the following tokens like this. `stop="never"` masks end-of-text and marks where it was drawn.
+        """Set the sampler for the following tokens. `stop="never"` masks end-of-text and flags where it was sampled.
 
-        While something is begun ahead, that token is still drawn as before.
+        A token whose evaluation was started ahead is still sampled with the settings before.
         """
 
     @abstractmethod
     def observe(self, on: bool) -> None:
-        """Look on at the routers from the next evaluation on, or leave the model alone: routing is None then."""
+        """Turn the tap on or off from the next evaluation on. With the tap off, every layer's routing is None."""
 
     def take_warnings(self) -> list[str]:
-        """Return what was found out about the run's numbers since the last call, a line each, and forget it."""
+        """Return and clear the warnings about the run's numbers since the last call, one line each."""
         return []
 
     @abstractmethod
     def force(self, ids: Sequence[int]) -> None:
-        """Have the next draws take these tokens, with what the model thought of them; then it draws again.
+        """Make the next draws return these tokens, with their log-probabilities, before sampling continues.
 
-        Nothing may be begun ahead; `reset` forgets what was not taken.
+        This is teacher forcing. No evaluation may be started ahead. `reset` drops the tokens that were not returned.
         """
 
     @abstractmethod
     def fork(self) -> AbstractContextManager[Callable[[], None]]:
-        """Come back to this place again and again: `with engine.fork() as rewind`.
+        """Return a context manager that restores this position any number of times: `with engine.fork() as rewind`.
 
-        Each `rewind` puts context, prediction, and everything that drawing goes on from (random numbers included)
-        back to what they were when the fork began; so does its end. Nothing may be begun ahead, and a fork must not
-        be reset or forked. Memory: the context is shared where the engine can, and copied where it cannot.
+        Each `rewind` restores the context, the logits and the whole sampler state (random numbers included) to their
+        values at the start of the fork; so does leaving the context manager. No evaluation may be started ahead, and
+        a fork must not be reset or forked. Memory: the KV cache is shared if the engine can, otherwise copied.
         """
 
     @abstractmethod
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
-        """Evaluate given tokens; yields their routing in order. `progress` gets the number done so far."""
+        """Evaluate given tokens and yield their routing in order. `progress` receives the number evaluated so far."""
 
     @abstractmethod
     def draw(self, *, last: bool = False) -> SampledToken:
-        """The next generated token, with its routing.
+        """Sample and evaluate the next token, and return it with its routing.
 
-        To keep the device busy an engine starts on the token after the one it returns. With `last` it does not: after
-        the call the context holds exactly the tokens returned, and given tokens may be evaluated. A later `draw`
-        without anything between goes on as if `last` had not been given.
+        To keep the device busy, an engine starts the evaluation of the token after the returned one. With `last` it
+        does not: after the call the context holds exactly the returned tokens, and given tokens may be evaluated. If
+        the next call is another `draw`, the result is the same as without `last`.
         """
 
     @abstractmethod
     def bare(self) -> Bare:
-        """The same weights without observation. Must not be used while drawn tokens of this context are wanted."""
+        """Return the baseline loop on the same weights. Do not use it while tokens of this context are still needed."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""

@@ -1,4 +1,4 @@
-"""Which options an engine can be told, and within which limits. Imports nothing heavy."""
+"""Options that each engine supports, and their ranges. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from moe_watch.backends.protocol import EngineOptions
 from moe_watch.routing.errors import UserError
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-"""Types of a KV cache's numbers that llama.cpp has kernels for, in its own words."""
+"""Number types of a KV cache that llama.cpp has kernels for, by llama.cpp's names."""
 
-UNDERSTOOD: dict[str, frozenset[str]] = {
+SUPPORTED: dict[str, frozenset[str]] = {
     "llama.cpp": frozenset(EngineOptions.__struct_fields__) - {"trust_remote_code"},
     "mlx": frozenset({"context", "trust_remote_code"}),
 }
-"""The fields of `EngineOptions` that an engine can be told."""
+"""Fields of `EngineOptions` that each engine supports."""
 
 FLAGS = {"tensor_overrides": "--override-tensor"}
-"""Names on the command line of fields that are not called the same there."""
+"""Command-line names of fields whose option has another name."""
 
-FEWEST_AT_ONCE = 2
-"""llama.cpp aborts where a batch is smaller than the number of sequences that a context keeps room for."""
+MIN_BATCH = 2
+"""Tokens. llama.cpp aborts if a batch is smaller than the number of sequences (`n_seq_max`) of the context."""
 
 LONGEST_CONTEXT = 2**31 - 1
 """Tokens: engines count positions in 32 bits."""
@@ -33,13 +33,13 @@ _RANGES: dict[str, tuple[Callable[[int], bool], str]] = {
     "threads": (lambda number: number >= 1, "use at least 1"),
     "gpu_layers": (lambda number: number >= -1, "use 0 or more, or -1 for all"),
     "context": (lambda number: number >= 1, "use at least 1 token"),
-    "batch": (lambda number: number >= FEWEST_AT_ONCE, f"use at least {FEWEST_AT_ONCE} tokens"),
-    "micro_batch": (lambda number: number >= FEWEST_AT_ONCE, f"use at least {FEWEST_AT_ONCE} tokens"),
+    "batch": (lambda number: number >= MIN_BATCH, f"use at least {MIN_BATCH} tokens"),
+    "micro_batch": (lambda number: number >= MIN_BATCH, f"use at least {MIN_BATCH} tokens"),
 }
 
 
 def flag(field: str) -> str:
-    """What a field of `EngineOptions` is called on the command line."""
+    """Return the command-line option of a field of `EngineOptions`."""
     return FLAGS.get(field, f"--{field.replace('_', '-')}")
 
 
@@ -47,7 +47,7 @@ def check_ranges(options: EngineOptions) -> None:
     """Refuse values that no engine can use.
 
     Raises:
-        UserError: one is out of its range.
+        UserError: a value is out of its range.
     """
     for field, (is_possible, advice) in _RANGES.items():
         value = getattr(options, field)
@@ -60,17 +60,17 @@ def check_ranges(options: EngineOptions) -> None:
     if options.batch is not None and options.micro_batch is not None and options.micro_batch > options.batch:
         raise UserError(
             f"--micro-batch is {options.micro_batch} and --batch {options.batch}",
-            advice="a micro-batch is a part of a batch",
+            advice="give a --micro-batch that is not larger than --batch",
         )
     for override in options.tensor_overrides:
         split_override(override)
 
 
 def split_override(override: str) -> tuple[str, str]:
-    """The pattern and the buffer's name of one override.
+    """Return the pattern and the buffer name of one override.
 
     Raises:
-        UserError: it names none.
+        UserError: the pattern or the buffer name is missing.
     """
     pattern, _, buffer = override.rpartition("=")
     if not pattern or not buffer:
@@ -81,30 +81,30 @@ def split_override(override: str) -> tuple[str, str]:
 
 
 def check_support(engine: str, options: EngineOptions) -> None:
-    """Refuse what the engine could only ignore.
+    """Refuse options that the engine does not support.
 
     Raises:
-        UserError: it cannot be told one of these.
+        UserError: the engine does not support one of them.
     """
     given = {field for field, value in msgspec.structs.asdict(options).items() if value != getattr(_UNSET, field)}
-    beyond = [flag(field) for field in options.__struct_fields__ if field in given - UNDERSTOOD[engine]]
+    beyond = [flag(field) for field in options.__struct_fields__ if field in given - SUPPORTED[engine]]
     if beyond:
-        other = next((name for name, fields in UNDERSTOOD.items() if given <= fields), None)
+        other = next((name for name, fields in SUPPORTED.items() if given <= fields), None)
         raise UserError(
-            f"the {engine} backend cannot be told {' or '.join(beyond)}",
-            advice="leave it out" if other is None else f"leave it out, or use --backend {other}, which can",
+            f"the {engine} backend does not support {' or '.join(beyond)}",
+            advice="leave it out" if other is None else f"leave it out, or use --backend {other}",
         )
 
 
 def check_context(asked: int | None, longest: int | None) -> None:
-    """Refuse a context that the model was not made for.
+    """Refuse a context that is longer than the model supports.
 
     Args:
-        asked: what `--context` says; None is whatever fits.
-        longest: the longest context that the model was made for; None if it does not say.
+        asked: value of `--context`; None leaves the length to the engine.
+        longest: longest context that the model supports; None if its files do not give it.
 
     Raises:
-        UserError: it is too long.
+        UserError: the context is too long.
     """
     if asked is not None and longest is not None and asked > longest:
-        raise UserError(f"--context is {asked}", advice=f"the model was made for {longest:,} tokens at most")
+        raise UserError(f"--context is {asked}", advice=f"use at most {longest:,} tokens, which the model supports")

@@ -1,4 +1,4 @@
-"""How what moe-watch can do without is installed beside it. Imports nothing heavy."""
+"""Install commands for moe-watch's optional extras. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 
 def install_command(extra: str) -> str:
-    """The command that installs one of moe-watch's extras into the environment that is running.
+    """Return the command that installs one of moe-watch's extras into the running environment.
 
-    It names that environment's Python: a bare `pip` may well belong to another one, and those that uv makes have none.
+    It names the environment's Python: a bare `pip` may belong to another environment, and environments of uv have none.
     """
     python = shlex.quote(sys.executable)
     installer = f"{python} -m pip install" if importlib.util.find_spec("pip") else f"uv pip install --python {python}"

@@ -1,4 +1,4 @@
-"""Checks of what the MoE layers of one model must have in common, for any engine."""
+"""Checks of properties that the MoE layers of one model must share, for any engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from moe_watch.routing.errors import UserError
 
 
 def check_same_experts(experts: Sequence[tuple[int, int]]) -> None:
-    """Refuse layers that hold different numbers of experts; each may select another number of them.
+    """Refuse layers with different numbers of experts. The number of selected experts may differ.
 
     Args:
         experts: model layer index and number of experts of each layer.
@@ -21,5 +21,5 @@ def check_same_experts(experts: Sequence[tuple[int, int]]) -> None:
         if number != first:
             raise UserError(
                 f"layer {first_layer} has {first} experts and layer {layer} has {number}: a session has one number",
-                advice="give a model whose layers have equally many experts",
+                advice="give a model with the same number of experts in all layers",
             )

@@ -1,4 +1,4 @@
-"""What drawing a token means, whichever engine does it."""
+"""Sampled tokens and the ranges of sampler settings, for any engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from moe_watch.routing.events import Sampling
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A token that was drawn, and how likely it was at temperature 1, with nothing masked."""
+    """A sampled token, with its probabilities at temperature 1 and nothing masked."""
 
     id: int
     logprob: float
@@ -19,7 +19,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Refuse what cannot be drawn with.
+    """Refuse sampler settings out of range.
 
     Raises:
         UserError: a value is out of range.

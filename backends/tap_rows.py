@@ -1,4 +1,4 @@
-"""Routing as an engine's tap saw it, which shows scores: logits are only made of them when somebody asks."""
+"""Routing in the form of an engine's tap, which reads scores: logits are computed from them on access only."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ from moe_watch.backends.engine import Floats, Ints, RouterOutputs
 from moe_watch.routing.router.observe import Observation
 
 HEADER = 4
-"""Words at the beginning of what a tap wrote of one layer: its index, T, E, k."""
+"""Number of 32-bit words at the start of a layer's record: layer index, T, E, k."""
 
 ObserveRows = Callable[[Ints], Observation | None]
-"""From rows [T, L, W] to what is recorded; None if they are not in order, or something in them is left to others."""
+"""Function from rows [T, L, W] to an observation; None if the rows are out of order, or need the NumPy path."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowFormat:
-    """What a token's rows hold: one row of 32-bit words per MoE layer, `layer, 1, E, k, scores, weights, experts`.
+    """Layout of a token's rows: one row of 32-bit words per MoE layer, `layer, 1, E, k, scores, weights, experts`.
 
-    Where layers select different numbers of experts, rows differ in width, and are taken apart one by one.
+    If layers select different numbers of experts, rows differ in width and are parsed one by one.
     """
 
     layers: Sequence[int]
     """Model layer indices, ascending."""
     experts: int
     experts_per_token: int
-    """The largest number of a layer."""
+    """The largest k of all layers."""
     logits: Callable[[Floats], Floats] | None
-    """From scores to logits; None if it is not known what they mean."""
+    """Function from scores to logits; None if the gate is not known."""
     is_scored: bool
-    """Scores are what the model's gate made of logits, not logits themselves."""
+    """Scores are the output of the model's gate, not logits."""
     observe: ObserveRows | None = None
-    """A faster way to what is recorded; None if there is none."""
+    """Compiled function for the observation; None if there is none."""
     is_even: bool = True
     """All layers select the same number of experts, so that all rows have the same width."""
 
     @cached_property
     def width(self) -> int:
-        """Words in a row."""
+        """Number of words in a row."""
         return HEADER + self.experts + 2 * self.experts_per_token
 
     @cached_property
     def size(self) -> int:
-        """Words of a token, if all layers were computed."""
+        """Number of words of a token, if all layers were computed."""
         return len(self.layers) * self.width
 
     @cached_property
     def header(self) -> Ints:
-        """[L, 4]: how the rows must begin."""
+        """Expected header of each row, [L, 4]."""
         shape = (1, self.experts, self.experts_per_token)
         return np.array([[layer, *shape] for layer in self.layers], np.int32)
 
     def is_in_order(self, rows: Ints) -> bool:
-        """Rows [T, L, W] begin as they must, layer by layer."""
+        """Return whether rows [T, L, W] have the expected headers, layer by layer."""
         return bool((rows[..., :HEADER] == self.header).all())
 
     def experts_in(self, rows: Ints) -> Ints:
-        """[…, k] of rows […, W]."""
+        """Return the selected ids […, k] of rows […, W]."""
         return rows[..., -self.experts_per_token :]
 
     def scores_in(self, rows: Ints) -> Floats:
-        """[…, E] of rows […, W]."""
+        """Return the scores […, E] of rows […, W]."""
         return rows[..., HEADER : HEADER + self.experts].view(np.float32)
 
 
 class ScoredRouting(RouterOutputs):
-    """Rows of several tokens.
+    """Routing of several tokens, with scores from which logits are computed.
 
     Args:
         tokens: T.
         experts: per MoE layer [T, k].
-        scores: per MoE layer [T, E], NaN where `experts` are −1: what the model's gate made of logits.
-        to_logits: from scores to logits.
+        scores: per MoE layer [T, E], the output of the model's gate; NaN where `experts` are −1.
+        to_logits: function from scores to logits.
     """
 
     __slots__ = ("scores", "to_logits")
@@ -101,19 +101,19 @@ class ScoredRouting(RouterOutputs):
         return [None if rows is None else self.to_logits(rows) for rows in self.scores]
 
     def cut(self, start: int, stop: int) -> ScoredRouting:
-        """Of some of its tokens only."""
+        """Return the routing of the tokens from `start` up to `stop`."""
         experts = [None if rows is None else rows[start:stop] for rows in self.experts]
         scores = [None if rows is None else rows[start:stop] for rows in self.scores]
         return ScoredRouting(min(stop, self.tokens) - start, experts, scores, self.to_logits)
 
 
 class RecordedRouting(RouterOutputs):
-    """One token's, in the words that the tap wrote, taken apart together with those of many others.
+    """Routing of one token as words in the tap's buffer, parsed together with the words of many other tokens.
 
     Args:
-        buffer: words, those of other tokens among them.
-        form: what they hold.
-        start: where this token's begin: [L·W], rows of all layers in any order, and no others.
+        buffer: words of this and other tokens.
+        form: layout of the words.
+        start: index of this token's first word; its [L·W] words are the rows of all layers, in any order.
     """
 
     __slots__ = ("buffer", "form", "start")
@@ -129,11 +129,11 @@ class RecordedRouting(RouterOutputs):
 
     @property
     def words(self) -> Ints:
-        """This token's own [L·W]."""
+        """Words of this token, [L·W]."""
         return self.buffer[self.start : self.start + self.form.size]
 
     def is_followed_by(self, other: RecordedRouting) -> bool:
-        """The other one's words come right after this one's."""
+        """Return whether the words of the other token directly follow this token's words."""
         return other.buffer is self.buffer and other.start == self.start + self.form.size
 
     @property
@@ -156,13 +156,13 @@ class RecordedRouting(RouterOutputs):
 
     @property
     def _rows(self) -> Any:
-        """[L, W] in the order of the layers."""
+        """Rows [L, W] in the order of the layers."""
         rows = self.words.reshape(-1, self.form.width)
         return rows[rows[:, 0].argsort()]
 
 
 def rows_of(routings: Sequence[RouterOutputs]) -> tuple[Ints, RowFormat] | None:
-    """The rows [T, L, W] of routings that were all recorded alike, as they are; None if they were not."""
+    """Return the rows [T, L, W] of routings that share one format, without reordering; None if they do not."""
     recorded = [routing for routing in routings if isinstance(routing, RecordedRouting)]
     if len(recorded) != len(routings) or not recorded:
         return None
@@ -173,7 +173,7 @@ def rows_of(routings: Sequence[RouterOutputs]) -> tuple[Ints, RowFormat] | None:
 
 
 def _words(recorded: Sequence[RecordedRouting]) -> Ints:
-    """Those of all of them [T·L·W], where they are if they lie one behind the other."""
+    """Return the words of all tokens [T·L·W], as a view if they are contiguous in one buffer."""
     first = recorded[0]
     if all(before.is_followed_by(after) for before, after in pairwise(recorded)):
         return first.buffer[first.start : first.start + len(recorded) * first.form.size]

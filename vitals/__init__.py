@@ -1,1 +1,1 @@
-"""The machine a run happens on: memory, temperatures, and why a reading is missing."""
+"""Vitals of the machine: memory, temperatures, throttling, and the reason of each absent reading."""

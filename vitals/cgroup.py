@@ -1,4 +1,4 @@
-"""Memory limit of the control group that this process is in, as containers and services have one (Linux).
+"""Memory limit of this process's control group (Linux), which containers and services have.
 
 Version 2: https://docs.kernel.org/admin-guide/cgroup-v2.html, `memory.max`; version 1: `memory.limit_in_bytes`.
 """
@@ -13,16 +13,16 @@ from pathlib import Path, PurePosixPath
 MOUNTED = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 LONGEST_STAT = 100_000
-"""Characters that are read of a group's `memory.stat`."""
+"""Number of characters read from a group's `memory.stat`."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupMemory:
-    """Memory of the group with the tightest limit. Bytes."""
+    """Memory of the group with the tightest limit, in bytes."""
 
     limit: int
     used: int
-    """Without file pages that the kernel can take back at once."""
+    """Without inactive file pages, which the kernel can reclaim at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Names:
     limit: str
     used: str
     inactive: str
-    """A line of `memory.stat`."""
+    """Key of a line of `memory.stat`."""
 
 
 VERSION_1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -38,10 +38,10 @@ VERSION_2 = _Names("memory.max", "memory.current", "inactive_file")
 
 
 def group_memory(total: int, mounted: Path = MOUNTED, membership: Path = MEMBERSHIP) -> GroupMemory | None:
-    """Return the tightest limit below the machine's memory; None if there is none, or none that can be true.
+    """Return the tightest limit below the machine's memory; None if there is none, or none is plausible.
 
     Args:
-        total: bytes of the machine. A group without a limit says `max`, in version 1 a number near 2**63.
+        total: memory of the machine in bytes. A group without a limit has `max`, in version 1 a number near 2**63.
         mounted: where control groups are mounted.
         membership: lists the groups of this process.
     """
@@ -56,7 +56,7 @@ def group_memory(total: int, mounted: Path = MOUNTED, membership: Path = MEMBERS
 
 
 def _groups(mounted: Path, membership: Path) -> Iterator[tuple[Path, _Names]]:
-    """Every group from this process's own up to the root, as far as this process can see them."""
+    """Yield every group from this process's group up to the root, as far as this process can see them."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def _groups(mounted: Path, membership: Path) -> Iterator[tuple[Path, _Names]]:
 
 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """A container may see its own group as the root, under a name that only the host knows."""
+    """Yield the folders of a group and its parents; in a container the group may be the root under the host's name."""
     group = PurePosixPath(path.lstrip("/"))
     for each in (group, *group.parents):
         if ".." not in each.parts:

@@ -1,4 +1,4 @@
-"""Temperatures, and whether the processor slows itself down because of them."""
+"""Temperatures, and throttling of the processor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_COUNTERS = "the kernel counts throttling for Intel processors only, and not i
 NO_SENSORS = "the system shows no temperature sensors, as is usual in virtual machines and containers"
 
 HIGHEST_LIMIT = 1000.0
-"""Some drives report 65261.85 °C where they have no limit to report."""
+"""Limit in °C above which a `high` value is ignored: some drives without a limit report 65261.85 °C."""
 
 Measure = Callable[[], Mapping[str, Any]]
 
@@ -26,11 +26,11 @@ _MEASURE: Measure | None = getattr(psutil, "sensors_temperatures", None)
 
 
 class Temperatures:
-    """All temperature sensors that psutil finds, under the names the kernel gives them.
+    """Readings of all temperature sensors that psutil finds, under the kernel's names.
 
     Args:
         measure: `psutil.sensors_temperatures`, which not every system has.
-        platform: names the system where there is none.
+        platform: name of the system, for the reason if there is no `measure`.
     """
 
     fields = ("temperatures",)
@@ -58,10 +58,11 @@ class Temperatures:
 
 
 class Throttling:
-    """Whether an Intel processor throttled itself between two readings, from the kernel's event counters.
+    """Throttling of an Intel processor between two readings, from the kernel's event counters.
 
     Args:
-        cpus: the folder with a subfolder for each processor.
+        cpus: folder with a subfolder for each processor.
+        platform: name of the system.
     """
 
     fields = ("throttling",)
@@ -73,14 +74,14 @@ class Throttling:
 
     def read(self) -> Mapping[str, bool]:
         if self._platform != "linux":
-            raise UnavailableError(f"moe-watch knows no source for throttling on {self._platform}")
+            raise UnavailableError(f"moe-watch has no source for throttling on {self._platform}")
         before, self._before = self._before, self._events()
         if before is None:
-            raise UnavailableError("known from the second reading on")
+            raise UnavailableError("available from the second reading on")
         return {"throttling": self._before > before}
 
     def _events(self) -> int:
-        """Throttling events since boot, added up; cores of one package may count the same event."""
+        """Return the sum of throttling events since boot; cores of one package may count the same event."""
         counters = sorted(self._cpus.glob("cpu[0-9]*/thermal_throttle/package_throttle_count"))
         if not counters:
             raise UnavailableError(NO_COUNTERS)
@@ -92,7 +93,7 @@ def _sensor_name(chip: str, label: str) -> str:
 
 
 def _none_of(doubted: Mapping[str, str]) -> str:
-    """Say why no sensor can be believed."""
+    """Return the reason why no sensor is plausible."""
     (name, why), *others = doubted.items()
     more = f", and {len(others)} more like it" if others else ""
     return f"no plausible reading ({name}: {why}{more})"

@@ -1,4 +1,4 @@
-"""Memory of the system and of our processes, through psutil. Bytes."""
+"""Memory of the system and of moe-watch's processes in bytes, through psutil."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from moe_watch.vitals.provider import UnavailableError
 
 
 class SystemMemory:
-    """Physical memory: total, used, and what could be had without swapping.
+    """Physical memory: total, used, and available without swapping.
 
-    In a control group with less (a container), that of the group: beyond it the kernel kills.
+    In a control group with a lower limit (a container), the group's memory: beyond its limit the OOM killer acts.
 
     Args:
         measure: `psutil.virtual_memory`.
-        group: memory of this process's control group, given the machine's.
+        group: function from the machine's total to the memory of this process's control group.
     """
 
     fields = ("memory_total", "memory_used", "memory_available")
@@ -33,7 +33,7 @@ class SystemMemory:
 
     def read(self) -> Mapping[str, int]:
         memory = self._measure()
-        _require(memory.total > 0, f"the system says it has {memory.total} bytes of memory")
+        _require(memory.total > 0, f"the system reports {memory.total} bytes of memory")
         for name in ("used", "available"):
             _require_share(name, getattr(memory, name), memory.total)
         if (group := self._group(memory.total)) is not None:
@@ -47,7 +47,7 @@ class SystemMemory:
 
 
 class Swap:
-    """Swap space. A total of 0 means that none is set up."""
+    """Swap. A total of 0 means that no swap is configured."""
 
     fields = ("swap_total", "swap_used")
 
@@ -56,7 +56,7 @@ class Swap:
 
     def read(self) -> Mapping[str, int]:
         swap = self._measure()
-        _require(swap.total >= 0, f"the system says it has {swap.total} bytes of swap")
+        _require(swap.total >= 0, f"the system reports {swap.total} bytes of swap")
         _require_share("used", swap.used, swap.total)
         return {"swap_total": swap.total, "swap_used": swap.used}
 
@@ -66,7 +66,7 @@ class ProcessMemory:
 
     Args:
         field: the field of `Vitals` to fill.
-        pid: the process, asked anew at each reading; None while there is none.
+        pid: function that returns the process id at each reading; None while there is no process.
     """
 
     def __init__(self, field: str, pid: Callable[[], int | None]) -> None:
@@ -82,14 +82,14 @@ class ProcessMemory:
         except psutil.NoSuchProcess as error:
             raise UnavailableError("the process has ended") from error
         except psutil.AccessDenied as error:
-            raise UnavailableError("the system does not let us look at the process") from error
+            raise UnavailableError("the system denies access to the process") from error
         _require(resident > 0, "the process has ended")  # as a zombie it is still listed, without memory
         return {self.fields[0]: resident}
 
 
 def _require_share(name: str, part: int, total: int) -> None:
-    """Refuse a part that is none of its total, as containers show with limits of their own."""
-    _require(0 <= part <= total, f"the system gives {part:,} bytes {name} of {total:,}")
+    """Refuse a part outside 0 to its total, which some containers report."""
+    _require(0 <= part <= total, f"the system reports {part:,} bytes {name} of {total:,}")
 
 
 def _require(plausible: bool, otherwise: str) -> None:

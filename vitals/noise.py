@@ -1,4 +1,4 @@
-"""Share of the processors that others use while something is timed, through psutil."""
+"""Processor time used by other processes during a timing, through psutil."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 from moe_watch.routing.stats.timing_noise import Noise
 
 INSIDE_OTHERS = ("guest", "guest_nice")
-"""Linux counts them in `user` and `nice` as well."""
+"""Times that Linux also counts in `user` and `nice`."""
 IDLE = ("idle", "iowait")
 
 
@@ -24,17 +24,17 @@ class CpuTimes:
     total: float
     busy: float
     steal: float | None
-    """None where the system does not count it."""
+    """None if the system does not count it."""
     own: float
-    """Of this process and those that it started."""
+    """Time of this process and its descendants."""
 
 
 class NoiseMeter:
-    """Measures noise from its creation on.
+    """Meter of timing noise from its creation on.
 
     Args:
-        read: processor times now.
-        load: load average of the last minute.
+        read: function that returns the current processor times.
+        load: function that returns load averages; the first one, of the last minute, is used.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class NoiseMeter:
         self._before = self._read()
 
     def noise(self) -> Noise:
-        """Return noise since the meter was made."""
+        """Return the noise since the meter was created."""
         unavailable: dict[str, str] = {}
         others, steal = self._shares(unavailable)
         try:
@@ -55,22 +55,22 @@ class NoiseMeter:
         return Noise(cores=psutil.cpu_count() or 1, load=load, others=others, steal=steal, unavailable=unavailable)
 
     def _shares(self, unavailable: dict[str, str]) -> tuple[float | None, float | None]:
-        """Return the shares of other processes and of steal, and say of each one that is missing why."""
+        """Return the shares of other processes and of steal; add a reason to `unavailable` for each absent one."""
         before, after = self._before, self._read()
         total = after.total - before.total
         if total <= 0:
             unavailable |= dict.fromkeys(("others", "steal"), "the system's processor times did not advance")
             return None, None
         busy, own = after.busy - before.busy, after.own - before.own
-        others = min(1.0, max(0.0, busy - own) / total)  # the two are counted by different clocks of the kernel
+        others = min(1.0, max(0.0, busy - own) / total)  # the kernel counts the two by different clocks
         if after.steal is None or before.steal is None:
-            unavailable["steal"] = "only Linux counts the time that a hypervisor takes"
+            unavailable["steal"] = "only Linux counts the time taken by a hypervisor"
             return others, None
         return others, min(1.0, max(0.0, after.steal - before.steal) / total)
 
 
 def cpu_times() -> CpuTimes:
-    """Read processor times of the system and of our own processes."""
+    """Read processor times of the system and of moe-watch's processes."""
     counted: dict[str, float] = psutil.cpu_times()._asdict()
     total = sum(seconds for name, seconds in counted.items() if name not in INSIDE_OTHERS)
     steal = counted.get("steal")
@@ -79,13 +79,13 @@ def cpu_times() -> CpuTimes:
 
 
 def _own_time() -> float:
-    """Time of this process and its descendants; those that have ended are in their parent's `children_*`."""
+    """Return the time of this process and its descendants; ended ones are in their parent's `children_*`."""
     own = psutil.Process()
     return sum(_time_of(process) for process in (own, *own.children(recursive=True)))
 
 
 def _time_of(process: Any) -> float:
-    with suppress(psutil.Error):  # it has ended meanwhile
+    with suppress(psutil.Error):  # the process has ended meanwhile
         times = process.cpu_times()
         return float(times.user + times.system + times.children_user + times.children_system)
     return 0.0

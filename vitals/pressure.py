@@ -1,4 +1,4 @@
-"""How hard the system works to find memory: Linux pressure-stall information, or the level macOS keeps."""
+"""Memory pressure: Linux pressure stall information (PSI), or the level of the macOS kernel."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Level = Literal["ok", "warning", "critical"]
 WARNING_STALL = 0.10
 """Share of time with a task waiting for memory. systemd warns services at the same share, 200 ms in 2 s."""
 CRITICAL_STALL = 0.40
-"""Well before the 0.60 at which systemd-oomd starts to kill, so that there is time to stop a run by hand."""
+"""Share well below the 0.60 at which systemd-oomd starts to kill, so that the user has time to stop a run."""
 
 MACOS_LEVELS: dict[int, Level] = {1: "ok", 2: "warning", 4: "critical"}
-"""What `kern.memorystatus_vm_pressure_level` means: the kernel's NORMAL, WARN and CRITICAL."""
+"""Values of `kern.memorystatus_vm_pressure_level`: the kernel's NORMAL, WARN and CRITICAL."""
 
 _SOME = re.compile(r"^some avg10=(\d+(?:\.\d+)?) ", re.MULTILINE)
 
 
 class LinuxPressure:
-    """The kernel's pressure-stall information (PSI)."""
+    """Memory pressure from the kernel's pressure stall information (PSI)."""
 
     fields = ("pressure",)
 
@@ -42,17 +42,17 @@ class LinuxPressure:
         try:
             found = _SOME.search(self._path.read_text())
         except OSError as error:
-            raise UnavailableError("the kernel keeps no pressure-stall information (PSI)") from error
+            raise UnavailableError("the kernel has no pressure stall information (PSI)") from error
         if found is None:
             raise UnavailableError(f"{self._path} has no `some avg10`")
         stalled = float(found[1]) / 100
         if stalled > 1:
-            raise UnavailableError(f"{self._path} gives {found[1]} % of the time, which is more than all of it")
+            raise UnavailableError(f"{self._path} gives {found[1]} % of the time, which is more than 100 %")
         return stalled
 
 
 class MacPressure:
-    """The level that macOS itself shows in Activity Monitor's memory pressure graph."""
+    """Memory pressure level of macOS, as in Activity Monitor's memory pressure graph."""
 
     fields = ("pressure",)
 
@@ -67,12 +67,12 @@ class MacPressure:
 
 
 def stall_level(stalled: float) -> Level:
-    """What a share of time spent waiting for memory (0..1) amounts to."""
+    """Return the level for a share of time spent waiting for memory (0 to 1)."""
     if stalled >= CRITICAL_STALL:
         return "critical"
     return "warning" if stalled >= WARNING_STALL else "ok"
 
 
 def system_pressure(platform: str = sys.platform) -> Provider:
-    """The source of memory pressure on this system."""
+    """Return the provider of memory pressure on this system."""
     return MacPressure() if platform == "darwin" else LinuxPressure()

@@ -1,4 +1,4 @@
-"""What a source of vitals is: some fields of a `Vitals` event, or the reason why they cannot be had."""
+"""Interface of a provider of vitals: some fields of a `Vitals` event, or the reason why they are absent."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any, Protocol
 
 
 class UnavailableError(Exception):
-    """A source cannot be read here; `str()` says why, in words for the person at the screen."""
+    """Failure to read a provider; `str()` is the reason, in words for the user."""
 
 
 class Provider(Protocol):
-    """One source of vitals."""
+    """Provider of one or more vitals."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of `moe_watch.routing.events.Vitals` that it fills."""
+        """Fields of `moe_watch.routing.events.Vitals` that it fills."""
 
     def read(self) -> Mapping[str, Any]:
-        """Current values by field name, all of `fields`.
+        """Return the current values of all `fields` by name.
 
-        Beside them `unavailable` may give reasons why parts of a value are left out, by the names of those parts.
+        The key `unavailable` may give reasons why parts of a value are left out, by the names of the parts.
 
         Raises:
-            UnavailableError: there is nothing to be had, and why.
+            UnavailableError: there is no value; the message is the reason.
         """

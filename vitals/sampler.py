@@ -1,4 +1,4 @@
-"""One reading of the whole machine."""
+"""Reader of all vitals of the machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from moe_watch.vitals.provider import Provider, UnavailableError
 
 
 class VitalsSampler:
-    """Reads all providers into one event. A source that fails is named with its reason, and never stops a run.
+    """Reader of all providers into one event. A provider that fails is listed with its reason; it never stops a run.
 
     Args:
-        clock: seconds since the run began.
-        worker_pid: the process that runs the model, or None while there is none.
-        providers: what to read; this machine's own sources by default.
+        clock: function that returns seconds since the start of the run.
+        worker_pid: function that returns the process id of the worker, or None while there is none.
+        providers: providers to read; by default all of this machine.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class VitalsSampler:
         self._providers = system_providers(worker_pid) if providers is None else providers
 
     def read(self) -> Vitals:
-        """The machine now."""
+        """Read all providers now."""
         values: dict[str, Any] = {}
         unavailable: dict[str, str] = {}
         for provider in self._providers:
@@ -42,13 +42,13 @@ class VitalsSampler:
                 values.update(read)
             except UnavailableError as reason:
                 unavailable.update(dict.fromkeys(provider.fields, str(reason)))
-            except Exception as error:  # a broken sensor, of whatever kind, is no reason to lose a run
+            except Exception as error:  # a broken sensor must not end a run
                 unavailable.update(dict.fromkeys(provider.fields, f"reading failed: {error}"))
         return Vitals(t=self._clock(), **values, unavailable=unavailable)
 
 
 def system_providers(worker_pid: Callable[[], int | None]) -> list[Provider]:
-    """Every source there may be on this machine."""
+    """Return all providers that this machine may have."""
     return [
         SystemMemory(),
         Swap(),

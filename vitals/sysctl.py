@@ -1,4 +1,4 @@
-"""Reading values of the macOS kernel by name, with the C library alone."""
+"""Reader of values of the macOS kernel by name, with the C library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from moe_watch.vitals.provider import UnavailableError
 
 
 def integer(name: str) -> int:
-    """A 32-bit value, e.g. `kern.memorystatus_vm_pressure_level`.
+    """Return a 32-bit value, e.g. `kern.memorystatus_vm_pressure_level`.
 
     Raises:
         UnavailableError: this system has no such value.
@@ -20,7 +20,7 @@ def integer(name: str) -> int:
 
 
 def text(name: str) -> str:
-    """A string of up to 255 bytes, e.g. `machdep.cpu.brand_string`.
+    """Return a string of up to 255 bytes, e.g. `machdep.cpu.brand_string`.
 
     Raises:
         UnavailableError: this system has no such value.
@@ -35,4 +35,4 @@ def _read(name: str, target: Any, size: ctypes.c_size_t) -> None:
     if not hasattr(library, "sysctlbyname"):
         raise UnavailableError("only macOS has sysctl values by name")
     if library.sysctlbyname(name.encode(), target, ctypes.byref(size), None, ctypes.c_size_t(0)):
-        raise UnavailableError(f"macOS does not tell {name}")
+        raise UnavailableError(f"macOS has no value {name}")

@@ -1,4 +1,4 @@
-"""`llama_decode` and llama.cpp's own sampler on the weights that the engine has loaded, without a callback."""
+"""Baseline loop: `llama_decode` and llama.cpp's own sampler on the engine's loaded weights, without a callback."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SEED = 7
 
 
 class LlamaBare(Bare):
-    """A second context of one model, set up as the engine's own, with nothing that looks on.
+    """Baseline loop in a second context with the engine's settings, without a tap.
 
     Args:
-        model: llama.cpp's.
-        settings: the engine's.
+        model: llama.cpp's handle of the model.
+        settings: settings of the engine's context.
     """
 
     def __init__(self, model: Any, settings: ContextSettings) -> None:

@@ -1,4 +1,4 @@
-"""llama.cpp's shared libraries: its log, the layout of its tensors, and the memory behind them."""
+"""Bindings to llama.cpp's shared libraries: its log, and the layout and memory of its tensors."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ INFO, WARNING, ERROR, CONTINUED = 2, 3, 4, 5
 """Levels of `enum ggml_log_level`."""
 
 CPUS, GPUS = (0,), (1, 2)
-"""Kinds of `enum ggml_backend_dev_type`; a GPU may be built into the processor."""
+"""Values of `enum ggml_backend_dev_type`; the second GPU value is an integrated GPU."""
 
-THROUGH = re.compile(r"^(?:\w+_\w+: |error loading model: )+")
-"""What stands before the reason in an error."""
+ERROR_PREFIX = re.compile(r"^(?:\w+_\w+: |error loading model: )+")
+"""Prefix of an error before its reason."""
 
-FUNCTION = re.compile(r"^(?:[\w:~]+: )+")
-"""The function that a warning comes from."""
+WARNING_PREFIX = re.compile(r"^(?:[\w:~]+: )+")
+"""Prefix of a warning: the function that it comes from."""
 
 F32, I32 = int(lib.GGML_TYPE_F32), int(lib.GGML_TYPE_I32)
 
 
 class GgmlTensor(ctypes.Structure):
-    """`struct ggml_tensor` of ggml.h, as far as it is read here."""
+    """`struct ggml_tensor` of ggml.h, up to the last field that is read here."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -63,9 +63,10 @@ class _InitParams(ctypes.Structure):
 
 
 def _library_path() -> str:
-    """Where the library lies that llama-cpp-python has loaded already; through it those that it stands on are found.
+    """Return the path of the libllama that llama-cpp-python has loaded; its ggml libraries are reached through it.
 
-    They must not be opened by their own names: beside libllama lie copies of them, and a copy knows no device.
+    The ggml libraries must not be opened by their own names: copies of them are beside libllama, and a second copy has
+    no devices registered.
     """
     named = os.environ.get("LLAMA_CPP_LIB_PATH")
     folder = Path(named) if named else Path(llama_cpp.__file__).parent / "lib"
@@ -77,7 +78,7 @@ def _library_path() -> str:
 
 _ggml = ctypes.CDLL(_library_path())
 _brief = ctypes.PyDLL(_library_path())
-"""The same library, called without letting other threads run Python meanwhile."""
+"""The same library, called without releasing the GIL."""
 
 
 def _function(name: str, result: Any, *arguments: Any, of: ctypes.CDLL = _ggml) -> Any:
@@ -87,31 +88,31 @@ def _function(name: str, result: Any, *arguments: Any, of: ctypes.CDLL = _ggml) 
 
 
 def _brief_function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function that takes little time and waits for nothing: after an evaluation the device has nothing left to do.
+    """Bind a function that returns at once, without releasing the GIL: after an evaluation the device is idle.
 
-    Whoever lets another thread run for a few microseconds waits for it afterwards, for a hundred and more.
+    Releasing the GIL for a few microseconds costs a wait of 100 µs and more until the other thread returns it.
     """
     return _function(name, result, *arguments, of=_brief)
 
 
 tensor_get = _function("ggml_backend_tensor_get", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
-"""Copies a tensor's bytes from wherever they are: (tensor, destination, offset, size)."""
+"""Copy a tensor's bytes from the memory of its device: (tensor, destination, offset, size)."""
 
 logits_address = _brief_function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
-"""Where the logits of an output are, by its number: (context, number). As a number: a pointer object takes longer."""
+"""Return the address of an output's logits: (context, index). An integer, because a pointer object takes longer."""
 
 sample = _brief_function("llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
-"""A token drawn from an output, by its number: (chain of samplers, context, number)."""
+"""Sample a token from an output: (sampler chain, context, index)."""
 
 batch_size = _brief_function("llama_n_batch", ctypes.c_uint32, ctypes.c_void_p)
-"""How many tokens of a context are evaluated in one call at most."""
+"""Return the largest number of tokens in one call (`n_batch`): (context)."""
 
 _set_log = _brief_function("llama_log_set", None, lib.llama_log_callback, ctypes.c_void_p)
 
 
 @contextmanager
 def _sample() -> Iterator[tuple[int, int, int]]:
-    """A tensor called `layout` that picks rows, and its sources: floats `[5, 3]`, and which rows."""
+    """Yield a `ggml_get_rows` tensor named `layout`, and its sources: floats `[5, 3]`, and row indices."""
     init = _function("ggml_init", ctypes.c_void_p, _InitParams)
     free = _function("ggml_free", None, ctypes.c_void_p)
     new = _function("ggml_new_tensor_2d", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 2)
@@ -126,54 +127,54 @@ def _sample() -> Iterator[tuple[int, int, int]]:
 
 
 def check_layout() -> None:
-    """Make sure that `GgmlTensor` describes this build's tensors, by having one made whose contents are known.
+    """Check that `GgmlTensor` matches this build's tensors, on a tensor with known fields.
 
     Raises:
-        UserError: it does not, so that nothing could be observed.
+        UserError: it does not match, so routing cannot be read.
     """
     with _sample() as (node, source, rows):
         seen, given = GgmlTensor.from_address(node), GgmlTensor.from_address(source)
         fits = (seen.name, seen.src[0], seen.src[1], seen.src[2]) == (b"layout", source, rows, None)
         sizes = ([*given.ne], [*given.nb], given.type) == ([3, 5, 1, 1], [4, 12, 60, 60], F32)
-        if not (fits and sizes and given.op == 0 < seen.op):  # 0: nothing computes it
+        if not (fits and sizes and given.op == 0 < seen.op):  # 0 is GGML_OP_NONE: a source, not an operation
             raise UserError(
-                f"llama-cpp-python {VERSION} lays its tensors out otherwise than moe-watch expects",
-                advice="install another version of it",
+                f"llama-cpp-python {VERSION} has another tensor layout than moe-watch expects",
+                advice="install another version of llama-cpp-python",
             )
 
 
 def get_rows_operation() -> int:
-    """This build's number of the operation that picks rows."""
+    """Return this build's number of `GGML_OP_GET_ROWS`."""
     with _sample() as (node, _, _):
         return int(GgmlTensor.from_address(node).op)
 
 
 def operation(address: int) -> str:
-    """What computes a tensor, in ggml's word, such as `SOFT_MAX` or `SIGMOID`."""
+    """Return ggml's name of the operation that computes a tensor, such as `SOFT_MAX` or `SIGMOID`."""
     return str(_function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address).decode())
 
 
 @cache
-def knows_key(key: str) -> bool:
-    """Return True if this build has a name for a metadata key of architectures, such as `attention.sliding_window`."""
+def has_key(key: str) -> bool:
+    """Return whether this build contains an architecture's metadata key, such as `attention.sliding_window`."""
     with Path(_library_path()).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
         return library.find(f"%s.{key}\0".encode()) >= 0
 
 
 def device_name(on_gpu: bool) -> str:
-    """What computes, in words."""
+    """Return the description of the device that computes."""
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)
     get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     kind = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     description = _function("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
-    wanted = GPUS if on_gpu else CPUS
-    chosen = next((device for device in map(get, range(count())) if kind(device) in wanted), None)
-    name = "unnamed" if chosen is None else description(chosen).decode(errors="replace").strip()
+    kinds = GPUS if on_gpu else CPUS
+    found = next((device for device in map(get, range(count())) if kind(device) in kinds), None)
+    name = "unnamed" if found is None else description(found).decode(errors="replace").strip()
     return f"{'GPU' if on_gpu else 'CPU'} ({name})"
 
 
 def buffer_types() -> dict[str, int]:
-    """Addresses of the devices' own buffer types, by name, such as `CPU` or `CUDA0`."""
+    """Return the addresses of the devices' buffer types by name, such as `CPU` or `CUDA0`."""
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)
     get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     buffer_type = _function("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
@@ -183,7 +184,7 @@ def buffer_types() -> dict[str, int]:
 
 
 class Log:
-    """llama.cpp's own messages. They go to standard error, which in the worker is its log."""
+    """Log of llama.cpp's messages. It is written to standard error, which is the worker's log file."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -204,35 +205,35 @@ class Log:
             sys.stderr.write(line)
 
     def listen(self) -> None:
-        """Have everything from now on, and forget what was. There is one log, and whoever asked last has it."""
+        """Start to collect messages, and drop earlier ones. llama.cpp has one log callback; the last one set wins."""
         self._lines, self._errors = [], []
         _set_log(self._callback, None)
 
     @contextmanager
     def warnings(self) -> Iterator[list[str]]:
-        """Gather what is logged at level WARNING and above; complete once the context has ended."""
+        """Collect messages of level WARNING and above; the list is complete once the context manager is left."""
         lines: list[str] = []
         self._warned = []
         try:
             yield lines
         finally:
-            lines += [FUNCTION.sub("", line) for line in "".join(self._warned).splitlines()]
+            lines += [WARNING_PREFIX.sub("", line) for line in "".join(self._warned).splitlines()]
             self._warned = None
 
     def reason(self) -> str:
-        """Why it failed, in llama.cpp's words: the first error since `listen`, without the functions that it names."""
-        return THROUGH.sub("", self._errors[0] if self._errors else "it does not say why")
+        """Return the reason of a failure: the first error since `listen`, without its function prefixes."""
+        return ERROR_PREFIX.sub("", self._errors[0] if self._errors else "no reason given")
 
     @property
     def lacks_memory(self) -> bool:
-        """An error since `listen` says that there is not enough memory."""
+        """An error since `listen` reports a failed allocation."""
         return any(out_of_memory.SAID.search(error) for error in self._errors)
 
     def last(self, pattern: re.Pattern[str]) -> str | None:
-        """What the pattern's group stands for in the last line since `listen` that has it; None if none has."""
+        """Return the pattern's group in the last matching line since `listen`; None if no line matches."""
         found = [match[1] for match in map(pattern.search, self._lines) if match]
         return found[-1] if found else None
 
 
 log = Log()
-"""Of the whole process; llama.cpp holds on to its callback."""
+"""Log of the whole process; llama.cpp keeps a pointer to its callback."""

@@ -1,4 +1,4 @@
-"""Compiling what runs for every token with the machine's own C compiler, once; it stays in the user's cache."""
+"""Compiler of the C code that runs for every token: compiled once with the machine's compiler, kept in the cache."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ TAP, LOGITS, OBSERVATION = HERE / "tap" / "callback.c", HERE / "logits.c", HERE 
 FLAGS = ("-std=c11", "-O3", "-fno-trapping-math", "-shared", "-fPIC")
 LIBRARIES = ("-lm",)
 PATIENCE = 60.0
-"""Seconds for a compiler that takes one."""
+"""Seconds for a compiler, which takes about one."""
 
 
-class CannotCompile(Exception):  # noqa: N818 - a finding, after which Python does the work
-    """There is no compiled tap, and this is why."""
+class CannotCompile(Exception):  # noqa: N818 - not an error: Python does the work
+    """Reason why there is no compiled library."""
 
 
 def compiled_tap() -> ctypes.CDLL:
-    """callback.c, compiled, from the cache if it is there.
+    """Return callback.c, compiled; from the cache if it is there.
 
     Raises:
-        CannotCompile: there is no C compiler, it fails, or what it made cannot be loaded.
+        CannotCompile: there is no C compiler, it fails, or its output cannot be loaded.
     """
     return _compiled(TAP)
 
 
 def compiled_logits() -> ctypes.CDLL:
-    """logits.c, likewise.
+    """Return logits.c, compiled; from the cache if it is there.
 
     Raises:
         CannotCompile: as for `compiled_tap`.
@@ -48,7 +48,7 @@ def compiled_logits() -> ctypes.CDLL:
 
 
 def compiled_observation() -> ctypes.CDLL:
-    """observation.c, likewise.
+    """Return observation.c, compiled; from the cache if it is there.
 
     Raises:
         CannotCompile: as for `compiled_tap`.
@@ -64,17 +64,17 @@ def _compiled(source: Path) -> ctypes.CDLL:
             name = _name(source, command)
             path = code_cache.find(folder, name) or _compile_into(folder, name, command, source)
             return ctypes.CDLL(str(path))
-        with tempfile.TemporaryDirectory() as own:  # what is loaded stays loaded without its file
+        with tempfile.TemporaryDirectory() as own:  # a loaded library stays loaded without its file
             return ctypes.CDLL(str(_compile_into(Path(own), source.stem, command, source)))
     except OSError as error:
         raise CannotCompile(error.strerror or str(error)) from error
 
 
 def compiler() -> list[str]:
-    """The command that `$CC` names, or `cc`.
+    """Return the command in `$CC`, or `cc`.
 
     Raises:
-        CannotCompile: there is none.
+        CannotCompile: the command is not on the PATH.
     """
     command = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(command[0]) is None:
@@ -83,14 +83,14 @@ def compiler() -> list[str]:
 
 
 def _name(source: Path, command: list[str]) -> str:
-    """Return the name of what exactly this source, compiler, machine and llama.cpp give, without its ending."""
-    made_of = [source.read_text(), VERSION, platform.system(), platform.machine(), *command, *FLAGS, *LIBRARIES]
-    key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:16]
+    """Return the library's name without suffix; it identifies source, compiler, machine and llama.cpp version."""
+    inputs = [source.read_text(), VERSION, platform.system(), platform.machine(), *command, *FLAGS, *LIBRARIES]
+    key = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
     return f"llama_{source.stem}-{key}"
 
 
 def _compile_into(folder: Path, name: str, command: list[str], source: Path) -> Path:
-    """Compile beside its place, and move it there whole: another process may be about to load it."""
+    """Compile in a temporary folder and move the result atomically: another process may load it at the same time."""
     with tempfile.TemporaryDirectory(dir=folder) as beside:
         made = Path(beside) / "made.so"
         try:
@@ -106,4 +106,4 @@ def _compile_into(folder: Path, name: str, command: list[str], source: Path) -> 
             raise CannotCompile(f"{command[0]} failed: {reason}") from error
         except subprocess.TimeoutExpired as error:
             raise CannotCompile(f"{command[0]} did not finish in {PATIENCE:g} s") from error
-        return code_cache.keep(made, folder, name)
+        return code_cache.store(made, folder, name)

@@ -1,4 +1,4 @@
-"""A context of llama.cpp's: the memory that a model's tokens stand in, and evaluating into it."""
+"""Contexts of llama.cpp: creation, evaluation of tokens, reset."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from moe_watch.backends.system import out_of_memory
 from moe_watch.routing.errors import UserError
 
 PREFILL_STEP = 512
-"""Tokens evaluated at once in a prompt; commands are heard in between."""
+"""Prompt tokens evaluated in one step; commands are read between steps."""
 
 KV_TYPES = {
     name.lower(): kind for kind, (name, _, _) in TENSOR_TYPES.items() if name.lower() in engine_options.KV_TYPES
 }
-"""ggml's numbers of them: the same in files and in memory."""
+"""Numbers of ggml's types by name; they are the same in files and in memory."""
 
 FLASH_ATTENTION = re.compile(r"(?:Flash Attention|flash_attn +=) (enabled|disabled)")
-"""How llama.cpp says that it was told, or found out, whether the device can do it."""
+"""Log lines of llama.cpp that report flash attention, as requested or as detected for the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContextSettings:
-    """How the model is run."""
+    """Settings of a llama.cpp context."""
 
     context: int
-    """Tokens."""
+    """Length of the context in tokens."""
     threads: int
     on_gpu: bool
     exact: bool
-    """In float32 throughout: the cache too, and without flash attention, which rounds."""
+    """Compute in float32 throughout: the KV cache too, and without flash attention, which rounds."""
     kv_type: str = "f16"
-    """Of the cache, where it is not exact; one of `KV_TYPES`."""
+    """Type of the KV cache if it is not exact; one of `KV_TYPES`."""
     batch: int = PREFILL_STEP
-    """Tokens in one call of llama.cpp at most."""
+    """Largest number of tokens in one call of llama.cpp (`n_batch`)."""
     micro_batch: int = PREFILL_STEP
-    """Tokens evaluated at once at most."""
+    """Largest number of tokens evaluated at once (`n_ubatch`)."""
 
     @property
     def cache_type(self) -> str:
-        """One of `KV_TYPES`."""
+        """Type of the KV cache, one of `KV_TYPES`."""
         return "f32" if self.exact else self.kv_type
 
 
 def new_context(model: Any, settings: ContextSettings, tap: Tap | None) -> Any:
-    """An empty context; its tap, if anything is to look on, must live as long.
+    """Return an empty context. Its tap, if any, must live as long as the context.
 
     Raises:
-        UserError: there is not enough memory for it, or the model cannot have such a cache.
+        UserError: there is not enough memory, or the model does not support this type of KV cache.
     """
     params = lib.llama_context_default_params()
     params.n_ctx = max(settings.context, settings.batch)
@@ -73,30 +73,30 @@ def new_context(model: Any, settings: ContextSettings, tap: Tap | None) -> Any:
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise UserError(
-            f"llama.cpp ({VERSION}) cannot make a context of {settings.context:,} tokens ({log.reason()})",
+            f"llama.cpp ({VERSION}) cannot create a context of {settings.context:,} tokens ({log.reason()})",
             advice=out_of_memory.SMALLER_CONTEXT if log.lacks_memory else "give another --kv-type",
         )
     return context
 
 
 def flash_attention(settings: ContextSettings) -> str:
-    """Whether the context that was made last computes attention like this: `on`, `off`, or `auto` if it did not say."""
+    """Return whether the last created context uses flash attention: `on`, `off`, or `auto` if the log has no line."""
     if settings.exact:
         return "off"
-    said = log.last(FLASH_ATTENTION)
-    return {"enabled": "on", "disabled": "off", None: "auto"}[said]
+    reported = log.last(FLASH_ATTENTION)
+    return {"enabled": "on", "disabled": "off", None: "auto"}[reported]
 
 
 def prefill_step(context: Any) -> int:
-    """How many tokens of a prompt are evaluated between two reports of how far it is."""
+    """Return the number of prompt tokens evaluated between two progress reports."""
     return max(PREFILL_STEP, int(batch_size(context)))
 
 
 def evaluate(context: Any, ids: Sequence[int]) -> None:
-    """Put tokens into a context; the output of the last one is computed.
+    """Evaluate tokens; logits are computed for the last one.
 
     Raises:
-        UserError: llama.cpp cannot.
+        UserError: llama.cpp fails, for example because the context is full.
     """
     log.listen()
     step = batch_size(context)
@@ -105,18 +105,18 @@ def evaluate(context: Any, ids: Sequence[int]) -> None:
 
 
 def _decode(context: Any, ids: Sequence[int], *, is_last: bool) -> None:
-    """One call of llama.cpp's; it aborts the process if there are more tokens than it takes at once."""
+    """Call `llama_decode`, which aborts the process if there are more tokens than `n_batch`."""
     tokens = (lib.llama_token * len(ids))(*ids)
-    wanted = (ctypes.c_int8 * len(ids))()
-    wanted[-1] = is_last
-    batch = lib.llama_batch(n_tokens=len(ids), token=tokens, logits=wanted)
+    has_output = (ctypes.c_int8 * len(ids))()
+    has_output[-1] = is_last
+    batch = lib.llama_batch(n_tokens=len(ids), token=tokens, logits=has_output)
     status = lib.llama_decode(context, batch)
     if status:
         why = "the context is full" if status == 1 else log.reason()
-        advice = out_of_memory.SMALLER_CONTEXT if log.lacks_memory else "begin again"
+        advice = out_of_memory.SMALLER_CONTEXT if log.lacks_memory else "start a new run"
         raise UserError(f"llama.cpp cannot evaluate {len(ids)} tokens ({why})", advice=advice)
 
 
 def clear(context: Any) -> None:
-    """Empty a context."""
+    """Remove all tokens from a context."""
     lib.llama_memory_clear(lib.llama_get_memory(context), True)

@@ -1,20 +1,20 @@
-"""Running a model with stock llama.cpp, one evaluation at a time."""
+"""Engine on stock llama.cpp, one evaluation at a time."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.llama.bare import LlamaBare
 from moe_watch.backends.llama.context import clear, evaluate, prefill_step
-from moe_watch.backends.llama.fork import KeptPlace
+from moe_watch.backends.llama.fork import SavedPosition
 from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model
-from moe_watch.backends.llama.sampling import DrawState, LlamaSampler
+from moe_watch.backends.llama.sampling import LlamaSampler, SamplerState
 from moe_watch.backends.llama.tap.gate_check import GateCheck
 from moe_watch.backends.llama.tap.observation import rows_observer
 from moe_watch.backends.llama.text import ByteDetokenizer
@@ -27,23 +27,36 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress, Sampling
 
 
+@dataclass(slots=True, eq=False)
+class ContextTokens:
+    """Tokens in the context, and tokens that follow without sampling."""
+
+    position: int = 0
+    """Number of tokens in the context."""
+    last: int | None = None
+    """The last one; None in an empty context."""
+    forced: deque[int] = field(default_factory=deque)
+    """Tokens to return in place of sampled ones."""
+
+    def copy(self) -> ContextTokens:
+        return replace(self, forced=self.forced.copy())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LlamaState:
-    """Where a run stands: its context, and all that drawing goes on from."""
+    """Saved state of a run: its context and the whole state of its sampler."""
 
-    kept: KeptPlace
-    position: int
-    last: int | None
-    forced: tuple[int, ...]
-    draw_state: DrawState
+    saved: SavedPosition
+    tokens: ContextTokens
+    sampler_state: SamplerState
 
     def close(self) -> None:
-        self.kept.forget()
-        self.draw_state.close()
+        self.saved.release()
+        self.sampler_state.close()
 
 
 class LlamaEngine(Engine):
-    """One model and one context."""
+    """Engine with one model and one context."""
 
     def __init__(self, loaded: LoadedLlamaModel) -> None:
         self.model = loaded.info
@@ -64,16 +77,16 @@ class LlamaEngine(Engine):
 
     @property
     def position(self) -> int:
-        return self._position
+        return self._tokens.position
 
     @property
     def settled(self) -> bool:
-        return True  # nothing is ever begun ahead
+        return True  # no evaluation is started ahead
 
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
         if not turn:
             return self._text.encode(text, first=first)
-        return self._text.encode_turn(text) if first else self._text.encode_next_turn(text, self._last)
+        return self._text.encode_turn(text) if first else self._text.encode_next_turn(text, self._tokens.last)
 
     def detokenizer(self) -> Detokenizer:
         return ByteDetokenizer(self._loaded.tokenizer)
@@ -81,10 +94,7 @@ class LlamaEngine(Engine):
     def reset(self) -> None:
         clear(self._loaded.context)
         self._gate_check.reset()
-        self._position = 0
-        self._last: int | None = None
-        self._forced: deque[int] = deque()
-        """Tokens to take in place of drawing."""
+        self._tokens = ContextTokens()
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
         self._next_token.configure(sampling, reseed=reseed)
@@ -98,15 +108,15 @@ class LlamaEngine(Engine):
 
     def force(self, ids: Sequence[int]) -> None:
         self._check_ids(ids)
-        self._forced = deque(ids)
+        self._tokens.forced = deque(ids)
 
     @contextmanager
     def fork(self) -> Iterator[Callable[[], None]]:
-        here = self._place()
+        here = self._save()
         try:
-            yield lambda: self._go_to(here)
+            yield lambda: self._restore(here)
         finally:
-            self._go_to(here)
+            self._restore(here)
             here.close()
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
@@ -118,8 +128,8 @@ class LlamaEngine(Engine):
             progress(start + len(step))
             yield seen
 
-    def draw(self, *, last: bool = False) -> SampledToken:  # noqa: ARG002 - nothing is ever begun ahead
-        if self._last is None:
+    def draw(self, *, last: bool = False) -> SampledToken:  # noqa: ARG002 - no evaluation is started ahead
+        if self._tokens.last is None:
             raise RuntimeError("the context is empty: evaluate a prompt first")
         choice = self._choose()
         return SampledToken(
@@ -133,8 +143,8 @@ class LlamaEngine(Engine):
         )
 
     def _choose(self) -> Choice:
-        if self._forced:
-            return self._next_token.take(self._loaded.context, self._forced.popleft())
+        if self._tokens.forced:
+            return self._next_token.force(self._loaded.context, self._tokens.forced.popleft())
         return self._next_token.draw(self._loaded.context)
 
     def bare(self) -> Bare:
@@ -145,43 +155,43 @@ class LlamaEngine(Engine):
         lib.llama_free(self._loaded.context)
         lib.llama_model_free(self._loaded.model)
 
-    def _place(self) -> LlamaState:
-        kept = KeptPlace.of(self._loaded.context, self.vocabulary)
-        return LlamaState(kept, self._position, self._last, tuple(self._forced), self._next_token.state())
+    def _save(self) -> LlamaState:
+        saved = SavedPosition.save(self._loaded.context, self.vocabulary)
+        return LlamaState(saved, self._tokens.copy(), self._next_token.state())
 
-    def _go_to(self, place: LlamaState) -> None:
-        place.kept.go_back()
-        self._position, self._last, self._forced = place.position, place.last, deque(place.forced)
-        self._next_token.go_on_from(place.draw_state)
+    def _restore(self, state: LlamaState) -> None:
+        state.saved.restore()
+        self._tokens = state.tokens.copy()
+        self._next_token.restore(state.sampler_state)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        """Refuse tokens that the model has no row for: their prediction would be read out of bounds.
+        """Refuse tokens outside the vocabulary: their logits would be read out of bounds.
 
         Raises:
-            UserError: there is one.
+            UserError: a token is outside the vocabulary.
         """
         outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
         if outside is not None:
             raise UserError(
                 f"token {outside} is outside the vocabulary of {self.model.name}, which ends at {self.vocabulary - 1}",
-                advice="give a model with the tokenizer that it was made with",
+                advice="give a model with the tokenizer that it was trained with",
             )
 
     def _evaluate(self, ids: list[int]) -> RouterOutputs:
-        """Put tokens into the context; the prediction after the last one can be drawn from then."""
-        first = self._position
+        """Evaluate tokens and return their routing; the next token can be sampled afterwards."""
+        first = self._tokens.position
         if self._observes:
             self._gate_check.before_evaluation()
         evaluate(self._loaded.context, ids)
-        self._position += len(ids)
-        self._last = ids[-1]
+        self._tokens.position += len(ids)
+        self._tokens.last = ids[-1]
         if not self._observes:
             return Unobserved.of(len(ids), len(self.model.layers))
         return self._gate_check.routing(self._rows, first, len(ids))
 
 
 def _row_format(loaded: LoadedLlamaModel) -> RowFormat:
-    """What the tap's rows hold."""
+    """Return the format of the tap's rows."""
     info = loaded.info
     form = RowFormat(
         layers=info.layers,
@@ -195,7 +205,7 @@ def _row_format(loaded: LoadedLlamaModel) -> RowFormat:
 
 
 def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]) -> LlamaEngine:
-    """Load a GGUF file.
+    """Load a GGUF file and return its engine.
 
     Raises:
         UserError: llama.cpp cannot load it, or it has no MoE layer that can be observed.

@@ -1,7 +1,8 @@
-"""Coming back to a place in a context of llama.cpp's.
+"""Save and restore the position of a llama.cpp context.
 
-A second sequence keeps the place: attention caches share their cells between sequences, recurrent states are copied
-when one of the two goes on. So nothing is copied but the last prediction, which is no part of a context's memory.
+A second sequence holds the saved position: attention caches share their cells between sequences, and recurrent states
+are copied when one of the two sequences continues. So only the last logits are copied, which are not part of a
+context's memory.
 """
 
 from __future__ import annotations
@@ -15,38 +16,38 @@ from llama_cpp import llama_cpp as lib
 from moe_watch.backends.engine import Floats
 
 SEQUENCES = 2
-"""That a context must have room for, in one cache."""
+"""Number of sequences that a context must support, in one unified cache."""
 
-_MAIN, _KEPT = 0, 1
+_MAIN, _SAVED = 0, 1
 _ALL = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptPlace:
-    """Where a context stood. There can be one per context.
+class SavedPosition:
+    """Saved position of a context. There can be one per context.
 
     Args:
-        context: llama.cpp's, made for `SEQUENCES`.
-        logits: [V] of its last prediction.
+        context: llama.cpp's context, created for `SEQUENCES` sequences.
+        logits: [V] of its last token.
     """
 
     context: Any
     logits: Floats
 
     @classmethod
-    def of(cls, context: Any, vocabulary: int) -> KeptPlace:
-        """Keep the place where a context is now."""
-        _replace(context, _KEPT, by=_MAIN)
+    def save(cls, context: Any, vocabulary: int) -> SavedPosition:
+        """Save the current position of a context."""
+        _replace(context, _SAVED, by=_MAIN)
         return cls(context, _prediction(context, vocabulary).copy())
 
-    def go_back(self) -> None:
-        """Be there again, as often as wanted."""
-        _replace(self.context, _MAIN, by=_KEPT)
+    def restore(self) -> None:
+        """Restore the position; any number of times."""
+        _replace(self.context, _MAIN, by=_SAVED)
         _prediction(self.context, len(self.logits))[:] = self.logits
 
-    def forget(self) -> None:
-        """Let go of what only the place needed."""
-        lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), _KEPT, *_ALL)
+    def release(self) -> None:
+        """Remove the sequence that holds the position."""
+        lib.llama_memory_seq_rm(lib.llama_get_memory(self.context), _SAVED, *_ALL)
 
 
 def _replace(context: Any, sequence: int, *, by: int) -> None:
@@ -56,5 +57,5 @@ def _replace(context: Any, sequence: int, *, by: int) -> None:
 
 
 def _prediction(context: Any, vocabulary: int) -> Floats:
-    """[V], llama.cpp's own memory that tokens are drawn from."""
+    """Return the logits [V] of the last token, as a view of llama.cpp's memory that tokens are sampled from."""
     return np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (vocabulary,))

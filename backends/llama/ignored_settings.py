@@ -1,7 +1,7 @@
-"""Settings of a model that llama.cpp ignores, so that its numbers are those of another model (read in 0.3.36).
+"""Settings of a model that llama.cpp ignores, so that it computes another model (read in llama-cpp-python 0.3.36).
 
-They stand in the metadata of its GGUF file, or in a `config.json` beside it: llama.cpp's converter leaves many out.
-Each is compared with the gate that was read off the graph, or with what is known of the architecture.
+They are in the metadata of the GGUF file, or in a `config.json` beside it, because llama.cpp's converter leaves many
+out. Each is compared with the gate read from the graph, or with the code of the architecture.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from moe_watch.backends.ignored_settings import ignored, not_known
-from moe_watch.backends.llama.bindings import knows_key
+from moe_watch.backends.llama.bindings import has_key
 from moe_watch.backends.model_files.config import Config, read_config
 from moe_watch.backends.model_files.gguf import GgufFile
 from moe_watch.routing.errors import UserError
@@ -28,59 +28,59 @@ READ_BY = {
     "router_logit_softcapping": {"grok"},
     "attn_logit_softcapping": {"grok"},
 }
-"""Keys that change what a model computes, and the architectures with experts whose code reads them."""
+"""Keys that change the numbers of a model, and the MoE architectures whose code reads them."""
 
 IN_CONFIG = {
     "clip_qkv": "attention.clamp_kqv",
     "moe_router_logit_softcapping": "router_logit_softcapping",
     "attn_logit_softcapping": "attn_logit_softcapping",
 }
-"""Names of such keys in a config.json; windows have conditions of their own."""
+"""Names of these keys in a config.json; sliding windows have separate conditions."""
 
 BUILT_IN = {"llama4": {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}}
-"""Numbers that llama.cpp's code has for an architecture, whatever the model says, by their name in a config.json."""
+"""Constants of an architecture in llama.cpp's code, used for every model, by their name in a config.json."""
 
 ALWAYS = {"phimoe": "the LayerNorm and sparsemixer of Phi-3.5-MoE"}
-"""Parts of an architecture that llama.cpp computes otherwise in every model."""
+"""Parts of an architecture that llama.cpp computes differently in every model."""
 
 NORMS = ("norm_topk_prob", "route_norm", "moe_renormalize")
 SCALES = ("routed_scaling_factor", "moe_routed_scaling_factor", "route_scale")
 SCORES = {"softmax": Scores.SOFTMAX, "sigmoid": Scores.SIGMOID, "1": Scores.SOFTMAX, "2": Scores.SIGMOID}
-"""Names in a config.json, and llama.cpp's numbers."""
+"""Names in a config.json, and numbers of llama.cpp."""
 SCORE_NAMES = ("scoring_func", "score_function", "moe_router_activation_func", "score_func")
-"""Names that configurations give the parts of a gate."""
+"""Names of the parts of a gate in config.json files."""
 
 STRETCHED = frozenset({"yarn", "linear", "dynamic"})
-"""Kinds of rotation that a file must name; others come as tensors."""
+"""RoPE types that a file must name; other types are stored as tensors."""
 
 LARGEST_CONFIG = 2**24
 """Bytes."""
 LARGEST = 1e30
-"""No setting is larger; files may say anything."""
+"""Bound of a setting's value; files may contain any number."""
 
 EVERY_FOURTH = 4
-"""Layers of AFMoE without rotation."""
+"""Interval of AFMoE's layers without rotation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Everything that the rules look at."""
+    """Facts about a model that the rules check."""
 
     file: GgufFile
     config: Config
-    """Of the language model, empty if none lies beside."""
+    """Config of the language model; empty if there is no config.json beside the file."""
     gate: Gate | None
     context: int
-    """Tokens."""
+    """Length in tokens."""
     chosen: Mapping[int, int]
     """Experts that llama.cpp selects per token, by model layer index."""
 
     def metadata(self, key: str) -> Any:
-        """An entry of the architecture; None if it is not there."""
+        """Return a metadata entry of the architecture; None if it is absent."""
         return self.file.metadata.get(f"{self.file.architecture}.{key}")
 
     def first(self, names: tuple[str, ...]) -> tuple[str, Any] | None:
-        """The first of these entries of the config that is there."""
+        """Return the name and value of the first of these config entries that is present; None if none is."""
         return next(((name, self.config[name]) for name in names if self.config.get(name) is not None), None)
 
 
@@ -89,8 +89,8 @@ def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[in
 
     Args:
         file: header of the model's first file.
-        gate: as it was read off the graph; nothing is said of one that is not known.
-        context: tokens; windows that are not shorter change nothing.
+        gate: gate as read from the graph; an unknown gate is not checked.
+        context: length in tokens; windows that are not shorter change nothing.
         chosen: experts that llama.cpp selects per token, by model layer index.
     """
     model = Model(file, _config_beside(file), parse(gate), context, chosen or {})
@@ -103,7 +103,7 @@ def ignored_settings(file: GgufFile, gate: str, context: int, chosen: Mapping[in
 
 
 def _config_beside(file: GgufFile) -> Config:
-    """The config.json in the file's folder, if it is of a model of the same shape; else empty."""
+    """Return the config.json in the file's folder if its model has the same shape; else an empty config."""
     path = file.path.with_name("config.json")
     if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
         return {}
@@ -119,14 +119,14 @@ def _config_beside(file: GgufFile) -> Config:
 
 
 def _unknown_keys(file: GgufFile) -> Iterator[str]:
-    """Metadata of the architecture that this build of llama.cpp has no name for."""
+    """Yield metadata keys of the architecture that this build of llama.cpp does not contain."""
     start = f"{file.architecture}."
     for key in file.metadata:
-        if file.architecture and key.startswith(start) and not knows_key(key.removeprefix(start)):
+        if file.architecture and key.startswith(start) and not has_key(key.removeprefix(start)):
             yield key
 
 
-# -- rules: what is ignored, in words
+# -- rules: each yields descriptions of ignored settings
 
 
 def _keys_not_read(model: Model) -> Iterator[str]:
@@ -144,7 +144,7 @@ def _keys_not_read(model: Model) -> Iterator[str]:
 
 
 def _window(model: Model) -> Iterator[str]:
-    """A sliding window of the config, where it is shorter than the context and some layer has it."""
+    """Yield a sliding window of the config, if it is shorter than the context and some layer has it."""
     window, kinds = model.config.get("sliding_window"), model.config.get("layer_types")
     is_named = not isinstance(kinds, list) or "sliding_attention" in kinds
     slides = model.config.get("use_sliding_window", True) and is_named
@@ -155,7 +155,7 @@ def _window(model: Model) -> Iterator[str]:
 
 
 def _gate(model: Model) -> Iterator[str]:
-    """Parts of the gate that contradict the one that llama.cpp computes."""
+    """Yield parts of the gate that contradict the gate that llama.cpp computes."""
     if model.gate is None:
         return
     norm = model.first(NORMS) or _entry(model, "expert_weights_norm")
@@ -172,14 +172,14 @@ def _gate(model: Model) -> Iterator[str]:
 
 
 def _chosen(model: Model) -> Iterator[str]:
-    """Some architectures select as many experts in every layer as in the first."""
+    """Yield the number of experts per token by layer, which some architectures replace by the first layer's number."""
     by_layer = model.file.array("expert_used_count") or ()
     if any(layer < len(by_layer) and by_layer[layer] != used for layer, used in model.chosen.items()):
         yield f"{model.file.architecture}.expert_used_count by layer"
 
 
 def _yarn(model: Model) -> Iterator[str]:
-    """YaRN's range is always rounded to whole dimensions."""
+    """Yield `truncate: false`: llama.cpp always rounds YaRN's range to whole dimensions."""
     ropes = [model.config.get(name) for name in ("rope_scaling", "rope_parameters")]
     if any(isinstance(rope, dict) and rope.get("truncate") is False for rope in ropes):
         yield "rope_scaling.truncate false"
@@ -188,7 +188,7 @@ def _yarn(model: Model) -> Iterator[str]:
 
 
 def _rope(model: Model) -> Iterator[str]:
-    """A stretched rotation that the file says nothing of; the converter may have changed the base instead."""
+    """Yield a scaled RoPE that is absent from the file; the converter may have changed the base instead."""
     given = [model.config.get(name) for name in ("rope_scaling", "rope_parameters")]
     ropes = [rope for rope in given if isinstance(rope, dict)]
     kinds = {str(rope.get("rope_type") or rope.get("type")) for rope in ropes}
@@ -200,7 +200,7 @@ def _rope(model: Model) -> Iterator[str]:
 
 
 def _groups(model: Model) -> Iterator[str]:
-    """Groups are ranked by their two best experts; those of a softmax, in DeepSeek-V2, are by the best one."""
+    """Yield DeepSeek-V2's group selection by the best expert: llama.cpp ranks groups by their two best experts."""
     groups, used = (model.file.number(f"expert_group_{name}") or 1 for name in ("count", "used_count"))
     is_v2 = model.file.architecture == "deepseek2" and model.gate is not None and model.gate.scores is Scores.SOFTMAX
     if is_v2 and 1 <= used < groups:
@@ -215,7 +215,7 @@ def _built_in(model: Model) -> Iterator[str]:
 
 
 def _rotation(model: Model) -> Iterator[str]:
-    """Rotations that an architecture has in other layers, or with another base, than the model says."""
+    """Yield rotations that the architecture applies in other layers, or with another base, than the model."""
     sliding = model.metadata("rope.freq_base_swa")
     is_other = _is_number(sliding) and sliding != model.metadata("rope.freq_base")
     if model.file.architecture == "mellum" and is_other:
@@ -224,7 +224,7 @@ def _rotation(model: Model) -> Iterator[str]:
     if model.file.architecture == "afmoe" and isinstance(kinds, list):
         full = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
         if full != list(range(EVERY_FOURTH - 1, len(kinds), EVERY_FOURTH)):
-            yield "layer_types (which layers are not rotated)"
+            yield "layer_types (selects the layers without rotation)"
 
 
 def _always(model: Model) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Loading a GGUF file with llama.cpp, so that its routers can be watched."""
+"""Loader of GGUF files with llama.cpp and a tap on their routers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from llama_cpp import llama_cpp as lib
 
-from moe_watch.backends.engine_log import summed_up
-from moe_watch.backends.engine_options import FEWEST_AT_ONCE, check_context
+from moe_watch.backends.engine_log import summarize
+from moe_watch.backends.engine_options import MIN_BATCH, check_context
 from moe_watch.backends.llama import model_facts as llama_facts
 from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
@@ -38,20 +38,20 @@ from moe_watch.routing.events import BackendInfo, ModelInfo
 from moe_watch.routing.header import experts_per_token
 
 LONGEST_CONTEXT = 8192
-"""Tokens. A context's memory is taken at once, and many models are made for longer ones than a machine can hold."""
+"""Tokens. A context's memory is allocated at once, and many models support contexts that no machine's memory holds."""
 MOST_THREADS = 512
-"""What llama.cpp has room for."""
+"""Largest number of threads that llama.cpp supports."""
 MOST_THREADS_PER_CORE = 4
 ABOUT_MEMORY = re.compile("full-size SWA cache|padding V cache|mlock|setting new yarn_attn_factor")
-"""Warnings of llama.cpp that say how it does what it was told to; they change no number, or the header has them."""
+"""Warnings of llama.cpp about its options; they change no number, or the header contains them already."""
 SLOW = "a callback in Python, slower"
 FEWEST_MOST_THREADS = 16
-"""Allowed on any machine."""
+"""Number of threads that is allowed on every machine."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """What one token showed of the model."""
+    """Facts about the model from the evaluation of one token."""
 
     rows: list[RouterRows]
     gate: RouterGate
@@ -63,7 +63,7 @@ class Probe:
 
     @property
     def chosen(self) -> dict[int, int]:
-        """Experts per token, by model layer index."""
+        """Experts per token by model layer index."""
         return {rows.layer: int(rows.experts.shape[1]) for rows in self.rows}
 
     @property
@@ -78,7 +78,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedLlamaModel:
-    """A model that runs, with its tap in place."""
+    """Loaded model with its tap in place."""
 
     model: Any
     settings: ContextSettings
@@ -93,15 +93,16 @@ class LoadedLlamaModel:
 
 
 def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedLlamaModel:
-    """Load the weights, and run one token through to see that all routers show.
+    """Load the weights, and evaluate one token to check that the tap reads all routers.
 
     Raises:
-        UserError: llama.cpp cannot load it, not with so many threads, or it has no MoE layer that can be observed.
+        UserError: llama.cpp cannot load the model, the number of threads is out of range, or no MoE layer can be
+            observed.
     """
-    with log.warnings() as said:
+    with log.warnings() as logged:
         loaded = _load(location, options, progress)
-    of_the_model = (line for line in said if ABOUT_MEMORY.search(line) is None)
-    return replace(loaded, warnings=[*loaded.warnings, *summed_up("llama.cpp", of_the_model)])
+    of_the_model = (line for line in logged if ABOUT_MEMORY.search(line) is None)
+    return replace(loaded, warnings=[*loaded.warnings, *summarize("llama.cpp", of_the_model)])
 
 
 def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> LoadedLlamaModel:
@@ -148,7 +149,7 @@ def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> 
     check_context(options.context, trained)
     context = options.context or min(trained, LONGEST_CONTEXT)
     kv_type = options.kv_type.lower() if options.kv_type else "f32" if llama_facts.is_float32(parts) else "f16"
-    batch = max(FEWEST_AT_ONCE, min(context, options.batch or max(PREFILL_STEP, options.micro_batch or 0)))
+    batch = max(MIN_BATCH, min(context, options.batch or max(PREFILL_STEP, options.micro_batch or 0)))
     return ContextSettings(
         context=context,
         threads=options.threads or default_threads(),
@@ -161,32 +162,32 @@ def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> 
 
 
 def _trained_length(model: Any) -> int:
-    """Tokens; llama.cpp keeps an unsigned number and hands out a signed one."""
+    """Return the model's trained length in tokens; llama.cpp stores it unsigned and returns it signed."""
     return int(lib.llama_model_n_ctx_train(model)) % 2**32
 
 
 def _check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that llama.cpp hangs or dies of; there is no use in many more than cores.
+    """Refuse a number of threads with which llama.cpp hangs or crashes; many more than cores are of no use.
 
     Raises:
-        UserError: there are too few or too many.
+        UserError: the number is out of range.
     """
     most = max(FEWEST_MOST_THREADS, min(MOST_THREADS, MOST_THREADS_PER_CORE * (os.cpu_count() or 1)))
     if threads is not None and not 1 <= threads <= most:
-        raise UserError(f"{threads} threads cannot run a model", advice=f"give 1 to {most}")
+        raise UserError(f"--threads is {threads}", advice=f"give 1 to {most}")
 
 
 def default_threads() -> int:
-    """All cores but one: llama.cpp's threads wait for one another busily, and stall when the screen needs a core."""
+    """Return the number of cores minus one: llama.cpp's threads spin-wait, and stall when the screen needs a core."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable - 1)
 
 
-# -- what the model does
+# -- one token
 
 
 def _probe(model: Any, architecture: str, settings: ContextSettings, token: int) -> Probe:
-    """Run one token through a context of its own, whose tap reads more than the one that stays."""
+    """Evaluate one token in a separate context with a tap that reads more than the final one."""
     tap = ProbeTap(apart=settings.on_gpu)
     context = new_context(model, settings, tap)
     try:
@@ -199,7 +200,7 @@ def _probe(model: Any, architecture: str, settings: ContextSettings, token: int)
 
 
 def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
-    """The tap that stays, and what it is."""
+    """Return the final tap and its description."""
     try:
         library = compiled_tap()
     except CannotCompile as why:
@@ -216,7 +217,7 @@ def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
 
 
 def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
-    """The tap that stays must see what the probe saw.
+    """Check that the final tap reads the same layers as the probe.
 
     Raises:
         UserError: it does not.
@@ -256,7 +257,7 @@ def _model_info(
 
 
 def _context_settings(context: Any, settings: ContextSettings) -> dict[str, str | int | bool]:
-    """What the context is, where llama.cpp can be asked."""
+    """Return the settings of the context, as llama.cpp reports them where it can."""
     return {
         "kv_type": settings.cache_type,
         "flash_attention": flash_attention(settings),
@@ -269,7 +270,7 @@ def _context_settings(context: Any, settings: ContextSettings) -> dict[str, str 
 def _backend_info(
     parts: Sequence[GgufFile], how: str, probe: Probe, settings: ContextSettings, used: dict[str, str | int | bool]
 ) -> BackendInfo:
-    seen = "expert indices" if probe.gate is UNKNOWN else "expert indices and router scores"
+    read = "expert indices" if probe.gate is UNKNOWN else "expert indices and router scores"
     attention = "flash attention off" if settings.exact else "flash attention where it can"
     cache = f"{settings.cache_type.upper()} cache, {attention}"
     return BackendInfo(
@@ -277,7 +278,7 @@ def _backend_info(
         version=f"llama-cpp-python {VERSION}",
         device=device_name(settings.on_gpu and used["gpu_layers"] != 0),
         threads=settings.threads,
-        tap=f"{seen}, copied once per MoE layer by {how}",
+        tap=f"{read}, copied once per MoE layer by {how}",
         dtype=f"{llama_facts.stored_as(parts)}; {cache}",
         settings=used,
     )
@@ -287,7 +288,7 @@ def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: ContextSettings, 
     warnings = []
     trained = _trained_length(model)
     if trained > settings.context and options.context is None:
-        warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to spare memory")
+        warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to save memory")
     if not tokenizer.eos_token_ids:
-        warnings.append("the model names no end-of-text token: it never stops by itself")
+        warnings.append("the model has no end-of-text token: a run does not stop by itself")
     return warnings

@@ -1,13 +1,14 @@
-/* What is said of a prediction, in one call for every token instead of one NumPy call after the other.
+/* Probabilities of a token from its logits, in one call per token in place of several NumPy calls.
  *
- * Simple loops, which compilers turn into vector instructions. The same in NumPy: backends/llama/prediction.py.
+ * Simple loops that compilers vectorize. The same in NumPy: backends/llama/prediction.py.
  */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-/* Numbers between two sums in double, so that float loses nothing on a long vocabulary; a multiple of LANES. */
+/* Number of floats summed before adding to a double, so that float stays exact enough on a long vocabulary; a multiple
+ * of LANES. */
 enum { BLOCK = 256, LANES = 16 };
 
 static void keep_two(float value, float *first, float *second) {
@@ -37,13 +38,13 @@ static void two_largest(const float *logits, size_t count, float *first, float *
     }
 }
 
-/* e^(x - most) for each x, none of them above `most`, to about 2e-7: 2^whole times a series for the rest. */
+/* e^(x - most) for each x <= most, to about 2e-7 relative: 2^whole times a series for the rest. */
 static void powers(const float *logits, size_t count, float most, float *to) {
     int32_t whole_parts[BLOCK];
     for (size_t i = 0; i < count; i++) {
         float x = logits[i] - most;
-        x = x > -87.0f ? x : -87.0f; /* where float ends */
-        float whole = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23 leaves no room for a fraction */
+        x = x > -87.0f ? x : -87.0f; /* e^-87 is near the smallest normal float */
+        float whole = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* adding 1.5 * 2^23 rounds to an integer */
         float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
         float sum = rest * (1.0f / 720) + 1.0f / 120;
         sum = sum * rest + 1.0f / 24;
@@ -56,7 +57,7 @@ static void powers(const float *logits, size_t count, float most, float *to) {
     for (size_t i = 0; i < count; i++) {
         int32_t bits;
         memcpy(&bits, &to[i], sizeof bits);
-        bits += whole_parts[i] * (1 << 23); /* onto the exponent */
+        bits += whole_parts[i] * (1 << 23); /* add to the exponent */
         memcpy(&to[i], &bits, sizeof bits);
     }
 }
@@ -79,7 +80,7 @@ static double sum_of_powers(const float *logits, size_t count, float most) {
     return total;
 }
 
-/* Log-probability of the token, and the likeliest token's lead over the second one and over it. */
+/* Log-probability of the token; probability of the likeliest token minus the second one's and minus the token's. */
 void moe_watch_facts(const float *logits, size_t count, int32_t token, double *facts) {
     float first, second;
     two_largest(logits, count, &first, &second);

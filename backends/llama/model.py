@@ -1,4 +1,4 @@
-"""Opening a GGUF file with llama.cpp: where its tensors go, and how they get there."""
+"""Opening of GGUF files with llama.cpp: placement of tensors, and load mode."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ ALL_LAYERS = -1
 LOAD_MODE = re.compile(r"load_mode = ([\w+]+)")
 OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
 NOT_LOCKED = re.compile(r"(failed to mlock)")
-"""How llama.cpp says what became of the options."""
+"""Log lines of llama.cpp that report the effect of the options."""
 WRONG_METADATA = re.compile(r"has wrong type|key not found in model")
-"""Errors of a conversion, which no other version of llama.cpp reads."""
+"""Errors of a faulty conversion, which no version of llama.cpp can load."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenModel:
-    """A model whose weights are in memory."""
+    """Model with its weights in memory."""
 
     handle: Any
-    """llama.cpp's."""
+    """llama.cpp's pointer to the model."""
     settings: dict[str, str | int | bool]
-    """How it was loaded, as `BackendInfo.settings` says it."""
+    """Load settings in the form of `BackendInfo.settings`."""
     warnings: list[str]
 
 
@@ -53,13 +53,13 @@ def open_model(location: ModelLocation, options: EngineOptions, stored_bytes: in
     """Load the weights.
 
     Args:
-        location: of the file, or of its first part.
-        options: those that say where weights go and how.
-        stored_bytes: of all tensors, for `progress`.
-        progress: told of every per cent.
+        location: location of the file, or of its first part.
+        options: options; the ones about placement and load mode are used.
+        stored_bytes: size of all tensors, for `progress`.
+        progress: receives a report at each per cent.
 
     Raises:
-        UserError: llama.cpp cannot, or not like this.
+        UserError: llama.cpp cannot load the model, or not with these options.
     """
     log.listen()
     lib.llama_backend_init()
@@ -88,32 +88,32 @@ def _failure(name: str) -> UserError:
 
 
 def _gpu_layers(options: EngineOptions) -> int:
-    """How many layers go into a GPU's memory.
+    """Return the number of layers to offload to a GPU.
 
     Raises:
-        UserError: some shall, and there is no GPU.
+        UserError: the number is not 0, and there is no GPU.
     """
     has_gpu = bool(lib.llama_supports_gpu_offload())
     if options.gpu_layers is None:
         return ALL_LAYERS if has_gpu else 0
     if options.gpu_layers != 0 and not has_gpu:
         raise UserError(
-            f"--gpu-layers is {options.gpu_layers}, and this llama-cpp-python has no GPU to put them on",
+            f"--gpu-layers is {options.gpu_layers}, and this llama-cpp-python does not support a GPU",
             advice="leave it out, or install llama-cpp-python built for your GPU",
         )
     return int(options.gpu_layers)
 
 
 def _load_mode(options: EngineOptions) -> int:
-    """`enum llama_load_mode`.
+    """Return the value of `enum llama_load_mode`.
 
     Raises:
-        UserError: this system cannot do it.
+        UserError: this system does not support the option.
     """
     if options.mmap and not lib.llama_supports_mmap():
-        raise UserError("this system cannot map files into memory", advice="leave --mmap out")
+        raise UserError("this system cannot map files into memory", advice="leave out --mmap")
     if options.mlock and not lib.llama_supports_mlock():
-        raise UserError("this system cannot keep memory from being swapped out", advice="leave --mlock out")
+        raise UserError("this system cannot lock memory against swapping", advice="leave out --mlock")
     if options.mlock:
         return int(lib.LLAMA_LOAD_MODE_MLOCK if options.mmap is False else lib.LLAMA_LOAD_MODE_MMAP_MLOCK)
     modes = {None: lib.LLAMA_LOAD_MODE_AUTO, True: lib.LLAMA_LOAD_MODE_MMAP, False: lib.LLAMA_LOAD_MODE_NONE}
@@ -121,26 +121,26 @@ def _load_mode(options: EngineOptions) -> int:
 
 
 def _overrides(overrides: Sequence[str]) -> Any:
-    """llama.cpp's list of them, which ends with an empty one.
+    """Return llama.cpp's array of overrides, terminated by an empty one.
 
     Raises:
-        UserError: there are too many, or no device has such a buffer.
+        UserError: there are too many, or no device has a buffer of that name.
     """
     most = lib.llama_max_tensor_buft_overrides() - 1
     if len(overrides) > most:
-        raise UserError(f"{len(overrides)} times --override-tensor", advice=f"llama.cpp takes {most} at most")
+        raise UserError(f"--override-tensor is given {len(overrides)} times", advice=f"give it at most {most} times")
     known = buffer_types()
     rows = []
     for override in overrides:
         pattern, buffer = split_override(override)
         if buffer not in known:
-            raise UserError(f"--override-tensor: there is no buffer {buffer!r}", advice=f"there is {', '.join(known)}")
+            raise UserError(f"--override-tensor: there is no buffer {buffer!r}", advice=f"use {', '.join(known)}")
         rows.append(_Override(pattern.encode(), known[buffer]))
     return (_Override * (len(rows) + 1))(*rows)
 
 
 def _outcome(options: EngineOptions) -> tuple[dict[str, str | int | bool], list[str]]:
-    """What llama.cpp made of the options, by its own log, and what a person should know of it."""
+    """Return the effective load settings according to llama.cpp's log, and warnings for the user."""
     mode = log.last(LOAD_MODE) or ""
     is_locked = "mlock" in mode and log.last(NOT_LOCKED) is None
     settings: dict[str, str | int | bool] = {
@@ -151,11 +151,11 @@ def _outcome(options: EngineOptions) -> tuple[dict[str, str | int | bool], list[
     if options.tensor_overrides:
         settings["tensor_overrides"] = "; ".join(options.tensor_overrides)
     refused = bool(options.mlock) and not is_locked
-    return settings, ["the system did not let the model be locked in memory: see `ulimit -l`"] if refused else []
+    return settings, ["--mlock has no effect, the system refused to lock memory: see `ulimit -l`"] if refused else []
 
 
 def _in_percent(stored_bytes: int, progress: Report) -> Callable[[float, Any], bool]:
-    """What llama.cpp may call for every tensor, reporting whole per cents."""
+    """Return a callback for llama.cpp, which calls it for every tensor; it reports each whole per cent."""
     shown = -1
     note = out_of_memory.beyond_memory(stored_bytes)
 
@@ -172,6 +172,6 @@ def _in_percent(stored_bytes: int, progress: Report) -> Callable[[float, Any], b
 
 def _check_kind(model: Any, name: str) -> None:
     if lib.llama_model_has_encoder(model) or lib.llama_model_is_diffusion(model):
-        raise UserError(f"{name} does not generate token by token", advice="give another model")
+        raise UserError(f"{name} does not generate token by token", advice="give a decoder-only language model")
     if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == lib.LLAMA_VOCAB_TYPE_NONE:
         raise UserError(f"{name} has no vocabulary", advice="convert the model with its tokenizer")

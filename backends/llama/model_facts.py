@@ -1,4 +1,4 @@
-"""What a GGUF model weighs and is stored as, from its headers; and how it is described."""
+"""Sizes, tensor types and descriptions of a GGUF model, from the headers of its files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from moe_watch.backends.model_files.sizes import WeightFacts, fingerprint
 EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\..+")
 
 PLAIN_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
-"""Tensor types that are not quantised."""
+"""Tensor types that are not quantized."""
 
 
 def weight_facts(parts: Sequence[GgufFile]) -> WeightFacts:
-    """Add up a model's tensor tables (all parts of it)."""
+    """Return the sizes of a model, summed over the tensor tables of all its files."""
     tensors = all_tensors(parts)
     total = sum(tensor.bytes for tensor in tensors)
     routed = _routed_bytes(tensors)
@@ -33,12 +33,12 @@ def weight_facts(parts: Sequence[GgufFile]) -> WeightFacts:
 
 
 def all_tensors(parts: Sequence[GgufFile]) -> list[TensorInfo]:
-    """Of all parts together."""
+    """Return the tensors of all files of a model."""
     return [tensor for part in parts for tensor in part.tensors]
 
 
 def _routed_bytes(tensors: Sequence[TensorInfo]) -> dict[int, int]:
-    """Bytes of all routed experts together, by model layer index."""
+    """Return the bytes of all routed experts together, by model layer index."""
     sizes: Counter[int] = Counter()
     for tensor in tensors:
         if named := EXPERT_TENSOR.fullmatch(tensor.name):
@@ -47,14 +47,14 @@ def _routed_bytes(tensors: Sequence[TensorInfo]) -> dict[int, int]:
 
 
 def is_float32(parts: Sequence[GgufFile]) -> bool:
-    """Every tensor is stored in float32."""
+    """Return whether every tensor is stored in float32."""
     return {tensor.dtype for tensor in all_tensors(parts)} == {"F32"}
 
 
 def stored_as(parts: Sequence[GgufFile]) -> str:
-    """The tensor types by their share of the bytes, e.g. `Q4_K 78 %, Q6_K 21 %, F32 1 %`.
+    """Return the tensor types by their share of the bytes, e.g. `Q4_K 78 %, Q6_K 21 %, F32 1 %`.
 
-    The name that a file goes by is not enough: where rows are too short for a K-quant, others stand in for it.
+    The quantization in a file's name is not enough: if rows are too short for a K-quant, other types replace it.
     """
     sizes: Counter[str] = Counter()
     for tensor in all_tensors(parts):
@@ -68,11 +68,11 @@ def _percent(share: float) -> str:
 
 
 def quantization(parts: Sequence[GgufFile]) -> str | None:
-    """In words; None if the weights are not quantised."""
+    """Return the quantization as text; None if the weights are not quantized."""
     is_plain = all(tensor.dtype in PLAIN_TYPES for tensor in all_tensors(parts))
     return None if is_plain else stored_as(parts)
 
 
 def trained_length(file: GgufFile) -> int | None:
-    """Longest sequence seen in training: a stretched context names the original one beside its own length."""
+    """Return the longest sequence seen in training: a model with an extended context names the original length too."""
     return file.number("rope.scaling.original_context_length") or file.number("context_length")

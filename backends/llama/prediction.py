@@ -1,4 +1,4 @@
-"""What a llama.cpp model predicted, in three numbers per token."""
+"""Three numbers per token from the logits of a llama.cpp model: log-probability and two differences of probability."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from moe_watch.backends.llama.bindings import logits_address
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_logits
 
 Facts = Callable[[Any, int], tuple[float, float, float]]
-"""Of a context's last prediction and a token: the token's log-probability at temperature 1, and the likeliest token's
-lead in probability over the second one and over the token."""
+"""Function of a context and a token, on the context's last logits: log-probability of the token at temperature 1, and
+the probability of the likeliest token minus the probability of the second one and of the token."""
 
 
 def facts(vocabulary: int) -> Facts:
-    """How to find them: with a compiler in C, because NumPy calls one by one are felt after every token."""
+    """Return the function: compiled C if there is a compiler, because several NumPy calls per token slow generation."""
     try:
         library = compiled_logits()
     except CannotCompile:
@@ -28,7 +28,7 @@ def facts(vocabulary: int) -> Facts:
 
 
 def _in_c(library: ctypes.CDLL, vocabulary: int) -> Facts:
-    # In a `PyDLL`, as for functions of llama.cpp's that are brief.
+    # In a `PyDLL`, without releasing the GIL, as for the short functions of llama.cpp.
     found = ctypes.PyDLL(library._name).moe_watch_facts
     found.restype, found.argtypes = None, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p]
     results = (ctypes.c_double * 3)()
@@ -51,7 +51,7 @@ def _in_numpy(vocabulary: int) -> Facts:
 
 
 def facts_of(logits: Floats, token: int) -> tuple[float, float, float]:
-    """The same of logits [V] in NumPy."""
+    """Compute the three numbers from logits [V] with NumPy."""
     best = logits.argmax()
     powers = logits - logits[best]
     behind = float(powers[token])

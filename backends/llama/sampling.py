@@ -1,4 +1,4 @@
-"""Drawing the next token with llama.cpp's own samplers, and what the model thought of it."""
+"""Sampler of the next token with llama.cpp's own sampler chains, with the token's probabilities."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from moe_watch.backends.sampling import Choice, check_sampling
 from moe_watch.routing.events import Sampling
 
 SEEDS = int(lib.LLAMA_DEFAULT_SEED)
-"""Seeds below this one are taken as they are; this one stands for chance."""
+"""Seeds below this value are used unchanged; llama.cpp replaces this value by a random seed."""
 
 
 class SamplerChain:
-    """A chain of samplers that can be rearranged while its random numbers go on.
+    """Chain of samplers that can be rearranged without resetting its random numbers.
 
     Args:
-        seed: of its random numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, seed: int) -> None:
@@ -31,7 +31,7 @@ class SamplerChain:
         self._draw = lib.llama_sampler_init_dist(seed % SEEDS)
 
     def arrange(self, sampling: Sampling, masked: Sequence[int], vocabulary: int) -> None:
-        """Draw like this from now on; `masked` tokens never."""
+        """Set the samplers of the chain; `masked` tokens are never sampled."""
         self._clear()
         for sampler in _samplers(sampling, masked, vocabulary):
             lib.llama_sampler_chain_add(self._chain, sampler)
@@ -39,21 +39,21 @@ class SamplerChain:
             lib.llama_sampler_chain_add(self._chain, self._draw)
 
     def draw(self, context: Any) -> int:
-        """A token from the last prediction of a context."""
+        """Sample a token from the last logits of a context."""
         return int(sample(self._chain, context, -1))
 
-    def random_numbers(self) -> Any:
-        """A copy of the sampler that has them, as it is now; free it when done."""
+    def random_state(self) -> Any:
+        """Return a copy of the sampler with the random numbers in their current state; the caller frees it."""
         return lib.llama_sampler_clone(self._draw)
 
-    def go_on_from(self, random_numbers: Any) -> None:
-        """Draw with a copy of these from now on; `arrange` must follow."""
+    def restore(self, random_state: Any) -> None:
+        """Continue with a copy of these random numbers; `arrange` must follow."""
         self._clear()
         lib.llama_sampler_free(self._draw)
-        self._draw = lib.llama_sampler_clone(random_numbers)
+        self._draw = lib.llama_sampler_clone(random_state)
 
     def _clear(self) -> None:
-        """Take all samplers out, and keep the one that has the random numbers."""
+        """Remove all samplers from the chain, and keep the one with the random numbers."""
         kept = ctypes.addressof(self._draw.contents)
         while lib.llama_sampler_chain_n(self._chain):
             sampler = lib.llama_sampler_chain_remove(self._chain, 0)
@@ -67,7 +67,7 @@ class SamplerChain:
 
 
 def _samplers(sampling: Sampling, masked: Sequence[int], vocabulary: int) -> list[Any]:
-    """What comes before the draw itself."""
+    """Return the samplers before the random choice."""
     samplers = []
     if masked:
         biases = (lib.llama_logit_bias * len(masked))(*((token, -math.inf) for token in masked))
@@ -84,20 +84,20 @@ def _samplers(sampling: Sampling, masked: Sequence[int], vocabulary: int) -> lis
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DrawState:
-    """All that drawing goes on from; close it when done."""
+class SamplerState:
+    """Saved state of a sampler; close it when done."""
 
     sampling: Sampling
-    random_numbers: list[Any]
-    """Samplers that have them, one per chain."""
+    random_state: list[Any]
+    """Samplers with the random numbers, one per chain."""
 
     def close(self) -> None:
-        for sampler in self.random_numbers:
+        for sampler in self.random_state:
             lib.llama_sampler_free(sampler)
 
 
 class LlamaSampler:
-    """How tokens are drawn.
+    """Sampler of tokens with llama.cpp.
 
     Args:
         ends: ids of end-of-text tokens.
@@ -113,10 +113,10 @@ class LlamaSampler:
         self._facts = facts(vocabulary)
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
-        """Draw like this from now on.
+        """Change the sampler's settings.
 
         Raises:
-            UserError: a value is out of range; nothing has changed then.
+            UserError: a value is out of range; the settings stay unchanged.
         """
         check_sampling(sampling)
         if reseed:
@@ -127,22 +127,22 @@ class LlamaSampler:
         for chain, masked in zip(self._chains, ([], sorted(self._ends)), strict=True):
             chain.arrange(sampling, masked, self._vocabulary)
 
-    def state(self) -> DrawState:
-        """What drawing would go on from now."""
-        return DrawState(self._sampling, [chain.random_numbers() for chain in self._chains])
+    def state(self) -> SamplerState:
+        """Return a copy of the current state."""
+        return SamplerState(self._sampling, [chain.random_state() for chain in self._chains])
 
-    def go_on_from(self, state: DrawState) -> None:
-        """Draw as if nothing had been drawn since."""
-        for chain, random_numbers in zip(self._chains, state.random_numbers, strict=True):
-            chain.go_on_from(random_numbers)
+    def restore(self, state: SamplerState) -> None:
+        """Restore a saved state."""
+        for chain, random_state in zip(self._chains, state.random_state, strict=True):
+            chain.restore(random_state)
         self.configure(state.sampling, reseed=False)
 
-    def take(self, context: Any, token: int) -> Choice:
-        """Choose this token, whatever a context's last prediction is."""
+    def force(self, context: Any, token: int) -> Choice:
+        """Return this token with its probabilities in a context's last logits (teacher forcing)."""
         return Choice(token, *self._facts(context, token), would_stop=False)
 
     def draw(self, context: Any) -> Choice:
-        """Draw from a context's last prediction."""
+        """Sample a token from a context's last logits."""
         free, masked = self._chains
         token = free.draw(context)
         would_stop = self._never_stops and token in self._ends
@@ -156,8 +156,8 @@ class LlamaSampler:
 
 
 def _chains(seed: int) -> tuple[SamplerChain, SamplerChain]:
-    """One that may draw every token, and one that draws instead where it drew an end of text.
+    """Return a chain over all tokens, and a chain without end-of-text tokens that replaces an end-of-text sample.
 
-    Their random numbers must differ: the second one would otherwise choose with those that the first one had before.
+    Their random numbers must differ: otherwise the second chain would repeat the numbers that the first one used.
     """
     return SamplerChain(seed), SamplerChain(seed + 1)

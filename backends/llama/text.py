@@ -1,4 +1,4 @@
-"""Text to tokens and back with llama.cpp: what `TextCodec` needs of a tokenizer, and an incremental detokeniser."""
+"""Tokenizer of llama.cpp with the methods that `TextCodec` needs, and an incremental detokenizer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llama_cpp import llama_cpp as lib
 from moe_watch.backends.text.chat_template import ChatTemplate
 
 LONGEST_PIECE = 256
-"""Bytes that a token is expected to have; longer ones are asked for again."""
+"""Bytes of the first buffer for a token; longer tokens need a second call."""
 
 
 class LlamaTokenizer:
-    """A model's vocabulary and chat template, with the methods of a Hugging Face tokenizer.
+    """Vocabulary and chat template of a model, with the methods of a Hugging Face tokenizer.
 
     Args:
-        model: the loaded model, which must outlive this.
+        model: the loaded model, which must outlive this object.
     """
 
     def __init__(self, model: Any) -> None:
@@ -26,7 +26,7 @@ class LlamaTokenizer:
         self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
         self.eos_token_ids = {token for token in range(self.vocabulary) if lib.llama_vocab_is_eog(self._vocab, token)}
         self._pieces: dict[tuple[int, bool], bytes] = {}
-        """Those asked for before: every generated token asks."""
+        """Cache of pieces, because every generated token needs one."""
         template = lib.llama_model_chat_template(model, None)
         self._template = template.decode(errors="replace") if template else None
 
@@ -36,12 +36,12 @@ class LlamaTokenizer:
 
     @property
     def begin(self) -> int:
-        """A token that a text may begin with: the one made for it, if there is one."""
+        """Token that a text may begin with: the begin-of-text token if there is one, else token 0."""
         return max(0, int(lib.llama_vocab_bos(self._vocab)))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         data = text.encode(errors="replace")
-        room = len(data) + 2  # what begins and what ends a text
+        room = len(data) + 2  # and the special tokens that begin and end a text
         while True:
             ids = (lib.llama_token * room)()
             count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special_tokens, True)
@@ -50,7 +50,7 @@ class LlamaTokenizer:
             room = -count
 
     def jinja_template(self) -> ChatTemplate | None:
-        """The chat template, with the special tokens that it may write; None if the model has none."""
+        """Return the chat template, with the special tokens that it may write; None if the model has none."""
         if self._template is None:
             return None
         begin, end = lib.llama_vocab_bos(self._vocab), lib.llama_vocab_eos(self._vocab)
@@ -64,7 +64,7 @@ class LlamaTokenizer:
         return self.piece(token).decode(errors="replace") if token >= 0 else ""
 
     def piece(self, token: int, *, strip: bool = False) -> bytes:
-        """The bytes that a token stands for, special ones as they are written; `strip` leaves out a leading space."""
+        """Return the bytes of a token; special tokens as they are written. `strip` removes a leading space."""
         known = self._pieces.get((token, strip))
         if known is None:
             known = self._pieces[token, strip] = self._piece(token, strip=strip)
@@ -81,13 +81,13 @@ class LlamaTokenizer:
 
     @property
     def adds_space(self) -> bool:
-        """A text gets a space in front when it is split into tokens, as SentencePiece does it."""
+        """The tokenizer puts a space in front of a text, as SentencePiece does."""
         ids = self.encode("a", add_special_tokens=False)
         return bool(ids) and self.piece(ids[0]).startswith(b" ")
 
 
 class ByteDetokenizer:
-    """Puts the bytes of successive tokens together; a character comes with the last of its bytes."""
+    """Detokenizer that joins the bytes of successive tokens; a character is returned with the last of its bytes."""
 
     def __init__(self, tokenizer: LlamaTokenizer) -> None:
         self._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""mlx-lm's own generation loop on the weights that the engine has loaded, with the tap taken out."""
+"""Baseline loop: mlx-lm's own generation loop on the engine's loaded weights, with the tap removed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from moe_watch.backends.mlx.tap import RouterTap
 
 
 class MlxBare(Bare):
-    """One model without any hook while it runs.
+    """Baseline loop on a model whose hooks are removed while it runs.
 
     Args:
-        model: with its tap in place.
-        tap: the model's.
+        model: the model with its tap in place.
+        tap: tap of the model.
     """
 
     def __init__(self, model: Any, tap: RouterTap) -> None:
@@ -28,13 +28,13 @@ class MlxBare(Bare):
 
     def prefill(self, ids: list[int]) -> None:
         for _ in self._steps(ids, tokens=0):
-            raise RuntimeError("mlx-lm generated a token that nobody asked for")
+            raise RuntimeError("mlx-lm generated a token that was not requested")
 
     def decode(self, ids: list[int]) -> Generator[int, None, None]:
         yield from self._steps(ids, tokens=-1)
 
     def _steps(self, ids: list[int], tokens: int) -> Iterator[int]:
-        """`tokens` 0 draws the first one and does not hand it out; −1 never ends."""
+        """Yield generated tokens. With `tokens` 0 the first one is sampled but not yielded; −1 never ends."""
         sampler = make_sampler(temp=1.0)
         with self._unhooked():
             for token, _ in generate_step(mx.array(ids), self._model, max_tokens=tokens, sampler=sampler):
@@ -46,5 +46,5 @@ class MlxBare(Bare):
         try:
             yield
         finally:
-            mx.synchronize(generation_stream)  # it begins a pass ahead of what is asked for
+            mx.synchronize(generation_stream)  # mlx-lm starts one pass ahead
             self._tap.open()

@@ -1,4 +1,4 @@
-"""Running a model with mlx-lm, one token ahead of what is asked for."""
+"""Engine on mlx-lm, which evaluates one token ahead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -23,41 +23,59 @@ from moe_watch.backends.text.token_ids import check_token_ids
 from moe_watch.routing.events import Progress, Sampling
 
 PREFILL_STEP = 512
-"""Tokens evaluated at once in a prompt; commands are heard in between."""
+"""Prompt tokens evaluated in one step; commands are read between steps."""
 
 CLEAR_EVERY = 256
-"""Tokens after which MLX gives back the memory of buffers that a growing context has outgrown."""
+"""Number of tokens after which MLX frees cached buffers that a growing context no longer uses."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardPass:
-    """A launched evaluation of one token."""
+    """Launched evaluation of one token."""
 
     prediction: Prediction
-    """Of the token after it."""
+    """Prediction of the token after it."""
     frame: ForwardCapture
     logits: Any
-    """[1, V], to draw from once more."""
+    """[1, V], kept to sample again."""
     forced: bool
-    """The prediction takes a given token."""
+    """The prediction is a given token (teacher forcing)."""
+
+
+@dataclass(slots=True, eq=False)
+class MlxContext:
+    """Tokens in the context, and predictions of the tokens after them."""
+
+    cache: Any
+    """KV cache of all layers."""
+    position: int = 0
+    """Number of tokens in the context."""
+    last: int | None = None
+    """The last one; None in an empty context."""
+    latest: ForwardPass | None = None
+    """Evaluation of the last token in the context; it predicts the token that the next `draw` returns."""
+    ahead: ForwardPass | None = None
+    """Evaluation of that token, if it was launched already."""
+    forced: deque[int] = field(default_factory=deque)
+    """Tokens to predict in place of sampled ones."""
+
+    def copy(self) -> MlxContext:
+        """Return a copy that shares the KV cache."""
+        return replace(self, forced=self.forced.copy())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MlxState:
-    """Where a run stands: its context, and all that drawing goes on from."""
+    """Saved state of a run: its context and the whole state of its sampler."""
 
-    cache: Any
-    position: int
-    last: int | None
-    latest: ForwardPass | None
-    forced: tuple[int, ...]
+    context: MlxContext
     next_token: MlxSampler
     random: Any
-    """[2], the state of MLX's random numbers."""
+    """[2], state of MLX's random numbers."""
 
 
 class MlxEngine(Engine):
-    """One model and one context; all calls must come from the thread that loaded it."""
+    """Engine with one model and one context; all calls must come from the thread that loaded the model."""
 
     def __init__(self, loaded: LoadedMlxModel) -> None:
         self.model = loaded.info
@@ -74,11 +92,11 @@ class MlxEngine(Engine):
 
     @property
     def position(self) -> int:
-        return self._position
+        return self._context.position
 
     @property
     def settled(self) -> bool:
-        return self._ahead is None
+        return self._context.ahead is None
 
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
         ids = self._encoded(text, turn=turn, first=first)
@@ -89,7 +107,7 @@ class MlxEngine(Engine):
         codec = self._loaded.text
         if not turn:
             return codec.encode(text, first=first)
-        return codec.encode_turn(text) if first else codec.encode_next_turn(text, self._last)
+        return codec.encode_turn(text) if first else codec.encode_next_turn(text, self._context.last)
 
     def _check(self, ids: Sequence[int]) -> None:
         loaded = self._loaded
@@ -99,15 +117,7 @@ class MlxEngine(Engine):
         return self._loaded.text.detokenizer()
 
     def reset(self) -> None:
-        self._cache = make_prompt_cache(self._loaded.model)
-        self._position = 0
-        self._last: int | None = None
-        self._latest: ForwardPass | None = None
-        """The evaluation of the last token in the context: it predicts the one that the next `draw` returns."""
-        self._ahead: ForwardPass | None = None
-        """The evaluation of that token, if it was launched already."""
-        self._forced: deque[int] = deque()
-        """Tokens to predict in place of drawing."""
+        self._context = MlxContext(make_prompt_cache(self._loaded.model))
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
         self._next_token = MlxSampler(sampling, self._loaded.text.ends, self._loaded.vocabulary)
@@ -121,23 +131,23 @@ class MlxEngine(Engine):
     def force(self, ids: Sequence[int]) -> None:
         self._require_settled()
         self._check(ids)
-        self._forced = deque(ids)
+        self._context.forced = deque(ids)
         self._predict_again()
 
     @contextmanager
     def fork(self) -> Iterator[Callable[[], None]]:
         self._require_settled()
-        here = self._place()
+        here = self._save()
 
         def rewind() -> None:
-            self._go_to(here)
-            self._cache = deepcopy(here.cache)
+            self._restore(here)
+            self._context.cache = deepcopy(here.context.cache)
 
         try:
-            rewind()  # from here on all happens in a copy
+            rewind()  # all evaluations go to a copy from here on
             yield rewind
         finally:
-            self._go_to(here)
+            self._restore(here)
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
         self._require_settled()
@@ -148,23 +158,24 @@ class MlxEngine(Engine):
             self._advance(step)
             progress(start + len(step))
             yield routing
-        # By itself, as every generated token: its logits are needed, those of the others would only cost memory.
+        # Alone, like every generated token: its logits are needed, the logits of the others would only cost memory.
         last = self._launch(mx.array(ids[-1:]))
-        self._latest = last
+        self._context.latest = last
         routing = last.frame.read(1)
         self._advance(ids[-1:])
         progress(len(ids))
         yield routing
 
     def draw(self, *, last: bool = False) -> SampledToken:
-        if self._latest is None:
+        context = self._context
+        if context.latest is None:
             raise RuntimeError("the context is empty: evaluate a prompt first")
-        prediction = self._latest.prediction
+        prediction = context.latest.prediction
         choice = prediction.read()
-        current = self._ahead or self._launch(prediction.token)
+        current = context.ahead or self._launch(prediction.token)
         ends = choice.id in self._loaded.text.ends
-        self._ahead = None if last or ends else self._launch(current.prediction.token)
-        self._latest = current
+        context.ahead = None if last or ends else self._launch(current.prediction.token)
+        context.latest = current
         routing = current.frame.read(1)
         self._advance([choice.id])
         return SampledToken(
@@ -186,57 +197,54 @@ class MlxEngine(Engine):
         self._loaded.tap.close()
 
     def _evaluate(self, ids: list[int]) -> RouterOutputs:
-        """Put tokens into the context; their predictions are not computed."""
-        self._loaded.model(mx.array([ids]), cache=self._cache)
+        """Evaluate tokens without computing predictions."""
+        self._loaded.model(mx.array([ids]), cache=self._context.cache)
         frame = self._loaded.tap.frame
-        mx.eval([layer.state for layer in self._cache], frame.arrays())
+        mx.eval([layer.state for layer in self._context.cache], frame.arrays())
         return frame.read(len(ids))
 
     def _launch(self, token: Any) -> ForwardPass:
-        """Start evaluating one token [1], and drawing the one after it; does not wait."""
-        logits = self._loaded.model(token[None], cache=self._cache)
+        """Start to evaluate one token [1] and to sample the token after it; do not wait."""
+        logits = self._loaded.model(token[None], cache=self._context.cache)
         return self._predict(logits[:, -1, :], self._loaded.tap.frame)
 
     def _predict(self, logits: Any, frame: ForwardCapture) -> ForwardPass:
-        """Start drawing from logits [1, V]."""
-        forced = self._forced.popleft() if self._forced else None
+        """Start to sample from logits [1, V]."""
+        forced = self._context.forced.popleft() if self._context.forced else None
         prediction = self._next_token.predict(logits, forced)
         mx.async_eval(prediction.arrays())
         return ForwardPass(prediction, frame, logits, forced is not None)
 
     def _predict_again(self) -> None:
-        """Draw the next token anew, if it is not under way already: what it was drawn with has changed."""
-        latest = self._latest
-        if self._ahead is None and latest is not None and not latest.forced:
-            self._latest = self._predict(latest.logits, latest.frame)
+        """Sample the next token again after the sampler has changed, unless its evaluation was started."""
+        latest = self._context.latest
+        if self._context.ahead is None and latest is not None and not latest.forced:
+            self._context.latest = self._predict(latest.logits, latest.frame)
 
     def _require_settled(self) -> None:
-        if self._ahead is not None:
-            raise RuntimeError("a drawn token is under way: draw with last=True first")
+        if self._context.ahead is not None:
+            raise RuntimeError("a sampled token is being evaluated: draw with last=True first")
 
-    def _place(self) -> MlxState:
-        random = mx.array(mx.random.state[0])
-        forced = tuple(self._forced)
-        return MlxState(self._cache, self._position, self._last, self._latest, forced, self._next_token, random)
+    def _save(self) -> MlxState:
+        return MlxState(self._context.copy(), self._next_token, mx.array(mx.random.state[0]))
 
-    def _go_to(self, place: MlxState) -> None:
-        """The context is taken as it is, not copied."""
-        self._cache, self._position, self._last = place.cache, place.position, place.last
-        self._latest, self._ahead = place.latest, None
-        self._forced, self._next_token = deque(place.forced), place.next_token
-        high, low = place.random.tolist()
-        mx.random.seed(high << 32 | low)  # the seed's two halves are the state, and it cannot be set otherwise
+    def _restore(self, state: MlxState) -> None:
+        """Restore a saved state; its KV cache is used without a copy."""
+        self._context, self._next_token = state.context.copy(), state.next_token
+        high, low = state.random.tolist()
+        mx.random.seed(high << 32 | low)  # the state is the two halves of the seed; there is no other way to set it
 
     def _advance(self, ids: list[int]) -> None:
-        """These tokens are in the context now."""
-        before, self._position = self._position, self._position + len(ids)
-        self._last = ids[-1]
-        if before // CLEAR_EVERY != self._position // CLEAR_EVERY:
+        """Count these tokens as part of the context."""
+        context = self._context
+        before, context.position = context.position, context.position + len(ids)
+        context.last = ids[-1]
+        if before // CLEAR_EVERY != context.position // CLEAR_EVERY:
             mx.clear_cache()
 
 
 def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]) -> MlxEngine:
-    """Load a model folder.
+    """Load a model folder and return its engine.
 
     Raises:
         UserError: mlx-lm cannot load it, or it has no MoE layer that can be observed.

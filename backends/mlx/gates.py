@@ -1,7 +1,7 @@
-"""What is known of the routers of mlx-lm's model families (read in mlx-lm 0.32.2).
+"""Gates of mlx-lm's model families (read in mlx-lm 0.32.2).
 
-A family is the mlx-lm file that the class of a MoE block comes from; several architectures share one. A gate is
-named only for families whose code was read, in the table of docs/families.md.
+A family is the mlx-lm file with the class of a MoE block; several architectures share one file. Only families whose
+code was read have a gate; docs/families.md lists them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from moe_watch.routing.router.gates import Gate, Scores, Weighting
 TOP_K_SOFTMAX = Gate(Scores.SOFTMAX, Weighting.SOFTMAX_OF_SELECTED)
 
 SCALES_LATER = frozenset({"laguna"})
-"""Families whose router returns weights that its block still multiplies by something."""
+"""Families whose block multiplies the weights that the router returns by a further factor."""
 
 SCORES = {"softmax": Scores.SOFTMAX, "sigmoid": Scores.SIGMOID, "sqrtsoftplus": Scores.SQRT_SOFTPLUS}
-"""By the name that configurations give them."""
+"""Scores by their name in a config.json."""
 
 
 def gate_of(family: str, block: Any, router: Any) -> Gate | None:
-    """How the block turns logits into weights; None for a family whose code was not read, or that no gate describes.
+    """Return the gate of a block; None for a family whose code was not read, or that no gate describes.
 
     Args:
         family: the mlx-lm file of the block's class.
@@ -39,7 +39,7 @@ def gate_of(family: str, block: Any, router: Any) -> Gate | None:
             return Gate(Scores.SOFTMAX, Weighting.SPARSEMIXER, jitter=block.jitter_eps)
         case "llama4":
             return Gate(Scores.SIGMOID, Weighting.AS_THEY_ARE, on_input=True)
-        case "jamba":  # the flag is set where the block was corrected, here and below: mlx-lm's own has none
+        case "jamba":  # the flag exists on corrected blocks only, here and below: mlx-lm's own blocks have none
             return _gate("softmax", renormalised=False) if hasattr(block, "norm_topk_prob") else TOP_K_SOFTMAX
         case "qwen2_moe" | "hunyuan":
             return _gate("softmax", renormalised=getattr(block, "norm_topk_prob", False))
@@ -72,7 +72,7 @@ def gate_of(family: str, block: Any, router: Any) -> Gate | None:
 
 
 def _of_router(family: str, block: Any, router: Any) -> Gate | None:
-    """For families whose routers return indices and weights."""
+    """Return the gate of families whose routers return indices and weights."""
     several = getattr(router, "top_k", 0) > 1
     match family:
         case "deepseek_v2":
@@ -121,10 +121,10 @@ def _gate(function: str, *, renormalised: bool, scale: float | None = 1.0) -> Ga
 
 
 def _kept_from_zero(gate: Gate | None, *, smallest: float = 0.0, added: float = 0.0) -> Gate | None:
-    """Add the constant that mlx-lm keeps the sum of selected scores away from 0 with.
+    """Add the constant with which mlx-lm keeps the sum of selected scores above 0.
 
-    It matters where weights are computed from logits, and where scores are not a softmax: selected without a bias,
-    those sum to at least k / E. Routers that return their weights have divided by then.
+    It has an effect if weights are computed from logits and scores are not a softmax: softmax scores selected without a
+    bias sum to at least k / E. Routers that return weights have divided them already.
     """
     if gate is None or gate.weighting is not Weighting.RENORMALISED or gate.scores is Scores.SOFTMAX:
         return gate
@@ -132,7 +132,7 @@ def _kept_from_zero(gate: Gate | None, *, smallest: float = 0.0, added: float = 
 
 
 def linear_logits(family: str, router: Any, product: Any) -> Any:
-    """The logits of a router, from what its linear module gives; in the graph of the pass, in float32."""
+    """Return the logits of a router from the output of its linear module, in the graph of the pass, in float32."""
     logits = product.astype(mx.float32)
     if family == "laguna" and router.softcap > 0.0:
         return mx.tanh(logits / router.softcap) * router.softcap
@@ -140,7 +140,7 @@ def linear_logits(family: str, router: Any, product: Any) -> Any:
 
 
 def raw_logits(family: str, router: Any, x: Any) -> Any:
-    """The logits of a router that has no linear module but a weight: the product that it computes, once more."""
+    """Return the logits of a router with a weight and no linear module, by recomputing its product."""
     if family in ("bailing_moe_v3", "deepseek_v41"):
         logits = x.astype(mx.float32) @ router.weight.astype(mx.float32).T
         return logits / router.gate_temp if family == "deepseek_v41" else logits

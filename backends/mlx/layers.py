@@ -1,4 +1,4 @@
-"""Finding the MoE layers of an mlx-lm model: the experts, the router, and what is known of it."""
+"""Finder of the MoE layers of an mlx-lm model, with their experts, routers and gates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from moe_watch.backends.mlx.gates import SCALES_LATER, gate_of
 from moe_watch.routing.router.gates import Gate
 
 ROUTERS = ("router", "gate")
-"""What model families call the module that scores experts."""
+"""Names of the router module in model families."""
 
 WITHOUT_CONTAINER = "dbrx"
-"""Its experts are a list of modules, each called by itself."""
+"""Family whose experts are a list of modules, each called separately."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,28 +27,28 @@ class MoeLayer:
     index: int
     """Model layer index."""
     family: str
-    """The mlx-lm file that its class comes from; several architectures share one."""
+    """The mlx-lm file with the class of its block; several architectures share one file."""
     container: Any
-    """The module that holds the experts and is called with their indices; None in families that have none."""
+    """Module that holds the experts and is called with their indices; None in families without one."""
     router: Any
-    """The module that scores the experts, or None."""
+    """Module that scores the experts, or None."""
     linear: Any
-    """The linear module in it that gives the logits; None if it has only a weight."""
+    """Linear module in the router that computes the logits; None if the router has only a weight."""
     experts: int
-    """As many as the router scores."""
+    """Number of experts that the router scores."""
     experts_per_token: int
-    """0 where the indices will show it."""
+    """k of families without a container; 0 if the captured indices show it."""
     gate: Gate | None
-    """How logits become weights; None if that is not known."""
+    """Gate of the router; None if it is not known."""
 
     @property
     def returns_applied(self) -> bool:
-        """If the router returns weights, they are those that are applied."""
+        """Weights that the router returns are the applied weights."""
         return self.family not in SCALES_LATER
 
 
 def moe_layers(model: nn.Module) -> Iterator[MoeLayer]:
-    """All MoE layers, in no particular order."""
+    """Yield all MoE layers, in no particular order."""
     modules = dict(model.named_modules())
     for path, module in modules.items():
         if isinstance(module, SwitchGLU | SwitchMLP):
@@ -61,7 +61,7 @@ def moe_layers(model: nn.Module) -> Iterator[MoeLayer]:
 def _layer(path: str, owner: nn.Module, container: Any, held: int, experts_per_token: int = 0) -> MoeLayer:
     family = family_of(owner)
     router = next((owner[name] for name in ROUTERS if isinstance(owner.get(name), nn.Module)), None)
-    # LongCat's router also scores experts that do nothing, and no container holds.
+    # LongCat's router also scores zero-computation experts, which are not in the container.
     experts = router.n_routed_experts if router is not None and family == "longcat_flash" else held
     linear = None if router is None else _linear(router, experts)
     return MoeLayer(
@@ -79,12 +79,12 @@ def _layer(path: str, owner: nn.Module, container: Any, held: int, experts_per_t
 def _gate(family: str, owner: nn.Module, router: nn.Module) -> Gate | None:
     try:
         return gate_of(family, owner, router)
-    except AttributeError:  # its code is not that which was read: another version of mlx-lm
+    except AttributeError:  # another version of mlx-lm, whose code differs from the code that was read
         return None
 
 
 def _owner(path: str, modules: dict[str, nn.Module]) -> str:
-    """The path of the nearest module around an expert container that also owns a router; itself if none does."""
+    """Return the path of the nearest module around an expert container that owns a router; else the given path."""
     above = path
     while above:
         above = above.rpartition(".")[0]
@@ -94,7 +94,7 @@ def _owner(path: str, modules: dict[str, nn.Module]) -> str:
 
 
 def _linear(router: nn.Module, experts: int) -> nn.Module | None:
-    """The linear module that scores the experts: the router itself, or inside it."""
+    """Return the linear module that scores the experts: the router itself, or a module inside it."""
     linear = (nn.Linear, nn.QuantizedLinear, nn.QQLinear)
     inside = (module for _, module in router.named_modules() if isinstance(module, linear))
     return next((module for module in inside if module.weight.shape[0] == experts), None)
@@ -106,5 +106,5 @@ def _layer_index(path: str) -> int:
 
 
 def family_of(block: nn.Module) -> str:
-    """Return the mlx-lm file that a module's class comes from."""
+    """Return the mlx-lm file of a module's class."""
     return type(block).__module__.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Loading a model with mlx-lm, so that it runs here and its routers can be watched."""
+"""Loader of models with mlx-lm and a tap on their routers."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ from moe_watch.backends.model_files.safetensors import AGAIN
 from moe_watch.backends.model_files.sizes import WeightFacts, weight_facts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
-from moe_watch.backends.text.chat_template import of_hugging_face
+from moe_watch.backends.system.deferred_imports import complete
+from moe_watch.backends.text.chat_template import no_template, of_hugging_face
 from moe_watch.backends.text.tokenizer import TextCodec
+from moe_watch.backends.text.tokenizer_file import TokenizerFile
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import BackendInfo, ModelInfo, Progress
 from moe_watch.routing.header import experts_per_token
@@ -42,11 +44,11 @@ from moe_watch.routing.router.gates import UNKNOWN_GATE
 
 Report = Callable[[Progress], None]
 
-COMPILING = "the first time on a machine, MLX compiles its kernels: some 20 s"
-"""It calls the C++ compiler for kernels on a processor, and keeps what it makes in the folder for temporary files."""
+COMPILING = "on first use on a machine, MLX compiles its kernels: some 20 s"
+"""MLX calls the C++ compiler for CPU kernels, and keeps the results in the folder for temporary files."""
 
 LACKING = re.compile(r"__init__\(\) missing \d+ required positional arguments?: (.+)")
-"""Error of mlx-lm where a config has no entry for an argument of the family, which no newer version guesses."""
+"""Error of mlx-lm if a config lacks a required argument of the family; a newer version has the same error."""
 
 HALF = (mx.float16, mx.bfloat16)
 
@@ -54,7 +56,7 @@ KV_TYPES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
 """Names as in `engine_options.KV_TYPES`."""
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings", "embed", "embed_in"})
-"""What model families call the embedding of tokens."""
+"""Names of the token embedding in model families."""
 
 READ_STEP = 64_000_000
 """Bytes of weights read between two progress reports."""
@@ -62,7 +64,7 @@ READ_STEP = 64_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedMlxModel:
-    """A model that runs, with its tap in place."""
+    """Loaded model with its tap in place."""
 
     model: nn.Module
     text: TextCodec
@@ -73,29 +75,29 @@ class LoadedMlxModel:
     vocabulary: int
     """Width of the logits."""
     embedded: int
-    """Tokens that the model has an embedding of."""
+    """Number of rows of the token embedding."""
     warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class ProbedShape:
-    """What one forward pass showed of the model."""
+    """Facts about the model from one forward pass."""
 
     experts: int
     k_by_layer: list[int]
     """Experts per token of each MoE layer."""
     vocabulary: int
     kv_type: str | None
-    """Of what the layers keep of earlier tokens."""
+    """Type of the KV cache."""
 
 
 def first_use() -> str | None:
-    """Return what the first evaluations on this device also do, in words; None if nothing that takes long."""
+    """Return a description of work that makes the first evaluations on this device slow; None if there is none."""
     return COMPILING if mx.default_device() == mx.Device(mx.cpu) else None
 
 
 def load_model(location: ModelLocation, *, options: EngineOptions, progress: Report) -> LoadedMlxModel:
-    """Load the weights, hook the routers, and run one token through to see that all of them show.
+    """Load the weights, hook the routers, and evaluate one token to check that the tap reads all of them.
 
     Raises:
         UserError: mlx-lm cannot load it, or it has no MoE layer that can be observed.
@@ -111,7 +113,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
-    model, text, settings = _open(location.name, location.path, config, trusts=options.trust_remote_code)
+    model, text, settings = _open(location, location.path, config, trusts=options.trust_remote_code)
     quantized = quantization_of(model, tensors)
     stored = _weights_dtype(model)
     computed = _cast_for_device(model, stored)
@@ -139,23 +141,33 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
 
 
 def _open(
-    name: str, folder: Path, config: model_config.Config, *, trusts: bool
+    location: ModelLocation, folder: Path, config: model_config.Config, *, trusts: bool
 ) -> tuple[nn.Module, TextCodec, list[str]]:
-    """The model, its weights not yet read, its tokenizer, and what is to be said of settings."""
+    """Return the model without reading its weights, its tokenizer, and warnings about settings."""
+    name = location.name
     try:
         model, completed, settings = open_model(folder, config, trust_remote_code=trusts)
-        # Said in any case: not being told, transformers would ask on the terminal.
-        tokenizer = load_tokenizer(folder, {"trust_remote_code": trusts}, eos_token_ids=completed.get("eos_token_id"))
-    except Exception as error:  # a model's files reach deep into two libraries, which raise nearly everything
+        ends = completed.get("eos_token_id")
+        if location.origin == "embedded":
+            return model, TextCodec(TokenizerFile(folder, _ids(ends)), name, no_template), settings
+        complete()
+        # Given in any case: without a value, transformers would ask on the terminal.
+        tokenizer = load_tokenizer(folder, {"trust_remote_code": trusts}, eos_token_ids=ends)
+    except Exception as error:  # model files are parsed by two libraries, which raise errors of many types
         traceback.print_exc()
         if not trusts and (code := files_with_code(folder, config)):
             raise needs_code(name, code) from error
         if lacking := LACKING.search(str(error)):
             raise UserError(f"the config.json of {name} lacks {lacking[1]}", advice=AGAIN) from error
         reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
-        advice = "install what is missing" if "pip install" in reason else "try a newer mlx-lm or another model"
+        advice = "install the missing package" if "pip install" in reason else "try a newer mlx-lm or another model"
         raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error
     return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer)), settings
+
+
+def _ids(ends: list[int] | int | None) -> list[int]:
+    """Return end-of-text ids of a config, which may be one number, as a list."""
+    return [ends] if isinstance(ends, int) else ends or []
 
 
 # -- weights
@@ -166,7 +178,7 @@ def _arrays(model: nn.Module) -> list[Any]:
 
 
 def _weights_dtype(model: nn.Module) -> Any:
-    """The floating-point type that most of the model's numbers are stored in; scales, in a quantised one."""
+    """Return the floating-point type of most of the model's numbers; the type of the scales if it is quantized."""
     sizes: dict[Any, int] = {}
     for array in _arrays(model):
         if mx.issubdtype(array.dtype, mx.floating):
@@ -175,7 +187,10 @@ def _weights_dtype(model: nn.Module) -> Any:
 
 
 def _cast_for_device(model: nn.Module, stored: Any) -> Any:
-    """On the CPU, MLX gathers experts in float32 or quantised only; returns the type that is computed in."""
+    """Cast weights if the device needs it, and return the type of the computation.
+
+    On the CPU, MLX gathers float32 or quantized experts only.
+    """
     is_quantized = any(hasattr(module, "bits") for module in model.modules())
     if mx.default_device() != mx.Device(mx.cpu) or stored not in HALF or is_quantized:
         return stored
@@ -184,17 +199,17 @@ def _cast_for_device(model: nn.Module, stored: Any) -> Any:
 
 
 def _wire_memory() -> None:
-    """Let the weights stay in the GPU's memory, as far as the device recommends it (Apple silicon says how far)."""
+    """Wire the weights in the GPU's memory, up to the size that the device recommends (Apple silicon reports one)."""
     limit = mx.device_info().get("max_recommended_working_set_size")
     if limit is not None:
         mx.set_wired_limit(int(limit))
 
 
 def _read_weights(name: str, model: nn.Module, loading: Progress, progress: Report) -> None:
-    """Read the weights, some at a time, and say how far that is.
+    """Read the weights in steps, and report progress.
 
     Raises:
-        UserError: MLX cannot.
+        UserError: MLX cannot read them.
     """
     arrays = _arrays(model)
     total = sum(array.nbytes for array in arrays)
@@ -213,16 +228,16 @@ def _read(name: str, arrays: list[Any]) -> None:
     try:
         mx.eval(arrays)
     except RuntimeError as error:
-        # The files are whole, that was checked: on processors MLX says that it cannot read where it has no memory.
+        # The files were checked and are complete: on the CPU, MLX reports a read error if it has no memory.
         traceback.print_exc()
         raise UserError(
-            f"mlx {version('mlx')} cannot bring the weights of {name} into memory ({error})",
+            f"mlx {version('mlx')} cannot load the weights of {name} into memory ({error})",
             advice=out_of_memory.SMALLER_MODEL,
         ) from error
 
 
 def _probe(model: nn.Module, tap: RouterTap) -> ProbedShape:
-    """Run one token and look at what the tap caught."""
+    """Evaluate one token, and check the tap's capture of it."""
     cache = make_prompt_cache(model)
     logits = model(mx.array([[0]]), cache=cache)
     mx.eval(logits)
@@ -239,9 +254,9 @@ def _probe(model: nn.Module, tap: RouterTap) -> ProbedShape:
 
 
 def _embedded(model: nn.Module, vocabulary: int) -> int:
-    """Rows of the embedding of tokens; `vocabulary` where it has an unusual name.
+    """Return the number of rows of the token embedding; `vocabulary` if the embedding has an unusual name.
 
-    What can be drawn can be read: mlx-lm makes both as large as the config says, and refuses other weights.
+    Every token that can be sampled has a row: mlx-lm sizes both by the config, and refuses other weights.
     """
     embeddings = (nn.Embedding, nn.QuantizedEmbedding)
     found = (m for path, m in model.named_modules() if isinstance(m, embeddings) and path.split(".")[-1] in EMBEDDINGS)
@@ -250,7 +265,7 @@ def _embedded(model: nn.Module, vocabulary: int) -> int:
 
 
 def _cache_type(cache: list[Any]) -> str | None:
-    """The type of the numbers that all layers keep; None if it is not one, or they do not show it."""
+    """Return the type of the KV cache of all layers; None if there are several types, or none is visible."""
     kept = {keys.dtype for layer in cache if (keys := getattr(layer, "keys", None)) is not None}
     return KV_TYPES.get(kept.pop()) if len(kept) == 1 else None
 
@@ -290,7 +305,7 @@ def _model_info(
 
 
 def _settings(context: int | None, shape: ProbedShape, *, trusts: bool) -> dict[str, str | int | bool]:
-    """As `BackendInfo.settings` says them; what is not known or not limited is left out."""
+    """Return the settings in the form of `BackendInfo.settings`, without unknown and unlimited ones."""
     known: dict[str, str | int | None] = {
         "kv_type": shape.kv_type,
         "context": context,
@@ -303,12 +318,12 @@ def _backend_info(tap: RouterTap, stored: Any, computed: Any, settings: dict[str
     device = mx.default_device()
     kind = "CPU" if device == mx.Device(mx.cpu) else "GPU"
     known = "expert indices, router logits and weights" if tap.sees_weights else "expert indices and router logits"
-    seen = "expert indices" if tap.gate == UNKNOWN_GATE else known
+    read = "expert indices" if tap.gate == UNKNOWN_GATE else known
     return BackendInfo(
         name="mlx",
         version=f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",
         device=f"{kind} ({mx.device_info().get('device_name', 'unnamed')})",
-        tap=f"{seen}, hooked lazily in every MoE layer",
+        tap=f"{read}, hooked lazily in every MoE layer",
         dtype=_type_name(computed)
         if computed == stored
         else f"{_type_name(computed)} (stored as {_type_name(stored)})",
@@ -324,9 +339,9 @@ def _warnings(text: TextCodec, config: model_config.Config, context: int | None,
     warnings = model_config.rope_warnings(config)
     beyond = sorted(token for token in text.ends if not 0 <= token < vocabulary)
     if beyond:
-        warnings.append(f"end-of-text tokens {listed([str(token) for token in beyond])} are none of the model's")
+        warnings.append(f"end-of-text tokens {listed([str(token) for token in beyond])} are not in the vocabulary")
     if len(beyond) == len(text.ends):
-        warnings.append("the model names no end-of-text token: it never stops by itself")
+        warnings.append("the model has no end-of-text token: a run does not stop by itself")
     if context is None:
-        warnings.append("config.json names no context length: a run ends only when it is told to, or give --context")
+        warnings.append("config.json has no context length: give --context, or a run ends only when it is stopped")
     return warnings

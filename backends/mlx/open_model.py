@@ -1,4 +1,4 @@
-"""A model and its tokenizer, opened by mlx-lm, with all settings of the model in force that can be."""
+"""Opening of models with mlx-lm, with every setting of the model applied that can be."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from mlx_lm.utils import load_model
 from moe_watch.backends.ignored_settings import corrected, ignored, not_known
 from moe_watch.backends.mlx.settings.config_defaults import complete
 from moe_watch.backends.mlx.settings.corrections import correct, correct_rules, restore_tensors
-from moe_watch.backends.mlx.settings.dropped_tensors import Dropped
-from moe_watch.backends.mlx.settings.ignored import unheeded
+from moe_watch.backends.mlx.settings.dropped_tensors import Arrays, Dropped
+from moe_watch.backends.mlx.settings.ignored import unread_settings
 from moe_watch.backends.model_files.config import Config
 from moe_watch.backends.model_files.stored_types import modelopt_settings
 
 REFUSES_SCALING = frozenset({"qwen2_moe"})
-"""Families whose arguments refuse a stretched rotation, which their code does not read: it is added afterwards."""
+"""Families whose arguments refuse a scaled RoPE, which their code does not read: it is added afterwards."""
 
 LARGEST_BIAS = 1_000_000
-"""Elements of a dropped tensor that is read, to see if it is all zeros."""
+"""Largest number of elements of a dropped tensor that is checked for all zeros."""
 
 
 def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False) -> tuple[nn.Module, Config, list[str]]:
-    """Load a model, its weights not yet read.
+    """Load a model without reading its weights.
 
     Returns:
-        The model, its config as mlx-lm has completed it, and warnings about settings.
+        The model, its config as completed by mlx-lm, and warnings about settings.
     """
-    overrides, said = complete(config)
+    overrides, notices = complete(config)
     withheld = {"rope_scaling": None} if config.get("model_type") in REFUSES_SCALING else {}
     dropped = Dropped()
     with _without_wildcards(folder) as path:
@@ -46,12 +46,12 @@ def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False)
             get_model_classes=dropped.classes,
             trust_remote_code=trust_remote_code,
         )
-    return model, completed, said + put_in_force(model, config | overrides, dropped.arrays)
+    return model, completed, notices + apply_settings(model, config | overrides, dropped.arrays)
 
 
 @contextmanager
 def _without_wildcards(folder: Path) -> Iterator[Path]:
-    """Yield a path to a folder that mlx-lm can search: it takes brackets in a folder's name for a pattern."""
+    """Yield a path of the folder that mlx-lm can glob: it reads brackets in a folder's name as a pattern."""
     if glob.escape(str(folder)) == str(folder):
         yield folder
         return
@@ -61,30 +61,30 @@ def _without_wildcards(folder: Path) -> Iterator[Path]:
         yield link  # the files stay open until their weights are read
 
 
-def put_in_force(model: nn.Module, config: Config, dropped: dict[str, Any]) -> list[str]:
+def apply_settings(model: nn.Module, config: Config, dropped: Arrays) -> list[str]:
     """Add to a loaded model what mlx-lm ignores; return a notice or a warning for each such setting.
 
     Args:
         model: as mlx-lm loaded it; its modules are replaced.
-        config: with what was laid over it for mlx-lm.
-        dropped: tensors of the checkpoint that the model has not taken.
+        config: config with the entries that were added for mlx-lm.
+        dropped: tensors of the checkpoint that the model does not use.
     """
     engine = f"mlx-lm {version('mlx-lm')}"
-    said = [corrected(rule, engine) for rule in correct_rules(model)]
+    notices = [corrected(rule, engine) for rule in correct_rules(model)]
     lost = {name: array for name, array in dropped.items() if not _is_zero_bias(name, array)}
     restored = restore_tensors(model, lost)
     if restored:
-        said.append(corrected(_tensors(restored), engine))
+        notices.append(corrected(_tensors(restored), engine))
     if left := [name for name in lost if name not in restored]:
-        said.append(ignored(_tensors(left), engine))
-    if (found := unheeded(config, model)) is None:
-        return [*said, not_known(["config.json"], "the model's own code")]
-    said += [
+        notices.append(ignored(_tensors(left), engine))
+    if (found := unread_settings(config, model)) is None:
+        return [*notices, not_known(["config.json"], "the model's own code")]
+    notices += [
         (corrected if correct(setting, model, config) else ignored)(str(setting), engine) for setting in found.ignored
     ]
     if found.not_known:
-        said.append(not_known(found.not_known, f"{engine}'s {config.get('model_type')}"))
-    return said
+        notices.append(not_known(found.not_known, f"{engine}'s {config.get('model_type')}"))
+    return notices
 
 
 def _tensors(names: list[str]) -> str:
@@ -93,5 +93,5 @@ def _tensors(names: list[str]) -> str:
 
 
 def _is_zero_bias(name: str, array: Any) -> bool:
-    """Return whether a tensor is a bias that adds nothing."""
+    """Return whether a tensor is a bias of all zeros."""
     return "bias" in name and array.size <= LARGEST_BIAS and not mx.any(array).item()

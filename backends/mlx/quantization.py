@@ -1,4 +1,4 @@
-"""Quantisation of the weights of a loaded model: read off its modules, and held against what its files claim."""
+"""Quantization of a loaded model's weights: read from its modules, and compared with the claims of its files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ EIGHT_BITS = re.compile(r"fp8|int8|w8", re.IGNORECASE)
 
 
 def quantization_of(model: nn.Module, tensors: Sequence[TensorInfo]) -> str | None:
-    """Return how weights are quantised, e.g. `4-bit affine, groups of 64; 2 modules 8-bit`; None if they are not.
+    """Return the quantization, e.g. `4-bit affine, groups of 64; 2 modules 8-bit`; None if there is none.
 
-    Weights that mlx-lm unpacks while it loads have the precision that they are stored in.
+    Weights that mlx-lm unpacks while loading have the precision that they are stored in.
     """
     modules = list(model.modules())
     kinds = Counter[tuple[int, str, int]]()
@@ -41,11 +41,11 @@ def quantization_of(model: nn.Module, tensors: Sequence[TensorInfo]) -> str | No
 
 def _exceptions(kinds: Counter[tuple[int, str, int]], usual: tuple[int, str, int], whole: int) -> str:
     others = [f"{count} modules {_named(kind, usual)}" for kind, count in sorted(kinds.items()) if kind != usual]
-    return "".join(f"; {each}" for each in [*others, *([f"{whole} modules not quantised"] if whole else [])])
+    return "".join(f"; {each}" for each in [*others, *([f"{whole} modules not quantized"] if whole else [])])
 
 
 def _named(kind: tuple[int, str, int], usual: tuple[int, str, int]) -> str:
-    """Return how a kind of quantisation differs from the usual one."""
+    """Return the description of a quantization, by its difference from the usual one."""
     bits, mode, group = kind
     if bits != usual[0]:
         return f"{bits}-bit"
@@ -53,26 +53,26 @@ def _named(kind: tuple[int, str, int], usual: tuple[int, str, int]) -> str:
 
 
 def _whole(modules: Sequence[Any]) -> int:
-    """Count the modules that could be quantised and are not."""
+    """Return the number of modules that could be quantized and are not."""
     return sum(hasattr(module, "to_quantized") and "weight" in module for module in modules)
 
 
 def quantization_warnings(found: str | None, config: Config, folder: Path) -> list[str]:
-    """Say what a model's files claim where their tensors are something else, or where only ModelOpt's file says it."""
+    """Return a warning if the files' claim differs from the tensors, or only ModelOpt's file makes it."""
     claim = claimed_quantization(config, folder)
     if claim is None:
-        return [f"config.json names no quantisation, and the weights are {found}"] if found else []
-    said, file = claim
+        return [f"config.json names no quantization, but the weights are {found}"] if found else []
+    claimed, file = claim
     if found is None:
-        return [f"{file} says that the weights are quantised ({said}), and they are not"]
-    claimed, real = _bits(said), _bits(found)
-    if None not in (claimed, real) and claimed != real:
-        return [f"{file} says that the weights are {said}, and they are {found}"]
-    return [f"{MODELOPT} says how the weights are quantised ({said}), config.json does not"] if file == MODELOPT else []
+        return [f"{file} names a quantization ({claimed}), but the weights are not quantized"]
+    claimed_bits, bits = _bits(claimed), _bits(found)
+    if None not in (claimed_bits, bits) and claimed_bits != bits:
+        return [f"{file} names a quantization ({claimed}), but the weights are {found}"]
+    return [f"{MODELOPT} names the quantization ({claimed}), config.json does not"] if file == MODELOPT else []
 
 
 def _bits(words: str) -> int | None:
-    """Return the number of bits that a description names."""
+    """Return the number of bits in a description; None if it has none."""
     if named := re.match(r"(\d+)-bit", words):
         return int(named[1])
     return 4 if FOUR_BITS.search(words) else 8 if EIGHT_BITS.search(words) else None

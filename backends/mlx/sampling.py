@@ -1,7 +1,7 @@
-"""Drawing the next token with MLX in the forward pass's own graph, and what the model thought of it.
+"""Sampler of the next token in the graph of MLX's forward pass, with the token's probabilities.
 
-What is said of the prediction is worked out by NumPy once the pass is over: while it waits for the next one, Python
-has the time, and every small operation in the graph would hold up the model.
+The probabilities are computed with NumPy after the pass: Python is idle while it waits for the next pass, and every
+small operation in the graph would slow the model.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from moe_watch.routing.events import Sampling
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """A token that will have been drawn, and what from; lazy."""
+    """Sampled token and its log-probabilities, as lazy arrays."""
 
     token: Any
     """[1], input of the next forward pass"""
     logprobs: Any
     """[1, V], float32, at temperature 1"""
     would_stop: Any
-    """[1], or None where end-of-text may be drawn"""
+    """[1], or None if end-of-text may be sampled"""
 
     def arrays(self) -> list[Any]:
-        """What must be evaluated for `read`."""
+        """Return the arrays that `read` needs evaluated."""
         return [self.token, self.logprobs] if self.would_stop is None else [self.token, self.logprobs, self.would_stop]
 
     def read(self) -> Choice:
-        """Waits for the pass that predicts it."""
+        """Wait for the pass, and return the token with its probabilities."""
         token = self.token.item()
         would_stop = self.would_stop is not None and bool(self.would_stop.item())
         return Choice(token, *_facts(np.asarray(self.logprobs)[0], token), would_stop)
 
 
 class MlxSampler:
-    """How tokens are drawn from logits [1, V].
+    """Sampler of tokens from logits [1, V].
 
     Args:
-        sampling: temperature, top_p, top_k, and whether end-of-text may be drawn. The seed is not set here.
+        sampling: temperature, top_p, top_k, and whether end-of-text may be sampled. The seed is not set here.
         ends: ids of end-of-text tokens.
         vocabulary: V.
 
@@ -64,7 +64,7 @@ class MlxSampler:
         self._never_stops = sampling.stop == "never"
 
     def predict(self, logits: Any, forced: int | None = None) -> Prediction:
-        """Draw from logits [1, V], or take the token that is forced; nothing is evaluated here."""
+        """Sample from logits [1, V], or use the forced token; build the graph only, without evaluation."""
         logits = logits.astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         token = self._draw(logprobs) if forced is None else mx.array([forced], mx.uint32)
@@ -76,7 +76,7 @@ class MlxSampler:
 
 
 def _facts(logprobs: Floats, token: int) -> tuple[float, float, float]:
-    """Log-probability of the token, and the likeliest token's lead over the second one and over it."""
+    """Return the token's log-probability, and the likeliest token's probability minus the second one's and its own."""
     best = int(logprobs.argmax())
     others = [part[part.argmax()] for part in (logprobs[:best], logprobs[best + 1 :]) if len(part)]
     first, second = math.exp(logprobs[best]), math.exp(max(others, default=-math.inf))

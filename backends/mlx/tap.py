@@ -1,8 +1,8 @@
-"""Watching the routers of an mlx-lm model while it runs, without slowing it.
+"""Tap on the routers of an mlx-lm model that does not slow it.
 
-MLX is lazy: a forward pass only builds a graph, and the next one is launched before the results of this one are
-read. So the hooks evaluate nothing. They keep the arrays that the model itself routes with, and tie them to the
-output of the same pass, so that they are computed with it.
+MLX is lazy: a forward pass only builds a graph, and the next pass is launched before the results of this one are read.
+So the hooks evaluate nothing. They keep the arrays that the model routes with, and make the output of the same pass
+depend on them, so that they are computed with it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Call = Callable[..., Any]
 
 @dataclass(slots=True, eq=False)
 class ForwardCapture:
-    """What one forward pass routed with, per MoE layer; lazy arrays, None where nothing was caught."""
+    """Routing of one forward pass per MoE layer, as lazy arrays; None where nothing was captured."""
 
     experts: list[Any]
     """[..., T, k]"""
     logits: list[Any]
     """[..., T, E], float32"""
     weights: list[Any]
-    """[..., T, k], float32: of `experts`, where the router returns them."""
+    """[..., T, k], float32: weights of `experts`, if the router returns them."""
     layers: list[int]
-    """Index in the model of each."""
+    """Model layer index of each entry."""
     observed: bool = True
     """The tap was in place."""
 
@@ -43,12 +43,12 @@ class ForwardCapture:
         return [array for array in (*self.experts, *self.logits, *self.weights) if array is not None]
 
     def read(self, tokens: int) -> RouterOutputs:
-        """As NumPy, of a pass over so many tokens, waiting for it if need be.
+        """Return the routing of a pass over `tokens` tokens as NumPy arrays; wait for the pass if needed.
 
-        Only `np.asarray` here: any new MLX operation would queue behind the pass that is already under way.
+        Only `np.asarray` is used: a new MLX operation would queue behind the pass that is already running.
 
         Raises:
-            UserError: a router gave no finite number for an expert.
+            UserError: a router output for an expert is not finite.
         """
         if not self.observed:
             return Unobserved.of(tokens, len(self.experts))
@@ -62,14 +62,18 @@ class ForwardCapture:
         )
 
     def _check_numbers(self, logits: list[Any]) -> None:
-        """With NaN or ∞ for one expert no probability of its layer is known, while the model may use the others."""
+        """Refuse NaN and ∞: with one such logit no router probability of its layer is known.
+
+        Raises:
+            UserError: a logit is not finite.
+        """
         rows = [(index, row) for index, row in zip(self.layers, logits, strict=True) if row is not None]
         if not rows or np.isfinite(np.concatenate([row for _, row in rows], axis=-1)).all():
             return
         layer, row = next((index, row) for index, row in rows if not np.isfinite(row).all())
         token, expert = np.argwhere(~np.isfinite(row))[0]
         raise UserError(
-            f"the router of layer {layer} gives {row[token, expert]} for expert {expert}: damaged weights, or an "
+            f"the router of layer {layer} outputs {row[token, expert]} for expert {expert}: damaged weights, or an "
             "overflow in their precision",
             advice="try another file of the model, or another precision",
         )
@@ -80,9 +84,9 @@ def _rows(array: Any) -> Any:
 
 
 class RouterTap:
-    """Hooks into all MoE layers of a model; `close` takes them out again, and `open` puts them back.
+    """Hooks in all MoE layers of a model; `close` removes them, and `open` installs them again.
 
-    Quantise before this: quantising replaces the hooked modules.
+    Quantize first: quantization replaces the hooked modules.
 
     Raises:
         UserError: the model has no MoE layer, or hides its selection.
@@ -94,20 +98,20 @@ class RouterTap:
             raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
         self._indices = [layer.index for layer in self.layers]
         self.frame = self._new_frame()
-        """Of the forward pass that was built last."""
+        """Capture of the forward pass that was built last."""
         self._model = model
         self._undo: list[Callable[[], None]] = []
         self.open()
 
     @property
     def gate(self) -> str:
-        """How all layers turn logits into weights, `UNKNOWN_GATE` if that is not known or differs."""
+        """Gate of all layers; `UNKNOWN_GATE` if it is not known, or differs between layers."""
         gates = {UNKNOWN_GATE if layer.gate is None else str(layer.gate) for layer in self.layers}
         return gates.pop() if len(gates) == 1 else UNKNOWN_GATE
 
     @property
     def sees_weights(self) -> bool:
-        """The pass that was built last showed the weights that the model applied."""
+        """The pass that was built last captured the weights that the model applies."""
         return any(caught is not None for caught in self.frame.weights)
 
     def _hook_layer(self, position: int, layer: MoeLayer) -> None:
@@ -130,7 +134,7 @@ class RouterTap:
         return self.frame
 
     def _hook(self, module: nn.Module, wrap: Callable[[Call], Call]) -> None:
-        """Give one module a subclass of its own: Python looks `__call__` up on the type, never on the instance."""
+        """Give one module a separate subclass: Python looks up `__call__` on the type, never on the instance."""
         original = type(module)
         module.__class__ = type(original.__name__, (original,), {"__call__": wrap(original.__call__)})
 
@@ -140,13 +144,13 @@ class RouterTap:
         self._undo.append(undo)
 
     def open(self) -> None:
-        """Hook in."""
+        """Install the hooks."""
         for position, layer in enumerate(self.layers):
             self._hook_layer(position, layer)
         self._hook(self._model, _open_frame(self))
 
     def observe(self, on: bool) -> None:
-        """Look on at the passes built from now on, or leave them as they are without a tap: their frames are empty."""
+        """Turn the tap on or off for passes built from now on. With the tap off, their captures are empty."""
         if on and not self._undo:
             self.open()
         elif not on:
@@ -154,13 +158,13 @@ class RouterTap:
             self.frame = replace(self._new_frame(), observed=False)
 
     def close(self) -> None:
-        """Leave the model as it was."""
+        """Remove all hooks from the model."""
         while self._undo:
             self._undo.pop()()
 
 
 def _open_frame(tap: RouterTap) -> Callable[[Call], Call]:
-    """For the whole model: one frame per forward pass, computed together with its output."""
+    """Return a wrapper for the whole model: one capture per forward pass, computed together with its output."""
 
     def wrap(call: Call) -> Call:
         def hooked(module: Any, *args: Any, **options: Any) -> Any:
@@ -173,11 +177,11 @@ def _open_frame(tap: RouterTap) -> Callable[[Call], Call]:
 
 
 def _keep_indices(tap: RouterTap, position: int) -> Callable[[Call], Call]:
-    """For an expert container: the experts it gathers."""
+    """Return a wrapper for an expert container that keeps the expert indices."""
 
     def wrap(call: Call) -> Call:
         def hooked(module: Any, x: Any, indices: Any, *args: Any, **options: Any) -> Any:
-            if tap.frame.experts[position] is None:  # what the router returned is its own selection
+            if tap.frame.experts[position] is None:  # indices that the router returned have priority
                 tap.frame.experts[position] = indices
             return call(module, x, indices, *args, **options)
 
@@ -187,7 +191,10 @@ def _keep_indices(tap: RouterTap, position: int) -> Callable[[Call], Call]:
 
 
 def _keep_product(tap: RouterTap, position: int, layer: MoeLayer) -> Callable[[Call], Call]:
-    """For the linear module of a router: its output. Cast in the graph of the pass, as NumPy knows no bfloat16."""
+    """Return a wrapper for the linear module of a router that keeps its output as logits.
+
+    They are cast in the graph of the pass, because NumPy has no bfloat16.
+    """
 
     def wrap(call: Call) -> Call:
         def hooked(module: Any, *args: Any, **options: Any) -> Any:
@@ -203,12 +210,12 @@ def _keep_product(tap: RouterTap, position: int, layer: MoeLayer) -> Callable[[C
 
 
 def _top(logits: Any, count: int) -> Any:
-    """What a family selects that passes no indices on: by probability, as it does itself, so that ties fall alike."""
+    """Return the selection of a family without indices: by probability, as its code does, so that ties are equal."""
     return mx.argpartition(-mx.softmax(logits, axis=-1), kth=count - 1, axis=-1)[..., :count]
 
 
 def _keep_routes(tap: RouterTap, position: int, layer: MoeLayer) -> Callable[[Call], Call]:
-    """For a router around its linear module, or with a weight alone: what it returns, and its logits."""
+    """Return a wrapper for a router with a linear module, or with only a weight, that keeps its routes and logits."""
 
     def wrap(call: Call) -> Call:
         def hooked(module: Any, x: Any, *args: Any, **options: Any) -> Any:

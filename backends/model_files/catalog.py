@@ -1,4 +1,4 @@
-"""From the name a person gives to a model's files and the engine that reads them. Imports nothing heavy."""
+"""Catalog of models and engines: from the user's name of a model to its files and its engine. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from moe_watch.backends.engine_options import check_ranges, check_support
 from moe_watch.backends.extras import install_command
 from moe_watch.backends.model_files import hub, hub_gguf
 from moe_watch.backends.model_files.gguf import is_gguf
-from moe_watch.backends.model_files.hub_gguf import Wanted
+from moe_watch.backends.model_files.hub_gguf import GgufName
 from moe_watch.backends.model_files.safetensors import unreadable
 from moe_watch.backends.protocol import BackendChoice, EngineOptions
-from moe_watch.backends.system.open_files import tolerated
+from moe_watch.backends.system.deferred_imports import import_mlx_lm
+from moe_watch.backends.system.open_files import clamped_limits
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
 
@@ -36,38 +37,38 @@ POCKET_GGUF = POCKET_FOLDER / "pocket.gguf"
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """Where a model is."""
+    """Location of a model."""
 
     name: str
     path: Path | None
-    """Its folder or file; None while it is still to be downloaded."""
+    """Folder or file; None if it is not downloaded yet."""
     format: Format
     origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEntry:
-    """How to get an engine that this version has."""
+    """Entry of an engine that this version supports."""
 
     module: str
-    """Its `load(location, *, options, progress)` gives the `Engine`."""
+    """Module whose `load(location, *, options, progress)` returns the `Engine`."""
     reads: Format
     packages: tuple[str, ...]
-    """What must be installed."""
+    """Packages that must be installed."""
     extra: str
-    """The extra of moe-watch that installs it."""
+    """Extra of moe-watch that installs them."""
 
 
 ENGINES: dict[str, EngineEntry] = {
     "mlx": EngineEntry("moe_watch.backends.mlx.engine", "huggingface", ("mlx", "mlx_lm"), "mlx"),
     "llama.cpp": EngineEntry("moe_watch.backends.llama.engine", "gguf", ("llama_cpp",), "llama"),
 }
-"""The engines there are, in the order in which `auto` prefers them."""
+"""Engines by name, in the order in which `auto` prefers them."""
 
 ENGINE_OF_FORMAT: dict[Format, str] = {"huggingface": "mlx", "gguf": "llama.cpp"}
 
 ADDRESS = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/(?P<id>[^/]+/[^/]+)/?(?:tree/main/?)?")
-"""Of a model's page, as it is copied from a browser."""
+"""Address of a model's page, as copied from a browser."""
 
 EXAMPLES = (
     "give pocket, a folder in Hugging Face layout, a .gguf file, or a Hugging Face id "
@@ -76,15 +77,15 @@ EXAMPLES = (
 
 
 def locate(model: str, backend: str = "auto") -> ModelLocation:
-    """Find a model on this machine; asks no network.
+    """Find a model on this machine, without network access.
 
     Args:
-        model: `pocket`, a folder, a GGUF file, or a Hugging Face id or address; an id that ends in GGUF, or goes on
-            with a quantisation or a file (`owner/name:Q4_K_M`), stands for GGUF files.
-        backend: which engine is asked for; the embedded model comes in the form that it reads.
+        model: `pocket`, a folder, a GGUF file, or a Hugging Face id or address; an id that ends in GGUF, or has a
+            suffix with a quantization or a file (`owner/name:Q4_K_M`), means GGUF files.
+        backend: requested engine; the embedded model is returned in the format of that engine.
 
     Raises:
-        UserError: the name stands for nothing.
+        UserError: the name is not a model.
     """
     if address := ADDRESS.fullmatch(model):
         model = address["id"]
@@ -94,13 +95,13 @@ def locate(model: str, backend: str = "auto") -> ModelLocation:
         return found
     if _is_path(model):
         raise UserError(f"{model}: no such file or folder", advice="check the path")
-    if (wanted := Wanted.of(model)) is not None:
-        return _on_the_hub(model, wanted, backend)
+    if (name := GgufName.parse(model)) is not None:
+        return _on_the_hub(model, name, backend)
     raise UserError(f"there is no model called {model!r}", advice=EXAMPLES)
 
 
 def _on_this_machine(path: Path) -> ModelLocation | None:
-    """A folder or a file; None if there is none of this name."""
+    """Return the location of a folder or file; None if the path does not exist."""
     try:
         if path.is_dir():
             return ModelLocation(path.resolve().name, path, "huggingface", "folder")
@@ -114,7 +115,7 @@ def _on_this_machine(path: Path) -> ModelLocation | None:
 
 
 def _is_path(model: str) -> bool:
-    """It can only be meant as one; `owner/name:file.gguf` is on the Hub."""
+    """Return whether the name can only be a path; `owner/name:file.gguf` is on the Hub."""
     return model.startswith(("/", "./", "../", "~")) or (
         model.endswith((".gguf", ".safetensors", "/")) and ":" not in model
     )
@@ -127,11 +128,11 @@ def _pocket(backend: str) -> ModelLocation:
     return ModelLocation(POCKET, POCKET_FOLDER, "huggingface", "embedded")
 
 
-def _on_the_hub(model: str, wanted: Wanted, backend: str) -> ModelLocation:
-    """A repository whose GGUF files are meant says so by its name, by what is asked of it, or by the engine."""
-    is_gguf = wanted.what is not None or wanted.repository.upper().endswith("GGUF")
+def _on_the_hub(model: str, name: GgufName, backend: str) -> ModelLocation:
+    """Return the location of a repository; its name, its suffix or the engine decide whether GGUF files are meant."""
+    is_gguf = name.selector is not None or name.repository.upper().endswith("GGUF")
     if is_gguf or backend == ENGINE_OF_FORMAT["gguf"]:
-        return ModelLocation(model, hub_gguf.cached(wanted), "gguf", "hub")
+        return ModelLocation(model, hub_gguf.cached(name), "gguf", "hub")
     return ModelLocation(model, hub.cached_snapshot(model), "huggingface", "hub")
 
 
@@ -142,41 +143,41 @@ def _preferred_engine() -> str:
 def _file(path: Path) -> ModelLocation:
     if path.suffix == ".gguf" or is_gguf(path):
         return ModelLocation(path.stem, path, "gguf", "file")
-    raise UserError(f"{path} is no model", advice="give a .gguf file, or the folder that holds config.json")
+    raise UserError(f"{path} is not a model", advice="give a .gguf file, or the folder with config.json")
 
 
 def fetch(location: ModelLocation, progress: Callable[[Progress], None], *, with_code: bool = False) -> ModelLocation:
     """Download the model if it is not on this machine.
 
     Args:
-        location: of the model.
-        progress: told of bytes, while they come.
-        with_code: fetch the Python code that the model brings, too.
+        location: location of the model.
+        progress: receives the number of bytes during the download.
+        with_code: also fetch the Python code of the model.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the model cannot be downloaded.
     """
     if location.format == "huggingface" and location.origin == "hub" and with_code:
         return replace(location, path=hub.download(location.name, progress, patterns=[*hub.FILES, *hub.CODE]))
     if location.path is not None:
         return location
-    wanted = Wanted.of(location.name)
-    if location.format == "gguf" and wanted is not None:
-        return replace(location, path=hub_gguf.download(wanted, progress))
+    name = GgufName.parse(location.name)
+    if location.format == "gguf" and name is not None:
+        return replace(location, path=hub_gguf.download(name, progress))
     return replace(location, path=hub.download(location.name, progress))
 
 
 def choose_backend(choice: str, location: ModelLocation) -> str:
-    """The name of the engine to use.
+    """Return the name of the engine to use.
 
     Raises:
-        UserError: it does not exist, is not installed, or does not read this model.
+        UserError: the engine does not exist, is not installed, or does not read this model's format.
     """
     name = ENGINE_OF_FORMAT[location.format] if choice == "auto" else choice
     engine = _entry(name)
     if engine.reads != location.format:
         raise UserError(
-            f"the {name} backend does not read {location.name} ({location.format} files)", advice="leave --backend out"
+            f"the {name} backend does not read {location.name} ({location.format} files)", advice="leave out --backend"
         )
     if missing_packages(engine):
         raise UserError(f"the {name} backend is not installed", advice=f"run `{install_command(engine.extra)}`")
@@ -192,23 +193,25 @@ def _entry(name: str) -> EngineEntry:
 
 
 def missing_packages(engine: EngineEntry) -> list[str]:
-    """Which of the engine's packages are not installed. Imports none of them."""
+    """Return the engine's packages that are not installed, without importing any."""
     return [package for package in engine.packages if importlib.util.find_spec(package) is None]
 
 
 def load_engine(
     name: str, location: ModelLocation, *, options: EngineOptions, progress: Callable[[Progress], None]
 ) -> Engine:
-    """Load a model with the engine that `choose_backend` named. This imports the engine's library.
+    """Load a model with the engine that `choose_backend` returned. This imports the engine's library.
 
     Raises:
-        UserError: the model cannot be used, or not like this.
+        UserError: the model cannot be used, or not with these options.
     """
     check_ranges(options)
     check_support(name, options)
-    with tolerated():
+    with clamped_limits():
+        if name == "mlx" and location.origin == "embedded":
+            import_mlx_lm()
         module = importlib.import_module(ENGINES[name].module)
-    with engine_log.listening() as said:
+    with engine_log.captured_warnings() as logged:
         engine: Engine = module.load(location, options=options, progress=progress)
-    engine.warnings = [*engine.warnings, *engine_log.by_package(name, said)]
+    engine.warnings = [*engine.warnings, *engine_log.summarize_by_package(name, logged)]
     return engine

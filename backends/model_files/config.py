@@ -1,4 +1,4 @@
-"""What a model's `config.json` says, under the many names that model families use for it."""
+"""Reader of a model's `config.json`, whose keys have different names in different model families."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ TRAINED_LENGTHS = ("moe_watch_trained_length", "original_max_position_embeddings
 QUANTIZATIONS = ("quantization", "quantization_config")
 NOT_LANGUAGE = ("vision", "audio")
 NO_LIMIT = 2**40
-"""Tokens. Longer contexts stand for none: tokenizers write 10³⁰."""
+"""Tokens. A longer context means no limit: tokenizers write 10³⁰."""
 ROPE_KEYS = ("rope_theta", "partial_rotary_factor")
-"""What transformers 5 writes into `rope_parameters` and mlx-lm reads beside it."""
+"""Keys that transformers 5 writes into `rope_parameters` and mlx-lm reads outside it."""
 
 
 def read_config(folder: Path) -> Config:
-    """`config.json` of a model folder.
+    """Read the `config.json` of a model folder.
 
     Raises:
-        UserError: there is none, or it is no JSON object.
+        UserError: the file is missing, or is not a JSON object.
     """
     path = folder / "config.json"
     try:
@@ -43,14 +43,14 @@ def read_config(folder: Path) -> Config:
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no valid JSON", advice=AGAIN) from error
+        raise UserError(f"{path} is not valid JSON", advice=AGAIN) from error
     if not isinstance(config, dict):
-        raise UserError(f"{path} is no JSON object", advice=AGAIN)
+        raise UserError(f"{path} is not a JSON object", advice=AGAIN)
     return config
 
 
 def _sections(config: Config) -> Iterator[Config]:
-    """The config and its parts (`text_config`, `ffn_config`, …): multimodal families nest the language model's."""
+    """Yield the config and its sections (`text_config`, …): multimodal families nest the language model's config."""
     yield config
     for name, value in config.items():
         if isinstance(value, dict) and not name.startswith(NOT_LANGUAGE):
@@ -67,15 +67,15 @@ def _first_integer(config: Config, names: tuple[str, ...], at_least: int) -> int
 
 
 def expert_count(config: Config) -> int | None:
-    """Routed experts per MoE layer, or None for a dense model."""
+    """Return the number of routed experts per MoE layer, or None for a dense model."""
     return _first_integer(config, EXPERT_COUNTS, at_least=2)
 
 
 def check_selection(config: Config, name: str) -> None:
-    """Refuse a config that selects no expert, or more than there are.
+    """Refuse a config that selects no expert, or more experts than a layer has.
 
     Raises:
-        UserError: it does, and under which key.
+        UserError: it does; the message names the key.
     """
     experts = expert_count(config)
     for section in _sections(config):
@@ -83,38 +83,38 @@ def check_selection(config: Config, name: str) -> None:
             given = section.get(key)
             for count in given if isinstance(given, list) else [given]:
                 if isinstance(count, int) and experts is not None and not 1 <= count <= experts:
-                    raise UserError(f"the config.json of {name} says {key} {count}, of {experts} experts", advice=AGAIN)
+                    raise UserError(f"the config.json of {name} has {key} {count}, of {experts} experts", advice=AGAIN)
 
 
 def context_length(config: Config) -> int | None:
-    """Longest context the model is made for, in tokens."""
+    """Return the longest context that the model supports, in tokens."""
     return _first_integer(config, CONTEXT_LENGTHS, at_least=1)
 
 
 def trained_length(config: Config) -> int | None:
-    """Longest sequence seen in training, where the config says so (a stretched context names the original one)."""
+    """Return the longest sequence seen in training, if the config has it (as the original length before extension)."""
     return _first_integer(config, TRAINED_LENGTHS, at_least=1)
 
 
 def quantization(config: Config) -> str | None:
-    """Return the quantisation that a config claims, e.g. `4-bit affine, groups of 64`; None if it claims nothing."""
+    """Return the quantization that a config claims, e.g. `4-bit affine, groups of 64`; None if it claims none."""
     settings = next(filter(None, (section.get(name) for section in _sections(config) for name in QUANTIZATIONS)), None)
     if not isinstance(settings, dict):
         return None
     if "bits" not in settings:
-        return str(settings.get("quant_method") or settings.get("quant_algo") or "quantised")
+        return str(settings.get("quant_method") or settings.get("quant_algo") or "quantized")
     method = settings.get("mode") or settings.get("quant_method") or "affine"
     groups = f", groups of {settings['group_size']}" if "group_size" in settings else ""
     return f"{settings['bits']}-bit {method}{groups}{_exceptions(settings)}"
 
 
 def _exceptions(settings: Config) -> str:
-    """Modules that mlx-lm's converter stored otherwise, e.g. `; 4 modules 8-bit`."""
+    """Return modules that mlx-lm's converter stored with other settings, e.g. `; 4 modules 8-bit`."""
     bits = Counter(entry["bits"] for entry in settings.values() if isinstance(entry, dict) and "bits" in entry)
     usual = settings["bits"]
     found = [f"{number} modules {width}-bit" for width, number in sorted(bits.items()) if width != usual]
     whole = sum(entry is False for entry in settings.values())
-    return "".join(f"; {each}" for each in [*found, *([f"{whole} modules not quantised"] if whole else [])])
+    return "".join(f"; {each}" for each in [*found, *([f"{whole} modules not quantized"] if whole else [])])
 
 
 def text_section(config: Config) -> Config:
@@ -124,10 +124,10 @@ def text_section(config: Config) -> Config:
 
 
 def rope_overrides(config: Config) -> Config:
-    """What to lay over the config so that mlx-lm finds the position encoding it asks for.
+    """Return entries to add to a config so that mlx-lm finds its position encoding.
 
-    mlx-lm looks beside `rope_parameters`, finds nothing, and falls back to a default without a word: the text stays
-    plausible, and other experts are selected.
+    mlx-lm reads the keys outside `rope_parameters`, finds none, and silently uses a default: the text stays plausible,
+    but other experts are selected.
     """
     overrides = _lifted(config)
     nested = config.get("text_config")
@@ -148,7 +148,7 @@ def _lifted(section: Config) -> Config:
 
 
 def rope_warnings(config: Config) -> list[str]:
-    """Where the config contradicts itself about the position encoding."""
+    """Return a warning for each contradiction in the config about the position encoding."""
     warnings = []
     for section in _sections(config):
         if not isinstance(section.get("rope_parameters"), dict):
@@ -156,5 +156,5 @@ def rope_warnings(config: Config) -> list[str]:
         for key in ROPE_KEYS:
             used, other = section.get(key), section["rope_parameters"].get(key)
             if None not in (used, other) and used != other:
-                warnings.append(f"config.json gives {key} {used} and, in rope_parameters, {other}: {used} is used")
+                warnings.append(f"config.json has {key} {used} and, in rope_parameters, {other}: {used} is used")
     return warnings

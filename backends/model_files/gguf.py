@@ -1,4 +1,4 @@
-"""GGUF headers: what a file says it holds, and whether it can hold it. No weight is read.
+"""Reader of GGUF headers, checked against the file's size. No weight is read.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -10,7 +10,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +20,15 @@ from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo, unread
 from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.errors import UserError
 
+Scalar = str | int | float | bool
+"""Value of a metadata entry."""
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-"""Those that llama.cpp reads."""
+"""Versions that llama.cpp reads."""
 
 ALIGNMENT = 32
-"""Bytes, where the file names none."""
+"""Bytes; the default if the file has no alignment."""
 
 MOST_DIMENSIONS = 4
 
@@ -41,14 +44,14 @@ TENSOR_TYPES = {
     23: ("IQ4_XS", 256, 136), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
 }  # fmt: skip
-"""Name, elements of a block, bytes of a block, by number."""
+"""Name, elements per block and bytes per block, by type number."""
 
 SCALARS = {kind: struct.Struct(f"<{code}") for kind, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)}
-"""Numbers and truth values in metadata, by the number of their type."""
+"""Numbers and booleans in metadata, by type number."""
 INTEGERS = frozenset({*range(6), 10, 11})
-"""The integer types among them."""
+"""Type numbers of the integers among them."""
 LONGEST_ARRAY = 2048
-"""Items; longer ones are vocabularies."""
+"""Number of items; longer arrays are vocabularies."""
 STRING, ARRAY = 8, 9
 COUNT, NUMBER = SCALARS[10], SCALARS[4]
 
@@ -57,32 +60,32 @@ PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """The header of one file."""
+    """Header of one file."""
 
     path: Path
-    metadata: dict[str, Any]
-    """Scalars and strings; an array (a vocabulary, mostly) is represented by its length and digest."""
+    metadata: Mapping[str, Scalar]
+    """Scalars and strings; an array (mostly a vocabulary) is represented by its length and digest."""
     tensors: list[TensorInfo]
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Arrays of integers in the metadata that are no longer than `LONGEST_ARRAY`, e.g. a number for every layer."""
+    """Arrays of integers in the metadata with at most `LONGEST_ARRAY` items, e.g. one number per layer."""
 
     @property
     def architecture(self) -> str:
-        """As llama.cpp names it; empty if the file does not say."""
+        """Architecture by llama.cpp's name; empty if the file has none."""
         return str(self.metadata.get("general.architecture", ""))
 
     def number(self, key: str) -> int | None:
-        """An integer of the model's own, e.g. `expert_count`; None if it is not there."""
+        """Return an integer of the architecture, e.g. `expert_count`; None if it is absent."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         return value if isinstance(value, int) else None
 
     def array(self, key: str) -> tuple[int, ...] | None:
-        """Return integers of the model's own, e.g. `expert_used_count` by layer; None if they are not there."""
+        """Return integers of the architecture, e.g. `expert_used_count` by layer; None if they are absent."""
         return self.arrays.get(f"{self.architecture}.{key}")
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file begins like one, whatever it is called: Ollama keeps models under their digests."""
+    """Return whether a file begins with GGUF's magic. The name does not matter: Ollama uses digests as names."""
     try:
         with open_regular(path) as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -91,10 +94,10 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_parts(path: Path) -> list[GgufFile]:
-    """The headers of a model's file, and of those that it is continued in, each checked against its file's size.
+    """Read the headers of a model's file and of its further parts, each checked against its file's size.
 
     Raises:
-        UserError: one is missing, truncated or no GGUF file, or `path` is not the first.
+        UserError: a file is missing, truncated or not a GGUF file, or `path` is not the first part.
     """
     first = read_gguf(path)
     count = first.metadata.get("split.count")
@@ -102,19 +105,19 @@ def read_parts(path: Path) -> list[GgufFile]:
         return [first]
     named = PART.fullmatch(path.name)
     if named is None or int(named["number"]) != 1 or int(named["count"]) != count:
-        advice = f"give the one named …-00001-of-{count:05}.gguf"
+        advice = f"give the part named …-00001-of-{count:05}.gguf"
         if first.metadata.get("split.no") == 0:  # renamed, or several parts written into one file
-            advice += " beside the others, or the file that `llama-gguf-split --merge` makes of them"
+            advice += " in one folder with the others, or merge them with `llama-gguf-split --merge`"
         raise UserError(f"{path} is one of {count} parts", advice=advice)
     rest = (path.with_name(f"{named['stem']}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1))
     return [first, *(read_gguf(part) for part in rest)]
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """The header of one file, checked against the file's size.
+    """Read the header of one file, checked against the file's size.
 
     Raises:
-        UserError: the file is missing, truncated or no GGUF file.
+        UserError: the file is missing, truncated or not a GGUF file.
     """
     try:
         with open_regular(path) as file:
@@ -126,22 +129,22 @@ def read_gguf(path: Path) -> GgufFile:
 
 
 def _check_start(path: Path, start: bytes) -> None:
-    """Magic and version."""
+    """Check magic and version."""
     if start == b"version ":
         raise UserError(f"{path} is a Git LFS pointer, not the weights", advice="run `git lfs pull` in its folder")
     if start[:4] != MAGIC:
-        raise UserError(f"{path} is no GGUF file", advice=AGAIN)
+        raise UserError(f"{path} is not a GGUF file", advice=AGAIN)
     if len(start) < 8:
-        raise UserError(f"{path} is truncated: {len(start)} bytes are not even a header", advice=AGAIN)
+        raise UserError(f"{path} is truncated: {len(start)} bytes are too few for a header", advice=AGAIN)
     version = int.from_bytes(start[4:], "little")
     if int.from_bytes(start[4:], "big") in VERSIONS:
         raise UserError(f"{path} is a big-endian GGUF file", advice="convert the model for this machine")
     if version not in VERSIONS:
-        raise UserError(f"{path} has GGUF version {version}, and only 2 and 3 can be read", advice=AGAIN)
+        raise UserError(f"{path} has GGUF version {version}, but only 2 and 3 are supported", advice=AGAIN)
 
 
 class _Reader:
-    """Reads a header from its beginning to its end."""
+    """Parser of one header."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self._path = path
@@ -162,20 +165,21 @@ class _Reader:
 
     # -- metadata
 
-    def _entry(self) -> tuple[str, Any]:
+    def _entry(self) -> tuple[str, Scalar]:
         key = self._string()
         kind = self._scalar(NUMBER)
         return key, self._array(key) if kind == ARRAY else self._value(kind)
 
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int) -> Scalar:
         if kind == STRING:
             return self._string()
         if kind not in SCALARS:
-            raise self._corrupt(f"unknown type of metadata {kind}")
-        return self._scalar(SCALARS[kind])
+            raise self._corrupt(f"unknown metadata type {kind}")
+        value: Scalar = self._scalar(SCALARS[kind])
+        return value
 
     def _array(self, key: str) -> str:
-        """A digest of it: whole vocabularies are of no use here. Short ones of integers are kept beside."""
+        """Return length and digest of an array, because vocabularies are not needed; keep short arrays of integers."""
         kind, count = self._scalar(NUMBER), self._scalar(COUNT)
         start = self._at
         if kind == STRING:
@@ -186,13 +190,13 @@ class _Reader:
             if kind in INTEGERS and count <= LONGEST_ARRAY:
                 self._arrays[key] = tuple(each for [each] in SCALARS[kind].iter_unpack(self._data[start : self._at]))
         else:
-            raise self._corrupt(f"unknown type of metadata {kind}")
+            raise self._corrupt(f"unknown metadata type {kind}")
         return f"{count} items, {hashlib.sha256(self._data[start : self._at]).hexdigest()}"
 
     # -- tensors
 
     def _row(self) -> tuple[str, tuple[int, ...], int, int]:
-        """Name, shape, type and place of one tensor."""
+        """Return name, shape, type number and offset of one tensor."""
         name = self._string()
         dimensions = self._scalar(NUMBER)
         if dimensions > MOST_DIMENSIONS:
@@ -200,7 +204,7 @@ class _Reader:
         shape = tuple(self._scalar(COUNT) for _ in range(dimensions))
         return name, shape, self._scalar(NUMBER), self._scalar(COUNT)
 
-    def _data_start(self, metadata: dict[str, Any]) -> int:
+    def _data_start(self, metadata: Mapping[str, Scalar]) -> int:
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
             raise self._corrupt(f"alignment {alignment!r}")
@@ -215,7 +219,7 @@ class _Reader:
         return tensors
 
     def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> TensorInfo:
-        # A type that is not listed is newer than this reader: llama.cpp knows whether it can be used, and how large.
+        # An unlisted type is newer than this reader: llama.cpp checks its support and size.
         dtype, block, block_bytes = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         elements = math.prod(shape)
         if elements % block:

@@ -1,4 +1,4 @@
-"""Checks of a GGUF file's metadata and tensors before llama.cpp is loaded, which aborts the process on most of this."""
+"""Checks of a GGUF file's metadata and tensors before llama.cpp loads it, which aborts the process on most faults."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CONVERT = "convert the model again, or download another conversion of it"
 
 ROUTER = re.compile(r"blk\.\d+\.ffn_gate_inp\.weight")
 ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight")
-"""A tensor of one expert alone, as files had before April 2024."""
+"""Tensor of a single expert, as in files made before April 2024."""
 MULTIPLIED = re.compile(r"(?:blk\.\d+\.(?:ffn_(?!.*tid2eid)|attn_)\w+|token_embd|output(?:_norm)?)\.weight")
-"""Tensors that a model multiplies with; others may hold integers."""
+"""Tensors of matrix products; other tensors may contain integers."""
 INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
 
 SCORE_FUNCTIONS = frozenset({1, 2, 3, 4})
@@ -28,28 +28,28 @@ READS_SCORE_FUNCTION = frozenset(
         *("kimi-linear", "lfm2moe", "minimax-m2", "minimax-m3", "smallthinker", "step35"),
     }
 )
-"""Architectures whose code reads `expert_gating_func`; the others have one of their own."""
+"""Architectures whose code reads `expert_gating_func`; the others have a fixed function."""
 
 NORM_EPSILONS = tuple(f"attention.{kind}_epsilon" for kind in ("layer_norm_rms", "layer_norm", "group_norm"))
 
 MOST_LAYERS, MOST_EXPERTS = 512, 1024
-"""llama.cpp 0.3.36 has room for."""
+"""Largest numbers that llama-cpp-python 0.3.36 supports."""
 
 
 def check_model(name: str, parts: Sequence[GgufFile]) -> None:
     """Check the numbers of a model that llama.cpp asserts on, and the tensors of its experts.
 
     Args:
-        name: of the model.
+        name: name of the model.
         parts: headers of all its files.
 
     Raises:
-        UserError: it has no experts, or llama.cpp could not run it.
+        UserError: the model has no experts, or llama.cpp cannot run it.
     """
     first, tensors = parts[0], [tensor for part in parts for tensor in part.tensors]
     if any(ONE_EXPERT.fullmatch(tensor.name) for tensor in tensors):
         raise UserError(
-            f"{name} has one tensor per expert, as files made before April 2024, which llama.cpp no longer reads",
+            f"{name} has one tensor per expert, a format from before April 2024 that llama.cpp no longer reads",
             advice=CONVERT,
         )
     experts = _count(name, first, any(ROUTER.fullmatch(tensor.name) for tensor in tensors))
@@ -62,33 +62,33 @@ def check_model(name: str, parts: Sequence[GgufFile]) -> None:
 
 
 def _count(name: str, file: GgufFile, has_routers: bool) -> int:
-    """Number of experts of all layers."""
+    """Return the number of experts of all layers."""
     key = f"{file.architecture}.expert_count"
     if file.array("expert_count") is not None:
         raise UserError(
-            f"{name} gives the number of experts layer by layer ({key} is an array), which llama.cpp does not read",
+            f"{name} has one number of experts per layer ({key} is an array), which llama.cpp does not read",
             advice="give a conversion in which all layers have the same number",
         )
     experts = file.number("expert_count") or 0
     if experts < 2 and has_routers and experts != 1:
-        raise UserError(f"{name} has routers, and {key} does not say how many experts they have", advice=CONVERT)
+        raise UserError(f"{name} has routers, but {key} does not give the number of experts", advice=CONVERT)
     if experts < 2:
-        raise UserError(f"{name} is a dense model: its metadata name no experts", advice=DENSE)
+        raise UserError(f"{name} is a dense model: its metadata has no experts", advice=DENSE)
     return experts
 
 
 def _check_used(name: str, file: GgufFile, experts: int) -> None:
-    """The number of experts per token, which may be another one in each layer."""
+    """Check the number of experts per token, which may differ between layers."""
     key = f"{file.architecture}.expert_used_count"
     by_layer, used = file.array("expert_used_count"), file.number("expert_used_count")
     if by_layer is None and used is None:
-        raise UserError(f"{name} does not say how many experts a token gets ({key} is missing)", advice=CONVERT)
+        raise UserError(f"{name} does not give the number of experts per token ({key} is missing)", advice=CONVERT)
     counts = by_layer if by_layer is not None else (used or 0,)
     most = max(counts, default=0)
     if most < 1 or min(counts) < 0:
-        raise UserError(f"{name} gives a token no experts ({key} is {min(counts, default=0)})", advice=CONVERT)
+        raise UserError(f"{name} selects no experts for a token ({key} is {min(counts, default=0)})", advice=CONVERT)
     if most > experts:
-        raise UserError(f"{name} gives a token {most} of {experts} experts ({key})", advice=CONVERT)
+        raise UserError(f"{name} selects {most} of {experts} experts for a token ({key})", advice=CONVERT)
     layers = file.number("block_count")
     if by_layer is not None and layers is not None and len(by_layer) != layers:
         raise UserError(f"{key} of {name} has {len(by_layer)} numbers for {layers} layers", advice=CONVERT)
@@ -103,14 +103,17 @@ def _check_groups(name: str, file: GgufFile, experts: int) -> None:
 
 
 def _check_scores(name: str, file: GgufFile) -> None:
-    """The function that makes scores of logits; llama.cpp knows four."""
+    """Check the function from logits to scores; llama.cpp supports four."""
     function = file.number("expert_gating_func")
     if function is not None and function not in SCORE_FUNCTIONS and file.architecture in READS_SCORE_FUNCTION:
-        raise UserError(f"{name} says that {file.architecture}.expert_gating_func is {function}", advice=CONVERT)
+        raise UserError(
+            f"{name} has {file.architecture}.expert_gating_func {function}, which llama.cpp does not support",
+            advice=CONVERT,
+        )
 
 
 def _check_rotation(name: str, file: GgufFile) -> None:
-    """Rotated dimensions of a head: an odd number aborts, and llama.cpp never comes back from 0."""
+    """Check the number of rotated dimensions of a head: llama.cpp aborts on an odd number, and hangs on 0."""
     heads = file.number("attention.head_count") or 0
     width = file.number("attention.key_length") or ((file.number("embedding_length") or 0) // heads if heads else 0)
     for kind, longest in {"": width, "_swa": file.number("attention.key_length_swa") or width}.items():
@@ -124,21 +127,26 @@ def _check_rotation(name: str, file: GgufFile) -> None:
 def _check_sizes(name: str, file: GgufFile, experts: int) -> None:
     layers, context = file.number("block_count"), file.number("context_length")
     if experts > MOST_EXPERTS:
-        raise UserError(f"{name} has {experts:,} experts", advice=f"llama.cpp has room for {MOST_EXPERTS:,}")
+        raise UserError(
+            f"{name} has {experts:,} experts", advice=f"give a model with at most {MOST_EXPERTS:,}, llama.cpp's limit"
+        )
     if layers is not None and not 1 <= layers <= MOST_LAYERS:
-        raise UserError(f"{name} says that it has {layers:,} layers", advice=AGAIN)
+        raise UserError(f"{name} claims {layers:,} layers", advice=AGAIN)
     ahead = file.number("nextn_predict_layers") or 0
     if layers is not None and ahead > layers:
-        raise UserError(f"{name} says that {ahead:,} of its {layers} layers predict ahead", advice=AGAIN)
+        raise UserError(f"{name} claims {ahead:,} nextn_predict_layers of {layers} layers", advice=AGAIN)
     for key in NORM_EPSILONS:
         epsilon = file.metadata.get(f"{file.architecture}.{key}")
         if isinstance(epsilon, float) and not 0 <= epsilon < math.inf:
-            raise UserError(f"{name} says that {file.architecture}.{key} is {epsilon:g}", advice=AGAIN)
+            raise UserError(f"{name} has {file.architecture}.{key} {epsilon:g}", advice=AGAIN)
     if context is not None and context < 1:
-        raise UserError(f"{name} says that its context has room for {context} tokens", advice=CONVERT)
+        raise UserError(f"{name} claims a context of {context} tokens", advice=CONVERT)
 
 
 def _check_types(name: str, tensors: Sequence[TensorInfo]) -> None:
     for tensor in tensors:
         if tensor.dtype in INTEGERS and MULTIPLIED.fullmatch(tensor.name):
-            raise UserError(f"tensor {tensor.name!r} of {name} is declared {tensor.dtype}, no weight", advice=AGAIN)
+            raise UserError(
+                f"tensor {tensor.name!r} of {name} has type {tensor.dtype}, which is no weight type",
+                advice=AGAIN,
+            )

@@ -15,14 +15,14 @@ from moe_watch.routing.events import Progress
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 FILES = ["*.json", "model*.safetensors", "tokenizer.model", "tiktoken.model", "*.tiktoken", "*.txt", "*.jinja"]
-"""What the engines read. No Python files: a model's own code is not run unasked."""
+"""Files that the engines read. No Python files: a model's own code is not run without the user's consent."""
 
 CODE = ["*.py"]
-"""Fetched as well where that code is trusted."""
+"""Files that are also fetched if the user trusts that code."""
 
 
 def cached_snapshot(model_id: str) -> Path | None:
-    """The model's folder in the local cache, or None if it is not (wholly) there. Asks nobody."""
+    """Return the model's folder in the local cache, or None if it is not complete there. Uses no network."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -35,32 +35,32 @@ def cached_snapshot(model_id: str) -> Path | None:
 
 
 def files(model_id: str) -> list[str]:
-    """The paths of a repository's files, as the Hub lists them.
+    """Return the paths of a repository's files, as listed by the Hub.
 
     Raises:
-        UserError: there is no such repository, it may not be read, or the Hub cannot be reached.
+        UserError: there is no such repository, access is denied, or the Hub cannot be reached.
     """
     try:
         from huggingface_hub import model_info
     except ImportError as error:
         raise _no_client(model_id) from error
     try:
-        # Not `list_repo_files`: that tries for half a minute to reach a Hub that cannot be reached.
+        # Not `list_repo_files`, which retries for half a minute if the Hub cannot be reached.
         return [sibling.rfilename for sibling in model_info(model_id).siblings or []]
-    except Exception as error:  # of the client's own kinds, and of its HTTP library's, which have no base in common
+    except Exception as error:  # errors of the client and of its HTTP library have no common base class
         raise _explain(model_id, error) from error
 
 
 def download(model_id: str, progress: Callable[[Progress], None], *, patterns: Sequence[str] = FILES) -> Path:
-    """Fetch what is missing of a model into the cache; returns its folder.
+    """Download the missing files of a model into the cache, and return its folder.
 
     Args:
         model_id: `OWNER/NAME`.
-        progress: told of bytes, while they come.
-        patterns: of the paths of the files that are wanted.
+        progress: receives the number of bytes during the download.
+        patterns: patterns of the paths to download.
 
     Raises:
-        UserError: there is no such model, it may not be read, or the Hub cannot be reached.
+        UserError: there is no such model, access is denied, or the Hub cannot be reached.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -79,7 +79,7 @@ def _no_client(model_id: str) -> UserError:
 
 
 def _explain(model_id: str, error: Exception) -> UserError:
-    """The one line for what can go wrong."""
+    """Return the error message for a failure of the Hub's client."""
     from huggingface_hub import errors
 
     unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
@@ -89,12 +89,12 @@ def _explain(model_id: str, error: Exception) -> UserError:
             return UserError(f"{model_id} is gated", advice=advice)
         case errors.RepositoryNotFoundError():
             return UserError(
-                f"{model_id} is neither a folder here nor a model on the Hugging Face Hub that you may read",
+                f"{model_id} is neither a local folder nor a model on the Hugging Face Hub that you can read",
                 advice="check the name; for a private model run `hf auth login`",
             )
         case _ if isinstance(error, unreachable) or _is_of_transport(error):
             return UserError(
-                f"{model_id} is neither a folder here nor wholly in the local cache, and the Hub cannot be reached",
+                f"{model_id} is neither a local folder nor complete in the local cache, and the Hub cannot be reached",
                 advice="go online, or give a local folder",
             )
         case OSError(errno=errno.ENOSPC):
@@ -103,11 +103,11 @@ def _explain(model_id: str, error: Exception) -> UserError:
             )
         case _:
             what = f"{model_id} cannot be downloaded ({type(error).__name__}: {_first_line(error)})"
-            return UserError(what, advice="try again: what has come is kept")
+            return UserError(what, advice="try again: downloaded parts are kept")
 
 
 def _is_of_transport(error: Exception) -> bool:
-    """The HTTP library could not talk to the Hub. By name: the client has changed its library more than once."""
+    """Return whether this is a transport error of the HTTP library, by name: the client has changed its library."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
@@ -116,7 +116,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _progress_bar(model_id: str, progress: Callable[[Progress], None]) -> type[Any]:
-    """A progress bar class for the Hub's client that draws nothing and reports bytes instead."""
+    """Return a progress bar class for the Hub's client that reports bytes and prints nothing."""
     from tqdm import tqdm
 
     class ReportingBar(tqdm):  # type: ignore[misc]
@@ -125,7 +125,7 @@ def _progress_bar(model_id: str, progress: Callable[[Progress], None]) -> type[A
             super().__init__(*args, **options | {"file": io.StringIO()})
 
         def display(self, *_args: Any, **_options: Any) -> None:
-            """Called at every redraw, at most ten times a second."""
+            """Report progress; tqdm calls this at most ten times a second."""
             if self._counts_bytes and self.total:
                 done, total = int(self.n), int(self.total)
                 progress(

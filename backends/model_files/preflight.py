@@ -1,4 +1,4 @@
-"""What can be wrong with a model's files, found before anything heavy is imported or any screen opens."""
+"""Checks of a model's files, before any engine is imported or any screen opens."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import stat
 from pathlib import Path
 
 from moe_watch.backends.model_files.catalog import ModelLocation
-from moe_watch.backends.model_files.config import check_selection, expert_count, read_config
+from moe_watch.backends.model_files.config import Config, check_selection, expert_count, read_config
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import check_model
-from moe_watch.backends.model_files.hub_gguf import Wanted
+from moe_watch.backends.model_files.hub_gguf import GgufName
 from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo, read_tensors, unreadable
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError
 
 WEIGHTS = "model*.safetensors"
-"""The names that mlx-lm loads."""
+"""Names of weight files that mlx-lm loads."""
 TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.*", "tekken.json")
-"""The names that vocabularies have; one is enough."""
+"""Names of vocabulary files; one is enough."""
 INDEX = "model.safetensors.index.json"
 TEMPLATES = "additional_chat_templates"
-"""A folder that transformers looks into."""
+"""Folder that transformers searches for templates."""
 TEXTS = frozenset((".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"))
-"""What libraries read as a whole."""
+"""Suffixes of files that libraries read as a whole."""
 LONGEST_VOCABULARY = 1_000_000_000
-"""Bytes. The longest tokenizer.json of a published model has some 40 MB."""
+"""Bytes. The largest tokenizer.json of a published model has some 40 MB."""
 
 
 def preflight(location: ModelLocation) -> None:
-    """Check a model's files. A model that is still to be downloaded passes: it is checked when it is there.
+    """Check a model's files. A model that is not downloaded yet passes: it is checked after the download.
 
     Raises:
         UserError: the model cannot be observed.
@@ -48,11 +48,11 @@ def preflight(location: ModelLocation) -> None:
 
 
 def _download_again(location: ModelLocation) -> str:
-    """The Hub's own command."""
-    wanted = Wanted.of(location.name)
-    if location.format == "huggingface" or wanted is None or location.path is None:
+    """Return the Hub's command for a new download."""
+    name = GgufName.parse(location.name)
+    if location.format == "huggingface" or name is None or location.path is None:
         return f"hf download {location.name}"
-    return f'hf download {wanted.repository} --include "*{location.path.name}" --force-download'
+    return f'hf download {name.repository} --include "*{location.path.name}" --force-download'
 
 
 def _check_gguf(name: str, path: Path) -> None:
@@ -63,7 +63,7 @@ def _check_gguf(name: str, path: Path) -> None:
 
 
 def _other_than_a_model(file: GgufFile) -> str | None:
-    """What a GGUF file is that cannot be run by itself; None if it can."""
+    """Return a description of a GGUF file that is not a complete model; None if it is one."""
     kind = str(file.metadata.get("general.type", "model"))
     if kind == "adapter":
         return "an adapter (LoRA), not a model"
@@ -71,7 +71,7 @@ def _other_than_a_model(file: GgufFile) -> str | None:
         return "the image or sound part of a model"
     if not file.tensors:
         return "a vocabulary without weights"
-    return None if kind == "model" else f"no model ({kind})"
+    return None if kind == "model" else f"not a model ({kind})"
 
 
 def _check_folder(name: str, folder: Path) -> None:
@@ -79,7 +79,7 @@ def _check_folder(name: str, folder: Path) -> None:
     _check_readable(folder)
     if expert_count(config) is None:
         raise UserError(
-            f"{name} is a dense model: its config.json names no experts", advice="give a Mixture-of-Experts model"
+            f"{name} is a dense model: its config.json has no experts", advice="give a Mixture-of-Experts model"
         )
     check_selection(config, name)
     read_tensor_tables(folder)
@@ -88,7 +88,7 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def _check_readable(folder: Path) -> None:
-    """Refuse what a library would wait for, or read without end: it opens files by names of its own."""
+    """Refuse files on which a library would wait or read without end: it opens files by fixed names."""
     for place in (folder, folder / TEMPLATES):
         try:
             paths = sorted(place.iterdir())
@@ -103,7 +103,7 @@ def _check_readable(folder: Path) -> None:
 def _check_entry(path: Path) -> None:
     try:
         status = path.stat()
-    except OSError:  # a dangling link, or one that may not be followed: whatever needs it says so
+    except OSError:  # a dangling link, or one without permission: the code that needs it reports it
         return
     if stat.S_ISDIR(status.st_mode):
         return
@@ -113,20 +113,20 @@ def _check_entry(path: Path) -> None:
         raise UserError(f"{path} is larger than {LONGEST_VOCABULARY:,} bytes", advice=AGAIN)
 
 
-def _config(folder: Path) -> dict[str, object]:
+def _config(folder: Path) -> Config:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", advice="check the path")
     others = sorted(folder.glob("*.gguf"))
     if others and not (folder / "config.json").exists():
-        raise UserError(f"{folder} has no config.json", advice=f"to use its GGUF file give {others[0]}")
+        raise UserError(f"{folder} has no config.json", advice=f"to use its GGUF file, give {others[0]}")
     return read_config(folder)
 
 
 def read_tensor_tables(folder: Path) -> list[TensorInfo]:
-    """The tensor tables of all weight files of a folder, each checked against its file's size.
+    """Read the tensor tables of all weight files of a folder, each checked against its file's size.
 
     Raises:
-        UserError: there are none, one is missing, or one is damaged.
+        UserError: there are no weight files, one is missing, or one is damaged.
     """
     return [tensor for path in _weight_files(folder) for tensor in read_tensors(path)]
 
@@ -136,18 +136,18 @@ def _weight_files(folder: Path) -> list[Path]:
     missing = sorted(_indexed_files(folder) - {path.name for path in files})
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{folder} lacks {missing[0]}{more}, named in {INDEX}", advice=AGAIN)
+        raise UserError(f"{folder} lacks {missing[0]}{more}, listed in {INDEX}", advice=AGAIN)
     if not files:
         raise UserError(f"{folder} has no weights ({WEIGHTS})", advice=AGAIN)
     return files
 
 
 def _indexed_files(folder: Path) -> set[str]:
-    """The files that the index names; none if there is no index."""
+    """Return the files in the index; empty if there is no index."""
     path = folder / INDEX
     if not path.exists():
         return set()
     try:
         return {str(name) for name in json.loads(read_regular(path))["weight_map"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no valid index", advice=AGAIN) from error
+        raise UserError(f"{path} is not a valid index", advice=AGAIN) from error

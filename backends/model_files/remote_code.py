@@ -1,4 +1,4 @@
-"""Python code that a model brings along, for its config, its tokenizer or its architecture. It is never run unasked."""
+"""Python code in a model's folder, for its config, tokenizer or architecture; it runs only with the user's consent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLAG = "--trust-remote-code"
 
 
 def files_with_code(folder: Path, config: Config) -> list[str]:
-    """Return the names of the files with code that a model's config and tokenizer name."""
+    """Return the names of the code files in a model's config and tokenizer config."""
     named = [*_of_map(config), *_of_map(_tokenizer_config(folder))]
     if isinstance(architecture := config.get("model_file"), str):
         named.append(architecture)
@@ -22,8 +22,8 @@ def files_with_code(folder: Path, config: Config) -> list[str]:
 def needs_code(name: str, files: list[str]) -> UserError:
     """Return the error for a model that cannot be loaded without its code."""
     return UserError(
-        f"{name} cannot be loaded without Python code of its own ({', '.join(files)}), which is not run unasked",
-        advice=f"read that code, and give {FLAG} to run it with your rights",
+        f"{name} needs Python code from its folder ({', '.join(files)}), which is not run without your consent",
+        advice=f"read that code, then give {FLAG} to run it with your rights",
     )
 
 
@@ -36,7 +36,7 @@ def _tokenizer_config(folder: Path) -> Config:
 
 
 def _of_map(config: Config) -> list[str]:
-    """Return the files of an `auto_map`: `module.Class`, or a list of a slow and a fast tokenizer's."""
+    """Return the files of an `auto_map`, with values `module.Class` or lists of a slow and a fast tokenizer."""
     found = config.get("auto_map")
     values = found.values() if isinstance(found, dict) else []
     classes = [each for value in values for each in (value if isinstance(value, list) else [value])]

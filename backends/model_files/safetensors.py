@@ -1,10 +1,11 @@
-"""Safetensors headers: what a file says it holds, and whether it can hold it. No weight is read."""
+"""Reader of safetensors headers, checked against the file's size. No weight is read."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.errors import UserError
 
 LONGEST_HEADER = 100_000_000
-"""Bytes; the limit that the format itself sets."""
+"""Bytes; the limit of the format."""
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
@@ -21,20 +22,20 @@ BITS = {
     "U32": 32, "I32": 32, "F32": 32,
     "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
-"""Size of one element. Types that are not listed are taken at the size the header gives."""
+"""Size of one element. Unlisted types have the size that the header gives."""
 
 AGAIN = "download or convert the model again"
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """What to say of a model's file that the system does not let be read."""
+    """Return the error for a model's file that cannot be read."""
     advice = {FileNotFoundError: AGAIN, PermissionError: "check its permissions"}.get(type(error), "check the path")
     return UserError(f"{path} cannot be read ({error.strerror or error})", advice=advice)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One row of a file's tensor table."""
+    """Row of a file's tensor table."""
 
     name: str
     dtype: str
@@ -47,10 +48,10 @@ class TensorInfo:
 
 
 def read_tensors(path: Path) -> list[TensorInfo]:
-    """The tensor table of one file, checked against the file's size.
+    """Read the tensor table of one file, checked against the file's size.
 
     Raises:
-        UserError: the file is missing, truncated or no safetensors file.
+        UserError: the file is missing, truncated or not a safetensors file.
     """
     try:
         with open_regular(path) as file:
@@ -68,24 +69,24 @@ def _check_length(path: Path, start: bytes, length: int, size: int) -> None:
     if start == b"version ":
         raise UserError(f"{path} is a Git LFS pointer, not the weights", advice="run `git lfs pull` in its folder")
     if len(start) < 8:
-        raise UserError(f"{path} is truncated: {size} bytes are not even a header", advice=AGAIN)
+        raise UserError(f"{path} is truncated: {size} bytes are too few for a header", advice=AGAIN)
     if length > LONGEST_HEADER or length < 2:
-        raise UserError(f"{path} is no safetensors file: it claims a header of {length:,} bytes", advice=AGAIN)
+        raise UserError(f"{path} is not a safetensors file: it claims a header of {length:,} bytes", advice=AGAIN)
     if 8 + length > size:
         raise UserError(f"{path} is truncated inside its header: {size:,} of {8 + length:,} bytes", advice=AGAIN)
 
 
-def _parse(path: Path, header: bytes) -> dict[str, Any]:
+def _parse(path: Path, header: bytes) -> Mapping[str, object]:
     try:
         table = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is corrupt: its header is no JSON", advice=AGAIN) from error
+        raise UserError(f"{path} is corrupt: its header is not JSON", advice=AGAIN) from error
     if not isinstance(table, dict):
-        raise UserError(f"{path} is corrupt: its header is no table of tensors", advice=AGAIN)
+        raise UserError(f"{path} is corrupt: its header is not a table of tensors", advice=AGAIN)
     return table
 
 
-def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> list[TensorInfo]:
+def _tensors(path: Path, table: Mapping[str, object], data_bytes: int) -> list[TensorInfo]:
     tensors = []
     places = []
     for name, row in table.items():
@@ -96,14 +97,14 @@ def _tensors(path: Path, table: dict[str, Any], data_bytes: int) -> list[TensorI
         places.append((start, stop, name))
     end = _check_places(path, places)
     if end > data_bytes:
-        raise UserError(f"{path} is truncated: its tensors need {end:,} bytes, {data_bytes:,} are there", advice=AGAIN)
+        raise UserError(f"{path} is truncated: its tensors need {end:,} bytes, it has {data_bytes:,}", advice=AGAIN)
     if end < data_bytes:
         raise UserError(f"{path} is corrupt: {data_bytes - end:,} bytes belong to no tensor", advice=AGAIN)
     return tensors
 
 
 def _check_places(path: Path, places: list[tuple[int, int, str]]) -> int:
-    """Refuse data that belong to two tensors, or to none between two; return where the last tensor ends."""
+    """Refuse bytes that belong to two tensors, or to none between two; return the end of the last tensor."""
     end, before = 0, ""
     for start, stop, name in sorted(places):
         if start < end:
@@ -117,7 +118,7 @@ def _check_places(path: Path, places: list[tuple[int, int, str]]) -> int:
 
 
 def _tensor(path: Path, name: str, row: Any) -> tuple[TensorInfo, int, int]:
-    """One row of the table, and where its data begin and end."""
+    """Return one row of the table, and the start and end of its data."""
     try:
         dtype = str(row["dtype"])
         shape = tuple(int(length) for length in row["shape"])
@@ -127,5 +128,5 @@ def _tensor(path: Path, name: str, row: Any) -> tuple[TensorInfo, int, int]:
     tensor = TensorInfo(name, dtype, shape, stop - start)
     needed = tensor.elements * BITS[dtype] // 8 if dtype in BITS else tensor.bytes
     if start < 0 or min(shape, default=0) < 0 or tensor.bytes != needed:
-        raise UserError(f"{path} is corrupt: tensor {name!r} does not fit its own size", advice=AGAIN)
+        raise UserError(f"{path} is corrupt: the size of tensor {name!r} does not fit its shape", advice=AGAIN)
     return tensor, start, stop

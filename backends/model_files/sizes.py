@@ -1,6 +1,6 @@
-"""What a model weighs, read from the headers of its files: no weight is loaded.
+"""Model size, read from the headers of its files; no weight is loaded.
 
-Bytes are those stored on disk. What cannot be told from names and shapes is None.
+Bytes are bytes on disk. A number that names and shapes do not determine is None.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.stored_types import is_packed
 
 EXPERT_CONTAINERS = frozenset({"experts", "switch_mlp", "switch_glu"})
-"""Path components under which routed experts are stored, one by one or stacked."""
+"""Path components of routed experts, stored one by one or stacked."""
 
 LAYER_LISTS = frozenset({"layers", "h", "blocks"})
 
@@ -28,15 +28,15 @@ class WeightFacts:
 
     bytes: int
     parameters: int | None
-    """None for packed (quantised) weights, whose shapes do not count parameters."""
+    """None for packed (quantized) weights, whose shapes do not count parameters."""
     expert_bytes: dict[int, int]
-    """Of one routed expert, by model layer index; only layers where it can be told."""
+    """Bytes of one routed expert by model layer index, for layers where the number is known."""
     non_expert_bytes: int | None
     fingerprint: str
 
 
 def weight_facts(config: Config, tensors: Sequence[TensorInfo]) -> WeightFacts:
-    """Add up a model's tensor tables (all files of it)."""
+    """Return the sizes of a model, summed over the tensor tables of all its files."""
     total = sum(tensor.bytes for tensor in tensors)
     routed = _routed_bytes(tensors)
     one = _one_expert(routed, expert_count(config))
@@ -49,22 +49,22 @@ def weight_facts(config: Config, tensors: Sequence[TensorInfo]) -> WeightFacts:
     )
 
 
-def fingerprint(metadata: Config, tensors: Iterable[TensorInfo]) -> str:
-    """SHA-256 of metadata, tensor table and size: the same however the tensors are spread over files."""
+def fingerprint(metadata: Mapping[str, object], tensors: Iterable[TensorInfo]) -> str:
+    """Return SHA-256 of metadata and tensor table; it does not depend on the distribution of tensors over files."""
     table = sorted((tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors)
     content = json.dumps([metadata, table], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _one_expert(routed: dict[int, int], experts: int | None) -> dict[int, int]:
-    """A layer's bytes shared out among its experts; empty if they do not come out even."""
+    """Return each layer's bytes divided by its number of experts; empty if a division has a remainder."""
     if experts is None or any(size % experts for size in routed.values()):
         return {}
     return {layer: size // experts for layer, size in routed.items()}
 
 
 def _routed_bytes(tensors: Iterable[TensorInfo]) -> dict[int, int]:
-    """Bytes of all routed experts together, by model layer index."""
+    """Return the bytes of all routed experts together, by model layer index."""
     sizes: dict[int, int] = defaultdict(int)
     for tensor in tensors:
         path = tensor.name.split(".")
@@ -75,7 +75,7 @@ def _routed_bytes(tensors: Iterable[TensorInfo]) -> dict[int, int]:
 
 
 def _layer_index(path: list[str]) -> int | None:
-    """The number that follows the first list of layers in a tensor's path."""
+    """Return the number after the first list of layers in a tensor's path; None if there is none."""
     for component, index in pairwise(path):
         if component in LAYER_LISTS and index.isdecimal():
             return int(index)

@@ -1,4 +1,4 @@
-"""Types that a checkpoint's weights are stored in, whatever its config claims."""
+"""Types that a checkpoint's weights are stored in, independent of its config's claim."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MODELOPT = "hf_quant_config.json"
 
 PLAIN = frozenset({"F16", "BF16", "F32", "F64"})
 PACKED = frozenset({"U8", "I8", "U32", "I32", "F4"})
-"""Types of several numbers in one element, or of numbers that a scale belongs to."""
+"""Types with several numbers in one element, or with a separate scale."""
 NAMES = {"F8_E4M3": "fp8 (E4M3)", "F8_E5M2": "fp8 (E5M2)", "I8": "8-bit integers"}
 ENOUGH = 0.05
-"""Share of a checkpoint's bytes that weights of a type have at least; below lie scales and tables."""
+"""Smallest share of a checkpoint's bytes for a type of weights; smaller shares are scales and tables."""
 
 
 def stored_quantization(tensors: Iterable[TensorInfo]) -> str | None:
-    """Return the types of quantised weights, by falling share of all bytes; None if there are none."""
+    """Return the types of quantized weights, in descending share of all bytes; None if there are none."""
     sizes: dict[str, int] = defaultdict(int)
     for tensor in tensors:
         sizes[tensor.dtype] += tensor.bytes
@@ -32,24 +32,24 @@ def stored_quantization(tensors: Iterable[TensorInfo]) -> str | None:
 
 
 def is_packed(tensors: Iterable[TensorInfo]) -> bool:
-    """Return whether shapes do not count parameters: several are packed into one element, or scales stand beside."""
+    """Return whether shapes do not count parameters, because elements are packed or have separate scales."""
     return stored_quantization(tensors) is not None
 
 
 def claimed_quantization(config: Config, folder: Path) -> tuple[str, str] | None:
-    """Return what a model's files claim in words, and the file that does; None if they claim nothing."""
-    if (said := quantization(config)) is not None:
-        return said, "config.json"
+    """Return the quantization that a model's files claim, and the name of the file; None if they claim none."""
+    if (claim := quantization(config)) is not None:
+        return claim, "config.json"
     found = _modelopt(folder)
     nested = found.get("quantization", found)
-    said = quantization({"quantization_config": nested if isinstance(nested, dict) else {}})
-    return None if said is None else (said, MODELOPT)
+    claim = quantization({"quantization_config": nested if isinstance(nested, dict) else {}})
+    return None if claim is None else (claim, MODELOPT)
 
 
 def modelopt_settings(config: Config, folder: Path) -> Config:
-    """Return entries to lay over a config so that mlx-lm reads ModelOpt's file.
+    """Return entries to add to a config so that mlx-lm reads ModelOpt's file.
 
-    mlx-lm takes the file for a `quantization_config` and demands a `quant_method`, which ModelOpt does not write.
+    mlx-lm treats the file as a `quantization_config` and requires a `quant_method`, which ModelOpt does not write.
     """
     found = _modelopt(folder)
     if not found or quantization(config) is not None or "quant_method" in found:
@@ -58,7 +58,7 @@ def modelopt_settings(config: Config, folder: Path) -> Config:
 
 
 def _modelopt(folder: Path) -> Config:
-    """Return what ModelOpt's file holds; the settings are nested in it."""
+    """Return the content of ModelOpt's file, in which the settings are nested; empty if it cannot be read."""
     try:
         found = json.loads((folder / MODELOPT).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Compiled libraries in the user's cache, so that only code is loaded that this user's moe-watch put there, and whole.
+"""Cache of compiled libraries in the user's cache directory. Only complete files that this user wrote are loaded.
 
-A library's name ends with the hash of its content. A damaged one does not match its name; one that another user could
-have written is not looked at. Both are removed, and compiled again.
+A library's file name ends with the hash of its content. A damaged file does not match its name; a file that another
+user could have written is not read. Both are removed, and compiled again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def is_private(folder: Path) -> bool:
-    """Make sure of a folder that only this user can write to; False if it is another user's.
+    """Create a folder that only this user can write to, and return True; return False if another user owns it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
@@ -31,7 +31,7 @@ def is_private(folder: Path) -> bool:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """Return the library of that name, if it is sound; those that are not are removed."""
+    """Return the library with this name if it is sound; unsound files are removed."""
     for path in sorted(folder.glob(f"{name}-*.so")):
         if _is_sound(path, name):
             return path
@@ -40,11 +40,11 @@ def find(folder: Path, name: str) -> Path | None:
     return None
 
 
-def keep(made: Path, folder: Path, name: str) -> Path:
-    """Move a library into the folder, so that a crash leaves all of it there or nothing.
+def store(made: Path, folder: Path, name: str) -> Path:
+    """Move a library into the folder atomically: after a crash it is complete or absent.
 
     Raises:
-        OSError: it cannot be moved there.
+        OSError: the library cannot be moved.
     """
     made.chmod(0o700)
     _sync(made)
@@ -55,7 +55,7 @@ def keep(made: Path, folder: Path, name: str) -> Path:
 
 
 def _is_sound(path: Path, name: str) -> bool:
-    """It is a file of this user's that nobody else could write to, and its content is the one that it is named for."""
+    """Return whether only this user could write the file, and its content matches the hash in its name."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -73,7 +73,7 @@ def _digest(content: bytes) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on the disk before anything else happens."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Limits on open files that a library would raise beyond what the system allows."""
+"""Limits on open files, for libraries that raise them beyond the system's hard limit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def tolerated() -> Iterator[None]:
-    """Let limits be as they are where a library may not raise them.
+def clamped_limits() -> Iterator[None]:
+    """Clamp limits that a library sets to the hard limit, in place of an error.
 
-    mlx-lm asks for 4,096 open files when it is imported, and fails where fewer are allowed, though it needs a dozen.
+    mlx-lm sets a limit of 4,096 open files on import, and fails if the hard limit is lower, though it needs a dozen.
     """
     original = resource.setrlimit
 

@@ -1,4 +1,4 @@
-"""How a lack of memory is told, and what to do about it. Imports nothing heavy."""
+"""Messages about too little memory, and advice. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 SAID = re.compile(
     "insufficient memory|(?:unable|failed) to allocate|mmap failed|bad_alloc|[Oo]ut of memory|Cannot allocate memory"
 )
-"""How engines, their devices, the C++ runtime and the system say that there is not enough of it."""
+"""Messages of engines, devices, the C++ runtime and the system about failed allocations."""
 
 SMALLER_MODEL = "free memory, or give a smaller model"
 SMALLER_CONTEXT = "free memory, or give a smaller --context"
@@ -16,7 +16,7 @@ SMALLER = "free memory, or give a smaller model or --context"
 
 
 def total_memory() -> int | None:
-    """Bytes of memory that this machine has; None if the system does not say."""
+    """Return this machine's memory in bytes; None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -24,9 +24,9 @@ def total_memory() -> int | None:
 
 
 def beyond_memory(stored_bytes: int) -> str | None:
-    """What to know beforehand of weights that this machine's memory cannot hold; None if it can.
+    """Return a warning about weights larger than this machine's memory; None if they fit.
 
-    No reason to refuse them: a GPU may have memory of its own, and what is mapped from a file is read again and again.
+    They are not refused: a GPU may have separate memory, and pages of a mapped file can be reloaded.
     """
     total = total_memory()
     if total is None or stored_bytes <= total:

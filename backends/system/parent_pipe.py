@@ -1,6 +1,6 @@
-"""A pipe by which a worker's end follows that of its parent, whatever the worker is doing.
+"""Pipe that ends a worker when its parent ends, regardless of the worker's state.
 
-The parent holds the writing end and never writes. Where it ends, however it ends, the system closes the pipe.
+The parent holds the writing end and never writes. When the parent ends, for any reason, the system closes the pipe.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sys
 
 
 def hold(lifeline: int) -> None:
-    """Have this process killed when the writing end of `lifeline` is closed.
+    """Make the system kill this process when the writing end of `lifeline` is closed.
 
-    The inbox's thread sees the end of the pipe of commands as well, but only while the interpreter runs: a library may
-    keep it from running for minutes. Linux sends a signal without it; elsewhere that thread has to do.
+    The inbox's thread also sees the end of the command pipe, but only while the interpreter runs: a library may block
+    it for minutes. Linux sends a signal without the interpreter; other systems rely on that thread.
     """
     if sys.platform != "linux":
         return
-    with contextlib.suppress(OSError):  # sandboxes that imitate Linux may lack it
+    with contextlib.suppress(OSError):  # sandboxes that emulate Linux may lack it
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)

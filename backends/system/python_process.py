@@ -1,4 +1,4 @@
-"""Command line and environment of a child process that runs one of our modules."""
+"""Command line and environment of a child process that runs a module of this package."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    """Return the command line that runs `module`, named in full.
+    """Return the command line that runs `module`, given by its full name.
 
-    `-P` keeps the folder that the user happens to be in off the import path.
+    `-P` keeps the current directory off the import path.
     """
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 

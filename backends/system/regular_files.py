@@ -1,6 +1,6 @@
-"""Reading files that a user names or a model's folder holds: regular ones only, and no more than they may have.
+"""Reading of regular files up to a size limit, for files that a user names or a model folder contains.
 
-Opening a FIFO waits for a writer for ever, and a device such as `/dev/zero` has no end.
+Opening a FIFO waits for a writer without end, and a device such as `/dev/zero` has no end.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 LONGEST_TEXT = 100_000_000
-"""Bytes of a JSON file. The longest index of a published model has some 10 MB."""
+"""Bytes of a JSON file. The largest index of a published model has some 10 MB."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read; a symbolic link is followed.
+    """Open a regular file for reading; symbolic links are followed.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file; `strerror` says so in words.
+        OSError: the file cannot be opened, or is not a regular file; `strerror` is the reason.
     """
     _require_regular(path, os.stat(path).st_mode)  # before it is opened: opening a device may have an effect
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        _require_regular(path, os.fstat(descriptor).st_mode)  # another one may have taken its place
+        _require_regular(path, os.fstat(descriptor).st_mode)  # the file may have been replaced meanwhile
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -35,7 +35,7 @@ def read_regular(path: Path, limit: int = LONGEST_TEXT) -> bytes:
     """Read a whole file.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or has more than `limit` bytes.
+        OSError: the file cannot be read, is not a regular file, or has more than `limit` bytes.
     """
     with open_regular(path) as file:
         content = file.read(limit + 1)

@@ -1,7 +1,7 @@
-"""A chat template, rendered in a process of its own with bounded memory and time.
+"""Chat template, rendered in a separate process with bounded memory and time.
 
-A template is a program that comes with a model. jinja2's sandbox keeps it from files and from Python's internals, but
-lets it multiply a string to gigabytes or loop for hours, and while it does so no other thread of this process runs.
+A template is a program that comes with a model. jinja2's sandbox denies it files and Python's internals, but lets it
+multiply a string to gigabytes or loop for hours; meanwhile no other thread of the same process runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,44 +22,44 @@ from moe_watch.backends.system.python_process import command, environment
 Messages = list[dict[str, str]]
 
 SECONDS = 2
-"""Of processor time. Templates of real models take some milliseconds."""
+"""Limit of processor time. Templates of real models take some milliseconds."""
 LONGEST_WAIT = 60.0
-"""Seconds, for a machine that is busy otherwise."""
+"""Limit of elapsed time in seconds; it allows for a busy machine."""
 MEMORY = 1 << 30
-"""Bytes, interpreter and conversation included."""
+"""Bytes, including the interpreter and the conversation."""
 LONGEST_TEXT = 200_000_000
-"""Characters. A prompt may have half as many."""
+"""Characters; twice the limit of a prompt."""
 POLL = 0.05
-"""Seconds between looks at its memory, for macOS, which enforces no limit on address space."""
+"""Seconds between checks of the process's memory, for macOS, which enforces no limit on address space."""
 
 
 class TemplateError(Exception):
-    """The template was not rendered; `str()` says why in a few words."""
+    """Failure to render a template; `str()` is the reason in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A Jinja template and what it can use beside the messages."""
+    """Jinja template, and the variables that it can use beside the messages."""
 
     source: str
-    variables: dict[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, object] = field(default_factory=dict)
 
     def render(self, messages: Messages) -> str:
-        """Return the text of a conversation, up to where the model answers.
+        """Return the text of a conversation, up to the start of the model's answer.
 
         Raises:
-            TemplateError: it fails, or takes too much memory or time.
+            TemplateError: the template fails, or takes too much memory or time.
         """
-        variables = self.variables | {"messages": messages, "add_generation_prompt": True}
-        asked = json.dumps({"template": self.source, "variables": variables}, default=str)
-        answer = json.loads(_answer(asked.encode()))
+        variables = {**self.variables, "messages": messages, "add_generation_prompt": True}
+        request = json.dumps({"template": self.source, "variables": variables}, default=str)
+        answer = json.loads(_answer(request.encode()))
         if "failed" in answer:
             raise TemplateError(answer["failed"])
         return str(answer["text"])
 
 
 def of_hugging_face(tokenizer: Any) -> ChatTemplate | None:
-    """Return the template of mlx-lm's wrapper of a tokenizer; None if code of a library renders in its place."""
+    """Return the template of mlx-lm's tokenizer wrapper; None if a library renders conversations by its own code."""
     inner = getattr(tokenizer, "_tokenizer", tokenizer)
     renders = getattr(type(inner), "apply_chat_template", None)
     if getattr(tokenizer, "_chat_template", None) is not None or not _is_from_transformers(renders):
@@ -68,12 +69,21 @@ def of_hugging_face(tokenizer: Any) -> ChatTemplate | None:
     return ChatTemplate(inner.get_chat_template(), variables | {thinking: bool(tokenizer.has_thinking)})
 
 
+def no_template() -> ChatTemplate:
+    """Refuse to render, for a model without a chat template.
+
+    Raises:
+        TemplateError: always.
+    """
+    raise TemplateError("the model has none")
+
+
 def _is_from_transformers(method: Any) -> bool:
-    """The method is that of all tokenizers, which does nothing but render the template."""
+    """Return whether this is the base method of transformers, which only renders the template."""
     return getattr(method, "__module__", "") == "transformers.tokenization_utils_base"
 
 
-def _answer(asked: bytes) -> bytes:
+def _answer(request: bytes) -> bytes:
     limits = (SECONDS, MEMORY, LONGEST_TEXT, os.getpid())
     with subprocess.Popen(
         command("moe_watch.backends.text.template_process", *limits),
@@ -82,7 +92,7 @@ def _answer(asked: bytes) -> bytes:
         env=environment(),
     ) as process:
         try:
-            answer = _communicate(process, asked)
+            answer = _communicate(process, request)
         finally:
             process.kill()
     if process.returncode == 0:
@@ -92,14 +102,14 @@ def _answer(asked: bytes) -> bytes:
     raise TemplateError(f"its process left with exit status {process.returncode}")
 
 
-def _communicate(process: subprocess.Popen[bytes], asked: bytes) -> bytes:
-    left: bytes | None = asked
+def _communicate(process: subprocess.Popen[bytes], request: bytes) -> bytes:
+    left: bytes | None = request
     deadline = time.monotonic() + LONGEST_WAIT
     while True:
         try:
             return process.communicate(left, timeout=POLL)[0]
         except subprocess.TimeoutExpired as error:
-            left = None  # what was not sent yet it remembers
+            left = None  # `communicate` keeps the unsent part
             if _resident(process.pid) > MEMORY:
                 raise TemplateError(too_much_memory(MEMORY)) from error
             if time.monotonic() > deadline:
@@ -107,7 +117,7 @@ def _communicate(process: subprocess.Popen[bytes], asked: bytes) -> bytes:
 
 
 def too_much_memory(limit: int) -> str:
-    """Say that a template went beyond its memory."""
+    """Return the message for a template that exceeds its memory limit."""
     return f"it takes more than {limit >> 20:,} MiB of memory"
 
 

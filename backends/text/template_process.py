@@ -1,7 +1,7 @@
-"""The process that renders one chat template: JSON on standard input, JSON on standard output.
+"""Process that renders one chat template: JSON on standard input, JSON on standard output.
 
-`python -m moe_watch.backends.text.template_process SECONDS BYTES CHARACTERS PARENT`. The environment is that of
-`transformers`, which llama-cpp-python follows as well.
+`python -m moe_watch.backends.text.template_process SECONDS BYTES CHARACTERS PARENT`. The Jinja environment is the one
+that `transformers` uses; llama-cpp-python follows it as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -28,28 +29,28 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Render what standard input asks for, within limits."""
+    """Render the template from standard input, within limits."""
     seconds, memory, longest, parent = map(int, sys.argv[1:5])
     _end_with(parent)
     _limit(seconds, memory)
-    asked = json.load(sys.stdin)
-    json.dump(_answer(asked["template"], asked["variables"], memory, longest), sys.stdout)
+    request = json.load(sys.stdin)
+    json.dump(_answer(request["template"], request["variables"], memory, longest), sys.stdout)
 
 
-def _answer(template: str, variables: dict[str, Any], memory: int, longest: int) -> dict[str, str]:
+def _answer(template: str, variables: Mapping[str, object], memory: int, longest: int) -> dict[str, str]:
     try:
         text = environment().from_string(template).render(**variables)
     except MemoryError:
         return {"failed": f"it takes more than {memory >> 20:,} MiB of memory"}
-    except Exception as error:  # a template is a program of the model's own, and may raise anything
+    except Exception as error:  # a template is a program, and may raise anything
         return {"failed": next(iter(str(error).splitlines()), "") or type(error).__name__}
     if len(text) > longest:
-        return {"failed": f"it makes a text of {len(text):,} characters"}
+        return {"failed": f"its text has {len(text):,} characters"}
     return {"text": text}
 
 
 def _end_with(parent: int) -> None:
-    """Have Linux kill this process when the one that started it ends. Elsewhere the limit on time has to do."""
+    """Make Linux kill this process when its parent ends. On other systems only the time limit ends it."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a C library may lack it
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -63,7 +64,7 @@ def _limit(seconds: int, memory: int) -> None:
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, memory),
     ):
-        with contextlib.suppress(ValueError, OSError):  # macOS refuses some; the parent looks at memory as well
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses some; the parent checks memory as well
             resource.setrlimit(kind, (limit, limit + 1 if kind == resource.RLIMIT_CPU else limit))
 
 
@@ -84,7 +85,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 class GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}`, which marks the model's own text for training, and is nothing here."""
+    """Tag `{% generation %}`, which marks the model's own text for training; it has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
@@ -94,7 +95,7 @@ class GenerationTag(jinja2.ext.Extension):
 
 
 class _Dict:
-    """`dict` without the attributes of a class, through which a template could leave the sandbox."""
+    """Substitute for `dict` without class attributes, through which a template could escape the sandbox."""
 
     def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
         return dict(*values, **named)
@@ -104,7 +105,7 @@ class _Dict:
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """A namespace that takes no name with an underscore in front, so none of Python's own."""
+    """Namespace that refuses names with a leading underscore, and so all of Python's internal names."""
 
     def __init__(*values: Any, **named: Any) -> None:
         self, *rest = values

@@ -1,4 +1,4 @@
-"""Token ids that a model has no row for: an engine would read whatever lies behind its embedding."""
+"""Check of token ids against the embedding: an engine would read memory beyond it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from moe_watch.routing.errors import UserError
 
 
 def check_token_ids(ids: Sequence[int], rows: int, model: str, text_of: Callable[[int], str]) -> None:
-    """Refuse tokens beyond the embedding, the first one by name.
+    """Refuse token ids beyond the embedding, with the first one in the message.
 
     Args:
-        ids: what is to be evaluated.
-        rows: of the embedding.
-        model: its name, for the message.
-        text_of: what a token stands for.
+        ids: tokens to evaluate.
+        rows: number of rows of the embedding.
+        model: name of the model, for the message.
+        text_of: function from a token id to its text.
 
     Raises:
-        UserError: there is one.
+        UserError: a token id has no row.
     """
     if not ids or (min(ids) >= 0 and max(ids) < rows):
         return
     token = next(token for token in ids if not 0 <= token < rows)
     raise UserError(
-        f"token {token} ({text_of(token)!r}) is none of {model}'s: its embedding has {rows:,} rows",
-        advice="use the tokenizer that the model was made with",
+        f"token {token} ({text_of(token)!r}) is not in the embedding of {model}, which has {rows:,} rows",
+        advice="use the tokenizer that the model was trained with",
     )

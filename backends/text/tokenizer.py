@@ -1,4 +1,4 @@
-"""Text to tokens and back, with Hugging Face tokenizers: chat turns, and detokenising as tokens come."""
+"""Hugging Face tokenizers: chat turns as token ids, and incremental detokenizers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from moe_watch.routing.errors import UserError
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 LONGEST_CHARACTER = 4
-"""Bytes in UTF-8."""
+"""Bytes of a character in UTF-8."""
 
 
 class TextCodec:
-    """One model's tokenizer and chat template.
+    """Tokenizer and chat template of one model.
 
     Args:
         tokenizer: mlx-lm's wrapper of a Hugging Face tokenizer.
-        name: the model's, for messages.
-        template: finds the chat template; None if the tokenizer renders conversations by code of its own library.
+        name: name of the model, for messages.
+        template: function that returns the chat template; None if the tokenizer's library renders by its own code.
     """
 
     def __init__(self, tokenizer: Any, name: str, template: Callable[[], ChatTemplate | None]) -> None:
@@ -41,23 +41,26 @@ class TextCodec:
         return frozenset(self._tokenizer.eos_token_ids)
 
     def encode(self, text: str, *, first: bool) -> list[int]:
-        """Text as it is; `first` adds what the tokenizer puts in front of a text."""
+        """Return the token ids of raw text; `first` adds the special tokens that begin a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=first))
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of these tokens, special ones included; nothing for what can be no token."""
+        """Return the text of these tokens, including special ones; negative ids are skipped."""
         return str(self._tokenizer.decode([token for token in ids if token >= 0], skip_special_tokens=False))
 
     def encode_turn(self, text: str) -> list[int]:
-        """A conversation's first turn, up to where the model answers."""
+        """Return the token ids of a conversation's first turn, up to the start of the model's answer."""
         return self.encode(self._render([{"role": "user", "content": text}]), first=False)
 
     def encode_next_turn(self, text: str, last: int | None) -> list[int]:
-        """A further turn: ends the model's answer as its template does, asks, up to where the model answers again.
+        """Return the token ids of a further turn: the template's end of an answer, the user's text, the next answer.
 
         Args:
-            text: what the user says.
-            last: the token that the context ends with; an end-of-text that is there already is not repeated.
+            text: text of the user.
+            last: last token of the context; an end-of-text token that is already there is not repeated.
+
+        Raises:
+            UserError: the template fails, or leaves answers out.
         """
         answer = secrets.token_hex(8)
         conversation = [
@@ -67,7 +70,7 @@ class TextCodec:
         ]
         _, found, following = self._render(conversation).partition(answer)
         if not found:
-            raise UserError(f"the chat template of {self._name} leaves answers out", advice="inject the text raw")
+            raise UserError(f"the chat template of {self._name} leaves out answers", advice="inject the text raw")
         ids = self.encode(following, first=False)
         return ids[1:] if ids and last in self.ends and ids[0] == last else ids
 
@@ -77,22 +80,22 @@ class TextCodec:
             if template is not None:
                 return template.render(messages)
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of the model's own, and may raise anything
+        except Exception as error:  # a template is a program, and may raise anything
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"the chat template of {self._name} fails ({reason})", advice="use --raw") from error
         return str(text)
 
     def detokenizer(self) -> Detokenizer:
-        """Incremental, for one context."""
+        """Return an incremental detokenizer for one context."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         return StreamDetokenizer(backend) if backend is not None else SegmentDetokenizer(self._tokenizer.detokenizer)
 
 
 class StreamDetokenizer:
-    """For tokenizers of the `tokenizers` library.
+    """Detokenizer for tokenizers of the `tokenizers` library.
 
-    Tokens that stand for single bytes are put together here: the library makes every byte of a run unreadable if one
-    of them is. Other tokens are decoded together with those before them, which decide about spaces.
+    Byte tokens are joined here, because the library replaces all bytes of a sequence if one of them is invalid. Other
+    tokens are decoded together with the tokens before them, which decide about spaces.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -100,9 +103,9 @@ class StreamDetokenizer:
         self._bytes = _byte_tokens(tokenizer)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._context: list[int] = []
-        """What the text that was returned last was made from."""
+        """Tokens of the text that was returned last."""
         self._pending: list[int] = []
-        """Tokens after it, which end within a character."""
+        """Tokens after it, which end inside a character."""
 
     def add(self, token: int) -> str:
         byte = self._bytes.get(token)
@@ -119,10 +122,10 @@ class StreamDetokenizer:
             return self._return(len(self._pending), text)
         if len(self._pending) < LONGEST_CHARACTER:
             return ""
-        return self._return(1, self._decode(self._context + self._pending[:1]))  # no character is as long
+        return self._return(1, self._decode(self._context + self._pending[:1]))  # no character is this long
 
     def _return(self, tokens: int, text: str) -> str:
-        """Return what the first pending tokens add to the text of the context."""
+        """Return the text that the first pending tokens add to the text of the context."""
         before = os.path.commonprefix([self._decode(self._context), text])  # noqa: RUF071 - of characters
         self._context, self._pending = self._pending[:tokens], self._pending[tokens:]
         return text[len(before) :]
@@ -132,7 +135,7 @@ class StreamDetokenizer:
 
 
 def _byte_tokens(tokenizer: Any) -> dict[int, int]:
-    """Return the bytes that tokens such as `<0x0A>` stand for, by token; that of a letter first."""
+    """Return the byte of each byte token (such as `<0x0A>`) by token id, with the byte of a letter first."""
     if tokenizer.decoder is None or b'"ByteFallback"' not in tokenizer.decoder.__getstate__():
         return {}
     ids = {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in (ord("a"), *range(256))}
@@ -140,7 +143,7 @@ def _byte_tokens(tokenizer: Any) -> dict[int, int]:
 
 
 class SegmentDetokenizer:
-    """For other tokenizers, by mlx-lm."""
+    """Detokenizer for other tokenizers, by mlx-lm."""
 
     def __init__(self, detokenizer: Any) -> None:
         self._detokenizer = detokenizer

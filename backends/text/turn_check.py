@@ -1,4 +1,4 @@
-"""Compare what a user says with the tokens that a chat template makes of it."""
+"""Check that a chat template passes the user's text on to the model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from moe_watch.backends.engine import Engine
 from moe_watch.routing.errors import UserError
 
 PROBE = "Name a colour, please."
-"""Said to a template while a model is loaded; plain words, so that no template has a reason to change them."""
+"""Text that a template is checked with while a model is loaded; plain words that no template has reason to change."""
 LONGEST_QUOTE = 60
 
 
 def contains(engine: Engine, ids: Sequence[int], text: str) -> bool:
-    """Return whether the tokens of a turn hold the user's text, as this tokenizer spells it.
+    """Return whether the tokens of a turn contain the user's text, as this tokenizer spells it.
 
     Templates may trim a text or quote it as JSON; tokenizers may change its characters.
     """
@@ -33,12 +33,12 @@ def _decoded(engine: Engine, ids: Sequence[int]) -> str:
 
 
 def _squeezed(text: str) -> str:
-    """Leave out white space, which templates and tokenizers change."""
+    """Return the text without white space, which templates and tokenizers change."""
     return "".join(text.split())
 
 
 def template_warnings(engine: Engine) -> list[str]:
-    """Return what a header should say about a model's chat template. One that fails is refused when it is used."""
+    """Return warnings for the header about a chat template. A template that fails is refused when it is used."""
     if not engine.has_chat_template:
         return []
     try:
@@ -51,7 +51,7 @@ def template_warnings(engine: Engine) -> list[str]:
 
 
 def left_out(engine: Engine, ids: Sequence[int]) -> str:
-    """Say that the user's text did not reach the model, and what did."""
+    """Return the message that the user's text does not reach the model, with the text that does."""
     sent = _decoded(engine, ids)
     shown = sent if len(sent) <= LONGEST_QUOTE else f"{sent[:LONGEST_QUOTE]}…"
-    return f"the chat template leaves the user's text out or changes it: the model sees {shown!r}"
+    return f"the chat template leaves out or changes the user's text: the model gets {shown!r}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moe_watch.backends import engine_log
-from moe_watch.backends.engine_log import summed_up
+from moe_watch.backends.engine_log import summarize
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions
 from tests.backends import pocket_variants
@@ -22,25 +22,25 @@ FIELD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no pre-tokenizer": (
         {"dropped": ["tokenizer.ggml.pre"]},
         [
-            "llama.cpp says: missing pre-tokenizer type, using: 'default'",
-            "llama.cpp says: GENERATION QUALITY WILL BE DEGRADED!",
-            "llama.cpp says: CONSIDER REGENERATING THE MODEL",
+            "llama.cpp logs: missing pre-tokenizer type, using: 'default'",
+            "llama.cpp logs: GENERATION QUALITY WILL BE DEGRADED!",
+            "llama.cpp logs: CONSIDER REGENERATING THE MODEL",
         ],
     ),
     "first token out of range": (
         {"changed": {BOS: number(99_999)}},
-        [f"llama.cpp says: bad special token: '{BOS}' = 99999, using default id 11"],
+        [f"llama.cpp logs: bad special token: '{BOS}' = 99999, using default id 11"],
     ),
     "last token is -1": (
         {"changed": {"tokenizer.ggml.eos_token_id": number(2**32 - 1)}},
         [
-            "llama.cpp says: bad special token: 'tokenizer.ggml.eos_token_id' = 4294967295, using default id 11",
-            "llama.cpp says: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect",
+            "llama.cpp logs: bad special token: 'tokenizer.ggml.eos_token_id' = 4294967295, using default id 11",
+            "llama.cpp logs: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect",
         ],
     ),
     "no last token": (
         {"dropped": ["tokenizer.ggml.eos_token_id"]},
-        ["llama.cpp says: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect"],
+        ["llama.cpp logs: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect"],
     ),
     "the default pre-tokenizer": ({"changed": {"tokenizer.ggml.pre": (TYPES.STRING, "default")}}, []),
     "nothing wrong": ({}, []),
@@ -54,7 +54,7 @@ def test_what_llama_cpp_warns_of_stands_in_the_header(case: str, tmp_path: pathl
     location = catalog.locate(str(pocket_variants.write(tmp_path / "m.gguf", **variant)))
     engine = catalog.load_engine("llama.cpp", location, options=EngineOptions(threads=1), progress=lambda _: None)
     try:
-        assert [warning for warning in engine.warnings if warning.startswith("llama.cpp says")] == expected
+        assert [warning for warning in engine.warnings if warning.startswith("llama.cpp logs")] == expected
     finally:
         engine.close()
 
@@ -71,13 +71,13 @@ def test_messages_that_differ_in_names_and_numbers_are_one_line() -> None:
         "token 8 '<b c>' is odd\x1b[31m\n",
         'token 9 "x" is odd\x1b[31m\n',
     ]
-    assert summed_up("engine", said) == [
-        "engine says: model has unused tensor blk.0.extra.weight (size = 256 bytes) -- ignoring (and 1 more like it)",
-        "engine says: no pre-tokenizer",
-        "engine says: token 7 '<a>' is odd [31m (and 2 more like it)",
+    assert summarize("engine", said) == [
+        "engine logs: model has unused tensor blk.0.extra.weight (size = 256 bytes) -- ignoring (and 1 more like it)",
+        "engine logs: no pre-tokenizer",
+        "engine logs: token 7 '<a>' is odd [31m (and 2 more like it)",
     ]
-    [long] = summed_up("engine", ["x" * 10_000])
-    assert long == f"engine says: {'x' * engine_log.LONGEST}…", "that it was cut off is seen"
+    [long] = summarize("engine", ["x" * 10_000])
+    assert long == f"engine logs: {'x' * engine_log.LONGEST}…", "that it was cut off is seen"
 
 
 def test_what_python_packages_warn_of_is_heard_and_still_shown(
@@ -88,7 +88,7 @@ def test_what_python_packages_warn_of_is_heard_and_still_shown(
     apart = logging.getLogger("tests.apart")
     apart.propagate = False
     try:
-        with warnings.catch_warnings(), engine_log.listening() as said:
+        with warnings.catch_warnings(), engine_log.captured_warnings() as said:
             warnings.simplefilter("always")
             warnings.warn("the tokenizer is odd", UserWarning, stacklevel=1)
             logging.getLogger("tests.any").warning("%d keys are unused", 3)
@@ -122,7 +122,7 @@ def test_warnings_of_a_loading_engine_are_its_own(monkeypatch: pytest.MonkeyPatc
     engine = catalog.load_engine("mlx", location, options=EngineOptions(), progress=lambda _: None)
     assert engine.warnings == [
         "known",
-        "transformers says: a slow tokenizer",
-        "mlx says: weights are odd",
-        "mlx-lm says: an old format",
+        "transformers logs: a slow tokenizer",
+        "mlx logs: weights are odd",
+        "mlx-lm logs: an old format",
     ]

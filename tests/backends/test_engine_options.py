@@ -1,4 +1,4 @@
-"""What an engine is told, what it makes of it, and what it refuses."""
+"""Options of an engine: their effect, and refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 import gguf
 
 from moe_watch.backends.engine import Engine
-from moe_watch.backends.engine_options import KV_TYPES, UNDERSTOOD, check_ranges, check_support, flag
+from moe_watch.backends.engine_options import KV_TYPES, SUPPORTED, check_ranges, check_support, flag
 from moe_watch.backends.llama import model as llama_model
 from moe_watch.backends.llama.bindings import buffer_types
 from moe_watch.backends.model_files import catalog
@@ -142,7 +142,7 @@ def test_a_context_of_so_many_tokens(opened: Any) -> None:
     engine = opened(context=100)
     assert (engine.context_length, engine.model.context_length, engine.backend.settings["context"]) == (100, 100, 100)
     assert engine.warnings == []
-    with pytest.raises(UserError, match=r"^--context is 2049: the model was made for 2,048 tokens at most$"):
+    with pytest.raises(UserError, match=r"^--context is 2049: use at most 2,048 tokens, which the model supports$"):
         opened(context=2049)
 
 
@@ -160,7 +160,7 @@ def test_how_the_file_is_read(opened: Any, asked: dict[str, bool], used: tuple[b
     engine = opened(**asked)
     settings = engine.backend.settings
     if asked.get("mlock") and not settings["mlock"]:
-        assert engine.warnings == ["the system did not let the model be locked in memory: see `ulimit -l`"]
+        assert engine.warnings == ["--mlock has no effect, the system refused to lock memory: see `ulimit -l`"]
         used = (used[0], False)
     assert (settings["mmap"], settings["mlock"]) == used
     assert generated(engine) == generated(opened())
@@ -171,7 +171,7 @@ def test_what_is_not_locked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_model.log, "last", said.__getitem__)
     settings, warnings = llama_model._outcome(EngineOptions(mlock=True))
     assert settings == {"gpu_layers": 7, "mmap": True, "mlock": False}
-    assert warnings == ["the system did not let the model be locked in memory: see `ulimit -l`"]
+    assert warnings == ["--mlock has no effect, the system refused to lock memory: see `ulimit -l`"]
 
 
 def test_tensors_are_put_where_they_shall_be(opened: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -189,9 +189,9 @@ def test_tensors_are_put_where_they_shall_be(opened: Any, capfd: pytest.CaptureF
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"tensor_overrides": ["x=NOWHERE"]}, "--override-tensor: there is no buffer 'NOWHERE': there is "),
+        ({"tensor_overrides": ["x=NOWHERE"]}, "--override-tensor: there is no buffer 'NOWHERE': use "),
         ({"tensor_overrides": ["(=CPU"]}, "cannot load wide (Mismatched '(' and ')' in regular expression)"),
-        ({"threads": 100000}, "100000 threads cannot run a model"),
+        ({"threads": 100000}, "--threads is 100000"),
         ({"context": 0}, "--context is 0"),
     ],
 )
@@ -206,7 +206,7 @@ def test_layers_for_a_gpu_that_is_not_there(opened: Any) -> None:
         pytest.skip("this llama-cpp-python has a GPU")
     assert opened(gpu_layers=0).backend.settings["gpu_layers"] == 0
     for layers in (-1, 3):
-        with pytest.raises(UserError, match=f"^--gpu-layers is {layers}, and this llama-cpp-python has no GPU"):
+        with pytest.raises(UserError, match=f"^--gpu-layers is {layers}, and this llama-cpp-python does not"):
             opened(gpu_layers=layers)
 
 
@@ -224,7 +224,10 @@ def test_a_cache_that_the_model_cannot_have(opened: Any) -> None:
         ({"context": 10**30}, f"--context is {10**30}: use 2,147,483,647 tokens at most"),
         ({"batch": 1}, "--batch is 1: use at least 2 tokens"),
         ({"micro_batch": -1}, "--micro-batch is -1: use at least 2 tokens"),
-        ({"batch": 8, "micro_batch": 9}, "--micro-batch is 9 and --batch 8: a micro-batch is a part of a batch"),
+        (
+            {"batch": 8, "micro_batch": 9},
+            "--micro-batch is 9 and --batch 8: give a --micro-batch that is not larger than --batch",
+        ),
         ({"kv_type": "f8"}, "--kv-type is 'f8': use one of f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"),
         ({"tensor_overrides": ["exps"]}, "--override-tensor is 'exps': use PATTERN=BUFFER"),
         ({"tensor_overrides": ["=CPU"]}, "--override-tensor is '=CPU': use PATTERN=BUFFER"),
@@ -245,25 +248,25 @@ GIVEN = {
 
 
 def test_every_option_is_for_some_engine() -> None:
-    assert set(GIVEN) == set(EngineOptions.__struct_fields__) == set().union(*UNDERSTOOD.values())
-    assert set(UNDERSTOOD) == set(catalog.ENGINES)
-    for engine, fields in UNDERSTOOD.items():
+    assert set(GIVEN) == set(EngineOptions.__struct_fields__) == set().union(*SUPPORTED.values())
+    assert set(SUPPORTED) == set(catalog.ENGINES)
+    for engine, fields in SUPPORTED.items():
         check_support(engine, EngineOptions(**{field: GIVEN[field] for field in fields}))
     check_support("mlx", EngineOptions())
 
 
-@pytest.mark.parametrize("field", [field for field in GIVEN if field not in UNDERSTOOD["mlx"]])
+@pytest.mark.parametrize("field", [field for field in GIVEN if field not in SUPPORTED["mlx"]])
 def test_mlx_refuses_what_it_could_only_ignore(field: str) -> None:
     with pytest.raises(UserError) as caught:
         check_support("mlx", EngineOptions(**{field: GIVEN[field]}))
-    assert str(caught.value).startswith(f"the mlx backend cannot be told {flag(field)}: leave it out")
+    assert str(caught.value).startswith(f"the mlx backend does not support {flag(field)}: leave it out")
 
 
 def test_a_gguf_file_brings_no_code_to_trust() -> None:
     with pytest.raises(UserError) as caught:
         check_support("llama.cpp", EngineOptions(trust_remote_code=True))
     assert str(caught.value) == (
-        "the llama.cpp backend cannot be told --trust-remote-code: leave it out, or use --backend mlx, which can"
+        "the llama.cpp backend does not support --trust-remote-code: leave it out, or use --backend mlx"
     )
 
 
@@ -279,9 +282,9 @@ def test_mlx_takes_a_context(mixtral_folder: pathlib.Path) -> None:
     engine = load(context=100)
     assert (engine.context_length, engine.model.context_length) == (100, 100)
     assert engine.backend.settings == {"kv_type": "f32", "context": 100}
-    with pytest.raises(UserError, match="--context is 4096: the model was made for 2,048 tokens at most"):
+    with pytest.raises(UserError, match="--context is 4096: use at most 2,048 tokens, which the model supports"):
         load(context=4096)
-    with pytest.raises(UserError, match="the mlx backend cannot be told --threads"):
+    with pytest.raises(UserError, match="the mlx backend does not support --threads"):
         load(threads=2)
 
 

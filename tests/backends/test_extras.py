@@ -1,4 +1,4 @@
-"""The command that installs what is missing is one for the environment that lacks it."""
+"""The install command is for the environment that lacks the extra."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def complaint(capsys, *arguments: str) -> str:
         (["--seed", "-1"], "--seed is -1"),
         (["--seed", str(2**32)], "--seed is 4294967296"),
         (["--threads", "0"], "--threads is 0"),
-        (["--threads", "2", "--backend", "mlx"], "the mlx backend cannot be told --threads: leave it out"),
-        (["--mlock", "--no-mmap", "--backend", "mlx"], "the mlx backend cannot be told --mmap or --mlock"),
+        (["--threads", "2", "--backend", "mlx"], "the mlx backend does not support --threads: leave it out"),
+        (["--mlock", "--no-mmap", "--backend", "mlx"], "the mlx backend does not support --mmap or --mlock"),
         (["--context", "0"], "--context is 0: use at least 1 token"),
         (["--gpu-layers", "-2"], "--gpu-layers is -2: use 0 or more, or -1 for all"),
         (["--batch", "4", "--micro-batch", "8"], "--micro-batch is 8 and --batch 4"),
@@ -108,7 +108,7 @@ def test_measure_says_what_is_wrong(capsys, tmp_path, arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--context", "99999"], "--context is 99999: the model was made for 2,048 tokens at most"),
+        (["--context", "99999"], "--context is 99999: use at most 2,048 tokens, which the model supports"),
         (["-ot", "ffn_.*_exps=NOWHERE"], "--override-tensor: there is no buffer 'NOWHERE': there is "),
         (["--kv-type", "q8_0", "-ot", "(=CPU"], "Mismatched '(' and ')' in regular expression"),
     ],

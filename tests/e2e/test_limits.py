@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moe_watch.backends.model_files import catalog
-from moe_watch.backends.system.open_files import tolerated
+from moe_watch.backends.system.open_files import clamped_limits
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,14 +49,14 @@ def test_a_model_runs_with_fewer_files_than_its_library_asks_for(engine: str, tm
 
 def test_a_library_gets_what_is_allowed() -> None:
     code = (
-        "import resource; from moe_watch.backends.system.open_files import tolerated\n"
+        "import resource; from moe_watch.backends.system.open_files import clamped_limits\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (50, 100))\n"
-        "with tolerated(): resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 4096))\n"
+        "with clamped_limits(): resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 4096))\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "(100, 100)\n"
     original = resource.setrlimit
-    with tolerated():
+    with clamped_limits():
         assert resource.setrlimit is not original
     assert resource.setrlimit is original

@@ -131,7 +131,7 @@ def test_a_window_hides_what_lies_before_it(family: str, altered: Altered) -> No
     if family == "qwen2_moe":
         windows["layer_types"] = ["sliding_attention"] * 3
     model, said = opened(altered(family, **windows))
-    assert "sliding_window 5 (lets tokens attend to as many tokens only) is ignored by mlx-lm" in said[0]
+    assert "sliding_window 5 (limits attention to this number of tokens) is ignored by mlx-lm" in said[0]
     assert "added by moe-watch" in said[0]
     ids = read_golden(family).ids
     before, near, far = ids.copy(), ids.copy(), ids.copy()
@@ -219,7 +219,7 @@ def test_queries_keys_and_values_are_bounded(altered: Altered) -> None:
         ("deepseek_v2", {"norm_topk_prob": True}, "norm_topk_prob true (divides weights by their sum)"),
         ("mixtral", {"norm_topk_prob": False}, "norm_topk_prob false (divides weights by their sum)"),
         ("deepseek_v3", {"scoring_func": "softmax"}, 'scoring_func "softmax" (turns router logits into scores)'),
-        ("olmoe", {"sliding_window": 16}, "sliding_window 16 (lets tokens attend to as many tokens only)"),
+        ("olmoe", {"sliding_window": 16}, "sliding_window 16 (limits attention to this number of tokens)"),
         ("glm4_moe", {"rope_scaling": {"type": "longrope", "factor": 2.0}}, 'rope_scaling "longrope" (stretches the '),
         ("llama4_text", {}, None),
     ],
@@ -231,7 +231,7 @@ def test_a_setting_that_cannot_be_added_is_named(
     assert [each.partition(" is ignored by mlx-lm ")[0].startswith(named or "") for each in said] == [True] * bool(
         named
     )
-    assert all(each.endswith(": the numbers are those of a model without it") for each in said)
+    assert all(each.endswith(": all numbers are computed without it") for each in said)
 
 
 def test_what_is_not_known_is_said_once(altered: Altered) -> None:
@@ -306,7 +306,7 @@ def test_keys_that_are_not_written_are_filled_in(name: str, altered: Altered) ->
     np.testing.assert_array_equal(experts, np.sort(golden.experts))
     np.testing.assert_allclose(outputs, golden.output_logits, atol=1e-3)
     assert len(said) == 1
-    assert said[0].startswith("config.json, as transformers 5 writes it, lacks what mlx-lm demands; filled in: ")
+    assert said[0].startswith("config.json, written by transformers 5, lacks keys that mlx-lm requires; filled in: ")
 
 
 def test_a_model_that_needs_no_scaling_is_read_where_mlx_lm_demands_one(altered: Altered) -> None:

@@ -70,7 +70,7 @@ async def test_how_long_loading_takes_is_told_once_it_takes_long(size):
 
 @SIZES
 async def test_what_else_the_first_evaluation_does_is_said_in_words(size):
-    note = "the first time on a machine, MLX compiles its kernels: some 20 s"
+    note = "on first use on a machine, MLX compiles its kernels: some 20 s"
     header = next(iter(MadeUpRun().prompt()))
     progress = Progress(stage="prefill", done=0, total=6, unit="tokens", note=note)
     async with running([header, progress], size=size) as (app, _, _):
@@ -80,7 +80,7 @@ async def test_what_else_the_first_evaluation_does_is_said_in_words(size):
 
 @SIZES
 async def test_a_silent_first_evaluation_is_explained_where_the_prompt_is_shown_already(size):
-    note = "the first time on a machine, MLX compiles its kernels: some 20 s"
+    note = "on first use on a machine, MLX compiles its kernels: some 20 s"
     run, clock = MadeUpRun(), ManualClock()
     progress = Progress(stage="prefill", done=6, total=6, unit="tokens", note=note)
     async with running([*run.prompt(), progress], size=size, clock=clock) as (app, pilot, source):

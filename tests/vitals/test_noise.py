@@ -1,4 +1,4 @@
-"""Processor time that others use while something is timed."""
+"""Processor time of other processes during a timing."""
 
 from __future__ import annotations
 

@@ -116,10 +116,10 @@ class TestLinuxPressure:
 
     @pytest.mark.parametrize("average", ["100.01", "655.35", "4294967295.00"])
     def test_more_than_all_of_the_time_is_no_reading(self, psi, average):
-        assert "more than all of it" in reason(psi(f"some avg10={average} avg60=0.00 avg300=0.00 total=0\n"))
+        assert "more than 100 %" in reason(psi(f"some avg10={average} avg60=0.00 avg300=0.00 total=0\n"))
 
     def test_kernel_without_it(self, tmp_path):
-        assert reason(LinuxPressure(tmp_path / "none")) == "the kernel keeps no pressure-stall information (PSI)"
+        assert reason(LinuxPressure(tmp_path / "none")) == "the kernel has no pressure stall information (PSI)"
 
     def test_file_of_another_shape(self, psi):
         assert reason(psi("full avg10=0.00\n")).endswith("has no `some avg10`")
@@ -216,7 +216,7 @@ class TestTemperatures:
     )
     def test_a_sensor_named_for_a_threshold_measures_nothing(self, label):
         entry = SimpleNamespace(label=label, current=95.0, high=None, critical=None)
-        assert "a limit by its name" in reason(Temperatures(lambda: {"acpitz": [entry]}))
+        assert "by its name" in reason(Temperatures(lambda: {"acpitz": [entry]}))
 
     @pytest.mark.parametrize(
         ("chip", "label"), [("max6650", ""), ("k10temp", "Tctl"), ("nvme", "Composite"), ("x", "Slow")]
@@ -252,7 +252,7 @@ class TestThrottling:
 
     def test_known_from_the_second_reading_on(self, cpus):
         throttling = Throttling(cpus(5, 5), "linux")
-        assert reason(throttling) == "known from the second reading on"
+        assert reason(throttling) == "available from the second reading on"
         assert throttling.read() == {"throttling": False}
         cpus(5, 6)
         assert throttling.read() == {"throttling": True}
@@ -264,7 +264,7 @@ class TestThrottling:
         assert "Intel processors only" in reason(Throttling(tmp_path, "linux"))
 
     def test_other_systems(self, tmp_path):
-        assert reason(Throttling(tmp_path, "darwin")) == "moe-watch knows no source for throttling on darwin"
+        assert reason(Throttling(tmp_path, "darwin")) == "moe-watch has no source for throttling on darwin"
 
 
 class TestSampler:

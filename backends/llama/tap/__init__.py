@@ -1,1 +1,1 @@
-"""Router scores read from llama.cpp by its evaluation callback, compiled from C where a compiler is found."""
+"""Tap on the routers of llama.cpp through its evaluation callback, compiled from C if there is a compiler."""

@@ -1,7 +1,7 @@
-/* Watches the MoE routers of llama.cpp's graphs: called for every node, it copies what the routers computed.
+/* Tap on the MoE routers of llama.cpp's graphs: called for every node, it copies the routers' outputs.
  *
- * It knows neither llama.cpp nor ggml: where a tensor keeps what, which nodes are meant, and how bytes are copied out
- * of a device's memory, all of this is told by whoever loads it (backends/llama/tap/callback.py).
+ * It includes no header of llama.cpp or ggml: the offsets of a tensor's fields, the names of the nodes, and the function
+ * that copies bytes from a device's memory are passed in by its loader (backends/llama/tap/callback.py).
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes: how far ahead of the node that is asked for others are fetched, and how much at a time; more than one node. */
+/* Bytes: prefetch distance from the current node, and size of one prefetch, which is larger than a node. */
 enum { AHEAD = 8192, FETCHED = 384, CACHE_LINE = 64 };
 
 enum problem { NONE, BUFFER_FULL, UNEXPECTED_TENSOR };
@@ -18,19 +18,20 @@ struct tap {
     /* Byte offsets in a tensor. */
     size_t type_at, ne_at, nb_at, op_at, src_at, name_at;
     int32_t type_f32, type_i32, op_get_rows;
-    /* Names of nodes, before "-<layer>". The second one is only computed apart from what follows; NULL: it is not. */
+    /* Names of nodes, before "-<layer>". The graph stops at the second one only to compute it apart from the next nodes;
+     * NULL: no such stop. */
     const char *read_at, *stop_at;
-    /* Name of the nodes that hold the weights as they are applied; NULL: they are not read. */
+    /* Name of the nodes with the applied weights; NULL: they are not read. */
     const char *applied_at;
     void (*get)(const void *tensor, void *to, size_t offset, size_t size);
     /* Records of 32-bit words: layer, T, E, k, scores [T, E], weights [T, k], ids [T, k]. */
     int32_t *buffer;
     size_t capacity, used;
-    /* Likewise of applied weights: layer, T·k, weights [T, k]. */
+    /* Records of applied weights: layer, T·k, weights [T, k]. */
     int32_t *applied;
     size_t applied_capacity, applied_used;
     int32_t problem;
-    /* 0: no node is wanted. */
+    /* 0: the tap is off, and no node is requested. */
     int32_t enabled;
 };
 
@@ -48,7 +49,7 @@ static int32_t number(const void *tensor, size_t at) { return *(const int32_t *)
 
 static int32_t type(const struct tap *tap, const void *tensor) { return number(tensor, tap->type_at); }
 
-/* The layer of a node called `<prefix>-<digits>`, nothing after them: reshaped views carry longer names. Else -1. */
+/* Layer of a node named `<prefix>-<digits>` with nothing after the digits (reshaped views have longer names); else -1. */
 static long layer_of(const char *name, const char *prefix) {
     size_t size = prefix == NULL ? 0 : strlen(prefix);
     if (size == 0 || strncmp(name, prefix, size) != 0 || name[size] != '-') {
@@ -59,7 +60,7 @@ static long layer_of(const char *name, const char *prefix) {
     return count > 0 && digits[count] == '\0' ? strtol(digits, NULL, 10) : -1;
 }
 
-/* Selected ids are a view of a longer ranking: rows are `step` bytes apart, and closed up here. */
+/* Selected ids are a view of a longer ranking: rows are `step` bytes apart, and made contiguous here. */
 static void read_ids(const struct tap *tap, const void *ids, int32_t *to, size_t rows, size_t row, size_t step) {
     tap->get(ids, to, 0, (rows - 1) * step + row);
     for (size_t i = 1; i < rows; i++) {
@@ -99,7 +100,7 @@ static void record(struct tap *tap, const void *node, long layer) {
     tap->used += before_ids + rows * k;
 }
 
-/* Weights as they are applied, [T, k] without gaps; some models keep a third axis of length 1. */
+/* Applied weights [T, k], contiguous; some models keep a third axis of length 1. */
 static void record_applied(struct tap *tap, const void *node, long layer) {
     size_t row = (size_t)length(tap, node, 0), size = 4 * row * (size_t)length(tap, node, 1);
     size_t count = size / 4 * (size_t)length(tap, node, 2);
@@ -121,14 +122,13 @@ static void record_applied(struct tap *tap, const void *node, long layer) {
     tap->applied_used += 2 + count;
 }
 
-/* Of a node that is to be read. The operation is looked at first: names lie where else nobody looks. */
+/* Layer of a node to read, else -1. The operation is compared first, because reading the name costs a cache miss. */
 static long read_layer(const struct tap *tap, const void *node) {
     return number(node, tap->op_at) == tap->op_get_rows ? layer_of(field(node, tap->name_at), tap->read_at) : -1;
 }
 
-/* Have what comes some nodes later ready in a cache: nodes lie one behind the other, in about the order in which they
- * are asked for and then computed, and the last pass has driven them out to memory. Beyond the last one it does no
- * harm.
+/* Prefetch later nodes into the cache: nodes are stored about in the order in which they are visited, and the last pass
+ * has evicted them from the cache. A prefetch beyond the last node is harmless.
  */
 static void fetch_ahead(const void *node) {
 #ifdef __GNUC__

@@ -1,12 +1,12 @@
-"""Watching the routers of a llama.cpp model while it runs.
+"""Tap on the routers of a llama.cpp model while it runs.
 
-llama.cpp asks a callback about every node of its graph: "do you want this one?". It computes up to the node that was
-wanted, waits for the device, and hands it over. One yes per MoE layer is enough: the node `ffn_moe_weights-<layer>`
-picks the selected experts' scores, so it has the scores of all experts and the selected ids as its sources, and at
-that moment all three are in memory.
+llama.cpp calls a callback for every node of its graph and asks whether to stop there (`ask`). It computes up to the
+requested node, waits for the device, and calls the callback with the node. One stop per MoE layer is enough: the node
+`ffn_moe_weights-<layer>` picks the scores of the selected experts, so the scores of all experts and the selected ids
+are its sources, and all three are in memory at that moment.
 
-The callback is a few lines of C, compiled when it is first needed (`llama_compiler`), because Python on every node
-of every token is felt: some 0.9 µs per node. Without a compiler it is Python all the same.
+The callback is a few lines of C, compiled on first use (`backends/llama/compiler.py`), because Python costs some 0.9 µs
+per node of every token. Without a compiler the callback is in Python.
 """
 
 from __future__ import annotations
@@ -28,62 +28,62 @@ from moe_watch.backends.tap_rows import HEADER, RecordedRouting, RowFormat, Scor
 from moe_watch.routing.arrays import ABSENT
 
 READ_AT = "ffn_moe_weights"
-"""Selected scores, before the model normalises or scales them."""
+"""Node of the selected scores, before the model normalizes or scales them."""
 
 STOP_AT = "ffn_moe_probs"
-"""All scores. GPUs compute them and the selection in one step and never store them, unless they are asked for."""
+"""Node of all scores. GPUs fuse it with the selection and do not store it, unless the callback requests it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouterRows:
-    """What the router of one layer computed for successive tokens."""
+    """Output of the router of one layer for successive tokens."""
 
     layer: int
     """Model layer index."""
     experts: Ints
     """[T, k]"""
     scores: Floats
-    """[T, E]: probabilities, or what else the model's gate makes of logits"""
+    """[T, E]: probabilities, or other scores that the model's gate computes from logits"""
     weights: Floats
-    """[T, k], scores of the selected ones, as they were picked"""
+    """[T, k]: scores of the selected experts, as the graph picks them"""
 
 
 class Tap(ABC):
-    """What a context is given as its callback; keep it for as long as the context."""
+    """Evaluation callback of a context; it must live as long as the context."""
 
     callback: Any
     user_data: Any = None
 
     @abstractmethod
     def observe(self, on: bool) -> None:
-        """Look on at the next evaluations, or want nothing of them."""
+        """Turn the tap on or off from the next evaluation on."""
 
     @abstractmethod
     def read_applied(self, node: str | None) -> None:
-        """Also read the weights that are applied, at the next evaluations; it takes another stop in every layer.
+        """Set whether the next evaluations also read the applied weights, which takes another stop in every layer.
 
         Args:
-            node: its name without the layer; None: no longer.
+            node: name of the node without its layer; None to stop reading.
         """
 
     @abstractmethod
     def take_applied(self) -> list[tuple[int, Floats]]:
-        """Return layers and applied weights [T·k] read since the last call, in order; forget them."""
+        """Return and clear layers and applied weights [T·k] read since the last call, in order."""
 
     @abstractmethod
     def peek(self) -> list[RouterRows]:
-        """Return what `take` would, and leave it there. Empty if there was a problem."""
+        """Return the same as `take` without clearing it; empty if there was a problem."""
 
     @abstractmethod
     def take(self) -> list[RouterRows]:
-        """What was seen since the last call, in order.
+        """Return and clear the router rows read since the last call, in order.
 
         Raises:
-            RuntimeError: a router's tensors are not what they should be.
+            RuntimeError: a router's tensors have an unexpected type or shape, or the buffer is full.
         """
 
     def routing(self, form: RowFormat, tokens: int) -> RouterOutputs:
-        """What the evaluation of so many tokens showed, which was all since the last call.
+        """Return the routing of one evaluation of `tokens` tokens, which is everything read since the last call.
 
         Raises:
             RuntimeError: as for `take`.
@@ -95,7 +95,7 @@ class Tap(ABC):
 
 
 TENSOR_FIELDS = ("type", "ne", "nb", "op", "src", "name")
-"""Those of a tensor that callback.c reads."""
+"""Fields of a tensor that callback.c reads."""
 
 
 class _TapState(ctypes.Structure):
@@ -121,32 +121,32 @@ class _TapState(ctypes.Structure):
     )
 
 
-PROBLEMS = {1: "its buffer is full", 2: "a router's tensors are not what they should be"}
+PROBLEMS = {1: "its buffer is full", 2: "a router's tensors have an unexpected type or shape"}
 """`enum problem` of callback.c."""
 
 APPLIED_HEADER = 2
-"""Words before applied weights: layer, how many."""
+"""Number of words before applied weights: layer, count."""
 
 TOKENS_IN_BUFFER = 64
-"""Generated tokens after which the next ones go into another buffer."""
+"""Number of generated tokens after which a new buffer is allocated."""
 
 
 class CompiledTap(Tap):
-    """No Python while the graph is computed.
+    """Tap in C: no Python runs while the graph is computed.
 
     Args:
         library: callback.c, compiled.
-        rows: the most tokens of one pass.
-        layers: how many layers have a router.
+        rows: largest number of tokens of one pass.
+        layers: number of layers with a router.
         experts: E.
-        experts_per_token: the largest k of a layer.
-        apart: have the scores computed apart from the selection, as GPUs need it.
+        experts_per_token: the largest k of all layers.
+        apart: compute the scores apart from the selection, as GPUs need it.
     """
 
     def __init__(
         self, library: ctypes.CDLL, *, rows: int, layers: int, experts: int, experts_per_token: int, apart: bool
     ) -> None:
-        # Beside the records, room for the gaps between the ids of the last one while they are read.
+        # Records, and room for the gaps between the ids of the last record while they are copied.
         self._pass = layers * (HEADER + rows * (experts + 2 * experts_per_token)) + rows * experts
         self._tokens = TOKENS_IN_BUFFER * layers * (HEADER + experts + 2 * experts_per_token)
         self._state = _TapState(
@@ -193,23 +193,23 @@ class CompiledTap(Tap):
         if form.is_even and tokens == 1 and self._state.used - self._taken == form.size:
             routing = RecordedRouting(self._buffer, form, self._taken)
             self._leave(form.size)
-            return routing  # all layers are there, so there was no problem
+            return routing  # all layers are recorded, so there was no problem
         return super().routing(form, tokens)
 
     def _words(self) -> Ints:
-        """All records since the last call, where they are: a copy would have to fetch them from the main memory."""
+        """Return all records since the last call as a view: a copy would fetch them from main memory."""
         words = self._buffer[self._taken : self._state.used]
         self._leave(len(words))
         return words
 
     def _leave(self, words: int) -> None:
-        """So many more were taken."""
+        """Skip this number of words, which were returned; begin a new buffer if this one is nearly full."""
         self._taken += words
         if self._taken > self._tokens:
             self._begin_buffer()
 
     def _begin_buffer(self) -> None:
-        """Leave the old one to those who still read from it. What is not written to is not in memory."""
+        """Allocate a new buffer; views keep the old one alive. Pages that are never written use no memory."""
         self._buffer = np.empty(self._tokens + self._pass, np.int32)
         self._taken = self._state.used = 0
         self._state.buffer, self._state.capacity = self._buffer.ctypes.data, self._buffer.size
@@ -233,10 +233,10 @@ def _records(words: Ints) -> Iterator[RouterRows]:
 
 
 class PythonTap(Tap):
-    """The same in Python, where there is no compiler.
+    """Tap in Python, for machines without a compiler.
 
     Args:
-        apart: have the scores computed apart from the selection, as GPUs need it.
+        apart: compute the scores apart from the selection, as GPUs need it.
         further: names of more nodes to stop at, without their layer.
     """
 
@@ -276,7 +276,7 @@ class PythonTap(Tap):
                 self._read(named[1].decode(), int(named[2]), node)
             if applied is not None:
                 self._applied.append((int(applied[2]), read_weights(node)[0]))
-        except Exception as error:  # it cannot pass through llama.cpp, so it waits in `take`
+        except Exception as error:  # it cannot propagate through llama.cpp, so `take` raises it
             self._error = error
         return True
 
@@ -293,19 +293,19 @@ class PythonTap(Tap):
 
 
 def _named(names: str) -> re.Pattern[bytes]:
-    """A pattern for nodes of these names, given as alternatives, and the number of their layer."""
+    """Return a pattern for nodes with these names, given as alternatives, and their layer number."""
     return re.compile(rf"({names})-([0-9]+)".encode())
 
 
 def read_weights(node: GgmlTensor) -> Floats:
-    """Copy weights [1, T·k] out of the device's memory; they have no gaps."""
+    """Copy weights [1, T·k] from the device's memory; they are contiguous."""
     count = node.ne[0] * node.ne[1] * node.ne[2]
     weights: Floats = strided(node, (1, count), np.float32, (4 * count, 4))
     return weights
 
 
 def read_router(layer: int, node: GgmlTensor) -> RouterRows:
-    """Copy a router's tensors out of the device's memory, from the node that picks the selected scores."""
+    """Copy a router's tensors from the device's memory, given the node that picks the selected scores."""
     scores, ids = (GgmlTensor.from_address(node.src[number]) for number in range(2))
     tokens, k, experts = node.ne[2], node.ne[1], scores.ne[1]
     return RouterRows(
@@ -317,7 +317,7 @@ def read_router(layer: int, node: GgmlTensor) -> RouterRows:
 
 
 def strided(tensor: GgmlTensor, shape: tuple[int, int], dtype: type, strides: tuple[int, int]) -> Any:
-    """Copy a tensor's elements by its own strides: selected ids are a view of a longer ranking."""
+    """Copy a tensor's elements by the given strides: selected ids are a view of a longer ranking."""
     if tensor.type != (I32 if dtype is np.int32 else F32):
         raise TypeError(f"{tensor.name.decode()} has type {tensor.type}")
     span = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True)) + 4
@@ -326,7 +326,7 @@ def strided(tensor: GgmlTensor, shape: tuple[int, int], dtype: type, strides: tu
     return np.lib.stride_tricks.as_strided(memory, shape, strides).copy()
 
 
-# -- what a pass routed with
+# -- routing of one evaluation
 
 
 def routing(
@@ -337,14 +337,14 @@ def routing(
     *,
     is_scored: bool = False,
 ) -> RouterOutputs:
-    """Put together what one evaluation of `tokens` tokens showed.
+    """Return the routing of one evaluation of `tokens` tokens.
 
     Args:
-        seen: of successive passes, in order.
+        seen: router rows of successive passes, in order.
         layers: model layer indices, ascending.
-        tokens: how many were evaluated.
-        logits: from scores to logits; without it none are given.
-        is_scored: scores are not logits themselves, which are made of them only when they are asked for.
+        tokens: number of evaluated tokens.
+        logits: function from scores to logits; None if the gate is not known, and logits are None then.
+        is_scored: scores are not logits; logits are computed from them on access only.
     """
     by_layer = {
         layer: list(rows)
@@ -360,9 +360,9 @@ def routing(
 
 
 def _for_all(tokens: int, pieces: Sequence[Any], missing: float) -> Any:
-    """Rows of all tokens, `missing` where llama.cpp saved itself the work.
+    """Return the rows of all tokens, with `missing` in rows that llama.cpp did not compute.
 
-    In the last layer it computes only tokens whose output is asked for, and that is the last one.
+    In the last layer it computes only tokens with an output, which is the last one.
     """
     if not pieces:
         return None

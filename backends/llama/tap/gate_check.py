@@ -1,4 +1,4 @@
-"""Comparing the weights that a gate gives with those that llama.cpp applies, on tokens of the run."""
+"""Gate check: comparison of the weights that a gate gives with the weights that llama.cpp applies, during a run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from moe_watch.backends.llama.tap.gate import RouterGate
 from moe_watch.backends.tap_rows import RowFormat
 
 EVERY = 64
-"""Evaluations, of which one is checked: it stops twice in every layer, the others once."""
+"""Number of evaluations per check: a checked one stops twice in every layer, the others once."""
 
 
 class GateCheck:
-    """Checks the first evaluation of a context, which is its prompt, and every `EVERY`th one after it.
+    """Check of the first evaluation of a context, which is its prompt, and of every `EVERY`th one after it.
 
-    One token while loading does not show everything that a gate does: a bound of a sum matters at some tokens only.
-    After a difference all weights are read from llama.cpp.
+    The one token evaluated while loading does not show every property of a gate: a bound of a sum has an effect at some
+    tokens only. After a difference, all weights are read from llama.cpp.
 
     Args:
-        gate: of the model.
-        tap: of its context.
+        gate: gate of the model.
+        tap: tap of its context.
     """
 
     def __init__(self, gate: RouterGate, tap: Tap) -> None:
@@ -37,20 +37,20 @@ class GateCheck:
         self._warnings: list[str] = []
 
     def reset(self) -> None:
-        """Begin with an empty context."""
+        """Restart for an empty context."""
         self._evaluations = 0
         if self._differs:
             self._warnings = [
-                f"its routers do not weight the experts by {self._gate.name}: weights are llama.cpp's own"
+                f"the router weights do not follow the gate {self._gate.name}: weights are read from llama.cpp"
             ]
 
     def take_warnings(self) -> list[str]:
-        """Return what was found since the last call, a line each."""
+        """Return and clear the warnings since the last call, one line each."""
         warnings, self._warnings = self._warnings, []
         return warnings
 
     def before_evaluation(self) -> None:
-        """Decide whether the next evaluation is checked, and have the tap read what that needs."""
+        """Decide whether the next evaluation is checked, and set the tap accordingly."""
         is_checked = self._differs or self._evaluations % EVERY == 0
         self._evaluations += 1
         if is_checked != self._is_checked:
@@ -58,12 +58,12 @@ class GateCheck:
             self._tap.read_applied(self._gate.applied_at if is_checked else None)
 
     def routing(self, form: RowFormat, first: int, tokens: int) -> RouterOutputs:
-        """Return the routing of the evaluation, with llama.cpp's own weights if the gate's were ever others.
+        """Return the routing of the evaluation, with llama.cpp's own weights if the gate's weights ever differed.
 
         Args:
-            form: of the tap's rows.
-            first: position of its first token in the context.
-            tokens: how many it had.
+            form: format of the tap's rows.
+            first: position of the evaluation's first token in the context.
+            tokens: number of evaluated tokens.
         """
         if not self._is_checked:
             return self._tap.routing(form, tokens)
@@ -74,16 +74,16 @@ class GateCheck:
         return self._with_applied(routing, seen, applied, form) if self._differs else routing
 
     def _take_checked(self) -> tuple[list[RouterRows], list[Floats]]:
-        """Return what the tap saw, and beside it the weights [T, k] that were applied.
+        """Return the tap's rows and, per row, the applied weights [T, k].
 
         Raises:
-            RuntimeError: the two do not belong together.
+            RuntimeError: rows and weights do not match.
         """
         seen, read = self._tap.peek(), self._tap.take_applied()
         if not seen or self._gate.applied_at is None:
             return seen, [rows.weights for rows in seen]
         if [(rows.layer, rows.experts.size) for rows in seen] != [(layer, len(values)) for layer, values in read]:
-            raise RuntimeError("the tap failed: the weights that were applied are not those of the selected experts")
+            raise RuntimeError("the tap failed: the applied weights do not match the selected experts")
         return seen, [values.reshape(rows.experts.shape) for rows, (_, values) in zip(seen, read, strict=True)]
 
     def _compare(self, seen: Sequence[RouterRows], applied: Sequence[Floats], first: int) -> None:
@@ -93,15 +93,15 @@ class GateCheck:
                 continue
             self._differs = True
             self._warnings.append(
-                f"near position {first + int(held.argmin())} the router of layer {rows.layer} does not weight the "
-                f"experts by {self._gate.name}: from here on weights are llama.cpp's own, those before are uncertain"
+                f"near position {first + int(held.argmin())} the weights of layer {rows.layer} do not follow the gate "
+                f"{self._gate.name}: from here on weights are read from llama.cpp, weights before are uncertain"
             )
             return
 
     def _with_applied(
         self, routing: RouterOutputs, seen: Sequence[RouterRows], applied: Sequence[Floats], form: RowFormat
     ) -> RouterOutputs:
-        """The same routing with the weights that were applied."""
+        """Return the same routing with the applied weights."""
         rows = [replace(rows, scores=weights) for rows, weights in zip(seen, applied, strict=True)]
         weights = callback.routing(rows, form.layers, routing.tokens, _as_they_are).logits
         return RouterOutputs(routing.tokens, routing.experts, routing.logits, weights)

@@ -1,6 +1,6 @@
-/* What is recorded of routers that show their scores, without Python and while it does something else.
+/* Observation of routers whose scores are read, computed without the GIL.
  *
- * The same in NumPy, and for all other routers: routing/router/observe.py. Whatever is unusual is left to that.
+ * The same in NumPy, and for all other gates: routing/router/observe.py. Unusual rows are left to it.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -8,11 +8,11 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Rows that are fetched before they are read; bytes. */
+/* Number of rows to prefetch ahead; bytes. */
 enum { AHEAD = 2, CACHE_LINE = 64 };
 
 struct format {
-    /* How the rows of a token's layers must begin [L, scores_at]. */
+    /* Expected headers of the rows of a token's layers [L, scores_at]. */
     const int32_t *headers;
     size_t layers;
     /* Words in a row; the scores [E] begin at `scores_at`, the selected ids [k] at `ids_at`. */
@@ -20,9 +20,9 @@ struct format {
     /* Weights are divided by their sum, and multiplied by `scale`. */
     int32_t renormalised;
     double scale;
-    /* The sum that weights are divided by is at least the one, and the other is added to it. */
+    /* The sum that weights are divided by is max(sum, smallest_sum) + added_to_sum. */
     double smallest_sum, added_to_sum;
-    /* Steps in which things are recorded. */
+    /* Units of the recorded integers. */
     double weight_unit, entropy_unit, margin_unit;
     /* In place of a probability of 0. */
     double smallest;
@@ -102,7 +102,7 @@ static bool observe(const struct format *format, const int32_t *row, const int32
            weigh(format, scores, to.experts, to.weights) && spread(format, scores, total, to.entropy, to.margin);
 }
 
-/* Another core wrote them, and its cache has them. */
+/* Prefetch a row: another core wrote it, and it is in that core's cache. */
 static void fetch(const int32_t *row, size_t width) {
 #ifdef __GNUC__
     for (size_t at = 0; at < width; at += CACHE_LINE / sizeof *row) {
@@ -113,7 +113,8 @@ static void fetch(const int32_t *row, size_t width) {
 #endif
 }
 
-/* All tokens' rows; false if one of them is not in order, or shows something that is not a number, or no experts. */
+/* Observe the rows of all tokens; false if a header is unexpected, a value is not finite or negative, or an expert id is
+ * out of range. */
 bool moe_watch_observe(const int32_t *rows, size_t tokens, const struct format *format, const struct recorded *to) {
     size_t count = tokens * format->layers, k = format->chosen;
     for (size_t i = 0; i < count; i++) {

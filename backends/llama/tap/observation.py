@@ -1,4 +1,4 @@
-"""What is recorded of a token's routers, worked out in C: NumPy's calls one by one are felt beside a fast model."""
+"""Observation of a token's routers, computed in C: several NumPy calls per token slow a fast model."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class _Recorded(ctypes.Structure):
 
 
 def rows_observer(form: RowFormat, gate: str) -> ObserveRows | None:
-    """How to observe rows of this form; None if that is left to NumPy: there is no compiler, or it is another gate.
+    """Return a function that observes rows of this format; None if NumPy does it: no compiler, or another gate.
 
     Args:
-        form: of rows that show scores.
-        gate: as `moe_watch.routing.router.gates` names it.
+        form: format of rows with scores.
+        gate: name in `moe_watch.routing.router.gates`.
     """
     known = parse(gate)
     if known is None or not (form.is_scored and form.is_even and _is_simple(known)) or form.experts < 2:
@@ -49,7 +49,7 @@ def rows_observer(form: RowFormat, gate: str) -> ObserveRows | None:
 
 
 def _is_simple(gate: Gate) -> bool:
-    """Its weights follow from the scores of the selected experts alone."""
+    """Return whether the weights depend on the scores of the selected experts only."""
     return gate.scale is not None and gate.weighting is not Weighting.SPARSEMIXER
 
 
@@ -74,12 +74,12 @@ def _format(form: RowFormat, gate: Gate, headers: Ints) -> _Format:
 
 
 class _RowsObserver:
-    """As `ObserveRows`.
+    """Function of the type `ObserveRows`.
 
     Args:
         library: observation.c, compiled.
-        form: of the rows.
-        gate: of the model.
+        form: format of the rows.
+        gate: gate of the model.
     """
 
     def __init__(self, library: ctypes.CDLL, form: RowFormat, gate: Gate) -> None:
@@ -87,7 +87,7 @@ class _RowsObserver:
         self._observe.restype = ctypes.c_bool
         self._observe.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_void_p] * 2]
         self._chosen = form.experts_per_token
-        self._headers = form.header  # C reads them
+        self._headers = form.header  # kept alive, because C reads them
         self._format = _format(form, gate, self._headers)
 
     def __call__(self, rows: Ints) -> Observation | None:

@@ -1,1 +1,1 @@
-"""Model settings that mlx-lm ignores: found, added to the loaded model where possible, and reported."""
+"""Model settings that mlx-lm ignores: found, added to the loaded model if possible, and reported."""

@@ -1,4 +1,4 @@
-"""Keys that mlx-lm demands of a `config.json` and transformers 5 does not write, filled in from its other keys."""
+"""Keys of a `config.json` that mlx-lm requires and transformers 5 does not write, filled in from other keys."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from moe_watch.backends.mlx.settings.ignored import shown
 from moe_watch.backends.model_files.config import Config, rope_overrides
 
 ABSENT = object()
-"""A key that cannot be filled in."""
+"""Value for a key that cannot be filled in."""
 
 Fill = Callable[[Config], Any]
 
 
 def complete(config: Config) -> tuple[Config, list[str]]:
-    """Return entries to lay over a config so that mlx-lm can read it, and notices about them.
+    """Return entries to add to a config so that mlx-lm can read it, and notices about them.
 
     Raises:
         Exception: mlx-lm has no such family.
     """
     found = rope_overrides(config)
-    if "model_file" in config:  # the model's own code, which is mlx-lm's to load
+    if "model_file" in config:  # the model's own code, which mlx-lm loads
         return found, []
     _, args_class = mlx_lm_classes(config | found)
     filled = _missing(config | found, args_class)
@@ -34,23 +34,23 @@ def complete(config: Config) -> tuple[Config, list[str]]:
             found["text_config"] = text | in_text
             filled |= in_text
     if config.get("model_type") == "deepseek_v2" and (config | found).get("rope_scaling") is None:
-        # Stretched by 1, which is not at all: mlx-lm's DeepSeek-V2 knows no plain rotation.
+        # A factor of 1 is no scaling: mlx-lm's DeepSeek-V2 supports no unscaled RoPE.
         found["rope_scaling"] = {"type": "yarn", "factor": 1.0}
         filled["rope_scaling"] = None
     return {**filled, **found}, _notices(filled)
 
 
 def _missing(section: Config, args_class: type | None) -> Config:
-    """Fill in what the arguments' class has no default for, and what has another name than the class asks for.
+    """Return values for required arguments of the class, and for arguments that the config has under another name.
 
-    In the place of another name the class would take its default without a word.
+    Without the latter, the class would silently use its default.
     """
     if args_class is None:
         return {}
-    asked = [each for each in inspect.signature(args_class).parameters.values() if each.name not in section]
-    demanded = {each.name: FILLS.get(each.name) for each in asked if each.default is each.empty}
-    renamed = {each.name: _same(RENAMED[each.name]) for each in asked if each.name in RENAMED}
-    filled = {name: fill(section) for name, fill in (demanded | renamed).items() if fill is not None}
+    missing = [each for each in inspect.signature(args_class).parameters.values() if each.name not in section]
+    required = {each.name: FILLS.get(each.name) for each in missing if each.default is each.empty}
+    renamed = {each.name: _same(RENAMED[each.name]) for each in missing if each.name in RENAMED}
+    filled = {name: fill(section) for name, fill in (required | renamed).items() if fill is not None}
     return {name: value for name, value in filled.items() if value is not ABSENT}
 
 
@@ -63,7 +63,7 @@ def _notices(filled: Config) -> list[str]:
     if not filled:
         return []
     named = ", ".join(f"{name} {shown(value)}" for name, value in sorted(filled.items()))
-    return [f"config.json, as transformers 5 writes it, lacks what mlx-lm demands; filled in: {named}"]
+    return [f"config.json, written by transformers 5, lacks keys that mlx-lm requires; filled in: {named}"]
 
 
 # -- single keys
@@ -94,7 +94,7 @@ def _rotary_dim(section: Config) -> Any:
 
 
 def _partial_rotary_factor(section: Config) -> float:
-    """Return the share of a head that is rotated; 1 is the default of transformers."""
+    """Return the rotated share of a head; the default of transformers is 1."""
     factor = _rotation(section, "full_attention").get("partial_rotary_factor", 1.0)
     return float(factor) if isinstance(factor, int | float) else 1.0
 
@@ -107,7 +107,7 @@ def _theta(layer_type: str) -> Fill:
 
 
 def _rotation(section: Config, layer_type: str) -> Config:
-    """Return the rotation of one type of layer, or the only rotation where there are no types."""
+    """Return the rotation of one type of layer, or the only rotation if there are no types."""
     found = section.get("rope_parameters")
     found = found if isinstance(found, dict) else {}
     nested = found.get(layer_type, found)
@@ -115,7 +115,7 @@ def _rotation(section: Config, layer_type: str) -> Config:
 
 
 def _flags(key: str, marked: str, kind: type) -> Fill:
-    """Return a fill that flags the layers of one type."""
+    """Return a fill with one flag per layer for the layers of one type."""
 
     def fill(section: Config) -> Any:
         types = section.get(key)
@@ -138,7 +138,7 @@ RENAMED = {
     "sliding_window_size": "sliding_window",
     "layernorm_epsilon": "rms_norm_eps",
 }
-"""Names that transformers 5 writes, by the names that mlx-lm asks for."""
+"""Names that transformers 5 writes, by the names that mlx-lm reads."""
 
 FILLS: dict[str, Fill] = {
     "head_dim": _head_dim,
@@ -156,4 +156,4 @@ FILLS: dict[str, Fill] = {
     "topk_method": _always("noaux_tc"),
     "scoring_func": _always("sigmoid"),
 }
-"""Values by demanded key. Constants are those of the only families whose code demands the key."""
+"""Values by required key. Constants are the values of the only families whose code requires the key."""

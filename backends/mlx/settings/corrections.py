@@ -1,4 +1,4 @@
-"""Settings that mlx-lm does not heed, added to a loaded model: modules replaced, nothing of mlx-lm changed."""
+"""Corrections of a loaded model for settings that mlx-lm ignores: modules are replaced, mlx-lm is unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_lm.models.rope_utils import YarnRoPE, initialize_rope
 
 from moe_watch.backends.mlx.layers import family_of
 from moe_watch.backends.mlx.settings import moe_blocks as mlx_blocks
-from moe_watch.backends.mlx.settings.dropped_tensors import LAYER
+from moe_watch.backends.mlx.settings.dropped_tensors import LAYER, Arrays
 from moe_watch.backends.mlx.settings.ignored import Ignored, rope_kind, rotations, windowed_layers
 from moe_watch.backends.mlx.settings.moe_blocks import replace_call
 from moe_watch.backends.mlx.settings.yarn import YarnRotation
@@ -38,25 +38,25 @@ WINDOWS = frozenset({"mixtral", "qwen2_moe", "qwen3_moe"})
 
 
 def correct_rules(model: nn.Module) -> list[str]:
-    """Correct families that route by other rules than their models were made with; return the corrections."""
+    """Correct families whose mlx-lm code routes by other rules than their models; return the corrections."""
     found: set[str] = set()
     for block in model.modules():
         match family_of(block):
             case "hunyuan" if "switch_mlp" in block:
                 block.norm_topk_prob = True
                 replace_call(block, mlx_blocks.hunyuan)
-                found.add("the division of weights by their sum, which Hunyuan does,")
+                found.add("Hunyuan's division of weights by their sum")
             case "jamba" if "switch_mlp" in block:
                 block.norm_topk_prob = False
                 replace_call(block, mlx_blocks.jamba)
-                found.add("the weighting by selected probabilities as they are, which Jamba does,")
+                found.add("Jamba's weighting by selected probabilities without renormalization")
     return [*sorted(found), *_raise_biases(model)]
 
 
 def _raise_biases(model: nn.Module) -> list[str]:
     """Raise the selection biases of a layer until no biased score is below 0, the score of dropped groups.
 
-    The same amount is added to all of them, so their order is as before, and weights do not depend on them.
+    The same amount is added to all biases, so their order is unchanged, and weights do not depend on them.
     """
     raised = False
     for module in model.modules():
@@ -78,8 +78,8 @@ def _drops_groups(module: Any) -> bool:
 # -- dropped tensors
 
 
-def restore_tensors(model: nn.Module, dropped: dict[str, Any]) -> list[str]:
-    """Give blocks back what `sanitize` took from them; return the names of these tensors."""
+def restore_tensors(model: nn.Module, dropped: Arrays) -> list[str]:
+    """Restore tensors of blocks that `sanitize` dropped; return the names of the tensors."""
     restored = []
     blocks = {int(found[1]): block for found, block in _ernie_blocks(model)}
     for name, array in dropped.items():
@@ -101,13 +101,13 @@ def _ernie_blocks(model: nn.Module) -> Iterator[tuple[Any, Any]]:
 
 
 def correct(setting: Ignored, model: nn.Module, config: Config) -> bool:
-    """Add one setting to the model, if that can be done from outside; return whether it was."""
+    """Add one setting to the model if there is a correction for it; return whether it was added."""
     section = text_section(config)
     return _CORRECTIONS[setting.key](model, section) if setting.key in _CORRECTIONS else False
 
 
 def _stretch(model: nn.Module, section: Config) -> bool:
-    """Replace every rotation by the one that the config describes."""
+    """Replace every rotation by the rotation in the config."""
     found = list(rotations(section))
     if not found or any(rope_kind(rotation) != rope_kind(found[0]) for rotation in found):
         return False
@@ -134,7 +134,7 @@ def _complete(rotation: Config, section: Config) -> Config:
 
 
 def _clip(model: nn.Module, section: Config) -> bool:
-    """Bound queries and keys after their norm, and values, as OLMoE does."""
+    """Clip queries and keys after their norm, and values, as OLMoE does."""
     limit = section["clip_qkv"]
     modules = [
         module[name]
@@ -163,7 +163,7 @@ def _renormalise(model: nn.Module, section: Config) -> bool:
 
 
 def _slide(model: nn.Module, section: Config) -> bool:
-    """Let layers attend within their window: each makes its own mask, of a cache that holds no more."""
+    """Limit attention to the window: each layer builds its own mask, and its cache holds no more tokens."""
     layers, windowed, window = list(model.layers), windowed_layers(section), section["sliding_window"]
     if {family_of(layer) for layer in layers} - WINDOWS or hasattr(model, "make_cache"):
         return False
@@ -171,7 +171,7 @@ def _slide(model: nn.Module, section: Config) -> bool:
     def make_cache(_: Any) -> list[Any]:
         return [RotatingKVCache(max_size=window) if at in windowed else KVCache() for at in range(len(layers))]
 
-    # A function of the object, not of its class: mlx-lm asks the model for its caches.
+    # Set on the object, not on its class: mlx-lm calls `make_cache` of the model.
     object.__setattr__(model, "make_cache", MethodType(make_cache, model))
     for at, layer in enumerate(layers):
         replace_call(layer, _with_own_mask(type(layer).__call__, window if at in windowed else None))

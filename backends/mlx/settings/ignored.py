@@ -1,4 +1,4 @@
-"""Settings of a model that mlx-lm does not heed: `config.json` and the checkpoint held against the loaded modules."""
+"""Settings of a model that mlx-lm ignores: `config.json` compared with the loaded modules and their code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from moe_watch.routing.router.gates import Gate, Weighting
 ROPE = ("rope_scaling", "rope_parameters")
 """Keys of mappings that describe the rotation of queries and keys."""
 PLAIN = (None, "default", "mrope")
-"""Kinds of rotation that are not scaled."""
+"""RoPE types without scaling."""
 ROPE_CLASSES = {
     "yarn": "yarn", "deepseek_yarn": "yarn", "telechat3-yarn": "yarn", "dynamic": "ntk", "llama3": "llama3",
     "longrope": "suscaled", "su": "suscaled", "proportional": "proportional",
 }  # fmt: skip
-"""A part of the name of the module that computes a kind of rotation."""
+"""Part of the class name of the module that computes a RoPE type."""
 
 WINDOWED = ("sliding_attention", "chunked_attention")
 NORMALISES = ("norm_topk_prob", "moe_renormalize", "moe_norm_topk_prob")
@@ -35,10 +35,10 @@ LONGEST_VALUE = 40
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A setting that changes the numbers and that the loaded model does not have."""
+    """Setting that changes the numbers and that the loaded model does not apply."""
 
     key: str
-    """Its name, without the sections around it."""
+    """Its key, without the sections around it."""
     value: Any
     what: str
     """Effect of the setting, as a clause."""
@@ -53,11 +53,11 @@ class UnreadSettings:
 
     ignored: list[Ignored]
     not_known: list[str]
-    """`name value`, where it is not known whether they matter."""
+    """Each as `name value`, with an unknown effect."""
 
 
-def unheeded(config: Config, model: nn.Module) -> UnreadSettings | None:
-    """Find the settings of a config that the loaded model does not have; None if its code is not mlx-lm's."""
+def unread_settings(config: Config, model: nn.Module) -> UnreadSettings | None:
+    """Return the settings of a config that the loaded model does not read; None if its code is not in mlx-lm."""
     read = names_read(model)
     return None if read is None else _Check(config, model, read).settings()
 
@@ -69,7 +69,7 @@ def shown(value: Any) -> str:
 
 
 def windowed_layers(section: Config) -> set[int]:
-    """Return the layers in which a token attends to the last `sliding_window` tokens only.
+    """Return the layers in which a token attends only to the last `sliding_window` tokens.
 
     Without `layer_types` all layers have the window, as in Mixtral and Qwen3-MoE.
     """
@@ -90,12 +90,12 @@ def windowed_layers(section: Config) -> set[int]:
     if not isinstance(layers, int):
         return set()
     if section.get("model_type") == "qwen2_moe" and isinstance(first, int):
-        return {layer for layer in range(min(layers, first)) if layer % 2 == 0}  # as transformers 5 lays them out
+        return {layer for layer in range(min(layers, first)) if layer % 2 == 0}  # the layout of transformers 5
     return set(range(layers))
 
 
 def rotations(section: Config) -> Iterator[Config]:
-    """Yield the mappings that describe the rotation; some families have one for each type of layer."""
+    """Yield the mappings that describe the rotation; some families have one per type of layer."""
     for key in ROPE:
         found = section.get(key)
         if isinstance(found, dict):
@@ -104,7 +104,7 @@ def rotations(section: Config) -> Iterator[Config]:
 
 
 def rope_kind(rotation: Config) -> str | None:
-    """Return the kind of a rotation, `yarn` for example; None if it is not scaled."""
+    """Return the RoPE type, for example `yarn`; None if it is not scaled."""
     kind = rotation.get("rope_type") or rotation.get("type")
     return None if kind in PLAIN else str(kind)
 
@@ -129,7 +129,7 @@ class _Check:
                 continue
             if isinstance(value, dict) and key not in NEUTRAL:
                 self._section(value)
-            elif key not in self._read and not self._said_elsewhere(key, section):
+            elif key not in self._read and not self._is_alias(key, section):
                 self._unread(key, value, NEUTRAL, section)
 
     def _unread(self, key: str, value: Any, table: dict[str, Setting], section: Config) -> None:
@@ -142,8 +142,8 @@ class _Check:
         elif not (_is_among(value, setting.neutral) or self._makes_no_difference(key, value, section)):
             self._ignored.setdefault(key, Ignored(key, value, setting.what))
 
-    def _said_elsewhere(self, key: str, section: Config) -> bool:
-        """Return whether another key says the same; that one is checked instead."""
+    def _is_alias(self, key: str, section: Config) -> bool:
+        """Return whether another key has the same meaning, which is checked in its place."""
         other = ALIASES.get(key)
         if other is None or other not in section:
             return False
@@ -169,7 +169,7 @@ class _Check:
                 return False
 
     def _has_other_layers(self, types: Any, section: Config) -> bool:
-        """Return whether layers have windows or chunks that the family's code does not give them by itself."""
+        """Return whether layers have windows or chunks that the family's code does not set itself."""
         if not isinstance(types, list) or not any(kind in WINDOWED for kind in types):
             return False
         if "chunked_attention" in types:
@@ -177,13 +177,13 @@ class _Check:
         return "sliding_window" in self._read and bool(windowed_layers(section))
 
     def _rotation(self, section: Config) -> None:
-        """Hold the kind of rotation against the modules that rotate, and its numbers against what the code reads."""
+        """Compare the RoPE type with the modules that rotate, and its numbers with the keys that the code reads."""
         for rotation in rotations(section):
             kind = rope_kind(rotation)
             if kind is None:
                 continue
             if not self._rotates(kind):
-                self._ignored.setdefault(ROPE[0], Ignored(ROPE[0], kind, "stretches the rotation of queries and keys"))
+                self._ignored.setdefault(ROPE[0], Ignored(ROPE[0], kind, "scales the rotation of queries and keys"))
                 return
             for key, value in rotation.items():
                 if key not in self._read and key in ROPE_NEUTRAL:
@@ -208,12 +208,12 @@ def _is_among(value: Any, neutral: tuple[Any, ...]) -> bool:
 
 
 def _is_every_fourth(full: list[bool]) -> bool:
-    """Return whether the layout is Llama 4's, which mlx-lm has in its code."""
+    """Return whether the layout is Llama 4's, which is fixed in mlx-lm's code."""
     return all(is_full == ((layer + 1) % 4 == 0) for layer, is_full in enumerate(full))
 
 
 def _is_default_factor(value: Any, factor: Any) -> bool:
-    """Return whether this is YaRN's default (Peng et al. 2023), 0.1 ln s + 1."""
+    """Return whether the value is YaRN's default 0.1 ln s + 1 (Peng et al. 2023, arXiv 2309.00071)."""
     if not isinstance(value, int | float) or not isinstance(factor, int | float):
         return False
     return math.isclose(value, 0.1 * math.log(factor) + 1 if factor > 1 else 1.0, rel_tol=1e-6)

@@ -1,7 +1,7 @@
-"""MoE blocks of mlx-lm that route by other rules than the model was made with, with the rules of the model.
+"""Corrected `__call__` methods for MoE blocks whose mlx-lm code routes by other rules than their models.
 
-Each function is the `__call__` of one family's block (mlx-lm 0.32.2), with the one step put right that its docstring
-names. `replace_call` puts it on a loaded block: mlx-lm itself is not changed.
+Each function is the `__call__` of one family's block (mlx-lm 0.32.2), with one step corrected, which its docstring
+describes. `replace_call` sets it on a loaded block; mlx-lm itself is unchanged.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Call = Callable[..., Any]
 
 
 def replace_call(module: nn.Module, call: Call) -> None:
-    """Give one module another `__call__`; its class stays a subclass of its own, under the same name."""
+    """Replace the `__call__` of one module, through a subclass with the same name."""
     original = type(module)
     module.__class__ = type(original.__name__, (original,), {"__call__": call, "__module__": original.__module__})
 
 
 def ernie4_5_moe(block: Any, x: Any) -> Any:
-    """Select by scores plus the checkpoint's bias; weights come from the scores alone."""
+    """Select by scores plus the checkpoint's bias, and weight by the scores alone."""
     scores = block.gate_act(block.gate(x).astype(mx.float32))
     experts = _top(scores + block.e_score_correction_bias, block.k)
     weights = mx.take_along_axis(scores, experts, axis=-1)
@@ -44,7 +44,7 @@ def hunyuan(block: Any, x: Any) -> Any:
 
 
 def jamba(block: Any, x: Any) -> Any:
-    """Weight by the selected probabilities as they are, as Jamba does."""
+    """Weight by the selected probabilities without renormalization, as Jamba does."""
     probabilities = mx.softmax(block.router(x), axis=-1, precise=True)
     experts = _top(probabilities, block.num_experts_per_tok)
     return _weighted(block, x, experts, mx.take_along_axis(probabilities, experts, axis=-1))

@@ -1,7 +1,7 @@
-"""Names of settings that the code of a loaded mlx-lm model reads, found in its source: nothing is run.
+"""Names of settings that the code of a loaded mlx-lm model reads, found in its source without running it.
 
-mlx-lm drops settings that a family's `ModelArgs` does not list, and does not use some that it lists. Both are
-settings that the code never names outside of a declaration.
+mlx-lm drops settings that a family's `ModelArgs` does not list, and does not use some that it lists. Both are settings
+that the code never names outside a declaration.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MODELS = "mlx_lm.models."
 """Prefix of the modules whose source is read."""
 
 Part = tuple[str, str]
-"""A class or a function: its module, and its name there."""
+"""Class or function, as its module and its name in it."""
 
 
 def names_read(model: nn.Module) -> frozenset[str] | None:
     """Return all names that a model's classes, and the functions they call, read from an object or a mapping.
 
-    None if the source of the model's own class is not there or is none of mlx-lm's.
+    None if the source of the model's own class is missing, or not in mlx-lm.
     """
     present = {base for module in model.modules() for base in type(module).__mro__}
     if _definition(_part(type(model))) is None:
@@ -48,7 +48,7 @@ def _part(thing: Any) -> Part:
 
 
 def _is_absent(part: Part, present: set[type]) -> bool:
-    """Return whether a part is a layer that this model has none of."""
+    """Return whether a part is a layer class without an instance in this model."""
     found = getattr(sys.modules.get(part[0]), part[1], None)
     return isinstance(found, type) and issubclass(found, nn.Module) and found not in present
 
@@ -59,7 +59,7 @@ def _definition(part: Part) -> ast.stmt | None:
 
 @cache
 def _definitions(module: str) -> dict[str, ast.stmt]:
-    """Return the classes and functions of a module of mlx-lm by name; none of another one."""
+    """Return the classes and functions of an mlx-lm module by name; nothing for other modules."""
     if not module.startswith(MODELS) or module not in sys.modules:
         return {}
     try:
@@ -72,7 +72,7 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
 def _names(tree: ast.AST) -> Iterator[str]:
     """Yield attributes and keys that are read where their value can have an effect.
 
-    A check is none: `if self.rope_scaling: raise …` in a dataclass reads a setting and uses it for nothing.
+    Checks are left out: `if self.rope_scaling: raise …` in a dataclass reads a setting without using it.
     """
     checks = {id(node) for check in _checks(tree) for node in ast.walk(check)}
     for node in ast.walk(tree):
@@ -94,13 +94,13 @@ def _checks(tree: ast.AST) -> Iterator[ast.AST]:
 def _only_checks(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.If):
         return not statement.orelse and all(_only_checks(each) for each in statement.body)
-    if isinstance(statement, ast.Assign):  # of a local name, for a check
+    if isinstance(statement, ast.Assign):  # assigns a local name for a check
         return all(isinstance(target, ast.Name) for target in statement.targets)
     return isinstance(statement, ast.Raise | ast.Assert | ast.Pass)
 
 
 def _referred(tree: ast.AST, module: str) -> Iterator[Part]:
-    """Yield classes and functions that a part names, of its own module or another one."""
+    """Yield classes and functions that a part names, from its own module or another one."""
     space = vars(sys.modules[module])
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):

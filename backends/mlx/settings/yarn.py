@@ -1,4 +1,4 @@
-"""A rotation of queries and keys with YaRN, as configurations describe it, in place of one that mlx-lm builds plain."""
+"""YaRN rotation of queries and keys, as in config.json, for families where mlx-lm builds an unscaled one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class YarnRotation(nn.Module):  # type: ignore[misc]
     """YaRN (Peng et al. 2023, arXiv 2309.00071), with `truncate` and `attention_factor` as `transformers` reads them.
 
     Args:
-        dims: dimensions of a head that are rotated.
-        base: of the rotation, before it is stretched.
-        traditional: neighbouring dimensions are pairs, rather than halves of a head.
+        dims: number of rotated dimensions of a head.
+        base: base of the rotation before scaling.
+        traditional: neighbouring dimensions are paired, not the two halves of a head.
         scaling: the config's mapping, with `factor` and `original_max_position_embeddings`.
     """
 
@@ -48,7 +48,7 @@ def inverse_frequencies(dims: int, base: float, scaling: Config) -> npt.NDArray[
 
 
 def _range(dims: int, base: float, scaling: Config) -> tuple[float, float]:
-    """Return the pairs of dimensions between which the ramp runs: those with `beta_fast` and `beta_slow` turns."""
+    """Return the first and last pair of dimensions of the ramp, with `beta_fast` and `beta_slow` turns."""
 
     def pair(turns: float) -> float:
         length = scaling["original_max_position_embeddings"]
@@ -61,7 +61,7 @@ def _range(dims: int, base: float, scaling: Config) -> tuple[float, float]:
 
 
 def attention_factor(scaling: Config) -> float:
-    """Return what rotated queries and keys are multiplied by."""
+    """Return the factor that multiplies rotated queries and keys."""
     given, factor = scaling.get("attention_factor"), scaling["factor"]
     if given is not None:
         return float(given)

@@ -205,19 +205,19 @@ def test_every_kind_of_cache_is_left_alone(
     monkeypatch.setattr(engine, "_cache", [make()])
     twin = make()
     for step in range(40):
-        advance(engine._cache[0], step)
+        advance(engine._context.cache[0], step)
         advance(twin, step)
     with engine.fork() as rewind:
         rewind()
-        assert state(engine._cache[0]) == state(twin)
+        assert state(engine._context.cache[0]) == state(twin)
         for step in range(100, 140):
-            advance(engine._cache[0], step)
-        assert state(engine._cache[0]) != state(twin)
-    assert state(engine._cache[0]) == state(twin)
+            advance(engine._context.cache[0], step)
+        assert state(engine._context.cache[0]) != state(twin)
+    assert state(engine._context.cache[0]) == state(twin)
     for step in range(40, 60):
-        advance(engine._cache[0], step)
+        advance(engine._context.cache[0], step)
         advance(twin, step)
-    assert state(engine._cache[0]) == state(twin)
+    assert state(engine._context.cache[0]) == state(twin)
 
 
 def test_every_kind_of_cache_that_a_model_makes_is_tried() -> None:

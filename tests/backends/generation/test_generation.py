@@ -235,7 +235,7 @@ def test_a_text_that_the_template_leaves_out_is_said(tmp_path: pathlib.Path) -> 
     engine = load_folder(tiny.write_model(tmp_path / "m", chat_template=template))
     script = (8, Perturb(text="another secret", form="turn"))
     session = run(engine, start(prompt="a secret", tokens=8, chunk_size=5), script)
-    said = "the chat template leaves the user's text out or changes it: the model sees '[user]'"
+    said = "the chat template leaves out or changes the user's text: the model gets '[user]'"
     assert session.warnings == [said, said]
     assert len(session.generated) == 8
     plain = run(engine, start(prompt="no riddle", tokens=8, chunk_size=5))

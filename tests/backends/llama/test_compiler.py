@@ -1,4 +1,4 @@
-"""The compiled tap: made once, kept, and done without where it cannot be made."""
+"""The compiled tap: compiled once, cached, and replaced by Python if it cannot be compiled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
 
 
 def script(folder: pathlib.Path, content: str) -> str:
-    """A command that stands in for a compiler."""
+    """A command in place of a compiler."""
     path = folder / "compiler"
     path.write_text(f"#!/bin/sh\n{content}\n")
     path.chmod(0o700)

@@ -124,7 +124,7 @@ def test_pocket_is_the_same_on_both_engines(pocket: Engine) -> None:
 
 
 def differing(ours: list[RouterOutputs], theirs: list[RouterOutputs]) -> list[tuple[int, int]]:
-    """Tokens and layers where other experts are selected, among those that llama.cpp computed."""
+    """Tokens and layers with other experts, among the rows that llama.cpp computed."""
     experts = sets(ours)
     others = (experts != sets(theirs)).any(-1) & (experts[..., 0] >= 0)
     return [(int(token), int(layer)) for token, layer in np.argwhere(others)]
@@ -274,11 +274,11 @@ def test_a_long_context_is_limited(open_gguf: Open, tmp_path: pathlib.Path) -> N
     engine = open_gguf(path)
     assert engine.context_length == engine.model.context_length == 8192
     assert engine.model.trained_length == 100_000
-    assert engine.warnings == ["the context is limited to 8,192 of 100,000 tokens, to spare memory"]
+    assert engine.warnings == ["the context is limited to 8,192 of 100,000 tokens, to save memory"]
 
 
 def test_threads(mixtral_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="0 threads cannot run a model"):
+    with pytest.raises(UserError, match="--threads is 0"):
         load(catalog.locate(str(mixtral_path)), options=EngineOptions(threads=0), progress=lambda _: None)
     for usable, expected in ((8, 7), (1, 1)):
         monkeypatch.setattr(llama_loading.os, "sched_getaffinity", lambda _, n=usable: set(range(n)), raising=False)

@@ -1,4 +1,4 @@
-"""GGUF headers, and what is wrong with files, before llama.cpp sees them."""
+"""GGUF headers, and refusals of damaged files before llama.cpp reads them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refusal(path: pathlib.Path) -> str:
 
 
 def written(path: pathlib.Path, architecture: str, tensors: dict[str, Any], **metadata: Any) -> pathlib.Path:
-    """A file with these metadata, whatever they are worth."""
+    """A file with these metadata, valid or not."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in metadata.items():
         name = key.replace("__", ".")
@@ -117,7 +117,7 @@ def test_parts_of_a_model_are_found_and_checked(tmp_path: pathlib.Path) -> None:
     parts = read_parts(paths[0])
     assert [tensor.name for tensor in llama_facts.all_tensors(parts)] == ["x0", "x1"]
     preflight(catalog.locate(str(paths[0])))
-    assert refusal(paths[1]) == f"{paths[1]} is one of 2 parts: give the one named …-00001-of-00002.gguf"
+    assert refusal(paths[1]) == f"{paths[1]} is one of 2 parts: give the part named …-00001-of-00002.gguf"
     paths[1].write_bytes(paths[1].read_bytes()[:-4])
     assert f"{paths[1]} is truncated" in refusal(paths[0])
     paths[1].unlink()
@@ -131,10 +131,10 @@ def test_parts_that_were_renamed_or_joined_end_to_end_are_told_how_to_merge(tmp_
     ]
     joined = tmp_path / "joined.gguf"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
-    merge = " beside the others, or the file that `llama-gguf-split --merge` makes of them"
+    merge = " in one folder with the others, or merge them with `llama-gguf-split --merge`"
     for path in (parts[0], joined):
-        assert refusal(path) == f"{path} is one of 2 parts: give the one named …-00001-of-00002.gguf{merge}"
-    assert refusal(parts[1]).endswith("give the one named …-00001-of-00002.gguf")
+        assert refusal(path) == f"{path} is one of 2 parts: give the part named …-00001-of-00002.gguf{merge}"
+    assert refusal(parts[1]).endswith("give the part named …-00001-of-00002.gguf")
 
 
 # -- files that cannot be used
@@ -147,13 +147,13 @@ def with_version(version: int, order: str = "<") -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda data: b"", "is no GGUF file"),
-        (lambda data: b"nope" + data[4:], "is no GGUF file"),
-        (lambda data: data[:6], "is truncated: 6 bytes are not even a header"),
+        (lambda data: b"", "is not a GGUF file"),
+        (lambda data: b"nope" + data[4:], "is not a GGUF file"),
+        (lambda data: data[:6], "is truncated: 6 bytes are too few for a header"),
         (lambda data: data[:20], "is truncated inside its header"),
         (lambda data: data[:3000], "is truncated inside its header"),
         (lambda data: data[:-1000], "is truncated: tensor 'output.weight' ends at"),
-        (with_version(1), "has GGUF version 1, and only 2 and 3 can be read"),
+        (with_version(1), "has GGUF version 1, but only 2 and 3 are supported"),
         (with_version(9), "has GGUF version 9"),
         (with_version(3, ">"), "is a big-endian GGUF file"),
         (lambda data: data[:8] + b"\xff" * 8 + data[16:], "is truncated inside its header"),
@@ -187,9 +187,9 @@ def test_no_damage_to_a_header_is_more_than_a_plain_error(whole: bytes, place: i
     [
         ({"general__type": "adapter", "llama__expert_count": 8}, TENSOR, "is an adapter (LoRA), not a model"),
         ({"general__type": "mmproj", "llama__expert_count": 8}, TENSOR, "is the image or sound part of a model"),
-        ({"general__type": "imatrix", "llama__expert_count": 8}, TENSOR, "is no model (imatrix)"),
+        ({"general__type": "imatrix", "llama__expert_count": 8}, TENSOR, "is not a model (imatrix)"),
         ({"llama__expert_count": 8}, {}, "is a vocabulary without weights"),
-        ({}, TENSOR, "m is a dense model: its metadata name no experts: give a Mixture-of-Experts model"),
+        ({}, TENSOR, "m is a dense model: its metadata has no experts: give a Mixture-of-Experts model"),
         ({"llama__expert_count": 0}, TENSOR, "is a dense model"),
         ({"general__alignment": 0, "llama__expert_count": 8}, TENSOR, "is corrupt: alignment 0"),
     ],

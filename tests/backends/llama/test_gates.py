@@ -1,4 +1,4 @@
-"""What is said of a llama.cpp model's router weights is what it applies, and nothing is said that is not known."""
+"""The gate of a llama.cpp model gives the weights that it applies; an unknown gate is absent."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_gate_that_fails_at_a_later_token_is_noticed_and_the_engines_weights_a
     assert engine.take_warnings() == []
     drawn = draw(engine, llama_gate_check.EVERY + 3)
     [warning] = engine.take_warnings()
-    assert warning.startswith(f"near position {llama_gate_check.EVERY} the router of layer 0 does not weight")
+    assert warning.startswith(f"near position {llama_gate_check.EVERY} the weights of layer 0 do not follow the gate")
     assert [bool(token.routing.weights) for token in drawn] == [False] * (llama_gate_check.EVERY - 1) + [True] * 4
     for token in drawn[llama_gate_check.EVERY - 1 :]:
         for logits, experts, weights in zip(
@@ -104,7 +104,9 @@ def test_a_gate_that_fails_at_a_later_token_is_noticed_and_the_engines_weights_a
             scored = np.take_along_axis(1 / (1 + np.exp(-logits.astype(np.float64))), experts.astype(np.int64), -1)
             np.testing.assert_allclose(weights, scored / 2.0**-14, rtol=1e-4)
     begin(engine, prompt=[tiny.BOS])
-    assert engine.take_warnings() == [f"its routers do not weight the experts by {gate}: weights are llama.cpp's own"]
+    assert engine.take_warnings() == [
+        f"the router weights do not follow the gate {gate}: weights are read from llama.cpp"
+    ]
 
 
 def test_a_run_says_once_that_its_weights_are_the_engines(
@@ -114,7 +116,7 @@ def test_a_run_says_once_that_its_weights_are_the_engines(
     session = Session(open_gguf(llama_files.write_sigmoid(tmp_path / "m.gguf", logits_near=-12)))
     session.run(start(tokens=5))
     [said] = session.warnings
-    assert said.startswith("near position 1 the router of layer 0 does not weight the experts by sigmoid_top_k")
+    assert said.startswith("near position 1 the weights of layer 0 do not follow the gate sigmoid_top_k")
     sums = [sum(token.weights[:2]) for token in session.tokens]
     assert sums[0] == pytest.approx(10_000, abs=1)
     assert max(sums[1:]) < 9000
@@ -137,7 +139,7 @@ def test_a_sound_gate_is_checked_without_a_trace(
 
 
 @pytest.mark.parametrize(
-    ("claimed", "says"), [("SQRT", "is not known"), ("SOFT_MAX", "do not compute what they seem to")]
+    ("claimed", "says"), [("SQRT", "is not known"), ("SOFT_MAX", "do not fit the gate in the graph")]
 )
 def test_a_gate_that_is_not_known_or_does_not_hold_shows_experts_only(
     claimed: str, says: str, open_gguf: Open, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Settings that llama.cpp ignores are named: those of a GGUF file, and of a config.json beside it."""
+"""Warnings about settings that llama.cpp ignores, in a GGUF file and in a config.json beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from moe_watch.backends.llama.bindings import knows_key
+from moe_watch.backends.llama.bindings import has_key
 from moe_watch.backends.llama.ignored_settings import ignored, ignored_settings
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
@@ -92,7 +92,7 @@ IGNORED: dict[str, tuple[str, dict[str, Any], str, str]] = {
 def test_a_setting_of_the_config_is_named(case: str, tmp_path: pathlib.Path) -> None:
     architecture, config, gate, setting = IGNORED[case]
     warnings = said(tmp_path, architecture, config, gate)
-    assert warnings == [f"{setting} is ignored by llama.cpp: the numbers are those of a model without it"]
+    assert warnings == [f"{setting} is ignored by llama.cpp: all numbers are computed without it"]
 
 
 HARMLESS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -215,10 +215,10 @@ def test_a_rotation_that_the_file_names_is_heeded(tmp_path: pathlib.Path) -> Non
 
 
 def test_a_key_that_llama_cpp_has_no_name_for_is_named(tmp_path: pathlib.Path) -> None:
-    assert knows_key("attention.sliding_window")
-    assert not knows_key("attention.sliding_win")
+    assert has_key("attention.sliding_window")
+    assert not has_key("attention.sliding_win")
     warnings = said(tmp_path, "llama", None, "top_k_softmax", future__switch=1, another=2)
-    assert warnings == ["not known whether llama.cpp heeds llama.future.switch, llama.another"]
+    assert warnings == ["not known whether llama.cpp applies llama.future.switch, llama.another"]
 
 
 def test_pocket_has_no_such_setting() -> None:

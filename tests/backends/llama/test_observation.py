@@ -1,4 +1,4 @@
-"""What is recorded of routers, in C: exactly what NumPy makes of the same rows, or nothing."""
+"""The observation in C equals NumPy's on the same rows, or is None."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def form_of(experts: int, chosen: int, *, is_scored: bool = True) -> RowFormat:
 
 
 def rows_with(form: RowFormat, scores: Floats, experts: Ints) -> Ints:
-    """What a tap writes of these scores [T, L, E] and experts [T, L, k]."""
+    """Return the words that a tap writes for these scores [T, L, E] and experts [T, L, k]."""
     picked = np.take_along_axis(scores, np.clip(experts, 0, form.experts - 1), -1)
     headers = np.broadcast_to(form.header, (len(scores), *form.header.shape))
     return np.concatenate([headers, scores.view(np.int32), picked.view(np.int32), experts], axis=-1)

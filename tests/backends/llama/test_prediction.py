@@ -1,4 +1,4 @@
-"""What is said of a prediction: in C and in NumPy the same, and what float64 says."""
+"""Probabilities of a token: equal in C and NumPy, and close to float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that llama.cpp's samplers draw, and what is said of them."""
+"""Tokens that llama.cpp's samplers pick, and their probabilities."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_top_k_keeps_to_the_likeliest(mixtral_gguf: Engine, mixtral_folder: path
 
 
 def test_a_change_of_sampling_does_not_begin_the_random_numbers_again(mixtral_gguf: Engine) -> None:
-    """Drawing goes on as if nothing had happened if the change is taken back, and differs from a new beginning."""
+    """A change that is reverted leaves the following tokens unchanged; they differ from those after a new seed."""
     begin(mixtral_gguf, Sampling(seed=8))
     uninterrupted = [token.id for token in draw(mixtral_gguf, 30)]
     begin(mixtral_gguf, Sampling(seed=8))
@@ -139,7 +139,7 @@ def test_impossible_sampling_is_refused(mixtral_gguf: Engine, sampling: Sampling
 
 
 def test_no_token_is_drawn_without_its_probability(mixtral_gguf: Engine) -> None:
-    """The facts are those of the prediction before the token, not of the one after it."""
+    """The probabilities come from the logits before the token, not from the logits after it."""
     begin(mixtral_gguf)
     before = np.ctypeslib.as_array(lib.llama_get_logits_ith(mixtral_gguf._loaded.context, -1), (258,)).copy()
     drawn = mixtral_gguf.draw()

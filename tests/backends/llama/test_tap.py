@@ -1,4 +1,4 @@
-"""The two callbacks that watch llama.cpp's graphs: what they see, and what they do when it is not what it should be."""
+"""The two callbacks on llama.cpp's graphs: their records, and their errors for unexpected tensors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compiled(*, rows: int = 512, apart: bool = False) -> CompiledTap:
 
 
 def seen_by(tap: Tap, engine: Engine) -> list[RouterRows]:
-    """What a tap sees of a prompt, in a context of its own."""
+    """Return a tap's rows of a prompt in a separate context."""
     settings = ContextSettings(context=256, threads=1, on_gpu=False, exact=True)
     context = new_context(engine._loaded.model, settings, tap)
     try:
@@ -96,7 +96,7 @@ def test_a_buffer_that_is_too_small_is_told(pocket: Engine) -> None:
 def test_tensors_of_another_type_are_told(pocket: Engine) -> None:
     tap = compiled()
     tap._state.type_f32 = 7
-    with pytest.raises(RuntimeError, match="tensors are not what they should be"):
+    with pytest.raises(RuntimeError, match="tensors have an unexpected type or shape"):
         seen_by(tap, pocket)
 
 
@@ -141,12 +141,12 @@ def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         _fields_ = (("added", ctypes.c_int64), *llama_library.GgmlTensor._fields_)
 
     monkeypatch.setattr(llama_library, "GgmlTensor", Longer)
-    with pytest.raises(UserError, match="lays its tensors out otherwise than moe-watch expects"):
+    with pytest.raises(UserError, match="has another tensor layout than moe-watch expects"):
         check_layout()
 
 
 def test_routing_stays_as_it_was_read_when_the_buffer_is_full(pocket: Engine) -> None:
-    """What was read lies in the tap's own buffer, which other tokens must never be written into."""
+    """Rows are views of the tap's buffer, which later tokens must not overwrite."""
     begin(pocket, Sampling(seed=1))
     read = [token.routing for token in draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)]
     kept = [np.array(routing.logits) for routing in read[:5]]

@@ -1,4 +1,4 @@
-"""How many threads llama.cpp may be given."""
+"""Range of --threads for llama.cpp."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moe_watch.routing.events import Progress
 
 @pytest.fixture
 def location(tmp_path: pathlib.Path) -> ModelLocation:
-    """A file that no model can be read from: what is refused before it is opened says something else."""
+    """A file without a model; a refusal before it is opened has another message."""
     path = tmp_path / "no.gguf"
     path.write_bytes(b"GGUF")
     return ModelLocation(name="no", format="gguf", origin="file", path=path)
@@ -39,7 +39,7 @@ def test_numbers_that_llama_cpp_hangs_or_dies_of(
     location: ModelLocation, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, most: int
 ) -> None:
     monkeypatch.setattr(llama_loading.os, "cpu_count", lambda: cores)
-    with pytest.raises(UserError, match=f"^{threads} threads cannot run a model: give 1 to {most}$"):
+    with pytest.raises(UserError, match=f"^--threads is {threads}: give 1 to {most}$"):
         _load(location, threads)
 
 

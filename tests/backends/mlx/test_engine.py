@@ -1,4 +1,4 @@
-"""The real engine on tiny models, against a copy of the model that nobody watches."""
+"""The real engine on tiny models, against a copy of the model without a tap."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_half_precision_logits_are_those_that_selected(tmp_path: pathlib.Path) -
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "qwen3_moe, weights as they are", "qwen2_moe"])
 def test_recorded_weights_are_those_the_model_applies(name: str, tmp_path: pathlib.Path) -> None:
-    """Each block's output is put together again from its experts' outputs and the observed weights."""
+    """Each block's output is recomputed from its experts' outputs and the observed weights."""
     folder = tiny.write_model(tmp_path / "model", **MODELS[name])
     gate = load_folder(folder).model.gate
     expected = reference(folder, PROMPT, MODELS[name]["config"]["num_experts_per_tok"])

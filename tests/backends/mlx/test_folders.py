@@ -1,4 +1,4 @@
-"""Model folders as they are found: any name, and configs that ask for what cannot be."""
+"""Model folders with any name, and configs with impossible values."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ def test_a_length_that_is_none_is_no_limit(length: int, tmp_path: pathlib.Path) 
     engine = load_folder(folder)
     assert engine.model.context_length is None
     assert engine.warnings == [
-        "config.json names no context length: a run ends only when it is told to, or give --context"
+        "config.json has no context length: give --context, or a run ends only when it is stopped"
     ]

@@ -177,7 +177,7 @@ def build(block: Callable[[], nn.Module]) -> OneLayer:
 
 
 def half(model: OneLayer) -> OneLayer:
-    """In bfloat16, with the experts quantised, as published models run."""
+    """In bfloat16, with quantized experts, like published models."""
     nn.quantize(model, group_size=32, bits=8)
     model.set_dtype(mx.bfloat16)
     return model

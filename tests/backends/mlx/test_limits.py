@@ -34,7 +34,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return load_folder(folder)
 
 
-REFUSED = r"token 258 \('<extra>'\) is none of wide's: its embedding has 258 rows: use the tokenizer that the model was"
+REFUSED = (
+    r"token 258 \('<extra>'\) is not in the embedding of wide, which has 258 rows: use the tokenizer that the model was"
+)
 
 
 @pytest.mark.parametrize("turn", [False, True])
@@ -73,7 +75,7 @@ def test_a_prompt_beyond_the_embedding_ends_a_run_with_the_reason(wide: Engine) 
 
 def test_an_end_of_text_beyond_the_vocabulary_is_said(tmp_path: pathlib.Path) -> None:
     folder = tiny.write_model(tmp_path / "m", tiny.MIXTRAL | {"eos_token_id": [1, 999]})
-    assert load_folder(folder).warnings == ["end-of-text tokens 999 are none of the model's"]
+    assert load_folder(folder).warnings == ["end-of-text tokens 999 are not in the vocabulary"]
 
 
 def test_a_model_that_can_draw_more_than_it_can_read_is_refused(tmp_path: pathlib.Path) -> None:
@@ -90,7 +92,7 @@ def test_a_model_that_can_draw_more_than_it_can_read_is_refused(tmp_path: pathli
 
 @pytest.mark.parametrize(("value", "said"), [(float("nan"), "nan"), (float("inf"), "(nan|inf|-inf)")])
 def test_a_router_that_gives_no_number_stops_the_run(tmp_path: pathlib.Path, value: float, said: str) -> None:
-    """The model could go on with its other experts; the numbers of that layer are gone, and no mean hides that."""
+    """The model could continue with its other experts; the numbers of that layer are lost, and no mean may hide it."""
     folder = tiny.write_model(tmp_path / "m")
     tensors = mx.load(str(folder / "model.safetensors"))
     name = "model.layers.1.block_sparse_moe.gate.weight"

@@ -1,4 +1,4 @@
-"""What a header says of quantisation is what the tensors are, and a claim that is not true is named."""
+"""The header's quantization follows the tensors, and a wrong claim of the files is a warning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_claim_without_a_quantised_tensor_is_not_believed(
     engine = opened(tiny.write_model(tmp_path / "m"), **claim)
     assert engine.model.quantization is None
     assert engine.model.parameters == engine.model.bytes // 4
-    assert engine.warnings == [f"config.json says that the weights are quantised ({said}), and they are not"]
+    assert engine.warnings == [f"config.json names a quantization ({said}), but the weights are not quantized"]
 
 
 def test_other_bits_than_were_claimed_are_named(tmp_path: pathlib.Path) -> None:
@@ -45,7 +45,7 @@ def test_other_bits_than_were_claimed_are_named(tmp_path: pathlib.Path) -> None:
     engine = opened(folder, quantization={"group_size": 32, "bits": 4}, quantization_config=None)
     assert engine.model.quantization == "8-bit affine, groups of 32"
     assert engine.warnings == [
-        "config.json says that the weights are 4-bit affine, groups of 32, and they are 8-bit affine, groups of 32"
+        "config.json names a quantization (4-bit affine, groups of 32), but the weights are 8-bit affine, groups of 32"
     ]
 
 
@@ -66,7 +66,7 @@ def test_modules_that_are_stored_otherwise_are_counted(tmp_path: pathlib.Path) -
     (folder / "config.json").write_text(json.dumps(config | {"quantization": plain, "quantization_config": plain}))
     tiny.write_tokenizer(folder)
     engine = load_folder(folder)
-    assert engine.model.quantization == ("4-bit affine, groups of 32; 1 modules 8-bit; 1 modules not quantised")
+    assert engine.model.quantization == ("4-bit affine, groups of 32; 1 modules 8-bit; 1 modules not quantized")
     assert engine.warnings == []
 
 
@@ -79,7 +79,7 @@ MODELOPTS = {
 
 @pytest.fixture(params=MODELOPTS)
 def modelopt(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.Path:
-    """As NVIDIA ModelOpt writes one: how it is quantised stands in a file of its own."""
+    """As NVIDIA ModelOpt writes it: the quantization is in a separate file."""
     model = tiny.random_model(tiny.MIXTRAL)
     model, _ = quantize_model(model, tiny.MIXTRAL, group_size=16, bits=4, mode="nvfp4")
     folder = tmp_path / "m"
@@ -94,7 +94,7 @@ def modelopt(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> pathlib.
 def test_modelopts_own_file_is_seen(modelopt: pathlib.Path) -> None:
     engine = load_folder(modelopt)
     assert engine.model.quantization == "4-bit nvfp4, groups of 16"
-    assert engine.warnings == ["hf_quant_config.json says how the weights are quantised (NVFP4), config.json does not"]
+    assert engine.warnings == ["hf_quant_config.json names the quantization (NVFP4), config.json does not"]
 
 
 @pytest.mark.parametrize("written", MODELOPTS)
@@ -103,7 +103,7 @@ def test_modelopts_own_file_is_not_believed_either(written: str, tmp_path: pathl
     (folder / "hf_quant_config.json").write_text(json.dumps(MODELOPTS[written]))
     engine = load_folder(folder)
     assert engine.model.quantization is None
-    assert engine.warnings == ["hf_quant_config.json says that the weights are quantised (NVFP4), and they are not"]
+    assert engine.warnings == ["hf_quant_config.json names a quantization (NVFP4), but the weights are not quantized"]
 
 
 def test_a_damaged_file_of_modelopt_claims_nothing(tmp_path: pathlib.Path) -> None:
@@ -133,6 +133,6 @@ def test_types_of_a_checkpoint(sizes: dict[str, int], said: str | None) -> None:
 
 
 def test_weights_that_are_unpacked_while_loading_are_said_to_be() -> None:
-    """mlx-lm multiplies DeepSeek's fp8 weights by their scales and goes on in bfloat16."""
+    """mlx-lm multiplies DeepSeek's fp8 weights by their scales and continues in bfloat16."""
     model = tiny.random_model(tiny.MIXTRAL)
     assert quantization_of(model, tensors(F8_E4M3=90, F32=10)) == "fp8 (E4M3), unpacked while loading"

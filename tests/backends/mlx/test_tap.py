@@ -1,4 +1,4 @@
-"""Hooks that watch and change nothing."""
+"""Hooks that read the routers and change nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_moe_layer_is_seen_through_its_type() -> None:
 
 
 def test_nothing_is_evaluated_inside_the_forward_pass() -> None:
-    """MLX refuses to evaluate what is being traced, so a hook that evaluates anything fails here."""
+    """MLX refuses to evaluate traced arrays, so a hook that evaluates fails here."""
     model = tiny.random_model(tiny.MIXTRAL)
     expected = np.array(model(IDS))
     tap = RouterTap(model)
@@ -66,7 +66,7 @@ def test_closing_leaves_the_model_as_it_was() -> None:
 
 
 def test_the_output_depends_on_what_was_caught() -> None:
-    """Whoever evaluates the output gets the routing with it, in the same pass."""
+    """Evaluation of the output also evaluates the routing, in the same pass."""
     model = tiny.random_model(tiny.MIXTRAL)
     assert "Depends" not in graph(model(IDS))
     RouterTap(model)
@@ -105,7 +105,7 @@ def stacked(routings: list[RouterOutputs], what: str) -> np.ndarray:
 
 
 def glm_routes(folder: pathlib.Path, ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the routers of an unwatched GLM return, [T, L, k] twice, and their logits [T, L, E]."""
+    """Return the output of the routers of a GLM without a tap, [T, L, k] twice, and their logits [T, L, E]."""
     model = load_unwatched(folder)
     hidden = model.model.embed_tokens(mx.array([ids]))
     mask = create_attention_mask(hidden)

@@ -1,4 +1,4 @@
-"""Names of models, and what is wrong with their files, before anything heavy is imported."""
+"""Names of models, and refusals of damaged files, before any engine is imported."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_name_that_the_system_does_not_take() -> None:
 
 
 def test_a_file_that_is_no_model(folder: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"give a \.gguf file, or the folder that holds config.json"):
+    with pytest.raises(UserError, match=r"give a \.gguf file, or the folder with config.json"):
         locate(str(folder / "config.json"))
 
 
@@ -140,11 +140,11 @@ def test_a_folder_without_a_config(folder: pathlib.Path) -> None:
     (folder / "config.json").unlink()
     assert "has no config.json: give a folder in Hugging Face layout" in refusal(folder)
     (folder / "m.gguf").write_bytes(b"GGUF")
-    assert f"to use its GGUF file give {folder / 'm.gguf'}" in refusal(folder)
+    assert f"to use its GGUF file, give {folder / 'm.gguf'}" in refusal(folder)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("{", "is no valid JSON: "), ("[]", "is no JSON object: "), ("\xff", "no valid JSON: ")]
+    ("content", "says"), [("{", "is not valid JSON: "), ("[]", "is not a JSON object: "), ("\xff", "not valid JSON: ")]
 )
 def test_a_config_that_is_none(folder: pathlib.Path, content: str, says: str) -> None:
     (folder / "config.json").write_bytes(content.encode("latin-1"))
@@ -153,7 +153,7 @@ def test_a_config_that_is_none(folder: pathlib.Path, content: str, says: str) ->
 
 @pytest.mark.parametrize("experts", [None, 0, 1])
 def test_a_dense_model_is_refused(mixtral_folder: pathlib.Path, changed: Changed, experts: int | None) -> None:
-    assert "is a dense model: its config.json names no experts" in refusal(
+    assert "is a dense model: its config.json has no experts" in refusal(
         changed(mixtral_folder, num_local_experts=experts)
     )
 
@@ -186,7 +186,7 @@ def test_a_missing_shard(folder: pathlib.Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "lacks model-00002.safetensors and 1 more" in refusal(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
-    assert "is no valid index" in refusal(folder)
+    assert "is not a valid index" in refusal(folder)
 
 
 def header_of(data: bytes) -> int:
@@ -202,12 +202,12 @@ def header_of(data: bytes) -> int:
         (lambda data: data[: header_of(data)], "is truncated: its tensors need"),
         (lambda data: data[:-1], "is truncated: its tensors need"),
         (lambda data: data + b"\0", "is corrupt: 1 bytes belong to no tensor"),
-        (lambda data: b"\xff" * 8 + data[8:], "is no safetensors file: it claims a header of"),
-        (lambda data: data[:8] + b"!" * 50 + data[58:], "is corrupt: its header is no JSON"),
-        (lambda data: data.replace(b'"F32"', b'"F16"', 1), "does not fit its own size"),
+        (lambda data: b"\xff" * 8 + data[8:], "is not a safetensors file: it claims a header of"),
+        (lambda data: data[:8] + b"!" * 50 + data[58:], "is corrupt: its header is not JSON"),
+        (lambda data: data.replace(b'"F32"', b'"F16"', 1), "does not fit its shape"),
         (lambda data: data.replace(b'"data_offsets"', b'"data_offsetz"', 1), "is corrupt: bad entry for tensor"),
         (lambda data: data.replace(b"[64,64]", b"[1e999]", 1), "is corrupt"),
-        (lambda data: (2).to_bytes(8, "little") + b"[]", "its header is no table of tensors"),
+        (lambda data: (2).to_bytes(8, "little") + b"[]", "its header is not a table of tensors"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
     ],
     ids=[
@@ -269,7 +269,7 @@ def test_damage_to_the_embedded_model_says_reinstall(folder: pathlib.Path) -> No
 
 def test_a_gguf_file_that_is_none(tmp_path: pathlib.Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"nope")
-    assert "is no GGUF file" in refusal(tmp_path / "m.gguf")
+    assert "is not a GGUF file" in refusal(tmp_path / "m.gguf")
 
 
 # -- weight

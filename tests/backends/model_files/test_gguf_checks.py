@@ -34,15 +34,15 @@ def groups(count: int, used: int) -> dict[str, Any]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no expert is used": ({"changed": {".expert_used_count": number(0)}}, "gives a token no experts"),
-    "none in any layer": ({"changed": {".expert_used_count": numbers([0] * 6)}}, "gives a token no experts"),
+    "no expert is used": ({"changed": {".expert_used_count": number(0)}}, "selects no experts for a token"),
+    "none in any layer": ({"changed": {".expert_used_count": numbers([0] * 6)}}, "selects no experts for a token"),
     "more are used than there are": (
         {"changed": {".expert_used_count": number(9)}},
-        "gives a token 9 of 8 experts (llama.expert_used_count)",
+        "selects 9 of 8 experts for a token (llama.expert_used_count)",
     ),
     "more in one layer": (
         {"changed": {".expert_used_count": numbers([2, 2, 9, 2, 2, 2])}},
-        "gives a token 9 of 8 experts",
+        "selects 9 of 8 experts for a token",
     ),
     "numbers for other layers": (
         {"changed": {".expert_used_count": numbers([2] * 5)}},
@@ -50,39 +50,39 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "used ones are not named": (
         {"dropped": [".expert_used_count"]},
-        "does not say how many experts a token gets (llama.expert_used_count is missing)",
+        "does not give the number of experts per token (llama.expert_used_count is missing)",
     ),
     "experts are not named": (
         {"dropped": [".expert_count"]},
-        "has routers, and llama.expert_count does not say how many experts they have",
+        "has routers, but llama.expert_count does not give the number of experts",
     ),
-    "no experts": ({"changed": {".expert_count": number(0)}}, "has routers, and llama.expert_count does not say"),
+    "no experts": ({"changed": {".expert_count": number(0)}}, "has routers, but llama.expert_count does not give"),
     "experts by layer": (
         {"changed": {".expert_count": numbers([8] * 6)}},
-        "gives the number of experts layer by layer (llama.expert_count is an array), which llama.cpp does not read",
+        "has one number of experts per layer (llama.expert_count is an array), which llama.cpp does not read",
     ),
     "too many experts": (
         {"changed": {".expert_count": number(2000)}},
-        "has 2,000 experts: llama.cpp has room for 1,024",
+        "has 2,000 experts: give a model with at most 1,024",
     ),
     "one tensor per expert": (
         {"of": pocket_variants.one_tensor_per_expert},
-        f"one tensor per expert, as files made before April 2024, which llama.cpp no longer reads: {CONVERT}",
+        f"one tensor per expert, a format from before April 2024 that llama.cpp no longer reads: {CONVERT}",
     ),
-    "a router of integers": ({"of": in_16_bits}, "tensor 'blk.0.ffn_gate_inp.weight' of m is declared I16"),
+    "a router of integers": ({"of": in_16_bits}, "tensor 'blk.0.ffn_gate_inp.weight' of m has type I16"),
     "uneven groups": (groups(3, 1), "divides 8 experts into 3 groups"),
     "groups of one": (groups(8, 1), "divides 8 experts into 8 groups"),
     "all groups are used": (groups(4, 4), "uses 4 of 4 groups of experts"),
     "no group is used": (groups(4, 0), "uses 0 of 4 groups of experts"),
-    "no layers": ({"changed": {".block_count": number(0)}}, "says that it has 0 layers"),
+    "no layers": ({"changed": {".block_count": number(0)}}, "claims 0 layers"),
     "more layers predict ahead than there are": (
         {"changed": {".nextn_predict_layers": number(7)}},
-        "says that 7 of its 6 layers predict ahead",
+        "claims 7 nextn_predict_layers of 6 layers",
     ),
     **{
         f"a norm with {value}": (
             {"changed": {".attention.layer_norm_rms_epsilon": (TYPES.FLOAT32, value)}},
-            f"says that llama.attention.layer_norm_rms_epsilon is {value:g}",
+            f"has llama.attention.layer_norm_rms_epsilon {value:g}",
         )
         for value in (-1.0, float("nan"), float("inf"))
     },
@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         )
         for rotated in (0, 1, 5, 64, 2**32 - 1)
     },
-    "no context": ({"changed": {".context_length": number(0)}}, "its context has room for 0 tokens"),
+    "no context": ({"changed": {".context_length": number(0)}}, "claims a context of 0 tokens"),
 }
 
 
@@ -115,7 +115,7 @@ def test_scores_that_llama_cpp_does_not_know_are_named_where_it_reads_them(
     changed = {".expert_gating_func": number(function)}
     path = pocket_variants.write(tmp_path / "m.gguf", changed, architecture="minimax-m2")
     reads_it = GgufFile(path, read_gguf(path).metadata | MINIMAX, [])
-    with pytest.raises(UserError, match=f"m says that minimax-m2.expert_gating_func is {function}"):
+    with pytest.raises(UserError, match=f"m has minimax-m2.expert_gating_func {function}"):
         check_model("m", [reads_it])
     preflight(catalog.locate(str(pocket_variants.write(tmp_path / "pocket.gguf", changed))))
 
@@ -125,7 +125,7 @@ def test_a_model_without_experts_and_routers_is_dense(tmp_path: pathlib.Path) ->
         return {name: data for name, data in tensors.items() if "ffn_gate_inp" not in name}
 
     path = pocket_variants.write(tmp_path / "m.gguf", dropped=[".expert_count", ".expert_used_count"], of=dense)
-    with pytest.raises(UserError, match="m is a dense model: its metadata name no experts"):
+    with pytest.raises(UserError, match="m is a dense model: its metadata has no experts"):
         preflight(catalog.locate(str(path)))
 
 
@@ -190,18 +190,18 @@ RUNS: dict[str, tuple[dict[str, Any], int, list[str]]] = {
     "another number in one layer, which this architecture does not read": (
         {"changed": {".expert_used_count": numbers([2, 2, 2, 1, 2, 2])}},
         2,
-        ["llama.expert_used_count by layer is ignored by llama.cpp: the numbers are those of a model without it"],
+        ["llama.expert_used_count by layer is ignored by llama.cpp: all numbers are computed without it"],
     ),
     "half of the groups": (groups(4, 2), 2, []),
     "a context without bounds": (
         {"changed": {".context_length": number(2**32 - 1)}},
         2,
-        ["the context is limited to 8,192 of 4,294,967,295 tokens, to spare memory"],
+        ["the context is limited to 8,192 of 4,294,967,295 tokens, to save memory"],
     ),
     "a scale that is not read": (
         {"changed": {".expert_weights_scale": (TYPES.FLOAT32, 2.5)}},
         2,
-        ["llama.expert_weights_scale 2.5 is ignored by llama.cpp: the numbers are those of a model without it"],
+        ["llama.expert_weights_scale 2.5 is ignored by llama.cpp: all numbers are computed without it"],
     ),
     "a scale of 0, which is none": ({"changed": {".expert_weights_scale": (TYPES.FLOAT32, 0.0)}}, 2, []),
     "no first token": ({"dropped": ["tokenizer.ggml.bos_token_id"]}, 2, []),
@@ -224,7 +224,7 @@ def test_what_llama_cpp_can_run_is_run(case: str, tmp_path: pathlib.Path) -> Non
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "MXFP4", "BF16"])
 def test_quantisation_is_what_the_tensors_are(kind: str, tmp_path: pathlib.Path) -> None:
-    """Whatever `general.file_type` claims."""
+    """Independent of `general.file_type`."""
     pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
     merged = [name for name in pocket_variants.tensors() if "_exps" in name]
     claimed = {"general.file_type": number(int(gguf.LlamaFileType.MOSTLY_Q2_K))}

@@ -127,14 +127,14 @@ def test_code_that_is_trusted_is_downloaded_too(hub: Hub) -> None:
 
 def test_a_model_that_nobody_has(hub: Hub) -> None:
     [failed] = load("tiny/nothing").of(Failed)
-    assert failed.message.startswith("tiny/nothing is neither a folder here nor a model on the Hugging Face Hub")
+    assert failed.message.startswith("tiny/nothing is neither a local folder nor a model on the Hugging Face Hub")
 
 
 def test_offline_and_not_cached(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     [failed] = load(MODEL).of(Failed)
     assert failed.message == (
-        f"{MODEL} is neither a folder here nor wholly in the local cache, and the Hub cannot be reached: "
+        f"{MODEL} is neither a local folder nor complete in the local cache, and the Hub cannot be reached: "
         "go online, or give a local folder"
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moe_watch.backends.model_files.catalog import ModelLocation, choose_backend, locate
-from moe_watch.backends.model_files.hub_gguf import Wanted, cached, parts
+from moe_watch.backends.model_files.hub_gguf import GgufName, cached, parts
 from moe_watch.backends.model_files.preflight import preflight
 from moe_watch.backends.protocol import Load, Ready
 from moe_watch.backends.worker.process import WorkerProcess
@@ -40,8 +40,8 @@ FILES = [
 ]
 
 
-def named(what: str | None) -> Wanted:
-    return Wanted(REPOSITORY, what)
+def named(what: str | None) -> GgufName:
+    return GgufName(REPOSITORY, what)
 
 
 # -- which file is meant
@@ -182,7 +182,7 @@ def test_a_damaged_cache_says_how_to_repair_it(caches: pathlib.Path) -> None:
     with pytest.raises(UserError) as caught:
         preflight(locate(f"{REPOSITORY}:Q4_K_M"))
     assert str(caught.value).endswith(
-        ' is truncated: 4 bytes are not even a header: run `hf download tiny/mixtral --include "*m-Q4_K_M.gguf" '
+        ' is truncated: 4 bytes are too few for a header: run `hf download tiny/mixtral --include "*m-Q4_K_M.gguf" '
         "--force-download`"
     )
 
@@ -277,9 +277,9 @@ def test_all_parts_are_downloaded(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (f"{REPOSITORY}:Q6_K", "tiny/mixtral has no Q6_K: it has Q2_K, Q4_K_M, Q8_0"),
-        (f"{REPOSITORY}:x.gguf", "tiny/mixtral has no x.gguf: it has Q2_K, Q4_K_M, Q8_0"),
-        ("tiny/nothing:Q4_K_M", "tiny/nothing is neither a folder here nor a model on the Hugging Face Hub"),
+        (f"{REPOSITORY}:Q6_K", "tiny/mixtral has no Q6_K: choose one of Q2_K, Q4_K_M, Q8_0"),
+        (f"{REPOSITORY}:x.gguf", "tiny/mixtral has no x.gguf: choose one of Q2_K, Q4_K_M, Q8_0"),
+        ("tiny/nothing:Q4_K_M", "tiny/nothing is neither a local folder nor a model on the Hugging Face Hub"),
     ],
 )
 def test_what_the_hub_does_not_have(hub: Hub, name: str, said: str) -> None:
@@ -301,6 +301,6 @@ def test_a_hub_that_cannot_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setenv(name, value)
     [failed] = load(f"{REPOSITORY}:Q4_K_M").of(Failed)
     assert failed.message == (
-        "tiny/mixtral is neither a folder here nor wholly in the local cache, and the Hub cannot be reached: "
+        "tiny/mixtral is neither a local folder nor complete in the local cache, and the Hub cannot be reached: "
         "go online, or give a local folder"
     )

@@ -97,7 +97,7 @@ def worker(listener: Listener) -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def refusal(worker: WorkerProcess, listener: Listener) -> Callable[..., str]:
-    """What is said of a model that cannot be loaded."""
+    """Return the message for a model that cannot be loaded."""
 
     def load(path: pathlib.Path, *, memory: int | None = None, **options: Any) -> str:
         if memory is not None:
@@ -128,14 +128,14 @@ def test_no_memory_for_a_context(refusal: Callable[..., str], tmp_path: pathlib.
     length = 1 << 22
     path = llama_files.write_gguf(tmp_path / "long.gguf", tiny.MIXTRAL | {"max_position_embeddings": length})
     message = refusal(path, memory=MEMORY, threads=1, context=length)
-    assert f"cannot make a context of {length:,} tokens (insufficient memory (attempted to allocate" in message
+    assert f"cannot create a context of {length:,} tokens (insufficient memory (attempted to allocate" in message
     assert message.endswith("): free memory, or give a smaller --context")
 
 
 @limited
 def test_no_memory_for_mlx(refusal: Callable[..., str], tmp_path: pathlib.Path) -> None:
     message = refusal(write_large_folder(tmp_path / "large"), memory=MEMORY)
-    assert "cannot bring the weights of large into memory (" in message
+    assert "cannot load the weights of large into memory (" in message
     assert message.endswith("): free memory, or give a smaller model")
 
 
@@ -163,7 +163,7 @@ def without_magic(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"), [(cut, "is truncated: tensor 'output.weight' ends at"), (without_magic, "is no GGUF file")]
+    ("damage", "said"), [(cut, "is truncated: tensor 'output.weight' ends at"), (without_magic, "is not a GGUF file")]
 )
 def test_damaged_files(
     refusal: Callable[..., str], tmp_path: pathlib.Path, damage: Callable[[bytes], bytes], said: str

@@ -1,4 +1,4 @@
-"""What is said of a model: sizes from its files' headers, and the position encoding that mlx-lm would miss."""
+"""Facts about a model: sizes from its files' headers, and the position encoding that mlx-lm would miss."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_a_config_leaves_out_is_said(mixtral_folder: pathlib.Path, changed:
     engine = load_folder(changed(mixtral_folder, max_position_embeddings=None))
     assert engine.model.context_length is None
     assert engine.context_length > 10**9
-    assert [warning.split(":")[0] for warning in engine.warnings] == ["config.json names no context length"]
+    assert [warning.split(":")[0] for warning in engine.warnings] == ["config.json has no context length"]
 
 
 def test_progress_reaches_the_end(mixtral_folder: pathlib.Path) -> None:
@@ -124,7 +124,7 @@ def test_rope_theta_is_found_where_transformers_5_writes_it(mixtral_folder: path
 def test_a_contradiction_about_rope_theta_is_said(mixtral_folder: pathlib.Path, changed: Changed) -> None:
     engine = load_folder(changed(mixtral_folder, rope_parameters={"rope_theta": 500.0, "rope_type": "default"}))
     assert engine._loaded.model.args.rope_theta == 10_000.0
-    assert engine.warnings == ["config.json gives rope_theta 10000.0 and, in rope_parameters, 500.0: 10000.0 is used"]
+    assert engine.warnings == ["config.json has rope_theta 10000.0 and, in rope_parameters, 500.0: 10000.0 is used"]
 
 
 def test_rope_entries_that_are_lifted() -> None:
@@ -150,7 +150,7 @@ def test_lengths_and_quantization_under_other_names() -> None:
     assert trained_length({"moe_watch_trained_length": 5, "max_position_embeddings": 10}) == 5
     assert quantization({"quantization": {"bits": 4, "group_size": 64}}) == "4-bit affine, groups of 64"
     mixed = {"bits": 4, "group_size": 64, "a.gate": {"bits": 8}, "b.gate": {"bits": 8}, "c": {"bits": 4}, "d": False}
-    said = "4-bit affine, groups of 64; 2 modules 8-bit; 1 modules not quantised"
+    said = "4-bit affine, groups of 64; 2 modules 8-bit; 1 modules not quantized"
     assert quantization({"quantization": mixed}) == said
     assert quantization({"quantization_config": {"quant_method": "mxfp4"}}) == "mxfp4"
     assert quantization({}) is None

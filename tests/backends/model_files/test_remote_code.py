@@ -1,4 +1,4 @@
-"""Code that a model brings: never run unasked, named where it is missed, run with the flag."""
+"""Python code of a model: not run without the flag, named if it is needed, run with the flag."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_a_tokenizer_that_is_code_is_named_and_not_run(with_code: pathlib.Path, 
     with pytest.raises(UserError) as caught:
         opened(with_code)
     assert str(caught.value) == (
-        "own cannot be loaded without Python code of its own (tokenization_own.py), which is not run unasked: "
-        "read that code, and give --trust-remote-code to run it with your rights"
+        "own needs Python code from its folder (tokenization_own.py), which is not run without your consent: "
+        "read that code, then give --trust-remote-code to run it with your rights"
     )
     assert not marker.exists()
 
@@ -95,7 +95,9 @@ def test_a_config_that_is_code_is_named_and_not_run(with_code: pathlib.Path, mar
     config = json.loads((with_code / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "configuration_own.OwnConfig"}
     (with_code / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"\(configuration_own\.py, tokenization_own\.py\), which is not run unasked"):
+    with pytest.raises(
+        UserError, match=r"\(configuration_own\.py, tokenization_own\.py\), which is not run without your consent"
+    ):
         opened(with_code)
     assert not marker.exists()
 
@@ -109,7 +111,7 @@ def test_with_the_flag_the_code_runs_and_the_header_says_so(with_code: pathlib.P
 
 def test_a_package_that_the_code_needs_is_named(with_code: pathlib.Path) -> None:
     (with_code / "tokenization_own.py").write_text("import a_package_of_nobody\n\nclass OwnTokenizer:\n    pass\n")
-    with pytest.raises(UserError, match=r"own \(.*a_package_of_nobody.*\): install what is missing$"):
+    with pytest.raises(UserError, match=r"own \(.*a_package_of_nobody.*\): install the missing package$"):
         opened(with_code, trust_remote_code=True)
 
 
@@ -142,15 +144,15 @@ def test_files_that_a_config_names(config: dict[str, Any], found: list[str], tmp
 
 
 def test_an_architecture_that_is_code_runs_with_the_flag_only(tmp_path: pathlib.Path, marker: pathlib.Path) -> None:
-    """What such code heeds of its config cannot be read as mlx-lm's is."""
+    """The settings that such code reads are not known, unlike those of mlx-lm's code."""
     folder = tiny.write_model(tmp_path / "own", tiny.MIXTRAL | {"model_file": "arch.py"})
     code = "import pathlib\nfrom mlx_lm.models import mixtral\nfrom mlx_lm.models.mixtral import ModelArgs\n"
     code += f"pathlib.Path({str(marker)!r}).touch()\nclass Model(mixtral.Model):\n    pass\n"
     (folder / "arch.py").write_text(code)
-    with pytest.raises(UserError, match=r"own cannot be loaded without Python code of its own \(arch\.py\)"):
+    with pytest.raises(UserError, match=r"own needs Python code from its folder \(arch\.py\)"):
         opened(folder)
     assert not marker.exists()
     engine = opened(folder, trust_remote_code=True)
     assert marker.exists()
     assert engine.model.experts == 4
-    assert engine.warnings == ["not known whether the model's own code heeds config.json"]
+    assert engine.warnings == ["not known whether the model's own code applies config.json"]

@@ -1,4 +1,4 @@
-"""Weights that this machine's memory cannot hold: said while they are loaded, and kept as a warning."""
+"""Weights larger than this machine's memory: reported while they are loaded, and kept as a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a user names or a model's folder holds: what is no regular file, or has no end, is refused at once."""
+"""Files of a user or a model folder: files that are not regular, or have no end, are refused at once."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_cache_of_models_may_hold_anything(
     refs = tmp_path / "models--o--m" / "refs"
     refs.mkdir(parents=True)
     make(refs / "main")
-    assert hub_gguf.cached(hub_gguf.Wanted("o/m", None)) is None
+    assert hub_gguf.cached(hub_gguf.GgufName("o/m", None)) is None
 
 
 @pytest.mark.parametrize(("make", "kind"), KINDS)

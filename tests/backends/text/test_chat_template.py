@@ -109,7 +109,7 @@ def test_a_template_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_template_that_makes_too_long_a_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template, "LONGEST_TEXT", 1000)
-    with pytest.raises(TemplateError, match="makes a text of 1,001 characters"):
+    with pytest.raises(TemplateError, match="its text has 1,001 characters"):
         ChatTemplate("{{ 'x' * 1001 }}").render(SAYS)
 
 
@@ -191,5 +191,5 @@ def test_a_template_that_leaves_the_users_text_out_is_a_warning(open_model: Open
     engine = open_model(source)
     [warning] = [each for each in _ready(engine).warnings if "template" in each]
     sent = {DROPS: DROPS}.get(source, "1" if "length" in source else "Name")
-    assert warning.startswith(f"the chat template leaves the user's text out or changes it: the model sees {sent!r}")
+    assert warning.startswith(f"the chat template leaves out or changes the user's text: the model gets {sent!r}")
     assert "--raw" in warning

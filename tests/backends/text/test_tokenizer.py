@@ -1,4 +1,4 @@
-"""Text as tokens come: no byte is lost, no space, and what makes no character is marked."""
+"""Incremental detokenizers: no byte and no space is lost, and bytes without a character are marked."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_any_text_comes_whole_from_bytes_and_words() -> None:
 
 
 def test_broken_bytes_of_a_byte_level_tokenizer_do_not_hold_up_what_follows() -> None:
-    """Any bytes: each whole character arrives, in its place, however many broken ones stand before it."""
+    """Any bytes: each whole character arrives, in its place, after any number of broken ones."""
     tokenizer, draw = byte_tokenizer(), random.Random(0)
     for _ in range(300):
         raw = bytes(draw.choice([0xE4, 0x80, 0xFF, 0xC3, 0x61, *"你🙂é".encode()]) for _ in range(12)) + b"!"
@@ -81,7 +81,7 @@ def test_broken_bytes_of_a_byte_level_tokenizer_do_not_hold_up_what_follows() ->
 
 @cache
 def ids_of_bytes(tokenizer: Tokenizer) -> dict[int, int]:
-    """The token of each byte in GPT-2's alphabet: printable ones stand for themselves, the others for 256 and up."""
+    """The token of each byte in GPT-2's alphabet: printable ones are themselves, the others 256 and up."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = dict(zip(printable, map(chr, printable), strict=True))
     letters |= {byte: chr(256 + rank) for rank, byte in enumerate(sorted({*range(256)} - {*printable}))}
