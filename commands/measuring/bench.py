@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -10,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_watch.commands.options import COUNT, chosen_model, engine_options, engine_options_of, model_choice, require
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
 from moe_watch.commands.watching.settings import check_model, default_prompt
 
 if TYPE_CHECKING:
     from moe_watch.backends.protocol import Ready
-    from moe_watch.routing.events import Progress
+    from moe_watch.routing.events import Cost, Progress
+    from moe_watch.routing.stats.timing_noise import Noise
     from moe_watch.sessions.bench import BenchResult, VariantRates
     from moe_watch.sessions.live.settings import RunSettings
+    from moe_watch.sessions.results import BenchReport, BenchRow
 
 
 @click.command(short_help="Measure what observing costs.")
@@ -58,13 +59,13 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
             result = running.run(rounds, measured)
     ready = running.ready
     if as_json:
-        click.echo(json.dumps(_result(ready, rounds, tokens, result), allow_nan=False))
+        print_result(_report(ready, rounds, tokens, result))
     else:
         _print(ready, rounds, tokens, result)
-    if result.doubt is not None:
+    if result.cost is None:
         complain(f"too noisy, the cost of the tap is not kept: {result.doubt}; close other programs, or raise --rounds")
         return 1
-    _keep(ready, result)
+    _keep(ready, result.cost, result.noise)
     return 0
 
 
@@ -94,37 +95,35 @@ def _settings(
     )
 
 
-def _result(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> dict[str, Any]:
-    from msgspec import to_builtins
+def _report(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> BenchReport:
+    from msgspec import convert
 
-    return {
-        "model": ready.model.name,
-        "backend": ready.backend.name,
-        "device": ready.backend.device,
-        "rounds": rounds,
-        "tokens": tokens,
-        "rows": [
-            {
-                "name": row.name,
-                "phase": row.phase,
-                "tokens_per_second": row.tokens_per_second,
-                "ratio": row.ratio.value,
-                "interval": row.ratio.interval,
-                "too_noisy": row.doubt,
-            }
-            for row in result.rows
-        ],
-        "cost": _cost(result),
-        "cost_unavailable": result.doubt,
-        "noise": to_builtins(result.noise),
-    }
+    from moe_watch.sessions.results import BenchReport, CostResult, NoiseResult
+
+    return BenchReport(
+        model=ready.model.name,
+        backend=ready.backend.name,
+        device=ready.backend.device,
+        rounds=rounds,
+        tokens=tokens,
+        rows=[_row(row) for row in result.rows],
+        cost=convert(result.cost, CostResult, from_attributes=True) if result.cost else None,
+        cost_unavailable=result.doubt,
+        noise=convert(result.noise, NoiseResult, from_attributes=True),
+    )
 
 
-def _cost(result: BenchResult) -> dict[str, Any] | None:
-    cost = result.cost
-    if cost is None:
-        return None
-    return {"tap_off": cost.tap_off, "tap_on": cost.tap_on, "ratio": cost.ratio, "interval": cost.interval}
+def _row(row: VariantRates) -> BenchRow:
+    from moe_watch.sessions.results import BenchRow
+
+    return BenchRow(
+        name=row.name,
+        phase=row.phase,
+        tokens_per_second=row.tokens_per_second,
+        ratio=row.ratio.value,
+        interval=row.ratio.interval,
+        too_noisy=row.doubt,
+    )
 
 
 def _print(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> None:
@@ -151,12 +150,10 @@ def _doubts(rows: Sequence[VariantRates], phase: str) -> list[str]:
     return [f"{row.name}: too noisy ({row.doubt})" for row in rows if row.phase == phase and row.doubt is not None]
 
 
-def _keep(ready: Ready, result: BenchResult) -> None:
+def _keep(ready: Ready, cost: Cost, noise: Noise) -> None:
     from moe_watch.sessions.live.cost import keep_cost
 
-    cost = result.cost
-    assert cost is not None
     try:
-        keep_cost(ready.model, ready.backend, cost, result.noise)
+        keep_cost(ready.model, ready.backend, cost, noise)
     except OSError as error:
         complain(f"the dashboard will not show this cost: it cannot be kept ({error.strerror or error})")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from moe_watch.commands.options import session_file
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
     from moe_watch.routing.half_life.fit import Candidate, Fit
+    from moe_watch.routing.results import FitReport
     from moe_watch.sessions.fitting.file_fit import FileFit
 
 EPILOG = """
@@ -47,18 +47,24 @@ def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) ->
     for warning in found.warnings:
         complain(warning)
     if as_json:
-        click.echo(json.dumps(_result(found), allow_nan=False))
+        print_result(_result(found))
         return
     for line in _lines(found):
         say(line)
 
 
-def _result(found: FileFit) -> dict[str, Any]:
+def _result(found: FileFit) -> FitReport:
+    from msgspec import structs
+
     from moe_watch.routing.half_life.fit_json import fit_result
+    from moe_watch.routing.results import FitReport
     from moe_watch.routing.summary import contexts_result
 
-    contexts = {"context": found.context if found.contexts else None, "contexts": contexts_result(found.contexts)}
-    return fit_result(found.fit, found.collapse) | contexts
+    return FitReport(
+        **structs.asdict(fit_result(found.fit, found.collapse)),
+        context=found.context if found.contexts else None,
+        contexts=contexts_result(found.contexts),
+    )
 
 
 def _lines(found: FileFit) -> list[str]:

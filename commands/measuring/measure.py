@@ -19,7 +19,7 @@ from moe_watch.commands.options import (
     require,
     text_of,
 )
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
 from moe_watch.commands.watching.settings import check_model, default_prompt
 from moe_watch.routing.errors import UserError
@@ -97,18 +97,16 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
     plan = _plan(folder, **options)
     findings = _measure(plan, folder)
 
-    from msgspec import to_builtins
-
     from moe_watch.sessions.measuring.machine_noise import range_in_words
     from moe_watch.sessions.measuring.output import write_all
-    from moe_watch.sessions.measuring.results import results, to_bytes
+    from moe_watch.sessions.measuring.results import results, to_bytes, with_noise
     from moe_watch.sessions.measuring.wording import summary_lines
 
     found = results(findings)
     noise = _noise(findings, folder)
     without_figures = write_all(findings, to_bytes(found), folder)
     if as_json:
-        click.echo(json.dumps(found | {"noise": to_builtins(noise)}, allow_nan=False))
+        print_result(with_noise(found, noise))
     else:
         for line in summary_lines(findings):
             say(line)

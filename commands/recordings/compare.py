@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from moe_watch.commands.options import require, session_file
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
     from moe_watch.sessions.comparing.pairs import Comparison
@@ -69,7 +68,7 @@ def _print(found: Comparison, as_json: bool) -> None:
     if as_json:
         from moe_watch.sessions.comparing.result import comparison_result
 
-        click.echo(json.dumps(comparison_result(found), allow_nan=False))
+        print_result(comparison_result(found))
         return
     from moe_watch.commands.recordings.compare_text import comparison_lines
 

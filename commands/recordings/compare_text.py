@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isnan
 
 import numpy as np
+from msgspec.structs import asdict
 
 from moe_watch.commands.tables import table_lines
 from moe_watch.routing.arrays import Ints
 from moe_watch.routing.half_life.fit import Fit
+from moe_watch.routing.results import Quantity
 from moe_watch.routing.router.agreement import Agreement
 from moe_watch.routing.stats.permutation import NoTest
 from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, Tested, UsageDistance
@@ -73,7 +75,7 @@ def _weights(source: ComparedSource) -> str:
 def _tokens(source: ComparedSource) -> str:
     counts: Counter[str] = Counter()
     for run in source.runs:
-        counts.update(run.summary.get("tokens", {}))
+        counts.update({} if run.summary is None else asdict(run.summary.tokens))
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "n/a"
     return f"{said} in {len(source.runs)} runs" if len(source.runs) > 1 else said
 
@@ -107,8 +109,8 @@ def _mean_text(found: Sequence[float], runs: int, form: str) -> str:
     return f"{np.mean(found):{form}}" + (f" ({len(found)} of {runs} runs)" if len(found) < runs else "")
 
 
-def _mean(source: ComparedSource, name: str) -> str:
-    value = source.mean(name)
+def _mean(source: ComparedSource, quantity: Quantity) -> str:
+    value = source.mean(quantity)
     return "n/a" if value is None else f"{value:.4f}"
 
 

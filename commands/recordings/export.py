@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moe_watch.commands.options import require, session_file
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
     from moe_watch.sessions.export.exporter import Exported
+    from moe_watch.sessions.results import ExportReport
 
 TABLES = ("parquet", "csv", "npz", "json")
 FOREIGN = ("layer-expert", "layer-expert-count", "coli-usage")
@@ -47,8 +47,7 @@ def export(file: Path, form: str, as_json: bool, **options: Any) -> None:
     for warning in exported.warnings:
         complain(warning)
     if as_json:
-        result = {"output": str(exported.output), "format": form, "rows": exported.rows, "warnings": exported.warnings}
-        click.echo(json.dumps(result))
+        print_result(_report(exported, form))
         return
     for line in _lines(exported):
         say(line)
@@ -76,6 +75,12 @@ def _foreign(
 
     plan = ForeignPlan(form, output, phase, force)  # type: ignore[arg-type]  # choices of the options
     return export_foreign(session_file(file), plan)
+
+
+def _report(exported: Exported, form: str) -> ExportReport:
+    from moe_watch.sessions.results import ExportReport
+
+    return ExportReport(output=str(exported.output), format=form, rows=exported.rows, warnings=exported.warnings)
 
 
 def _lines(exported: Exported) -> list[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from moe_watch.commands.options import COUNT, checked_output, recording_options, require
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
     from moe_watch.sessions.imports.importer import Imported
     from moe_watch.sessions.imports.traces import ImportOptions
+    from moe_watch.sessions.results import ImportReport
 
 LEAST_1 = ("experts", "experts_per_token")
 """Options of which 0 is impossible."""
@@ -59,7 +59,7 @@ def import_(file: Path, form: str | None, output: Path | None, force: bool, as_j
 
     imported = import_trace(file, _options(**options), form=form, output=checked_output(output), force=force)
     if as_json:
-        click.echo(json.dumps(_result(imported), allow_nan=False))
+        print_result(_report(imported))
         return
     for warning in imported.trace.warnings:
         complain(warning)
@@ -101,15 +101,17 @@ def _amount(imported: Imported) -> str:
     return f"counts over {int(imported.trace.rows.max()):,} tokens, and no tokens"
 
 
-def _result(imported: Imported) -> dict[str, Any]:
+def _report(imported: Imported) -> ImportReport:
+    from moe_watch.sessions.results import ImportReport
+
     trace = imported.trace
-    return {
-        "path": str(imported.path),
-        "engine": trace.engine,
-        "what": trace.what,
-        "layers": trace.shape.layers,
-        "experts": trace.shape.experts,
-        "experts_per_token": trace.shape.experts_per_token,
-        "tokens": _tokens(imported),
-        "warnings": trace.warnings,
-    }
+    return ImportReport(
+        path=str(imported.path),
+        engine=trace.engine,
+        what=trace.what,
+        layers=trace.shape.layers,
+        experts=trace.shape.experts,
+        experts_per_token=trace.shape.experts_per_token,
+        tokens=_tokens(imported),
+        warnings=trace.warnings,
+    )

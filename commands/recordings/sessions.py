@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.output import say
+from moe_watch.commands.output import print_result, say
 from moe_watch.commands.tables import table_lines
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from moe_watch.sessions.library.listing import Entry, Preview
-
-Json = dict[str, Any]
+    from moe_watch.sessions.library.listing import Entry, Facts, Preview
+    from moe_watch.sessions.results import RecordingPreview, RecordingResult
 
 NAME_WIDTH = 40
 MODEL_WIDTH = 28
@@ -49,7 +47,9 @@ def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None
 
     found = list_sessions(folder)
     if as_json:
-        click.echo(json.dumps({"folder": str(_folder(folder)), "sessions": [_as_json(entry) for entry in found]}))
+        from moe_watch.sessions.results import RecordingList
+
+        print_result(RecordingList(folder=str(_folder(folder)), sessions=[_recording(entry) for entry in found]))
         return
     for line in _listed(found) if found else [f"no sessions in {_folder(folder)}"]:
         say(line)
@@ -68,11 +68,9 @@ def show(folder: Path | None, name: str, as_json: bool) -> None:
         raise UserError(entry.problem or f"{entry.path}: cannot be read")
     seen = preview(entry)
     if as_json:
-        prompt, header = seen.header.prompt, seen.header
-        shown = {"prompt": prompt, "text": seen.text, "capture": header.capture, "warnings": header.warnings}
-        click.echo(json.dumps(_as_json(entry) | shown))
+        print_result(_preview(seen))
         return
-    for line in _shown(seen, run):
+    for line in _shown(seen, entry.facts, run):
         say(line)
 
 
@@ -197,53 +195,48 @@ def _row(entry: Entry, run: Sequence[Entry]) -> list[str]:
         one_line(facts.created[:16].replace("T", " "), 16),
         count(facts.tokens),
         size(entry.size),
-        one_line(_half_life(entry, run), WORDS_WIDTH),
-        _condition(entry, run),
+        one_line(_half_life(facts, run), WORDS_WIDTH),
+        _condition(entry, facts, run),
     ]
 
 
-def _half_life(entry: Entry, run: Sequence[Entry]) -> str:
-    """What a file's chunks say, if they are all of the run's."""
-    assert entry.facts is not None
+def _half_life(facts: Facts, run: Sequence[Entry]) -> str:
+    """Return the half-life of a file's chunks, if the file has all chunks of its run."""
     if len(run) > 1:
         return f"n/a: in {len(run)} files, `fit` joins them"
-    return entry.facts.half_life.words if entry.facts.half_life.verdict else "n/a"
+    return facts.half_life.words if facts.half_life.verdict else "n/a"
 
 
-def _condition(entry: Entry, run: Sequence[Entry]) -> str:
-    """How a file is, and how it hangs together with the others of its run."""
+def _condition(entry: Entry, facts: Facts, run: Sequence[Entry]) -> str:
+    """Return the condition of a file, and its place among the files of its run."""
     from moe_watch.tui.text.sanitize import one_line
 
-    facts = entry.facts
-    assert facts is not None
     ending = f" ({one_line(facts.ended, 40)})" if facts.ended else ""
     words = {"whole": f"whole{ending}", "failed": f"failed{ending}", "unfinished": "no end: still recording, or killed"}
     after = run[1 + [each.path for each in run].index(entry.path) :]
     if after:
         words["unfinished"] = f"goes on in {one_line(after[0].name, NAME_WIDTH)}"
-    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(entry, run)
+    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(facts, run)
 
 
-def _first(entry: Entry, run: Sequence[Entry]) -> str:
-    """Which file began the run of a later part, and whether that is there."""
+def _first(facts: Facts, run: Sequence[Entry]) -> str:
+    """Return the first file of a continuation file's run, and whether it is missing."""
     from moe_watch.tui.text.sanitize import one_line
 
-    continues = None if entry.facts is None else entry.facts.continues
+    continues = facts.continues
     if continues is None:
         return ""
     there = any(each.path.name == continues for each in run)
     return f", a part of {one_line(continues, NAME_WIDTH)}{'' if there else ', which is not there'}"
 
 
-def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
+def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
     from moe_watch.sessions.library.listing import names_of
     from moe_watch.sessions.text import top_k_text
     from moe_watch.tui.text.format import count, size
     from moe_watch.tui.text.sanitize import one_line
 
     entry, header = seen.entry, seen.header
-    facts = entry.facts
-    assert facts is not None
     model = header.model
     prompt = one_line(header.prompt, 100)
     return [
@@ -254,8 +247,8 @@ def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
         f"begun      {header.created}, seed {header.sampling.seed}",
         f"holds      {count(facts.tokens)} tokens, {count(facts.chunks)} chunks, {size(entry.size)}",
         f"recorded   {', '.join(header.capture) or 'nothing per token'}",
-        f"half-life  {facts.half_life.words if len(run) == 1 else _half_life(entry, run)}",
-        f"state      {_condition(entry, run)}",
+        f"half-life  {facts.half_life.words if len(run) == 1 else _half_life(facts, run)}",
+        f"state      {_condition(entry, facts, run)}",
         *([f"run        {names_of(run)}"] if len(run) > 1 else []),
         *(f"warning    {warning}" for warning in header.warnings),
         f"prompt     {prompt}" if prompt else "prompt     n/a",
@@ -268,16 +261,55 @@ def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
 # -- as JSON
 
 
-def _as_json(entry: Entry) -> Json:
-    import msgspec
+def _recording(entry: Entry) -> RecordingResult:
+    from moe_watch.sessions.results import RecordingResult
 
-    facts: Json = {} if entry.facts is None else msgspec.to_builtins(entry.facts)
-    return facts | {
-        "name": entry.name,
-        "path": str(entry.path),
-        "run": entry.run,
-        "bytes": entry.size,
-        "modified": entry.modified,
-        "condition": entry.condition,
-        "problem": entry.problem,
-    }
+    found = RecordingResult(
+        condition=entry.condition,
+        problem=entry.problem,
+        name=entry.name,
+        path=str(entry.path),
+        run=entry.run,
+        bytes=entry.size,
+        modified=entry.modified,
+    )
+    return found if entry.facts is None else _with_facts(found, entry.facts)
+
+
+def _with_facts(found: RecordingResult, facts: Facts) -> RecordingResult:
+    from msgspec import structs
+
+    from moe_watch.sessions.results import HalfLifeResult
+
+    half_life = facts.half_life
+    return structs.replace(
+        found,
+        model=facts.model,
+        quantization=facts.quantization,
+        backend=facts.backend,
+        created=facts.created,
+        layers=facts.layers,
+        experts=facts.experts,
+        experts_per_token=facts.experts_per_token,
+        continues=facts.continues,
+        tokens=facts.tokens,
+        end=facts.end,
+        chunks=facts.chunks,
+        ended=facts.ended,
+        half_life=HalfLifeResult(verdict=half_life.verdict, half_life=half_life.half_life, words=half_life.words),
+    )
+
+
+def _preview(seen: Preview) -> RecordingPreview:
+    from msgspec import structs
+
+    from moe_watch.sessions.results import RecordingPreview
+
+    header = seen.header
+    return RecordingPreview(
+        **structs.asdict(_recording(seen.entry)),
+        prompt=header.prompt,
+        text=seen.text,
+        capture=header.capture,
+        warnings=header.warnings,
+    )

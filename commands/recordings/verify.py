@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from moe_watch.commands.options import session_file
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
+    from moe_watch.sessions.results import FaultResult, FileVerdict, RunVerdict, SalvageReport, VerifyReport
     from moe_watch.sessions.verifying.file import Report
     from moe_watch.sessions.verifying.issues import Issue
     from moe_watch.sessions.verifying.run_files import RunReport
     from moe_watch.sessions.verifying.salvage import Salvaged
 
-NOT_FINE, UNREADABLE = 1, 2
+FINE: Literal[0] = 0
+NOT_FINE: Literal[1] = 1
+UNREADABLE: Literal[2] = 2
 REASONS_SHOWN = 20
 
 EPILOG = """
@@ -50,11 +52,10 @@ def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None
     paths = with_parts([_named(file) for file in files])
     results, runs = [_judge(file) for file in paths], verify_runs(paths)
     if as_json:
-        found = [_result(file, result) for file, result in zip(paths, results, strict=True)]
-        click.echo(json.dumps({"files": found, "runs": [_run_result(run) for run in runs]}))
+        print_result(_report(paths, results, runs))
     else:
         _print(results, runs)
-    if status := max(map(_status, [*results, *runs])):
+    if status := max(map(_exit_status, [*results, *runs])):
         raise click.exceptions.Exit(status)
 
 
@@ -75,8 +76,12 @@ def _judge(file: Path) -> Report | UserError:
         return error
 
 
-def _status(found: Report | RunReport | UserError) -> int:
-    return UNREADABLE if isinstance(found, UserError) else 0 if found.fine else NOT_FINE
+def _status(found: Report | RunReport) -> Literal[0, 1]:
+    return FINE if found.fine else NOT_FINE
+
+
+def _exit_status(found: Report | RunReport | UserError) -> int:
+    return UNREADABLE if isinstance(found, UserError) else _status(found)
 
 
 def _print(results: Sequence[Report | UserError], runs: Sequence[RunReport]) -> None:
@@ -90,7 +95,7 @@ def _print(results: Sequence[Report | UserError], runs: Sequence[RunReport]) -> 
         for line in _run_lines(run):
             say(line)
     if len(results) > 1:
-        say(f"{sum(not _status(found) for found in results)} of {len(results)} files are fine")
+        say(f"{sum(not _exit_status(found) for found in results)} of {len(results)} files are fine")
 
 
 def _lines(report: Report) -> list[str]:
@@ -122,35 +127,50 @@ def _finding(finding: Issue) -> str:
     return f"  {finding.check}: {place}{finding.text}{more}"
 
 
-def _result(file: Path, found: Report | UserError) -> dict[str, Any]:
+def _report(paths: Sequence[Path], found: Sequence[Report | UserError], runs: Sequence[RunReport]) -> VerifyReport:
+    from moe_watch.sessions.results import VerifyReport
+
+    files = [_file_verdict(path, each) for path, each in zip(paths, found, strict=True)]
+    return VerifyReport(files=files, runs=[_run_verdict(run) for run in runs])
+
+
+def _file_verdict(file: Path, found: Report | UserError) -> FileVerdict:
+    from moe_watch.sessions.results import FileVerdict
+
     if isinstance(found, UserError):
-        return {"file": str(file), "status": UNREADABLE, "error": str(found)}
-    return {
-        "file": str(file),
-        "status": _status(found),
-        "schema": [found.header.schema, found.header.schema_minor],
-        "lines": found.lines,
-        "tokens": found.tokens,
-        "chunks": found.chunks,
-        "unknown_events": found.unknown,
-        "findings": [_finding_result(each) for each in found.findings],
-        "remarks": found.remarks,
-    }
+        return FileVerdict(file=str(file), status=UNREADABLE, error=str(found))
+    return FileVerdict(
+        file=str(file),
+        status=_status(found),
+        schema=(found.header.schema, found.header.schema_minor),
+        lines=found.lines,
+        tokens=found.tokens,
+        chunks=found.chunks,
+        unknown_events=found.unknown,
+        findings=_faults(found.findings),
+        remarks=found.remarks,
+    )
 
 
-def _run_result(run: RunReport) -> dict[str, Any]:
-    return {
-        "file": run.file,
-        "parts": run.parts,
-        "status": _status(run),
-        "tokens": run.tokens,
-        "findings": [_finding_result(each) for each in run.findings],
-        "remarks": run.remarks,
-    }
+def _run_verdict(run: RunReport) -> RunVerdict:
+    from moe_watch.sessions.results import RunVerdict
+
+    return RunVerdict(
+        file=run.file,
+        parts=run.parts,
+        status=_status(run),
+        tokens=run.tokens,
+        findings=_faults(run.findings),
+        remarks=run.remarks,
+    )
 
 
-def _finding_result(finding: Issue) -> dict[str, Any]:
-    return {"check": finding.check, "line": finding.line, "text": finding.text, "count": finding.count}
+def _faults(findings: Sequence[Issue]) -> list[FaultResult]:
+    from msgspec import convert
+
+    from moe_watch.sessions.results import FaultResult
+
+    return convert(findings, list[FaultResult], from_attributes=True)
 
 
 def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
@@ -160,7 +180,7 @@ def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
         raise UserError(f"--salvage with {len(files)} files", advice="salvage them one by one")
     saved = salvage(session_file(files[0]), output)
     if as_json:
-        click.echo(json.dumps(_salvaged(saved)))
+        print_result(_salvage_report(saved))
         return
     for each in saved.left_out[:REASONS_SHOWN]:
         say(f"left out line {each.line}: {each.reason}")
@@ -182,13 +202,15 @@ def _consequences(saved: Salvaged) -> list[str]:
     return found
 
 
-def _salvaged(saved: Salvaged) -> dict[str, Any]:
-    return {
-        "output": str(saved.output),
-        "lines": saved.lines,
-        "tokens": saved.tokens,
-        "left_out": [{"line": each.line, "reason": each.reason} for each in saved.left_out],
-        "left_out_lines": saved.left_out_lines,
-        "missing_tokens": saved.missing_tokens,
-        "computed": saved.computed,
-    }
+def _salvage_report(saved: Salvaged) -> SalvageReport:
+    from moe_watch.sessions.results import LeftOutResult, SalvageReport
+
+    return SalvageReport(
+        output=str(saved.output),
+        lines=saved.lines,
+        tokens=saved.tokens,
+        left_out=[LeftOutResult(line=each.line, reason=each.reason) for each in saved.left_out],
+        left_out_lines=saved.left_out_lines,
+        missing_tokens=saved.missing_tokens,
+        computed=saved.computed,
+    )

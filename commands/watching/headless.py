@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.output import complain, say
-from moe_watch.commands.recordings.summary_text import summary_lines
+from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.exit_notice import wait_told
-from moe_watch.routing.events import Progress, State, StreamItem, Token
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
     from rich.progress import TaskID
 
+    from moe_watch.routing.events import Progress, StreamItem
+    from moe_watch.routing.results import RunSummary
     from moe_watch.sessions.live.source import LiveSource
     from moe_watch.sessions.replaying.source import ReplaySource
 
-Json = dict[str, Any]
 
-
-def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool = False) -> Json:
+def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool = False) -> RunSummary | None:
     """Run a source to its end behind a progress bar; returns its summary.
 
     Args:
@@ -45,7 +42,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
     return summary
 
 
-def finish(source: LiveSource | ReplaySource, summary: Json, *, as_json: bool) -> None:
+def finish(source: LiveSource | ReplaySource, summary: RunSummary | None, *, as_json: bool) -> None:
     """Print the summary on standard output, and everything else on standard error."""
     recording = source.recording
     for warning in source.warnings:
@@ -53,18 +50,20 @@ def finish(source: LiveSource | ReplaySource, summary: Json, *, as_json: bool) -
     if recording.problem:
         complain(recording.problem)
     if as_json:
-        click.echo(json.dumps(summary, allow_nan=False))
+        print_result(summary)
     else:
+        from moe_watch.commands.recordings.summary_text import summary_lines
+
         for line in summary_lines(summary):
             say(line)
     if recording.path and recording.mode != "replay":
         say(f"recorded to {recording.path}", err=True)
 
 
-def require_whole(source: LiveSource, summary: Json) -> None:
+def require_whole(source: LiveSource, summary: RunSummary | None) -> None:
     """Leave with status 1 if the run ended in an error, or was not recorded to its end."""
-    ended = summary.get("ended")
-    if source.recording.problem or (ended and ended["state"] == "error"):
+    ended = summary and summary.ended
+    if source.recording.problem or (ended and ended.state == "error"):
         raise click.exceptions.Exit(1)
 
 
@@ -124,6 +123,8 @@ class _BarView:
         """What went wrong in the run, one line each."""
 
     def show(self, item: StreamItem) -> None:
+        from moe_watch.routing.events import Progress, State, Token
+
         if isinstance(item, Progress):
             show_progress(self._bar, self._task, item)
         elif isinstance(item, Token) and item.phase == "decode":

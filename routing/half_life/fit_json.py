@@ -31,9 +31,9 @@ def fit_result(fit: Fit, collapse: EntropyCollapse | None = None) -> FitResult:
         interval=_interval(fit.interval),
         block_interval=_interval(fit.block_interval),
         censored=fit.censored,
-        never=fit.never and FloorResult(floor=fit.never.floor, half=fit.never.half),
+        never=FloorResult(floor=fit.never.floor, half=fit.never.half) if fit.never else None,
         mode=fit.mode,
-        reach=fit.reach and FloorResult(floor=fit.reach.floor, half=fit.reach.half),
+        reach=FloorResult(floor=fit.reach.floor, half=fit.reach.half) if fit.reach else None,
         p=fit.p,
         p_sequential=fit.p_sequential,
         looks=fit.looks,
@@ -47,7 +47,7 @@ def fit_result(fit: Fit, collapse: EntropyCollapse | None = None) -> FitResult:
         chosen=fit.chosen.shape,
         doubt=doubt(fit) or None,
         reference=convert(fit.reference, ReferenceResult, from_attributes=True),
-        entropy_collapse=collapse and convert(collapse, CollapseResult, from_attributes=True),
+        entropy_collapse=convert(collapse, CollapseResult, from_attributes=True) if collapse else None,
         words=in_words(fit),
     )
 
@@ -62,4 +62,4 @@ def _candidate(candidate: Candidate) -> CandidateResult:
 
 
 def _interval(ends: tuple[float, float] | None) -> tuple[float | None, float | None] | None:
-    return ends and (finite(ends[0]), finite(ends[1]))
+    return (finite(ends[0]), finite(ends[1])) if ends else None

@@ -1,4 +1,4 @@
-"""Comparison as it is printed. Values that are not available are None, with the reason beside them: docs/quantization.md."""
+"""Comparison as it is printed. What is not available is None, with the reason beside it: docs/quantization.md."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ def comparison_result(found: Comparison) -> ComparisonResult:
 
 def _source(source: ComparedSource) -> ComparedSourceResult:
     header = source.header
-    model, teacher = header and header.model, header and header.teacher
+    model = header.model if header else None
+    teacher = header.teacher if header else None
     return ComparedSourceResult(
         file=source.path.name,
         kind=source.kind,
-        model=model and model.name,
-        layers=model and model.layers,
-        experts=model and model.experts,
-        experts_per_token=model and model.experts_per_token,
-        quantization=model and model.quantization,
-        backend=header and header.backend.name,
-        teacher=teacher and TeacherResult(model=teacher.model, backend=teacher.backend, tokens=teacher.tokens),
+        model=model.name if model else None,
+        layers=model.layers if model else None,
+        experts=model.experts if model else None,
+        experts_per_token=model.experts_per_token if model else None,
+        quantization=model.quantization if model else None,
+        backend=header.backend.name if header else None,
+        teacher=TeacherResult(model=teacher.model, backend=teacher.backend, tokens=teacher.tokens) if teacher else None,
         pressure=source.mode,
         runs=[_run(run) for run in source.runs],
         router_entropy=source.mean("router_entropy"),
@@ -67,12 +68,12 @@ def _run(run: ComparedRun) -> ComparedRunResult:
     summary = run.summary
     return ComparedRunResult(
         file=run.name,
-        tokens=summary and summary.tokens,
-        fit=run.fit and fit_result(run.fit, run.collapse),
+        tokens=summary.tokens if summary else None,
+        fit=fit_result(run.fit, run.collapse) if run.fit else None,
         fit_unavailable=run.unavailable or None,
-        router_entropy=summary and summary.router_entropy,
-        churn=summary and summary.churn,
-        surprisal=summary and summary.surprisal,
+        router_entropy=summary.router_entropy if summary else None,
+        churn=summary.churn if summary else None,
+        surprisal=summary.surprisal if summary else None,
     )
 
 
@@ -121,7 +122,7 @@ def _tokens(found: TokenComparison | str) -> TokenAgreement:
     return TokenAgreement(
         tokens=found.tokens,
         ended=found.ended or None,
-        routing=found.routing and agreement_result(found.routing),
+        routing=agreement_result(found.routing) if found.routing else None,
         unavailable=found.not_comparable or None,
     )
 
@@ -138,7 +139,9 @@ def agreement_result(found: Agreement) -> AgreementResult:
         order=_share(found.order, found.rows) if found.ordered else None,
         order_unavailable=None if found.ordered else NO_ORDER,
         experts_kept=_share(found.kept, found.choices),
-        weight_difference=largest and WeightDifference(largest=largest.weight, i=largest.i, layer=largest.layer),
+        weight_difference=WeightDifference(largest=largest.weight, i=largest.i, layer=largest.layer)
+        if largest
+        else None,
         ties=TieCounts(
             unit=found.weight_unit,
             rows_with_weights=int(found.weighed.sum()),

@@ -57,7 +57,7 @@ def results(findings: Estimates) -> MeasurementResult:
             std=None if findings.spread is None else findings.spread.tolist(),
             fit=fit_result(findings.mean_fit),
         ),
-        control=findings.control and _control(findings.control, findings),
+        control=_control(findings.control, findings) if findings.control else None,
         external_energy=_energy(findings.energy, findings),
         runs=[_run(each, findings.plan) for each in findings.plain],
         late_runs=[_run(each, findings.plan) for each in findings.late],
@@ -66,7 +66,7 @@ def results(findings: Estimates) -> MeasurementResult:
 
 def with_noise(found: MeasurementResult, noise: Mapping[str, Noise | None]) -> MeasurementReport:
     """Return results with the load on the machine by session file, as `measure --json` prints them."""
-    loads = {file: each and noise_result(each) for file, each in noise.items()}
+    loads = {file: noise_result(each) if each else None for file, each in noise.items()}
     return MeasurementReport(**structs.asdict(found), noise=loads)
 
 
@@ -150,7 +150,7 @@ def _energy(energy: ExternalEnergy | None, findings: Estimates) -> EnergyResult 
         neutral=forks.neutral,
         boundaries=energy.boundaries,
         replicates=energy.replicates,
-        arms={**energy.arms},
+        arms={str(arm): mean for arm, mean in energy.arms.items()},
         text_minus_neutral=estimate(energy.text_minus_neutral),
         text_minus_none=estimate(energy.text_minus_none),
         neutral_minus_none=estimate(energy.neutral_minus_none),
