@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,12 @@ from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
 from moe_watch.commands.watching.settings import check_model, default_prompt
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Fork, Progress, StreamItem, Token
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
     from moe_watch.backends.protocol import ForkPlan
+    from moe_watch.routing.events import Progress, StreamItem
     from moe_watch.routing.stats.timing_noise import Noise
     from moe_watch.sessions.measuring.estimates import Estimates
     from moe_watch.sessions.measuring.plan import Plan, PlannedRun
@@ -170,6 +169,8 @@ class _View:
         self._advance(0)
 
     def item(self, item: StreamItem) -> None:
+        from moe_watch.routing.events import Fork, Token
+
         if isinstance(item, Token) and item.phase == "decode":
             self._advance(1)
         elif isinstance(item, Fork):
@@ -251,7 +252,9 @@ def _prompts(model: str, prompt: str | None, file: Path | None) -> list[str]:
 
 
 def _split(text: str, file: Path) -> list[str]:
-    """The lines of a text, or the texts of a JSON list."""
+    """Return the lines of a text, or the texts of a JSON list."""
+    import json
+
     if not text.lstrip().startswith("["):
         return text.splitlines()
     try:

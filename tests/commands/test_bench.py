@@ -218,7 +218,7 @@ def test_a_cost_that_cannot_be_kept_is_said(capsys, kept):
     from tests.sessions.live.test_cost import BACKEND, MODEL
 
     kept.write_text("a file where the folder would be")
-    _keep(Ready(model=MODEL, backend=BACKEND, template=None, capture=[]), made(0.98))
+    _keep(Ready(model=MODEL, backend=BACKEND, template=None, capture=[]), made(0.98).cost, QUIET)
     (line,) = capsys.readouterr().err.splitlines()
     assert "the dashboard will not show this cost: it cannot be kept" in line
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from msgspec import to_builtins
 
 from moe_watch.commands.app import run
 from moe_watch.routing.half_life.fit import VERDICTS, fit_half_life
@@ -85,7 +86,7 @@ def test_infinite_is_null(capsys, series):
 
 
 def test_golden_shape_of_a_censored_fit():
-    found = fit_result(fit_half_life(linear(0.6, -0.003).curve()))
+    found = to_builtins(fit_result(fit_half_life(linear(0.6, -0.003).curve())))
     assert found["censored"] is True
     assert found["half_life"] is None
     assert found["words"] == "linear, half-life > 50 chunks: not reached in what was observed"

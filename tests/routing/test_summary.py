@@ -5,6 +5,7 @@ from math import log
 
 import msgspec
 import pytest
+from msgspec import to_builtins
 
 from moe_watch.routing.events import Chunk, Pressures, Progress, State, Token
 from moe_watch.routing.pressure.instruments import Instruments
@@ -16,7 +17,7 @@ def summarise(events):
     summary = Summary()
     for event in events:
         summary.feed(event)
-    return summary.result()
+    return to_builtins(summary.result())
 
 
 PROMPT, CHUNK = 4, 5
@@ -191,4 +192,4 @@ def test_a_new_header_begins_a_new_run(golden_events):
 
 
 def test_no_events_no_summary():
-    assert Summary().result() == {}
+    assert Summary().result() is None

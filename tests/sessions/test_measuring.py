@@ -92,10 +92,10 @@ def test_every_run_is_a_session_that_replays_to_the_same_numbers(whole):
         summary = Summary()
         for event in read_session(folder / run["session"]):
             summary.feed(event)
-        shown = [each for each in summary.result()["pressure"]["chunks"] if not each["warm_up"]]
+        shown = [each for each in summary.result().pressure.chunks if not each.warm_up]
         assert [each["mid"] for each in shown] == run["trajectory"]["mid_pressures"]
         assert [each["index"] for each in shown] == run["trajectory"]["session_chunks"]
-        assert summary.result()["ended"]["why"] == "length"
+        assert summary.result().ended.why == "length"
 
 
 def test_results_have_the_keys_of_the_reference(whole):
