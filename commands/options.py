@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,23 +182,6 @@ def checked_output(output: Path | None) -> Path | None:
         require(str(output) not in {".", "-"}, "--output names no file", "give a file to record to")
         require(not output.is_dir(), f"--output: {output} is a folder", f"give a file in it, as {output / EXAMPLE}")
     return output
-
-
-def session_file(named: Path) -> Path:
-    """The file of a recorded session: a path, or a name as `moe-watch sessions` lists it.
-
-    Raises:
-        UserError: it can only be such a name, and there is no such session.
-    """
-    if os.path.exists(named) or named.name != str(named):
-        return named
-
-    from moe_watch.sessions.library.listing import find_session
-
-    try:
-        return find_session(named.name)
-    except UserError as error:
-        raise UserError(f"{error.what}, and no such file here", advice=error.advice) from error
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_
     """
     from pathlib import Path
 
-    from moe_watch.commands.options import session_file
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.notebook import Session
 
     return Session(session_file(Path(path)))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.options import session_file
 from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) ->
     A run that began again in a fresh context has a fit for each of its contexts.
     """
     from moe_watch.sessions.fitting.file_fit import fit_file
+    from moe_watch.sessions.library.lookup import session_file
 
     found = fit_file(session_file(file), pressure, context)
     for warning in found.warnings:

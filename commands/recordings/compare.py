@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.options import require, session_file
+from moe_watch.commands.options import require
 from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
         _check_figure(figure, force)
 
     from moe_watch.sessions.comparing.pairs import compare as compare_files
+    from moe_watch.sessions.library.lookup import session_file
 
     found = compare_files([session_file(file) for file in files], pressure)
     for warning in (each for source in found.sources for each in source.warnings):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_watch.commands.options import require, session_file
+from moe_watch.commands.options import require
 from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def _tables(
     require(phase is None, f"--phase with --to {form}", "tables have a column for it: leave it out")
 
     from moe_watch.sessions.export.exporter import ExportPlan, export_session
+    from moe_watch.sessions.library.lookup import session_file
 
     plan = ExportPlan(form, output, table, force, spreadsheet)  # type: ignore[arg-type]  # a choice of the option
     return export_session(session_file(file), plan)
@@ -72,6 +73,7 @@ def _foreign(
     require(not spreadsheet, f"--spreadsheet with --to {form}", "it holds numbers only: leave it out")
 
     from moe_watch.sessions.export.foreign import ForeignPlan, export_foreign
+    from moe_watch.sessions.library.lookup import session_file
 
     plan = ForeignPlan(form, output, phase, force)  # type: ignore[arg-type]  # choices of the options
     return export_foreign(session_file(file), plan)

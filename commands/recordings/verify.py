@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from moe_watch.commands.options import session_file
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.routing.errors import UserError
 
@@ -61,6 +60,8 @@ def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None
 
 def _named(file: Path) -> Path:
     """The session that is meant. One that is not there is told of in its turn, and keeps no other from being judged."""
+    from moe_watch.sessions.library.lookup import session_file
+
     try:
         return session_file(file)
     except UserError:
@@ -174,6 +175,7 @@ def _faults(findings: Sequence[Issue]) -> list[FaultResult]:
 
 
 def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.verifying.salvage import salvage
 
     if len(files) != 1:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.options import session_file
 from moe_watch.commands.watching.headless import finish, follow
 from moe_watch.commands.watching.screen import require_terminal, show
 from moe_watch.routing.errors import UserError
@@ -43,6 +42,7 @@ def replay(file: Path, speed: float, following: bool, headless: bool, as_json: b
     if as_json and not headless:
         raise UserError("--json without --headless", advice="add --headless")
 
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.replaying.source import ReplaySource
 
     piped = _piped(keyboard=not headless) if file == STANDARD_INPUT else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from moe_watch.commands.options import MAX_SEED, GenerationOptions, checked_output, chosen_model, session_file
+from moe_watch.commands.options import MAX_SEED, GenerationOptions, checked_output, chosen_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,7 @@ def _teacher(file: Path) -> TeacherScript:
     Raises:
         UserError: it cannot be read, or has none.
     """
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.live.teacher_forcing import teacher_script
 
     return teacher_script(session_file(file))

@@ -9,9 +9,9 @@ import pytest
 
 import moe_watch
 from moe_watch.commands.app import run
-from moe_watch.commands.options import session_file
 from moe_watch.commands.watching.screen import replay_command
 from moe_watch.routing.errors import UserError
+from moe_watch.sessions.library.lookup import session_file
 from tests.commands.watching.test_settings import settings
 
 NAME = "pocket-20261120-1"
