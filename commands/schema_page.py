@@ -46,7 +46,7 @@ def page(before: str) -> str:
 
 
 def _section(name: str, result: PrintedResult, documented: set[str]) -> Iterator[str]:
-    """Yield the lines of one result: its own table, and those of objects in it that have none yet."""
+    """Yield the lines of one result: its table, and the tables of objects in it that have none yet."""
     printed = " and ".join(f"`{command} --json`" for command in result.commands)
     yield from (f"## {result.title}", "", f"Printed by {printed}; schema: `moe-watch schema {name}`.", "")
     yield from _table(result.struct)
@@ -58,10 +58,10 @@ def _section(name: str, result: PrintedResult, documented: set[str]) -> Iterator
 
 
 def _table(struct: type[Struct]) -> Iterator[str]:
-    """Yield what a class is, and its keys. Inherited keys are in the table of the base class."""
+    """Yield the description of a class and its keys. Inherited keys are in the table of the base class."""
     base = _base(struct)
     inherited = () if base is None else base.__struct_fields__
-    more = "" if base is None else f" Further keys are those of {_link(base)}."
+    more = "" if base is None else f" It has all keys of {_link(base)} as well."
     yield from (f"{' '.join((getdoc(struct) or '').split())}{more}", "", "| key | type | meaning |", "|---|---|---|")
     for field in _fields(struct):
         if field.name not in inherited:
@@ -76,7 +76,7 @@ def _fields(struct: type[Struct]) -> tuple[types.Field, ...]:
 
 
 def _base(struct: type[Struct]) -> type[Struct] | None:
-    """Return the class that a class has keys from."""
+    """Return the class that a class inherits keys from."""
     base = struct.__mro__[1]
     return base if issubclass(base, Struct) and base is not Struct else None
 

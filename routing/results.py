@@ -1,6 +1,6 @@
 """Results that `--json` prints of a run and of a fit: one class per JSON object, one field per key.
 
-The descriptions are those of `moe-watch schema` and docs/json.md. `None` is null: unknown, not recorded, or infinite.
+`moe-watch schema` and docs/json.md show the descriptions. `None` is null: unknown, not recorded, or infinite.
 Fields are in the order in which they are printed.
 """
 

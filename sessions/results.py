@@ -1,6 +1,6 @@
 """Results that `--json` prints of recordings and measurements: one class per JSON object, one field per key.
 
-The descriptions are those of `moe-watch schema` and docs/json.md. `None` is null: unknown, not recorded, or infinite.
+`moe-watch schema` and docs/json.md show the descriptions. `None` is null: unknown, not recorded, or infinite.
 `UNSET` is a key that is left out. Fields are in the order in which they are printed. Results of a run and of a fit are
 in `moe_watch.routing.results`.
 """
@@ -103,7 +103,7 @@ class RecordingResult(Struct, frozen=True, kw_only=True):
         Literal["whole", "failed", "unfinished", "torn", "unreadable"],
         Meta(description="`whole`, `failed`, `unfinished`, `torn` or `unreadable`, as in the list of sessions."),
     ]
-    problem: Annotated[str, Meta(description="What is wrong with the file, as one line; empty if nothing is.")]
+    problem: Annotated[str, Meta(description="Fault of the file as one line; empty if there is none.")]
     model: Annotated[str | UnsetType, Meta(description="Name of the model.")] = UNSET
     quantization: Annotated[str | UnsetType | None, Meta(description="Quantization of the model; null if unknown.")] = (
         UNSET
@@ -169,7 +169,7 @@ class FileVerdict(Struct, frozen=True, kw_only=True):
 
     file: Annotated[str, Meta(description="Path of the file.")]
     status: Annotated[
-        Literal[0, 1, 2], Meta(description="0 if nothing is wrong, 1 if something is, 2 if it cannot be read.")
+        Literal[0, 1, 2], Meta(description="0 without a fault, 1 with faults, 2 if the file cannot be read.")
     ]
     error: Annotated[str | UnsetType, Meta(description="Why the file cannot be read; left out if it can.")] = UNSET
     schema: Annotated[tuple[int, int] | UnsetType, Meta(description="Major and minor version of the file format.")] = (

@@ -1,4 +1,4 @@
-"""`moe-watch bench`: measure what observing costs on this machine."""
+"""`moe-watch bench`: measure the observation cost on this machine."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ if TYPE_CHECKING:
     from moe_watch.sessions.results import BenchReport, BenchRow
 
 
-@click.command(short_help="Measure what observing costs.")
+@click.command()
 @model_choice
 @engine_options
-@click.option(
-    "--rounds", type=COUNT, default=10, show_default=True, metavar="N", help="Measure everything N times, 6 or more."
-)
-@click.option("--tokens", type=COUNT, default=200, show_default=True, metavar="N", help="Tokens in a measurement.")
+@click.option("--rounds", type=COUNT, default=10, show_default=True, metavar="N", help="Number of rounds, 6 or more.")
+@click.option("--tokens", type=COUNT, default=200, show_default=True, metavar="N", help="Tokens per measurement.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
-    """Measure what observing MODEL costs on this machine.
+    """Measure the cost of observing MODEL on this machine.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
 
-    In turn: the engine's own loop; ours with the tap off, and on; ours recorded; and with the dashboard beside it.
-    Ratios are to the first one in the same round. The cost of the tap is kept, and shown at the top of the dashboard
-    from then on. Where the measurement is too noisy, nothing is kept and the exit status is 1: close other programs, or
-    measure more rounds.
+    Each round measures in turn the engine's own loop; moe-watch with the tap off, and on; with a recording; and with
+    the dashboard as well. Ratios are to the engine's own loop in the same round. The cost of the tap is stored, and the
+    dashboard shows it from then on. If the measurement is too noisy, nothing is stored and the exit status is 1: close
+    other programs, or measure more rounds.
     """
     from moe_watch.sessions.bench import Bench
     from moe_watch.tui.offscreen import run_unseen
@@ -63,7 +61,9 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
     else:
         _print(ready, rounds, tokens, result)
     if result.cost is None:
-        complain(f"too noisy, the cost of the tap is not kept: {result.doubt}; close other programs, or raise --rounds")
+        complain(
+            f"too noisy, the cost of the tap is not stored: {result.doubt}; close other programs, or raise --rounds"
+        )
         return 1
     _keep(ready, result.cost, result.noise)
     return 0
@@ -72,10 +72,10 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
 def _settings(
     rounds: int, tokens: int, *, model: str | None, model_option: str | None, backend: str, **engine: Any
 ) -> RunSettings:
-    """What to measure.
+    """Return the settings of the measured runs.
 
     Raises:
-        UserError: an option cannot be used, or the model cannot be found, with what to do about it.
+        UserError: an option is invalid, or the model cannot be found.
     """
     from moe_watch.routing.stats.ratios import FEWEST_ROUNDS
     from moe_watch.sessions.bench import FEWEST_TOKENS
@@ -127,7 +127,7 @@ def _row(row: VariantRates) -> BenchRow:
 
 
 def _print(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> None:
-    """Print one table per phase: the ratios of one are not those of the other."""
+    """Print one table per phase, as ratios differ by phase."""
     from moe_watch.routing.stats.ratios import table
     from moe_watch.routing.stats.timing_noise import in_words
 
@@ -135,7 +135,7 @@ def _print(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> None:
     backend = ready.backend
     threads = "" if backend.threads is None else f", threads: {backend.threads}"
     say(f"{ready.model.name} on {backend.name} ({backend.version}), {backend.device}{threads}")
-    say(f"{rounds} rounds, {tokens} generated tokens in each measurement")
+    say(f"{rounds} rounds, {tokens} generated tokens per measurement")
     for phase in ("decode", "prefill"):
         say("")
         for line in table({row.name: row.rates for row in rows if row.phase == phase}, corner=phase).splitlines():
@@ -156,4 +156,4 @@ def _keep(ready: Ready, cost: Cost, noise: Noise) -> None:
     try:
         keep_cost(ready.model, ready.backend, cost, noise)
     except OSError as error:
-        complain(f"the dashboard will not show this cost: it cannot be kept ({error.strerror or error})")
+        complain(f"the dashboard will not show this cost: it cannot be stored ({error.strerror or error})")

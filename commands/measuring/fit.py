@@ -1,4 +1,4 @@
-"""`moe-watch fit`: the half-life of a recorded session or of a series of numbers."""
+"""`moe-watch fit`: fit the half-life of a session or of a P_mid series."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from moe_watch.sessions.fitting.file_fit import FileFit
 
 EPILOG = """
-FILE is a session, CSV (one column, or one called `mid`), a JSON list of numbers, or a result file of ChronoMoE's own
-measurement (trajectory.mid_pressures), which is in chronomoe-v1. The numbers: docs/measurements.md, "Half-life".
+FILE is a session, CSV (one column, or a column `mid`), a JSON list of numbers, or a result file of ChronoMoE's own
+measurement (trajectory.mid_pressures), which is in chronomoe-v1. Definitions: docs/measurements.md, "Half-life".
 """
 
 
-@click.command(short_help="Fit the half-life of a session's or a file's pressure.", epilog=EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--pressure",
     metavar="MODE",
-    help="measured-v2, measured-v1 or chronomoe-v1: of a session, the one to compute; of a series, the one it is in. "
-    "Without it, whether a series can reach half is not judged.",
+    help="measured-v2, measured-v1 or chronomoe-v1: the mode to compute for a session, or the mode of a series. "
+    "Without it a series is never `unreachable`.",
 )
 @click.option(
     "--context",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Number of the context to fit, from 0; by default the newest one that is long enough.",
+    help="Number of the context to fit, from 0. Default: the newest one that is long enough.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the fit as one JSON object.")
 def fit(file: Path, pressure: str | None, context: int | None, as_json: bool) -> None:
-    """Say whether mid-pressure in FILE falls, in which shape, and after how many chunks it is half.
+    """Fit mid-pressure in FILE: verdict, shape, and half-life in chunks.
 
-    A run that began again in a fresh context has a fit for each of its contexts.
+    A run that continued in a fresh context has a separate fit for each context.
     """
     from moe_watch.sessions.fitting.file_fit import fit_file
     from moe_watch.sessions.library.lookup import session_file
@@ -73,15 +73,15 @@ def _lines(found: FileFit) -> list[str]:
     from moe_watch.sessions.text import plural
 
     fit = found.fit
-    mode = "of a mode that is not named" if fit.mode is None else mode_words(fit.mode)
+    mode = "mode not named" if fit.mode is None else mode_words(fit.mode)
     several = f"context {found.context}: " if len(found.contexts) > 1 else ""
     said = doubt(fit)
     return [
         several + in_words(fit),
         "",
-        f"{fit.chunks} chunks, {mode}, from chunk {fit.first} on; successive chunks' noise correlates by {fit.phi:.2f}",
-        f"noise alone looks like this: p = {fit.p:.2g} in one look, {fit.p_sequential:.2g} as watched"
-        f" (looked at {plural(fit.looks, 'time')})",
+        f"{fit.chunks} chunks, {mode}, from chunk {fit.first} on; correlation of successive noise {fit.phi:.2f}",
+        f"trend test: p = {fit.p:.2g} for a single look, {fit.p_sequential:.2g} for"
+        f" {plural(fit.looks, 'sequential look')}",
         _crossing(fit),
         *_contexts(found),
         "",
@@ -94,7 +94,7 @@ def _lines(found: FileFit) -> list[str]:
 
 
 def _contexts(found: FileFit) -> list[str]:
-    """A line for each context, where there are several."""
+    """Return a line per context if there are several."""
     from moe_watch.commands.recordings.summary_text import context_lines
     from moe_watch.routing.summary import contexts_result
 
@@ -103,7 +103,7 @@ def _contexts(found: FileFit) -> list[str]:
 
 def _crossing(fit: Fit) -> str:
     at = "no chunk is" if fit.crossing is None else f"chunk {fit.crossing} is the first one"
-    return f"{at} at or below half of the first one, as the reference counts"
+    return f"{at} at or below half of the first value, as ChronoMoE counts"
 
 
 def _candidate(candidate: Candidate, *, chosen: bool) -> str:
@@ -119,15 +119,15 @@ def _candidate(candidate: Candidate, *, chosen: bool) -> str:
 
 def _reference(found: FileFit) -> list[str]:
     numbers = found.fit.reference
-    tau = "n/a, it does not fall" if numbers.exponential_tau is None else f"{numbers.exponential_tau:.2f} chunks"
+    tau = "n/a (it does not fall)" if numbers.exponential_tau is None else f"{numbers.exponential_tau:.2f} chunks"
     lines = [
-        "as the reference counts:",
+        "as ChronoMoE computes:",
         f"  linear slope {numbers.linear_slope:+.6f} per chunk, exponential tau {tau}",
         f"  largest drop {numbers.max_single_drop:+.4f} after chunk {numbers.max_drop_at_chunk} of the series",
         f"  {numbers.initial_pressure:.4f} to {numbers.final_pressure:.4f} ({numbers.total_decay:+.4f}),"
         f" mean {numbers.mean:.4f}, std {numbers.std:.4f}, min {numbers.min:.4f}, max {numbers.max:.4f}",
     ]
     if found.collapse is None:
-        return [*lines, "  entropy collapse n/a: no router entropy of these chunks"]
+        return [*lines, "  entropy collapse n/a: no router entropy for these chunks"]
     first_last, early_late = found.collapse.first_last, found.collapse.early_late
     return [*lines, f"  entropy collapse {first_last:+.4f} first to last, {early_late:+.4f} first 30 % to last 30 %"]

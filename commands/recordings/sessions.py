@@ -1,4 +1,4 @@
-"""`moe-watch sessions`: the recordings, and keeping them in order."""
+"""`moe-watch sessions`: list, show, rename and delete sessions."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ MODEL_WIDTH = 28
 WORDS_WIDTH = 44
 
 folder_option = click.option(
-    "--folder", type=click.Path(path_type=Path), help="Where the sessions are; the data directory if not given."
+    "--folder", type=click.Path(path_type=Path), help="Folder of the sessions. Default: the data directory."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Delete without a confirmation.")
 
 
-@click.group(short_help="List, rename and delete recorded sessions.", invoke_without_command=True)
+@click.group(invoke_without_command=True)
 @folder_option
 @json_option
 @click.pass_context
 def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None:
-    """List recorded sessions, newest first: model, date, tokens, size, half-life, and whether they are whole.
+    """List recorded sessions, newest first: model, date, tokens, size, half-life and state.
 
-    Half-lives are those of the recorded chunks; `moe-watch fit` computes them again from the tokens. The files of one
-    run stand together, and each says with which one it goes on.
+    Half-lives are fitted to the recorded chunks; `moe-watch fit` recomputes them from the tokens. The files of one run
+    are listed together, each with the file that continues it.
     """
     context.obj = folder
     if context.invoked_subcommand is not None:
@@ -55,12 +55,12 @@ def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None
         say(line)
 
 
-@sessions.command(short_help="Look into one.")
+@sessions.command(short_help="Show one session.")
 @click.argument("name")
 @json_option
 @click.pass_obj
 def show(folder: Path | None, name: str, as_json: bool) -> None:
-    """Show what session NAME is, and how it begins."""
+    """Show facts of session NAME and the beginning of its text."""
     from moe_watch.sessions.library.listing import preview
 
     entry, run = _with_run(name, folder)
@@ -74,24 +74,24 @@ def show(folder: Path | None, name: str, as_json: bool) -> None:
         say(line)
 
 
-@sessions.command(short_help="Give one another name.")
+@sessions.command(short_help="Rename a session.")
 @click.argument("name")
 @click.argument("new_name")
 @click.pass_obj
 def rename(folder: Path | None, name: str, new_name: str) -> None:
-    """Call session NAME NEW_NAME. No file is written over; those of a run of several files keep their names."""
+    """Rename session NAME to NEW_NAME. No file is overwritten. The files of a multi-part session keep their names."""
     from moe_watch.sessions.library.housekeeping import rename_session
 
     entry, run = _with_run(name, folder)
     say(f"{entry.path.name} is now {rename_session(entry.path, new_name, run).name}")
 
 
-@sessions.command(short_help="Delete some.")
+@sessions.command(short_help="Delete sessions.")
 @click.argument("names", nargs=-1, required=True)
 @yes_option
 @click.pass_obj
 def delete(folder: Path | None, names: tuple[str, ...], yes: bool) -> None:
-    """Delete sessions NAMES, after asking. Of a run of several files all have to be named."""
+    """Delete sessions NAMES after a confirmation. All files of a multi-part session have to be named."""
     from moe_watch.sessions.library.housekeeping import require_whole_runs
 
     found = [_with_run(name, folder) for name in names]
@@ -100,17 +100,20 @@ def delete(folder: Path | None, names: tuple[str, ...], yes: bool) -> None:
     _delete(doomed, yes=yes)
 
 
-@sessions.command(short_help="Delete old ones.")
+@sessions.command(short_help="Delete old sessions.")
 @click.option(
-    "--keep", required=True, metavar="AMOUNT", help="20 (sessions), 30d (also h, w) or 5GB (also KB, MB, TB)."
+    "--keep",
+    required=True,
+    metavar="AMOUNT",
+    help="Amount to keep: 20 (sessions), 30d (also h, w) or 5GB (also KB, MB, TB).",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@click.option("--dry-run", is_flag=True, help="Print the sessions that would be deleted, and keep them.")
 @yes_option
 @click.pass_obj
 def prune(folder: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
-    """Delete all but the newest sessions, after asking.
+    """Delete all but the newest sessions, after a confirmation.
 
-    The files of one run are kept or go together. A session that may still be recorded is kept.
+    The files of one run are kept or deleted together. A session that may still be recording is kept.
     """
     from moe_watch.sessions.library.housekeeping import to_prune
     from moe_watch.sessions.library.listing import list_sessions
@@ -126,10 +129,10 @@ def prune(folder: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
 
 
 def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
-    """The session that a person means, and all files of its run.
+    """Return the session of a name, and all files of its run.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: there is no such session, or more than one.
     """
     from moe_watch.sessions.library.listing import entry_of, files_of_run, find_session, list_sessions
 
@@ -139,16 +142,16 @@ def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
 
 
 def _delete(entries: Sequence[Entry], *, yes: bool) -> None:
-    """Delete files after asking; where nobody can be asked, only if told not to ask.
+    """Delete files after a confirmation, or without one if `yes`.
 
     Raises:
-        UserError: nobody can be asked, or a file cannot be deleted.
+        UserError: a confirmation is needed and standard input is no terminal, or a file cannot be deleted.
     """
     from moe_watch.sessions.library.housekeeping import delete_session
 
     if not yes:
         if not sys.stdin.isatty():
-            raise UserError(f"nobody to ask before deleting {_amount(entries)}", advice="add --yes")
+            raise UserError(f"no terminal to confirm the deletion of {_amount(entries)}", advice="add --yes")
         for line in _listed(entries):
             say(line, err=True)
         click.confirm(f"Delete {_amount(entries)}?", abort=True, err=True)
@@ -215,7 +218,7 @@ def _condition(entry: Entry, facts: Facts, run: Sequence[Entry]) -> str:
     words = {"whole": f"whole{ending}", "failed": f"failed{ending}", "unfinished": "no end: still recording, or killed"}
     after = run[1 + [each.path for each in run].index(entry.path) :]
     if after:
-        words["unfinished"] = f"goes on in {one_line(after[0].name, NAME_WIDTH)}"
+        words["unfinished"] = f"continues in {one_line(after[0].name, NAME_WIDTH)}"
     return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(facts, run)
 
 
@@ -227,7 +230,7 @@ def _first(facts: Facts, run: Sequence[Entry]) -> str:
     if continues is None:
         return ""
     there = any(each.path.name == continues for each in run)
-    return f", a part of {one_line(continues, NAME_WIDTH)}{'' if there else ', which is not there'}"
+    return f", part of {one_line(continues, NAME_WIDTH)}{'' if there else ', which is missing'}"
 
 
 def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run's summary as a person reads it."""
+"""Text of a run's summary."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from moe_watch.sessions.text import plural
 
 ENDINGS = {
     "eos": "the model ended its text",
-    "length": "all tokens that were asked for",
-    "context": "the context was full before all tokens came",
-    "user": "stopped by hand",
+    "length": "all requested tokens were generated",
+    "context": "the context was full before all requested tokens were generated",
+    "user": "stopped by the user",
 }
-"""`why` of a finished run, in words."""
+"""Finish reasons in words."""
 
 
 def summary_lines(summary: RunSummary | None) -> list[str]:
-    """The summary of `moe_watch.routing.summary` as lines of plain text; what was not recorded is said to be absent."""
+    """Return a summary as lines of text. Values that were not recorded are `n/a`."""
     if summary is None:
         return ["nothing was recorded"]
     return [*_heading(summary), "", *_layers(summary), "", *_pressure(summary.pressure), *_ending(summary)]
@@ -46,10 +46,10 @@ def _heading(summary: RunSummary) -> list[str]:
 
 
 def _layers(summary: RunSummary) -> list[str]:
-    """One line per MoE layer, over decode tokens where there are any; shares are of all selections of the layer."""
+    """Return one line per MoE layer, over decode tokens if there are any. Shares are of all selections of the layer."""
     decoded = any(summary.usage.decode.rows) or not any(summary.usage.prefill.rows)
     usage = summary.usage.decode if decoded else summary.usage.prefill
-    lines = [] if decoded else ["usage is that of prefill, there is none of decode"]
+    lines = [] if decoded else ["usage of prefill, as there is no decode token"]
     heading = ["layer", "router entropy", "usage entropy", "most used", "dead"]
     rows = [_layer(summary, usage, at) for at in range(len(summary.layers))]
     return [*lines, *table_lines([heading, *rows], right=(0, 1, 2))]
@@ -98,7 +98,7 @@ def _pressure(pressure: PressureResult) -> list[str]:
 
 
 def context_lines(contexts: Sequence[ContextResult]) -> list[str]:
-    """Return a line per context with its verdict, if there are several, from `routing.summary.contexts_result`."""
+    """Return a line per context with its verdict, if there are several, from `contexts_result`."""
     if len(contexts) < 2:
         return []
     said = [(each, each.words or f"no verdict: {each.fit_unavailable}") for each in contexts]
@@ -107,7 +107,7 @@ def context_lines(contexts: Sequence[ContextResult]) -> list[str]:
 
 def _crossing(pressure: PressureResult) -> str:
     if pressure.initial is None:
-        return f"first one n/a, the recording begins at chunk {pressure.begins_at_chunk}"
+        return f"first value n/a, the recording begins at chunk {pressure.begins_at_chunk}"
     at = pressure.crossing.chunk
     half = "half of it not reached" if at is None else f"half of it first reached in chunk {at}"
     return f"first {pressure.initial:.4f}, {half}"
@@ -117,7 +117,7 @@ def _ending(summary: RunSummary) -> list[str]:
     ended = summary.ended
     found = [] if not summary.would_stop else [f"the model would have stopped {summary.would_stop} times"]
     if ended is None:
-        return [*found, "the recording ends in the middle of the run"]
+        return [*found, "the recording stops before the end of the run"]
     return [*found, f"ended: {_why(ended)}"]
 
 

@@ -1,4 +1,4 @@
-"""`moe-watch verify`: whether recordings are whole, and whether what they hold can be true."""
+"""`moe-watch verify`: check sessions for faults."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ REASONS_SHOWN = 20
 
 EPILOG = """
 \b
-Status: 0 all is fine, 1 something is not, 2 a file cannot be read.
-What is checked: docs/session-format.md, "Verification".
+Exit status: 0 no fault, 1 faults, 2 a file cannot be read.
+Checks: docs/session-format.md, "Verification".
 """
 
 
-@click.command(short_help="Check recordings: whole, and possible.", epilog=EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path))
 @click.option(
-    "--salvage", type=click.Path(path_type=Path), metavar="OUT", help="Copy what can be read of FILE to a new file."
+    "--salvage", type=click.Path(path_type=Path), metavar="OUT", help="Copy the readable part of FILE to a new file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None:
-    """Read every FILE to its end, compute its numbers anew, and look for what cannot be.
+    """Read each FILE to its end, recompute its numbers, and search for contradictions.
 
-    A half-written, damaged or made-up recording is found by what does not fit together in it; so are a tap that reads
-    the wrong numbers and a context that was lost. The files that go on with FILE are read as well, and it is looked
-    whether they fit together.
+    This finds recordings that are incomplete, damaged or invented, a tap that reads wrong numbers, and a lost context.
+    Continuation files of FILE are read as well, and checked for whether they fit together.
     """
     if salvage is not None:
         _salvage(files, salvage, as_json=as_json)
@@ -59,7 +58,7 @@ def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None
 
 
 def _named(file: Path) -> Path:
-    """The session that is meant. One that is not there is told of in its turn, and keeps no other from being judged."""
+    """Return the file of a session. A missing one is reported in its turn, so that the others are checked as well."""
     from moe_watch.sessions.library.lookup import session_file
 
     try:
@@ -100,7 +99,7 @@ def _print(results: Sequence[Report | UserError], runs: Sequence[RunReport]) -> 
 
 
 def _lines(report: Report) -> list[str]:
-    """A file in words, what is wrong with it, and what is not wrong."""
+    """Return a verdict on a file, its faults and its remarks."""
     header = report.header
     version = f"schema {header.schema}.{header.schema_minor}"
     said = f"{report.lines:,} lines, {report.tokens:,} tokens, {report.chunks:,} chunks, {version}"
@@ -108,7 +107,7 @@ def _lines(report: Report) -> list[str]:
 
 
 def _run_lines(run: RunReport) -> list[str]:
-    """How a run's files fit together, in words."""
+    """Return a verdict on the files of a run together."""
     parts = "alone" if not run.parts else f"with {len(run.parts)} more, {run.tokens:,} tokens"
     return [f"the run in {run.file}: {_verdict(run.findings)} ({parts})", *_details(run)]
 
@@ -187,7 +186,7 @@ def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
     for each in saved.left_out[:REASONS_SHOWN]:
         say(f"left out line {each.line}: {each.reason}")
     if saved.left_out_lines > REASONS_SHOWN:
-        say(f"left out {saved.left_out_lines - REASONS_SHOWN:,} more lines: --json names them")
+        say(f"left out {saved.left_out_lines - REASONS_SHOWN:,} more lines: --json lists them")
     for line in _consequences(saved):
         say(line)
     say(f"{saved.lines:,} lines with {saved.tokens:,} tokens saved to {saved.output}")
@@ -196,11 +195,11 @@ def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
 def _consequences(saved: Salvaged) -> list[str]:
     found = []
     if not saved.left_out_lines:
-        found.append("nothing had to be left out")
+        found.append("no line was left out")
     if saved.missing_tokens:
-        found.append(f"{saved.missing_tokens:,} tokens are missing: a `dropped` state stands where they were")
+        found.append(f"{saved.missing_tokens:,} tokens are missing: a `dropped` state is in their place")
     if saved.computed:
-        found.append(f"{saved.computed:,} chunks and keyframes after them are computed from the tokens that are left")
+        found.append(f"{saved.computed:,} chunks and keyframes after them are recomputed from the remaining tokens")
     return found
 
 

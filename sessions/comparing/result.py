@@ -1,4 +1,4 @@
-"""Comparison as it is printed. What is not available is None, with the reason beside it: docs/quantization.md."""
+"""Comparison as it is printed. Values that are unavailable are None, with a reason: docs/json.md."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from moe_watch.sessions.results import (
     WeightDifference,
 )
 
-NO_ORDER = "a recording without router probabilities holds experts by id, in no order of theirs"
-"""Why there is neither top-1 nor order."""
+NO_ORDER = "a recording without router probabilities has experts by id, not in the order of their probabilities"
+"""Reason for a missing top-1 and a missing order."""
 
 
 def comparison_result(found: Comparison) -> ComparisonResult:
