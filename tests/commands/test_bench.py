@@ -105,7 +105,7 @@ def test_what_noise_made_is_neither_believed_nor_kept(finds, capsys, kept, resul
     assert run(["bench", "pocket", "--json"]) == 1
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
-    assert line.startswith("moe-watch: too noisy, the cost of the tap is not kept: ")
+    assert line.startswith("moe-watch: too noisy, the cost of the tap is not stored: ")
     assert said in line
     printed = json.loads(captured.out)
     assert printed["cost"] is None
@@ -220,7 +220,7 @@ def test_a_cost_that_cannot_be_kept_is_said(capsys, kept):
     kept.write_text("a file where the folder would be")
     _keep(Ready(model=MODEL, backend=BACKEND, template=None, capture=[]), made(0.98).cost, QUIET)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the dashboard will not show this cost: it cannot be kept" in line
+    assert "the dashboard will not show this cost: it cannot be stored" in line
 
 
 def test_help_explains(capsys):

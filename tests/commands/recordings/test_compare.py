@@ -131,7 +131,7 @@ def test_a_figure(capsys: Capture, session: Callable[..., str], tmp_path: Path) 
     assert capsys.readouterr().err == f"the figure is {picture}\n"
     drawn = picture.read_bytes()
     assert b"<svg" in drawn
-    assert complaint(capsys, *files, "--figure", str(picture)).endswith("exists: write over it with --force")
+    assert complaint(capsys, *files, "--figure", str(picture)).endswith("exists: overwrite it with --force")
     assert run(["compare", *files, "--figure", str(picture), "--force"]) == 0
     assert picture.read_bytes() == drawn
     capsys.readouterr()

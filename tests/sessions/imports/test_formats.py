@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from msgspec import to_builtins
 
 import moe_watch
 from moe_watch.commands.recordings.import_ import import_
@@ -353,10 +352,10 @@ def test_a_summary_of_an_import_does_not_wait_for_more_chunks(name, tmp_path):
     summary, reader = Summary(), SessionReader(path)
     for event in [reader.header, *reader]:
         summary.feed(event)
-    found = to_builtins(summary.result())
-    assert found["pressure"]["warm_up_missing"] is None
-    assert found["pressure"]["fit_unavailable"].startswith("pressure needs ")
-    assert any(found["pressure"]["fit_unavailable"] in line for line in summary_lines(found))
+    found = summary.result()
+    assert found.pressure.warm_up_missing is None
+    assert found.pressure.fit_unavailable.startswith("pressure needs ")
+    assert any(found.pressure.fit_unavailable in line for line in summary_lines(found))
 
 
 def test_a_fit_in_the_reference_s_mode_does_not_need_what_that_leaves_out(tmp_path):

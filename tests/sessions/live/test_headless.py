@@ -173,7 +173,7 @@ def test_works_on_any_thread(live):
     thread = threading.Thread(target=lambda: results.append(headless(live(Finishing))[0]))
     thread.start()
     thread.join()
-    assert results[0]["tokens"]["generated"] == 50
+    assert results[0].tokens.generated == 50
 
 
 def test_source_that_cannot_start(tmp_path):
