@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moe_watch.commands.output import complain, print_result, say
+from moe_watch.commands.tables import table_lines
 
 if TYPE_CHECKING:
     from moe_watch.routing.half_life.fit import Candidate, Fit
@@ -76,6 +77,7 @@ def _lines(found: FileFit) -> list[str]:
     mode = "mode not named" if fit.mode is None else mode_words(fit.mode)
     several = f"context {found.context}: " if len(found.contexts) > 1 else ""
     said = doubt(fit)
+    heading = ["shape", "weight", "AICc", "parameters"]
     return [
         several + in_words(fit),
         "",
@@ -85,8 +87,9 @@ def _lines(found: FileFit) -> list[str]:
         _crossing(fit),
         *_contexts(found),
         "",
-        "shape         weight  AICc      parameters",
-        *(_candidate(each, chosen=each is fit.chosen) for each in by_weight(fit)),
+        *table_lines(
+            [heading, *(_candidate(each, chosen=each is fit.chosen) for each in by_weight(fit))], right=(1, 2)
+        ),
         *([said] if said else []),
         "",
         *_reference(found),
@@ -106,7 +109,7 @@ def _crossing(fit: Fit) -> str:
     return f"{at} at or below half of the first value, as ChronoMoE counts"
 
 
-def _candidate(candidate: Candidate, *, chosen: bool) -> str:
+def _candidate(candidate: Candidate, *, chosen: bool) -> list[str]:
     from math import isinf
 
     from moe_watch.tui.text.format import percent
@@ -114,7 +117,7 @@ def _candidate(candidate: Candidate, *, chosen: bool) -> str:
     aicc = "n/a" if isinf(candidate.aicc) else f"{candidate.aicc:.1f}"
     parameters = ", ".join(f"{name} {value:.4g}" for name, value in candidate.parameters.items())
     mark = "  ← chosen" if chosen else ""
-    return f"{candidate.shape:<12} {percent(candidate.weight):>7}  {aicc:<8}  {parameters}{mark}"
+    return [candidate.shape, percent(candidate.weight), aicc, f"{parameters}{mark}"]
 
 
 def _reference(found: FileFit) -> list[str]:

@@ -9,6 +9,7 @@ import click
 
 from moe_watch.commands.options import require
 from moe_watch.commands.output import complain, print_result, say
+from moe_watch.commands.tables import table_lines
 
 if TYPE_CHECKING:
     from moe_watch.sessions.export.exporter import Exported
@@ -94,5 +95,5 @@ def _report(exported: Exported, form: str) -> ExportReport:
 
 
 def _lines(exported: Exported) -> list[str]:
-    width = max(map(len, exported.rows), default=0)
-    return [*(f"{name:<{width}}  {rows:>12,} rows" for name, rows in exported.rows.items()), f"in {exported.output}"]
+    counts = [[name, f"{rows:,} rows"] for name, rows in exported.rows.items()]
+    return [*table_lines(counts, right=(1,)), f"in {exported.output}"]
