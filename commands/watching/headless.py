@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moe_watch.commands.output import complain, print_result, say
-from moe_watch.commands.watching.exit_notice import wait_told
+from moe_watch.commands.watching.exit_notice import exit_notice
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -34,7 +34,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
 
     with progress_bar(quiet=quiet) as bar:
         view = _BarView(bar, total)
-        summary = run_headless(source, view.show, closing=wait_told)
+        summary = run_headless(source, view.show, closing=exit_notice)
     if source.fatal_error is not None:
         raise source.fatal_error
     for error in view.errors:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from moe_watch.commands.output import complain, say
-from moe_watch.commands.watching.exit_notice import wait_told
+from moe_watch.commands.watching.exit_notice import exit_notice
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def show(source: LiveSource | ReplaySource) -> None:
     with _signals_put_off():
         try:
             source.start()
-            MoeWatchApp(source, clock=time.monotonic, closing=wait_told).run()
+            MoeWatchApp(source, clock=time.monotonic, closing=exit_notice).run()
         finally:
             _ignore_signals()
             source.close()

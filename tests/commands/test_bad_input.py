@@ -1,4 +1,4 @@
-"""What a person gets wrong: one line on stderr that says what and what to do, status 2, nothing written."""
+"""Bad usage and input: one line on stderr with the error and advice, status 2, nothing written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moe_watch.commands.options import Count, text_of
 
 
 def complaint(capsys, *arguments: str) -> str:
-    """The one line that a command complains with."""
+    """Return the one line on stderr."""
     assert run(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -68,13 +68,13 @@ def test_record_says_what_is_wrong(capsys, arguments, said):
 
 
 def counts_of(name: str) -> list[str]:
-    """The options of a command that take a number of something."""
+    """Return the options of a command that take a count."""
     return [each.opts[-1] for each in cli.commands[name].params if isinstance(each.type, Count)]
 
 
 @pytest.mark.parametrize("command", ["record", "bench", "measure", "import"])
 def test_numbers_that_nothing_can_hold(capsys, command, tmp_path):
-    """A session with such a number in its header could not be read back."""
+    """A session with such a number in its header could not be read again."""
     options = counts_of(command)
     assert len(options) > 2
     needed = {"measure": ["--out", str(tmp_path / "new")], "import": ["some.csv"]}.get(command, [])
@@ -198,7 +198,7 @@ def test_a_full_disk_behind_standard_output(golden_path):
 
 
 def test_a_reader_that_has_enough(golden_path):
-    """As with `| head`: that is no failure, and nothing is said about it."""
+    """As with `| head`: this is no failure, and no message is printed."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`moe-watch bench`: what it prints and keeps, and what it says when it cannot. How fast anything is, is not asked."""
+"""`moe-watch bench`: its output, the stored cost, and its errors. Speeds are not tested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = [*(("decode", name) for name in DECODE), *(("prefill", name) for name in 
 
 @pytest.fixture(autouse=True)
 def kept(monkeypatch, tmp_path):
-    """Where costs are kept in these tests."""
+    """Folder of stored costs in these tests."""
     folder = tmp_path / "cost"
     monkeypatch.setattr("moe_watch.sessions.live.cost.cost_directory", lambda: folder)
     return folder
@@ -41,7 +41,7 @@ QUIET = Noise(cores=2, load=1.0, others=0.02, steal=0.0)
 
 
 def made(speed, noise=QUIET, rounds=10):
-    """The result of a bench in which the tap runs at this ratio of the bare speed, give or take 1 %."""
+    """Return the result of a bench in which the tap runs at this ratio of the baseline, ± 1 %."""
     bare = [100.0] * rounds
     tap = [100.0 * speed * (1 + 0.01 * (-1) ** i) for i in range(rounds)]
     rates = {"bare": bare, "tap on": tap}

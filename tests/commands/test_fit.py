@@ -14,7 +14,7 @@ from tests.routing.planted import cliff, constant, exponential, linear, plant, r
 
 @pytest.fixture
 def series(tmp_path):
-    """Writes a series to a CSV file."""
+    """Return a writer of series to a CSV file."""
 
     def write(values):
         path = tmp_path / "series.csv"
@@ -25,7 +25,7 @@ def series(tmp_path):
 
 
 def fit_of(capsys, *arguments):
-    """What `fit … --json` prints."""
+    """Return the output of `fit … --json`."""
     assert run(["fit", *arguments, "--json"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""

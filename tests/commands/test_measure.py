@@ -1,4 +1,4 @@
-"""`moe-watch measure`: killed and resumed it gives what it gives undisturbed, and bad input is one line."""
+"""`moe-watch measure`: the same results if killed and resumed, and one line for bad input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNS = [f"{kind}-00{number}.moe.jsonl" for kind in ("run", "late") for number in
 
 @pytest.fixture(autouse=True, scope="module")
 def no_figures():
-    """Drawing takes longer than measuring does here, and has tests of its own."""
+    """Drawing takes longer than measuring here, and has separate tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "can_draw", lambda: False)
         yield
@@ -32,13 +32,13 @@ def no_figures():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """results.json of a measurement that nobody stopped."""
+    """Return `results.json` of a measurement that was not stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert run([*MEASURE, "--out", str(folder)]) == 0
     return (folder / "results.json").read_bytes()
 
 
-# It stands still in the middle of its second run, however fast that is, until it gets its signal.
+# Waits in the middle of its second run until it receives its signal.
 STANDING_STILL = """
 import os, signal, sys
 from moe_watch import main
@@ -55,7 +55,7 @@ main(sys.argv[1:])
 
 
 def interrupt(folder, number):
-    """Start a measurement as a process of its own, and send it a signal in the middle of its second run."""
+    """Start a measurement as a separate process, and send it a signal in the middle of its second run."""
     process = subprocess.Popen(
         [sys.executable, "-c", STANDING_STILL, *MEASURE, "--out", str(folder)],
         cwd=ROOT,

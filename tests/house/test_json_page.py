@@ -80,7 +80,7 @@ def assert_printed_as_described(name: str, value: dict[str, Any]) -> None:
 
 @pytest.fixture
 def printed(capsys):
-    """What a command prints."""
+    """Return the JSON object that a command prints."""
 
     def printed(*arguments: str, status: int = 0) -> dict[str, Any]:
         assert run([*arguments, "--json"]) == status

@@ -1,4 +1,4 @@
-"""What commands say of a run whose recording goes on in further files."""
+"""Output of commands for a multi-part session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lossy(tmp_path_factory):
 
 @pytest.fixture
 def first(recorded, tmp_path, monkeypatch):
-    """The first of three files, in a folder for recordings of its own."""
+    """Return the first of three files, in a separate data directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("platformdirs.user_data_path", lambda *_, **__: tmp_path)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
@@ -40,7 +40,7 @@ def said(capsys, *arguments, status=0):
 
 
 def names(first):
-    """What the three files are called in lists."""
+    """Return the names of the three files in lists."""
     return [path.name.removesuffix(".moe.jsonl") for path in (first, part(first, 2), part(first, 3))]
 
 

@@ -1,4 +1,4 @@
-"""A session is called as `moe-watch sessions` lists it wherever one is asked for."""
+"""Every command that takes a session takes its name in `moe-watch sessions`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "pocket-20261120-1"
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch, golden_path):
-    """A session in the data directory, seen from another folder."""
+    """Return a session in the data directory, with another working directory."""
     monkeypatch.setattr("platformdirs.user_data_path", lambda *_, **__: tmp_path)
     path = tmp_path / "sessions" / f"{NAME}.moe.jsonl"
     path.parent.mkdir()

@@ -14,7 +14,7 @@ from tests.sessions.made_sessions import made_tokens, with_chunks, write_session
 
 
 class Terminal(io.StringIO):
-    """Standard input with a person at it."""
+    """Standard input that is a terminal."""
 
     def isatty(self):
         return True
