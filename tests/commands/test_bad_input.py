@@ -69,7 +69,7 @@ def test_record_says_what_is_wrong(capsys, arguments, said):
 
 def counts_of(name: str) -> list[str]:
     """Return the options of a command that take a count."""
-    return [each.opts[-1] for each in cli.commands[name].params if isinstance(each.type, Count)]
+    return [each.opts[-1] for each in cli.get_command(None, name).params if isinstance(each.type, Count)]
 
 
 @pytest.mark.parametrize("command", ["record", "bench", "measure", "import"])

@@ -113,7 +113,7 @@ def test_text_for_people(capsys, series):
 
 def test_one_look_is_not_called_times(capsys, series):
     assert run(["fit", series([0.5, 0.49, 0.51, 0.5, 0.5])]) == 0
-    assert ", 1.0 for 1 sequential look" in capsys.readouterr().out
+    assert ", 1 for 1 sequential look\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
