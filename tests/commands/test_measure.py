@@ -115,7 +115,7 @@ def test_json_is_results_json_and_a_drawn_seed_is_kept(tmp_path, capsys):
         (["--seed", str(2**32 - 3)], f"--seed is {2**32 - 3}: use 0 up to"),
         (["--seeds", "1,x"], "--seeds is '1,x': write numbers separated by commas"),
         (["--seeds", "1,1"], "--seeds has a seed twice"),
-        (["--seeds", "1,-2"], "--seeds holds -2"),
+        (["--seeds", "1,-2"], "--seeds has -2"),
         (["--seeds", "1,2", "--runs", "3"], "--runs is 3, and --seeds has 2"),
         (["--seeds", "1", "--seed", "1"], "--seed and --seeds both given"),
         (["--prompts", "nowhere.txt"], "cannot read prompts from nowhere.txt: No such file"),
@@ -147,9 +147,9 @@ def test_what_is_wrong_is_one_line(capsys, tmp_path, arguments, said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "holds no prompt"),
-        (b"\n \n", "holds no prompt"),
-        (b"[]", "holds no prompt"),
+        (b"", "has no prompt"),
+        (b"\n \n", "has no prompt"),
+        (b"[]", "has no prompt"),
         (b'["a", 1]', "has items that are no texts"),
         (b"a\xff", "is not UTF-8 text (byte 1)"),
     ],

@@ -469,7 +469,7 @@ def test_experts_by_id_have_no_first_one_and_no_order(write: Write, both: bool) 
     assert routing.sets.tolist() == [300] * LAYERS
     found = printed_comparison(compare([a, b]))["pairs"][0]["agreement"]["routing"]
     assert (found["sets"], found["top_1"], found["order"]) == (1.0, None, None)
-    assert found["order_unavailable"].startswith("a recording without router probabilities holds experts by id")
+    assert found["order_unavailable"].startswith("a recording without router probabilities has experts by id")
     assert {layer["rank_of_top_1"] for layer in found["per_layer"]} == {None}
     lines = comparison_lines(compare([a, b]))
     assert sum("top-1" in line and "equal" in line for line in lines) == 0
