@@ -1,1 +1,1 @@
-"""The command line: one module per command, heavy imports inside the functions that need them."""
+"""Command line: one module per command. Heavy imports are inside the functions that need them."""

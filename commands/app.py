@@ -1,4 +1,4 @@
-"""The command line's front door: the group of commands, and what becomes of errors."""
+"""Command line: the group of commands, and the exit status of errors."""
 
 from __future__ import annotations
 
@@ -9,63 +9,64 @@ from collections.abc import Sequence
 
 import click
 
-from moe_watch.backends.system.out_of_memory import SMALLER
-from moe_watch.commands.measuring.bench import bench
-from moe_watch.commands.measuring.fit import fit
-from moe_watch.commands.measuring.measure import measure
-from moe_watch.commands.output import complain
-from moe_watch.commands.recordings.compare import compare
-from moe_watch.commands.recordings.export import export
-from moe_watch.commands.recordings.import_ import import_
-from moe_watch.commands.recordings.sessions import sessions
-from moe_watch.commands.recordings.verify import verify
-from moe_watch.commands.watching.record import record
-from moe_watch.commands.watching.replay import replay
-from moe_watch.commands.watching.watch import watch
+from moe_watch.commands.command_list import CommandList
 from moe_watch.routing.errors import UserError
-from moe_watch.sessions.version import version
 
 FINE, NOT_FINE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses: all well; the thing asked about is not; bad usage or input; stopped by Ctrl-C."""
+"""Exit statuses: success; the run, recording or measurement failed; bad usage or input; Ctrl-C."""
 
 EXAMPLES = """
 \b
 Examples:
-  moe-watch                                watch pocket, the model inside
-  moe-watch watch ./Mixtral-8x7B-4bit      watch a model from a folder
-  moe-watch record -o run.moe.jsonl        the same without a screen
-  moe-watch sessions                       what was recorded, and is it whole
-  moe-watch replay run.moe.jsonl           watch it again
-  moe-watch fit run.moe.jsonl              the half-life of its pressure
-  moe-watch measure pocket -o results      that over many runs, with control
-  moe-watch compare results-a results-b    half-lives, usage, routing compared
-  moe-watch bench ./Mixtral-8x7B-4bit      what observing costs here
-  moe-watch export run.moe.jsonl --to csv  its tables, for other programs
+  moe-watch                                watch pocket, the built-in model
+  moe-watch watch ./Mixtral-8x7B-4bit      watch a model in a folder
+  moe-watch record -o run.moe.jsonl        record a run without a dashboard
+  moe-watch sessions                       list recorded sessions
+  moe-watch replay run.moe.jsonl           replay a session
+  moe-watch fit run.moe.jsonl              fit the half-life of its pressure
+  moe-watch measure pocket -o results      measure many runs, with control
+  moe-watch compare results-a results-b    compare half-lives and routing
+  moe-watch bench ./Mixtral-8x7B-4bit      measure the observation cost
+  moe-watch export run.moe.jsonl --to csv  write tables for other programs
 """
 
 
+def _show_version(context: click.Context, _option: click.Parameter, given: bool) -> None:
+    if given and not context.resilient_parsing:
+        from moe_watch.sessions.version import version
+
+        click.echo(f"moe-watch, version {version()}")
+        context.exit()
+
+
 @click.group(
+    cls=CommandList,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXAMPLES,
 )
-@click.version_option(version(), prog_name="moe-watch")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Watch a Mixture-of-Experts model think: which experts, how sure, how hard pressed, how hot.
+    """Watch a Mixture-of-Experts model think: experts, router entropy, pressure, memory and temperature.
 
-    Without a command: watch pocket, a small model that is inside.
+    Without a command: watch pocket, the built-in small model.
     """
     if context.invoked_subcommand is None:
+        from moe_watch.commands.watching.watch import watch
+
         context.invoke(watch)
 
 
-for command in (watch, record, replay, fit, compare, bench, measure, sessions, export, import_, verify):
-    cli.add_command(command)
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; every error of a person's becomes one line on stderr. Returns the exit status."""
+    """Run one command and return its exit status. Every error that the user can repair is one line on stderr."""
     try:
         status = cli.main(args=arguments, prog_name="moe-watch", standalone_mode=False)
     except UserError as error:
@@ -78,8 +79,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except MemoryError:
+        from moe_watch.backends.system.out_of_memory import SMALLER
+
         return _bad_input(f"not enough memory: {SMALLER}, or a shorter recording")
-    except SystemExit:  # how click leaves where nobody reads the output any more
+    except SystemExit:  # click exits so when the reader of the output has closed it
         _drop_output()
         return FINE
     except OSError as error:
@@ -89,11 +92,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Let what is still buffered go nowhere, or Python would fail to write it once more as it leaves."""
+    """Discard buffered output. Otherwise Python would fail again when it flushes at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _bad_input(message: str) -> int:
+    from moe_watch.commands.output import complain
+
     complain(message)
     return BAD_INPUT

@@ -1,8 +1,7 @@
-"""Options that mean the same on every command that takes them."""
+"""Options that several commands share, and their checks."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,31 +19,31 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_MODEL = "pocket"
 
 EXAMPLE = "run.moe.jsonl"
-"""What a session may be called."""
+"""File name of a session, for advice."""
 
 MAX_SEED = 2**32 - 2
-"""What every engine takes: llama.cpp's seeds have 32 bits, and the highest one means `any`."""
+"""Largest seed that every engine accepts: llama.cpp's seeds have 32 bits, and the largest one means `any`."""
 
 LONGEST_TEXT = 100_000_000
-"""Bytes; no context is nearly as long."""
+"""Bytes. No context is nearly that long."""
 
 MAX_COUNT = 2**31 - 1
-"""The largest number of anything: llama.cpp's counts have 32 bits."""
+"""Largest value of a count: llama.cpp's counts have 32 bits."""
 
 MAX_TEMPERATURE = 1_000_000
-"""Far beyond where all tokens are equally likely; a session cannot hold every number that a float can."""
+"""Far beyond the temperature at which all tokens are equally likely. A session cannot store every float."""
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    """A whole number that every engine and every file can hold. Whether it makes sense is for the command to say."""
+    """Integer that every engine and every file can store. The command checks its range."""
 
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number.
+        """Return the number.
 
         Raises:
-            click.BadParameter: it is none.
+            click.BadParameter: the value is no integer.
             UserError: it is too large.
         """
         number: int = click.INT.convert(value, param, ctx)
@@ -57,16 +56,16 @@ COUNT = Count()
 
 
 def model_choice(command: Command) -> Command:
-    """MODEL, positional or as `--model`."""
-    named = click.option("--model", "model_option", metavar="MODEL", help="The same as the MODEL argument.")
+    """Add MODEL, as an argument or as `--model`."""
+    named = click.option("--model", "model_option", metavar="MODEL", help="Same as the MODEL argument.")
     return click.argument("model", required=False)(named(command))
 
 
 def chosen_model(positional: str | None, named: str | None) -> str:
-    """The one model that was asked for, `pocket` if none was.
+    """Return the model that was given; `pocket` if none was.
 
     Raises:
-        UserError: two different ones were.
+        UserError: two different models were given.
     """
     given = {model for model in (positional, named) if model is not None}
     if len(given) > 1:
@@ -75,21 +74,21 @@ def chosen_model(positional: str | None, named: str | None) -> str:
 
 
 def generation_options(command: Command) -> Command:
-    """What to generate, and how. Collected by `GenerationOptions.of`."""
+    """Add the options of a generation, which `GenerationOptions.of` collects."""
     for option in reversed(_GENERATION):
         command = option(command)
     return command
 
 
 def engine_options(command: Command) -> Command:
-    """What runs the model, and how. Collected by `engine_options_of`, except `--backend`."""
+    """Add the options of the engine, which `engine_options_of` collects, except `--backend`."""
     for option in reversed(_ENGINE):
         command = option(command)
     return command
 
 
 def engine_options_of(options: dict[str, Any]) -> EngineOptions:
-    """Take what is for the engine out of a command's options.
+    """Remove the engine's options from a command's options, and return them.
 
     Raises:
         UserError: a value is out of its range.
@@ -109,97 +108,106 @@ _ENGINE = (
         "--context",
         type=COUNT,
         metavar="N",
-        help="Tokens that the context holds. If not given, the model's own; llama.cpp: 8,192 at most.",
+        help="Context length in tokens. Default: the length of the model; llama.cpp: 8,192 at most.",
     ),
-    click.option("--threads", type=COUNT, metavar="N", help="llama.cpp: threads. All cores but one if not given."),
-    click.option("--gpu-layers", type=COUNT, metavar="N", help="llama.cpp: so many layers on the GPU; -1 is all."),
-    click.option("--batch", type=COUNT, metavar="N", help="llama.cpp: tokens of a prompt in one call."),
-    click.option("--micro-batch", type=COUNT, metavar="N", help="llama.cpp: tokens of a prompt evaluated at once."),
-    click.option("--mmap/--no-mmap", default=None, help="llama.cpp: map the file into memory, or read it."),
-    click.option("--mlock/--no-mlock", default=None, help="llama.cpp: keep the model from being swapped out."),
-    click.option("--kv-type", metavar="TYPE", help="llama.cpp: numbers in the KV cache; f32, f16, bf16, q8_0, q4_0, …"),
+    click.option(
+        "--threads", type=COUNT, metavar="N", help="llama.cpp: number of threads. Default: all cores but one."
+    ),
+    click.option("--gpu-layers", type=COUNT, metavar="N", help="llama.cpp: number of layers on the GPU; -1 for all."),
+    click.option("--batch", type=COUNT, metavar="N", help="llama.cpp: tokens evaluated in one call."),
+    click.option("--micro-batch", type=COUNT, metavar="N", help="llama.cpp: tokens evaluated at once."),
+    click.option("--mmap/--no-mmap", default=None, help="llama.cpp: map the model file into memory, or read it."),
+    click.option(
+        "--mlock/--no-mlock", default=None, help="llama.cpp: lock the model in memory, so that it is not swapped."
+    ),
+    click.option("--kv-type", metavar="TYPE", help="llama.cpp: type of the KV cache: f32, f16, bf16, q8_0, q4_0, …"),
     click.option(
         "-ot",
         "--override-tensor",
         "tensor_overrides",
         multiple=True,
         metavar="PATTERN=BUFFER",
-        help="llama.cpp: where tensors are kept whose names match, e.g. ffn_.*_exps=CPU. Repeatable.",
+        help="llama.cpp: memory for tensors whose names match, e.g. ffn_.*_exps=CPU. Repeatable.",
     ),
     click.option(
         "--trust-remote-code",
         is_flag=True,
-        help="MLX: run Python code that the model's folder brings, with all your rights. Read it before.",
+        help="MLX: run Python code from the model's folder, with all your rights. Read it first.",
     ),
 )
 
 _GENERATION = (
-    click.option("--prompt", metavar="TEXT", help="What the model goes on from."),
+    click.option("--prompt", metavar="TEXT", help="Text that the model continues."),
     click.option("--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file."),
-    click.option("--raw", is_flag=True, help="Leave the prompt as it is, without the model's chat template."),
-    click.option("--tokens", type=COUNT, metavar="N", help="Generate so many tokens."),
-    click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens in a chunk."),
-    click.option("--temperature", type=float, default=1.0, show_default=True, help="0 takes the likeliest token."),
-    click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability."),
-    click.option("--top-k", type=COUNT, default=0, show_default=True, help="Draw from so many tokens; 0 is all."),
-    click.option("--seed", type=int, metavar="N", help="Repeat a run exactly. Drawn and recorded if not given."),
+    click.option("--raw", is_flag=True, help="Use the prompt unchanged, without the model's chat template."),
+    click.option("--tokens", type=COUNT, metavar="N", help="Number of tokens to generate."),
+    click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens per chunk."),
+    click.option(
+        "--temperature", type=float, default=1.0, show_default=True, help="Sampling temperature; 0 is greedy."
+    ),
+    click.option(
+        "--top-p",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Sample from the likeliest tokens up to this probability.",
+    ),
+    click.option(
+        "--top-k",
+        type=COUNT,
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Sample from the N likeliest tokens; 0 for all.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="Seed of the sampler, to repeat a run exactly. Default: random, and recorded.",
+    ),
     click.option(
         "--stop",
         type=click.Choice(["eos", "never"]),
-        help="At the end of the model's text: stop, or continue it.  [default: never]",
+        help="End the run at the end of the model's text, or never.  [default: never]",
     ),
-    click.option("--perturb", metavar="TEXT", help="Inject this text on a schedule; needs --every."),
-    click.option("--every", type=COUNT, default=0, metavar="CHUNKS", help="How often --perturb injects."),
+    click.option("--perturb", metavar="TEXT", help="Text to inject on a schedule; needs --every."),
+    click.option(
+        "--every", type=COUNT, default=0, metavar="CHUNKS", help="Number of chunks between injections of --perturb."
+    ),
     click.option(
         "--teacher",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Take the tokens of this recorded session, and its seed.",
+        help="Teacher forcing: evaluate the tokens of this session, with its seed.",
     ),
     *_ENGINE,
 )
 
 
 def recording_options(command: Command) -> Command:
-    """Where the session goes."""
-    force = click.option("--force", is_flag=True, help="Write over an existing file.")
+    """Add the options of the file to record to."""
+    force = click.option("--force", is_flag=True, help="Overwrite an existing file.")
     output = click.option(
         "-o",
         "--output",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Record to this file, or to a new one in the data directory.",
+        help="File to record to. Default: a new file in the data directory.",
     )
     return output(force(command))
 
 
 def checked_output(output: Path | None) -> Path | None:
-    """The file to record to.
+    """Return the file to record to.
 
     Raises:
-        UserError: it is no file's name, or a folder's.
+        UserError: it is a folder, or no file name.
     """
     if output is not None:
         require(str(output) not in {".", "-"}, "--output names no file", "give a file to record to")
         require(not output.is_dir(), f"--output: {output} is a folder", f"give a file in it, as {output / EXAMPLE}")
     return output
-
-
-def session_file(named: Path) -> Path:
-    """The file of a recorded session: a path, or a name as `moe-watch sessions` lists it.
-
-    Raises:
-        UserError: it can only be such a name, and there is no such session.
-    """
-    if os.path.exists(named) or named.name != str(named):
-        return named
-
-    from moe_watch.sessions.library.listing import find_session
-
-    try:
-        return find_session(named.name)
-    except UserError as error:
-        raise UserError(f"{error.what}, and no such file here", advice=error.advice) from error
 
 
 @dataclass(frozen=True)
@@ -223,10 +231,10 @@ class GenerationOptions:
 
     @classmethod
     def of(cls, *, prompt: str | None, prompt_file: Path | None, **options: Any) -> GenerationOptions:
-        """Check every option and read the prompt's file.
+        """Check all options and read the prompt.
 
         Raises:
-            UserError: an option is out of its range, or the file cannot be read.
+            UserError: an option is out of its range, or the prompt cannot be read.
         """
         engine = engine_options_of(options)
         found = cls(prompt=_prompt(prompt, prompt_file), engine=engine, **options)
@@ -238,13 +246,13 @@ class GenerationOptions:
         check_drawing(self.chunk_size, self.temperature, self.top_p, self.top_k)
         require(self.seed is None or 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}", f"use 0 up to {MAX_SEED}")
         require(self.every >= 0, f"--every is {self.every}", "use at least 1 chunk")
-        require(self.perturb != "", "--perturb is empty", "give the text that is to be injected")
-        require(bool(self.perturb) == (self.every > 0), "--perturb and --every go together", "give text and chunks")
+        require(self.perturb != "", "--perturb is empty", "give the text to inject")
+        require(bool(self.perturb) == (self.every > 0), "--perturb and --every need each other", "give text and chunks")
         if self.teacher is not None:
             self._check_teacher()
 
     def _check_teacher(self) -> None:
-        """All tokens are the teacher's: nothing is left to ask for."""
+        """Refuse options that contradict a teacher, which has all tokens of the run."""
         others = {"--prompt": self.prompt, "--tokens": self.tokens, "--perturb": self.perturb}
         given = [name for name, value in others.items() if value is not None]
         require(not given, f"--teacher and {' and '.join(given)} given", "the session has all tokens: keep one of them")
@@ -258,14 +266,14 @@ def _prompt(text: str | None, file: Path | None) -> str | None:
 
 
 def text_of(file: Path, what: str) -> str:
-    """The whole text of a file, without the mark that some editors put before it.
+    """Return the text of a file, without a byte order mark.
 
     Args:
-        file: a file, or something that is read like one.
-        what: is in it, for messages.
+        file: the file, or a device or FIFO.
+        what: content of the file, for messages.
 
     Raises:
-        UserError: it cannot be read, is no text, or has no end.
+        UserError: the file cannot be read, is not UTF-8, or is longer than `LONGEST_TEXT`.
     """
     try:
         with file.open("rb") as opened:
@@ -280,12 +288,12 @@ def text_of(file: Path, what: str) -> str:
 
 
 def check_drawing(chunk_size: int, temperature: float, top_p: float, top_k: int) -> None:
-    """Refuse what no run can draw tokens with, or be cut into chunks by.
+    """Check the settings of the sampler, and the chunk size.
 
     Raises:
         UserError: an option is out of its range.
     """
-    require(chunk_size > 0, f"--chunk-size is {chunk_size}", "a chunk holds at least 1 token")
+    require(chunk_size > 0, f"--chunk-size is {chunk_size}", "a chunk has at least 1 token")
     limits = f"use 0 up to {MAX_TEMPERATURE}"
     require(0 <= temperature <= MAX_TEMPERATURE, f"--temperature is {temperature}", limits)
     require(0 < top_p <= 1, f"--top-p is {top_p}", "use a share above 0 and up to 1")
@@ -293,10 +301,10 @@ def check_drawing(chunk_size: int, temperature: float, top_p: float, top_k: int)
 
 
 def require(holds: bool, what: str, advice: str) -> None:
-    """Refuse an option that cannot be used.
+    """Check an option.
 
     Raises:
-        UserError: `what` is wrong with it.
+        UserError: `holds` is false; its text is `what` and `advice`.
     """
     if not holds:
         raise UserError(what, advice=advice)

@@ -1,19 +1,19 @@
-"""Tables on standard output: columns of equal width in terminal cells, so that wide characters keep their place."""
+"""Tables on standard output. Widths are in terminal cells, so wide characters do not shift columns."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 GAP = 2
-"""Cells between two columns."""
+"""Width between two columns, in cells."""
 
 
 def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
     """Return the rows of a table as lines of text.
 
     Args:
-        rows: cells, the heading first; all rows have the same number of them. They may hold untrusted text.
-        right: positions of the columns that are aligned to the right.
+        rows: cells `[rows, columns]`, the heading first. They may contain untrusted text.
+        right: indices of the right-aligned columns.
     """
     from rich.cells import cell_len, set_cell_size
 

@@ -1,4 +1,4 @@
-"""moe-watch: watch a Mixture-of-Experts model think. The launcher, and sessions for notebooks; imports nothing heavy.
+"""moe-watch: watch a Mixture-of-Experts model think. Launcher, and sessions for notebooks. Imports nothing heavy.
 
 import moe_watch
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 __all__ = ["main", "open"]
 
 FEWEST_FILES = 32
-"""Open files. A dozen are needed for pipes, a recording and a model of one file; imports fail below that."""
+"""Number of open files. Pipes, a recording and a model in one file need a dozen; imports fail below that."""
 
 
 def open(path: str | os.PathLike[str]) -> Session:  # noqa: A001 - read as `moe_watch.open`
-    """A recorded session as NumPy arrays.
+    """Open a recorded session as NumPy arrays.
 
     Args:
         path: a session file, plain or compressed, or its name in `moe-watch sessions`.
 
     Raises:
-        UserError: the file cannot be read, or holds no session; one line that says what to do.
+        UserError: the file cannot be read, or is no session. Its text is one line with advice.
     """
     from pathlib import Path
 
-    from moe_watch.commands.options import session_file
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.notebook import Session
 
     return Session(session_file(Path(path)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process with its exit status."""
+    """Run the command line and exit with its status."""
     allowed = _allowed_files()
     if allowed < FEWEST_FILES:
         problem = f"only {allowed} open files are allowed, {FEWEST_FILES} are needed"
@@ -52,13 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from moe_watch.commands.app import run
 
         status = run(arguments)
-    except KeyboardInterrupt:  # while commands were being imported; later on they end by themselves
+    except KeyboardInterrupt:  # during the imports; commands handle it themselves
         status = 128 + signal.SIGINT
     sys.exit(status)
 
 
 def _allowed_files() -> int:
-    """Return how many files may be open, after asking for as many as are needed."""
+    """Return the number of files that may be open, after raising the limit to `FEWEST_FILES` if possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= FEWEST_FILES:
         return FEWEST_FILES

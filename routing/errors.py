@@ -18,3 +18,16 @@ class UserError(Exception):
         self.what = what
         self.advice = advice
         super().__init__(f"{what}: {advice}" if advice else what)
+
+
+def system_error(name: object, error: Exception, *, advice: str, failed: str = "") -> UserError:
+    """Return an error of the system as a `UserError`.
+
+    Args:
+        name: the file or folder.
+        error: an `OSError`, or a `ValueError` for a path that no file can have.
+        advice: what to do about it.
+        failed: what failed, such as `cannot be written`.
+    """
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(f"{name}: {failed} ({reason})" if failed else f"{name}: {reason}", advice=advice)

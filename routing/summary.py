@@ -1,14 +1,13 @@
-"""What a run comes to: one JSON object, a pure function of its events.
+"""Summary of a run, a pure function of its events.
 
-`record --json` and `replay --headless --json` print the same object for the same run, to the last digit.
-Names: docs/measurements.md.
+`record --json` and `replay --headless --json` print bit-identical summaries of the same run. Keys: docs/json.md;
+quantities: docs/measurements.md.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,32 +19,46 @@ from moe_watch.routing.half_life.series import ContextSeries, MidSeries
 from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
 from moe_watch.routing.pressure.instruments import complete_chunks
 from moe_watch.routing.pressure.missing_signals import lacking_signals
+from moe_watch.routing.results import (
+    ChunkResult,
+    ContextResult,
+    CrossingResult,
+    EndingResult,
+    LayerMeans,
+    PhaseUsage,
+    PressureResult,
+    RunSummary,
+    TokenCounts,
+    UsageResult,
+    finites,
+)
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.routing.usage.counts import UsageCounts, dead, experts_for, gini, overlap, usage_entropy
 
-Json = dict[str, Any]
-
 
 class Summary:
-    """Fed the items of a stream in order; `result()` may be asked at any time and covers the latest run."""
+    """Accumulator of a run's summary. `feed` takes the items of a stream in order.
+
+    `result()` may be called at any time and covers the latest run.
+    """
 
     def __init__(self) -> None:
         self._totals: _Totals | None = None
 
     def feed(self, item: StreamItem) -> None:
-        """Take in one item; what is not part of a summary is ignored."""
+        """Add one item; items that are not part of a summary are ignored."""
         if isinstance(item, Header):
             self._totals = _Totals(item)
         elif self._totals is not None:
             self._totals.feed(item)
 
-    def result(self) -> Json:
-        """The run so far, as JSON-able values; `{}` before a header came."""
-        return {} if self._totals is None else self._totals.result()
+    def result(self) -> RunSummary | None:
+        """Return the summary of the run so far; None before a header."""
+        return None if self._totals is None else self._totals.result()
 
 
 class _Totals:
-    """The sums of one run."""
+    """Sums of one run."""
 
     def __init__(self, header: Header) -> None:
         self.header = header
@@ -55,7 +68,7 @@ class _Totals:
         self.events: Counter[type] = Counter()
         self.would_stop = 0
         self.chunks: list[tuple[Chunk, int]] = []
-        """Each with the number of its context."""
+        """Chunks with the number of their context."""
         self.series = MidSeries(header.pressure)
         self.ending: State | None = None
         self.usage = {phase: UsageCounts(self.layers, header.model.experts) for phase in ("prefill", "decode")}
@@ -65,7 +78,7 @@ class _Totals:
         self.surprisal = _LayerMean(1)
         self.before: Ints | None = None
         self.next = 0
-        """Index behind that of the last token."""
+        """Index of the last token + 1."""
 
     def feed(self, item: StreamItem) -> None:
         self.events[type(item)] += 1
@@ -110,54 +123,55 @@ class _Totals:
         elif state.state == "fresh_context":
             self.before = None
 
-    def result(self) -> Json:
-        model, units = self.header.model, self.header.units
-        churn = self.overlap.result()
-        return {
-            "model": model.name,
-            "backend": self.header.backend.name,
-            "layers": model.layers,
-            "experts": model.experts,
-            "experts_per_token": model.experts_per_token,
-            "seed": self.header.sampling.seed,
-            "tokens": {source: self.sources[source] for source in ("prompt", "injected", "generated")},
-            "would_stop": self.would_stop,
-            "usage": {phase: _usage(window) for phase, window in self.usage.items()},
-            "router_entropy": self.entropy.result(units.entropy),
-            "router_margin": self.margin.result(units.margin),
-            "churn": churn and {"mean": 1 - churn["mean"], "per_layer": _complements(churn["per_layer"])},
-            "surprisal": (self.surprisal.result() or {}).get("mean"),
-            "chunk_size": self.header.chunk_size,
-            "pressure": self._pressure(),
-            "perturbations": self.events[Perturbation],
-            "marks": self.events[Marker],
-            "ended": None if self.ending is None else {"state": self.ending.state, "why": self.ending.why},
-        }
+    def result(self) -> RunSummary:
+        model, units, ending = self.header.model, self.header.units, self.ending
+        surprisal = self.surprisal.result()
+        return RunSummary(
+            model=model.name,
+            backend=self.header.backend.name,
+            layers=model.layers,
+            experts=model.experts,
+            experts_per_token=model.experts_per_token,
+            seed=self.header.sampling.seed,
+            tokens=TokenCounts(**{source: self.sources[source] for source in TokenCounts.__struct_fields__}),
+            would_stop=self.would_stop,
+            usage=PhaseUsage(prefill=_usage(self.usage["prefill"]), decode=_usage(self.usage["decode"])),
+            router_entropy=self.entropy.result(units.entropy),
+            router_margin=self.margin.result(units.margin),
+            churn=_complement(self.overlap.result()),
+            surprisal=surprisal.mean if surprisal else None,
+            chunk_size=self.header.chunk_size,
+            pressure=self._pressure(),
+            perturbations=self.events[Perturbation],
+            marks=self.events[Marker],
+            ended=EndingResult(state=ending.state, why=ending.why) if ending else None,
+        )
 
-    def _pressure(self) -> Json:
-        """Of the judged context; every context's verdict is listed."""
+    def _pressure(self) -> PressureResult:
+        """Return the pressure of the judged context, with the verdict on every context."""
         judged, begins_at = self.series.judged, self.series.contexts[0].begins_at
         fit, lacking = judged.fit(), self._lacking()
-        return {
-            "mode": self.header.pressure,
-            "context": judged.number,
-            **_start(judged),
-            "fit": fit and fit_result(fit, judged.entropy_collapse()),
-            "fit_unavailable": lacking or judged.unavailable or None,
-            "begins_at_chunk": None if begins_at is None else begins_at.chunks,
-            "warm_up_missing": None if lacking else max(0, WARM_UP_CHUNKS - self._complete()),
-            "contexts": contexts_result(self.series.contexts),
-            "chunks": [_chunk(chunk, context) for chunk, context in self.chunks],
-        }
+        return PressureResult(
+            mode=self.header.pressure,
+            context=judged.number,
+            initial=_initial(judged),
+            crossing=_crossing(judged),
+            fit=fit_result(fit, judged.entropy_collapse()) if fit else None,
+            fit_unavailable=lacking or judged.unavailable or None,
+            begins_at_chunk=begins_at.chunks if begins_at else None,
+            warm_up_missing=None if lacking else max(0, WARM_UP_CHUNKS - self._complete()),
+            contexts=contexts_result(self.series.contexts),
+            chunks=[_chunk(chunk, context) for chunk, context in self.chunks],
+        )
 
     def _lacking(self) -> str:
-        """Return which signals of pressure the recording does not have; empty where a chunk was measured."""
+        """Return the signals of pressure that the recording lacks, in words; empty if a chunk was measured."""
         measured = any(chunk.pressures is not None for chunk, _ in self.chunks)
         has_series = any(series.mid for series in self.series.contexts)
         return "" if measured or has_series else lacking_signals(self.header, self.header.pressure)
 
     def _complete(self) -> int:
-        """Count the complete chunks that fed the averages: of the present context, or of the run."""
+        """Return the number of complete chunks in the averages, of the current context or of the run."""
         of_context = self.header.pressure in CONTEXT_MODES
         series = self.series.contexts[-1 if of_context else 0]
         counted = [chunk for chunk, context in self.chunks if not (of_context and context != series.number)]
@@ -165,101 +179,104 @@ class _Totals:
         return before + sum(not chunk.partial for chunk in counted)
 
 
-def contexts_result(contexts: Sequence[ContextSeries]) -> list[Json]:
-    """Return every context of a run with its verdict, or the reason why it has none."""
+def contexts_result(contexts: Sequence[ContextSeries]) -> list[ContextResult]:
+    """Return every context of a run with its verdict, or with the reason why it has none."""
     return [_context(each) for each in contexts]
 
 
-def _context(series: ContextSeries) -> Json:
+def _context(series: ContextSeries) -> ContextResult:
     fit = series.fit()
-    return {
-        "context": series.number,
-        "first_chunk": series.positions[0] if series.mid else None,
-        "measured": len(series.mid),
-        **_start(series),
-        "verdict": fit and fit.verdict,
-        "half_life": fit and fit.half_life,
-        "p_sequential": fit and fit.p_sequential,
-        "words": fit and in_words(fit),
-        "fit_unavailable": series.unavailable or None,
-    }
+    return ContextResult(
+        context=series.number,
+        first_chunk=series.positions[0] if series.mid else None,
+        measured=len(series.mid),
+        initial=_initial(series),
+        crossing=_crossing(series),
+        verdict=fit.verdict if fit else None,
+        half_life=fit.half_life if fit else None,
+        p_sequential=fit.p_sequential if fit else None,
+        words=in_words(fit) if fit else None,
+        fit_unavailable=series.unavailable or None,
+    )
 
 
-def _start(series: ContextSeries) -> Json:
-    """P₀ and the crossing of its half, both None where the recording does not have P₀."""
-    if not series.mid or not series.has_start:
-        return {"initial": None, "crossing": {"chunk": None}}
-    at = crossing(series.mid)
-    return {"initial": series.mid[0], "crossing": {"chunk": None if at is None else series.positions[at]}}
+def _initial(series: ContextSeries) -> float | None:
+    """Return P₀; None if the recording does not have it."""
+    return series.mid[0] if series.mid and series.has_start else None
+
+
+def _crossing(series: ContextSeries) -> CrossingResult:
+    """Return the crossing of half of P₀; its chunk is None if the recording does not have P₀."""
+    at = None if _initial(series) is None else crossing(series.mid)
+    return CrossingResult(chunk=None if at is None else series.positions[at])
 
 
 class _LayerMean:
-    """Mean per layer over the rows that were computed."""
+    """Mean per layer over the computed rows."""
 
     def __init__(self, layers: int) -> None:
         self.total: Floats = np.zeros(layers)
         self.rows: Ints = np.zeros(layers, np.int64)
 
     def add_steps(self, values: list[int | None] | None) -> None:
-        """Take in one token's integers `[L]`."""
+        """Add one token's integers `[L]`."""
         if values:
             row = integers(values)
             self.add(np.where(row == ABSENT, np.nan, row))
 
     def add(self, row: Floats) -> None:
-        """Take in one token's values `[L]`, NaN where there are none."""
+        """Add one token's values `[L]`; absent ones are NaN."""
         known = ~np.isnan(row)
         self.total += np.where(known, row, 0.0)
         self.rows += known
 
-    def result(self, unit: float = 1.0) -> Json | None:
-        """`{"mean", "per_layer"}`, or None if nothing was recorded."""
+    def result(self, unit: float = 1.0) -> LayerMeans | None:
+        """Return the means in natural units; None if nothing was recorded."""
         if not self.rows.any():
             return None
         with np.errstate(invalid="ignore"):
             per_layer = self.total / self.rows * unit
-        return {"mean": float(self.total.sum() / self.rows.sum() * unit), "per_layer": _optional(per_layer)}
+        return LayerMeans(mean=float(self.total.sum() / self.rows.sum() * unit), per_layer=finites(per_layer))
+
+
+def _complement(means: LayerMeans | None) -> LayerMeans | None:
+    """Return 1 − each mean."""
+    if means is None:
+        return None
+    per_layer = [None if value is None else 1 - value for value in means.per_layer]
+    return LayerMeans(mean=1 - means.mean, per_layer=per_layer)
 
 
 def _counted(counts: list[list[int]], rows: list[int], experts: int) -> UsageCounts:
-    """Selections `[L, E]` that were counted elsewhere, over so many rows `[L]`; L may be 0."""
+    """Return the counts of selections `[L, E]` counted elsewhere, over `rows` `[L]`; L may be 0."""
     window = UsageCounts(len(rows), experts)
     window.merge(np.array(counts, np.int64).reshape(len(rows), experts), np.array(rows, np.int64), max(rows, default=0))
     return window
 
 
-def _usage(window: UsageCounts) -> Json:
-    """Usage of one phase, with what it is a share of."""
-    return {
-        "rows": window.rows.tolist(),
-        "counts": window.counts.tolist(),
-        "shares": [_optional(row) for row in window.shares()],
-        "usage_entropy": _optional(usage_entropy(window.counts)),
-        "gini": _optional(gini(window.counts)),
-        "experts_for_90": [int(n) or None for n in experts_for(window.counts, 0.9)],
-        "dead": [int(n) if rows else None for n, rows in zip(dead(window.counts), window.rows, strict=True)],
-    }
+def _usage(window: UsageCounts) -> UsageResult:
+    """Return the usage of one phase, with its denominators."""
+    return UsageResult(
+        rows=window.rows.tolist(),
+        counts=window.counts.tolist(),
+        shares=[finites(row) for row in window.shares()],
+        usage_entropy=finites(usage_entropy(window.counts)),
+        gini=finites(gini(window.counts)),
+        experts_for_90=[int(n) or None for n in experts_for(window.counts, 0.9)],
+        dead=[int(n) if rows else None for n, rows in zip(dead(window.counts), window.rows, strict=True)],
+    )
 
 
-def _chunk(chunk: Chunk, context: int) -> Json:
+def _chunk(chunk: Chunk, context: int) -> ChunkResult:
     found = chunk.pressures
-    return {
-        "index": chunk.index,
-        "context": context,
-        "tokens": [chunk.first, chunk.last],
-        "partial": chunk.partial,
-        "warm_up": chunk.warm_up,
-        "fast": found and found.fast,
-        "mid": found and found.mid,
-        "slow": found and found.slow,
-        "net": found and found.net,
-    }
-
-
-def _optional(values: Floats) -> list[float | None]:
-    """A row as JSON has it: null for NaN."""
-    return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _complements(values: list[float | None]) -> list[float | None]:
-    return [None if value is None else 1 - value for value in values]
+    return ChunkResult(
+        index=chunk.index,
+        context=context,
+        tokens=(chunk.first, chunk.last),
+        partial=chunk.partial,
+        warm_up=chunk.warm_up,
+        fast=found.fast if found else None,
+        mid=found.mid if found else None,
+        slow=found.slow if found else None,
+        net=found.net if found else None,
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 
 SUFFIX = ".moe.jsonl"
 COMPRESSED = ".zst"
@@ -49,8 +49,8 @@ def writing(path: Path) -> Iterator[None]:
     except FileExistsError as error:
         raise exists_already(path) from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be written ({reason})", advice="choose another place with --output") from error
+        advice = "choose another place with --output"
+        raise system_error(path, error, failed="cannot be written", advice=advice) from error
 
 
 def is_taken(path: Path) -> bool:

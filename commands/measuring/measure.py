@@ -1,8 +1,7 @@
-"""`moe-watch measure`: many runs of a model, and what they come to together."""
+"""`moe-watch measure`: many runs of a model, and their joint estimates."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,57 +18,80 @@ from moe_watch.commands.options import (
     require,
     text_of,
 )
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
 from moe_watch.commands.watching.settings import check_model, default_prompt
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Fork, Progress, StreamItem, Token
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
     from moe_watch.backends.protocol import ForkPlan
+    from moe_watch.routing.events import Progress, StreamItem
     from moe_watch.routing.stats.timing_noise import Noise
     from moe_watch.sessions.measuring.estimates import Estimates
     from moe_watch.sessions.measuring.plan import Plan, PlannedRun
 
 DEFAULT_RUNS = 8
 MOST_RUNS = 10_000
-"""Some 400 MB are kept of so many, and a hundred are more than any of the intervals needs."""
+"""These need some 400 MB of memory. A hundred runs are more than any of the intervals needs."""
 FEWEST_CHUNKS = 5
-"""What a fit needs."""
+"""Minimum of a fit."""
 NEUTRAL = " This is a sentence among others."
-"""Says nothing about going on; the worker cuts or repeats it to the length of the other text."""
+"""Does not ask to continue. The worker cuts or repeats it to the length of the other text."""
 
 
-@click.command(short_help="Measure half-life and external energy over many runs.")
+@click.command()
 @model_choice
 @engine_options
-@click.option("--chunks", type=COUNT, default=50, show_default=True, metavar="N", help="Measured chunks in a run.")
-@click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens in a chunk.")
-@click.option("--runs", type=COUNT, metavar="N", help=f"Runs, {DEFAULT_RUNS} unless --seeds says otherwise.")
-@click.option("--seed", type=int, metavar="BASE", help="Seeds are BASE, BASE + 1, …; drawn and kept if not given.")
+@click.option("--chunks", type=COUNT, default=50, show_default=True, metavar="N", help="Measured chunks per run.")
+@click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens per chunk.")
+@click.option(
+    "--runs", type=COUNT, metavar="N", help=f"Number of runs. Default: {DEFAULT_RUNS}, or one per seed of --seeds."
+)
+@click.option(
+    "--seed", type=int, metavar="BASE", help="First seed; runs have BASE, BASE + 1, … Default: random, and stored."
+)
 @click.option("--seeds", metavar="A,B,…", help="One run with each of these seeds.")
-@click.option("--prompt", metavar="TEXT", help="What the model goes on from.")
+@click.option("--prompt", metavar="TEXT", help="Text that the model continues.")
 @click.option(
     "--prompts",
     "prompts_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Prompts to take in turn: one a line, or a JSON list of texts.",
+    help="Prompts, used in turn: one per line, or a JSON list of texts.",
 )
-@click.option("--raw", is_flag=True, help="Leave prompts as they are, without the model's chat template.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="0 takes the likeliest token.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from this share of probability.")
-@click.option("--top-k", type=COUNT, default=0, show_default=True, help="Draw from so many tokens; 0 is all.")
-@click.option("--control/--no-control", default=True, help="Measure a late twin of each run; see below.")
+@click.option("--raw", is_flag=True, help="Use prompts unchanged, without the model's chat template.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Sampling temperature; 0 is greedy.")
 @click.option(
-    "--perturb", metavar="TEXT", help="Measure what this text does to mid-pressure, without disturbing a run."
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Sample from the likeliest tokens up to this probability.",
 )
-@click.option("--neutral", metavar="TEXT", help="The text to compare it with, made as long.")
-@click.option("--every", type=COUNT, metavar="CHUNKS", help="Fork at every so many chunk boundaries, 5 by default.")
-@click.option("--replicates", type=COUNT, metavar="N", help="Continuations in each arm of a fork, 8 by default.")
-@click.option("--form", type=click.Choice(["raw", "turn"]), help="The texts as they are, or as a new user turn.")
+@click.option(
+    "--top-k",
+    type=COUNT,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Sample from the N likeliest tokens; 0 for all.",
+)
+@click.option("--control/--no-control", default=True, help="Measure a late twin of each run; see above.")
+@click.option(
+    "--perturb",
+    metavar="TEXT",
+    help="Measure the effect of this text on mid-pressure, in forks that leave the run unchanged.",
+)
+@click.option("--neutral", metavar="TEXT", help="Neutral text to compare with, cut or repeated to the same length.")
+@click.option("--every", type=COUNT, metavar="CHUNKS", help="Number of chunks between forks.  [default: 5]")
+@click.option("--replicates", type=COUNT, metavar="N", help="Continuations per arm of a fork.  [default: 8]")
+@click.option(
+    "--form",
+    type=click.Choice(["raw", "turn"]),
+    help="Inject the texts unchanged, or as a new user turn.  [default: raw]",
+)
 @click.option(
     "-o",
     "--output",
@@ -78,37 +100,36 @@ NEUTRAL = " This is a sentence among others."
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Where everything goes.",
+    help="Folder of the measurement.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print results.json, and the noise of the machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json, and the load on the machine.")
 def measure(as_json: bool, folder: Path, **options: Any) -> None:
-    """Measure how mid-pressure of MODEL goes over a context, over many runs.
+    """Measure mid-pressure of MODEL over a context, in many runs.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
 
-    Each run is ten warm-up chunks and then the measured ones; where the model ends its text it is told to go on. DIR
-    gets one session file per run, results.json, report.md, and figures if matplotlib is installed. A measurement that
-    was stopped, or killed, goes on where it was with the same command.
+    A single run proves little. `measure` repeats it with different seeds. Each run has ten warm-up chunks and then the
+    measured ones; if the model ends its text, it is made to continue. DIR receives one session file per run,
+    results.json, report.md, and figures if matplotlib is installed. The same command resumes a measurement that was
+    stopped or killed.
 
-    A trend over a growing context may be mere drift with position. So each run gets a late twin: the same prompt and as
-    many tokens, but with text of another run before it. Chunks of the same age then differ in position alone, and
-    chunks at the same position in age alone. It doubles the time. To leave it out: `--no-control`.
+    A trend over a growing context may be drift with position. So each run has a late twin: the same prompt and number
+    of tokens, but with text of another run before the prompt. Chunks of the same age then differ in position alone, and
+    chunks at the same position in age alone. This doubles the time; `--no-control` turns it off.
     """
     plan = _plan(folder, **options)
     findings = _measure(plan, folder)
 
-    from msgspec import to_builtins
-
     from moe_watch.sessions.measuring.machine_noise import range_in_words
     from moe_watch.sessions.measuring.output import write_all
-    from moe_watch.sessions.measuring.results import results, to_bytes
+    from moe_watch.sessions.measuring.results import results, to_bytes, with_noise
     from moe_watch.sessions.measuring.wording import summary_lines
 
     found = results(findings)
     noise = _noise(findings, folder)
     without_figures = write_all(findings, to_bytes(found), folder)
     if as_json:
-        click.echo(json.dumps(found | {"noise": to_builtins(noise)}, allow_nan=False))
+        print_result(with_noise(found, noise))
     else:
         for line in summary_lines(findings):
             say(line)
@@ -119,7 +140,7 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
 
 
 def _noise(findings: Estimates, folder: Path) -> dict[str, Noise | None]:
-    """Return the noise of the machine by session file; None for a run that was measured without noting it."""
+    """Return the load on the machine by session file; None for a run that was measured without recording it."""
     from moe_watch.sessions.measuring.machine_noise import read_noise
 
     known = read_noise(folder)
@@ -141,23 +162,23 @@ def _measure(plan: Plan, folder: Path) -> Estimates:
             return analyse(measured)
     except KeyboardInterrupt:
         whole = view.whole if view else 0
-        complain(f"stopped with {plural(whole, 'run')} whole in {folder}; the same command goes on from there")
+        complain(f"stopped with {plural(whole, 'run')} complete in {folder}; the same command continues from there")
         raise
 
 
 class _View:
-    """What is shown of a measurement on standard error. A `moe_watch.sessions.measuring.runner.Watcher`."""
+    """Progress of a measurement on standard error. A `moe_watch.sessions.measuring.runner.Watcher`."""
 
     def __init__(self, bar: ProgressBar, plan: Plan) -> None:
         self._bar = bar
         self._plan = plan
         self.task = new_task(bar)
         self.whole = 0
-        """Runs that are there."""
+        """Number of complete runs."""
         self._total = sum(self._steps(run) for run in plan.plain_runs()) + len(plan.seeds) * plan.control * plan.tokens
         self._done = 0
         self._name_now = ""
-        """Of the run under way."""
+        """Name of the current run."""
 
     def loading(self, progress: Progress) -> None:
         if not self._done:
@@ -172,6 +193,8 @@ class _View:
         self._advance(0)
 
     def item(self, item: StreamItem) -> None:
+        from moe_watch.routing.events import Fork, Token
+
         if isinstance(item, Token) and item.phase == "decode":
             self._advance(1)
         elif isinstance(item, Fork):
@@ -187,7 +210,7 @@ class _View:
         show_amount(self._bar, self.task, self._name_now, self._done, self._total, "tokens")
 
     def _steps(self, run: PlannedRun) -> int:
-        """Tokens that a run generates, those of its forks included."""
+        """Return the number of tokens that a run generates, forks included."""
         branches = self._plan.branches if run.kind == "plain" else 0
         return self._plan.tokens + branches * self._plan.chunk_size
 
@@ -214,10 +237,10 @@ def _plan(
     form: str | None,
     **rest: Any,
 ) -> Plan:
-    """What is asked for.
+    """Return the plan of the measurement.
 
     Raises:
-        UserError: an option cannot be used, or the model cannot be found, with what to do about it.
+        UserError: an option is invalid, or the model cannot be found.
     """
     from moe_watch.sessions.measuring.plan import Plan
     from moe_watch.sessions.text import whole_text
@@ -243,24 +266,30 @@ def _plan(
 
 def _prompts(model: str, prompt: str | None, file: Path | None) -> list[str]:
     if file is None:
-        require(prompt is None or bool(prompt.strip()), "--prompt is empty", "give a text to go on from")
+        require(prompt is None or bool(prompt.strip()), "--prompt is empty", "give a text to continue")
         return [default_prompt(model) if prompt is None else prompt]
     require(prompt is None, "--prompt and --prompts both given", "keep one of them")
     text = text_of(file, "prompts")
     found = [each for each in _split(text, file) if each.strip()]
-    require(bool(found), f"{file} holds no prompt", "write one a line, or a JSON list of texts")
+    require(bool(found), f"{file} has no prompt", "write one per line, or a JSON list of texts")
     return found
 
 
 def _split(text: str, file: Path) -> list[str]:
-    """The lines of a text, or the texts of a JSON list."""
+    """Return the lines of a text, or the texts of a JSON list."""
+    import json
+
     if not text.lstrip().startswith("["):
         return text.splitlines()
     try:
         found = json.loads(text)
     except ValueError:
         return text.splitlines()
-    require(all(isinstance(each, str) for each in found), f"{file} holds more than texts", "write a JSON list of texts")
+    require(
+        all(isinstance(each, str) for each in found),
+        f"{file} has items that are no texts",
+        "write a JSON list of texts",
+    )
     return list(found)
 
 
@@ -274,10 +303,10 @@ def _forks(
     if text is None:
         given = {"--neutral": neutral, "--every": every, "--replicates": replicates, "--form": form}
         for name, value in given.items():
-            require(value is None, f"{name} without --perturb", "give the text whose effect is to be measured")
+            require(value is None, f"{name} without --perturb", "give the text to measure")
         return None
-    require(bool(text), "--perturb is empty", "give the text whose effect is to be measured")
-    require(neutral is None or bool(neutral), "--neutral is empty", "give a text, or leave the option out")
+    require(bool(text), "--perturb is empty", "give the text to measure")
+    require(neutral is None or bool(neutral), "--neutral is empty", "give a text, or omit the option")
     require(every is None or every > 0, f"--every is {every}", "fork at every boundary with 1")
     require(replicates is None or replicates > 0, f"--replicates is {replicates}", "use at least 1")
     return ForkPlan(
@@ -291,19 +320,21 @@ def _forks(
 
 
 def _seeds(runs: int | None, base: int | None, listed: str | None, folder: Path) -> list[int]:
-    """The seeds of all runs. Where none are given, those that the folder was begun with, or new ones."""
+    """Return the seeds of all runs. Default: the seeds of the measurement in the folder, or new ones."""
     require(runs is None or 0 < runs <= MOST_RUNS, f"--runs is {runs}", f"measure 1 to {MOST_RUNS}")
     if listed is not None:
         require(base is None, "--seed and --seeds both given", "keep one of them")
         found = _listed_seeds(listed)
-        require(runs in (None, len(found)), f"--runs is {runs}, and --seeds names {len(found)}", "leave --runs out")
+        require(runs in (None, len(found)), f"--runs is {runs}, and --seeds has {len(found)}", "omit --runs")
         return found
     if base is None:
         base = _kept_base(folder)
     count = runs or DEFAULT_RUNS
     highest = MAX_SEED - count + 1
     require(
-        0 <= base <= highest, f"--seed is {base}", f"use 0 up to {highest}, as each of the {count} runs has its own"
+        0 <= base <= highest,
+        f"--seed is {base}",
+        f"use 0 up to {highest}, as each of the {count} runs has a different seed",
     )
     return list(range(base, base + count))
 
@@ -312,15 +343,15 @@ def _listed_seeds(listed: str) -> list[int]:
     try:
         found = [int(each) for each in listed.split(",")]
     except ValueError as error:
-        raise UserError(f"--seeds is {listed!r}", advice="write numbers with commas between, as 1,2,3") from error
+        raise UserError(f"--seeds is {listed!r}", advice="write numbers separated by commas, as 1,2,3") from error
     for seed in found:
-        require(0 <= seed <= MAX_SEED, f"--seeds holds {seed}", f"use 0 up to {MAX_SEED}")
-    require(len(set(found)) == len(found), "--seeds holds a seed twice", "it would be the same run")
+        require(0 <= seed <= MAX_SEED, f"--seeds has {seed}", f"use 0 up to {MAX_SEED}")
+    require(len(set(found)) == len(found), "--seeds has a seed twice", "the runs would be the same")
     return found
 
 
 def _kept_base(folder: Path) -> int:
-    """The seed that a measurement begun without one drew, or a newly drawn one."""
+    """Return the first seed of the measurement in the folder, or a random one."""
     from moe_watch.sessions.live.environment import Surroundings
     from moe_watch.sessions.measuring.plan import read_plan
 

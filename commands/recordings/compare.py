@@ -1,36 +1,35 @@
-"""`moe-watch compare`: sessions, measurements and series side by side."""
+"""`moe-watch compare`: compare sessions, measurements and P_mid series."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.options import require, session_file
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.options import require
+from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
     from moe_watch.sessions.comparing.pairs import Comparison
 
 EPILOG = """
-Each FILE is a session, a folder that `moe-watch measure` made, or a series as `moe-watch fit` takes it. The first one
-is compared with each of the others; p values are corrected for being several (Holm).
+Each FILE is a session, a folder of `moe-watch measure`, or a series as `moe-watch fit` reads it. The first one is
+compared with each of the others; p-values are corrected for the number of pairs (Holm).
 
 \b
-Routing is compared token by token as far as two sessions hold the same
-tokens: record the second one with
+Routing is compared token by token as far as two sessions have the same
+tokens. Record the second one with
   moe-watch record OTHER-MODEL --teacher FIRST.moe.jsonl
-Or let both be greedy (--temperature 0) with the same prompt.
+or record both with --temperature 0 and the same prompt.
 """
 
 
-@click.command(short_help="Compare sessions or measurements, token by token where they can be.", epilog=EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE FILE…")
-@click.option("--pressure", metavar="MODE", help="measured-v2, measured-v1 or chronomoe-v1: the one to compute.")
-@click.option("--figure", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .png, .svg or .pdf.")
-@click.option("--force", is_flag=True, help="Write over an existing figure.")
+@click.option("--pressure", metavar="MODE", help="Pressure mode to compute: measured-v2, measured-v1 or chronomoe-v1.")
+@click.option("--figure", type=click.Path(path_type=Path), metavar="FILE", help="Draw a figure: .png, .svg or .pdf.")
+@click.option("--force", is_flag=True, help="Overwrite an existing figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
 def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, force: bool, as_json: bool) -> None:
     """Compare half-lives, router entropy, expert usage, and routing token by token."""
@@ -39,6 +38,7 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
         _check_figure(figure, force)
 
     from moe_watch.sessions.comparing.pairs import compare as compare_files
+    from moe_watch.sessions.library.lookup import session_file
 
     found = compare_files([session_file(file) for file in files], pressure)
     for warning in (each for source in found.sources for each in source.warnings):
@@ -54,7 +54,7 @@ def _check_figure(figure: Path, force: bool) -> None:
     from moe_watch.sessions.measuring.figures import can_draw
 
     require(figure.suffix in FORMATS, f"--figure is {figure}", f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    require(force or not figure.exists(), f"{figure} exists", "write over it with --force")
+    require(force or not figure.exists(), f"{figure} exists", "overwrite it with --force")
     require(can_draw(), "--figure needs matplotlib, which is not installed", f"run `{install_command('report')}`")
 
 
@@ -69,7 +69,7 @@ def _print(found: Comparison, as_json: bool) -> None:
     if as_json:
         from moe_watch.sessions.comparing.result import comparison_result
 
-        click.echo(json.dumps(comparison_result(found), allow_nan=False))
+        print_result(comparison_result(found))
         return
     from moe_watch.commands.recordings.compare_text import comparison_lines
 

@@ -1,4 +1,4 @@
-"""A comparison to read: the sources side by side, and below them each pair."""
+"""Text of a comparison: a table of the sources, then each pair."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isnan
 
 import numpy as np
+from msgspec.structs import asdict
 
 from moe_watch.commands.tables import table_lines
 from moe_watch.routing.arrays import Ints
 from moe_watch.routing.half_life.fit import Fit
+from moe_watch.routing.results import Quantity
 from moe_watch.routing.router.agreement import Agreement
 from moe_watch.routing.stats.permutation import NoTest
 from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, Tested, UsageDistance
@@ -25,7 +27,7 @@ LONGEST_CELL = 44
 
 
 def comparison_lines(found: Comparison) -> list[str]:
-    """Everything that was found, line by line."""
+    """Return a comparison as lines of text."""
     names = [letter(at) for at in range(len(found.sources))]
     lines = table_lines([["", *names], *_facts(found.sources)])
     for name, pair in zip(names[1:], found.pairs, strict=True):
@@ -37,7 +39,7 @@ def comparison_lines(found: Comparison) -> list[str]:
 
 
 def _facts(sources: list[ComparedSource]) -> list[list[str]]:
-    """Rows of the upper table."""
+    """Return the rows of the table of sources."""
     facts: dict[str, Callable[[ComparedSource], str]] = {
         "file": lambda source: source.path.name,
         "model": _model,
@@ -73,13 +75,13 @@ def _weights(source: ComparedSource) -> str:
 def _tokens(source: ComparedSource) -> str:
     counts: Counter[str] = Counter()
     for run in source.runs:
-        counts.update(run.summary.get("tokens", {}))
+        counts.update({} if run.summary is None else asdict(run.summary.tokens))
     said = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "n/a"
     return f"{said} in {len(source.runs)} runs" if len(source.runs) > 1 else said
 
 
 def _counted(said: Iterable[str]) -> str:
-    """What the runs say, each thing once with how often it is said; of a single run just that."""
+    """Return the distinct texts of the runs with their counts; the text alone for a single run."""
     counts = Counter(said)
     if counts.total() == 1:
         return next(iter(counts))
@@ -101,14 +103,14 @@ def _collapse(source: ComparedSource) -> str:
 
 
 def _mean_text(found: Sequence[float], runs: int, form: str) -> str:
-    """The mean of what the runs have, and how many have it unless all do."""
+    """Return the mean over the runs that have a value, and their number unless all have one."""
     if not found:
         return "n/a"
     return f"{np.mean(found):{form}}" + (f" ({len(found)} of {runs} runs)" if len(found) < runs else "")
 
 
-def _mean(source: ComparedSource, name: str) -> str:
-    value = source.mean(name)
+def _mean(source: ComparedSource, quantity: Quantity) -> str:
+    value = source.mean(quantity)
     return "n/a" if value is None else f"{value:.4f}"
 
 
@@ -125,7 +127,7 @@ def _pair_lines(pair: SourcePair) -> list[str]:
 
 
 def _trend_form(pair: SourcePair) -> str:
-    """What the difference is: of single runs a slope, of groups the rise from the first to the last 30 %."""
+    """Return a format of the difference: the slope of single runs, of several the rise from first to last 30 %."""
     one_each = len(pair.a.runs) == len(pair.b.runs) == 1
     return "{:+.6f} a chunk apart" if one_each else "mid-pressure rises by {:+.4f} more over the run"
 
@@ -154,7 +156,7 @@ def _range(values: Ints) -> str:
 
 
 def _token_lines(pair: SourcePair) -> list[str]:
-    """Routing token by token; where it cannot be compared, at least usage layer by layer."""
+    """Return the token-by-token comparison; if there is none, usage by layer."""
     found = pair.tokens
     if isinstance(found, str):
         return [f"token by token: n/a: {found}", *_usage_by_layer(pair.usage)]
@@ -206,14 +208,14 @@ def _share(part: int, whole: int) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """`99.8 %`; 100 % only if it is all of them, and n/a of nothing."""
+    """Return a share such as `99.8 %`; `100 %` only if `part` equals `whole`, and `n/a` if that is 0."""
     if not whole:
         return "n/a"
     return "100 %" if part == whole else f"{min(100 * part / whole, 99.9):.1f} %"
 
 
 def _ties(found: Agreement) -> str:
-    """Rows that differ in what the recording is too coarse to tell."""
+    """Return the numbers of rows that differ by less than the recording can resolve."""
     if not found.weighed.any():
         return "ties: n/a: weights were not recorded"
     rows, sets, top_1, order = (int(each.sum()) for each in (found.rows, found.sets, found.top_1, found.order))
@@ -234,9 +236,12 @@ def _weights_line(found: Agreement) -> str:
 
 
 def _left_out(found: Agreement) -> list[str]:
-    """Rows that only one run has, as llama.cpp computes the last layer of a prompt for its last token only."""
+    """Return the numbers of rows that only one run has.
+
+    llama.cpp computes the last layer of a prompt for its last token only.
+    """
     a, b = int(found.unmatched.only_a.sum()), int(found.unmatched.only_b.sum())
-    return [f"not compared: {a:,} rows that only the first one has, {b:,} that only the second has"] if a + b else []
+    return [f"not compared: {a:,} rows only in the first session, {b:,} only in the second"] if a + b else []
 
 
 def _layers(found: Agreement) -> list[str]:

@@ -1,24 +1,24 @@
-"""`moe-watch import`: routing that another program recorded, as a session."""
+"""`moe-watch import`: convert another program's trace to a session."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from moe_watch.commands.options import COUNT, checked_output, recording_options, require
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 
 if TYPE_CHECKING:
     from moe_watch.sessions.imports.importer import Imported
     from moe_watch.sessions.imports.traces import ImportOptions
+    from moe_watch.sessions.results import ImportReport
 
 LEAST_1 = ("experts", "experts_per_token")
-"""Options of which 0 is impossible."""
+"""Options that must be at least 1."""
 EPILOG = """
-Formats are recognised by what is in a file. For --from:
+Formats are detected by content. Names for --from:
 
 \b
 sglang, sglang-response, vllm, verifiers
@@ -26,40 +26,44 @@ megatron, moe-trace, moe-vis, atlas, profile
 tensorrt-llm, imatrix, coli-usage, coli-trace
 csv, bigmoeonedge, layer-expert, layer-expert-count
 
-What each of them holds and lacks: docs/data.md.
+Contents of each format, and what it lacks: docs/data.md.
 """
 
 
-@click.command("import", short_help="Make a session of another program's trace.", epilog=EPILOG)
+@click.command("import", epilog=EPILOG)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--from", "form", metavar="FORMAT", help="Format, where the file does not tell: arrays and bare lists.")
+@click.option("--from", "form", metavar="FORMAT", help="Format, if it cannot be detected: arrays and plain lists.")
 @click.option("--name", metavar="NAME", help="Name of the model.")
-@click.option("--experts", type=COUNT, metavar="N", help="Experts per layer, where the file does not tell.")
-@click.option("--experts-per-token", type=COUNT, metavar="N", help="Experts per token, where the file does not tell.")
-@click.option("--layers", metavar="LIST", help="The model's own index of each layer in the file, like 1-26.")
-@click.option("--prompt-tokens", type=COUNT, metavar="N", help="Number of tokens at the beginning that are the prompt.")
-@click.option("--phase", type=click.Choice(["prefill", "decode"]), help="Of counts that do not tell.")
-@click.option("--run", type=COUNT, metavar="N", help="Which run, of a file with several answers, turns or prompts.")
-@click.option("--choice", type=COUNT, default=0, show_default=True, metavar="N", help="Which choice of a response.")
-@click.option("--start", type=COUNT, metavar="N", help="Tokens before the first row, where the file does not tell.")
+@click.option("--experts", type=COUNT, metavar="N", help="Experts per layer, if not in the file.")
+@click.option("--experts-per-token", type=COUNT, metavar="N", help="Experts per token, if not in the file.")
+@click.option("--layers", metavar="LIST", help="Index in the model of each layer in the file, such as 1-26.")
+@click.option("--prompt-tokens", type=COUNT, metavar="N", help="Number of tokens of the prompt.")
+@click.option("--phase", type=click.Choice(["prefill", "decode"]), help="Phase of counts, if not in the file.")
+@click.option(
+    "--run", type=COUNT, metavar="N", help="Number of the run, in a file with several answers, turns or prompts."
+)
+@click.option(
+    "--choice", type=COUNT, default=0, show_default=True, metavar="N", help="Number of the choice, in a response."
+)
+@click.option("--start", type=COUNT, metavar="N", help="Tokens before the first row, if not in the file.")
 @click.option(
     "--dtype",
     type=click.Choice(["uint8", "int16", "uint16", "int32", "int64"]),
-    help="Of expert ids in bare base64, where neither file nor format tells.",
+    help="Type of expert ids in plain base64, if neither file nor format defines it.",
 )
 @recording_options
-@click.option("--json", "as_json", is_flag=True, help="Print what was imported as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print facts of the session as one JSON object.")
 def import_(file: Path, form: str | None, output: Path | None, force: bool, as_json: bool, **options: Any) -> None:
-    """Make a session of FILE, which another program recorded, to be replayed, compared and exported like any other.
+    """Convert FILE, another program's trace, to a session that can be replayed, compared and exported like any other.
 
-    What the file does not hold stays absent in the session, and panels say so. A file of PyTorch is loaded safely, and
-    only where PyTorch is installed.
+    Values that the file lacks are absent in the session, and panels show that. A PyTorch file is loaded safely, and
+    only if PyTorch is installed.
     """
     from moe_watch.sessions.imports.importer import import_trace
 
     imported = import_trace(file, _options(**options), form=form, output=checked_output(output), force=force)
     if as_json:
-        click.echo(json.dumps(_result(imported), allow_nan=False))
+        print_result(_report(imported))
         return
     for warning in imported.trace.warnings:
         complain(warning)
@@ -101,15 +105,17 @@ def _amount(imported: Imported) -> str:
     return f"counts over {int(imported.trace.rows.max()):,} tokens, and no tokens"
 
 
-def _result(imported: Imported) -> dict[str, Any]:
+def _report(imported: Imported) -> ImportReport:
+    from moe_watch.sessions.results import ImportReport
+
     trace = imported.trace
-    return {
-        "path": str(imported.path),
-        "engine": trace.engine,
-        "what": trace.what,
-        "layers": trace.shape.layers,
-        "experts": trace.shape.experts,
-        "experts_per_token": trace.shape.experts_per_token,
-        "tokens": _tokens(imported),
-        "warnings": trace.warnings,
-    }
+    return ImportReport(
+        path=str(imported.path),
+        engine=trace.engine,
+        what=trace.what,
+        layers=trace.shape.layers,
+        experts=trace.shape.experts,
+        experts_per_token=trace.shape.experts_per_token,
+        tokens=_tokens(imported),
+        warnings=trace.warnings,
+    )

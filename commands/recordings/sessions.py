@@ -1,45 +1,43 @@
-"""`moe-watch sessions`: the recordings, and keeping them in order."""
+"""`moe-watch sessions`: list, show, rename and delete sessions."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.output import say
+from moe_watch.commands.output import print_result, say
 from moe_watch.commands.tables import table_lines
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from moe_watch.sessions.library.listing import Entry, Preview
-
-Json = dict[str, Any]
+    from moe_watch.sessions.library.listing import Entry, Facts, Preview
+    from moe_watch.sessions.results import RecordingPreview, RecordingResult
 
 NAME_WIDTH = 40
 MODEL_WIDTH = 28
 WORDS_WIDTH = 44
 
 folder_option = click.option(
-    "--folder", type=click.Path(path_type=Path), help="Where the sessions are; the data directory if not given."
+    "--folder", type=click.Path(path_type=Path), help="Folder of the sessions. Default: the data directory."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Delete without a confirmation.")
 
 
-@click.group(short_help="List, rename and delete recorded sessions.", invoke_without_command=True)
+@click.group(invoke_without_command=True)
 @folder_option
 @json_option
 @click.pass_context
 def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None:
-    """List recorded sessions, newest first: model, date, tokens, size, half-life, and whether they are whole.
+    """List recorded sessions, newest first: model, date, tokens, size, half-life and state.
 
-    Half-lives are those of the recorded chunks; `moe-watch fit` computes them again from the tokens. The files of one
-    run stand together, and each says with which one it goes on.
+    Half-lives are fitted to the recorded chunks; `moe-watch fit` recomputes them from the tokens. The files of one run
+    are listed together, each with the file that continues it.
     """
     context.obj = folder
     if context.invoked_subcommand is not None:
@@ -49,18 +47,20 @@ def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None
 
     found = list_sessions(folder)
     if as_json:
-        click.echo(json.dumps({"folder": str(_folder(folder)), "sessions": [_as_json(entry) for entry in found]}))
+        from moe_watch.sessions.results import RecordingList
+
+        print_result(RecordingList(folder=str(_folder(folder)), sessions=[_recording(entry) for entry in found]))
         return
     for line in _listed(found) if found else [f"no sessions in {_folder(folder)}"]:
         say(line)
 
 
-@sessions.command(short_help="Look into one.")
+@sessions.command(short_help="Show one session.")
 @click.argument("name")
 @json_option
 @click.pass_obj
 def show(folder: Path | None, name: str, as_json: bool) -> None:
-    """Show what session NAME is, and how it begins."""
+    """Show facts of session NAME and the beginning of its text."""
     from moe_watch.sessions.library.listing import preview
 
     entry, run = _with_run(name, folder)
@@ -68,32 +68,30 @@ def show(folder: Path | None, name: str, as_json: bool) -> None:
         raise UserError(entry.problem or f"{entry.path}: cannot be read")
     seen = preview(entry)
     if as_json:
-        prompt, header = seen.header.prompt, seen.header
-        shown = {"prompt": prompt, "text": seen.text, "capture": header.capture, "warnings": header.warnings}
-        click.echo(json.dumps(_as_json(entry) | shown))
+        print_result(_preview(seen))
         return
-    for line in _shown(seen, run):
+    for line in _shown(seen, entry.facts, run):
         say(line)
 
 
-@sessions.command(short_help="Give one another name.")
+@sessions.command(short_help="Rename a session.")
 @click.argument("name")
 @click.argument("new_name")
 @click.pass_obj
 def rename(folder: Path | None, name: str, new_name: str) -> None:
-    """Call session NAME NEW_NAME. No file is written over; those of a run of several files keep their names."""
+    """Rename session NAME to NEW_NAME. No file is overwritten. The files of a multi-part session keep their names."""
     from moe_watch.sessions.library.housekeeping import rename_session
 
     entry, run = _with_run(name, folder)
     say(f"{entry.path.name} is now {rename_session(entry.path, new_name, run).name}")
 
 
-@sessions.command(short_help="Delete some.")
+@sessions.command(short_help="Delete sessions.")
 @click.argument("names", nargs=-1, required=True)
 @yes_option
 @click.pass_obj
 def delete(folder: Path | None, names: tuple[str, ...], yes: bool) -> None:
-    """Delete sessions NAMES, after asking. Of a run of several files all have to be named."""
+    """Delete sessions NAMES after a confirmation. All files of a multi-part session have to be named."""
     from moe_watch.sessions.library.housekeeping import require_whole_runs
 
     found = [_with_run(name, folder) for name in names]
@@ -102,17 +100,20 @@ def delete(folder: Path | None, names: tuple[str, ...], yes: bool) -> None:
     _delete(doomed, yes=yes)
 
 
-@sessions.command(short_help="Delete old ones.")
+@sessions.command(short_help="Delete old sessions.")
 @click.option(
-    "--keep", required=True, metavar="AMOUNT", help="20 (sessions), 30d (also h, w) or 5GB (also KB, MB, TB)."
+    "--keep",
+    required=True,
+    metavar="AMOUNT",
+    help="Amount to keep: 20 (sessions), 30d (also h, w) or 5GB (also KB, MB, TB).",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@click.option("--dry-run", is_flag=True, help="Print the sessions that would be deleted, and keep them.")
 @yes_option
 @click.pass_obj
 def prune(folder: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
-    """Delete all but the newest sessions, after asking.
+    """Delete all but the newest sessions, after a confirmation.
 
-    The files of one run are kept or go together. A session that may still be recorded is kept.
+    The files of one run are kept or deleted together. A session that may still be recording is kept.
     """
     from moe_watch.sessions.library.housekeeping import to_prune
     from moe_watch.sessions.library.listing import list_sessions
@@ -128,10 +129,10 @@ def prune(folder: Path | None, keep: str, dry_run: bool, yes: bool) -> None:
 
 
 def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
-    """The session that a person means, and all files of its run.
+    """Return the session of a name, and all files of its run.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: there is no such session, or more than one.
     """
     from moe_watch.sessions.library.listing import entry_of, files_of_run, find_session, list_sessions
 
@@ -141,16 +142,16 @@ def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
 
 
 def _delete(entries: Sequence[Entry], *, yes: bool) -> None:
-    """Delete files after asking; where nobody can be asked, only if told not to ask.
+    """Delete files after a confirmation, or without one if `yes`.
 
     Raises:
-        UserError: nobody can be asked, or a file cannot be deleted.
+        UserError: a confirmation is needed and standard input is no terminal, or a file cannot be deleted.
     """
     from moe_watch.sessions.library.housekeeping import delete_session
 
     if not yes:
         if not sys.stdin.isatty():
-            raise UserError(f"nobody to ask before deleting {_amount(entries)}", advice="add --yes")
+            raise UserError(f"no terminal to confirm the deletion of {_amount(entries)}", advice="add --yes")
         for line in _listed(entries):
             say(line, err=True)
         click.confirm(f"Delete {_amount(entries)}?", abort=True, err=True)
@@ -197,53 +198,48 @@ def _row(entry: Entry, run: Sequence[Entry]) -> list[str]:
         one_line(facts.created[:16].replace("T", " "), 16),
         count(facts.tokens),
         size(entry.size),
-        one_line(_half_life(entry, run), WORDS_WIDTH),
-        _condition(entry, run),
+        one_line(_half_life(facts, run), WORDS_WIDTH),
+        _condition(entry, facts, run),
     ]
 
 
-def _half_life(entry: Entry, run: Sequence[Entry]) -> str:
-    """What a file's chunks say, if they are all of the run's."""
-    assert entry.facts is not None
+def _half_life(facts: Facts, run: Sequence[Entry]) -> str:
+    """Return the half-life of a file's chunks, if the file has all chunks of its run."""
     if len(run) > 1:
         return f"n/a: in {len(run)} files, `fit` joins them"
-    return entry.facts.half_life.words if entry.facts.half_life.verdict else "n/a"
+    return facts.half_life.words if facts.half_life.verdict else "n/a"
 
 
-def _condition(entry: Entry, run: Sequence[Entry]) -> str:
-    """How a file is, and how it hangs together with the others of its run."""
+def _condition(entry: Entry, facts: Facts, run: Sequence[Entry]) -> str:
+    """Return the condition of a file, and its place among the files of its run."""
     from moe_watch.tui.text.sanitize import one_line
 
-    facts = entry.facts
-    assert facts is not None
     ending = f" ({one_line(facts.ended, 40)})" if facts.ended else ""
     words = {"whole": f"whole{ending}", "failed": f"failed{ending}", "unfinished": "no end: still recording, or killed"}
     after = run[1 + [each.path for each in run].index(entry.path) :]
     if after:
-        words["unfinished"] = f"goes on in {one_line(after[0].name, NAME_WIDTH)}"
-    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(entry, run)
+        words["unfinished"] = f"continues in {one_line(after[0].name, NAME_WIDTH)}"
+    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(facts, run)
 
 
-def _first(entry: Entry, run: Sequence[Entry]) -> str:
-    """Which file began the run of a later part, and whether that is there."""
+def _first(facts: Facts, run: Sequence[Entry]) -> str:
+    """Return the first file of a continuation file's run, and whether it is missing."""
     from moe_watch.tui.text.sanitize import one_line
 
-    continues = None if entry.facts is None else entry.facts.continues
+    continues = facts.continues
     if continues is None:
         return ""
     there = any(each.path.name == continues for each in run)
-    return f", a part of {one_line(continues, NAME_WIDTH)}{'' if there else ', which is not there'}"
+    return f", part of {one_line(continues, NAME_WIDTH)}{'' if there else ', which is missing'}"
 
 
-def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
+def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
     from moe_watch.sessions.library.listing import names_of
     from moe_watch.sessions.text import top_k_text
     from moe_watch.tui.text.format import count, size
     from moe_watch.tui.text.sanitize import one_line
 
     entry, header = seen.entry, seen.header
-    facts = entry.facts
-    assert facts is not None
     model = header.model
     prompt = one_line(header.prompt, 100)
     return [
@@ -254,8 +250,8 @@ def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
         f"begun      {header.created}, seed {header.sampling.seed}",
         f"holds      {count(facts.tokens)} tokens, {count(facts.chunks)} chunks, {size(entry.size)}",
         f"recorded   {', '.join(header.capture) or 'nothing per token'}",
-        f"half-life  {facts.half_life.words if len(run) == 1 else _half_life(entry, run)}",
-        f"state      {_condition(entry, run)}",
+        f"half-life  {facts.half_life.words if len(run) == 1 else _half_life(facts, run)}",
+        f"state      {_condition(entry, facts, run)}",
         *([f"run        {names_of(run)}"] if len(run) > 1 else []),
         *(f"warning    {warning}" for warning in header.warnings),
         f"prompt     {prompt}" if prompt else "prompt     n/a",
@@ -268,16 +264,55 @@ def _shown(seen: Preview, run: Sequence[Entry]) -> list[str]:
 # -- as JSON
 
 
-def _as_json(entry: Entry) -> Json:
-    import msgspec
+def _recording(entry: Entry) -> RecordingResult:
+    from moe_watch.sessions.results import RecordingResult
 
-    facts: Json = {} if entry.facts is None else msgspec.to_builtins(entry.facts)
-    return facts | {
-        "name": entry.name,
-        "path": str(entry.path),
-        "run": entry.run,
-        "bytes": entry.size,
-        "modified": entry.modified,
-        "condition": entry.condition,
-        "problem": entry.problem,
-    }
+    found = RecordingResult(
+        condition=entry.condition,
+        problem=entry.problem,
+        name=entry.name,
+        path=str(entry.path),
+        run=entry.run,
+        bytes=entry.size,
+        modified=entry.modified,
+    )
+    return found if entry.facts is None else _with_facts(found, entry.facts)
+
+
+def _with_facts(found: RecordingResult, facts: Facts) -> RecordingResult:
+    from msgspec import structs
+
+    from moe_watch.sessions.results import HalfLifeResult
+
+    half_life = facts.half_life
+    return structs.replace(
+        found,
+        model=facts.model,
+        quantization=facts.quantization,
+        backend=facts.backend,
+        created=facts.created,
+        layers=facts.layers,
+        experts=facts.experts,
+        experts_per_token=facts.experts_per_token,
+        continues=facts.continues,
+        tokens=facts.tokens,
+        end=facts.end,
+        chunks=facts.chunks,
+        ended=facts.ended,
+        half_life=HalfLifeResult(verdict=half_life.verdict, half_life=half_life.half_life, words=half_life.words),
+    )
+
+
+def _preview(seen: Preview) -> RecordingPreview:
+    from msgspec import structs
+
+    from moe_watch.sessions.results import RecordingPreview
+
+    header = seen.header
+    return RecordingPreview(
+        **structs.asdict(_recording(seen.entry)),
+        prompt=header.prompt,
+        text=seen.text,
+        capture=header.capture,
+        warnings=header.warnings,
+    )

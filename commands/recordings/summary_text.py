@@ -1,63 +1,68 @@
-"""A run's summary as a person reads it."""
+"""Text of a run's summary."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from moe_watch.commands.tables import table_lines
+from moe_watch.routing.results import (
+    ContextResult,
+    EndingResult,
+    LayerMeans,
+    PressureResult,
+    RunSummary,
+    UsageResult,
+)
 from moe_watch.sessions.text import plural
-
-Json = dict[str, Any]
 
 ENDINGS = {
     "eos": "the model ended its text",
-    "length": "all tokens that were asked for",
-    "context": "the context was full before all tokens came",
-    "user": "stopped by hand",
+    "length": "all requested tokens were generated",
+    "context": "the context was full before all requested tokens were generated",
+    "user": "stopped by the user",
 }
-"""`why` of a finished run, in words."""
+"""Finish reasons in words."""
 
 
-def summary_lines(summary: Json) -> list[str]:
-    """The summary of `moe_watch.routing.summary` as lines of plain text; what was not recorded is said to be absent."""
-    if not summary:
+def summary_lines(summary: RunSummary | None) -> list[str]:
+    """Return a summary as lines of text. Values that were not recorded are `n/a`."""
+    if summary is None:
         return ["nothing was recorded"]
-    return [*_heading(summary), "", *_layers(summary), "", *_pressure(summary["pressure"]), *_ending(summary)]
+    return [*_heading(summary), "", *_layers(summary), "", *_pressure(summary.pressure), *_ending(summary)]
 
 
-def _heading(summary: Json) -> list[str]:
-    tokens = summary["tokens"]
+def _heading(summary: RunSummary) -> list[str]:
+    tokens = summary.tokens
     from moe_watch.sessions.text import top_k_text
 
-    top = top_k_text(summary["experts_per_token"])
-    shape = f"{len(summary['layers'])} layers × {summary['experts']} experts, {top}"
+    top = top_k_text(summary.experts_per_token)
+    shape = f"{len(summary.layers)} layers × {summary.experts} experts, {top}"
     return [
-        f"{summary['model']} · {summary['backend']} · {shape} · seed {summary['seed']}",
-        f"{tokens['generated']:,} tokens generated, {tokens['prompt']:,} of prompt, {tokens['injected']:,} injected",
-        f"router entropy {_mean(summary['router_entropy'])} · router margin {_mean(summary['router_margin'])}"
-        f" · churn {_mean(summary['churn'])} · surprisal {_number(summary['surprisal'], 2)} nats",
+        f"{summary.model} · {summary.backend} · {shape} · seed {summary.seed}",
+        f"{tokens.generated:,} tokens generated, {tokens.prompt:,} of prompt, {tokens.injected:,} injected",
+        f"router entropy {_mean(summary.router_entropy)} · router margin {_mean(summary.router_margin)}"
+        f" · churn {_mean(summary.churn)} · surprisal {_number(summary.surprisal, 2)} nats",
     ]
 
 
-def _layers(summary: Json) -> list[str]:
-    """One line per MoE layer, over decode tokens where there are any; shares are of all selections of the layer."""
-    decoded = any(summary["usage"]["decode"]["rows"]) or not any(summary["usage"]["prefill"]["rows"])
-    usage = summary["usage"]["decode" if decoded else "prefill"]
-    lines = [] if decoded else ["usage is that of prefill, there is none of decode"]
+def _layers(summary: RunSummary) -> list[str]:
+    """Return one line per MoE layer, over decode tokens if there are any. Shares are of all selections of the layer."""
+    decoded = any(summary.usage.decode.rows) or not any(summary.usage.prefill.rows)
+    usage = summary.usage.decode if decoded else summary.usage.prefill
+    lines = [] if decoded else ["usage of prefill, as there is no decode token"]
     heading = ["layer", "router entropy", "usage entropy", "most used", "dead"]
-    rows = [_layer(summary, usage, at) for at in range(len(summary["layers"]))]
+    rows = [_layer(summary, usage, at) for at in range(len(summary.layers))]
     return [*lines, *table_lines([heading, *rows], right=(0, 1, 2))]
 
 
-def _layer(summary: Json, usage: Json, at: int) -> list[str]:
-    entropy = (summary["router_entropy"] or {}).get("per_layer", [None] * (at + 1))[at]
+def _layer(summary: RunSummary, usage: UsageResult, at: int) -> list[str]:
+    entropy = summary.router_entropy.per_layer[at] if summary.router_entropy else None
     return [
-        str(summary["layers"][at]),
+        str(summary.layers[at]),
         _number(entropy, 4),
-        _number(usage["usage_entropy"][at], 4),
-        _most_used(usage["shares"][at], usage["counts"][at]),
-        _dead(usage["dead"][at], summary["experts"]),
+        _number(usage.usage_entropy[at], 4),
+        _most_used(usage.shares[at], usage.counts[at]),
+        _dead(usage.dead[at], summary.experts),
     ]
 
 
@@ -73,53 +78,55 @@ def _dead(count: int | None, experts: int) -> str:
     return "n/a" if count is None else f"{count} of {experts}"
 
 
-def _pressure(pressure: Json) -> list[str]:
+def _pressure(pressure: PressureResult) -> list[str]:
     from moe_watch.routing.pressure.formulas import mode_words
 
-    where = f", context {pressure['context']}" if len(pressure["contexts"]) > 1 else ""
-    name = f"mid-pressure, {mode_words(pressure['mode'])}{where}"
-    of_context = (chunk for chunk in pressure["chunks"] if chunk["context"] == pressure["context"])
-    complete = (chunk for chunk in of_context if not (chunk["warm_up"] or chunk["partial"]))
-    mids = [chunk["mid"] for chunk in complete if chunk["mid"] is not None]
+    where = f", context {pressure.context}" if len(pressure.contexts) > 1 else ""
+    name = f"mid-pressure, {mode_words(pressure.mode)}{where}"
+    of_context = (chunk for chunk in pressure.chunks if chunk.context == pressure.context)
+    complete = (chunk for chunk in of_context if not (chunk.warm_up or chunk.partial))
+    mids = [chunk.mid for chunk in complete if chunk.mid is not None]
     if not mids:
-        missing = pressure["warm_up_missing"]
+        missing = pressure.warm_up_missing
         if missing is None:
-            return [f"{name}: n/a, {pressure['fit_unavailable']}"]
+            return [f"{name}: n/a, {pressure.fit_unavailable}"]
         return [f"{name}: n/a, {f'{missing} more chunks of warm-up needed' if missing else 'no measured chunk yet'}"]
     spread = f"{plural(len(mids), 'measured chunk')}, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
-    fit = pressure["fit"]
-    verdict = [fit["words"] if fit else f"no verdict: {pressure['fit_unavailable']}"]
-    return [f"{name}: {spread}; {_crossing(pressure)}", *verdict, *context_lines(pressure["contexts"])]
+    fit = pressure.fit
+    verdict = [fit.words if fit else f"no verdict: {pressure.fit_unavailable}"]
+    return [f"{name}: {spread}; {_crossing(pressure)}", *verdict, *context_lines(pressure.contexts)]
 
 
-def context_lines(contexts: Sequence[Json]) -> list[str]:
-    """Return a line per context with its verdict, if there are several, from `routing.summary.contexts_result`."""
+def context_lines(contexts: Sequence[ContextResult]) -> list[str]:
+    """Return a line per context with its verdict, if there are several, from `contexts_result`."""
     if len(contexts) < 2:
         return []
-    said = [(each, each["words"] or f"no verdict: {each['fit_unavailable']}") for each in contexts]
-    return [
-        f"  context {each['context']}: {plural(each['measured'], 'measured chunk')}, {words}" for each, words in said
-    ]
+    said = [(each, each.words or f"no verdict: {each.fit_unavailable}") for each in contexts]
+    return [f"  context {each.context}: {plural(each.measured, 'measured chunk')}, {words}" for each, words in said]
 
 
-def _crossing(pressure: Json) -> str:
-    if pressure["initial"] is None:
-        return f"first one n/a, the recording begins at chunk {pressure['begins_at_chunk']}"
-    at = pressure["crossing"]["chunk"]
+def _crossing(pressure: PressureResult) -> str:
+    if pressure.initial is None:
+        return f"first value n/a, the recording begins at chunk {pressure.begins_at_chunk}"
+    at = pressure.crossing.chunk
     half = "half of it not reached" if at is None else f"half of it first reached in chunk {at}"
-    return f"first {pressure['initial']:.4f}, {half}"
+    return f"first {pressure.initial:.4f}, {half}"
 
 
-def _ending(summary: Json) -> list[str]:
-    ended = summary["ended"]
-    found = [] if not summary["would_stop"] else [f"the model would have stopped {summary['would_stop']} times"]
+def _ending(summary: RunSummary) -> list[str]:
+    ended = summary.ended
+    found = [] if not summary.would_stop else [f"the model would have stopped {summary.would_stop} times"]
     if ended is None:
-        return [*found, "the recording ends in the middle of the run"]
-    return [*found, f"ended: {ENDINGS.get(ended['why'], ended['why'] or ended['state'])}"]
+        return [*found, "the recording stops before the end of the run"]
+    return [*found, f"ended: {_why(ended)}"]
 
 
-def _mean(measure: Json | None) -> str:
-    return "n/a" if measure is None else _number(measure["mean"], 4)
+def _why(ended: EndingResult) -> str:
+    return ended.state if ended.why is None else ENDINGS.get(ended.why, ended.why) or ended.state
+
+
+def _mean(measure: LayerMeans | None) -> str:
+    return "n/a" if measure is None else _number(measure.mean, 4)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,46 +1,46 @@
-"""`moe-watch verify`: whether recordings are whole, and whether what they hold can be true."""
+"""`moe-watch verify`: check sessions for faults."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from moe_watch.commands.options import session_file
-from moe_watch.commands.output import complain, say
+from moe_watch.commands.output import complain, print_result, say
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
+    from moe_watch.sessions.results import FaultResult, FileVerdict, RunVerdict, SalvageReport, VerifyReport
     from moe_watch.sessions.verifying.file import Report
     from moe_watch.sessions.verifying.issues import Issue
     from moe_watch.sessions.verifying.run_files import RunReport
     from moe_watch.sessions.verifying.salvage import Salvaged
 
-NOT_FINE, UNREADABLE = 1, 2
+FINE: Literal[0] = 0
+NOT_FINE: Literal[1] = 1
+UNREADABLE: Literal[2] = 2
 REASONS_SHOWN = 20
 
 EPILOG = """
 \b
-Status: 0 all is fine, 1 something is not, 2 a file cannot be read.
-What is checked: docs/session-format.md, "Verification".
+Exit status: 0 no fault, 1 faults, 2 a file cannot be read.
+Checks: docs/session-format.md, "Verification".
 """
 
 
-@click.command(short_help="Check recordings: whole, and possible.", epilog=EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path))
 @click.option(
-    "--salvage", type=click.Path(path_type=Path), metavar="OUT", help="Copy what can be read of FILE to a new file."
+    "--salvage", type=click.Path(path_type=Path), metavar="OUT", help="Copy the readable part of FILE to a new file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None:
-    """Read every FILE to its end, compute its numbers anew, and look for what cannot be.
+    """Read each FILE to its end, recompute its numbers, and search for contradictions.
 
-    A half-written, damaged or made-up recording is found by what does not fit together in it; so are a tap that reads
-    the wrong numbers and a context that was lost. The files that go on with FILE are read as well, and it is looked
-    whether they fit together.
+    This finds recordings that are incomplete, damaged or invented, a tap that reads wrong numbers, and a lost context.
+    Continuation files of FILE are read as well, and checked for whether they fit together.
     """
     if salvage is not None:
         _salvage(files, salvage, as_json=as_json)
@@ -50,16 +50,17 @@ def verify(files: tuple[Path, ...], salvage: Path | None, as_json: bool) -> None
     paths = with_parts([_named(file) for file in files])
     results, runs = [_judge(file) for file in paths], verify_runs(paths)
     if as_json:
-        found = [_result(file, result) for file, result in zip(paths, results, strict=True)]
-        click.echo(json.dumps({"files": found, "runs": [_run_result(run) for run in runs]}))
+        print_result(_report(paths, results, runs))
     else:
         _print(results, runs)
-    if status := max(map(_status, [*results, *runs])):
+    if status := max(map(_exit_status, [*results, *runs])):
         raise click.exceptions.Exit(status)
 
 
 def _named(file: Path) -> Path:
-    """The session that is meant. One that is not there is told of in its turn, and keeps no other from being judged."""
+    """Return the file of a session. A missing one is reported in its turn, so that the others are checked as well."""
+    from moe_watch.sessions.library.lookup import session_file
+
     try:
         return session_file(file)
     except UserError:
@@ -75,8 +76,12 @@ def _judge(file: Path) -> Report | UserError:
         return error
 
 
-def _status(found: Report | RunReport | UserError) -> int:
-    return UNREADABLE if isinstance(found, UserError) else 0 if found.fine else NOT_FINE
+def _status(found: Report | RunReport) -> Literal[0, 1]:
+    return FINE if found.fine else NOT_FINE
+
+
+def _exit_status(found: Report | RunReport | UserError) -> int:
+    return UNREADABLE if isinstance(found, UserError) else _status(found)
 
 
 def _print(results: Sequence[Report | UserError], runs: Sequence[RunReport]) -> None:
@@ -90,11 +95,11 @@ def _print(results: Sequence[Report | UserError], runs: Sequence[RunReport]) -> 
         for line in _run_lines(run):
             say(line)
     if len(results) > 1:
-        say(f"{sum(not _status(found) for found in results)} of {len(results)} files are fine")
+        say(f"{sum(not _exit_status(found) for found in results)} of {len(results)} files are fine")
 
 
 def _lines(report: Report) -> list[str]:
-    """A file in words, what is wrong with it, and what is not wrong."""
+    """Return a verdict on a file, its faults and its remarks."""
     header = report.header
     version = f"schema {header.schema}.{header.schema_minor}"
     said = f"{report.lines:,} lines, {report.tokens:,} tokens, {report.chunks:,} chunks, {version}"
@@ -102,7 +107,7 @@ def _lines(report: Report) -> list[str]:
 
 
 def _run_lines(run: RunReport) -> list[str]:
-    """How a run's files fit together, in words."""
+    """Return a verdict on the files of a run together."""
     parts = "alone" if not run.parts else f"with {len(run.parts)} more, {run.tokens:,} tokens"
     return [f"the run in {run.file}: {_verdict(run.findings)} ({parts})", *_details(run)]
 
@@ -122,50 +127,66 @@ def _finding(finding: Issue) -> str:
     return f"  {finding.check}: {place}{finding.text}{more}"
 
 
-def _result(file: Path, found: Report | UserError) -> dict[str, Any]:
+def _report(paths: Sequence[Path], found: Sequence[Report | UserError], runs: Sequence[RunReport]) -> VerifyReport:
+    from moe_watch.sessions.results import VerifyReport
+
+    files = [_file_verdict(path, each) for path, each in zip(paths, found, strict=True)]
+    return VerifyReport(files=files, runs=[_run_verdict(run) for run in runs])
+
+
+def _file_verdict(file: Path, found: Report | UserError) -> FileVerdict:
+    from moe_watch.sessions.results import FileVerdict
+
     if isinstance(found, UserError):
-        return {"file": str(file), "status": UNREADABLE, "error": str(found)}
-    return {
-        "file": str(file),
-        "status": _status(found),
-        "schema": [found.header.schema, found.header.schema_minor],
-        "lines": found.lines,
-        "tokens": found.tokens,
-        "chunks": found.chunks,
-        "unknown_events": found.unknown,
-        "findings": [_finding_result(each) for each in found.findings],
-        "remarks": found.remarks,
-    }
+        return FileVerdict(file=str(file), status=UNREADABLE, error=str(found))
+    return FileVerdict(
+        file=str(file),
+        status=_status(found),
+        schema=(found.header.schema, found.header.schema_minor),
+        lines=found.lines,
+        tokens=found.tokens,
+        chunks=found.chunks,
+        unknown_events=found.unknown,
+        findings=_faults(found.findings),
+        remarks=found.remarks,
+    )
 
 
-def _run_result(run: RunReport) -> dict[str, Any]:
-    return {
-        "file": run.file,
-        "parts": run.parts,
-        "status": _status(run),
-        "tokens": run.tokens,
-        "findings": [_finding_result(each) for each in run.findings],
-        "remarks": run.remarks,
-    }
+def _run_verdict(run: RunReport) -> RunVerdict:
+    from moe_watch.sessions.results import RunVerdict
+
+    return RunVerdict(
+        file=run.file,
+        parts=run.parts,
+        status=_status(run),
+        tokens=run.tokens,
+        findings=_faults(run.findings),
+        remarks=run.remarks,
+    )
 
 
-def _finding_result(finding: Issue) -> dict[str, Any]:
-    return {"check": finding.check, "line": finding.line, "text": finding.text, "count": finding.count}
+def _faults(findings: Sequence[Issue]) -> list[FaultResult]:
+    from msgspec import convert
+
+    from moe_watch.sessions.results import FaultResult
+
+    return convert(findings, list[FaultResult], from_attributes=True)
 
 
 def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.verifying.salvage import salvage
 
     if len(files) != 1:
         raise UserError(f"--salvage with {len(files)} files", advice="salvage them one by one")
     saved = salvage(session_file(files[0]), output)
     if as_json:
-        click.echo(json.dumps(_salvaged(saved)))
+        print_result(_salvage_report(saved))
         return
     for each in saved.left_out[:REASONS_SHOWN]:
         say(f"left out line {each.line}: {each.reason}")
     if saved.left_out_lines > REASONS_SHOWN:
-        say(f"left out {saved.left_out_lines - REASONS_SHOWN:,} more lines: --json names them")
+        say(f"left out {saved.left_out_lines - REASONS_SHOWN:,} more lines: --json lists them")
     for line in _consequences(saved):
         say(line)
     say(f"{saved.lines:,} lines with {saved.tokens:,} tokens saved to {saved.output}")
@@ -174,21 +195,23 @@ def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
 def _consequences(saved: Salvaged) -> list[str]:
     found = []
     if not saved.left_out_lines:
-        found.append("nothing had to be left out")
+        found.append("no line was left out")
     if saved.missing_tokens:
-        found.append(f"{saved.missing_tokens:,} tokens are missing: a `dropped` state stands where they were")
+        found.append(f"{saved.missing_tokens:,} tokens are missing: a `dropped` state is in their place")
     if saved.computed:
-        found.append(f"{saved.computed:,} chunks and keyframes after them are computed from the tokens that are left")
+        found.append(f"{saved.computed:,} chunks and keyframes after them are recomputed from the remaining tokens")
     return found
 
 
-def _salvaged(saved: Salvaged) -> dict[str, Any]:
-    return {
-        "output": str(saved.output),
-        "lines": saved.lines,
-        "tokens": saved.tokens,
-        "left_out": [{"line": each.line, "reason": each.reason} for each in saved.left_out],
-        "left_out_lines": saved.left_out_lines,
-        "missing_tokens": saved.missing_tokens,
-        "computed": saved.computed,
-    }
+def _salvage_report(saved: Salvaged) -> SalvageReport:
+    from moe_watch.sessions.results import LeftOutResult, SalvageReport
+
+    return SalvageReport(
+        output=str(saved.output),
+        lines=saved.lines,
+        tokens=saved.tokens,
+        left_out=[LeftOutResult(line=each.line, reason=each.reason) for each in saved.left_out],
+        left_out_lines=saved.left_out_lines,
+        missing_tokens=saved.missing_tokens,
+        computed=saved.computed,
+    )

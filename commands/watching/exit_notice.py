@@ -1,4 +1,4 @@
-"""Saying what is waited for while a run ends."""
+"""Notice while a run takes long to end."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager, suppress
 
 from moe_watch.commands.output import complain
 
-UNTOLD_SECONDS = 0.7
-"""A run that takes longer than this to end is said to be waited for."""
-WAITED_FOR = "ending the run: waiting for the model's process, which is killed if it does not answer"
+NOTICE_SECONDS = 0.7
+"""Delay of the notice."""
+NOTICE = "ending the run: waiting for the model's process, which is killed if it does not answer"
 
 
 @contextmanager
-def wait_told() -> Iterator[None]:
-    """Say what is waited for if the block takes longer than a moment. The terminal may be gone by then."""
+def exit_notice() -> Iterator[None]:
+    """Print a notice if the block takes longer than `NOTICE_SECONDS`. The terminal may be closed by then."""
 
     def tell() -> None:
         with suppress(OSError):
-            complain(WAITED_FOR)
+            complain(NOTICE)
 
-    timer = threading.Timer(UNTOLD_SECONDS, tell)
+    timer = threading.Timer(NOTICE_SECONDS, tell)
     timer.daemon = True
     timer.start()
     try:

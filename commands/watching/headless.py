@@ -1,34 +1,31 @@
-"""A run without a screen: a progress bar on standard error, the summary on standard output."""
+"""Run without a dashboard: a progress bar on standard error, the summary on standard output."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.output import complain, say
-from moe_watch.commands.recordings.summary_text import summary_lines
-from moe_watch.commands.watching.exit_notice import wait_told
-from moe_watch.routing.events import Progress, State, StreamItem, Token
+from moe_watch.commands.output import complain, print_result, say
+from moe_watch.commands.watching.exit_notice import exit_notice
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
     from rich.progress import TaskID
 
+    from moe_watch.routing.events import Progress, StreamItem
+    from moe_watch.routing.results import RunSummary
     from moe_watch.sessions.live.source import LiveSource
     from moe_watch.sessions.replaying.source import ReplaySource
 
-Json = dict[str, Any]
 
-
-def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool = False) -> Json:
-    """Run a source to its end behind a progress bar; returns its summary.
+def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool = False) -> RunSummary | None:
+    """Run a source to its end with a progress bar, and return its summary; None if no run began.
 
     Args:
-        source: not yet started.
-        total: decode tokens to come, where that is known.
-        quiet: leave the progress bar out.
+        source: a source that was not started yet.
+        total: number of decode tokens, if known.
+        quiet: show no progress bar.
 
     Raises:
         UserError: the run could not begin, or the file could not be read.
@@ -37,7 +34,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
 
     with progress_bar(quiet=quiet) as bar:
         view = _BarView(bar, total)
-        summary = run_headless(source, view.show, closing=wait_told)
+        summary = run_headless(source, view.show, closing=exit_notice)
     if source.fatal_error is not None:
         raise source.fatal_error
     for error in view.errors:
@@ -45,7 +42,7 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
     return summary
 
 
-def finish(source: LiveSource | ReplaySource, summary: Json, *, as_json: bool) -> None:
+def finish(source: LiveSource | ReplaySource, summary: RunSummary | None, *, as_json: bool) -> None:
     """Print the summary on standard output, and everything else on standard error."""
     recording = source.recording
     for warning in source.warnings:
@@ -53,23 +50,25 @@ def finish(source: LiveSource | ReplaySource, summary: Json, *, as_json: bool) -
     if recording.problem:
         complain(recording.problem)
     if as_json:
-        click.echo(json.dumps(summary, allow_nan=False))
+        print_result(summary)
     else:
+        from moe_watch.commands.recordings.summary_text import summary_lines
+
         for line in summary_lines(summary):
             say(line)
     if recording.path and recording.mode != "replay":
         say(f"recorded to {recording.path}", err=True)
 
 
-def require_whole(source: LiveSource, summary: Json) -> None:
-    """Leave with status 1 if the run ended in an error, or was not recorded to its end."""
-    ended = summary.get("ended")
-    if source.recording.problem or (ended and ended["state"] == "error"):
+def require_whole(source: LiveSource, summary: RunSummary | None) -> None:
+    """Exit with status 1 if the run ended in an error, or was not recorded to its end."""
+    ended = summary and summary.ended
+    if source.recording.problem or (ended and ended.state == "error"):
         raise click.exceptions.Exit(1)
 
 
 def progress_bar(*, quiet: bool = False) -> ProgressBar:
-    """A bar on standard error; nothing if there shall be none, or where that is no terminal."""
+    """Return a progress bar on standard error, which is hidden if `quiet` or if that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
@@ -87,19 +86,19 @@ def progress_bar(*, quiet: bool = False) -> ProgressBar:
 
 
 def new_task(bar: ProgressBar) -> TaskID:
-    """What `show_amount` shows something of; until then it only says that it is under way."""
+    """Return a task for `show_amount`, without an amount yet."""
     return bar.add_task("starting", total=None, amount="")
 
 
 def show_amount(
     bar: ProgressBar, task: TaskID, description: str, done: int, total: int | None, unit: str | None
 ) -> None:
-    """How much of something is done, in its unit; `bytes` are scaled."""
+    """Show the done amount of a task in its unit; `bytes` are scaled."""
     bar.update(task, description=description, completed=done, total=total, amount=_amount(done, total, unit))
 
 
 def show_progress(bar: ProgressBar, task: TaskID, progress: Progress) -> None:
-    """How far loading or a prompt is."""
+    """Show the progress of loading or of a prompt."""
     description = f"{progress.stage}: {progress.note}" if progress.note else progress.stage
     show_amount(bar, task, description, progress.done, progress.total, progress.unit)
 
@@ -113,7 +112,7 @@ def _amount(done: int, total: int | None, unit: str | None) -> str:
 
 
 class _BarView:
-    """What the bar shows of a stream."""
+    """Progress bar of a stream."""
 
     def __init__(self, bar: ProgressBar, total: int | None) -> None:
         self._bar = bar
@@ -121,9 +120,11 @@ class _BarView:
         self._task = new_task(bar)
         self._generated = 0
         self.errors: list[str] = []
-        """What went wrong in the run, one line each."""
+        """Errors of the run, one line each."""
 
     def show(self, item: StreamItem) -> None:
+        from moe_watch.routing.events import Progress, State, Token
+
         if isinstance(item, Progress):
             show_progress(self._bar, self._task, item)
         elif isinstance(item, Token) and item.phase == "decode":

@@ -1,4 +1,4 @@
-"""`moe-watch record`: the same run as `watch`, without a screen."""
+"""`moe-watch record`: record a run without a dashboard."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from moe_watch.sessions.live.settings import RunSettings
 
 DEFAULT_TOKENS = 1200
-"""What a measurement takes: ten warm-up and fifty measured chunks of twenty."""
+"""Length of a measurement: ten warm-up and fifty measured chunks of twenty tokens."""
 STANDARD_OUTPUT = Path("-")
 
 
-@click.command(short_help="Record a model without a screen.")
+@click.command()
 @model_choice
 @generation_options
 @recording_options
@@ -34,20 +34,20 @@ STANDARD_OUTPUT = Path("-")
     type=click.Choice(["finish", "restart"]),
     default="finish",
     show_default=True,
-    help="At the end of the context: finish, or go on in a fresh one with the same prompt.",
+    help="At the end of the context: finish, or continue in a fresh context with the same prompt.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def record(as_json: bool, on_full_context: Literal["finish", "restart"], **options: Any) -> None:
-    """Record MODEL generating, without a screen.
+    """Record a run of MODEL without a dashboard.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
 
-    Generates 1,200 tokens unless told otherwise; where the model ends its text it is told to go on, and the place is
-    marked (`--stop eos` ends there). The progress bar goes to standard error, the summary to standard output.
+    The default is 1,200 tokens. If the model ends its text, it is made to continue, and the token is marked (`--stop
+    eos` ends the run there). The progress bar goes to standard error, the summary to standard output.
 
-    `--output FILE.moe.jsonl.zst` compresses the session. `--output -` writes it to standard output, line by line as it
-    happens, and everything else to standard error; into a pipe, whose reader may draw on the same terminal, without
-    progress bar and summary.
+    `--output FILE.moe.jsonl.zst` compresses the session. `--output -` writes it to standard output, line by line during
+    the run, and everything else to standard error. In a pipe there is no progress bar and no summary, as the reader may
+    draw on the same terminal.
     """
     if options["tokens"] is None and options["stop"] != "eos" and options["teacher"] is None:
         options["tokens"] = DEFAULT_TOKENS
@@ -78,14 +78,14 @@ def _record(settings: RunSettings, as_json: bool, stream: int | None) -> None:
 
 
 def _has_a_reader(stream: int) -> bool:
-    """What is written goes to another program, and to no file."""
+    """Return whether the output is a pipe or socket to another program."""
     mode = os.fstat(stream).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 @contextmanager
 def _standard_output() -> Iterator[int]:
-    """Standard output as a descriptor for the session alone: what else is printed meanwhile goes to standard error."""
+    """Yield standard output as a descriptor for the session. Other output goes to standard error meanwhile."""
     sys.stdout.flush()
     output, kept = os.dup(1), os.dup(1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""`moe-watch replay`: a recorded session once more."""
+"""`moe-watch replay`: replay a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moe_watch.commands.options import session_file
 from moe_watch.commands.watching.headless import finish, follow
 from moe_watch.commands.watching.screen import require_terminal, show
 from moe_watch.routing.errors import UserError
@@ -21,28 +20,33 @@ STANDARD_INPUT = Path("-")
 TERMINAL = "/dev/tty"
 
 
-@click.command(short_help="Watch a recorded session again.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--speed",
     type=float,
     default=1.0,
     show_default=True,
-    help=f"Factor on recorded time, {SPEEDS[0]:g} to {SPEEDS[1]:g}; 0 is as fast as it goes.",
+    help=f"Playback speed, {SPEEDS[0]:g} to {SPEEDS[1]:g}; 0 for as fast as possible.",
 )
-@click.option("--follow", "-f", "following", is_flag=True, help="Begin at the end, and show what is still written.")
-@click.option("--headless", is_flag=True, help="Compute the summary without a screen.")
+@click.option(
+    "--follow", "-f", "following", is_flag=True, help="Begin at the end, and follow a session that is still recording."
+)
+@click.option("--headless", is_flag=True, help="Compute the summary without a dashboard.")
 @click.option("--json", "as_json", is_flag=True, help="With --headless: print the summary as one JSON object.")
 def replay(file: Path, speed: float, following: bool, headless: bool, as_json: bool) -> None:
-    """Play FILE: a recorded session, its name in `moe-watch sessions`, or - for one that comes through a pipe.
+    """Replay FILE: a session, its name in `moe-watch sessions`, or - for a session from a pipe.
 
-    Every number is computed again from the recorded tokens. Waits of more than two seconds are cut short.
+    All numbers are recomputed from the recorded tokens. Waits of more than two seconds are cut to two seconds.
     """
     if speed != 0 and not SPEEDS[0] <= speed <= SPEEDS[1]:
-        raise UserError(f"--speed is {speed:g}", advice=f"use {SPEEDS[0]:g} to {SPEEDS[1]:g}, or 0 for no waiting")
+        raise UserError(
+            f"--speed is {speed:g}", advice=f"use {SPEEDS[0]:g} to {SPEEDS[1]:g}, or 0 for as fast as possible"
+        )
     if as_json and not headless:
         raise UserError("--json without --headless", advice="add --headless")
 
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.replaying.source import ReplaySource
 
     piped = _piped(keyboard=not headless) if file == STANDARD_INPUT else None
@@ -57,20 +61,20 @@ def replay(file: Path, speed: float, following: bool, headless: bool, as_json: b
 
 
 def _piped(*, keyboard: bool) -> Store:
-    """What comes through standard input, which then becomes the keyboard, if one is needed.
+    """Return the session from standard input, and connect standard input to the terminal if `keyboard`.
 
     Raises:
-        UserError: nothing is piped, or there is no keyboard.
+        UserError: standard input is no pipe, or there is no terminal.
     """
     from moe_watch.sessions.reading.store import STANDARD_INPUT as NAME
     from moe_watch.sessions.reading.store import Spool
 
     if os.isatty(0):
-        raise UserError("standard input is a terminal, not a session", advice="pipe a session into it, or name a file")
+        raise UserError("standard input is a terminal, not a session", advice="pipe a session into it, or give a file")
     try:
         descriptor = os.dup(0)
     except OSError as error:
-        raise UserError("standard input is closed", advice="pipe a session into it, or name a file") from error
+        raise UserError("standard input is closed", advice="pipe a session into it, or give a file") from error
     if keyboard:
         _take_keys_from_the_terminal()
     return Spool(descriptor, NAME)
@@ -80,6 +84,6 @@ def _take_keys_from_the_terminal() -> None:
     try:
         terminal = os.open(TERMINAL, os.O_RDWR)
     except OSError as error:
-        raise UserError("there is no terminal to take keys from", advice="use --headless") from error
+        raise UserError("there is no terminal to read keys from", advice="use --headless") from error
     os.dup2(terminal, 0)
     os.close(terminal)

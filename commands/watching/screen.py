@@ -1,4 +1,4 @@
-"""Opening the dashboard on a source, and what is said when it closes."""
+"""Dashboard of a source, and the messages after it closes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from moe_watch.commands.output import complain, say
-from moe_watch.commands.watching.exit_notice import wait_told
+from moe_watch.commands.watching.exit_notice import exit_notice
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ LEAVING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def require_terminal(*, advice: str) -> None:
-    """Refuse to draw where nobody can see it.
+    """Check that there is a terminal for the dashboard.
 
     Raises:
-        UserError: input or output is no terminal, or it cannot draw, or is too small.
+        UserError: input or output is no terminal, or the terminal cannot draw, or is too small.
     """
     from moe_watch.tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH
 
@@ -49,7 +49,7 @@ def require_terminal(*, advice: str) -> None:
 
 
 def show(source: LiveSource | ReplaySource) -> None:
-    """Run the dashboard until the person leaves it; says where the recording is.
+    """Run the dashboard until the user quits, then print the path of the recording.
 
     Raises:
         UserError: the run could not begin, or the file could not be read.
@@ -59,7 +59,7 @@ def show(source: LiveSource | ReplaySource) -> None:
     with _signals_put_off():
         try:
             source.start()
-            MoeWatchApp(source, clock=time.monotonic, closing=wait_told).run()
+            MoeWatchApp(source, clock=time.monotonic, closing=exit_notice).run()
         finally:
             _ignore_signals()
             source.close()
@@ -70,11 +70,11 @@ def show(source: LiveSource | ReplaySource) -> None:
         complain(recording.problem)
     if recording.mode == "recording" or (recording.mode == "off" and recording.path):
         say(f"recorded to {recording.path}")
-        say(f"watch it again with: {replay_command(Path(recording.path))}")
+        say(f"replay it with: {replay_command(Path(recording.path))}")
 
 
 def replay_command(recorded: Path) -> str:
-    """What to type here to see a recording again."""
+    """Return the shell command that replays a recording."""
     from moe_watch.sessions.paths import sessions_directory, stem_of
 
     is_listed = recorded.parent == sessions_directory()
@@ -82,14 +82,14 @@ def replay_command(recorded: Path) -> str:
 
 
 def _program() -> str:
-    """How this program is called: `make watch` puts it into an environment that the shell does not look into."""
+    """Return the name or path of this program. `make watch` installs it outside of the PATH."""
     beside = Path(sys.executable).with_name("moe-watch")
     return str(beside) if shutil.which("moe-watch") is None and beside.exists() else "moe-watch"
 
 
 @contextmanager
 def _signals_put_off() -> Iterator[None]:
-    """Have a signal to leave come again until the dashboard is there to heed it, and can restore the terminal."""
+    """Repeat a signal to quit until the dashboard handles it, as only that restores the terminal."""
 
     def again(number: int, _frame: FrameType | None) -> None:
         timer = threading.Timer(PUT_OFF_SECONDS, os.kill, (os.getpid(), number))
@@ -105,6 +105,9 @@ def _signals_put_off() -> Iterator[None]:
 
 
 def _ignore_signals() -> None:
-    """A terminal's end is told by the shell and by the system, and the second may not cut off what the first began."""
+    """Ignore further signals to quit.
+
+    For a closed terminal both shell and system send one, and the second one must not interrupt the clean exit.
+    """
     for number in LEAVING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,10 +1,10 @@
-"""From options to a live run, the same for `watch` and `record`."""
+"""Settings of a live run from the options of `watch` and `record`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from moe_watch.commands.options import MAX_SEED, GenerationOptions, checked_output, chosen_model, session_file
+from moe_watch.commands.options import MAX_SEED, GenerationOptions, checked_output, chosen_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from moe_watch.sessions.live.teacher_forcing import TeacherScript
 
 POCKET_PROMPT = '"""Helpers for reading'
-"""How a module of the standard library begins: what pocket was trained to go on from."""
+"""Beginning of a Python module, as in the training data of pocket."""
 
 PROMPT = "Explain how photosynthesis works in plants, covering the light-dependent and light-independent reactions:\n\n"
-"""For every other model."""
+"""Prompt of every other model."""
 
 
 def run_settings(
@@ -30,10 +30,10 @@ def run_settings(
     record: bool = True,
     recording_required: bool = False,
 ) -> RunSettings:
-    """Settings of one live run; `options` are those of `generation_options` and `recording_options`.
+    """Return the settings of a live run from the options of `generation_options` and `recording_options`.
 
     Raises:
-        UserError: an option cannot be used, or the model cannot be found, with what to do about it.
+        UserError: an option is invalid, or the model cannot be found.
     """
     from moe_watch.sessions.live.settings import RunSettings
 
@@ -69,40 +69,41 @@ def run_settings(
 
 
 def _teacher(file: Path) -> TeacherScript:
-    """The tokens of a recorded session.
+    """Return the tokens of a session for teacher forcing.
 
     Raises:
-        UserError: it cannot be read, or has none.
+        UserError: the session cannot be read, or has no tokens.
     """
+    from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.live.teacher_forcing import teacher_script
 
     return teacher_script(session_file(file))
 
 
 def _seed(given: int | None, teacher: TeacherScript | None) -> int | None:
-    """The seed asked for, or that of the run whose tokens are taken, so that both are measured alike."""
+    """Return the given seed, or the seed of the teacher, so that both runs are measured alike."""
     if given is None and teacher is not None and 0 <= teacher.seed <= MAX_SEED:
         return teacher.seed
     return given
 
 
 def _prompt(model: str, given: str | None, teacher: TeacherScript | None) -> str:
-    """What the run begins with; the teacher's has its template in it already."""
+    """Return the prompt. A teacher's prompt includes the chat template already."""
     if teacher is not None:
         return "".join(piece.text for piece in teacher.tokens[:1] if piece.source == "prompt")
     return default_prompt(model) if given is None else given
 
 
 def default_prompt(model: str) -> str:
-    """What a model goes on from if nothing else is asked for."""
+    """Return the default prompt of a model."""
     return POCKET_PROMPT if model == "pocket" else PROMPT
 
 
 def check_model(model: str, backend: str, options: EngineOptions) -> None:
-    """Say what can be said before a worker is started and a screen is opened.
+    """Check model, engine and options before a worker is started and the dashboard opens.
 
     Raises:
-        UserError: the model cannot be found or used, or not with this engine, or the engine not with these options.
+        UserError: the model cannot be found or used, or not with this engine, or the engine does not support an option.
     """
     from moe_watch.backends.engine_options import check_support
     from moe_watch.backends.model_files.catalog import choose_backend, locate

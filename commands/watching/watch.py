@@ -1,4 +1,4 @@
-"""`moe-watch watch`: a model, live, on the screen."""
+"""`moe-watch watch`: watch a model generate."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from moe_watch.commands.watching.settings import run_settings
 from moe_watch.routing.errors import UserError
 
 
-@click.command(short_help="Watch a model generate.")
+@click.command()
 @model_choice
 @generation_options
 @recording_options
-@click.option("--no-record", is_flag=True, help="Do not record this session.")
+@click.option("--no-record", is_flag=True, help="Do not record the run.")
 @click.option(
-    "--rate", type=float, default=30.0, show_default=True, help="Tokens per second at most; 0 is as fast as it goes."
+    "--rate", type=float, default=30.0, show_default=True, help="Limit in tokens per second; 0 for as fast as possible."
 )
-@click.option("--multistep", is_flag=True, help="Pause after every chunk, until told to go on.")
+@click.option("--multistep", is_flag=True, help="Pause after every chunk until you continue the run.")
 def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, **options: Any) -> None:
     """Watch MODEL generate.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the small model inside.
+    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
 
-    Every session is recorded, unless told otherwise, and can be watched again with `moe-watch replay`. At the end of
-    its text the model is made to continue, and at the end of the context the prompt is evaluated again in an empty one;
-    both are marked. With `--stop eos` the run ends with the text, and `g` continues it.
+    Every run is recorded unless `--no-record` is given; `moe-watch replay` replays it. At the end of its text the model
+    is made to continue, and at the end of the context the prompt is re-evaluated in a fresh context; both are marked.
+    With `--stop eos` the run ends with the text, and `g` continues it.
     """
     if not 0 <= rate < float("inf"):
-        raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as it goes")
+        raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as possible")
     require_terminal(advice="use `moe-watch record`, which needs none")
     settings = run_settings(
         options, stop="never", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record

@@ -1,60 +1,65 @@
-"""A half-life fit as JSON has it: the same object in `fit --json` and in the summaries of runs."""
+"""Fit of a half-life as it is printed: the same object in `fit --json` and in the summaries of runs."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from math import isfinite
-from typing import Any
+from msgspec import convert
 
 from moe_watch.routing.half_life.chronomoe import EntropyCollapse
 from moe_watch.routing.half_life.fit import Candidate, Fit
 from moe_watch.routing.half_life.wording import doubt, in_words
+from moe_watch.routing.results import (
+    CandidateResult,
+    CollapseResult,
+    CrossingResult,
+    FitResult,
+    FloorResult,
+    ReferenceResult,
+    finite,
+)
 
-Json = dict[str, Any]
 
-
-def fit_result(fit: Fit, collapse: EntropyCollapse | None = None) -> Json:
-    """The fit as JSON-able values; what is infinite or unknown is null.
+def fit_result(fit: Fit, collapse: EntropyCollapse | None = None) -> FitResult:
+    """Return a fit as it is printed; infinite numbers are None.
 
     Args:
-        fit: what to write.
-        collapse: of router entropy over the same chunks, where it is known.
+        fit: the fit.
+        collapse: fall of router entropy over the same chunks, if it is known.
     """
-    return {
-        "verdict": fit.verdict,
-        "half_life": fit.half_life,
-        "interval": _interval(fit.interval),
-        "block_interval": _interval(fit.block_interval),
-        "censored": fit.censored,
-        "never": fit.never and fit.never._asdict(),
-        "mode": fit.mode,
-        "reach": None if fit.reach is None else {"floor": fit.reach.floor, "half": fit.reach.half},
-        "p": fit.p,
-        "p_sequential": fit.p_sequential,
-        "looks": fit.looks,
-        "phi": fit.phi,
-        "start": fit.start,
-        "end": fit.end,
-        "chunks": fit.chunks,
-        "first_chunk": fit.first,
-        "crossing": {"chunk": fit.crossing},
-        "candidates": [_candidate(each) for each in fit.candidates],
-        "chosen": fit.chosen.shape,
-        "doubt": doubt(fit) or None,
-        "reference": asdict(fit.reference),
-        "entropy_collapse": collapse and asdict(collapse),
-        "words": in_words(fit),
-    }
+    return FitResult(
+        verdict=fit.verdict,
+        half_life=fit.half_life,
+        interval=_interval(fit.interval),
+        block_interval=_interval(fit.block_interval),
+        censored=fit.censored,
+        never=FloorResult(floor=fit.never.floor, half=fit.never.half) if fit.never else None,
+        mode=fit.mode,
+        reach=FloorResult(floor=fit.reach.floor, half=fit.reach.half) if fit.reach else None,
+        p=fit.p,
+        p_sequential=fit.p_sequential,
+        looks=fit.looks,
+        phi=fit.phi,
+        start=fit.start,
+        end=fit.end,
+        chunks=fit.chunks,
+        first_chunk=fit.first,
+        crossing=CrossingResult(chunk=fit.crossing),
+        candidates=[_candidate(each) for each in fit.candidates],
+        chosen=fit.chosen.shape,
+        doubt=doubt(fit) or None,
+        reference=convert(fit.reference, ReferenceResult, from_attributes=True),
+        entropy_collapse=convert(collapse, CollapseResult, from_attributes=True) if collapse else None,
+        words=in_words(fit),
+    )
 
 
-def _candidate(candidate: Candidate) -> Json:
-    return {
-        "shape": candidate.shape,
-        "aicc": candidate.aicc if isfinite(candidate.aicc) else None,
-        "weight": candidate.weight,
-        "parameters": candidate.parameters,
-    }
+def _candidate(candidate: Candidate) -> CandidateResult:
+    return CandidateResult(
+        shape=candidate.shape,
+        aicc=finite(candidate.aicc),
+        weight=candidate.weight,
+        parameters=dict(candidate.parameters),
+    )
 
 
-def _interval(ends: tuple[float, float] | None) -> list[float | None] | None:
-    return ends and [end if isfinite(end) else None for end in ends]
+def _interval(ends: tuple[float, float] | None) -> tuple[float | None, float | None] | None:
+    return (finite(ends[0]), finite(ends[1])) if ends else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_sh
 from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED
 from moe_watch.routing.pressure.missing_signals import lacking_signals
+from moe_watch.routing.results import Quantity, RunSummary, UsageResult
 from moe_watch.routing.summary import Summary
 from moe_watch.sessions.fitting.bare_series import PressureSeries, parse_series, read_content
 from moe_watch.sessions.fitting.file_fit import SNIFFED, RecordedSeries, is_session
@@ -29,8 +30,6 @@ from moe_watch.sessions.live.teacher_forcing import no_token
 from moe_watch.sessions.measuring.plan import read_plan
 from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.recompute import Recomputed
-
-Json = dict[str, Any]
 
 Kind = Literal["session", "measurement", "series"]
 
@@ -48,8 +47,8 @@ class ComparedRun:
     unavailable: str
     """Why nothing was fitted; empty if it was."""
     collapse: EntropyCollapse | None
-    summary: Json = field(default_factory=dict)
-    """Of a session, as `record --json` prints it; empty for a bare series."""
+    summary: RunSummary | None = None
+    """Summary of a session; None for a P_mid series."""
 
     @property
     def half_life(self) -> float:
@@ -79,22 +78,29 @@ class ComparedSource:
     @property
     def usage(self) -> Ints | None:
         """Selections of decode tokens over all runs `[L, E]`; None for a bare series."""
-        return self._sum("counts")
+        found = [each.counts for each in self._decoded]
+        return np.sum(found, axis=0) if found else None
 
     @property
     def rows(self) -> Ints | None:
         """Rows that those selections were made in `[L]`; None for a bare series."""
-        return self._sum("rows")
+        found = [each.rows for each in self._decoded]
+        return np.sum(found, axis=0) if found else None
 
-    def mean(self, name: str) -> float | None:
-        """Mean over runs of a quantity of their summaries, e.g. `router_entropy`; None where no run has it."""
-        found = [run.summary[name] for run in self.runs if run.summary.get(name) is not None]
-        values = [each["mean"] if isinstance(each, dict) else each for each in found]
+    def mean(self, quantity: Quantity) -> float | None:
+        """Return the mean over runs of a quantity of their summaries; None if no run has it."""
+        means = [summary.mean_of(quantity) for summary in self._summaries]
+        values = [each for each in means if each is not None]
         return float(np.mean(values)) if values else None
 
-    def _sum(self, name: str) -> Ints | None:
-        found = [np.array(run.summary["usage"]["decode"][name]) for run in self.runs if run.summary]
-        return np.sum(found, axis=0) if found else None
+    @property
+    def _decoded(self) -> list[UsageResult]:
+        """Expert usage of decode tokens in each run."""
+        return [summary.usage.decode for summary in self._summaries]
+
+    @property
+    def _summaries(self) -> list[RunSummary]:
+        return [run.summary for run in self.runs if run.summary is not None]
 
 
 def letter(at: int) -> str:
@@ -160,7 +166,7 @@ def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Hea
             series.feed(event)
             summary.feed(event)
     found = summary.result()
-    if not sum(found["tokens"].values()):
+    if found is None or not found.tokens.total:
         raise no_token(path, header)
     run = _run(path.name, series, found, lacking_signals(header, header.pressure))
     warnings += [*reader.warnings, *series.warnings(path, run.fit)]
@@ -192,7 +198,7 @@ def _usable(header: Header, path: Path, mode: str | None) -> Header:
     return header if mode is None else msgspec.structs.replace(header, pressure=mode)
 
 
-def _run(name: str, series: MidSeries, summary: Json, lacking: str) -> ComparedRun:
+def _run(name: str, series: MidSeries, summary: RunSummary, lacking: str) -> ComparedRun:
     fit = series.fit()
     return ComparedRun(
         name=name,

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 from moe_watch.sessions.reading.multipart import shown
 
 MAX_BYTES = 4 * 1024**3
@@ -85,7 +85,7 @@ def read_start(path: Path, length: int = 64) -> bytes:
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", advice="name another file") from error
+        raise system_error(path, error, advice="name another file") from error
 
 
 def _require_regular(path: Path, mode: int) -> None:

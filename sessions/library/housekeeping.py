@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 from moe_watch.sessions import paths
 from moe_watch.sessions.library.listing import Entry, files_of_run, names_of
 
@@ -160,5 +160,4 @@ def _move(path: Path, target: Path) -> Path:
 
 
 def _failure(path: Path, what: str, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UserError(f"{path}: {what} ({reason})", advice="check who owns the folder")
+    return system_error(path, error, failed=what, advice="check who owns the folder")

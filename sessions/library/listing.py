@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 from moe_watch.routing.events import SCHEMA_MINOR, Chunk, Event, Header, Keyframe, State, Token, from_json
 from moe_watch.routing.half_life.fit import in_words
 from moe_watch.routing.half_life.series import MidSeries
@@ -241,7 +241,7 @@ def _files(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}", advice="name another folder") from error
+        raise system_error(folder, error, advice="name another folder") from error
     return [folder / name for name in names]
 
 

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import Any
 
 from moe_watch.routing.events import StreamItem
+from moe_watch.routing.results import RunSummary
 from moe_watch.routing.summary import Summary
 from moe_watch.sessions.source import Source
 
@@ -22,7 +22,7 @@ def run_headless(
     source: Source,
     on_item: Callable[[StreamItem], None],
     closing: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> dict[str, Any]:
+) -> RunSummary | None:
     """Start a source, follow it to its end, close it, and sum it up.
 
     Ctrl-C, SIGTERM or a closed terminal ends the run as a person's wish: it is finished and recorded as such, and
@@ -34,7 +34,7 @@ def run_headless(
         closing: entered while the source is closed.
 
     Returns:
-        The run's summary, see `moe_watch.routing.summary`; empty if no run began.
+        The run's summary; None if no run began.
 
     Raises:
         UserError: the source cannot be started.
@@ -60,7 +60,7 @@ def run_headless(
                 source.close()
         drain()
     result = summary.result()
-    if stopped.is_set() and not result:
+    if stopped.is_set() and result is None:
         raise KeyboardInterrupt
     return result
 

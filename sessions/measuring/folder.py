@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 from moe_watch.sessions import paths
 from moe_watch.sessions.measuring.plan import PLAN_FILE, RUN_PREFIXES, Plan, differences, read_plan
 
@@ -81,6 +81,5 @@ def creating(path: Path, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error})", advice=f"choose another place with {option}"
-        ) from error
+        advice = f"choose another place with {option}"
+        raise system_error(path, error, failed="cannot be written", advice=advice) from error

@@ -10,7 +10,7 @@ import msgspec
 
 from moe_watch.backends.protocol import BackendChoice, EngineOptions, ForkPlan
 from moe_watch.backends.system.regular_files import read_regular
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 from moe_watch.routing.events import Sampling
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.sessions import paths
@@ -140,7 +140,7 @@ def read_plan(folder: Path) -> Plan | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", advice="choose another folder with --out") from error
+        raise system_error(path, error, advice="choose another folder with --out") from error
     except msgspec.DecodeError as error:
         raise UserError(f"{path}: no plan of a measurement: {error}", advice="choose another --out") from error
 

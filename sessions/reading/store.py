@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 from moe_watch.sessions.reading.compression import ZSTANDARD, DecompressionError, Decompressor
 
 READ_BYTES = 1 << 18
@@ -161,8 +161,7 @@ class Spool:
         except DecompressionError as error:
             self._problem = UserError(f"{self.name}: {error}", advice="the compressed data is damaged")
         except OSError as error:
-            reason = error.strerror or str(error)
-            self._problem = UserError(f"{self.name}: {reason}", advice="make room for temporary files, or set TMPDIR")
+            self._problem = system_error(self.name, error, advice="make room for temporary files, or set TMPDIR")
         finally:
             os.close(descriptor)
             self.complete = True
@@ -228,7 +227,7 @@ def _open(path: Path) -> int:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file", advice="check the path") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", advice="name another file") from error
+        raise system_error(path, error, advice="name another file") from error
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -243,5 +242,5 @@ def _read(descriptor: int | None, start: int, length: int, name: str) -> bytes:
         while len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
             data += more
     except OSError as error:
-        raise UserError(f"{name}: {error.strerror}", advice="name another file") from error
+        raise system_error(name, error, advice="name another file") from error
     return data

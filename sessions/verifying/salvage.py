@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moe_watch.routing.errors import UserError
+from moe_watch.routing.errors import UserError, system_error
 from moe_watch.routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
 from moe_watch.sessions import paths
 from moe_watch.sessions.reading.lines import Lines
@@ -171,5 +170,4 @@ def _create(output: Path) -> Sink:
 
 
 def _cannot_write(output: Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UserError(f"{os.fspath(output)}: cannot be written ({reason})", advice="choose another place for the copy")
+    return system_error(output, error, failed="cannot be written", advice="choose another place for the copy")

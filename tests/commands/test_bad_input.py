@@ -1,4 +1,4 @@
-"""What a person gets wrong: one line on stderr that says what and what to do, status 2, nothing written."""
+"""Bad usage and input: one line on stderr with the error and advice, status 2, nothing written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moe_watch.commands.options import Count, text_of
 
 
 def complaint(capsys, *arguments: str) -> str:
-    """The one line that a command complains with."""
+    """Return the one line on stderr."""
     assert run(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -46,8 +46,8 @@ def complaint(capsys, *arguments: str) -> str:
         (["--teacher", "x", "--prompt", "y"], "--teacher and --prompt given"),
         (["--teacher", "x", "--prompt-file", __file__, "--tokens", "5"], "--teacher and --prompt and --tokens given"),
         (["--teacher", "x", "--perturb", "y", "--every", "1"], "--teacher and --perturb given"),
-        (["--perturb", "x"], "--perturb and --every go together"),
-        (["--every", "3"], "--perturb and --every go together"),
+        (["--perturb", "x"], "--perturb and --every need each other"),
+        (["--every", "3"], "--perturb and --every need each other"),
         (["--perturb", "x", "--every", "-1"], "--every is -1: use at least 1 chunk"),
         (["--perturb", "", "--every", "3"], "--perturb is empty: give the text"),
         (["--prompt", "x", "--prompt-file", "y"], "--prompt and --prompt-file both given"),
@@ -68,13 +68,13 @@ def test_record_says_what_is_wrong(capsys, arguments, said):
 
 
 def counts_of(name: str) -> list[str]:
-    """The options of a command that take a number of something."""
-    return [each.opts[-1] for each in cli.commands[name].params if isinstance(each.type, Count)]
+    """Return the options of a command that take a count."""
+    return [each.opts[-1] for each in cli.get_command(None, name).params if isinstance(each.type, Count)]
 
 
 @pytest.mark.parametrize("command", ["record", "bench", "measure", "import"])
 def test_numbers_that_nothing_can_hold(capsys, command, tmp_path):
-    """A session with such a number in its header could not be read back."""
+    """A session with such a number in its header could not be read again."""
     options = counts_of(command)
     assert len(options) > 2
     needed = {"measure": ["--out", str(tmp_path / "new")], "import": ["some.csv"]}.get(command, [])
@@ -159,7 +159,7 @@ def test_replay_without_a_terminal_names_headless(capsys, golden_path):
         ([], "Missing argument 'FILE'"),
         (["no/where.moe.jsonl", "--headless"], "no/where.moe.jsonl: no such file: check the path"),
         (["nowhere", "--headless"], ", and no such file here: `moe-watch sessions` lists them"),
-        (["x", "--speed", "100"], "--speed is 100: use 0.25 to 16, or 0 for no waiting"),
+        (["x", "--speed", "100"], "--speed is 100: use 0.25 to 16, or 0 for as fast as possible"),
         (["x", "--json"], "--json without --headless: add --headless"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_full_disk_behind_standard_output(golden_path):
 
 
 def test_a_reader_that_has_enough(golden_path):
-    """As with `| head`: that is no failure, and nothing is said about it."""
+    """As with `| head`: this is no failure, and no message is printed."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(

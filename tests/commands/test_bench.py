@@ -1,4 +1,4 @@
-"""`moe-watch bench`: what it prints and keeps, and what it says when it cannot. How fast anything is, is not asked."""
+"""`moe-watch bench`: its output, the stored cost, and its errors. Speeds are not tested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = [*(("decode", name) for name in DECODE), *(("prefill", name) for name in 
 
 @pytest.fixture(autouse=True)
 def kept(monkeypatch, tmp_path):
-    """Where costs are kept in these tests."""
+    """Folder of stored costs in these tests."""
     folder = tmp_path / "cost"
     monkeypatch.setattr("moe_watch.sessions.live.cost.cost_directory", lambda: folder)
     return folder
@@ -41,7 +41,7 @@ QUIET = Noise(cores=2, load=1.0, others=0.02, steal=0.0)
 
 
 def made(speed, noise=QUIET, rounds=10):
-    """The result of a bench in which the tap runs at this ratio of the bare speed, give or take 1 %."""
+    """Return the result of a bench in which the tap runs at this ratio of the baseline, ± 1 %."""
     bare = [100.0] * rounds
     tap = [100.0 * speed * (1 + 0.01 * (-1) ** i) for i in range(rounds)]
     rates = {"bare": bare, "tap on": tap}
@@ -105,7 +105,7 @@ def test_what_noise_made_is_neither_believed_nor_kept(finds, capsys, kept, resul
     assert run(["bench", "pocket", "--json"]) == 1
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
-    assert line.startswith("moe-watch: too noisy, the cost of the tap is not kept: ")
+    assert line.startswith("moe-watch: too noisy, the cost of the tap is not stored: ")
     assert said in line
     printed = json.loads(captured.out)
     assert printed["cost"] is None
@@ -218,9 +218,9 @@ def test_a_cost_that_cannot_be_kept_is_said(capsys, kept):
     from tests.sessions.live.test_cost import BACKEND, MODEL
 
     kept.write_text("a file where the folder would be")
-    _keep(Ready(model=MODEL, backend=BACKEND, template=None, capture=[]), made(0.98))
+    _keep(Ready(model=MODEL, backend=BACKEND, template=None, capture=[]), made(0.98).cost, QUIET)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "the dashboard will not show this cost: it cannot be kept" in line
+    assert "the dashboard will not show this cost: it cannot be stored" in line
 
 
 def test_help_explains(capsys):

@@ -1,4 +1,4 @@
-"""`moe-watch measure`: killed and resumed it gives what it gives undisturbed, and bad input is one line."""
+"""`moe-watch measure`: the same results if killed and resumed, and one line for bad input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNS = [f"{kind}-00{number}.moe.jsonl" for kind in ("run", "late") for number in
 
 @pytest.fixture(autouse=True, scope="module")
 def no_figures():
-    """Drawing takes longer than measuring does here, and has tests of its own."""
+    """Drawing takes longer than measuring here, and has separate tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "can_draw", lambda: False)
         yield
@@ -32,13 +32,13 @@ def no_figures():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """results.json of a measurement that nobody stopped."""
+    """Return `results.json` of a measurement that was not stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert run([*MEASURE, "--out", str(folder)]) == 0
     return (folder / "results.json").read_bytes()
 
 
-# It stands still in the middle of its second run, however fast that is, until it gets its signal.
+# Waits in the middle of its second run until it receives its signal.
 STANDING_STILL = """
 import os, signal, sys
 from moe_watch import main
@@ -55,7 +55,7 @@ main(sys.argv[1:])
 
 
 def interrupt(folder, number):
-    """Start a measurement as a process of its own, and send it a signal in the middle of its second run."""
+    """Start a measurement as a separate process, and send it a signal in the middle of its second run."""
     process = subprocess.Popen(
         [sys.executable, "-c", STANDING_STILL, *MEASURE, "--out", str(folder)],
         cwd=ROOT,
@@ -78,7 +78,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_results(undisturbed, tmp_p
     status, err = interrupt(tmp_path, number)
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     if number == signal.SIGINT:
-        assert f"stopped with 1 run whole in {tmp_path}; the same command goes on from there" in err
+        assert f"stopped with 1 run whole in {tmp_path}; the same command continues from there" in err
     assert not (tmp_path / "results.json").exists()
     first = (tmp_path / "run-001.moe.jsonl").read_bytes()
     assert run([*MEASURE, "--out", str(tmp_path)]) == 0
@@ -113,10 +113,10 @@ def test_json_is_results_json_and_a_drawn_seed_is_kept(tmp_path, capsys):
         (["--chunk-size", "0"], "--chunk-size is 0"),
         (["--seed", "-1"], "--seed is -1"),
         (["--seed", str(2**32 - 3)], f"--seed is {2**32 - 3}: use 0 up to"),
-        (["--seeds", "1,x"], "--seeds is '1,x': write numbers with commas between"),
-        (["--seeds", "1,1"], "--seeds holds a seed twice"),
-        (["--seeds", "1,-2"], "--seeds holds -2"),
-        (["--seeds", "1,2", "--runs", "3"], "--runs is 3, and --seeds names 2"),
+        (["--seeds", "1,x"], "--seeds is '1,x': write numbers separated by commas"),
+        (["--seeds", "1,1"], "--seeds has a seed twice"),
+        (["--seeds", "1,-2"], "--seeds has -2"),
+        (["--seeds", "1,2", "--runs", "3"], "--runs is 3, and --seeds has 2"),
         (["--seeds", "1", "--seed", "1"], "--seed and --seeds both given"),
         (["--prompts", "nowhere.txt"], "cannot read prompts from nowhere.txt: No such file"),
         (["--prompt", "a", "--prompts", "b"], "--prompt and --prompts both given"),
@@ -147,10 +147,10 @@ def test_what_is_wrong_is_one_line(capsys, tmp_path, arguments, said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "holds no prompt"),
-        (b"\n \n", "holds no prompt"),
-        (b"[]", "holds no prompt"),
-        (b'["a", 1]', "holds more than texts"),
+        (b"", "has no prompt"),
+        (b"\n \n", "has no prompt"),
+        (b"[]", "has no prompt"),
+        (b'["a", 1]', "has items that are no texts"),
         (b"a\xff", "is not UTF-8 text (byte 1)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Columns of tables keep their place whatever the cells hold."""
+"""Columns of tables keep their place with any content."""
 
 from __future__ import annotations
 

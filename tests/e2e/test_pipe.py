@@ -96,4 +96,4 @@ def test_no_terminal_to_take_keys_from(session):
         [*PROGRAM, "replay", "-"], input=session.read_bytes(), capture_output=True, start_new_session=True
     )
     assert done.returncode == 2
-    assert done.stderr == b"moe-watch: there is no terminal to take keys from: use --headless\n"
+    assert done.stderr == b"moe-watch: there is no terminal to read keys from: use --headless\n"

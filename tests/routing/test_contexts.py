@@ -6,6 +6,7 @@ from math import log2
 
 import msgspec
 import pytest
+from msgspec import to_builtins
 
 from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.events import Chunk, Keyframe, State
@@ -191,7 +192,7 @@ class TestSummary:
         found = Summary()
         for event in [HEADER, *events]:
             found.feed(event)
-        return found.result()["pressure"]
+        return to_builtins(found.result())["pressure"]
 
     def test_names_the_context_it_is_about_and_lists_them_all(self):
         flat = next(iter(plant(constant(0.5), 0.0, range(1), chunks=30))).mid
@@ -216,7 +217,7 @@ class TestSummary:
             *derive(two_contexts(14, 2), "measured-v1"),
         ]:
             found.feed(event)
-        assert found.result()["pressure"]["warm_up_missing"] == 0
+        assert to_builtins(found.result())["pressure"]["warm_up_missing"] == 0
 
 
 def test_keyframes_of_older_modes_do_not_name_a_context():

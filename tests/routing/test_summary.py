@@ -5,6 +5,7 @@ from math import log
 
 import msgspec
 import pytest
+from msgspec import to_builtins
 
 from moe_watch.routing.events import Chunk, Pressures, Progress, State, Token
 from moe_watch.routing.pressure.instruments import Instruments
@@ -16,7 +17,7 @@ def summarise(events):
     summary = Summary()
     for event in events:
         summary.feed(event)
-    return summary.result()
+    return json.loads(json.dumps(to_builtins(summary.result()), allow_nan=False))
 
 
 PROMPT, CHUNK = 4, 5
@@ -183,7 +184,7 @@ def test_nothing_decoded_is_null_and_never_zero(golden_events):
 
 def test_a_summary_is_json_and_ignores_progress(golden_events):
     found = summarise([*golden_events, Progress(stage="loading")])
-    assert json.loads(json.dumps(found)) == found == summarise(golden_events)
+    assert found == summarise(golden_events)
 
 
 def test_a_new_header_begins_a_new_run(golden_events):
@@ -191,4 +192,4 @@ def test_a_new_header_begins_a_new_run(golden_events):
 
 
 def test_no_events_no_summary():
-    assert Summary().result() == {}
+    assert Summary().result() is None

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from msgspec import to_builtins
+
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import State, to_json
 from moe_watch.routing.summary import Summary
@@ -67,7 +69,7 @@ def _play(path: Path) -> None:
             for item in _played(source):
                 view.feed(item)
                 summary.feed(item)
-        json.dumps(summary.result(), allow_nan=False)
+        json.dumps(to_builtins(summary.result()), allow_nan=False)
 
 
 def _played(source: ReplaySource) -> Iterator[Any]:

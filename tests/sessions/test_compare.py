@@ -19,7 +19,7 @@ from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.routing.stats.permutation import NoTest, Permutation
 from moe_watch.routing.usage.counts import jensen_shannon_distance
-from moe_watch.sessions.comparing.pairs import SourcePair, compare
+from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, compare
 from moe_watch.sessions.comparing.result import comparison_result
 from moe_watch.sessions.comparing.sources import read_source
 from moe_watch.sessions.comparing.tokens import TokenComparison, compare_tokens
@@ -44,6 +44,11 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return written
+
+
+def printed_comparison(found: Comparison) -> Any:
+    """Return what `compare --json` prints."""
+    return json.loads(json.dumps(msgspec.to_builtins(comparison_result(found)), allow_nan=False))
 
 
 def run_of(length: int, seed: int) -> list[Token]:
@@ -111,7 +116,7 @@ def test_a_torn_session_is_read_with_a_warning(write: Write) -> None:
     path = write("a", run_of(20, 1))
     path.write_bytes(path.read_bytes()[:-30])
     source = read_source(path)
-    assert source.runs[0].summary["tokens"]["generated"] == 19
+    assert source.runs[0].summary.tokens.generated == 19
     assert source.warnings == [f"{path}: the last line is cut off; read up to line 20"]
 
 
@@ -362,7 +367,7 @@ def test_observation_that_was_switched_off_leaves_rows_out(write: Write) -> None
 
 def test_everything_is_said_in_json(write: Write) -> None:
     a, b = write("a", run_of(LONG, 1)), write("b", run_of(LONG, 1))
-    found = json.loads(json.dumps(comparison_result(compare([a, b])), allow_nan=False))
+    found = printed_comparison(compare([a, b]))
     assert [each["file"] for each in found["sources"]] == ["a.moe.jsonl", "b.moe.jsonl"]
     assert found["sources"][0]["runs"][0]["fit"]["chunks"] == MEASURED
     (pair,) = found["pairs"]
@@ -381,7 +386,7 @@ def test_everything_is_said_in_json(write: Write) -> None:
 def test_what_is_not_there_is_null_with_its_reason(write: Write, tmp_path: Path) -> None:
     series = tmp_path / "s.json"
     series.write_text("[0.5, 0.4, 0.5, 0.4, 0.5, 0.4]")
-    found = comparison_result(compare([write("a", run_of(12, 1)), series]))
+    found = printed_comparison(compare([write("a", run_of(12, 1)), series]))
     assert found["sources"][0]["runs"][0]["fit"] is None
     assert found["sources"][1]["quantization"] is None
     (pair,) = found["pairs"]
@@ -394,7 +399,7 @@ def test_usage_of_a_session_without_generated_tokens_is_not_known(write: Write) 
     prompt = [make_token(at, "prompt") for at in range(5)]
     pair = only_pair(write("a", prompt), write("b", run_of(5, 1)))
     assert pair.usage == "in no layer both hold a generated token whose routing is known"
-    assert comparison_result(compare([pair.a.path, pair.b.path]))["pairs"][0]["usage_distance"]["mean"] is None
+    assert printed_comparison(compare([pair.a.path, pair.b.path]))["pairs"][0]["usage_distance"]["mean"] is None
 
 
 def test_one_run_against_few_is_not_tested(tmp_path: Path, write: Write) -> None:
@@ -429,7 +434,7 @@ def test_absent_ids_are_not_equal_ids(write: Write, without: str) -> None:
     which = "the second" if without == "the second" else "the first"
     said = f"{which} holds no token ids, so it is not known which tokens are the same"
     assert compare_tokens(a, b) == said
-    assert comparison_result(compare([a, b]))["pairs"][0]["agreement"] == {"tokens": None, "unavailable": said}
+    assert printed_comparison(compare([a, b]))["pairs"][0]["agreement"] == {"tokens": None, "unavailable": said}
 
 
 def test_routing_is_compared_up_to_the_first_token_without_an_id(write: Write) -> None:
@@ -463,9 +468,9 @@ def test_experts_by_id_have_no_first_one_and_no_order(write: Write, both: bool) 
     assert routing is not None
     assert not routing.ordered
     assert routing.sets.tolist() == [300] * LAYERS
-    found = comparison_result(compare([a, b]))["pairs"][0]["agreement"]["routing"]
+    found = printed_comparison(compare([a, b]))["pairs"][0]["agreement"]["routing"]
     assert (found["sets"], found["top_1"], found["order"]) == (1.0, None, None)
-    assert found["order_unavailable"].startswith("a recording without router probabilities holds experts by id")
+    assert found["order_unavailable"].startswith("a recording without router probabilities has experts by id")
     assert {layer["rank_of_top_1"] for layer in found["per_layer"]} == {None}
     lines = comparison_lines(compare([a, b]))
     assert sum("top-1" in line and "equal" in line for line in lines) == 0
@@ -477,5 +482,5 @@ def test_an_ordered_recording_says_so(write: Write) -> None:
     routing = compared(path, path).routing
     assert routing is not None
     assert routing.ordered
-    found = comparison_result(compare([path, path]))["pairs"][0]["agreement"]["routing"]
+    found = printed_comparison(compare([path, path]))["pairs"][0]["agreement"]["routing"]
     assert (found["top_1"], found["order_unavailable"]) == (1.0, None)

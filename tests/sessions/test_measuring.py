@@ -92,10 +92,10 @@ def test_every_run_is_a_session_that_replays_to_the_same_numbers(whole):
         summary = Summary()
         for event in read_session(folder / run["session"]):
             summary.feed(event)
-        shown = [each for each in summary.result()["pressure"]["chunks"] if not each["warm_up"]]
-        assert [each["mid"] for each in shown] == run["trajectory"]["mid_pressures"]
-        assert [each["index"] for each in shown] == run["trajectory"]["session_chunks"]
-        assert summary.result()["ended"]["why"] == "length"
+        shown = [each for each in summary.result().pressure.chunks if not each.warm_up]
+        assert [each.mid for each in shown] == run["trajectory"]["mid_pressures"]
+        assert [each.index for each in shown] == run["trajectory"]["session_chunks"]
+        assert summary.result().ended.why == "length"
 
 
 def test_results_have_the_keys_of_the_reference(whole):
@@ -314,7 +314,7 @@ def test_without_matplotlib_there_is_a_report_that_says_how_to_get_figures(whole
 def test_without_control_the_report_says_what_cannot_be_told(tmp_path):
     findings = analyse(measure(msgspec.structs.replace(PLAN, control=False, seeds=[3]), tmp_path, Watching()))
     found = results(findings)
-    assert (found["control"], found["late_runs"], found["mean_trajectory"]["std"]) == (None, [], None)
+    assert (found.control, found.late_runs, found.mean_trajectory.std) == (None, [], None)
     write_all(findings, to_bytes(found), tmp_path)
     assert "position and age cannot be told apart" in (tmp_path / "report.md").read_text()
 
@@ -324,8 +324,9 @@ def test_external_energy(whole, tmp_path):
     plan = msgspec.structs.replace(PLAN, forks=forks, control=False, seeds=PLAN.seeds[:2])
     findings = analyse(measure(plan, tmp_path, Watching()))
     found = results(findings)
-    _require_runs_as_undisturbed(found["runs"], json.loads(whole[1])["runs"])
-    energy = found["external_energy"]
+    printed = json.loads(to_bytes(found))
+    _require_runs_as_undisturbed(printed["runs"], json.loads(whole[1])["runs"])
+    energy = printed["external_energy"]
     assert (energy["boundaries"], energy["replicates"]) == (2 * plan.forked_boundaries, [2, 2])
     assert energy["text_minus_neutral"]["clusters"] == energy["boundaries"] == 4
     assert [each["run"] for each in energy["by_boundary"]] == [1, 1, 2, 2]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec import to_builtins
 
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Keyframe, to_json
@@ -150,8 +151,8 @@ class TestFiles:
         summary = Summary()
         for item in replayed(path):
             summary.feed(item)
-        pressure = summary.result()["pressure"]
-        assert pressure["fit"] == fit_result(found.fit, found.collapse)
+        pressure = to_builtins(summary.result())["pressure"]
+        assert pressure["fit"] == to_builtins(fit_result(found.fit, found.collapse))
         assert pressure["fit_unavailable"] is None
 
     def test_a_summary_says_why_there_is_no_fit(self, session):
@@ -159,7 +160,7 @@ class TestFiles:
         summary = Summary()
         for item in replayed(path):
             summary.feed(item)
-        pressure = summary.result()["pressure"]
+        pressure = to_builtins(summary.result())["pressure"]
         assert pressure["fit"] is None
         assert pressure["fit_unavailable"] == "2 measured chunks, and a fit needs at least 5: 3 more"
 

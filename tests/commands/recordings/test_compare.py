@@ -1,4 +1,4 @@
-"""`moe-watch compare`: the two engines agree, and what is said in text, in JSON, in a figure and of bad input."""
+"""`moe-watch compare`: the two engines agree; text, JSON, figure and bad input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def session(tmp_path: Path) -> Callable[..., str]:
-    """Writes a session of made-up tokens."""
+    """Return a writer of sessions with made-up tokens."""
 
     def write(name: str, *, first: int = 0, length: int = LENGTH, header: Header = HEADER) -> str:
         made = (msgspec.structs.replace(token, i=at) for at, token in enumerate(tokens(length, first)))
@@ -34,7 +34,7 @@ def session(tmp_path: Path) -> Callable[..., str]:
 
 
 def result(capsys: Capture, *arguments: str) -> dict[str, Any]:
-    """What `compare … --json` prints: one line, and nothing else."""
+    """Return the output of `compare … --json`, which is one line."""
     assert run(["compare", *arguments, "--json"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
@@ -131,7 +131,7 @@ def test_a_figure(capsys: Capture, session: Callable[..., str], tmp_path: Path) 
     assert capsys.readouterr().err == f"the figure is {picture}\n"
     drawn = picture.read_bytes()
     assert b"<svg" in drawn
-    assert complaint(capsys, *files, "--figure", str(picture)).endswith("exists: write over it with --force")
+    assert complaint(capsys, *files, "--figure", str(picture)).endswith("exists: overwrite it with --force")
     assert run(["compare", *files, "--figure", str(picture), "--force"]) == 0
     assert picture.read_bytes() == drawn
     capsys.readouterr()

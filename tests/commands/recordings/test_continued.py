@@ -1,4 +1,4 @@
-"""What commands say of a run whose recording goes on in further files."""
+"""Output of commands for a multi-part session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lossy(tmp_path_factory):
 
 @pytest.fixture
 def first(recorded, tmp_path, monkeypatch):
-    """The first of three files, in a folder for recordings of its own."""
+    """Return the first of three files, in a separate data directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("platformdirs.user_data_path", lambda *_, **__: tmp_path)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "cache")
@@ -40,7 +40,7 @@ def said(capsys, *arguments, status=0):
 
 
 def names(first):
-    """What the three files are called in lists."""
+    """Return the names of the three files in lists."""
     return [path.name.removesuffix(".moe.jsonl") for path in (first, part(first, 2), part(first, 3))]
 
 
@@ -98,16 +98,16 @@ class TestSessions:
         assert [line.split()[0] for line in lines] == names(first)
         states = [line[heading.index("STATE") :] for line in lines]
         assert states == [
-            f"goes on in {names(first)[1]}",
-            f"goes on in {names(first)[2]}, a part of {first.name}",
-            f"whole (length), a part of {first.name}",
+            f"continues in {names(first)[1]}",
+            f"continues in {names(first)[2]}, part of {first.name}",
+            f"whole (length), part of {first.name}",
         ]
         assert all("n/a: in 3 files, `fit` joins them" in line for line in lines)
 
     def test_a_part_without_its_first_file_says_so(self, capsys, first):
         first.unlink()
         (line,) = (line for line in said(capsys, "sessions").out.splitlines() if line.startswith(names(first)[1]))
-        assert line.endswith(f"goes on in {names(first)[2]}, a part of {first.name}, which is not there")
+        assert line.endswith(f"continues in {names(first)[2]}, part of {first.name}, which is missing")
 
     def test_show_names_all_of_them(self, capsys, first):
         lines = said(capsys, "sessions", "show", names(first)[0]).out.splitlines()

@@ -1,4 +1,4 @@
-"""A session is called as `moe-watch sessions` lists it wherever one is asked for."""
+"""Every command that takes a session takes its name in `moe-watch sessions`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 import moe_watch
 from moe_watch.commands.app import run
-from moe_watch.commands.options import session_file
 from moe_watch.commands.watching.screen import replay_command
 from moe_watch.routing.errors import UserError
+from moe_watch.sessions.library.lookup import session_file
 from tests.commands.watching.test_settings import settings
 
 NAME = "pocket-20261120-1"
@@ -19,7 +19,7 @@ NAME = "pocket-20261120-1"
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch, golden_path):
-    """A session in the data directory, seen from another folder."""
+    """Return a session in the data directory, with another working directory."""
     monkeypatch.setattr("platformdirs.user_data_path", lambda *_, **__: tmp_path)
     path = tmp_path / "sessions" / f"{NAME}.moe.jsonl"
     path.parent.mkdir()
@@ -42,7 +42,7 @@ def test_replay_by_name(capsys, recorded, name):
         (["verify", NAME], f"{NAME}.moe.jsonl: "),
         (["compare", NAME, NAME], "tokens: 9 are the same, all of them"),
         (["export", NAME, "--to", "csv", "--output", "tables"], "in tables"),
-        (["verify", NAME, "--salvage", "copy"], "nothing had to be left out"),
+        (["verify", NAME, "--salvage", "copy"], "no line was left out"),
     ],
     ids=["fit", "verify", "compare", "export", "salvage"],
 )

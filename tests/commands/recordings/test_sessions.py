@@ -14,7 +14,7 @@ from tests.sessions.made_sessions import made_tokens, with_chunks, write_session
 
 
 class Terminal(io.StringIO):
-    """Standard input with a person at it."""
+    """Standard input that is a terminal."""
 
     def isatty(self):
         return True
@@ -147,7 +147,7 @@ def test_delete_asks_and_takes_no_for_an_answer(capsys, folder, answer):
 def test_delete_without_a_person_needs_to_be_told(capsys, folder):
     for name in ("a", "b"):
         write_session(folder / f"{name}.moe.jsonl", 5)
-    assert "nobody to ask before deleting 2 sessions" in complaint(capsys, "delete", "a", "b")
+    assert "no terminal to confirm the deletion of 2 sessions" in complaint(capsys, "delete", "a", "b")
     assert "no such session" in complaint(capsys, "delete", "a", "x", "--yes")
     assert files(folder) == ["a.moe.jsonl", "b.moe.jsonl"]
     assert "deleted 2 sessions" in said(capsys, "delete", "a", "b", "a", "--yes").out

@@ -1,4 +1,4 @@
-"""How the program leaves where no command could take care of it: one line or none, and never a traceback."""
+"""Exit of the program outside of commands: one line or none, and never a traceback."""
 
 from __future__ import annotations
 

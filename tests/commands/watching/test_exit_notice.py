@@ -1,4 +1,4 @@
-"""An end that takes its time is not silent."""
+"""A run that takes long to end shows a notice."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.tui.scripted import Scripted
 
 @pytest.fixture
 def told(monkeypatch):
-    """Set once it was said what is waited for; said at once."""
+    """Return an event that the notice sets, with no delay."""
     said = threading.Event()
 
     def complain(message):
-        assert message == waiting.WAITED_FOR
+        assert message == waiting.NOTICE
         said.set()
 
-    monkeypatch.setattr(waiting, "UNTOLD_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "NOTICE_SECONDS", 0.0)
     monkeypatch.setattr(waiting, "complain", complain)
     return said
 
 
 class Stuck(Scripted):
-    """Is closed only once that was told of."""
+    """Source that closes only after the notice."""
 
     fatal_error = None
 
@@ -54,7 +54,7 @@ def test_a_terminal_that_is_gone_does_not_matter(monkeypatch, told):
     failures = []
     monkeypatch.setattr(waiting, "complain", gone)
     monkeypatch.setattr(threading, "excepthook", failures.append)
-    with waiting.wait_told():
+    with waiting.exit_notice():
         assert told.wait(LONG)
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
@@ -63,6 +63,6 @@ def test_a_terminal_that_is_gone_does_not_matter(monkeypatch, told):
 
 
 def test_a_quick_end_is_not_talked_about(capsys):
-    with waiting.wait_told():
+    with waiting.exit_notice():
         pass
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""What stands beside a progress bar: how much of what, in its unit."""
+"""Text beside a progress bar: the amount in its unit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moe_watch.routing.events import Progress
 
 @pytest.fixture
 def bar(monkeypatch):
-    """A bar on a terminal that keeps what is written."""
+    """Return a bar on a terminal that stores its output."""
     monkeypatch.setattr(
         "rich.console.Console", lambda **_: Console(file=io.StringIO(), force_terminal=True, width=100, _environ={})
     )

@@ -1,4 +1,4 @@
-"""`record` on the real pocket model, where a flag decides what becomes of a run."""
+"""`record` on the real pocket model, with flags that change the run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_at_the_end_of_the_context(tmp_path, capsys, flags, expected):
 
 
 def streamed(stdout: int, folder: Path) -> tuple[bytes, bytes]:
-    """A session that is recorded to standard output beside a terminal; returns what the terminal got, and the rest."""
+    """Record a session to standard output beside a terminal; return the output on the terminal, and the session."""
     screen, terminal = pty.openpty()
     done = subprocess.Popen(
         [sys.executable, "-m", "moe_watch", "record", "pocket", "--prompt", "x", "--tokens", "3", "--output", "-"],
@@ -44,16 +44,16 @@ def streamed(stdout: int, folder: Path) -> tuple[bytes, bytes]:
         env={**os.environ, "HOME": str(folder), "TERM": "xterm", "COLUMNS": "200"},
     )
     os.close(terminal)
-    seen = drained(screen)  # first: a terminal that nobody reads holds up whoever writes to it
+    seen = drained(screen)  # first: a terminal that is not read blocks its writer
     written = b"" if done.stdout is None else done.stdout.read()
     assert done.wait() == 0
     return seen, written
 
 
 def drained(screen: int) -> bytes:
-    """All that was written to a terminal whose other side is closed."""
+    """Return all output on a terminal with a closed other side."""
     found = b""
-    with contextlib.suppress(OSError):  # how Linux tells the end
+    with contextlib.suppress(OSError):  # end of file on Linux
         while data := os.read(screen, 65536):
             found += data
     os.close(screen)
@@ -61,7 +61,7 @@ def drained(screen: int) -> bytes:
 
 
 def test_a_pipes_reader_has_the_terminal_for_itself(tmp_path):
-    """It may well be the dashboard: a progress bar or a summary would be drawn over it."""
+    """The reader may be the dashboard, and a progress bar or a summary would be drawn over it."""
     seen, written = streamed(subprocess.PIPE, tmp_path)
     assert seen == b""
     assert written.count(b'"event":"token"') == 5

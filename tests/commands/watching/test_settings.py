@@ -1,4 +1,4 @@
-"""From a command line to the settings of a run."""
+"""Settings of a run from a command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WATCH = "moe_watch.commands.watching.watch"
 
 
 def settings(*arguments: str, **more: Any) -> RunSettings:
-    """Of a command that takes every option there is."""
+    """Return the settings of a command with all options."""
     found: list[RunSettings] = []
 
     @click.command()

@@ -353,9 +353,9 @@ def test_a_summary_of_an_import_does_not_wait_for_more_chunks(name, tmp_path):
     for event in [reader.header, *reader]:
         summary.feed(event)
     found = summary.result()
-    assert found["pressure"]["warm_up_missing"] is None
-    assert found["pressure"]["fit_unavailable"].startswith("pressure needs ")
-    assert any(found["pressure"]["fit_unavailable"] in line for line in summary_lines(found))
+    assert found.pressure.warm_up_missing is None
+    assert found.pressure.fit_unavailable.startswith("pressure needs ")
+    assert any(found.pressure.fit_unavailable in line for line in summary_lines(found))
 
 
 def test_a_fit_in_the_reference_s_mode_does_not_need_what_that_leaves_out(tmp_path):

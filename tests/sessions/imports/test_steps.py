@@ -7,6 +7,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
+from msgspec import to_builtins
 
 import moe_watch
 from moe_watch.routing.errors import UserError
@@ -58,7 +59,7 @@ def summary_of(path):
     summary, reader = Summary(), SessionReader(path)
     for event in [reader.header, *reader]:
         summary.feed(event)
-    return summary.result()
+    return to_builtins(summary.result())
 
 
 def counts_of(frame):

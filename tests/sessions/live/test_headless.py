@@ -70,7 +70,7 @@ def test_live_run_to_its_end(live):
     summary, items = headless(source)
     assert isinstance(items[0], Progress)
     assert summary == summary_of(items)
-    assert summary["tokens"]["generated"] == 50
+    assert summary.tokens.generated == 50
     assert source.ended
     assert list(read_session(source_path(source))) == [item for item in items if not isinstance(item, Progress)]
 
@@ -96,7 +96,7 @@ def test_signal_finishes_the_run(live, number):
     (state,) = [item for item in items if isinstance(item, State)]
     assert (state.state, state.why) == ("finished", "user")
     assert summary == summary_of(items)
-    assert summary["tokens"]["generated"] >= 29
+    assert summary.tokens.generated >= 29
     assert list(read_session(source_path(source))) == [item for item in items if not isinstance(item, Progress)]
     assert signal.getsignal(number) == before
 
@@ -123,7 +123,7 @@ def test_closed_terminal_that_is_told_of_twice_ends_the_run_whole(live):
             signal.raise_signal(signal.SIGHUP)
 
     summary, items = headless(source, hang_up)
-    assert summary["ended"] == {"state": "finished", "why": "user"}
+    assert (summary.ended.state, summary.ended.why) == ("finished", "user")
     assert list(read_session(source_path(source))) == [item for item in items if not isinstance(item, Progress)]
 
 
@@ -134,7 +134,7 @@ def test_closed_terminal_that_is_to_be_ignored(live):
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert summary["ended"]["why"] == "length"
+    assert summary.ended.why == "length"
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -153,7 +153,7 @@ def test_run_that_cannot_be_recorded_is_over_at_once(tmp_path):
     stage = Stage(tmp_path / "data", Finishing)
     source = LiveSource(RunSettings(prompt="def", recording_required=True), stage.around)
     summary, _ = headless(source)
-    assert summary == {}
+    assert summary is None
     assert "cannot be written" in str(source.fatal_error)
 
 
@@ -173,7 +173,7 @@ def test_works_on_any_thread(live):
     thread = threading.Thread(target=lambda: results.append(headless(live(Finishing))[0]))
     thread.start()
     thread.join()
-    assert results[0]["tokens"]["generated"] == 50
+    assert results[0].tokens.generated == 50
 
 
 def test_source_that_cannot_start(tmp_path):

@@ -173,7 +173,7 @@ class TestControl:
         summary = Summary()
         for item in shown:
             summary.feed(item)
-        assert summary.result()["marks"] == 1
+        assert summary.result().marks == 1
         index = LineIndex(open_whole(path_of(source)))
         index.extend()
         assert [mark.i for mark in index.marks] == [2]

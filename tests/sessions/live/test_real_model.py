@@ -48,7 +48,7 @@ def test_live_and_replay_are_the_same_number_for_number(live):
     source = live(SETTINGS)
     summary, shown = headless(source)
     assert source.fatal_error is None
-    assert [item.i for item in shown if isinstance(item, Token)][-1] == summary["tokens"]["prompt"] + 69
+    assert [item.i for item in shown if isinstance(item, Token)][-1] == summary.tokens.prompt + 69
     chunks = [item for item in shown if isinstance(item, Chunk)]
     assert [chunk.partial for chunk in chunks] == [False, False, False, True]
     assert all(chunk.pressures is not None for chunk in chunks)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import to_builtins
 
 import moe_watch
 from moe_watch.commands.app import run
@@ -141,7 +142,7 @@ def test_everyone_who_reads_it_says_the_same(capsys, session):
     found, summary = fit_file(session), Summary()
     for item in replayed(session):
         summary.feed(item)
-    pressure = summary.result()["pressure"]
+    pressure = to_builtins(summary.result())["pressure"]
     words = pressure["fit"]["words"]
     assert (pressure["context"], pressure["fit"]["p_sequential"]) == (found.context, found.fit.p_sequential)
     assert moe_watch.open(session).fit().p_sequential == found.fit.p_sequential

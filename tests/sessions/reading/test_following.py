@@ -148,7 +148,7 @@ class TestGrowingFile:
     def test_without_a_screen_everything_is_summed_up(self, path, recorder):
         append(recorder, *tokens(2500), State(state="finished", i=2500, t=125.0, why="length"))
         source = ReplaySource(path, speed=0, follow=True)
-        assert run_headless(source, lambda item: None)["tokens"]["generated"] == 2500
+        assert run_headless(source, lambda item: None).tokens.generated == 2500
 
     @pytest.mark.parametrize(
         ("spoil", "reason"),

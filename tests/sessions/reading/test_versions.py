@@ -8,6 +8,7 @@ from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
+from msgspec import to_builtins
 
 from moe_watch.routing.arrays import unpacked
 from moe_watch.routing.errors import UserError
@@ -36,7 +37,7 @@ def summary(path):
     folded = Summary()
     for item in replayed(path):
         folded.feed(item)
-    return folded.result()
+    return to_builtins(folded.result())
 
 
 def versioned(path):

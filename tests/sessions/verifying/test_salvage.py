@@ -229,7 +229,7 @@ class TestCommand:
         assert run(["verify", "--salvage", str(copy), str(path)]) == 0
         out = capsys.readouterr().out.splitlines()
         assert out[0] == "left out line 21: not JSON (invalid character at byte 0)"
-        assert out[-2] == "left out 10 more lines: --json names them"
+        assert out[-2] == "left out 10 more lines: --json lists them"
         assert out[-1] == f"165 lines with 145 tokens saved to {copy}"
 
     def test_json(self, whole, damaged, copy, capsys):

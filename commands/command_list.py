@@ -1,0 +1,56 @@
+"""List of all commands under their headings. Each module is imported only when its command runs or shows its help."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+HEADINGS = {
+    "Watch and replay": {
+        "watch": ("watching.watch", "Watch a model generate."),
+        "record": ("watching.record", "Record a run without a dashboard."),
+        "replay": ("watching.replay", "Replay a session."),
+    },
+    "Recordings": {
+        "sessions": ("recordings.sessions", "List, show, rename and delete sessions."),
+        "verify": ("recordings.verify", "Check sessions for faults, or salvage one."),
+        "compare": ("recordings.compare", "Compare sessions or measurements."),
+        "export": ("recordings.export", "Write a session as tables or as a trace."),
+        "import": ("recordings.import_", "Convert another program's trace to a session."),
+    },
+    "Measure": {
+        "fit": ("measuring.fit", "Fit the half-life of mid-pressure."),
+        "measure": ("measuring.measure", "Measure half-lives over many runs."),
+        "bench": ("measuring.bench", "Measure the observation cost."),
+    },
+    "Reference": {
+        "schema": ("schema", "Print the JSON Schema of a result."),
+    },
+}
+"""Module and short help of each command, by heading and name. Both are in the order of `--help`."""
+
+
+class CommandList(click.Group):
+    """Group of the commands in `HEADINGS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return all names in the order of `--help`."""
+        return [name for listed in HEADINGS.values() for name in listed]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import a command; None if there is none of this name."""
+        for listed in HEADINGS.values():
+            if cmd_name in listed:
+                module, _ = listed[cmd_name]
+                found = import_module(f"moe_watch.commands.{module}")
+                command: click.Command = getattr(found, module.rpartition(".")[2])
+                return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write names and short help of all commands, one section per heading."""
+        width = max(map(len, self.list_commands(ctx)))
+        for heading, listed in HEADINGS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), help_) for name, (_, help_) in listed.items()])

@@ -1,0 +1,70 @@
+"""`moe-watch schema`: JSON Schema of the results that `--json` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from moe_watch.routing.errors import UserError
+
+if TYPE_CHECKING:
+    from msgspec import Struct
+
+
+class PrintedResult(NamedTuple):
+    """Result that commands print with `--json`."""
+
+    title: str
+    commands: tuple[str, ...]
+    struct: type[Struct]
+
+
+def printed_results() -> dict[str, PrintedResult]:
+    """Return all results by name, in the order of docs/json.md."""
+    from moe_watch.routing.results import FitReport, RunSummary
+    from moe_watch.sessions import results
+
+    return {
+        "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
+        "fit": PrintedResult("A fit", ("fit",), FitReport),
+        "cost": PrintedResult("A cost", ("bench",), results.BenchReport),
+        "measurement": PrintedResult("A measurement", ("measure",), results.MeasurementReport),
+        "comparison": PrintedResult("A comparison", ("compare",), results.ComparisonResult),
+        "recordings": PrintedResult("Recordings", ("sessions",), results.RecordingList),
+        "recording": PrintedResult("A recording", ("sessions show",), results.RecordingPreview),
+        "verification": PrintedResult("A verification", ("verify",), results.VerifyReport),
+        "salvage": PrintedResult("A salvage", ("verify --salvage",), results.SalvageReport),
+        "import": PrintedResult("An import", ("import",), results.ImportReport),
+        "export": PrintedResult("An export", ("export",), results.ExportReport),
+    }
+
+
+@click.command()
+@click.argument("name", required=False)
+def schema(name: str | None) -> None:
+    """Print the JSON Schema of result NAME, with a description of each key.
+
+    Without NAME: list all results and the commands that print them with --json.
+    """
+    known = printed_results()
+    if name is None:
+        _print_list(known)
+        return
+    if name not in known:
+        raise UserError(f"there is no result called {name!r}", advice=f"use {', '.join(known)}")
+
+    import json
+
+    from msgspec.json import schema as schema_of
+
+    click.echo(json.dumps(schema_of(known[name].struct), indent=2, ensure_ascii=False))
+
+
+def _print_list(known: dict[str, PrintedResult]) -> None:
+    from moe_watch.commands.output import say
+    from moe_watch.commands.tables import table_lines
+
+    rows = [[name, ", ".join(f"{command} --json" for command in each.commands)] for name, each in known.items()]
+    for line in table_lines([["NAME", "PRINTED BY"], *rows]):
+        say(line)
