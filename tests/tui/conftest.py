@@ -10,7 +10,7 @@ from textual.widgets import Input
 
 from moe_watch.tui.app import MoeWatchApp
 from tests.tui.events import main_run
-from tests.tui.scripted import ManualClock, Scripted
+from tests.tui.scripted import ManualClock, scripted
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ class AtOnce(Executor):
 
 def make_app(items=None, *, theme=None, simulated=False, clock=None, fps=None, executor=None, **source):
     """The app on a scripted source, without a timer."""
-    script = Scripted(main_run() if items is None else items, **source)
+    script = scripted(main_run() if items is None else items, **source)
     clock, executor = clock or ManualClock(), executor or AtOnce()
     return MoeWatchApp(script, clock=clock, fps=fps, theme=theme, simulated=simulated, executor=executor)
 

@@ -146,7 +146,7 @@ async def test_the_banner_goes_when_the_run_goes_on():
 
 async def test_a_recorded_chunk_pause_offers_nothing_that_a_replay_cannot_do():
     _, items = at_boundary()
-    async with running(items, abilities=REPLAY, recording=REPLAYING) as (app, _, _):
+    async with running(items, abilities=REPLAY, origin=REPLAYING) as (app, _, _):
         assert "chunk 1 is complete: the run waited here" in bar(app, "banner")
 
 
@@ -239,7 +239,7 @@ async def test_a_prompt_is_never_one_line_and_has_no_moment():
     ],
 )
 async def test_in_a_replay_these_keys_say_why(key, words):
-    async with running(main_run(33), abilities=REPLAY, recording=REPLAYING) as (app, pilot, source):
+    async with running(main_run(33), abilities=REPLAY, origin=REPLAYING) as (app, pilot, source):
         await press(app, pilot, key)
         assert [message[: len(words)] for message in toasts(app)] == [words]
         assert source.asked == [("start",)]

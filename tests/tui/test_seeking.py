@@ -238,7 +238,7 @@ def timeline(position=100, *, marks=(), injections=(), tokens=1000):
 @pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["wide", "narrow"])
 async def test_keys_that_seek(key, jumps, size):
     there = timeline(marks=[40, 800], injections=[20, 700])
-    async with running(main_run(33), size=size, abilities=SEEKABLE, recording=REPLAYING, timeline=there) as (
+    async with running(main_run(33), size=size, abilities=SEEKABLE, origin=REPLAYING, timeline=there) as (
         app,
         pilot,
         source,
@@ -250,7 +250,7 @@ async def test_keys_that_seek(key, jumps, size):
 
 @pytest.mark.parametrize(("key", "to"), [("comma", -1), ("full_stop", 1)])
 async def test_steps_hold_playback(key, to):
-    async with running(main_run(33), abilities=SEEKABLE, recording=REPLAYING, timeline=timeline()) as (
+    async with running(main_run(33), abilities=SEEKABLE, origin=REPLAYING, timeline=timeline()) as (
         app,
         pilot,
         source,
@@ -367,7 +367,7 @@ def test_while_playing_the_mark_just_passed_is_not_gone_back_to():
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["narrow", "wide"])
 async def test_the_timeline_has_time_token_and_ticks(size):
     there = timeline(500, marks=[250], injections=[750, 999])
-    async with running(main_run(33), size=size, abilities=SEEKABLE, recording=REPLAYING, timeline=there) as (app, _, _):
+    async with running(main_run(33), size=size, abilities=SEEKABLE, origin=REPLAYING, timeline=there) as (app, _, _):
         (row,) = lines(app.dashboard.query_one("#timeline"))
         assert row.startswith(" 0:50 / 1:40 ")
         assert row.endswith(" token 500 of 1,000")
@@ -382,7 +382,7 @@ async def test_the_timeline_has_time_token_and_ticks(size):
 
 async def test_click_and_drag_go_there_once_per_frame():
     there = timeline(500)
-    async with running(main_run(33), abilities=SEEKABLE, recording=REPLAYING, timeline=there) as (app, pilot, source):
+    async with running(main_run(33), abilities=SEEKABLE, origin=REPLAYING, timeline=there) as (app, pilot, source):
         start, cells = app.dashboard.query_one("#timeline")._bar
         await pilot.mouse_down("#timeline", offset=(start, 0))
         for x in range(start, start + cells, 7):
@@ -408,7 +408,7 @@ async def test_a_click_in_a_real_replay_shows_that_place(path):
 
 
 async def test_the_timeline_stays_when_a_panel_is_maximised():
-    async with running(main_run(33), abilities=SEEKABLE, recording=REPLAYING, timeline=timeline()) as (app, pilot, _):
+    async with running(main_run(33), abilities=SEEKABLE, origin=REPLAYING, timeline=timeline()) as (app, pilot, _):
         board = app.dashboard
         board.experts.focus()
         await press(app, pilot, "z")

@@ -12,8 +12,6 @@ from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.run import Status
 
 Group = Literal["run", "text", "seek", "recording", "panels", "program"]
-_ALTERING: frozenset[Ability] = frozenset({"perturb", "turn", "prompt", "record", "mark", "tap", "multistep"})
-"""What would make the run, or the file, another one."""
 GROUP_TITLES: dict[Group, str] = {
     "run": "Run",
     "text": "Put text in",
@@ -52,16 +50,12 @@ class Action:
 
     def reason(self, frame: Frame) -> str:
         """Why it cannot be done now."""
-        if frame.replay and self.needs & _ALTERING:
-            return "not in a replay, the recording is what it is"
-        if frame.replay and self.needs == _RATE:
-            return "in a replay, + goes up to it"
         if "seek" in self.needs and frame.view.counts_only:
             return "imported counts have no order in time"
-        if "seek" in self.needs:
-            return "nothing of the recording is read yet" if frame.replay else self.lacking
+        if refusal := frame.words.refusal(self.needs):
+            return refusal
         if "restart" in self.needs:
-            return "a replay has no worker" if frame.replay else self.lacking
+            return self.lacking
         if "turn" in self.needs and "perturb" in frame.abilities:
             return self.lacking
         return _standstill(frame) or self.lacking
@@ -87,8 +81,8 @@ class Action:
 
 def _standstill(frame: Frame) -> str:
     """Why little can be done in this moment; empty while something runs."""
-    if frame.replay:
-        return "the recording has ended"
+    if frame.words.standstill:
+        return frame.words.standstill
     if "restart" in frame.abilities:
         return "the worker has ended, R starts a new one"
     standstills: dict[Status, str] = {
@@ -109,7 +103,6 @@ _NO_PACE = "this source keeps its own pace"
 _NO_TEXT = "nothing runs that text could be put into"
 _SEEK = _needs("seek")
 DIGITS = tuple("0123456789")
-_NO_SEEK = "only in a replay"
 
 # fmt: off
 ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
@@ -164,48 +157,48 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _needs("prompt"), "no model is loaded that could be asked", footer=11,
     ),
     Action(
-        "back", ("left",), "←", "5 s back", "Go five recorded seconds back.", "seek", _SEEK, _NO_SEEK, footer=3,
+        "back", ("left",), "←", "5 s back", "Go five recorded seconds back.", "seek", _SEEK, footer=3,
     ),
     Action(
-        "on", ("right",), "→", "5 s on", "Go five recorded seconds on.", "seek", _SEEK, _NO_SEEK, footer=4,
+        "on", ("right",), "→", "5 s on", "Go five recorded seconds on.", "seek", _SEEK, footer=4,
     ),
     Action(
         "previous_token", ("comma",), ",", "token back", "Hold playback, and go one token back.", "seek",
-        _SEEK, _NO_SEEK, footer=30,
+        _SEEK, footer=30,
     ),
     Action(
         "next_token", ("full_stop",), ".", "token on", "Hold playback, and show one token more.", "seek",
-        _SEEK, _NO_SEEK, footer=27,
+        _SEEK, footer=27,
     ),
     Action(
         "previous_mark", ("left_square_bracket",), "[", "mark back", "Go to the mark or injection before.", "seek",
-        _SEEK, _NO_SEEK, footer=5,
+        _SEEK, footer=5,
     ),
     Action(
         "next_mark", ("right_square_bracket",), "]", "mark on", "Go to the next mark or injection.", "seek",
-        _SEEK, _NO_SEEK, footer=6,
+        _SEEK, footer=6,
     ),
-    Action("home", ("home",), "home", "beginning", "Play from the beginning.", "seek", _SEEK, _NO_SEEK),
+    Action("home", ("home",), "home", "beginning", "Play from the beginning.", "seek", _SEEK),
     Action(
         "end", ("end",), "end", "end", "Go to the end; if the text was scrolled back, follow it first.", "seek",
-        _SEEK, _NO_SEEK,
+        _SEEK,
     ),
     Action(
         "jump", ("j",), "j", "jump…", "Go to a token (1200), a share (30%) or a time (1:30, 90s).", "seek",
-        _SEEK, _NO_SEEK, footer=28,
+        _SEEK, footer=28,
     ),
     Action(
         "tenth", DIGITS, "0…9", "go to 0…90 %", "Go to a tenth of the recording: 0 is the beginning, 5 the middle.",
-        "seek", _SEEK, _NO_SEEK, footer=31,
+        "seek", _SEEK, footer=31,
     ),
     Action(
         "find", ("slash",), "/", "find…",
         "Hold playback, and go to the next place of a text that was generated or injected.", "seek",
-        _SEEK, _NO_SEEK, footer=7,
+        _SEEK, footer=7,
     ),
     Action(
         "find_next", ("n",), "n", "find next", "Go to the next place of the text that was looked for last.", "seek",
-        _SEEK, _NO_SEEK, footer=32,
+        _SEEK, footer=32,
     ),
     Action(
         "record", ("r",), "r", "record", "Switch the recording on or off.", "recording",

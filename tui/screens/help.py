@@ -70,7 +70,7 @@ class HelpScreen(ModalScreen[None]):
         """The groups of actions: that of a replay's own first, where there is one, those with nothing to do last."""
         offered = {action.group for action in ACTIONS if action.offered(self._frame)}
         return sorted(
-            GROUP_TITLES, key=lambda group: (group not in offered, not (self._frame.replay and group == "seek"))
+            GROUP_TITLES, key=lambda group: (group not in offered, not (self._frame.seekable and group == "seek"))
         )
 
     def _add_actions(self, table: Table, actions: Sequence[Action]) -> None:

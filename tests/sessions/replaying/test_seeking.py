@@ -196,7 +196,7 @@ class TestWhatIsShown:
         for _ in range(2):
             jump(source, "token", 900)
         (warning,) = source.warnings
-        assert "1 chunks or keyframes differ" in warning
+        assert "chunks or keyframes that differ from the tokens: 1;" in warning
 
     def test_recording_that_begins_in_the_middle(self, events, tmp_path, clock):
         first = next(at for at, event in enumerate(events) if isinstance(event, Keyframe))
@@ -376,7 +376,7 @@ class TestBeforeAllLinesAreFound:
         monkeypatch.setattr("moe_watch.sessions.reading.index.BLOCK", 10_000)
         source = ReplaySource(path, TickingClock())
         source.start()
-        assert source._index.behind
+        assert source._file.index.behind
         source.pause()
         yield source
         source.close()
@@ -384,11 +384,11 @@ class TestBeforeAllLinesAreFound:
     def arrive(self, source, jump):
         """What a jump gives, which may have to wait for its place to be found."""
         source.seek(jump)
-        return drain_until(source, lambda _: not source._jumps and source._target is None)
+        return drain_until(source, lambda _: not (source._player.seeking or source._player.landing))
 
     def test_the_whole_extent_is_known(self, source, path):
         assert (source.timeline.tokens, source.timeline.seconds) == (TOKENS, make_token(TOKENS - 1).t)
-        assert source.recording.bytes == path.stat().st_size
+        assert source.origin.bytes == path.stat().st_size
 
     @pytest.mark.parametrize(
         "target", [Jump("token", 2500), Jump("time", 125.0), Jump("chunk", 600), Jump("mark", 4), END, HOME]
@@ -410,7 +410,7 @@ class TestBeforeAllLinesAreFound:
 
     def test_it_plays_meanwhile(self, source, events):
         assert rest(source) == events
-        assert not source._index.behind
+        assert not source._file.index.behind
         assert source.timeline.marks == of(Marker, events)
 
 
