@@ -118,7 +118,7 @@ async def test_a_screen_after_a_jump_is_that_of_a_straight_replay(events, path, 
         await jumped(app, pilot, "token", i)
         source = app.source
         seen, stream, view = screen(app), shown(app.dashboard.stream), app.view
-    status = {"recording": source.recording, "pace": source.pace, "abilities": SEEKABLE, "timeline": source.timeline}
+    status = {"origin": source.origin, "pace": source.pace, "abilities": SEEKABLE, "timeline": source.timeline}
     status["ended"] = i >= source.timeline.tokens
     if status["ended"]:
         status["abilities"] = {"seek"}

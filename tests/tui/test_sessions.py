@@ -66,7 +66,7 @@ async def read(app, pilot):
 @asynccontextmanager
 async def listing(*, size=(120, 40), **options):
     """The app with the list of sessions open."""
-    async with running(main_run(33), size=size, **{"recording": OFF, **options}) as (app, pilot, source):
+    async with running(main_run(33), size=size, **(options or {"recording": OFF})) as (app, pilot, source):
         await press(app, pilot, "S")
         await read(app, pilot)
         assert isinstance(app.screen, SessionsScreen)

@@ -18,6 +18,7 @@ from moe_watch.sessions.text import plural
 from moe_watch.tui.state.origin_words import OriginWords, words_of
 from moe_watch.tui.state.pace import pace_in_words, scale_of
 from moe_watch.tui.state.run import RunView, Status
+from moe_watch.tui.state.snapshot import snapshot
 from moe_watch.tui.state.trends import Trend
 from moe_watch.tui.text.sanitize import one_line
 
@@ -68,7 +69,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One moment of the dashboard."""
+    """Snapshot of one moment of the dashboard."""
 
     view: RunView
     origin: Origin
@@ -100,9 +101,22 @@ class Frame:
         silent: float = 0.0,
         trend: Trend | None = None,
     ) -> Frame:
-        """Read the status of a source. It has not ended before `view` has `caught_up` with the events it returned."""
+        """Take a snapshot of a run's state, and read the status of its source.
+
+        Args:
+            view: state of the run; later events do not change the frame.
+            source: the present source.
+            caught_up: `view` has all events that the source returned. A source has not ended before that.
+            queued: the injection that waits.
+            waited: seconds since the stage of loading or prefill began.
+            simulated: the run is made up.
+            silent: seconds since the last event of the run itself.
+            trend: trend of the trajectory on the screen.
+        """
+        if view.window is not None:
+            view.window.usage  # noqa: B018 - counts the waiting tokens once, and not again in every copy
         return cls(
-            view=view,
+            view=snapshot(view),
             origin=source.origin,
             recording=source.recording if isinstance(source, Recordable) else NOT_RECORDED,
             pace=source.pace,
