@@ -21,7 +21,7 @@ Ability = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the events of a source come from: a model that runs now, or a session file."""
+    """Origin of a source's events: a model that runs now, or a session file."""
 
     kind: Literal["model", "session"]
     model: str = ""
@@ -110,7 +110,7 @@ class Source(Protocol):
 
     @property
     def origin(self) -> Origin:
-        """Where the events come from."""
+        """Origin of the events."""
 
     @property
     def pace(self) -> PaceStatus: ...

@@ -154,7 +154,7 @@ class MoeWatchApp(App[None]):
         }
 
     def _displays(self) -> dict[str, Callable[[], object]]:
-        """Return the actions that change what the screen shows, and those of the program."""
+        """Return the actions of the screen and of the program."""
         board = self.dashboard
         return {
             "sessions": self._show_sessions,

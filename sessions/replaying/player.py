@@ -22,7 +22,7 @@ ITEMS_PER_DRAIN = 256
 SECONDS_PER_DRAIN = 0.015
 """Bounds of one call, in items and roughly in seconds, so that the caller has time to draw."""
 SECONDS_PER_JUMP = 0.05
-"""Bound of one call after a seek: what precedes the target is to be visible at once."""
+"""Bound of one call after a seek, in seconds; larger, since everything before the target is to be visible at once."""
 MOST_BEHIND = 2048
 """Tokens that may wait until their chunks are computed; each takes some 20 kB."""
 
@@ -31,7 +31,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class Pass:
-    """One pass over the events of a file: what is read, what was shown, and when the next event is due."""
+    """One pass over the events of a file: reader, instruments, progress and schedule."""
 
     reader: SessionReader
     instruments: Recomputed
@@ -114,7 +114,7 @@ class Landing:
 
 
 class CatchingUp:
-    """Phase after a landing: recompute the chunks of what was shown as recorded.
+    """Phase after a landing: recompute the chunks that were shown as recorded.
 
     A chunk that is not in the file, because the recording ended before it was complete, is shown now.
     """

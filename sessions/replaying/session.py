@@ -21,7 +21,7 @@ class IndexedFile:
 
     Args:
         source: the file, or the bytes of one.
-        follow: read what is written to the file later.
+        follow: read lines that are added to the file later.
 
     Raises:
         UserError: the file cannot be opened.

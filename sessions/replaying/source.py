@@ -32,7 +32,7 @@ class ReplaySource:
         source: the file, or the bytes of one.
         clock: monotonic seconds.
         speed: playback speed, 0.25 to 16, or 0 for as fast as the caller drains.
-        follow: read what is written to the file later and, unless `speed` is 0, begin at its end.
+        follow: read lines that are added to the file later and, unless `speed` is 0, begin at its end.
     """
 
     def __init__(

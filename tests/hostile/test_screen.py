@@ -85,7 +85,7 @@ async def test_help():
     async with running([*run(TOGETHER), ending(TOGETHER, "error")], size=SIZE) as (app, pilot, _):
         await press(app, pilot, "question_mark")
         assert isinstance(app.screen, HelpScreen)
-        assert "Put text in" in screen(app)
+        assert "Inject text" in screen(app)
 
 
 async def test_a_warning_and_a_refusal():

@@ -115,7 +115,7 @@ async def test_a_complete_chunk_waits_and_says_what_goes_on(size):
         assert "space resume" in bar(app, "footer")
         await press(app, pilot, "g")
         assert source.asked[-1] == ("perturb", GO_ON, "raw", False)
-        assert "go on asked for, at once" in bar(app, "footer")
+        assert "go on queued for the next token" in bar(app, "footer")
         await press(app, pilot, "space")
         assert source.asked[-1] == ("resume",)
 
@@ -168,7 +168,7 @@ async def test_exclamation_mark_injects_at_once(size):
     async with running([*run.prompt(), *run.generate(13)], size=size) as (app, pilot, source):
         await press(app, pilot, "exclamation_mark")
         assert source.asked[-1] == ("perturb", GO_ON, "raw", True)
-        assert "go on asked for, at once" in bar(app, "footer")
+        assert "go on queued for the next token" in bar(app, "footer")
         source.add(run.inject(INJECTED))
         await settle(app, pilot)
         assert "asked for" not in bar(app, "footer")

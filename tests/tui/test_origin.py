@@ -14,9 +14,10 @@ TUI = Path(__file__).resolve().parents[2] / "tui"
 ALLOWED = {
     "state/origin_words.py": {"_WORDS[origin.kind]"},
     "state/pace.py": {"_SCALES[pace.kind]", "pace.kind == 'speed'"},
+    "screens/sessions.py": {"'replay'"},
     "app.py": {"ReplaySource(path, self._clock)"},
 }
-"""The words of each origin, the scale of each pace, and the session that the list opens."""
+"""The words of each origin, the scale of each pace, the action of the list, and the session that it opens."""
 SOURCES = {"ReplaySource", "LiveSource"}
 
 

@@ -34,7 +34,7 @@ async def test_after_the_worker_died_every_key_says_so(key):
         (ended_run("finished"), LIVE - {"pause"}, "space", "pause: the run has finished"),
         (ended_run("finished"), LIVE - {"turn"}, "n", "next turn…: this model has no chat template"),
         (main_run(5), LIVE, "R", "restart: the worker runs"),
-        (main_run(5), LIVE - {"rate"}, "plus", "faster: this source keeps its own pace"),
+        (main_run(5), LIVE - {"rate"}, "plus", "faster: the pace of this source cannot be changed"),
     ],
     ids=["loading", "failed", "finished", "no-turns", "worker-runs", "no-pace"],
 )
@@ -86,7 +86,7 @@ async def test_help_gives_the_reason_that_the_key_gives(options):
 @pytest.mark.parametrize(
     ("options", "first"),
     [
-        ({"abilities": SEEKABLE, "origin": REPLAYING}, "Move in a replay"),
+        ({"abilities": SEEKABLE, "origin": REPLAYING}, "Seek in a replay"),
         ({}, "Run"),
     ],
     ids=["replay", "live"],

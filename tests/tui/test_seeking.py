@@ -273,7 +273,7 @@ async def test_the_end_can_be_left_again(path):
         await press(app, pilot, "end")
         await landed(app, pilot)
         footer = app.dashboard.query_one("#footer")
-        assert "finished: as many tokens as asked for" in shown(app.dashboard.query_one("#banner"))
+        assert "finished: token limit reached" in shown(app.dashboard.query_one("#banner"))
         assert "← 5 s back" in lines(footer)[0]
         await press(app, pilot, "left_square_bracket")
         await landed(app, pilot)

@@ -92,7 +92,7 @@ async def test_sessions_are_listed_newest_first_with_what_they_are(folder):
         assert none.endswith("unreadable ")
         assert none.split()[1:3] == ["n/a", "n/a"]
         assert "3 files" in str(app.screen.query_one("#sessions-box")._border_title)
-        assert "ended: as many tokens as asked for" in told(app, "facts")
+        assert "ended: token limit reached" in told(app, "facts")
 
 
 async def test_the_one_under_the_cursor_is_described(folder):

@@ -24,7 +24,7 @@ from moe_watch.tui.text.sanitize import one_line
 
 _WHY_FINISHED = {
     "eos": "end of text",
-    "length": "as many tokens as asked for",
+    "length": "token limit reached",
     "context": "the context is full",
     "user": "stopped by hand",
 }
@@ -132,7 +132,7 @@ class Frame:
 
     @property
     def words(self) -> OriginWords:
-        """Words that depend on where the events come from."""
+        """Words that depend on the origin of the events."""
         return words_of(self.origin)
 
     @property
@@ -196,5 +196,5 @@ class Frame:
         if self.status == "paused" and not self.at_boundary:
             return f"{self.queued.label} queued, waits for resume (space)"
         if self.queued.at_once or self.at_boundary:
-            return f"{self.queued.label} asked for, at once"
+            return f"{self.queued.label} queued for the next token"
         return f"{self.queued.label} queued for the chunk boundary, in {plural(self.view.clock.missing, 'token')}"

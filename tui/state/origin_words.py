@@ -22,7 +22,7 @@ class OriginWords:
     badge: str = ""
     """Sign in the header bar, instead of the status of the recording."""
     failed: str = ""
-    """What is left of a run that failed, instead of what was recorded of it."""
+    """Statement about a run that failed, instead of the number of recorded tokens."""
     standstill: str = ""
     """Reason why little can be done while nothing plays."""
     never: Mapping[Ability, str] = field(default_factory=dict)

@@ -128,7 +128,7 @@ async def test_a_failed_run_keeps_its_panels_and_says_what_was_saved():
     ("why", "words"),
     [
         ("eos", "end of text"),
-        ("length", "as many tokens as asked for"),
+        ("length", "token limit reached"),
         ("context", "the context is full"),
         ("user", "stopped by hand"),
     ],

@@ -32,7 +32,7 @@ READOUT_HEIGHT = 6
 """Panels this tall have a line about one token."""
 _FINISHED_MARKS = {
     "eos": "■ end of text",
-    "length": "■ as many tokens as asked for",
+    "length": "■ token limit reached",
     "context": "■ context full",
     "user": "■ stopped",
 }
