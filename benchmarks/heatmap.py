@@ -34,11 +34,11 @@ def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> No
     """Show `FRAMES` random frames at `FPS` in this terminal; writes milliseconds per frame."""
     from textual.app import App, ComposeResult
 
-    from moe_watch.tui.drawing.colours import HEAT_LEVELS
+    from moe_watch.tui.drawing.colours import HEATMAP_LEVELS
     from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
 
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, HEAT_LEVELS, (layers, experts)) for _ in range(FRAMES)]
+    pictures = [rng.integers(0, HEATMAP_LEVELS, (layers, experts)) for _ in range(FRAMES)]
     newest = [np.stack([rng.permutation(experts)[:2] for _ in range(layers)]) for _ in range(FRAMES)]
 
     class HeatmapBench(App[None]):

@@ -21,7 +21,7 @@ from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, c
 from moe_watch.routing.pressure.instruments import complete_chunks
 from moe_watch.routing.pressure.missing_signals import lacking_signals
 from moe_watch.routing.row_layout import RowLayout
-from moe_watch.routing.usage.counts import UsageWindow, dead, experts_for, gini, overlap, usage_entropy
+from moe_watch.routing.usage.counts import UsageCounts, dead, experts_for, gini, overlap, usage_entropy
 
 Json = dict[str, Any]
 
@@ -58,7 +58,7 @@ class _Totals:
         """Each with the number of its context."""
         self.series = MidSeries(header.pressure)
         self.ending: State | None = None
-        self.usage = {phase: UsageWindow(self.layers, header.model.experts) for phase in ("prefill", "decode")}
+        self.usage = {phase: UsageCounts(self.layers, header.model.experts) for phase in ("prefill", "decode")}
         self.entropy = _LayerMean(self.layers)
         self.margin = _LayerMean(self.layers)
         self.overlap = _LayerMean(self.layers)
@@ -221,14 +221,14 @@ class _LayerMean:
         return {"mean": float(self.total.sum() / self.rows.sum() * unit), "per_layer": _optional(per_layer)}
 
 
-def _counted(counts: list[list[int]], rows: list[int], experts: int) -> UsageWindow:
+def _counted(counts: list[list[int]], rows: list[int], experts: int) -> UsageCounts:
     """Selections `[L, E]` that were counted elsewhere, over so many rows `[L]`; L may be 0."""
-    window = UsageWindow(len(rows), experts)
+    window = UsageCounts(len(rows), experts)
     window.merge(np.array(counts, np.int64).reshape(len(rows), experts), np.array(rows, np.int64), max(rows, default=0))
     return window
 
 
-def _usage(window: UsageWindow) -> Json:
+def _usage(window: UsageCounts) -> Json:
     """Usage of one phase, with what it is a share of."""
     return {
         "rows": window.rows.tolist(),

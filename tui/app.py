@@ -38,7 +38,7 @@ from moe_watch.tui.state.pace import pace_in_words
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.trends import Trends
 from moe_watch.tui.terminal.job_control import leave_on_signals, suspend
-from moe_watch.tui.terminal.sanitize_filter import InertFilter
+from moe_watch.tui.terminal.sanitize_filter import SanitizeFilter
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT
 from moe_watch.tui.widgets.bars.footer import FooterBar
@@ -95,7 +95,7 @@ class MoeWatchApp(App[None]):
             advice = f"one of {', '.join(sorted(self.available_themes))}"
             raise UserError(f"no theme is called {theme!r}", advice=advice)
         self.theme = theme or DARK.name
-        self._inert = InertFilter()
+        self._inert = SanitizeFilter()
         self.source = source
         self.view = RunView()
         self.intake = Intake(self.view, clock)
@@ -191,9 +191,9 @@ class MoeWatchApp(App[None]):
         chosen = super().get_driver_class()
         if sys.platform == "win32" or chosen.__name__ != "LinuxDriver":
             return chosen
-        from moe_watch.tui.terminal.resilient_driver import LastingDriver  # imports modules that Windows lacks
+        from moe_watch.tui.terminal.resilient_driver import ResilientDriver  # imports modules that Windows lacks
 
-        return LastingDriver
+        return ResilientDriver
 
     # Life cycle
 

@@ -25,7 +25,7 @@ from moe_watch.routing.pressure.formulas import (
     reference_signals,
 )
 from moe_watch.routing.row_layout import RowLayout, selected
-from moe_watch.routing.usage.counts import UsageWindow
+from moe_watch.routing.usage.counts import UsageCounts
 from moe_watch.routing.usage.running_averages import Coherence, UsageAverages
 
 KEYFRAME_TOKENS = 700
@@ -84,8 +84,8 @@ class Instruments:
         self.experts = header.model.experts
         self.layout = RowLayout.of(header.model)
         self._clock = ChunkClock(header.chunk_size)
-        self._prefill = UsageWindow(self.layers, self.experts)
-        self._decode = UsageWindow(self.layers, self.experts)
+        self._prefill = UsageCounts(self.layers, self.experts)
+        self._decode = UsageCounts(self.layers, self.experts)
         self._averages = UsageAverages(self.layers, self.experts)
         self._phases = Coherence(self.layers, self.experts, self._seed)
         self._coherence: float | None = None

@@ -12,8 +12,8 @@ import numpy as np
 from moe_watch.routing.arrays import ABSENT, Floats, Ints, Selections
 
 
-class UsageWindow:
-    """Selections per layer and expert, over all tokens added.
+class UsageCounts:
+    """Selections per layer and expert, counted over all tokens added.
 
     In a layer, counts sum to rows × k: rows that an engine did not compute are not counted.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from moe_watch.routing.arrays import ABSENT, Flags, Floats, Ints
 from moe_watch.routing.events import Header
 from moe_watch.routing.row_layout import RowLayout
-from moe_watch.routing.usage.counts import UsageWindow
+from moe_watch.routing.usage.counts import UsageCounts
 from moe_watch.sessions.reading.token_arrays import TokenArrays
 from moe_watch.sessions.verifying.issues import IssueCollector
 from moe_watch.sessions.verifying.prediction_checks import prediction_faults
@@ -40,7 +40,7 @@ class RoutingChecks:
         self._header = header
         self._findings = findings
         layers, experts = len(header.model.layers), header.model.experts
-        self._usage = UsageWindow(layers, experts)
+        self._usage = UsageCounts(layers, experts)
         self._layout = RowLayout.of(header.model)
         self._first: Ints = np.full((layers, self._layout.width), ABSENT, np.int64)
         """[L, K] sorted ids of the first set in each layer, `ABSENT` before those of layers that select fewer."""

@@ -8,7 +8,7 @@ from textual.events import Paste
 from moe_watch.routing.events import Progress, Refused
 from moe_watch.sessions.source import Origin, RecordingStatus
 from moe_watch.tui.screens.help import HelpScreen
-from moe_watch.tui.widgets.base import FrameWidget
+from moe_watch.tui.widgets.frame_widget import FrameWidget
 from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
 from tests.tui.conftest import lines, press, running, same_on_every_machine, settle  # noqa: F401 - a fixture
 from tests.tui.scripted import LIVE, REPLAY

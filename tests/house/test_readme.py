@@ -1,4 +1,4 @@
-"""Every command that the README shows is run here, as it stands there, in the order in which it stands."""
+"""Every command of the README runs as it is written there, in the order of the page."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
 
 QUICKER = {"bench": ("--tokens", "20"), "measure": ("--chunk-size", "8", "--runs", "2")}
-"""What is added to a command that would take many times as long as any other."""
+"""Options added to commands that would take many times as long as the others."""
 
 pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where a reader would be: a folder with a model of their own in it."""
+    """The reader's folder, which has a model in it."""
     place = tmp_path_factory.mktemp("reader")
     own = place / "my-moe"
     own.mkdir()
@@ -47,10 +47,10 @@ def watch_and_leave(terminal: Terminal) -> None:
 
 
 def run_plain(arguments: list[str], cwd: Path) -> str:
-    """A command without a screen; returns what it printed."""
+    """Run a command that has no screen; return its output."""
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
     done = subprocess.run([*PROGRAM, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    too_noisy = done.returncode == 1 and "too noisy" in done.stderr  # `bench`, on a machine that does other things
+    too_noisy = done.returncode == 1 and "too noisy" in done.stderr  # `bench`, on a busy machine
     assert done.returncode == 0 or too_noisy, done.stderr
     return done.stdout
 
@@ -60,8 +60,8 @@ def test_the_readme_shows_commands():
     assert {shlex.split(command)[0] for command in COMMANDS} == {"make", "moe-watch"}
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("moe-watch")])
-def test_command(command, folder):
+def run_command(command: str, folder: Path) -> None:
+    """Run one command of the README in the reader's folder, as a reader would."""
     _, *arguments = shlex.split(command)
     if arguments[0] == "watch" or (arguments[0] == "replay" and "--headless" not in arguments):
         with Terminal(*arguments, cwd=folder, env={"HOME": str(folder)}) as terminal:
@@ -70,6 +70,18 @@ def test_command(command, folder):
     printed = run_plain([*arguments, *QUICKER.get(arguments[0], ())], folder)
     if "--json" in arguments:
         assert json.loads(printed)["model"] == "pocket"
+
+
+def test_the_commands_run_in_order(folder):
+    """One test, since later commands read the files of earlier ones, and test processes share no folder."""
+    for command in COMMANDS:
+        if not command.startswith("moe-watch"):
+            continue
+        try:
+            run_command(command, folder)
+        except BaseException as error:
+            error.add_note(f"command of the README: {command}")
+            raise
 
 
 def test_make_watch(folder):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from moe_watch.routing.arrays import ABSENT, Selections
 from moe_watch.routing.usage.counts import (
-    UsageWindow,
+    UsageCounts,
     add_selections,
     dead,
     experts_for,
@@ -21,7 +21,7 @@ from moe_watch.routing.usage.counts import (
 
 
 def test_counts_of_a_layer_sum_to_rows_times_experts_per_token():
-    window = UsageWindow(2, 8)
+    window = UsageCounts(2, 8)
     window.add(np.array([[0, 1], [ABSENT, ABSENT]]))
     window.add(np.array([[1, 7], [3, 4]]))
     assert window.rows.tolist() == [2, 1]
@@ -30,7 +30,7 @@ def test_counts_of_a_layer_sum_to_rows_times_experts_per_token():
 
 
 def test_a_layer_without_rows_has_no_shares_rather_than_zeros():
-    window = UsageWindow(1, 4)
+    window = UsageCounts(1, 4)
     assert np.isnan(window.shares()).all()
     assert np.isnan(usage_entropy(window.counts)).all()
     assert experts_for(window.counts).tolist() == [0], "none carry anything"
@@ -38,7 +38,7 @@ def test_a_layer_without_rows_has_no_shares_rather_than_zeros():
 
 def test_six_of_eight_experts_and_512_are_as_good_as_eight():
     for experts in (6, 512):
-        window = UsageWindow(3, experts)
+        window = UsageCounts(3, experts)
         window.add(np.tile([experts - 1, 0], (3, 1)))
         assert window.counts[:, [0, experts - 1]].tolist() == [[1, 1]] * 3
         assert window.counts.sum() == 6
@@ -88,7 +88,7 @@ def drawn(tokens, layers, experts, k, seed):
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_tokens_together_count_as_one_by_one(tokens, layers, k, seed):
     ids = drawn(tokens, layers, 4, k, seed)
-    chosen, counts, window = Selections(ids, 4), np.zeros((layers, 4), np.int64), UsageWindow(layers, 4)
+    chosen, counts, window = Selections(ids, 4), np.zeros((layers, 4), np.int64), UsageCounts(layers, 4)
     for row in ids:
         add_selections(counts, row)
         window.add(row)

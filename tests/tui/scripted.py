@@ -47,7 +47,8 @@ class ScriptedReplay:
     ) -> None:
         self.abilities = frozenset(abilities)
         self.origin = origin
-        default = PaceStatus("speed", 1.0, False) if "speed" in self.abilities else PaceStatus("rate", 30.0, False)
+        plays = "speed" in self.abilities or origin.kind == "session"
+        default = PaceStatus("speed", 1.0, False) if plays else PaceStatus("rate", 30.0, False)
         self.pace = pace or default
         self.ended = ended
         self.timeline = timeline

@@ -191,7 +191,7 @@ async def test_a_recording_that_begins_in_mid_run_says_where_and_does_not_know_i
         entered = app.view.tracks["measured-v2"]
         assert begun is not entered
         for track in (begun, entered):
-            assert track.initial is None
+            assert track.start.initial is None
             assert track.unavailable == f"the recording begins at chunk {items[1].chunks}, after the first measured one"
 
 

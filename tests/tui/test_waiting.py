@@ -46,7 +46,7 @@ async def test_nothing_is_amber_before_anything_can_be_recorded():
         source.add([*run.prompt(), *run.generate(1)])
         await settle(app, pilot)
         column = lines(header)[0].index("○ not recording")
-        assert style_at(header, column, 0).color == app.dashboard.stream.palette.warn.color
+        assert style_at(header, column, 0).color == app.dashboard.stream.palette.status.warn.color
 
 
 @SIZES

@@ -1,6 +1,6 @@
 """Curves in braille dots, and sparklines in blocks.
 
-A character cell holds 2 × 4 dots in one colour; where curves meet in a cell, the one drawn last wins.
+A character cell holds 2 × 4 dots in one colour; where curves meet in a cell, the last one determines the colour.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _BLANK = 0x2800
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _TOP_STEPS = 6
-"""Eighths used of a sparkline's top row: histories below each other must not grow together."""
+"""Eighths used of a sparkline's top row, so that sparklines below each other do not merge."""
 
 
 class BrailleCanvas:
-    """A grid of `width` × `height` character cells with a plot area of `x_range` × `y_range` over it."""
+    """A grid of `width` × `height` character cells that shows a plot area of `x_range` × `y_range`."""
 
     def __init__(self, width: int, height: int, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
         self.width = width
@@ -34,37 +34,37 @@ class BrailleCanvas:
         self._styles: list[list[Style]] = [[Style.null()] * width for _ in range(height)]
 
     def dot_x(self, x: float) -> int:
-        """The dot column of a value."""
+        """Return the dot column of a value."""
         low, high = self._x
         return round((x - low) / (high - low) * (2 * self.width - 1))
 
     def x_of(self, columns: Ints) -> Floats:
-        """The values of dot columns."""
+        """Return the values of dot columns."""
         low, high = self._x
         return low + columns.astype(np.float64) * ((high - low) / (2 * self.width - 1))
 
     def dot_y(self, y: float) -> int:
-        """The dot row of a value, downwards."""
+        """Return the dot row of a value, counted downwards."""
         low, high = self._y
         return round((high - y) / (high - low) * (4 * self.height - 1))
 
     def dot(self, column: int, row: int, style: Style) -> None:
-        """Set one dot; outside the canvas nothing happens."""
+        """Set one dot; dots outside the canvas are ignored."""
         if 0 <= column < 2 * self.width and 0 <= row < 4 * self.height:
             self._bits[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
             self._styles[row // 4][column // 2] = style
 
     def is_blank(self, column: int, row: int) -> bool:
-        """Nothing was drawn in the character cell of this dot; outside the canvas nothing ever is."""
+        """Return whether the character cell of this dot is empty; cells outside the canvas always are."""
         inside = 0 <= column < 2 * self.width and 0 <= row < 4 * self.height
         return not inside or not self._bits[row // 4][column // 2]
 
     def line(self, start: tuple[float, float], end: tuple[float, float], style: Style) -> None:
-        """Join two points given in values."""
+        """Draw a line between two points, given as values."""
         self._join(self._dot_of(start), self._dot_of(end), style)
 
     def curve(self, points: Sequence[tuple[float, float]], style: Style) -> None:
-        """Join points given in values; NaN leaves a gap."""
+        """Draw a line through points, given as values; NaN leaves a gap."""
         dots = [None if isnan(point[1]) else self._dot_of(point) for point in points]
         if len(dots) == 1:
             dots *= 2
@@ -76,31 +76,31 @@ class BrailleCanvas:
         return self.dot_x(point[0]), self.dot_y(point[1])
 
     def _join(self, start: tuple[int, int], end: tuple[int, int], style: Style) -> None:
-        """Set the dots from one to another, each rounded to the nearest."""
+        """Set the dots between two dots, each rounded to the nearest."""
         (x, y), across, down = start, end[0] - start[0], end[1] - start[1]
         steps = max(abs(across), abs(down), 1)
         for step in range(steps + 1):
             self.dot(x + _rounded(across * step, steps), y + _rounded(down * step, steps), style)
 
     def level(self, y: float, style: Style, spacing: int = 4) -> None:
-        """A dotted horizontal line at a value."""
+        """Draw a dotted horizontal line at a value."""
         row = self.dot_y(y)
         for column in range(0, 2 * self.width, spacing):
             self.dot(column, row, style)
 
     def cells(self, row: int) -> dict[int, tuple[str, Style]]:
-        """What was drawn in a row of character cells, by column."""
+        """Return the non-empty characters of a row of cells, by column."""
         styles = self._styles[row]
         return {column: (chr(_BLANK + bits), styles[column]) for column, bits in enumerate(self._bits[row]) if bits}
 
 
 def _rounded(part: int, whole: int) -> int:
-    """`part / whole` to the nearest whole number, halves upwards."""
+    """Return `part / whole` rounded to the nearest integer, halves upwards."""
     return (2 * part + whole) // (2 * whole)
 
 
 def sparkline(values: Sequence[float], width: int, height: int, low: float, high: float) -> list[str]:
-    """The last `width` values as bars, `height` rows tall and right-aligned; what is missing is blank."""
+    """Return the last `width` values as bars, right-aligned in `height` rows; missing values are blank."""
     shown = list(values)[-width:] if width > 0 else []
     steps = 8 * (height - 1) + _TOP_STEPS
     bars = [_steps(value, steps, low, high) for value in shown]

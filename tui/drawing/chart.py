@@ -1,4 +1,4 @@
-"""A quiet chart: numbers at the left, a few dots as grid, curves in braille, words and marks where there is room."""
+"""Chart of curves in braille, with axis numbers at the left, a dotted grid, labels and symbols."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Cells = dict[int, tuple[str, Style]]
 
 _GRID_SPACING = 6
 _SLACK = 1e-9
-"""Keeps a bound that is a tick up to rounding from moving one tick further."""
+"""Rounding tolerance, so that a bound that equals a tick does not move one tick further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class ChartAxis:
 
     @classmethod
     def around(cls, values: Sequence[float], *, least: float, most_steps: int) -> ChartAxis:
-        """Cover `values`, and at least a range of `least`, in at most `most_steps` steps of 1, 2 or 5 × 10ⁿ.
+        """Return an axis that covers `values`, and at least a range of `least`, in steps of 1, 2 or 5 × 10ⁿ.
 
-        Two steps at least: a range around zero needs them.
+        It has at most `most_steps` steps, but two are always allowed: a range around zero needs them.
         """
         most_steps = max(2, most_steps)
         low, high = min(values), max(values)
@@ -48,21 +48,21 @@ class ChartAxis:
             first, last = floor(low / step + _SLACK), ceil(high / step - _SLACK)
             if last - first <= most_steps:
                 return cls(first * step, last * step, step)
-        raise AssertionError("steps grow without end, so one of them covers the range")
+        raise AssertionError("steps grow without bound, so one of them covers the range")
 
     @property
     def ticks(self) -> list[float]:
-        """All ticks, from low to high."""
+        """Values of all ticks, ascending."""
         return [self.low + at * self.step for at in range(round((self.high - self.low) / self.step) + 1)]
 
     @property
     def digits(self) -> int:
-        """Decimals that tell one tick from the next."""
+        """Number of decimals that distinguish neighbouring ticks."""
         return max(0, -floor(log10(self.step) + _SLACK))
 
 
 class Chart:
-    """A plot area with its vertical axis. Curves are drawn on `canvas`, later ones over earlier ones."""
+    """Plot area with a vertical axis. Curves are drawn on `canvas`, later ones over earlier ones."""
 
     def __init__(self, ink: Palette, width: int, height: int, x_range: tuple[float, float], axis: ChartAxis) -> None:
         self.ink = ink
@@ -70,43 +70,45 @@ class Chart:
         self.axis = axis
         self.gutter = max(len(number(tick, axis.digits)) for tick in (axis.low, axis.high)) + 1
         self.canvas = BrailleCanvas(max(1, width - self.gutter), max(1, height), x_range, (axis.low, axis.high))
-        self._words: defaultdict[int, Cells] = defaultdict(dict)
-        self._marks: defaultdict[int, Cells] = defaultdict(dict)
+        self._behind: defaultdict[int, Cells] = defaultdict(dict)
+        """Labels and lines behind the curves, by row."""
+        self._symbols: defaultdict[int, Cells] = defaultdict(dict)
+        """Symbols in front of the curves, by row."""
         self._shaded: defaultdict[int, set[int]] = defaultdict(set)
-        """Each by row."""
+        """Columns with a shaded background, by row."""
 
     def column(self, x: float) -> int:
-        """The cell column of a value, from the left of the plot area."""
+        """Return the cell column of a value, from the left of the plot area."""
         return self.canvas.dot_x(x) // 2
 
-    def line_of(self, y: float) -> int:
-        """The row of a value."""
+    def row_of(self, y: float) -> int:
+        """Return the cell row of a value."""
         return self.canvas.dot_y(y) // 4
 
     def write(self, column: int, row: int, text: str, style: Style) -> None:
-        """Put words behind the curves."""
+        """Write text behind the curves."""
         for offset, character in enumerate(text):
-            self._words[row][column + offset] = (character, style)
+            self._behind[row][column + offset] = (character, style)
 
-    def mark(self, column: int, row: int, character: str, style: Style) -> None:
-        """Put one character in front of the curves."""
-        self._marks[row][column] = (character, style)
+    def symbol(self, column: int, row: int, character: str, style: Style) -> None:
+        """Draw a character in front of the curves."""
+        self._symbols[row][column] = (character, style)
 
-    def mark_beside(self, column: int, row: int, character: str, style: Style) -> None:
-        """Put one character in front of the curves, beside `column`, at the right if no mark is there."""
+    def symbol_beside(self, column: int, row: int, character: str, style: Style) -> None:
+        """Draw a character in front of the curves beside `column`, at the right if no symbol is there."""
         for at in (*range(column + 1, self.canvas.width), *range(column - 1, -1, -1)):
-            if at not in self._marks[row]:
-                self.mark(at, row, character, style)
+            if at not in self._symbols[row]:
+                self.symbol(at, row, character, style)
                 return
 
-    def post(self, x: float, style: Style, character: str = "┊") -> None:
-        """A vertical line behind the curves."""
+    def vertical_line(self, x: float, style: Style, character: str = "┊") -> None:
+        """Draw a vertical line behind the curves."""
         column = self.column(x)
         for row in range(self.canvas.height):
-            self._words[row][column] = (character, style)
+            self._behind[row][column] = (character, style)
 
     def band(self, curve: Callable[[Floats], tuple[Floats, Floats]], first: float, last: float) -> None:
-        """Shade where a curve may lie between `first` and `last`; its bounds are dotted where no curve is drawn yet."""
+        """Shade the area between the bounds of a band, from `first` to `last`; the bounds are dotted in empty cells."""
         columns = np.arange(self.canvas.dot_x(first), self.canvas.dot_x(last) + 1)
         low, high = curve(self.canvas.x_of(columns))
         for column, bottom, top in zip(columns.tolist(), low.tolist(), high.tolist(), strict=True):
@@ -118,15 +120,15 @@ class Chart:
                     self.canvas.dot(column, row, self.ink.faint)
 
     def rows(self) -> list[Strip]:
-        """The finished chart."""
+        """Return the rows of the chart."""
         labels = self._labels()
         return [self._row(y, labels.get(y, "")) for y in range(self.canvas.height)]
 
     def _labels(self) -> dict[int, str]:
-        """Axis numbers by row from the top, those left out that would touch the one above."""
+        """Return axis numbers by row from the top, except numbers that would touch the one above."""
         labels: dict[int, str] = {}
         for tick in reversed(self.axis.ticks):
-            row = self.line_of(tick)
+            row = self.row_of(tick)
             if not labels or row > max(labels) + 1:
                 labels[row] = number(tick, self.axis.digits)
         return labels
@@ -134,37 +136,37 @@ class Chart:
     def _row(self, y: int, label: str) -> Strip:
         row = CellLine(self.width, self.ink.ground)
         row.put(f"{label:>{self.gutter - 1}} ", self.ink.muted)
-        stretch, style, end = "", self.ink.faint, 0
+        text, style, end = "", self.ink.faint, 0
         for column, (character, own_style) in self._cells(y, grid=bool(label)):
-            stretch += " " * (column - end)
+            text += " " * (column - end)
             end = column + 1
-            if own_style is not style and _is_seen(character, own_style, beside=style):
-                row.narrow(stretch, style)
-                stretch, style = "", own_style
-            stretch += character
-        return row.narrow(stretch + " " * (self.canvas.width - end), style).strip()
+            if own_style is not style and _looks_different(character, own_style, beside=style):
+                row.narrow(text, style)
+                text, style = "", own_style
+            text += character
+        return row.narrow(text + " " * (self.canvas.width - end), style).strip()
 
     def _cells(self, y: int, *, grid: bool) -> list[tuple[int, tuple[str, Style]]]:
-        """What is not blank in a row, from left to right; all of a row that has a shade."""
+        """Return the cells of a row that are not blank, from left to right; all cells if the row has a shade."""
         width, shaded = self.canvas.width, self._shaded[y]
         cells: Cells = dict.fromkeys(range(width), (" ", self.ink.ground)) if shaded else {}
         if grid:
             cells.update(dict.fromkeys(range(0, width, _GRID_SPACING), ("·", self.ink.faint)))
-        for layer in (self._words[y], self.canvas.cells(y), self._marks[y]):
+        for layer in (self._behind[y], self.canvas.cells(y), self._symbols[y]):
             cells.update(layer)
         for column in shaded & cells.keys():
             character, style = cells[column]
-            cells[column] = (character, on(style, self.ink.shade))
+            cells[column] = (character, on(style, self.ink.chart.shade))
         return sorted((column, cell) for column, cell in cells.items() if 0 <= column < width)
 
 
-def _is_seen(character: str, style: Style, *, beside: Style) -> bool:
-    """Whether a character looks different in another style; of a space only the ground is seen."""
+def _looks_different(character: str, style: Style, *, beside: Style) -> bool:
+    """Return whether a character looks different in another style; a space only shows its background."""
     return style.bgcolor != beside.bgcolor if character == " " else style != beside
 
 
-def x_labels(ink: Palette, width: int, start: int, labels: Sequence[tuple[int, str, Style]]) -> Strip:
-    """A row of labels centred on their columns, `start` cells to the right; earlier ones win where they collide."""
+def x_axis_labels(ink: Palette, width: int, start: int, labels: Sequence[tuple[int, str, Style]]) -> Strip:
+    """Return a row of labels centred on their columns, `start` cells to the right; of two that collide, the first."""
     cells: dict[int, tuple[str, Style]] = {}
     for column, text, style in labels:
         left = min(max(0, start + column - len(text) // 2), width - len(text))
@@ -177,7 +179,7 @@ def x_labels(ink: Palette, width: int, start: int, labels: Sequence[tuple[int, s
 
 
 def _nice_steps(least: float) -> Iterator[float]:
-    """1, 2 and 5 × 10ⁿ from `least` upwards."""
+    """Yield 1, 2 and 5 × 10ⁿ from `least` upwards."""
     power = floor(log10(least))
     for exponent in count(power):
         for factor in (1, 2, 5):

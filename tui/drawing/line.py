@@ -1,4 +1,4 @@
-"""One line of a drawn widget, put together from left to right; never wider than it may be."""
+"""One line of a widget, built from left to right and never wider than its limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Part = tuple[str, Style]
 
 
 class CellLine:
-    """A line of `width` cells. Whatever does not fit is cut off."""
+    """A line of `width` cells. Text beyond them is cut off."""
 
     def __init__(self, width: int, ground: Style) -> None:
         self.width = width
@@ -24,12 +24,12 @@ class CellLine:
 
     @property
     def text(self) -> str:
-        """What was put so far."""
+        """Text added so far."""
         return "".join(segment.text for segment in self._segments)
 
     @property
     def room(self) -> int:
-        """Cells left."""
+        """Number of cells that remain."""
         return self.width - self.used
 
     def put(self, text: str, style: Style | None = None) -> CellLine:
@@ -42,20 +42,20 @@ class CellLine:
         return self
 
     def fill(self, character: str, cells: int, style: Style) -> CellLine:
-        """Add a character of one cell many times; the fast way for bars, heat and charts."""
+        """Add a one-cell character `cells` times; the fast path for bars, heatmap and charts."""
         cells = min(cells, self.room)
         if cells > 0:
             self._add(character * cells, cells, style)
         return self
 
     def extend(self, segments: Iterable[Segment], cells: int) -> CellLine:
-        """Add finished segments of `cells` in all that are known to fit."""
+        """Add segments of `cells` in total, which the caller has checked to fit."""
         self._segments.extend(segments)
         self.used += cells
         return self
 
     def narrow(self, text: str, style: Style) -> CellLine:
-        """Add text of one-cell characters that is known to fit."""
+        """Add text of one-cell characters, which the caller has checked to fit."""
         self._add(text, len(text), style)
         return self
 
@@ -66,18 +66,18 @@ class CellLine:
         return self.put(text, style)
 
     def first_that_fits(self, *variants: Sequence[Part]) -> CellLine:
-        """Add the first of several ways to say something that fits; the last one is cut if none does."""
+        """Add the first variant that fits; if none does, the last one is cut."""
         chosen = next((parts for parts in variants if cells_of(*parts) <= self.room), variants[-1])
         for text, style in chosen:
             self.words(text, style)
         return self
 
     def to(self, column: int) -> CellLine:
-        """Fill with the ground up to `column`."""
+        """Fill with spaces up to `column`."""
         return self.put(" " * max(0, min(column, self.width) - self.used))
 
     def right(self, *parts: Part) -> CellLine:
-        """Put parts at the right end, if all of them fit with a space before."""
+        """Align parts at the right end, if all of them fit with a space before them."""
         cells = sum(cell_len(text) for text, _ in parts)
         if cells + 1 <= self.room or (not self.used and cells <= self.width):
             self.to(self.width - cells)
@@ -86,7 +86,7 @@ class CellLine:
         return self
 
     def _add(self, text: str, cells: int, style: Style) -> None:
-        """Add a stretch; it is joined to the one before if they look the same."""
+        """Add text; it is joined to the segment before it if their styles are equal."""
         segments = self._segments
         if segments and (segments[-1].style is style or segments[-1].style == style):
             text = segments.pop().text + text
@@ -94,13 +94,13 @@ class CellLine:
         self.used += cells
 
     def strip(self) -> Strip:
-        """The finished line, filled to its width."""
+        """Return the line, filled to its width."""
         self.to(self.width)
         return Strip(self._segments, self.width)
 
 
 def on(style: Style, background: Style) -> Style:
-    """`style` on the background of another."""
+    """Return `style` on the background of another."""
     return _on(style, background)
 
 
@@ -110,5 +110,5 @@ def _on(style: Style, background: Style) -> Style:
 
 
 def cells_of(*parts: Part) -> int:
-    """Width of parts put side by side."""
+    """Return the width of parts side by side, in cells."""
     return sum(cell_len(text) for text, _ in parts)

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 
 from moe_watch.sessions.source import Ability
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.state.run import Status
+from moe_watch.tui.state.status import Status
 
 Group = Literal["run", "text", "seek", "recording", "panels", "program"]
 GROUP_TITLES: dict[Group, str] = {

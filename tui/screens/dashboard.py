@@ -18,7 +18,7 @@ from moe_watch.tui.widgets.bars.header import HeaderBar
 from moe_watch.tui.widgets.bars.tabs import TABS, TabBar
 from moe_watch.tui.widgets.bars.timeline import TimelineBar
 from moe_watch.tui.widgets.bars.too_small import LEAST_HEIGHT, LEAST_WIDTH, TooSmall
-from moe_watch.tui.widgets.base import FrameWidget, Panel
+from moe_watch.tui.widgets.frame_widget import FrameWidget, Panel
 from moe_watch.tui.widgets.panels.entropy import EntropyPanel
 from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
 from moe_watch.tui.widgets.panels.pressure.panel import PressurePanel

@@ -16,7 +16,7 @@ from textual.widgets import Static
 from moe_watch.routing.pressure.formulas import MODES, mode_words
 from moe_watch.tui.input.actions import ACTIONS, FIXED_KEYS, GROUP_TITLES, Action, Group
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.widgets.panels.pressure.notes import branches
+from moe_watch.tui.widgets.panels.pressure.pause_reasons import pause_reasons
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("⟶ go on", "an injection; its tokens follow in the accent colour"),
@@ -90,7 +90,7 @@ class HelpScreen(ModalScreen[None]):
         table = _table("Pauses", ())
         for mode in (MODES[0], MODES[-1]):
             table.add_row(Text(), Text(f"{mode_words(mode)}, with {experts} experts", style="dim"))
-            for reason, words in branches(mode, experts):
+            for reason, words in pause_reasons(mode, experts):
                 table.add_row(Text(reason, style="bold"), Text(words))
         return table
 

@@ -1,18 +1,18 @@
-"""How often frames are drawn: as often as asked for, and less often where drawing takes too long."""
+"""Frame rate of the dashboard: the requested one, or less if drawing takes too long."""
 
 from __future__ import annotations
 
 SLOWEST = 2.0
-"""Frames per second below which it never goes."""
+"""Lowest frame rate, in frames per second."""
 BUSY_SHARE = 0.5
 """A frame that takes more than this share of its time halves the rate."""
 IDLE_SHARE = 0.1
 CALM_FRAMES = 24
-"""After so many frames that each take less than `IDLE_SHARE` of their time, the rate doubles again."""
+"""Number of consecutive frames below `IDLE_SHARE` of their time after which the rate doubles again."""
 
 
 class FrameRate:
-    """Adapts frames per second to what frames take."""
+    """Frame rate that adapts to the time that drawing takes."""
 
     def __init__(self, wanted: float) -> None:
         self.wanted = wanted
@@ -25,7 +25,7 @@ class FrameRate:
         return 1 / self.fps
 
     def took(self, seconds: float) -> bool:
-        """Take in how long a frame took; True if the rate has changed."""
+        """Process the duration of a frame; return True if the rate has changed."""
         share = seconds * self.fps
         self._calm = self._calm + 1 if share < IDLE_SHARE else 0
         before = self.fps

@@ -1,4 +1,4 @@
-"""What the panels show of a recording that another program counted: selections per layer and expert, and no tokens."""
+"""Expert usage of a recording imported from counts: selections per layer and expert, and no tokens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from moe_watch.tui.state.token_window import TokenWindow, mean_of_known
 
 
 class CountedWindow(TokenWindow):
-    """Usage over everything that was counted. Of single tokens it knows nothing: entropy and churn are NaN.
+    """Expert usage over all counted tokens. Router entropy and churn are NaN, since they need single tokens.
 
     Args:
         counts: selections `[L, E]`.
-        rows: tokens that each layer was observed for `[L]`.
-        steps: how many states of the recording were shown one after the other, this one included.
+        rows: number of tokens observed per layer `[L]`.
+        steps: number of states of the recording shown so far, including this one.
     """
 
     def __init__(self, counts: Ints, rows: Ints, steps: int) -> None:
@@ -29,33 +29,33 @@ class CountedWindow(TokenWindow):
 
     @property
     def text(self) -> str:
-        """What is in the window, in words."""
+        """Contents of the window in words."""
         return f"imported, {plural(int(self.usage.counts.sum()), 'selection')}"
 
     def usage_entropy(self) -> Floats:
-        """Entropy of usage over ln E, per layer `[L]`; NaN without selections."""
+        """Return the usage entropy over ln E per layer `[L]`; NaN without selections."""
         return usage_entropy(self.usage.counts)
 
     def mean_usage_entropy(self) -> float:
-        """`usage_entropy`, mean over layers."""
+        """Return the mean of `usage_entropy` over layers."""
         return float(mean_of_known(self.usage_entropy(), 0))
 
     def effective_by_usage(self) -> float:
-        """How many evenly used experts would be as uneven, mean over layers."""
+        """Return the effective number of experts by usage entropy, mean over layers."""
         return float(mean_of_known(effective_experts(self.usage_entropy(), self.experts), 0))
 
     def dead(self) -> int:
-        """Experts of all layers that were never selected."""
+        """Return the number of dead experts in all layers."""
         return int(dead(self.usage.counts).sum())
 
 
 def counted_windows(keyframe: Keyframe, experts: int, before: TokenWindow | None) -> dict[str, TokenWindow]:
-    """The windows of a recording of counts in this state, by phase.
+    """Return the windows of a recording of counts at a keyframe, by phase.
 
     Args:
-        keyframe: the state; it may be one of no layers.
+        keyframe: counts by phase; it may have no layers.
         experts: E.
-        before: the window of the state before it.
+        before: the window of the keyframe before it.
     """
     steps = 1 + (before.steps if isinstance(before, CountedWindow) else 0)
     counted = {

@@ -11,7 +11,7 @@ import numpy as np
 
 Value = TypeVar("Value")
 
-FOLDING_ONLY = frozenset({"_ids", "_waiting", "_instruments", "_other", "_layout"})
+FOLDING_ONLY = frozenset({"_ids", "_waiting", "_instruments", "_layout"})
 """Attributes that only `feed` reads, so a snapshot shares them: the routing of every token in a window, and the
 instruments."""
 _PACKAGE = "moe_watch."

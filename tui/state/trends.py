@@ -1,4 +1,4 @@
-"""What the pressure trajectory comes to: fits and forecasts, made beside the screen's thread as chunks arrive."""
+"""Fits and forecasts of the pressure trajectory, computed outside the screen's thread as chunks arrive."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from moe_watch.routing.pressure.external_energy import ExternalEnergy, boundarie
 from moe_watch.tui.state.run import RunView
 
 Extent = tuple[int, int, int | None, int | None, int]
-"""Context, its measured chunks, the last injection and the chunk after it, forks: how far a trajectory has come."""
+"""Length of a trajectory: its context, measured chunks, last injection, the chunk after it, and number of forks."""
 REST = 9
-"""A refit is followed by a rest of so many times its own length: no more than a tenth of a core goes into it."""
+"""Pause after a refit, as a multiple of its duration: refits take at most a tenth of a core."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitInput:
-    """Input of a fit: the trajectory of one context as it is at one moment."""
+    """Input of a fit: the trajectory of one context at one moment."""
 
     run: int
     mode: str
@@ -31,16 +31,16 @@ class FitInput:
     context: int = 0
     """Number of the context: the newest that is long enough for a fit."""
     problem: str = ""
-    """Why nothing can be fitted to it yet."""
+    """Reason why nothing can be fitted to it yet."""
     injected: int | None = None
-    """Text was put in before this chunk, the last time."""
+    """Index of the chunk after the last injection."""
     after: int | None = None
-    """The first complete chunk after it."""
+    """Index of the first complete chunk after the last injection."""
     forks: tuple[Fork, ...] = ()
 
     @classmethod
     def of(cls, view: RunView, mode: str) -> FitInput:
-        """The trajectory of a mode, as it is now."""
+        """Return the current trajectory of a mode."""
         track = view.tracks[mode]
         judged = track.series.judged
         return cls(
@@ -57,27 +57,28 @@ class FitInput:
 
     @property
     def extent(self) -> Extent:
-        """What tells that the trajectory has gone on since."""
+        """Length of the trajectory; it changes when the trajectory grows."""
         return self.context, len(self.mid), self.injected, self.after, len(self.forks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trend:
-    """What a `FitInput` comes to."""
+    """Results for a `FitInput`."""
 
     series: FitInput
     fit: Fit | None
     problem: str = ""
-    """Why there is no fit."""
+    """Reason why there is no fit."""
     forecast: float | None = None
     """P_mid of the chunk after the last injection, by a fit to the chunks before it."""
     forecast_problem: str = ""
+    """Reason why there is no forecast."""
     energy: ExternalEnergy | None = None
-    """What the text did in this run's forks."""
+    """Effect of the injected text in this run's forks."""
 
 
-def judge(series: FitInput) -> Trend:
-    """Do all the work. Equal series give equal trends."""
+def compute_trend(series: FitInput) -> Trend:
+    """Compute fit, forecast and external energy. Equal inputs give equal trends."""
     fit, problem = (None, series.problem) if series.problem else _fit(series, len(series.mid))
     forecast, forecast_problem = None, ""
     if series.problem:
@@ -90,7 +91,7 @@ def judge(series: FitInput) -> Trend:
 
 
 def _fit(series: FitInput, chunks: int) -> tuple[Fit | None, str]:
-    """Fit the first so many chunks, or say why that cannot be done."""
+    """Fit the first `chunks` measured chunks, or return the reason why that is not possible."""
     if why := too_short(chunks) or too_long(chunks):
         return None, why
     try:
@@ -100,10 +101,10 @@ def _fit(series: FitInput, chunks: int) -> tuple[Fit | None, str]:
 
 
 class Trends:
-    """Keeps the trend of the trajectory on the screen up to date, one refit at a time.
+    """Trends of the trajectories on the screen, kept up to date by one refit at a time.
 
     Args:
-        executor: where the work is done.
+        executor: runs the refits.
         clock: monotonic seconds.
     """
 
@@ -111,31 +112,31 @@ class Trends:
         self._executor = executor
         self._clock = clock
         self._done: dict[str, Trend] = {}
-        self._working: Future[tuple[Trend, float]] | None = None
+        self._running: Future[tuple[Trend, float]] | None = None
         self._series: FitInput | None = None
         self._rest_until = 0.0
 
     def follow(self, view: RunView, mode: str) -> None:
-        """Take in what is finished, and begin a refit if something is new. Returns at once."""
+        """Collect a finished refit, and begin another if the trajectory has grown. Does not block."""
         self._collect()
-        if self._working is None and self._clock() >= self._rest_until and self._is_new(view, mode):
+        if self._running is None and self._clock() >= self._rest_until and self._is_new(view, mode):
             self._series = FitInput.of(view, mode)
             if self._keep(self._series):
                 return
-            self._working = self._executor.submit(self._judge, self._series)
+            self._running = self._executor.submit(self._compute, self._series)
             self._collect()
 
     def of(self, view: RunView, mode: str) -> Trend | None:
-        """The newest trend of this run in this mode, if there is one; it may lag behind the trajectory."""
+        """Return the newest trend of this run in this mode, if there is one; it may lag behind the trajectory."""
         trend = self._done.get(mode)
         return trend if trend is not None and trend.series.run == view.runs else None
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Begin no further refits."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _keep(self, series: FitInput) -> bool:
-        """Take over the trend of the same trajectory, if the recording was only read anew after a jump."""
+        """Keep the trend of an equal trajectory, as after a seek; return whether it was kept."""
         known = self._done.get(series.mode)
         if known is None or series.forks or replace(known.series, run=series.run) != series:
             return False
@@ -143,22 +144,22 @@ class Trends:
         return True
 
     def _collect(self) -> None:
-        working, series = self._working, self._series
-        if working is None or series is None or not working.done():
+        running, series = self._running, self._series
+        if running is None or series is None or not running.done():
             return
-        error, took = working.exception(), 0.0
+        error, took = running.exception(), 0.0
         if error is None:
-            self._done[series.mode], took = working.result()
+            self._done[series.mode], took = running.result()
         else:
-            said = f"the fit itself failed: {type(error).__name__}: {error}"
-            self._done[series.mode] = Trend(series, None, said)
-        self._working = None
+            problem = f"the fit itself failed: {type(error).__name__}: {error}"
+            self._done[series.mode] = Trend(series, None, problem)
+        self._running = None
         self._rest_until = self._clock() + REST * took
 
-    def _judge(self, series: FitInput) -> tuple[Trend, float]:
-        """Work beside the screen's thread; also tells how many seconds it took."""
+    def _compute(self, series: FitInput) -> tuple[Trend, float]:
+        """Compute a trend in the executor's thread; return it with the seconds that it took."""
         begun = self._clock()
-        return judge(series), self._clock() - begun
+        return compute_trend(series), self._clock() - begun
 
     def _is_new(self, view: RunView, mode: str) -> bool:
         if mode not in view.tracks:
@@ -168,7 +169,7 @@ class Trends:
 
 
 def _extent(view: RunView, mode: str) -> Extent:
-    """`FitInput.extent` of what would be taken now."""
+    """Return the `FitInput.extent` of the current trajectory."""
     judged = view.tracks[mode].series.judged
     return judged.number, len(judged.mid), _injected(view, mode), _after(view, mode), len(_forks(view, mode))
 
@@ -180,11 +181,11 @@ def _injected(view: RunView, mode: str) -> int | None:
 
 def _after(view: RunView, mode: str) -> int | None:
     track = view.tracks[mode]
-    after = track.after if track.last_injection is not None else None
+    after = track.injections.after if track.last_injection is not None else None
     return None if after is None or after.pressures is None else after.index
 
 
 def _forks(view: RunView, mode: str) -> Collection[Fork]:
-    """Forks carry the pressures of the recorded mode, and of no other."""
+    """Return the run's forks, which have pressures of the recorded mode only."""
     recorded = view.header is not None and view.header.pressure == mode
-    return view.forks if recorded else ()
+    return view.pressure.forks if recorded else ()

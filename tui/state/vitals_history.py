@@ -1,4 +1,4 @@
-"""The machine's last readings, and how each of them went, in bounded memory."""
+"""History of the machine's vitals, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from moe_watch.routing.events import Temperature, Vitals
 
 READINGS_KEPT = 240
 SENSORS_KEPT = 32
-"""A file may name any number of sensors."""
+"""Bound of the number of sensors; a file may name any number."""
 
 QUANTITIES = ("memory_used", "swap_used", "process_memory", "worker_memory")
 
 
 class VitalsHistory:
-    """The newest `Vitals`, and a history of every quantity in it."""
+    """The newest `Vitals`, and a history of every quantity in it.
+
+    `last` is immutable. Each history is a bounded deque of numbers: `tuple()` of it is a snapshot.
+    """
 
     def __init__(self) -> None:
         self.last: Vitals | None = None
         self.seen = 0
+        """Number of readings so far."""
         self.quantities: dict[str, deque[float]] = {name: deque(maxlen=READINGS_KEPT) for name in QUANTITIES}
         self.stalled: deque[float] = deque(maxlen=READINGS_KEPT)
+        """Share of time in which tasks waited for memory."""
         self.sensors: dict[str, deque[float]] = {}
         """Degrees Celsius by sensor."""
 
     def add(self, vitals: Vitals) -> None:
-        """Take in one reading."""
+        """Add a reading."""
         self.last = vitals
         self.seen += 1
         for name, history in self.quantities.items():

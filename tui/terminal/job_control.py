@@ -1,4 +1,4 @@
-"""Signals from outside, and suspension by the shell's job control. Why so: docs/adr/0021."""
+"""Signals, and suspension by the shell's job control. Reasons: docs/adr/0021."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ LEAVING_SIGNALS = ("SIGTERM", "SIGHUP")
 
 
 def leave_on_signals(leave: Callable[[], None]) -> None:
-    """Call `leave` when the program is told to end: terminal restored, recording closed."""
+    """Call `leave` on a signal that ends the program, so that the terminal is restored and the recording closed."""
     loop = asyncio.get_running_loop()
     for name in LEAVING_SIGNALS:
-        with suppress(AttributeError, NotImplementedError, RuntimeError):  # no such signal, or not for this loop
+        with suppress(AttributeError, NotImplementedError, RuntimeError):  # no such signal or handler
             loop.add_signal_handler(getattr(signal, name), leave)
 
 
 def suspend(driver: Driver | None) -> str:
-    """Stop the program, and all that was started together with it such as `make`, until the shell continues it.
+    """Stop the program's process group, which includes a parent such as `make`, until the shell continues it.
 
     Returns:
-        Why it cannot be suspended; empty if it was.
+        The reason why the program cannot be suspended; empty if it was.
     """
     if driver is None or driver.is_headless or driver.is_web or not driver.can_suspend:
         return "not in this terminal"

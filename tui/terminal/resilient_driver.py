@@ -1,4 +1,4 @@
-"""A terminal driver that leaves in good order when its terminal is closed, and that can be suspended and continued."""
+"""Terminal driver that exits cleanly when its terminal is closed, and that can be suspended and continued."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, TextIO
 from textual.drivers.linux_driver import LinuxDriver
 
 
-class LastingDriver(LinuxDriver):
+class ResilientDriver(LinuxDriver):
     """Textual's driver for terminals, with four differences.
 
-    - Output that cannot be written is dropped, and the app leaves. Textual's output thread ends with its first error,
-      as when a window is closed; drawing then fills its queue and blocks for ever, with the recording open.
-    - Input ends with the terminal. Textual reads the end of a closed terminal again and again, at a quarter of a core.
-    - SIGCONT starts nothing while the app leaves. A terminal that is closed sends it too, and Textual takes it for the
-      end of a suspension: it starts another input thread, which nothing stops, so that the process never ends.
+    - Output that cannot be written is dropped, and the app exits. Textual's output thread ends with its first error, as
+      when a window is closed; drawing then fills its queue and blocks forever, with the recording open.
+    - Input ends with the terminal. Textual polls the end of a closed terminal, which takes a quarter of a core.
+    - SIGCONT starts nothing while the app exits. A terminal that closes sends it too, and Textual treats it as the end
+      of a suspension: it starts another input thread, which nothing stops, so that the process never ends.
     - SIGTSTP and SIGCONT are handled in the event loop, not between two bytecodes, where a lock may be held.
     """
 
@@ -29,10 +29,10 @@ class LastingDriver(LinuxDriver):
         self._over = False
         self._job_control = {signal.SIGTSTP: self._suspend, signal.SIGCONT: self._continue}
         for number in self._job_control:
-            signal.signal(number, signal.SIG_DFL)  # until there is a screen to take down
+            signal.signal(number, signal.SIG_DFL)  # the default, until the screen has started
         self.exit_event = _Attached(self.fileno, self._leave)
         if self._file is not None:
-            self._file = _Lasting(self._file, self._leave)  # type: ignore[assignment]
+            self._file = _ResilientFile(self._file, self._leave)  # type: ignore[assignment]
 
     def start_application_mode(self) -> None:
         super().start_application_mode()  # type: ignore[no-untyped-call]
@@ -47,14 +47,14 @@ class LastingDriver(LinuxDriver):
         super().stop_application_mode()
 
     def run_input_thread(self) -> None:
-        """Read keys until told to end, or until the terminal is gone."""
+        """Read keys until the exit event is set, or until the terminal is gone."""
         try:
             super().run_input_thread()
         except OSError:
             self._leave()
 
     def write(self, data: str) -> None:
-        """Write, unless nothing takes it: a queue that is not emptied would fill up and block."""
+        """Write, unless the output thread has ended: a queue without a reader would fill up and block."""
         if self._writer_thread is not None and self._writer_thread.is_alive():
             super().write(data)
 
@@ -66,27 +66,27 @@ class LastingDriver(LinuxDriver):
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _continue(self) -> None:
-        """Take the terminal again. Continued in the background, Textual stops the process once more."""
+        """Take the terminal back. If continued in the background, Textual stops the process again."""
         if self._over or not os.isatty(self.fileno):
             return
-        if not self._suspended:  # stopped from outside, without a word: what is on the screen is the shell's
+        if not self._suspended:  # stopped by another process: the screen belongs to the shell
             self._suspended = True
             self.suspend_application_mode()
         self._must_signal_resume = True
         self.resume_application_mode()
-        self._suspended = self._must_signal_resume  # which a start that got through has cleared
+        self._suspended = self._must_signal_resume  # cleared by a successful start
 
     def _leave(self) -> None:
-        with suppress(RuntimeError):  # it has left already
+        with suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._app.exit)
 
 
 class _Attached(threading.Event):
-    """The event that ends the input thread; it counts as set once the terminal is gone.
+    """Event that ends the input thread; it is also set once the terminal is gone.
 
     Args:
         terminal: file descriptor.
-        lost: called then, once.
+        lost: called once, when the terminal is gone.
     """
 
     def __init__(self, terminal: int, lost: Callable[[], None]) -> None:
@@ -104,8 +104,8 @@ class _Attached(threading.Event):
         return True
 
 
-class _Lasting:
-    """What Textual uses of a terminal's file; `lost` is called once, when it can no longer be written to."""
+class _ResilientFile:
+    """Part of a terminal's file that Textual uses; `lost` is called once, when writing fails."""
 
     def __init__(self, file: TextIO, lost: Callable[[], None]) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""The last gate before the terminal: nothing acts, whichever widget drew it."""
+"""Last filter before the terminal: it sanitizes the lines of every widget."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from textual.strip import Strip
 from moe_watch.tui.text.sanitize import inert, is_inert
 
 
-class InertFilter(LineFilter):
-    """Makes lines inert that Textual's own widgets draw from what a person typed or pasted.
+class SanitizeFilter(LineFilter):
+    """Filter that sanitizes lines, as Textual's widgets draw them from text that the user typed or pasted.
 
-    A line stays as wide as it is: where characters that are shown instead take more room, its end is cut off.
+    A line keeps its width: if replacements are wider than the characters they replace, its end is cut off.
     """
 
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - of no matter here
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - not needed here
         if is_inert("".join([segment.text for segment in segments])):
             return segments
         width = sum(segment.cell_length for segment in segments)

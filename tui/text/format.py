@@ -1,4 +1,4 @@
-"""Numbers as the dashboard writes them."""
+"""Number formats of the dashboard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def size(count: int) -> str:
-    """Bytes with a decimal unit (KB = 1,000 bytes) and at most three digits: `84 KB`, `1.2 MB`."""
+    """Return bytes with a decimal unit (KB = 1,000 bytes) and at most three digits: `84 KB`, `1.2 MB`."""
     value, unit = float(count), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
@@ -18,7 +18,7 @@ def size(count: int) -> str:
 
 
 def fraction(part: int, whole: int) -> str:
-    """Two sizes in the unit of the larger: `11.2 of 16.0 GB`."""
+    """Return two sizes in the unit of the larger: `11.2 of 16.0 GB`."""
     whole_text = size(whole)
     unit = whole_text.split()[1]
     scaled = part / 1000 ** _UNITS.index(unit)
@@ -26,43 +26,43 @@ def fraction(part: int, whole: int) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share as percent, or `n/a` for NaN."""
+    """Return a share in percent, or `n/a` for NaN."""
     return NOT_AVAILABLE if isnan(share) else f"{100 * share:.{digits}f} %"
 
 
 def probability(share: float) -> str:
-    """A probability that is not zero, as whole percent; never `0 %`."""
+    """Return a probability above zero in whole percent; never `0 %`."""
     rounded = percent(share, 0)
     return "<1 %" if rounded == "0 %" else rounded
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A number with its sign, the minus sign being a real one."""
+    """Return a number with its sign, using the minus sign U+2212."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number with fixed digits, or `n/a` for NaN."""
+    """Return a number with fixed decimals, or `n/a` for NaN."""
     return NOT_AVAILABLE if isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def count(value: int) -> str:
-    """A whole number with thousands separated."""
+    """Return an integer with thousands separators."""
     return f"{value:,}"
 
 
 def rate(tokens_per_second: float) -> str:
-    """Tokens per second with about three digits."""
+    """Return tokens per second with about three digits."""
     return f"{tokens_per_second:.1f}" if tokens_per_second < 99.95 else f"{tokens_per_second:,.0f}"
 
 
 def factor(value: float) -> str:
-    """A playback speed: `2×`, `0.25×`."""
+    """Return a playback speed: `2×`, `0.25×`."""
     return f"{value:g}×"
 
 
 def clock_time(seconds: float) -> str:
-    """Recorded time as a clock has it: `0:07`, `12:34`, `1:02:03`."""
+    """Return a recorded time in clock notation: `0:07`, `12:34`, `1:02:03`."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

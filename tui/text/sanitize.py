@@ -1,7 +1,7 @@
-"""Text from models and files, made safe to draw: what it contains is shown, nothing in it acts.
+"""Sanitizer of text from models and files: every character is shown, and none acts on the terminal.
 
-A terminal obeys control characters, and bidirectional or invisible characters make a line read as what it
-is not. Every such character becomes one that can be seen.
+A terminal obeys control characters, and bidirectional or invisible characters make a line read differently from its
+contents. Each such character is replaced by a visible one.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import unicodedata
 from rich.cells import cell_len, set_cell_size
 
 COMBINING_LIMIT = 3
-"""Combining marks kept on one base character; more of them only smear over the lines around."""
+"""Combining marks kept on one base character; more of them would cover the neighbouring lines."""
 
 _CONTROL_PICTURES = 0x2400
 _COMBINING = frozenset({"Mn", "Me", "Mc"})
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-"""Letters and marks that draw nothing: fillers, joiners, variation selectors."""
+"""Letters and marks without a glyph: fillers, joiners, variation selectors."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 
 
 def inert(text: str) -> str:
-    """`text` with every control, format and invisible character replaced by a visible one.
+    """Return `text` with every control, format and invisible character replaced by a visible one.
 
-    `␛` and its kind stand for the C0 controls, `⟨202E⟩` for any other hidden character by its code point.
-    Newlines are replaced too: who wraps lines splits at them first.
+    C0 controls become control pictures such as `␛`, other hidden characters their code point, such as `⟨202E⟩`.
+    Newlines are replaced too: callers that wrap lines split at them first.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -40,7 +40,7 @@ def inert(text: str) -> str:
 
 
 def is_inert(text: str) -> bool:
-    """Whether `text` surely holds no control, format or invisible character, told quickly."""
+    """Return whether a fast check finds no control, format or invisible character; it may reject harmless text."""
     return text.isprintable() and (text.isascii() or _INVISIBLE.search(text) is None)
 
 

@@ -1,11 +1,11 @@
-"""Sentences over several lines, by words and by cells."""
+"""Word wrap of sentences, by terminal cells."""
 
 from __future__ import annotations
 
 from rich.cells import cell_len, chop_cells
 
 SENTENCE_LIMIT = 400
-"""Characters shown of what a worker, a model or a file says; at the least width, eight rows."""
+"""Characters shown of a message from a worker, a model or a file; eight rows at the least width."""
 
 
 def wrapped(sentence: str, width: int) -> list[str]:

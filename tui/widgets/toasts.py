@@ -1,4 +1,4 @@
-"""Messages over the dashboard that disappear by themselves."""
+"""Messages over the dashboard that disappear after a while."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT
 
 TOAST_SECONDS = 10.0
-"""Time that a warning is shown."""
+"""Seconds that a warning is shown."""
 
 Severity = Literal["information", "warning"]
 
 
 class Toasts:
-    """Shows messages, and none of them twice at once.
+    """Messages of the app, of which none is on the screen twice.
 
     Args:
-        app: the app that shows them.
-        clock: seconds, monotonic.
+        app: shows the messages.
+        clock: monotonic seconds.
     """
 
     def __init__(self, app: App[Any], clock: Callable[[], float]) -> None:
@@ -30,11 +30,11 @@ class Toasts:
         self._clock = clock
         self._of_source: list[str] = []
         self._last: dict[str, float] = {}
-        """The last warning about the run, and when it was shown."""
+        """The last warning about the run, and the time when it was shown."""
 
     def tell(self, message: str, *, severity: Severity = "information") -> None:
-        """Show a message, unless it is being shown: a key that is held would pile it up."""
-        if all(told.message != message for told in self._app._notifications):
+        """Show a message unless it is on the screen: a held key would repeat it."""
+        if all(shown.message != message for shown in self._app._notifications):
             self._app.notify(message, severity=severity, markup=False)
 
     def warn(self, text: str) -> None:
@@ -52,7 +52,7 @@ class Toasts:
                 self._show(warning)
 
     def begin_source(self) -> None:
-        """Forget the warnings of the source before."""
+        """Forget the warnings of the previous source."""
         self._of_source.clear()
 
     def _show(self, text: str) -> None:

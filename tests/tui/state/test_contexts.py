@@ -67,7 +67,7 @@ async def test_is_judged_alone_once_it_is_long_enough():
         assert (fit.first, fit.chunks) == (31, 8)
         assert f"context 1: {in_words(fit)}" in text
         assert f"start {fit.start:.3f}  half {fit.start / 2:.3f}" in text
-        assert track.initial == track.series.contexts[1].mid[0]
+        assert track.start.initial == track.series.contexts[1].mid[0]
 
 
 async def test_long_enough_for_a_fit_that_is_not_made_yet_it_lacks_nothing():
@@ -80,8 +80,8 @@ async def test_long_enough_for_a_fit_that_is_not_made_yet_it_lacks_nothing():
         source.add([*run.state("fresh_context", why="context"), *run.generate(320), *run.inject(), *run.generate(60)])
         await settle(app, pilot)
         text = shown(app.dashboard.pressure)
-        assert "context 1: the first fit is being made" in text
-        assert "forecast n/a: it is being made" in text
+        assert "context 1: computing the first fit" in text
+        assert "forecast n/a: still computing" in text
         assert "no verdict" not in text
 
 

@@ -21,7 +21,9 @@ from moe_watch.routing.events import (
     Unknown,
 )
 from moe_watch.routing.usage.counts import overlap
-from moe_watch.tui.state.run import GO_ON, PIECES_KEPT, RunView
+from moe_watch.tui.state.injections import GO_ON
+from moe_watch.tui.state.run import RunView
+from moe_watch.tui.state.stream_pieces import PIECES_KEPT, PIECES_SLACK, Piece, StreamPieces
 from tests.tui.events import CAPTURE, MadeUpRun, header, main_run
 
 
@@ -254,7 +256,7 @@ def test_cost_and_loss_are_kept():
         [header(), cost, State(state="dropped", i=3, t=0.1, count=4), State(state="dropped", i=3, t=0.1, count=2)]
     )
     assert view.cost == cost
-    assert view.dropped == 6
+    assert view.counts.dropped == 6
 
 
 def test_what_is_not_known_changes_nothing():
@@ -274,12 +276,25 @@ def test_a_keyframe_in_the_stream_is_no_token():
 def test_memory_is_bounded():
     run = MadeUpRun(header(2, 4, 1))
     view = fold(run.prompt())
-    token = next(item for item in run.generate(1) if isinstance(item, Token))
-    for i in range(PIECES_KEPT + 50):
-        view._add(replace(view.pieces[-1], i=token.i + i))
-    assert len(view.pieces) == PIECES_KEPT
-    assert view.pieces_seen > PIECES_KEPT
-    assert [piece.i for piece in view.newest_pieces(2)] == [view.pieces[-2].i, view.pieces[-1].i]
+    for i in range(2 * PIECES_KEPT):
+        view.stream.add(replace(view.pieces[-1], i=i))
+        assert len(view.pieces) <= PIECES_KEPT + PIECES_SLACK
+    assert len(view.pieces) >= PIECES_KEPT
+    assert view.stream.seen > 2 * PIECES_KEPT
+    assert [piece.i for piece in view.stream.newest(2)] == [2 * PIECES_KEPT - 2, 2 * PIECES_KEPT - 1]
+    assert view.stream.newest(0) == []
+
+
+def test_a_list_of_pieces_and_its_length_are_a_snapshot():
+    stream = StreamPieces()
+    for i in range(PIECES_KEPT + PIECES_SLACK - 1):
+        stream.add(Piece("generated", "x", i))
+    kept, length = stream.kept, len(stream.kept)
+    for i in range(length, length + 3):
+        stream.add(Piece("generated", "x", i))
+    stream.begin_text(Piece("jump", "", 9))
+    assert [piece.i for piece in kept[:length]] == list(range(length))
+    assert [piece.role for piece in stream.kept] == ["jump"]
 
 
 def test_the_golden_session_folds(golden_events):

@@ -46,25 +46,25 @@ def perturb(found, i):
 def test_the_warm_up_is_counted_and_is_never_the_start():
     found = track(*(chunk(at, 0.9, warm_up=True) for at in range(4)))
     assert found.warm_up_missing == 6
-    assert found.initial is None
-    assert found.half is None
+    assert found.start.initial is None
+    assert found.start.half is None
 
 
 def test_the_start_is_the_first_measured_chunk():
     found = track(chunk(0, 0.9, warm_up=True), chunk(1, 0.7, partial=True), chunk(2, 0.5), chunk(3, 0.4))
-    assert found.initial == 0.5
-    assert found.half == 0.25
+    assert found.start.initial == 0.5
+    assert found.start.half == 0.25
 
 
 @pytest.mark.parametrize(("mids", "crossing"), [((0.5, 0.3, 0.25, 0.1), 12), ((0.5, 0.26), None)])
 def test_the_first_chunk_at_or_below_half_is_the_crossing(mids, crossing):
-    assert track(*(chunk(10 + at, mid) for at, mid in enumerate(mids))).crossing == crossing
+    assert track(*(chunk(10 + at, mid) for at, mid in enumerate(mids))).start.crossing == crossing
 
 
 def test_delta_is_after_minus_before_the_last_injection():
     found = track(chunk(0, 0.5), chunk(1, 0.52))
     perturb(found, 40)
-    assert found.injections[-1].chunk == 2
+    assert found.injections.points[-1].chunk == 2
     assert found.delta is None
     found.add(chunk(2, 0.40, partial=True))
     assert found.delta is None
@@ -87,35 +87,35 @@ def test_delta_is_absent_where_it_cannot_be_had():
 
 def test_recording_that_begins_after_the_start_knows_neither_start_nor_crossing():
     found = begun_at(keyframe(11), chunk(11, 0.5), chunk(12, 0.1))
-    assert found.initial is found.half is found.crossing is None
-    assert found.initial_problem == "the recording begins after it"
+    assert found.start.initial is found.start.half is found.start.crossing is None
+    assert found.start.problem == "the recording begins after it"
     assert found.warm_up_missing == 0
 
 
 def test_recording_that_begins_with_the_first_measured_chunk_knows_the_start():
     found = begun_at(keyframe(10), chunk(10, 0.5), chunk(11, 0.1))
-    assert (found.initial, found.crossing, found.initial_problem) == (0.5, 11, "")
-    assert track(chunk(10, 0.5), chunk(11, 0.1)).initial_problem == ""
+    assert (found.start.initial, found.start.crossing, found.start.problem) == (0.5, 11, "")
+    assert track(chunk(10, 0.5), chunk(11, 0.1)).start.problem == ""
 
 
 def test_recording_that_begins_in_the_warm_up_counts_what_was_before():
     found = begun_at(keyframe(3, partial=2), chunk(5, 0.9, warm_up=True), chunk(6, 0.8, warm_up=True, partial=True))
     assert found.warm_up_missing == 6
-    assert found.initial is None
-    assert found.initial_problem == ""
+    assert found.start.initial is None
+    assert found.start.problem == ""
 
 
 def test_injection_before_the_first_chunk_of_a_recording_is_at_its_place_in_the_run():
     found = begun_at(keyframe(11))
     perturb(found, 220)
-    assert found.injections[-1].chunk == 11
+    assert found.injections.points[-1].chunk == 11
 
 
 def test_a_recording_that_is_entered_in_its_middle_knows_the_chunks_before():
     found = track(*(chunk(at, 0.9, warm_up=True) for at in range(10)), chunk(10, 0.5), chunk(11, 0.4))
     found.begin_at(keyframe(12))
     found.add(chunk(12, 0.2))
-    assert (found.initial, found.initial_problem, found.crossing) == (0.5, "", 12)
+    assert (found.start.initial, found.start.problem, found.start.crossing) == (0.5, "", 12)
     assert found.series.positions == [10, 11, 12]
     assert found.series.mid == [0.5, 0.4, 0.2]
     assert found.complete == 13
@@ -123,10 +123,10 @@ def test_a_recording_that_is_entered_in_its_middle_knows_the_chunks_before():
 
 def test_a_recording_of_the_middle_of_a_run_that_is_entered_later_still_does_not_know_the_start():
     found = track(chunk(30, 0.5), chunk(31, 0.1))
-    assert found.initial is not None
+    assert found.start.initial is not None
     found.begin_at(keyframe(32))
     found.add(chunk(32, 0.3))
-    assert (found.initial, found.crossing, found.complete) == (None, None, 33)
+    assert (found.start.initial, found.start.crossing, found.complete) == (None, None, 33)
     assert found.unavailable == "the recording begins at chunk 30, after the first measured one"
 
 

@@ -11,7 +11,7 @@ from moe_watch.routing.half_life.fit import fit_half_life, in_words
 from moe_watch.routing.half_life.wording import by_weight
 from moe_watch.routing.pressure.external_energy import boundaries_of, external_energy
 from moe_watch.tui.state.trends import REST
-from moe_watch.tui.widgets.panels.pressure.notes import branches
+from moe_watch.tui.widgets.panels.pressure.pause_reasons import pause_reasons
 from tests.routing.planted import REAL_NOISE, constant, plant
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, main_run, with_mid
@@ -101,15 +101,15 @@ async def test_the_fitted_curve_and_its_band_are_drawn():
         panel = app.dashboard.pressure
         chart = [segment for y in range(1, panel.content_size.height) for segment in panel.render_line(y)]
         ink = panel.palette
-        assert ink.fit.color in {segment.style.color for segment in chart if segment.text.strip()}
-        assert ink.shade.bgcolor in {segment.style.bgcolor for segment in chart}
+        assert ink.chart.fit.color in {segment.style.color for segment in chart if segment.text.strip()}
+        assert ink.chart.shade.bgcolor in {segment.style.bgcolor for segment in chart}
 
 
 async def test_nothing_fitted_is_drawn_before_there_is_a_fit():
     async with running(main_run(240, 240)) as (app, _, _):
         panel = app.dashboard.pressure
         chart = [segment for y in range(panel.content_size.height) for segment in panel.render_line(y)]
-        assert panel.palette.shade.bgcolor not in {segment.style.bgcolor for segment in chart}
+        assert panel.palette.chart.shade.bgcolor not in {segment.style.bgcolor for segment in chart}
 
 
 async def test_a_cliff_is_a_mark_at_its_chunk():
@@ -120,7 +120,9 @@ async def test_a_cliff_is_a_mark_at_its_chunk():
         column = text[axis].index("▾24") + 1
         posts = [y for y in range(axis) if text[y][column : column + 1] == "╎"]
         assert posts
-        assert style_at(app.dashboard.pressure, column, posts[0]).color == app.dashboard.pressure.palette.warn.color
+        assert (
+            style_at(app.dashboard.pressure, column, posts[0]).color == app.dashboard.pressure.palette.status.warn.color
+        )
 
 
 # The four candidates
@@ -188,7 +190,7 @@ async def test_the_difference_is_given_against_the_chunk_before_and_against_the_
     async with running(decay(), size=(200, 60)) as (app, pilot, _):
         await press(app, pilot, "4", "z")
         track = app.view.tracks["measured-v2"]
-        injected, after = track.injections[-1].chunk, track.after
+        injected, after = track.injections[-1].chunk, track.injections.after
         earlier = [(at, mid) for at, mid in zip(track.series.positions, track.series.mid, strict=True) if at < injected]
         positions, mid = zip(*earlier, strict=True)
         forecast = fit_half_life(mid, mode="measured-v2", positions=positions).forecast(after.index)
@@ -231,7 +233,7 @@ async def test_forks_without_all_three_arms_tell_nothing_yet():
 
 async def test_forks_are_kept_without_their_texts():
     async with running([*main_run(50), *forks()]) as (app, _, _):
-        assert all((fork.text, fork.injected, fork.generated) == ("", [], []) for fork in app.view.forks)
+        assert all((fork.text, fork.injected, fork.generated) == ("", [], []) for fork in app.view.pressure.forks)
 
 
 # Beside the screen
@@ -242,7 +244,7 @@ async def test_a_slow_fit_holds_no_frame_up_and_says_how_old_it_is():
     async with running([*run.prompt(), *run.generate(320)], executor=slow, size=(80, 24)) as (app, pilot, source):
         await press(app, pilot, "4")
         panel = app.dashboard.pressure
-        assert "the first fit is being made" in shown(panel)
+        assert "computing the first fit" in shown(panel)
         slow.work()
         await settle(app, pilot)
         assert "stable: no trend" in shown(panel)
@@ -330,4 +332,4 @@ async def test_a_fit_that_fails_is_said_to_have_failed():
     ],
 )
 def test_fast_instability_is_said_to_be_unreachable_or_not(mode, experts, said):
-    assert dict(branches(mode, experts))["unstable"] == said
+    assert dict(pause_reasons(mode, experts))["unstable"] == said

@@ -215,5 +215,5 @@ async def test_events_that_are_in_no_file_are_told_whatever_becomes_of_the_recor
     )
     async with running(main_run(33), recording=status) as (app, _, _):
         banner = shown(app.dashboard.query_one("#banner"))
-        assert "✗ not all is recorded: 1,200 events before token 500 are in no file" in banner
+        assert "✗ recording incomplete: 1,200 events before token 500 are in no file" in banner
         assert ("● REC with a gap" in lines(app.dashboard.query_one("#header"))[0]) == (mode == "recording")

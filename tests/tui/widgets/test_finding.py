@@ -53,7 +53,7 @@ def status(app):
 
 def text_before(app, tokens):
     """The text of the last tokens that are shown."""
-    return "".join(piece.text for piece in app.view.newest_pieces(tokens))
+    return "".join(piece.text for piece in app.view.stream.newest(tokens))
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["wide", "narrow"])

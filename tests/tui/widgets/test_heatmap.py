@@ -9,7 +9,7 @@ from rich.style import Style
 from textual.app import App
 
 from moe_watch.routing.events import Chunk, ModelInfo, Token
-from moe_watch.tui.drawing.colours import DARK, HEAT_LEVELS, LIGHT
+from moe_watch.tui.drawing.colours import DARK, HEATMAP_LEVELS, LIGHT
 from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
@@ -52,13 +52,14 @@ async def test_the_newest_tokens_experts_are_underlined_in_the_accents_colour():
         heatmap = app.dashboard.experts
         accent = heatmap.palette.accent.color
         selected = np.reshape(last_token(items).experts, (6, 2))
-        picture = heatmap.picture
-        assert picture.grid.rows_per_band == 2
+        content = heatmap.content
+        assert content.layout.rows_per_band == 2
         for layer in range(6):
             lit = {
                 expert
                 for expert in range(8)
-                if style_at(heatmap, picture.gutter + expert * picture.grid.cell_width, 2 + 2 * layer).bgcolor == accent
+                if style_at(heatmap, content.gutter + expert * content.layout.cell_width, 2 + 2 * layer).bgcolor
+                == accent
             }
             assert lit == set(selected[layer].tolist())
 
@@ -66,9 +67,9 @@ async def test_the_newest_tokens_experts_are_underlined_in_the_accents_colour():
 async def test_brighter_means_more():
     async with running() as (app, _, _):
         heatmap = app.dashboard.experts
-        picture = heatmap.picture
+        content = heatmap.content
         shares = app.view.window.usage.shares()[0]
-        levels = [style_at(heatmap, picture.gutter + e * picture.grid.cell_width, 1).bgcolor for e in range(8)]
+        levels = [style_at(heatmap, content.gutter + e * content.layout.cell_width, 1).bgcolor for e in range(8)]
         brightness = [sum(colour.triplet) for colour in levels]
         assert np.argsort(brightness, kind="stable")[-1] == shares.argmax()
         assert np.argsort(brightness, kind="stable")[0] == shares.argmin()
@@ -80,10 +81,10 @@ async def test_the_ramps_luminance_only_rises_or_only_falls(theme, ramp):
     """So that it can still be read where colours are turned into greys."""
     async with running(main_run(5), theme=theme) as (app, _, _):
         ink = app.dashboard.experts.palette
-        colours = ink.heat if ramp == "heat" else [style.color for style in ink.tokens]
+        colours = ink.heatmap.ramp if ramp == "heat" else [style.color for style in ink.tokens]
         luminance = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (colour.triplet for colour in colours)]
         steps = np.diff(luminance)
-        assert len(ink.heat) == HEAT_LEVELS
+        assert len(ink.heatmap.ramp) == HEATMAP_LEVELS
         assert (steps > 0).all() or (steps < 0).all()
 
 
@@ -91,7 +92,7 @@ async def test_two_layers_share_a_row_where_height_is_short():
     async with running(large(32, 8, 2)) as (app, _, _):
         heatmap = app.dashboard.experts
         rows = lines(heatmap)
-        assert heatmap.picture.grid.rows_per_band == 0
+        assert heatmap.content.layout.rows_per_band == 0
         assert rows[1].startswith(" 1 ▀▀▀")
         assert rows[2].startswith(" 3 ▀▀▀")
         assert rows[1].count("%") == 2
@@ -100,24 +101,24 @@ async def test_two_layers_share_a_row_where_height_is_short():
 async def test_half_blocks_show_the_upper_layer_above():
     async with running(large(32, 8, 2)) as (app, _, _):
         heatmap = app.dashboard.experts
-        picture = heatmap.picture
-        style = style_at(heatmap, picture.gutter, 1)
-        heat = heatmap.palette.heat
-        assert (style.color, style.bgcolor) == tuple(heat[picture.cells[layer, 0]] for layer in (0, 1))
+        content = heatmap.content
+        style = style_at(heatmap, content.gutter, 1)
+        heat = heatmap.palette.heatmap.ramp
+        assert (style.color, style.bgcolor) == tuple(heat[content.cells[layer, 0]] for layer in (0, 1))
 
 
 async def test_binning_is_named_in_the_title_and_the_newest_token_is_its_top_expert_only():
     async with running(large(94, 512, 10)) as (app, _, _):
         text = shown(app.dashboard.experts)
         assert "last 30 tokens · max of 3 layers × 10 experts" in text
-        assert app.dashboard.experts.picture.lit.sum() <= 94
+        assert app.dashboard.experts.content.lit.sum() <= 94
 
 
 async def test_without_an_order_no_expert_of_the_newest_token_is_its_top_one():
     header, *items = large(94, 512, 10)
     async with running([msgspec.structs.replace(header, capture=["experts"]), *items]) as (app, _, _):
         assert "max of 3 layers × 10 experts" in shown(app.dashboard.experts)
-        assert not app.dashboard.experts.picture.lit.any()
+        assert not app.dashboard.experts.content.lit.any()
         assert "top expert" not in shown(app.dashboard.experts)
 
 
@@ -136,7 +137,7 @@ async def test_layers_that_select_different_numbers_of_experts_light_up_as_many(
         if not isinstance(item, Chunk)
     ]
     async with running([msgspec.structs.replace(header, schema=2, model=model), *fewer]) as (app, _, _):
-        assert app.dashboard.experts.picture.lit.sum(1).tolist() == k
+        assert app.dashboard.experts.content.lit.sum(1).tolist() == k
         window = app.view.window
         assert window.usage.counts.sum(1).tolist() == [window.tokens * chosen for chosen in k]
         assert "top-1 to 2 by layer" in shown(app.dashboard.query_one("#header"))
@@ -170,10 +171,10 @@ async def test_arrow_keys_move_the_cursor_and_the_readout():
 async def test_the_mouse_reads_a_cell_and_leaving_forgets_it():
     async with running() as (app, pilot, _):
         heatmap = app.dashboard.experts
-        picture = heatmap.picture
-        x = picture.gutter + 3 * picture.grid.cell_width + 1
+        content = heatmap.content
+        x = content.gutter + 3 * content.layout.cell_width + 1
         await pilot.hover(
-            heatmap, offset=(x + heatmap.gutter.left, 1 + 2 * picture.grid.rows_per_band + heatmap.gutter.top)
+            heatmap, offset=(x + heatmap.gutter.left, 1 + 2 * content.layout.rows_per_band + heatmap.gutter.top)
         )
         assert heatmap.cursor == (2, 3)
         await pilot.hover(app.dashboard.stream)
@@ -246,5 +247,5 @@ async def test_a_new_run_with_another_shape_is_drawn_anew():
         source.add(large(16, 4, 1))
         await settle(app, pilot)
         heatmap = app.dashboard.experts
-        assert heatmap.picture.grid.layers == 16
+        assert heatmap.content.layout.layers == 16
         assert lines(heatmap)[0].split()[:4] == ["0", "1", "2", "3"]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from moe_watch.routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
-from moe_watch.tui.widgets.panels.pressure.chart import POSTS
+from moe_watch.tui.widgets.panels.pressure.trajectory_chart import POSTS
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
 
@@ -111,7 +111,7 @@ async def test_warm_up_chunks_are_grey_and_the_newest_one_is_now():
         ink = panel.palette
         chart = [segment for y in range(1, 10) for segment in panel.render_line(y)]
         dots = {segment.style.color for segment in chart if any("⠁" <= each <= "⣿" for each in segment.text)}
-        assert dots >= {ink.faint.color, ink.series["mid"].color, ink.fit.color}
+        assert dots >= {ink.faint.color, ink.chart.series["mid"].color, ink.chart.fit.color}
         assert [segment.style.color for segment in chart if "●" in segment.text] == [ink.accent.color]
 
 
@@ -145,7 +145,7 @@ async def test_each_curve_ends_in_a_letter_of_its_own_colour():
         chart = [segment for y in range(1, panel.content_size.height - 2) for segment in panel.render_line(y)]
         for name in ("fast", "slow", "net"):
             letters = [segment.style.color for segment in chart if segment.text.rstrip().endswith(name[0])]
-            assert letters == [panel.palette.series[name].color]
+            assert letters == [panel.palette.chart.series[name].color]
 
 
 async def test_curves_that_end_in_the_same_place_keep_their_letters():
@@ -239,5 +239,5 @@ async def test_memory_pressure_has_a_word_and_a_colour(level, ink):
     async with running([header(), reading]) as (app, _, _):
         panel = app.dashboard.vitals
         assert f"pressure    {level}" in shown(panel)
-        assert style_at(panel, 12, 0).color == getattr(panel.palette, ink).color
+        assert style_at(panel, 12, 0).color == getattr(panel.palette.status, ink).color
         assert ("slowed down" in shown(panel)) == (level != "ok")

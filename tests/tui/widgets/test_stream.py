@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from math import log
 
 import msgspec
@@ -11,7 +10,8 @@ from textual.events import MouseScrollUp
 
 from moe_watch.routing.events import Token
 from moe_watch.sessions.source import RecordingStatus
-from moe_watch.tui.state.run import CHARACTERS_KEPT
+from moe_watch.tui.state import stream_pieces
+from moe_watch.tui.state.stream_pieces import CHARACTERS_KEPT
 from moe_watch.tui.widgets.panels import stream as stream_panel
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run
@@ -200,16 +200,17 @@ async def test_narrower_wraps_anew_with_the_same_words():
 async def test_what_is_kept_of_the_text_does_not_grow_beyond_what_can_be_scrolled_to(monkeypatch):
     """Counted, after many more tokens than are kept: pieces, wrapped runs, and pictures of lines."""
     monkeypatch.setattr(stream_panel, "PIECES_KEPT", 300)
+    monkeypatch.setattr(stream_pieces, "PIECES_KEPT", 300)
+    monkeypatch.setattr(stream_pieces, "PIECES_SLACK", 0)
     run = MadeUpRun(header(2, 4, 1))
     async with running(run.prompt()) as (app, pilot, source):
-        app.view.pieces = deque(maxlen=300)
         wrap, sizes = app.dashboard.stream._wrap, []
         for _ in range(4):
             for _ in range(8):
                 source.add(run.generate(50))
                 await settle(app, pilot)
             runs = [piece for line in app.dashboard.stream._wrap.lines for piece in line.runs]
-            pictures = [line for line in app.dashboard.stream._wrap.lines if line.drawn is not None]
+            pictures = [line for line in app.dashboard.stream._wrap.lines if line.rendered is not None]
             assert len(pictures) <= app.dashboard.stream.content_size.height
             sizes.append((len(app.view.pieces), len({id(each.piece) for each in runs}), len(wrap.lines)))
         assert sizes[0][0] == 300

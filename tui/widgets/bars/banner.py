@@ -1,14 +1,15 @@
-"""A line across the screen for what a person must not miss: it failed, it is not recorded, it has finished."""
+"""Banner for messages that the user must not miss: the run failed, is not recorded, or has finished."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from rich.cells import cell_len
 from rich.style import Style
 from textual.geometry import Size
 from textual.strip import Strip
 
+from moe_watch.routing.events import Chunk
 from moe_watch.sessions.text import plural
 from moe_watch.tui.drawing.line import CellLine, on
 from moe_watch.tui.input.actions import BY_ID
@@ -16,26 +17,25 @@ from moe_watch.tui.state.frame import EVERY_CHUNK, Frame, pause_in_words
 from moe_watch.tui.text.format import count, size
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT, wrapped
-from moe_watch.tui.widgets.base import FrameWidget
+from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 Message = tuple[str, str, str]
-"""Urgency (`bad`, `more` of it, `good`, or `wait`), the sentence, and what goes with it: what was saved, what can be
-done."""
-NOT_BEGUN = "this run had not begun, so nothing of it is missing"
+"""Urgency (`bad`, `more` about it, `good`, or `wait`), the sentence, and the keys that are offered with it."""
+NOT_BEGUN = "this run had not begun: there was nothing to save"
 INDENT = 3
-"""Cells of the sign before a sentence."""
+"""Width of the symbol before a sentence, in cells."""
 _GLYPHS = {"bad": "✗", "more": " ", "good": "■", "wait": "‖"}
 
 
 class Banner(FrameWidget):
-    """Some rows per message, as many as its words need; no rows when there is nothing to say."""
+    """Messages, each wrapped to the width; no rows without a message."""
 
     def state(self, frame: Frame) -> Hashable:
         return tuple(messages(frame))
 
     def show(self, frame: Frame) -> None:
         found = messages(frame)
-        self.set_class(bool(found), "-said")  # not `display`, which would win over a terminal that is too small
+        self.set_class(bool(found), "-shown")  # not `display`, which would override the rule for small terminals
         self.styles.height = max(1, len(self._rows_of(found, self.app.size.width)))
         super().show(frame)
 
@@ -46,10 +46,10 @@ class Banner(FrameWidget):
         return [row for message in found for row in self._draw_message(width, *message)]
 
     def _draw_message(self, width: int, urgency: str, sentence: str, offer: str) -> list[Strip]:
-        """The sentence, and what can be done at the right of its last row, or below if there is no room."""
+        """Return the rows of a sentence, with the keys right of its last row, or below it if there is no room."""
         ink = self.palette
-        calm = {"good": ink.good, "wait": ink.accent}
-        ground = on(calm[urgency], ink.bar) if urgency in calm else ink.bad + Style(reverse=True)
+        calm = {"good": ink.status.good, "wait": ink.accent}
+        ground = on(calm[urgency], ink.bar) if urgency in calm else ink.status.bad + Style(reverse=True)
         bold = ground + Style(bold=True)
         rows: list[CellLine] = []
         for line in wrapped(sentence, max(1, width - INDENT - 1)):
@@ -61,7 +61,7 @@ class Banner(FrameWidget):
 
 
 def messages(frame: Frame) -> list[Message]:
-    """What must be said now, the most urgent first."""
+    """Return the current messages, the most urgent first."""
     found: list[Message] = []
     if frame.status == "failed":
         found.append(("bad", one_line(frame.view.message or "the run failed", SENTENCE_LIMIT), ""))
@@ -70,32 +70,29 @@ def messages(frame: Frame) -> list[Message]:
         problem = one_line(frame.recording.problem or "the file cannot be written", SENTENCE_LIMIT)
         found.append(("bad", f"not being recorded: {problem}", _offers(frame, "record")))
     elif frame.recording.problem:
-        found.append(("bad", f"not all is recorded: {one_line(frame.recording.problem, SENTENCE_LIMIT)}", ""))
-    if frame.view.dropped:
-        found.append(("bad", f"{plural(frame.view.dropped, 'event')} lost: the numbers shown have a gap", ""))
+        found.append(("bad", f"recording incomplete: {one_line(frame.recording.problem, SENTENCE_LIMIT)}", ""))
+    if frame.view.counts.dropped:
+        found.append(("bad", f"{plural(frame.view.counts.dropped, 'event')} lost: the numbers shown have a gap", ""))
     if frame.status == "finished" and frame.view.header is not None:
         then = ("pause", "home") if frame.at_end else ("go_on", "prompt")
         found.append(("good", f"finished: {_finished(frame)}", _offers(frame, *then, "quit")))
     if frame.silence and frame.view.progress is not None and frame.view.progress.note:
         found.append(("wait", one_line(frame.view.progress.note, SENTENCE_LIMIT), ""))
-    if frame.at_boundary:
-        found.append(("wait", _boundary(frame), ""))
+    if frame.at_boundary and frame.view.header is not None:
+        found.append(("wait", _boundary(frame, frame.view.tracks[frame.view.header.pressure].chunks), ""))
     return found
 
 
 def _finished(frame: Frame) -> str:
-    """Why, and after how much."""
+    """Return the finish reason, and the number of tokens."""
     view, why = frame.view, frame.why or "no reason given"
     if view.counts_only:
         return f"{why}, counts of {plural(view.observed, 'token')}"
     return f"{why}, after {plural(view.tokens, 'token')}"
 
 
-def _boundary(frame: Frame) -> str:
-    """Which chunk is complete, what goes on from there, and why the run waits, as the chunk has it."""
-    view = frame.view
-    assert view.header is not None
-    chunks = view.tracks[view.header.pressure].chunks
+def _boundary(frame: Frame, chunks: Sequence[Chunk]) -> str:
+    """Return the number of the complete chunk, the keys that continue, and the chunk's reason for the pause."""
     then = "space or g continues" if frame.resumable else "the run waited here"
     if not chunks:
         return f"a chunk is complete: {then}"
@@ -105,7 +102,7 @@ def _boundary(frame: Frame) -> str:
 
 
 def _saved(frame: Frame) -> str:
-    """What there is of the run, in words."""
+    """Return in words the part of the run that is in a file."""
     recording = frame.recording
     if frame.words.failed:
         return frame.words.failed

@@ -1,4 +1,4 @@
-"""The line at the bottom: the keys of this moment, and where in the run and in the context it is."""
+"""Footer: the keys that act now, and the position in the run and in the context."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from moe_watch.tui.drawing.line import CellLine, Part, cells_of, on
 from moe_watch.tui.input.actions import BY_ID, Action, footer_actions
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.text.format import count
-from moe_watch.tui.widgets.base import FrameWidget
+from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 
 class FooterBar(FrameWidget):
-    """Keys at the left, as many as fit and help always; a click performs one."""
+    """Keys at the left, limited to the width, help always included; a click on one performs its action."""
 
     class KeyClicked(Message):
-        """A key was clicked."""
+        """The user clicked a key."""
 
         def __init__(self, action: Action) -> None:
             super().__init__()
             self.action = action
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
         self._spots: list[tuple[int, int, Action]] = []
 
@@ -46,7 +46,7 @@ class FooterBar(FrameWidget):
         return [row.right(*right, (" ", bar)).strip()]
 
     def _put_keys(self, row: CellLine, frame: Frame, end: int) -> None:
-        """Keys by rank; room for help is kept, which comes last."""
+        """Draw keys by rank; room for help, which is last, is reserved."""
         ink, help_action = self.palette, BY_ID["help"]
         key_style, text_style = on(ink.accent_bold, ink.bar), on(ink.muted, ink.bar)
         self._spots = []
@@ -64,7 +64,7 @@ class FooterBar(FrameWidget):
             row.put("  ")
 
     def _place(self, frame: Frame, *, short: bool) -> list[Part]:
-        """Chunk, token and context; what is queued goes before."""
+        """Return chunk, token and context length, after a queued injection."""
         ink, view = self.palette, frame.view
         muted, text = on(ink.muted, ink.bar), ink.bar
         parts: list[Part] = []
@@ -76,13 +76,13 @@ class FooterBar(FrameWidget):
             return [(f"pace {frame.pace_text}", muted)]
         beyond = view.beyond_trained
         if beyond is not None:
-            parts += [(f"beyond trained length {count(beyond)}", on(ink.warn, ink.bar)), ("  ", text)]
+            parts += [(f"beyond trained length {count(beyond)}", on(ink.status.warn, ink.bar)), ("  ", text)]
         if not short:
             parts += [(f"pace {frame.pace_text}", muted), (" · ", muted)]
         if view.counts_only:
             return [*parts, ("counts, no tokens", muted)]
         parts.append((f"chunk {count(view.chunks)}", muted))
-        if frame.timeline is not None:  # which has the token
+        if frame.timeline is not None:  # the timeline shows the token
             return parts
         context = view.header.model.context_length
         of_context = "" if context is None else f" / {count(context)}"

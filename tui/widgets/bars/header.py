@@ -1,4 +1,4 @@
-"""The line at the top: what is watched, what it is doing, where it goes, how fast, and what watching costs."""
+"""Header: model, status, recording, generation rate, and observation cost."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from moe_watch.routing.stats.timing_noise import doubt
 from moe_watch.sessions.text import top_k_text
 from moe_watch.tui.drawing.line import CellLine, Part, cells_of, on
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.state.run import drawn_in_words
+from moe_watch.tui.state.settings import sampling_text
 from moe_watch.tui.text.format import count, percent, rate, signed, size
 from moe_watch.tui.text.sanitize import one_line
-from moe_watch.tui.widgets.base import FrameWidget
+from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 DETAIL_LEVELS = (5, 4, 3, 2, 1)
-"""From everything to what fits 60 columns: our name goes first, then words, then the file's name."""
+"""Levels from everything down to 60 columns: the program's name is left out first, then words, then the file's name."""
 _SUFFIX = ".moe.jsonl"
 
 
 class HeaderBar(FrameWidget):
-    """One row, shortened step by step until it fits; the tooltip has it all."""
+    """One row, shortened step by step until it fits; the tooltip shows everything."""
 
     def state(self, frame: Frame) -> Hashable:
         return self._parts(frame, DETAIL_LEVELS[0])
@@ -50,7 +50,7 @@ class HeaderBar(FrameWidget):
         return [row.strip()]
 
     def _parts(self, frame: Frame, detail: int) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """What stands left and right; at detail 1 only the essentials."""
+        """Return the left and right parts; at detail 1 only the essentials."""
         ink = self.palette
         muted, text = on(ink.muted, ink.bar), ink.bar
         left: list[Part] = []
@@ -87,13 +87,13 @@ class HeaderBar(FrameWidget):
             "waiting": ("◌", ink.muted),
             "prefill": ("◌", ink.accent),
             "streaming": ("▸", ink.accent),
-            "paused": ("‖", ink.warn),
-            "finished": ("■", ink.good),
-            "failed": ("✗", ink.bad),
+            "paused": ("‖", ink.status.warn),
+            "finished": ("■", ink.status.good),
+            "failed": ("✗", ink.status.bad),
         }[frame.status]
         if frame.silence:
             status = f"{frame.status}, " if detail >= 3 else ""
-            return f"{glyph} {status}{frame.silence}", on(ink.warn, ink.bar)
+            return f"{glyph} {status}{frame.silence}", on(ink.status.warn, ink.bar)
         words = [glyph, frame.status]
         if frame.status in ("loading", "prefill") and (share := done_share(frame.view.progress)) is not None:
             words.append(percent(share, 0))
@@ -112,13 +112,16 @@ class HeaderBar(FrameWidget):
         match recording.mode:
             case "recording":
                 sign = "● REC with a gap" if recording.problem else "● REC"
-                return [(sign, on(ink.bad, ink.bar) + Style(bold=True)), (f"{name} {size(recording.bytes)}", text)]
+                return [
+                    (sign, on(ink.status.bad, ink.bar) + Style(bold=True)),
+                    (f"{name} {size(recording.bytes)}", text),
+                ]
             case "failed":
                 problem = f": {one_line(recording.problem, 60)}" if detail >= 5 and recording.problem else ""
-                return [(f"recording failed{problem}", on(ink.bad, ink.bar) + Style(bold=True))]
+                return [(f"recording failed{problem}", on(ink.status.bad, ink.bar) + Style(bold=True))]
             case "off":
-                begun = frame.view.header is not None  # before that there is nothing that could be missed
-                return [("○ not recording", on(ink.warn if begun else ink.muted, ink.bar))]
+                begun = frame.view.header is not None  # before the header there is nothing to record
+                return [("○ not recording", on(ink.status.warn if begun else ink.muted, ink.bar))]
 
     def _rate(self, frame: Frame) -> Part:
         value = frame.view.rate.value() if frame.status == "streaming" and not frame.silence else None
@@ -129,7 +132,7 @@ class HeaderBar(FrameWidget):
         ink = self.palette
         cost = frame.view.cost
         if frame.view.tap_off_at is not None:
-            return "tap off", on(ink.warn, ink.bar)
+            return "tap off", on(ink.status.warn, ink.bar)
         if cost is None:
             return "tap cost n/a", on(ink.muted, ink.bar)
         if doubt(cost.ratio, cost.interval) is not None:
@@ -138,23 +141,23 @@ class HeaderBar(FrameWidget):
 
 
 def base_name(model: str) -> str:
-    """Return the last part of a path, for a folder or a file; of a Hub id, too, its owner is left out."""
+    """Return the last part of the path of a folder or file, or of a Hub id without its owner."""
     return model.rstrip("/").rpartition("/")[2]
 
 
 def shape(header: Header, *, short: bool = False) -> str:
-    """How many layers, experts, and experts per token."""
+    """Return the numbers of layers, experts, and experts per token."""
     layers, experts, top = len(header.model.layers), header.model.experts, top_k_text(header.model.experts_per_token)
     return f"{layers}×{experts} {top}" if short else f"{layers} layers × {experts} experts, {top}"
 
 
 def more_time(ratio: float) -> str:
-    """Return how much longer a token takes, by a ratio of speeds."""
+    """Return the added time per token in percent, from a ratio of speeds."""
     return f"{signed(100 * (1 / ratio - 1), 1)} %"
 
 
 def cost_text(cost: Cost) -> str:
-    """Return the cost of observing with its 95 % interval."""
+    """Return the observation cost with its 95 % interval."""
     if cost.interval is None:
         return more_time(cost.ratio)
     low, high = (signed(100 * (1 / ratio - 1), 1) for ratio in reversed(cost.interval))
@@ -162,14 +165,14 @@ def cost_text(cost: Cost) -> str:
 
 
 def done_share(progress: Progress | None) -> float | None:
-    """How much of loading or prefill is done, 0..1, if that is known."""
+    """Return the completed share of loading or prefill, 0 to 1; None if unknown."""
     if progress is None or not progress.total:
         return None
     return min(1.0, progress.done / progress.total)
 
 
 def details(frame: Frame) -> list[str]:
-    """All that the bar may have to leave out, for the tooltip."""
+    """Return the lines of the tooltip: everything that the bar may leave out."""
     lines = [] if frame.view.header is None else _model_details(frame.view.header)
     lines += _changed_details(frame)
     recording = frame.recording
@@ -193,10 +196,10 @@ def _model_details(header: Header) -> list[str]:
 
 
 def _changed_details(frame: Frame) -> list[str]:
-    """What can change while the run goes on."""
+    """Return the settings that may change during the run."""
     view, lines = frame.view, []
     if view.sampling is not None:
-        lines.append(f"sampling: {drawn_in_words(view.sampling)}, seed {view.sampling.seed}")
+        lines.append(f"sampling: {sampling_text(view.sampling)}, seed {view.sampling.seed}")
     if view.multistep:
         lines.append("multistep: waits after every chunk")
     if view.tap_off_at is not None:

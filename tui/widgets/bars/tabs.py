@@ -1,4 +1,4 @@
-"""The panels' names, where only one panel fits at a time."""
+"""Bar of the panels' names, where only one panel fits at a time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from textual.message import Message
 from textual.strip import Strip
 
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.widgets.base import FrameWidget
+from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 TABS = ("stream", "experts", "entropy", "pressure", "vitals")
 
 
 class TabBar(FrameWidget):
-    """One row: `1 stream  2 experts …`; click or press the number. In a replay, digits and arrows move in it."""
+    """One row: `1 stream  2 experts …`; click a name or press its number. In a replay, digits and arrows seek."""
 
     class TabClicked(Message):
         """A tab was clicked."""
@@ -25,7 +25,7 @@ class TabBar(FrameWidget):
             super().__init__()
             self.tab = tab
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
         self.active = TABS[0]
         self._spots: list[tuple[int, int, str]] = []

@@ -1,4 +1,4 @@
-"""The line that a recording is moved about in: how far one is, and where marks and injections stand. Replays only."""
+"""Timeline of a replay: its position, with the markers and injections of the recording."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from moe_watch.sessions.source import Timeline
 from moe_watch.tui.drawing.line import CellLine
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.text.format import clock_time, count
-from moe_watch.tui.widgets.base import FrameWidget
+from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 HEAD, MARK, INJECTION = "●", "◆", "▴"
 LEAST_BAR = 12
-"""Cells that a bar needs to be worth drawing."""
+"""Least width of a bar, in cells."""
 
 
 class TimelineBar(FrameWidget):
-    """One row: time, bar, token. A click goes there, dragging follows the mouse."""
+    """One row: time, bar, token. A click seeks; dragging follows the mouse."""
 
     class Sought(Message):
-        """A place was pointed at.
+        """The user clicked or dragged to a token.
 
         Args:
-            token: index of the token to go to.
+            token: index of the token to seek.
         """
 
         def __init__(self, token: int) -> None:
             super().__init__()
             self.token = token
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
         self._bar: tuple[int, int] = (0, 0)
-        """The first cell of the bar, and how many there are."""
+        """First cell of the bar, and its width."""
         self._ticks: dict[int, str] = {}
+        """Symbols of markers and injections, by cell of the bar."""
         self._ticked: Hashable = None
-        """What the ticks were placed for: they are many in a long recording."""
+        """Extent and width that the ticks were placed for; a long recording has many ticks."""
         self._dragging = False
         self.note = ""
-        """What is shown in the place of the position: how far a search is."""
+        """Progress of a search, shown in place of the position."""
 
     def show(self, frame: Frame) -> None:
         self.display = frame.timeline is not None
@@ -78,16 +79,16 @@ class TimelineBar(FrameWidget):
             if column == head:
                 row.put(HEAD, ink.accent_bold)
             elif tick is not None:
-                row.put(tick, ink.accent if tick == INJECTION else ink.warn)
+                row.put(tick, ink.accent if tick == INJECTION else ink.status.warn)
             else:
-                row.put("━" if column < head else "─", ink.fill if column < head else ink.faint)
+                row.put("━" if column < head else "─", ink.chart.fill if column < head else ink.faint)
 
     def _place_ticks(self, timeline: Timeline, cells: int) -> None:
-        """Note the cell of every injection and mark; of two in one cell, the mark is shown."""
-        wanted = (*_extent(timeline), cells)
-        if wanted == self._ticked:
+        """Assign injections and markers to cells; a marker hides an injection in the same cell."""
+        key = (*_extent(timeline), cells)
+        if key == self._ticked:
             return
-        self._ticked = wanted
+        self._ticked = key
         injections, marks = self._columns(timeline.perturbations, timeline), self._columns(timeline.marks, timeline)
         self._ticks = dict.fromkeys(injections, INJECTION) | dict.fromkeys(marks, MARK)
 
@@ -95,7 +96,7 @@ class TimelineBar(FrameWidget):
         return [self._column(event.i, timeline) for event in found]
 
     def _column(self, token: int, timeline: Timeline) -> int:
-        """The cell of the bar that a token is in."""
+        """Return the cell of the bar that a token is in."""
         share = (token - timeline.first) / max(1, timeline.tokens - timeline.first)
         return round(min(1.0, max(0.0, share)) * (self._bar[1] - 1))
 
@@ -117,7 +118,7 @@ class TimelineBar(FrameWidget):
         self.release_mouse()
 
     def _point_at(self, x: int) -> None:
-        """Ask for the token at a cell; beyond the bar it is the end of the bar."""
+        """Ask to seek the token at a cell; cells beyond the bar count as its nearest end."""
         timeline = self.frame.timeline if self.frame else None
         start, cells = self._bar
         if timeline is not None and cells > 1:
@@ -133,5 +134,5 @@ def _times(frame: Frame) -> str:
 
 
 def _extent(timeline: Timeline) -> tuple[int, ...]:
-    """What the ticks depend on."""
+    """Return the range of tokens and the numbers of markers and injections."""
     return timeline.first, timeline.tokens, len(timeline.marks), len(timeline.perturbations)

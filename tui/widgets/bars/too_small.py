@@ -1,4 +1,4 @@
-"""What is shown where nothing else fits."""
+"""Message for a terminal that is too small."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.widgets.base import FrameWidget
+from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 LEAST_WIDTH = 60
 LEAST_HEIGHT = 16
 
 
 class TooSmall(FrameWidget):
-    """Says how large the terminal must be, and how large it is. The run goes on meanwhile."""
+    """Message with the needed and the current size of the terminal. The run continues meanwhile."""
 
     def state(self, frame: Frame) -> Hashable:  # noqa: ARG002 - only the size matters
         return self.size

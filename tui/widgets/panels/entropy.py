@@ -1,4 +1,4 @@
-"""How undecided the routers are: a bar per layer, the mean token by token, effective experts, churn."""
+"""Panel of router entropy: a bar per layer, the mean per token, effective experts, churn."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.imported_counts import CountedWindow
 from moe_watch.tui.state.token_window import TokenWindow, mean_of_known
 from moe_watch.tui.text.format import NOT_AVAILABLE, count, number
-from moe_watch.tui.widgets.base import Panel
+from moe_watch.tui.widgets.frame_widget import Panel
 
 LEAST_SPAN = 0.1
 CHART_WIDTH = 20
-"""Cells that the curve needs to be worth drawing."""
+"""Least width of the curve, in cells."""
 AXIS_WIDTH = 5
 BAR_WIDTH = 14
-"""Cells a bar has beside the curve."""
+"""Width of a bar beside the curve, in cells."""
 
 
 class EntropyPanel(Panel):
-    """Router entropy of the window, by layer and by token."""
+    """Router entropy of the window by layer and by token."""
 
     NAME = "ENTROPY"
 
@@ -39,7 +39,7 @@ class EntropyPanel(Panel):
         width, height = size
         view = frame.view
         window, header = view.window, view.header
-        note = ((f" {view.tap_off_text} ", self.palette.warn),) if view.tap_off_text else ()
+        note = ((f" {view.tap_off_text} ", self.palette.status.warn),) if view.tap_off_text else ()
         if window is None or header is None or not window.tokens:
             self.label("of the routers", *note)
             return self.message(width, height, view.no_token_text)
@@ -54,7 +54,7 @@ class EntropyPanel(Panel):
         return self._above(rows, height, summary)
 
     def _of_usage(self, window: CountedWindow, layers: Sequence[int], size: Size, *, whole: bool) -> list[Strip]:
-        """What counts alone tell: how evenly each layer uses its experts. The routers' own entropy needs tokens."""
+        """Draw the usage entropy of each layer, for a recording of counts: router entropy needs tokens."""
         unordered = whole and window.steps == 1
         self.label(
             "of usage, no order in time" if unordered else "of usage so far",
@@ -73,7 +73,7 @@ class EntropyPanel(Panel):
         return self._widest_summary(width, mean, effective, [*dead, of_all], dead)
 
     def _above(self, rows: list[Strip], height: int, summary: Strip) -> list[Strip]:
-        """Rows at the top, and the summary in the last one."""
+        """Return the rows, with the summary in the last row of the panel."""
         return [*rows, *[self.row(summary.cell_length).strip()] * (height - 1 - len(rows)), summary]
 
     def _summary(self, window: TokenWindow, width: int, experts: int) -> Strip:
@@ -87,13 +87,13 @@ class EntropyPanel(Panel):
     def _widest_summary(
         self, width: int, mean: Sequence[Part], effective: Sequence[Part], *last: Sequence[Part]
     ) -> Strip:
-        """Return the longest form of the summary that fits, since a number that is cut is another number.
+        """Return the longest form of the summary that fits: a number that is cut off would be wrong.
 
         Args:
-            width: cells.
-            mean: with its name.
+            width: in cells.
+            mean: mean entropy with its name.
             effective: number of effective experts, without its name.
-            last: forms of what is named last, the longest first.
+            last: forms of the last value, the longest first.
         """
         muted = self.palette.muted
         names = ("  effective experts ", "  effective ")
@@ -101,7 +101,7 @@ class EntropyPanel(Panel):
         return self.row(width).first_that_fits(*forms, [*mean, (names[-1], muted), *effective], mean).strip()
 
     def _body(self, window: TokenWindow, layers: Sequence[int], width: int, height: int) -> list[Strip]:
-        """Layers at the left, tokens at the right if there is room; bars for few layers, a curve for many."""
+        """Draw layers at the left, tokens at the right if there is room; bars for few layers, a curve for many."""
         values = window.layer_entropy()
         few = len(layers) <= height
         left = min(width, len(str(max(layers))) + 6 + BAR_WIDTH if few else width // 2)
@@ -112,13 +112,13 @@ class EntropyPanel(Panel):
         return self._side_by_side(by_layer, self._token_curve(window, right, height))
 
     def _side_by_side(self, left: list[Strip], right: list[Strip]) -> list[Strip]:
-        """Two columns; the shorter one is filled up with blank rows."""
+        """Join two columns; the shorter one is extended with blank rows."""
         gap, *blanks = (self.row(width).strip() for width in (3, left[0].cell_length, right[0].cell_length))
         pairs = zip_longest(left, right)
         return [Strip.join([a or blanks[0], gap, b or blanks[1]]) for a, b in pairs]
 
     def _bars(self, values: Floats, layers: Sequence[int], width: int, height: int) -> list[Strip]:
-        """One bar per layer with its index and its number, spread over the height."""
+        """Draw one bar per layer with its index and value, spread over the height."""
         label_width, spread = len(str(max(layers))), min(3, height // len(layers))
         gap = [self.row(width).strip()] * (spread - 1)
         rows = []
@@ -131,11 +131,11 @@ class EntropyPanel(Panel):
         row = self.row(width).put(f"{layer:>{label_width}} ", ink.muted)
         room = width - label_width - 6
         filled = 0 if isnan(value) else round(value * room)
-        row.put("━" * filled, ink.fill).put("━" * (room - filled), ink.track)
+        row.put("━" * filled, ink.chart.fill).put("━" * (room - filled), ink.chart.track)
         return row.put(f" {number(value)}", ink.text).strip()
 
     def _layer_curve(self, values: Floats, layers: Sequence[int], width: int, height: int) -> list[Strip]:
-        """Layer after layer from left to right; the lowest and the highest are named."""
+        """Draw a curve over the layers, and name the lowest and the highest layer."""
         ink, row = self.palette, self.row(width)
         if np.isnan(values).all():
             return self.message(width, height, NOT_AVAILABLE)
@@ -148,33 +148,33 @@ class EntropyPanel(Panel):
         return [*self._curve(values, width, height - 1, now=False), row.strip()]
 
     def _token_curve(self, window: TokenWindow, width: int, height: int) -> list[Strip]:
-        """The mean over layers, token after token."""
+        """Draw a curve of the mean over layers, token by token."""
         values = window.token_entropy()
         if np.isnan(values).all():
             return self.message(width, height, NOT_AVAILABLE)
         return self._curve(values, width, height, now=True)
 
     def _curve(self, values: Floats, width: int, height: int, *, now: bool) -> list[Strip]:
-        """Values from left to right, neighbours averaged where there are more than dots; `now` marks the last."""
+        """Draw values from left to right, averaging neighbours if there are more than dots; `now` marks the last."""
         binned = _bin_by_mean(values, -(-len(values) // (2 * (width - AXIS_WIDTH))))
         known = binned[~np.isnan(binned)].tolist()
         axis = ChartAxis.around(known, least=LEAST_SPAN, most_steps=max(2, min(6, (height - 1) // 2)))
         chart = Chart(self.palette, width, height, (0, max(1, len(values) - 1)), axis)
         step = (len(values) - 1) / max(1, len(binned) - 1)
         points = [(at * step, value) for at, value in enumerate(binned.tolist())]
-        chart.canvas.curve(points, self.palette.text if now else self.palette.fill)
+        chart.canvas.curve(points, self.palette.text if now else self.palette.chart.fill)
         if now and not isnan(points[-1][1]):
-            chart.mark(chart.column(points[-1][0]), chart.line_of(points[-1][1]), "●", self.palette.accent)
+            chart.symbol(chart.column(points[-1][0]), chart.row_of(points[-1][1]), "●", self.palette.accent)
         return chart.rows()
 
 
 def _body_height(height: int, layers: Sequence[int]) -> int:
-    """Rows above the summary; one stays blank where it need not hold a layer."""
+    """Return the rows above the summary; one stays blank unless a layer needs it."""
     return height - 1 if height - 1 <= len(layers) else height - 2
 
 
 def _bin_by_mean(values: Floats, size: int) -> Floats:
-    """The means of `size` neighbours each, in the last bin of those that are left."""
+    """Return the means of bins of `size` neighbours; the last bin may be smaller."""
     if size <= 1:
         return values
     missing = np.full(-len(values) % size, np.nan)

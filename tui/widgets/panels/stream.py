@@ -1,4 +1,4 @@
-"""The text as it comes, token by token, each coloured by how unexpected it was or how undecided the routers were."""
+"""Panel of the streamed text, each token coloured by its surprisal or by router entropy."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from moe_watch.routing.events import Progress
-from moe_watch.tui.drawing.colours import ENTROPY_LIMITS, SURPRISE_LIMITS
+from moe_watch.tui.drawing.colours import ENTROPY_LIMITS, SURPRISAL_LIMITS
 from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.state.frame import Frame
-from moe_watch.tui.state.run import PIECES_KEPT, Piece, RunView
+from moe_watch.tui.state.run import RunView
+from moe_watch.tui.state.stream_pieces import PIECES_KEPT, Piece
 from moe_watch.tui.text.format import clock_time, count, number, percent, probability, size
 from moe_watch.tui.text.sanitize import inert, one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT, wrapped
 from moe_watch.tui.widgets.bars.header import done_share
-from moe_watch.tui.widgets.base import Panel
-from moe_watch.tui.widgets.panels.stream_wrap import PieceSpan, TokenWrap, WrappedLine
+from moe_watch.tui.widgets.frame_widget import Panel
+from moe_watch.tui.widgets.panels.token_wrap import PieceSpan, TokenWrap, WrappedLine
 
 Colouring = Literal["surprisal", "router entropy"]
 WHEEL_LINES = 3
-TOLD_SECONDS = 2.0
-"""What takes longer has its time told."""
+ELAPSED_AFTER = 2.0
+"""Seconds of waiting after which the elapsed time is shown."""
 READOUT_HEIGHT = 6
-"""Panels this tall have a line about one token."""
+"""Least height of a panel with a readout of one token."""
 _FINISHED_MARKS = {
     "eos": "■ end of text",
     "length": "■ token limit reached",
@@ -44,15 +45,15 @@ _STAGES = {
 }
 
 
-class DrawnLine(NamedTuple):
-    """A line's picture, and what it depended on."""
+class RenderedLine(NamedTuple):
+    """Rendered line, and the state that it was rendered for."""
 
     look: Hashable
     strip: Strip
 
 
 class StreamPanel(Panel):
-    """Follows the end unless scrolled back."""
+    """Text of the run. Follows the end unless scrolled back."""
 
     NAME = "STREAM"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -61,29 +62,29 @@ class StreamPanel(Panel):
         Binding("home", "scroll_home", show=False),
     ]
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
         self.colouring: Colouring = "surprisal"
         self.top: int | None = None
-        """First line shown, counted from the first one ever; None follows the end."""
+        """Index of the first line shown, counting dropped lines; None follows the end."""
         self.pointed: Piece | None = None
         """The piece under the mouse."""
         self._wrap = TokenWrap(1)
         self._wrapped: tuple[tuple[int, int], int] = ((0, 0), 0)
-        """Which text of which run is wrapped, and how many pieces of the run."""
+        """Run and text that are wrapped, and the number of their pieces so far."""
         self._last_role = ""
         self._would_stop = False
-        """The model chose to end its text at the last piece."""
-        self._pictured: list[WrappedLine] = []
-        """The lines that were drawn last."""
+        """The model sampled an end of text at the last piece."""
+        self._cached: list[WrappedLine] = []
+        """Lines with a cached rendering."""
 
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
-        waited = int(frame.waited) if not view.pieces_seen else 0
-        return view.runs, view.pieces_seen, frame.status, view.progress, frame.queued_text, waited
+        waited = int(frame.waited) if not view.stream.seen else 0
+        return view.runs, view.stream.seen, frame.status, view.progress, frame.queued_text, waited
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
-        """In a replay, `home` moves in the recording."""
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's signature
+        """Leave `home` to the app in a replay, where it seeks."""
         return not (action == "scroll_home" and self.frame is not None and self.frame.seekable)
 
     def toggle_colouring(self) -> None:
@@ -94,16 +95,16 @@ class StreamPanel(Panel):
     # Scrolling
 
     def page(self, pages: int) -> None:
-        """Scroll by pages, back if negative."""
+        """Scroll by pages; negative numbers scroll back."""
         self.action_scroll_by(pages * max(1, self._text_height - 1))
 
     def follow(self) -> None:
-        """Show the end, and keep showing it."""
+        """Show the end, and follow it."""
         self.top = None
         self.redraw()
 
     def action_scroll_by(self, lines: int) -> None:
-        """Scroll by lines; the end is followed again once it is reached."""
+        """Scroll by lines; the panel follows the end again once it is reached."""
         end = self._wrap.dropped + max(0, len(self._wrap.lines) - self._text_height)
         top = max(self._wrap.dropped, (end if self.top is None else self.top) + lines)
         self.top = None if top >= end else top
@@ -147,15 +148,15 @@ class StreamPanel(Panel):
 
     # Wrapping
 
-    def _take_in(self, view: RunView, width: int) -> None:
-        """Wrap what is new; everything anew if the text is another one, or the width."""
+    def _wrap_new(self, view: RunView, width: int) -> None:
+        """Wrap new pieces; wrap all pieces again after a change of text or width."""
         text, done = self._wrapped
-        if text != (view.runs, view.texts) or width != self._wrap.width:
-            self._wrap, done, self._last_role = TokenWrap(width), max(0, view.pieces_seen - len(view.pieces)), ""
+        if text != (view.runs, view.stream.texts) or width != self._wrap.width:
+            self._wrap, done, self._last_role = TokenWrap(width), max(0, view.stream.seen - len(view.pieces)), ""
             self.top = self.pointed = None
-        for piece in view.newest_pieces(min(view.pieces_seen - done, len(view.pieces))):
+        for piece in view.stream.newest(min(view.stream.seen - done, len(view.pieces))):
             self._add(piece)
-        self._wrapped = ((view.runs, view.texts), view.pieces_seen)
+        self._wrapped = ((view.runs, view.stream.texts), view.stream.seen)
         self._wrap.drop_before(self._wrap.pieces - PIECES_KEPT)
         if self.top is not None:
             self.top = max(self.top, self._wrap.dropped)
@@ -187,7 +188,7 @@ class StreamPanel(Panel):
             case "warning":
                 wrap.add_mark(piece, f"⚠ {one_line(piece.text, 60)} ")
             case _:
-                if piece.would_stop and not self._would_stop:  # one mark for several in a row
+                if piece.would_stop and not self._would_stop:  # one marker for several in a row
                     wrap.add_rule(piece, f" end of text, continued at {count(piece.i)} ")
                 wrap.add(piece, piece.text)
                 if piece.omitted:
@@ -211,15 +212,15 @@ class StreamPanel(Panel):
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
         width, height = size
         view = frame.view
-        self._take_in(view, width)
+        self._wrap_new(view, width)
         self.label(f"coloured by {self.colouring}", *(self._scroll_note() or self._legend()))
-        if not view.pieces_seen:
+        if not view.stream.seen:
             return self._draw_waiting(frame, width, height)
         first = self._first_line
         lines = self._wrap.lines[first : first + self._text_height]
         at_end = first + len(lines) == len(self._wrap.lines)
         rows = [self._line(line, width, now=at_end and line is lines[-1]) for line in lines]
-        self._forget_pictures(lines)
+        self._drop_cached(lines)
         if self._text_height == height:
             return rows
         blank = self.row(width).strip()
@@ -237,24 +238,24 @@ class StreamPanel(Panel):
         return ((low, ink.muted), *(("■", style) for style in ink.tokens), (high, ink.muted))
 
     def _line(self, line: WrappedLine, width: int, *, now: bool) -> Strip:
-        """A line as it was drawn before, unless something about it has changed."""
+        """Return the cached rendering of a line, or render it if something has changed."""
         look = self._look(line, now=now)
-        if isinstance(line.drawn, DrawnLine) and line.drawn.look == look:
-            return line.drawn.strip
+        if isinstance(line.rendered, RenderedLine) and line.rendered.look == look:
+            return line.rendered.strip
         strip = self._draw_line(line, width, now=now)
-        line.drawn = DrawnLine(look, strip)
+        line.rendered = RenderedLine(look, strip)
         return strip
 
-    def _forget_pictures(self, lines: list[WrappedLine]) -> None:
-        """Keep no picture of lines that have left the panel: one takes several kilobytes."""
+    def _drop_cached(self, lines: list[WrappedLine]) -> None:
+        """Drop cached renderings of lines that have left the panel: one takes several kilobytes."""
         seen = {id(line) for line in lines}
-        for line in self._pictured:
+        for line in self._cached:
             if id(line) not in seen:
-                line.drawn = None
-        self._pictured = lines
+                line.rendered = None
+        self._cached = lines
 
     def _look(self, line: WrappedLine, *, now: bool) -> Hashable:
-        """What a line's picture depends on beside its text."""
+        """Return the state that a line's rendering depends on, besides its text."""
         pointed = self.pointed is not None and any(run.piece is self.pointed for run in line.runs)
         cursor = now and self.frame is not None and self.frame.status
         return id(self.palette), self.colouring, cursor, id(self.pointed) if pointed else 0
@@ -273,7 +274,7 @@ class StreamPanel(Panel):
         return row.strip()
 
     def _put_run(self, row: CellLine, run: PieceSpan) -> None:
-        """A piece's text; a line under it begins with its first letter, unless it is nothing but spaces."""
+        """Draw a piece's text; an underline begins at its first letter, unless the text is only spaces."""
         style, text = self._style(run), run.text
         if style.underline and not run.piece.text.isspace():
             text = run.text.lstrip(" ")
@@ -283,8 +284,8 @@ class StreamPanel(Panel):
     def _style(self, run: PieceSpan) -> Style:
         ink, piece = self.palette, run.piece
         if run.mark:
-            return {"inject": ink.chip, "end": ink.good, "note": ink.accent_bold, "change": ink.accent}.get(
-                piece.role, ink.warn
+            return {"inject": ink.chip, "end": ink.status.good, "note": ink.accent_bold, "change": ink.accent}.get(
+                piece.role, ink.status.warn
             )
         if piece.role == "prompt":
             style = ink.muted + Style(italic=True)  # expected tokens have the same grey
@@ -295,8 +296,8 @@ class StreamPanel(Panel):
         return style + Style(reverse=True) if piece is self.pointed else style
 
     def _token_style(self, piece: Piece) -> Style:
-        """Its colour; the last step is underlined too, so that it can be told without colour."""
-        value, limits = _coloured_by(piece, self.colouring)
+        """Return the style of a token; the last step is also underlined, so that it is visible without colour."""
+        value, limits = _colour_value(piece, self.colouring)
         if value is None:
             return self.palette.text
         step = sum(value >= limit for limit in limits)
@@ -304,9 +305,9 @@ class StreamPanel(Panel):
         return style + Style(underline=True) if step == len(limits) else style
 
     def _draw_readout(self, frame: Frame, width: int) -> Strip:
-        """The numbers of the token under the mouse, or the newest one."""
+        """Draw the values of the token under the mouse, or of the newest token."""
         ink, row = self.palette, self.row(width)
-        piece = self.pointed or _newest_token(reversed(frame.view.newest_pieces(8)))
+        piece = self.pointed or _newest_token(reversed(frame.view.stream.newest(8)))
         if piece is not None:
             row.put("▸ " if self.pointed else "", ink.accent).put(_quoted(piece.text), ink.strong)
             parts = [part for name, text in _readings(piece) for part in ((f"  {name} ", ink.muted), (text, ink.text))]
@@ -317,7 +318,7 @@ class StreamPanel(Panel):
         return self.row(width).to((width - cell_len(text)) // 2).put(text, style).strip()
 
     def _draw_waiting(self, frame: Frame, width: int, height: int) -> list[Strip]:
-        """Before the first token: how far loading or the prompt is."""
+        """Draw the progress of loading or prefill, before the first token."""
         ink = self.palette
         progress = frame.view.progress
         blank = self.row(width).strip()
@@ -334,7 +335,7 @@ class StreamPanel(Panel):
             bar = min(40, width - 8)
             filled = round(share * bar)
             row = self.row(width).to((width - bar - 6) // 2)
-            row.put("━" * filled, ink.accent).put("━" * (bar - filled), ink.track)
+            row.put("━" * filled, ink.accent).put("━" * (bar - filled), ink.chart.track)
             rows += [blank, row.put(f" {percent(share, 0)}", ink.strong).strip()]
             rows.append(self._centred(_amount(progress), ink.muted, width))
         if (times := _times(frame.waited, share)) is not None:
@@ -343,15 +344,15 @@ class StreamPanel(Panel):
 
 
 def _times(waited: float, share: float | None) -> str | None:
-    """Return how long it has taken, and how long it will at this pace; None where it takes no time worth telling."""
-    if waited < TOLD_SECONDS:
+    """Return the elapsed time, and the remaining time at this rate; None within the first seconds."""
+    if waited < ELAPSED_AFTER:
         return None
     left = waited * (1 - share) / share if share and share < 1 else None
     return f"{clock_time(waited)} elapsed" + ("" if left is None else f", about {clock_time(left)} left")
 
 
-def _coloured_by(piece: Piece, colouring: Colouring) -> tuple[float | None, tuple[float, ...]]:
-    return (piece.surprisal, SURPRISE_LIMITS) if colouring == "surprisal" else (piece.entropy, ENTROPY_LIMITS)
+def _colour_value(piece: Piece, colouring: Colouring) -> tuple[float | None, tuple[float, ...]]:
+    return (piece.surprisal, SURPRISAL_LIMITS) if colouring == "surprisal" else (piece.entropy, ENTROPY_LIMITS)
 
 
 def _newest_token(pieces: Iterable[Piece]) -> Piece | None:

@@ -1,4 +1,4 @@
-"""The machine: memory, who uses it, swap, temperatures, throttling, each with its history or its reason."""
+"""Panel of the machine's vitals: memory, swap, temperatures, throttling, each with its history or why it is absent."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from rich.style import Style
 from textual.geometry import Size
 from textual.strip import Strip
 
-from moe_watch.routing.events import Temperature, Vitals
+from moe_watch.routing.events import MemoryPressure, Temperature, Vitals
 from moe_watch.tui.drawing.braille import sparkline
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.vitals_history import VitalsHistory
 from moe_watch.tui.text.format import fraction, number, percent, size
 from moe_watch.tui.text.sanitize import one_line
-from moe_watch.tui.widgets.base import Panel
+from moe_watch.tui.widgets.frame_widget import Panel
 
 LABEL_WIDTH = 12
 VALUE_WIDTH = 18
 TWO_COLUMNS = 100
-"""Cells from which readings stand in two columns."""
+"""Least width for two columns of readings, in cells."""
 TALLEST_HISTORY = 2
-"""Rows that a history may take where there is room."""
+"""Greatest height of a history, in rows."""
 LEAST_DEGREES = 10.0
-"""A temperature's history never magnifies less than this."""
+"""Least range of a temperature's history, in °C."""
 LEAST_GROWTH = 0.05
-"""Nor does memory's, as a share of its largest value."""
+"""Least range of a memory history, as a share of its largest value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One line: what, how much, how it went, and where it comes from."""
+    """One line: label, value, history, and a note on its source."""
 
     label: str
     value: str
@@ -40,12 +40,12 @@ class Reading:
     low: float = 0.0
     high: float = 1.0
     share: float | None = None
-    """Of the whole, for a bar."""
+    """Share of the total, for a bar."""
     note: str = ""
 
 
 class VitalsPanel(Panel):
-    """All readings, with what is missing after what is there."""
+    """All readings; the absent ones, with their reasons, are last."""
 
     NAME = "VITALS"
 
@@ -59,7 +59,7 @@ class VitalsPanel(Panel):
         if history.last is None:
             never = frame.view.counts_only
             return self.message(width, height, "n/a: an import has no readings" if never else "no reading yet")
-        present = self._memory(history, history.last) + self._heat(history, history.last)
+        present = self._memory(history, history.last) + self._temperatures(history, history.last)
         faint = self.palette.faint
         missing = [Reading(label, f"n/a: {one_line(why, 200)}", faint) for label, why in _missing(history.last)]
         return self._lay_out(present + missing, width, height)
@@ -81,7 +81,7 @@ class VitalsPanel(Panel):
         return [Strip.join([a, gap, b]) for a, b in zip(strips[:rows], right, strict=True)]
 
     def _draw_reading(self, reading: Reading, width: int, height: int) -> list[Strip]:
-        """One reading in `height` rows, of which the history uses all."""
+        """Return the rows of one reading; its history takes all `height` rows."""
         ink = self.palette
         row = self.row(width).put(reading.label[: LABEL_WIDTH - 1], ink.muted).to(LABEL_WIDTH)
         row.words(reading.value, reading.style)
@@ -94,12 +94,12 @@ class VitalsPanel(Panel):
         if reading.share is not None:
             bar = min(16, room // 2)
             filled = round(min(1.0, reading.share) * bar)
-            row.put("━" * filled, reading.style).put("━" * (bar - filled), ink.track).put(" ")
+            row.put("━" * filled, reading.style).put("━" * (bar - filled), ink.chart.track).put(" ")
             room -= bar + 1
         column = row.used
         top, *below = sparkline(reading.history, room, height, reading.low, reading.high)
-        first = row.put(top, ink.fill).strip()
-        return [first, *(self.row(width).to(column).put(bars, ink.fill).strip() for bars in below)]
+        first = row.put(top, ink.chart.fill).strip()
+        return [first, *(self.row(width).to(column).put(bars, ink.chart.fill).strip() for bars in below)]
 
     def _memory(self, history: VitalsHistory, vitals: Vitals) -> list[Reading]:
         ink = self.palette
@@ -111,7 +111,7 @@ class VitalsPanel(Panel):
             low, high = _memory_range(used)
             readings.append(Reading("memory", text, self._level(share, 0.85, 0.95), used, low, high, share))
         if vitals.pressure is not None:
-            readings.append(self._pressure(history, vitals))
+            readings.append(self._pressure(history, vitals.pressure))
         for name, label in (("worker_memory", "worker"), ("process_memory", "dashboard")):
             value, past = getattr(vitals, name), history.quantities[name]
             if value is not None:
@@ -120,10 +120,9 @@ class VitalsPanel(Panel):
             readings.append(self._swap(history, vitals, vitals.swap_used))
         return readings
 
-    def _pressure(self, history: VitalsHistory, vitals: Vitals) -> Reading:
-        pressure, ink = vitals.pressure, self.palette
-        assert pressure is not None
-        style = {"ok": ink.good, "warning": ink.warn, "critical": ink.bad}[pressure.level]
+    def _pressure(self, history: VitalsHistory, pressure: MemoryPressure) -> Reading:
+        status = self.palette.status
+        style = {"ok": status.good, "warning": status.warn, "critical": status.bad}[pressure.level]
         stalled = "" if pressure.stalled is None else f"{percent(pressure.stalled)} stalled"
         past = history.stalled if pressure.stalled is not None else ()
         value = " ".join(part for part in (pressure.level, stalled) if part)
@@ -135,11 +134,13 @@ class VitalsPanel(Panel):
             return Reading("swap", "none configured" if vitals.swap_total == 0 else size(used), self.palette.muted)
         return Reading("swap", fraction(used, vitals.swap_total), self.palette.text, past, *_memory_range(past))
 
-    def _heat(self, history: VitalsHistory, vitals: Vitals) -> list[Reading]:
+    def _temperatures(self, history: VitalsHistory, vitals: Vitals) -> list[Reading]:
         ink = self.palette
         readings = [self._temperature(history, temperature) for temperature in vitals.temperatures]
         if vitals.throttling is not None:
-            text, style = ("yes: slowed down by heat or power", ink.bad) if vitals.throttling else ("no", ink.good)
+            text, style = (
+                ("yes: slowed down by heat or power", ink.status.bad) if vitals.throttling else ("no", ink.status.good)
+            )
             readings.append(Reading("throttling", text, style))
         return readings
 
@@ -155,7 +156,7 @@ class VitalsPanel(Panel):
 
     def _level(self, share: float, warn: float, bad: float) -> Style:
         ink = self.palette
-        return ink.bad if share >= bad else ink.warn if share >= warn else ink.text
+        return ink.status.bad if share >= bad else ink.status.warn if share >= warn else ink.text
 
 
 def _memory_range(values: Sequence[float]) -> tuple[float, float]:
@@ -179,7 +180,7 @@ _LABELS = {
 
 
 def _missing(vitals: Vitals) -> list[tuple[str, str]]:
-    """What is absent and why, once per label."""
+    """Return absent readings with their reasons, once per label."""
     reasons: dict[str, str] = {}
     for name, why in vitals.unavailable.items():
         reasons.setdefault(_LABELS.get(name, one_line(name, LABEL_WIDTH - 1)), why)

@@ -1,1 +1,1 @@
-"""The expert heat map."""
+"""Expert heatmap."""

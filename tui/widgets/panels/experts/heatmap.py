@@ -1,8 +1,7 @@
-"""Which experts a model uses: layers down, experts across, brighter for more; the newest token's experts light up.
+"""Panel of expert usage: layers down, experts across, brighter for more usage, the newest token's experts highlighted.
 
-This is the one panel in which everything may change with every frame, so it is drawn by hand: cells are
-quantised with NumPy, styles are cached, runs of equal cells are one segment, and only rows that differ are
-repainted.
+All of this panel may change with every frame, so it bypasses Textual's rendering: NumPy computes the levels of cells,
+styles are cached, equal neighbouring cells are one segment, and only rows that differ are repainted.
 """
 
 from __future__ import annotations
@@ -22,20 +21,21 @@ from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.token_window import experts_of
 from moe_watch.tui.text.format import count, percent
-from moe_watch.tui.widgets.base import Panel
-from moe_watch.tui.widgets.panels.experts.grid import HeatGrid, Levels, nice_scale, quantise
-from moe_watch.tui.widgets.panels.experts.painter import SIDE_WIDTH, HeatPainter, HeatPicture
+from moe_watch.tui.widgets.frame_widget import Panel
+from moe_watch.tui.widgets.panels.experts.cell_layout import CellLayout
+from moe_watch.tui.widgets.panels.experts.cell_renderer import SIDE_WIDTH, CellRenderer, HeatmapContent
+from moe_watch.tui.widgets.panels.experts.colour_scale import Levels, heatmap_levels, scale_end
 
-HEADS = 1
+HEADER_ROWS = 1
 """Rows above the cells."""
 LEGEND_HEIGHT = 10
-"""Panels this tall have room for a legend."""
+"""Least height of a panel with a legend."""
 LEAST_HEIGHT = 3
-"""Panels no taller than this show nothing but cells."""
+"""Largest height of a panel that shows only cells."""
 
 
 class ExpertHeatmap(Panel):
-    """The heatmap with its heads, its numbers, a cursor, and a line about the cell under it."""
+    """Heatmap with expert numbers, shares, a cursor, and a readout of the cell under it."""
 
     NAME = "EXPERTS"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -45,16 +45,16 @@ class ExpertHeatmap(Panel):
         Binding("down", "move(1,0)", show=False),
     ]
 
-    def __init__(self, *, id: str = "experts") -> None:  # noqa: A002 - Textual's own name
+    def __init__(self, *, id: str = "experts") -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
         self.cursor: tuple[int, int] | None = None
-        """Layer (position in the model's list) and expert."""
-        self.picture: HeatPicture | None = None
+        """Layer (position in the model's list) and expert under the cursor."""
+        self.content: HeatmapContent | None = None
         self._levels: Levels | None = None
         self._newest: Ints | None = None
         self._shares: Floats | None = None
         self._scale = 1.0
-        self._painter: HeatPainter | None = None
+        self._renderer: CellRenderer | None = None
         self._keys: list[bytes] = []
         self._strips: dict[int, Strip] = {}
 
@@ -71,55 +71,59 @@ class ExpertHeatmap(Panel):
                 self._clear()
             return
         self._shares = view.window.usage.shares()
-        self._scale = nice_scale(self._shares)
+        self._scale = scale_end(self._shares)
         newest = None if view.newest is None else experts_of(view.newest, len(self._shares))
-        self.set_levels(quantise(self._shares, self._scale), newest)
-        self._describe(view)
+        self.set_levels(heatmap_levels(self._shares, self._scale), newest)
+        if self.content is not None:
+            self._describe(view, self.content.layout.binning)
 
     def set_levels(self, levels: Levels, newest: Ints | None = None) -> None:
         """Show these levels, and repaint the rows that differ.
 
         Args:
-            levels: `[L, E]`, 0 … `palette.HEAT_LEVELS` − 1; −1 where nothing was observed.
+            levels: `[L, E]`, 0 … `HEATMAP_LEVELS` − 1; −1 without observations.
             newest: expert ids `[L, k]` of the newest token.
         """
         self._levels, self._newest = levels, newest
         width, height = self.content_size
         if not width or not height:
             return
-        before = self.picture
-        self.picture = picture = self._picture_of(levels, newest)
-        keys = self._keys_of(picture)
-        if before is None or before.grid != picture.grid or before.side != picture.side or len(keys) != len(self._keys):
+        before = self.content
+        self.content = content = self._content_for(levels, newest)
+        keys = self._keys_of(content)
+        if (
+            before is None
+            or before.layout != content.layout
+            or before.side != content.side
+            or len(keys) != len(self._keys)
+        ):
             changed: Iterable[int] = range(height)
         else:
-            rows = [HEADS + row for row, key in enumerate(keys) if key != self._keys[row]]
-            changed = [*rows, *self._changed_notes(picture)]
+            rows = [HEADER_ROWS + row for row, key in enumerate(keys) if key != self._keys[row]]
+            changed = [*rows, *self._changed_notes(content)]
         self._keys = keys
         self._repaint(changed)
 
-    def _changed_notes(self, picture: HeatPicture) -> list[int]:
-        """Legend and readout, each if it says something new."""
-        return [y for y in picture.notes if self._draw_line(y) != self._strips.get(y)]
+    def _changed_notes(self, content: HeatmapContent) -> list[int]:
+        """Return the rows of legend and readout that have changed."""
+        return [y for y in content.notes if self._draw_line(y) != self._strips.get(y)]
 
-    def _describe(self, view: RunView) -> None:
-        assert self.picture is not None
-        binning = self.picture.grid.binning
+    def _describe(self, view: RunView, binning: str) -> None:
         self.label(f"{view.window_text} · {binning}" if binning else f"usage, {view.window_text}", *self._note(view))
 
     def _note(self, view: RunView) -> tuple[Part, ...]:
-        """Why nothing new is shown."""
-        return ((f" {view.tap_off_text} ", self.palette.warn),) if view.tap_off_text else ()
+        """Return the reason why nothing new is shown."""
+        return ((f" {view.tap_off_text} ", self.palette.status.warn),) if view.tap_off_text else ()
 
     def _clear(self) -> None:
-        self.picture = self._levels = self._shares = self.cursor = None
+        self.content = self._levels = self._shares = self.cursor = None
         self._keys = []
         self.label("", *(self._note(self.frame.view) if self.frame else ()))
         self._repaint(range(self.content_size.height))
 
     @property
     def _has_top(self) -> bool:
-        """The first of a token's experts is its likeliest: only that one is lit where cells hold several experts."""
+        """The first of a token's experts is its likeliest, and the only one highlighted in cells of several experts."""
         header = self.frame.view.header if self.frame else None
         return header is None or header.is_ordered
 
@@ -129,14 +133,14 @@ class ExpertHeatmap(Panel):
             self._strips.pop(y, None)
         self.repaint(rows)
 
-    def _picture_of(self, levels: Levels, newest: Ints | None) -> HeatPicture:
+    def _content_for(self, levels: Levels, newest: Ints | None) -> HeatmapContent:
         layers, experts = levels.shape
         notes = self._notes(layers)
-        grid, side = self._fit(layers, experts, len(notes))
-        return HeatPicture(
-            grid=grid,
-            cells=grid.bin(levels),
-            lit=grid.selected(newest if self._has_top or not grid.binning else None),
+        layout, side = self._fit(layers, experts, len(notes))
+        return HeatmapContent(
+            layout=layout,
+            cells=layout.bin(levels),
+            lit=layout.selected(newest if self._has_top or not layout.binning else None),
             shares=self._shares,
             cursor=self.cursor,
             layer_ids=self._layer_ids(),
@@ -146,23 +150,23 @@ class ExpertHeatmap(Panel):
             notes=notes,
         )
 
-    def _fit(self, layers: int, experts: int, notes: int) -> tuple[HeatGrid, bool]:
-        """The grid above so many notes, and whether there is room for the top expert beside it."""
+    def _fit(self, layers: int, experts: int, notes: int) -> tuple[CellLayout, bool]:
+        """Return the layout above this number of notes, and whether there is room for the top expert beside it."""
         width, height = self.content_size
-        room, rows = width - self._gutter(), max(1, height - HEADS - notes)
-        halves = not self.palette.glyphs_only
+        room, rows = width - self._gutter(), max(1, height - HEADER_ROWS - notes)
+        halves = not self.palette.heatmap.glyphs_only
         side_width = SIDE_WIDTH if rows >= layers or not halves else 2 * SIDE_WIDTH
-        beside = HeatGrid.fit(layers, experts, room - side_width, rows, halves=halves)
+        beside = CellLayout.fit(layers, experts, room - side_width, rows, halves=halves)
         if self._shares is not None and not beside.binning and room - side_width >= experts:
             return beside, True
-        return HeatGrid.fit(layers, experts, room, rows, halves=halves), False
+        return CellLayout.fit(layers, experts, room, rows, halves=halves), False
 
     def _notes(self, layers: int) -> list[int]:
-        """Rows at the bottom that hold no cells: the readout, and the legend unless cells would be smaller for it."""
+        """Return the rows at the bottom without cells: the readout, and the legend unless it would shrink the cells."""
         height = self.content_size.height
-        room, halves = height - HEADS - 1, not self.palette.glyphs_only
-        grids = (HeatGrid.fit(layers, 1, 1, rows, halves=halves) for rows in (room, room - 1))
-        shapes = {(grid.layer_bin, grid.rows_per_band) for grid in grids}
+        room, halves = height - HEADER_ROWS - 1, not self.palette.heatmap.glyphs_only
+        layouts = (CellLayout.fit(layers, 1, 1, rows, halves=halves) for rows in (room, room - 1))
+        shapes = {(layout.layer_bin, layout.rows_per_band) for layout in layouts}
         if height >= LEGEND_HEIGHT and len(shapes) == 1:
             return [height - 2, height - 1]
         return [height - 1] if height > LEAST_HEIGHT else []
@@ -176,14 +180,14 @@ class ExpertHeatmap(Panel):
             return header.model.layers
         return range(1 if self._levels is None else len(self._levels))
 
-    def _keys_of(self, picture: HeatPicture) -> list[bytes]:
-        """Everything that the picture of each row depends on, but for the cursor."""
-        tables = [picture.cells, picture.lit]
-        if picture.shares is not None and (picture.side or picture.numbered):
-            tables.append(np.rint(np.nan_to_num(100 * picture.shares, nan=-1.0)))
+    def _keys_of(self, content: HeatmapContent) -> list[bytes]:
+        """Return one key per row of everything that its drawing depends on, except the cursor."""
+        tables = [content.cells, content.lit]
+        if content.shares is not None and (content.side or content.numbered):
+            tables.append(np.rint(np.nan_to_num(100 * content.shares, nan=-1.0)))
         bands = [b"".join([table.tobytes() for table in band]) for band in zip(*tables, strict=True)]
-        if picture.grid.rows_per_band:
-            return [bands[row // picture.grid.rows_per_band] for row in range(picture.grid.rows)]
+        if content.layout.rows_per_band:
+            return [bands[row // content.layout.rows_per_band] for row in range(content.layout.rows)]
         return [b"".join(bands[at : at + 2]) for at in range(0, len(bands), 2)]
 
     # Drawing
@@ -195,18 +199,18 @@ class ExpertHeatmap(Panel):
         return strip
 
     def _draw_line(self, y: int) -> Strip:
-        picture = self.picture
-        if picture is None:
+        content = self.content
+        if content is None:
             return self._draw_empty(y)
-        if self._painter is None or self._painter.ink is not self.palette:
-            self._painter = HeatPainter(self.palette)
+        if self._renderer is None or self._renderer.ink is not self.palette:
+            self._renderer = CellRenderer(self.palette)
         if y == 0:
-            return self._painter.heads(picture)
-        if y < HEADS + picture.grid.rows:
-            return self._painter.cells(picture, y - HEADS)
-        if y in picture.notes:
-            return self._draw_readout() if y == picture.notes[-1] else self._painter.legend(picture, self._scale)
-        return self.row(picture.width).strip()
+            return self._renderer.header(content)
+        if y < HEADER_ROWS + content.layout.rows:
+            return self._renderer.cells(content, y - HEADER_ROWS)
+        if y in content.notes:
+            return self._draw_readout() if y == content.notes[-1] else self._renderer.legend(content, self._scale)
+        return self.row(content.width).strip()
 
     def _draw_empty(self, y: int) -> Strip:
         text = "no token yet" if self.frame is None else self.frame.view.no_token_text
@@ -217,7 +221,7 @@ class ExpertHeatmap(Panel):
 
     def _draw_readout(self) -> Strip:
         row, ink = self.row(self.content_size.width), self.palette
-        at = self.cursor or self._hottest()
+        at = self.cursor or self._busiest()
         if at is None or self.frame is None or self.frame.view.window is None or self._shares is None:
             return row.strip()
         layer, expert = at
@@ -233,7 +237,7 @@ class ExpertHeatmap(Panel):
             [lead, (where, ink.strong), (numbers, ink.text), (f" · {lift:.1f}× even", ink.muted)],
         ).strip()
 
-    def _hottest(self) -> tuple[int, int] | None:
+    def _busiest(self) -> tuple[int, int] | None:
         if self._shares is None or np.isnan(self._shares).all():
             return None
         layer, expert = divmod(int(np.nanargmax(self._shares)), self._shares.shape[1])
@@ -243,24 +247,24 @@ class ExpertHeatmap(Panel):
 
     def action_move(self, layers: int, experts: int) -> None:
         """Move the cursor by cells."""
-        picture = self.picture
-        if picture is None or self._levels is None:
+        content = self.content
+        if content is None or self._levels is None:
             return
-        layer, expert = self.cursor or self._hottest() or (0, 0)
+        layer, expert = self.cursor or self._busiest() or (0, 0)
         if self.cursor is not None:
-            layer += layers * picture.grid.layer_bin
-            expert += experts * picture.grid.expert_bin
+            layer += layers * content.layout.layer_bin
+            expert += experts * content.layout.expert_bin
         self._point_at(layer, expert)
 
     def _point_at(self, layer: int, expert: int) -> None:
-        """Put the cursor on the busiest expert of the cell that holds these."""
-        assert self._levels is not None
-        assert self.picture is not None
-        grid = self.picture.grid
-        band = min(max(layer, 0), grid.layers - 1) // grid.layer_bin
-        column = min(max(expert, 0), grid.experts - 1) // grid.expert_bin
-        rows = slice(band * grid.layer_bin, (band + 1) * grid.layer_bin)
-        columns = slice(column * grid.expert_bin, (column + 1) * grid.expert_bin)
+        """Move the cursor to the busiest expert of the cell that holds this layer and expert."""
+        if self._levels is None or self.content is None:
+            return
+        layout = self.content.layout
+        band = min(max(layer, 0), layout.layers - 1) // layout.layer_bin
+        column = min(max(expert, 0), layout.experts - 1) // layout.expert_bin
+        rows = slice(band * layout.layer_bin, (band + 1) * layout.layer_bin)
+        columns = slice(column * layout.expert_bin, (column + 1) * layout.expert_bin)
         cell = self._levels[rows, columns]
         inner_layer, inner_expert = divmod(int(cell.argmax()), cell.shape[1])
         self._move_cursor((rows.start + inner_layer, columns.start + inner_expert))
@@ -269,7 +273,7 @@ class ExpertHeatmap(Panel):
         if at == self.cursor or self._levels is None:
             return
         self.cursor = at
-        self.picture = self._picture_of(self._levels, self._newest)
+        self.content = self._content_for(self._levels, self._newest)
         self._repaint(range(self.content_size.height))
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
@@ -280,13 +284,13 @@ class ExpertHeatmap(Panel):
 
     def _follow_mouse(self, event: events.MouseEvent) -> None:
         offset = event.get_content_offset(self)
-        picture = self.picture
-        if offset is None or picture is None:
+        content = self.content
+        if offset is None or content is None:
             return
-        row, column = offset.y - HEADS, (offset.x - picture.gutter) // picture.grid.cell_width
-        band = picture.grid.band_at(row) if row >= 0 else None
-        if band is not None and offset.x >= picture.gutter and column < picture.grid.columns:
-            self._point_at(band * picture.grid.layer_bin, column * picture.grid.expert_bin)
+        row, column = offset.y - HEADER_ROWS, (offset.x - content.gutter) // content.layout.cell_width
+        band = content.layout.band_at(row) if row >= 0 else None
+        if band is not None and offset.x >= content.gutter and column < content.layout.columns:
+            self._point_at(band * content.layout.layer_bin, column * content.layout.expert_bin)
 
     def on_leave(self) -> None:
         if not self.has_focus:

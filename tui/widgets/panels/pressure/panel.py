@@ -1,4 +1,4 @@
-"""Pressure by chunk: how it went, what was fitted to it, and what text that was put in did to it."""
+"""Panel of pressure by chunk: numbers, chart, and text below it, or the table of candidate shapes."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.trajectory import PressureTrack
 from moe_watch.tui.state.trends import Trend
 from moe_watch.tui.text.format import count, number
-from moe_watch.tui.widgets.base import Panel
-from moe_watch.tui.widgets.panels.pressure.chart import SIGNS, PressureChart, value_of
-from moe_watch.tui.widgets.panels.pressure.fit_table import fit_table
-from moe_watch.tui.widgets.panels.pressure.notes import Note, TrajectoryStart, notes_on, start_of
+from moe_watch.tui.widgets.frame_widget import Panel
+from moe_watch.tui.widgets.panels.pressure.candidate_table import candidate_table
+from moe_watch.tui.widgets.panels.pressure.text_below_chart import TextLine, TrajectoryStart, start_of, text_below_chart
+from moe_watch.tui.widgets.panels.pressure.trajectory_chart import SIGNS, PressureChart, value_of
 
 LINES = ("fast", "slow", "net")
 CHART_LEAST = 4
-"""Rows that a chart needs with its axis, to be worth more than another line of words."""
+"""Least height of a chart with its axis, in rows."""
 
 
 class PressurePanel(Panel):
-    """The trajectory of one pressure mode."""
+    """Trajectory of one pressure mode."""
 
     NAME = "PRESSURE"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "app.perform('pressure_fits')", show=False)]
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
         self.other_mode = False
         """Show the mode that was not recorded."""
         self.all_lines = False
         """Show fast, slow and net beside mid."""
         self.all_fits = False
-        """Show the candidates that were fitted in place of the picture."""
+        """Show the table of candidate shapes instead of the chart."""
 
     def state(self, frame: Frame) -> Hashable:
         view = frame.view
         waiting = view.clock.missing if view.chunks == 0 else 0
-        run = view.runs, view.chunks, view.perturbations, waiting, view.tap_off_at, bool(view.forks)
+        run = view.runs, view.chunks, view.perturbations, waiting, view.tap_off_at, bool(view.pressure.forks)
         return run, frame.trend, self.other_mode, self.all_lines, self.all_fits
 
     def mode(self, view: RunView) -> str:
-        """The mode that is shown."""
+        """Return the mode that is shown."""
         return view.other_mode if self.other_mode or view.header is None else view.header.pressure
 
     def toggle_mode(self) -> None:
@@ -65,7 +65,7 @@ class PressurePanel(Panel):
         self.redraw()
 
     def toggle_fits(self) -> None:
-        """Show the four fitted curves as a table, or the picture again."""
+        """Show the table of candidate shapes, or the chart again."""
         self.all_fits = not self.all_fits
         self.redraw()
 
@@ -80,41 +80,40 @@ class PressurePanel(Panel):
             return self.message(width, height, view.no_token_text)
         mode = self.mode(view)
         self.label(f"{mode_words(mode)} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *self._origin(view))
-        if self.other_mode and view.mode_problem:
-            return self.message(width, height, f"n/a: {view.mode_problem}")
+        if self.other_mode and view.pressure.problem:
+            return self.message(width, height, f"n/a: {view.pressure.problem}")
         if self.all_fits and mode in MODES:
-            return self._table(view, frame.trend, mode, width)
-        return self._picture(view, frame.trend, width, height)
+            return self._table(frame.trend, mode, view.header.model.experts, width)
+        return self._chart_and_text(view, frame.trend, width, height)
 
     def _origin(self, view: RunView) -> tuple[Part, ...]:
-        """That the numbers are not those of the recording, and that there are none before a jump."""
+        """Return a note that the numbers are computed rather than recorded, and since which token after a seek."""
         if not self.other_mode:
             return ()
         since = view.tracks[view.other_mode].entered_at
         where = "" if since is None else f" from token {count(since)} on"
         return ((f" computed here{where}, not recorded ", self.palette.muted),)
 
-    def _table(self, view: RunView, trend: Trend | None, mode: Mode, width: int) -> list[Strip]:
-        assert view.header is not None
+    def _table(self, trend: Trend | None, mode: Mode, experts: int, width: int) -> list[Strip]:
         problem = "no chunk is measured yet" if trend is None else trend.problem
         fit = None if trend is None else trend.fit
-        return fit_table(self.palette, fit, problem, mode, view.header.model.experts, width)
+        return candidate_table(self.palette, fit, problem, mode, experts, width)
 
-    def _picture(self, view: RunView, trend: Trend | None, width: int, height: int) -> list[Strip]:
+    def _chart_and_text(self, view: RunView, trend: Trend | None, width: int, height: int) -> list[Strip]:
         track = view.tracks[self.mode(view)]
         if not track.chunks:
             return self.message(width, height, f"first chunk in {plural(view.clock.missing, 'token')}")
         if not any(chunk.pressures for chunk in track.chunks):
             why = view.tap_off_text or "this run recorded no signals that pressure needs"
             return self.message(width, height, f"n/a: {why}")
-        notes = self._notes(view, track, trend)[: max(1, height - CHART_LEAST - 3)]
-        told = [self._note(note, width) for note in notes]
+        lines = self._text_lines(view, track, trend)[: max(1, height - CHART_LEAST - 3)]
+        text = [self._text_line(line, width) for line in lines]
         start = start_of(track, trend)
-        rows, numbers = height - len(told) - 1, self._numbers(view, track, start, width)
+        rows, numbers = height - len(text) - 1, self._numbers(view, track, start, width)
         if rows < CHART_LEAST:
-            return [numbers, *told]
+            return [numbers, *text]
         fit = None if trend is None else trend.fit
-        return [numbers, *self._chart(view, track, fit, start).draw(width, rows), *told]
+        return [numbers, *self._chart(view, track, fit, start).draw(width, rows), *text]
 
     def _chart(
         self, view: RunView, track: PressureTrack, fit: Fit | None, start: TrajectoryStart | None
@@ -124,33 +123,35 @@ class PressurePanel(Panel):
         return PressureChart(self.palette, track, fit, self._limits(view, track), half, names)
 
     def _limits(self, view: RunView, track: PressureTrack) -> tuple[float, float] | None:
-        """The lowest and the highest P_mid of the mode; None for one that is not known here."""
+        """Return the lowest and the highest P_mid of the mode; None for a mode of another version."""
         if view.header is None or track.mode not in MODES:
             return None
         return mode_bounds(track.mode, view.header.model.experts).mid
 
-    def _notes(self, view: RunView, track: PressureTrack, trend: Trend | None) -> list[Note]:
+    def _text_lines(self, view: RunView, track: PressureTrack, trend: Trend | None) -> list[TextLine]:
         recorded = view.header is not None and view.header.pressure == track.mode
-        if not view.forks:
+        if not view.pressure.forks:
             energy_problem = ""
         elif recorded:
             energy_problem = "no boundary has all three arms yet"
         else:
             energy_problem = "the forks were measured in the other mode"
-        return notes_on(track, trend, tap_off=view.tap_off_text, energy_problem=energy_problem)
+        return text_below_chart(track, trend, tap_off=view.tap_off_text, energy_problem=energy_problem)
 
-    def _note(self, note: Note, width: int) -> Strip:
+    def _text_line(self, line: TextLine, width: int) -> Strip:
         ink = self.palette
-        style = {"plain": ink.muted, "verdict": ink.strong, "warning": ink.warn, "injection": ink.accent}[note.tone]
-        return self.row(width).first_that_fits(*([(text, style)] for text in note.variants)).strip()
+        style = {"plain": ink.muted, "verdict": ink.strong, "warning": ink.status.warn, "injection": ink.accent}[
+            line.tone
+        ]
+        return self.row(width).first_that_fits(*([(text, style)] for text in line.variants)).strip()
 
     def _numbers(self, view: RunView, track: PressureTrack, start: TrajectoryStart | None, width: int) -> Strip:
-        """The newest values, how far the mode's P_mid can go, and the start with its half."""
+        """Return the newest values, the possible range of P_mid, and the start with its half."""
         ink, row = self.palette, self.row(width)
         last = track.chunks[-1].pressures
         for name in ("mid", *(LINES if self.all_lines else ())):
             sign = SIGNS[name] if self.all_lines else "━"
-            row.put(f"{sign} ", ink.accent if name == "mid" else ink.series[name])
+            row.put(f"{sign} ", ink.accent if name == "mid" else ink.chart.series[name])
             value = "n/a" if last is None else number(value_of(last, name), 3)
             row.put(f"{name} ", ink.muted).put(value, ink.strong).put("  ")
         parts = []
@@ -158,7 +159,7 @@ class PressurePanel(Panel):
             value, half = number(start.value, 3), number(start.half, 3)
             parts = [(f"{start.name} ", ink.muted), (value, ink.text), ("  half ", ink.muted), (half, ink.text)]
         limits = self._limits(view, track)
-        reach = [] if limits is None else [(f"possible {number(limits[0])} to {number(limits[1])}", ink.muted)]
-        if cells_of(*reach, *parts) + 3 <= row.room:
-            row.first_that_fits(reach)
+        possible = [] if limits is None else [(f"possible {number(limits[0])} to {number(limits[1])}", ink.muted)]
+        if cells_of(*possible, *parts) + 3 <= row.room:
+            row.first_that_fits(possible)
         return row.right(*parts).strip()

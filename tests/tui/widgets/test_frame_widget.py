@@ -65,7 +65,7 @@ async def test_a_label_is_one_new_line_and_no_new_picture():
     async with running([*run.prompt(), *run.generate(30)]) as (app, pilot, _):
         panel = app.dashboard.vitals
         before = handed_out(panel)
-        panel.label("of another machine", (" quite so ", panel.palette.warn))
+        panel.label("of another machine", (" quite so ", panel.palette.status.warn))
         await pilot.pause()
         after = handed_out(panel)
         assert "of another machine" in after[0].text

@@ -1,4 +1,4 @@
-"""The base of every drawn panel: rows are made when something changed, and only changed rows are repainted."""
+"""Base of all widgets that draw a frame: rows are drawn after a change, and only changed rows are repainted."""
 
 from __future__ import annotations
 
@@ -17,64 +17,63 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from moe_watch.tui.drawing import colours as palette
-from moe_watch.tui.drawing.colours import Palette
+from moe_watch.tui.drawing.colours import Palette, palette_of
 from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.text.word_wrap import wrapped
 
 
 class Sides(NamedTuple):
-    """What stands left and right of every row, the same on all of them: frame and padding."""
+    """Frame and padding left and right of every row; they are the same for all rows."""
 
     left: list[Segment]
     right: list[Segment]
 
 
 class FrameWidget(Widget):
-    """A widget drawn row by row from a `Frame`.
+    """Widget that is drawn row by row from a `Frame`.
 
-    Its rows have frame and padding beside them, and no opacity, tint or hatch over them.
+    Its rows have a frame and padding beside them, and no opacity, tint or hatch.
     """
 
-    def __init__(self, *, id: str, classes: str = "") -> None:  # noqa: A002 - Textual's own name
-        super().__init__(id=id, classes=f"drawn {classes}")
+    def __init__(self, *, id: str, classes: str = "") -> None:  # noqa: A002 - the name that Textual uses
+        super().__init__(id=id, classes=f"frame-widget {classes}")
         self.frame: Frame | None = None
         self._rows: list[Strip] = []
         self._shown: Hashable = None
         self._palette: Palette | None = None
         self._lines: list[Strip] = []
-        """All lines as they were handed out last, rows with their sides; none if the frame has changed, too."""
+        """All lines as last returned, rows with their sides; empty if the frame has changed too."""
         self._framed = Region()
-        """Where they have their frame."""
+        """Region of these lines, frame included."""
         self._sides = Sides([], [])
         self._changed: set[int] = set()
-        """Rows that differ from their lines, counted from the first one; −1 is the frame above it."""
+        """Rows that differ from their lines, counted from the first row; −1 is the frame above it."""
         self._known: dict[int, tuple[Strip, Strip]] = {}
-        """Rows on the screen and their lines, by the row's identity."""
+        """Rows on the screen and their lines, by the identity of the row."""
 
     @abstractmethod
     def state(self, frame: Frame) -> Hashable:
-        """What the picture depends on: equal states give equal pictures."""
+        """Return the data that the drawing depends on: equal states are drawn equally."""
 
     @abstractmethod
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
-        """All rows, from top to bottom, at most `height` of them."""
+        """Return the rows from top to bottom, at most as tall as `size`."""
 
     @property
     def palette(self) -> Palette:
-        """The colours of the present theme."""
+        """Palette of the current theme."""
         if self._palette is None:
             app: App[object] = self.app
-            self._palette = palette.of(app)
+            self._palette = palette_of(app)
         return self._palette
 
     def row(self, width: int) -> CellLine:
-        """An empty row."""
+        """Return an empty row."""
         return CellLine(width, self.palette.ground)
 
     def show(self, frame: Frame) -> None:
-        """Draw this frame, unless it looks like the one shown."""
+        """Draw this frame, unless its state equals the state on the screen."""
         self.frame = frame
         state = self.state(frame)
         if state != self._shown:
@@ -82,7 +81,7 @@ class FrameWidget(Widget):
             self.redraw()
 
     def redraw(self) -> None:
-        """Make all rows anew and repaint those that differ."""
+        """Draw all rows again, and repaint the rows that differ."""
         size = self.content_size
         if self.frame is not None and size:
             self._replace_rows(self.draw(self.frame, size)[: size.height])
@@ -93,16 +92,16 @@ class FrameWidget(Widget):
         self.repaint(changed)
 
     def repaint(self, rows: Iterable[int]) -> None:
-        """Have these rows shown anew."""
+        """Ask Textual to repaint these rows."""
         if regions := [self.across(y) for y in rows]:
             self.refresh(*regions)
 
     def across(self, y: int) -> Region:
-        """A row with its sides: Textual would copy a line to show a part of it."""
+        """Return the region of a row with its sides: Textual would copy a line to show only a part of it."""
         return Region(-self.styles.gutter.left, y, self.outer_size.width, 1)
 
     def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Self:
-        """Textual's own, noting what it is about: without regions everything may have changed, the frame too."""
+        """Refresh as Textual does, and record the rows: without regions everything may have changed, even the frame."""
         if regions:
             self._changed.update(y for region in regions for y in region.line_range)
         else:
@@ -110,9 +109,9 @@ class FrameWidget(Widget):
         return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """All lines, or some; only rows that have changed are put together, and the frame is left as it was.
+        """Return all lines, or some; only changed rows are rendered again, and the frame is reused.
 
-        Textual works out styles, frame and titles for every widget and frame of the screen, changed or not.
+        Textual alone would compute styles, border and titles of every widget in every frame, changed or not.
         """
         if crop != self.outer_size.region:
             return super().render_lines(crop)
@@ -121,7 +120,7 @@ class FrameWidget(Widget):
             self._sides = self._sides_of(self._lines)
             self._known.clear()
         elif self._changed:
-            self._put_together(self._changed)
+            self._render_rows(self._changed)
         self._changed.clear()
         return self._lines
 
@@ -132,8 +131,8 @@ class FrameWidget(Widget):
         line = lines[gutter.top]
         return Sides(list(line.crop(0, gutter.left)), list(line.crop(line.cell_length - gutter.right)))
 
-    def _put_together(self, rows: Iterable[int]) -> None:
-        """Make these lines; a row that has only moved keeps its line, and what Textual made of it."""
+    def _render_rows(self, rows: Iterable[int]) -> None:
+        """Render these rows; a row that has only moved keeps its line, with Textual's cached results."""
         (width, height), top = self.content_size, self.styles.gutter.top
         filters, background = self.get_line_filters(), self.background_colors[1]
         lines = list(self._lines)
@@ -150,7 +149,7 @@ class FrameWidget(Widget):
         self._known = {key: self._known[key] for key in self._known.keys() & shown}
 
     def _line_of(self, row: Strip, filters: Sequence[LineFilter], background: Color) -> Strip:
-        """A row between its sides, after all filters."""
+        """Return a row between its sides, after all filters."""
         segments = list(row)
         for each in filters:
             segments = each.apply(segments, background)
@@ -158,13 +157,13 @@ class FrameWidget(Widget):
         return Strip([*self._sides.left, *segments, *self._sides.right], cells)
 
     def render_line(self, y: int) -> Strip:
-        """One row, as drawn."""
+        """Return one row, as drawn."""
         if y < len(self._rows):
             return self._rows[y]
         return Strip.blank(self.content_size.width, self.palette.ground)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """All filters but the one that turns ANSI colours into RGB: what is drawn here needs none."""
+        """Return all filters except the conversion of ANSI colours to RGB, which these rows do not need."""
         filters = super().get_line_filters()
         return [each for each in filters if not isinstance(each, ANSIToTruecolor)]
 
@@ -178,27 +177,27 @@ class FrameWidget(Widget):
             self.redraw_all()
 
     def redraw_all(self) -> None:
-        """Forget what was drawn: size or colours have changed."""
+        """Discard all rows and draw them again: size or colours have changed."""
         self._rows = []
         self.redraw()
         self.refresh()
 
 
 class Panel(FrameWidget, can_focus=True):
-    """A drawing in a frame with a title above and a note below."""
+    """Panel: a drawing in a border, with a title above and a note below."""
 
     ALLOW_MAXIMIZE = True
     NAME = ""
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id, classes="panel")
         self._written: tuple[str | None, tuple[Part, ...] | None] = (None, None)
-        """Title and note."""
+        """Title and note in the border."""
         self._labelled: int | None = None
-        """The line of the frame that is being written on."""
+        """Row of the border that is being written."""
 
     def label(self, title: str = "", *note: Part) -> None:
-        """Write `NAME` and `title` into the upper frame line and `note` into the lower one; none of it is markup."""
+        """Write `NAME` and `title` into the upper border and `note` into the lower one; none of it is markup."""
         ink, before, self._written = self.palette, self._written, (title, note)
         if title != before[0]:
             self._labelled = -1
@@ -210,7 +209,7 @@ class Panel(FrameWidget, can_focus=True):
         self._labelled = None
 
     def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Self:
-        """As ever, but a label is one new line of the frame: Textual would draw the whole panel anew."""
+        """Refresh only one border row after a label has changed: Textual would draw the whole panel again."""
         if self._labelled is not None and not regions:
             regions = (self.across(self._labelled),)
         return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
@@ -220,7 +219,7 @@ class Panel(FrameWidget, can_focus=True):
         super().notify_style_update()
 
     def message(self, width: int, height: int, text: str) -> list[Strip]:
-        """One quiet sentence in the middle of the panel, over several rows if need be."""
+        """Return the rows of a sentence in the middle of the panel, wrapped to its width."""
         ink = self.palette
         rows = [
             self.row(width).to((width - cell_len(line)) // 2).put(line, ink.faint).strip()

@@ -1,4 +1,4 @@
-"""Wrapping a growing text by words, token by token: adding a token touches only the last lines."""
+"""Incremental word wrap of a growing text: adding a token changes only the last lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 
-from moe_watch.tui.state.run import Piece
+from moe_watch.tui.state.stream_pieces import Piece
 from moe_watch.tui.text.sanitize import inert
 
 TAB = "⇥ "
@@ -17,12 +17,12 @@ _PARTS = re.compile(r" +|[^ ]+")
 
 @dataclass(slots=True)
 class PieceSpan:
-    """What one piece has on one line."""
+    """Text of one piece on one line."""
 
     text: str
     piece: Piece
     mark: bool = False
-    """It is a sign about the piece, not its text."""
+    """The text is a marker, not the piece's text."""
 
 
 @dataclass(slots=True)
@@ -30,22 +30,22 @@ class WrappedLine:
     """One wrapped line."""
 
     number: int
-    """Of the piece it begins with, counted from the first one ever added."""
+    """Number of the piece that the line begins with, counted from the first piece added."""
     runs: list[PieceSpan] = field(default_factory=list)
-    drawn: object = None
-    """Whatever its drawer keeps here; forgotten when the line changes."""
+    rendered: object = None
+    """Cache for the widget that draws the line; cleared when the line changes."""
     indent: int = 0
     """Blank cells before its text, so that wrapped text is indented like its first line."""
     rule: bool = False
-    """It separates two contexts and is drawn over the whole width."""
+    """The line is a horizontal rule between two contexts, over the whole width."""
 
 
 HANGING_WIDTH = 8
-"""From this width on, wrapped lines are indented like the line that they continue, by half of the width at most."""
+"""Least width at which continued lines keep the indentation of their first line, up to half of the width."""
 
 
 class TokenWrap:
-    """Lines of at most `width` cells. Words are kept whole where they fit on a line."""
+    """Lines of at most `width` cells. Words that fit on a line are not broken."""
 
     def __init__(self, width: int) -> None:
         self.width = max(1, width)
@@ -55,23 +55,23 @@ class TokenWrap:
         self.lines: list[WrappedLine] = [WrappedLine(0)]
         self._column = 0
         self._word: tuple[int, int, int] = (0, 0, 0)
-        """Where the word in the making begins: index of its run, offset in that run's text, column."""
+        """Begin of the incomplete word: index of its span, offset in that span's text, column."""
         self._indent = 0
-        """Spaces that the present line of the text begins with."""
+        """Number of spaces that the current line of the text begins with."""
         self._leading = True
-        """Nothing but spaces has come on it yet."""
+        """The current line has only spaces so far."""
 
     def add(self, piece: Piece, text: str) -> None:
         """Append a piece's text; newlines in it end lines."""
         for position, part in enumerate(text.split("\n")):
             if position:
                 self.new_line()
-            for word in _parts(inert(part.replace("\t", TAB))):
+            for word in _words(inert(part.replace("\t", TAB))):
                 self._put(word, piece)
         self.pieces += 1
 
     def add_mark(self, piece: Piece, text: str) -> None:
-        """Append a sign, unbroken, and count it to the piece that follows or to none."""
+        """Append a marker, unbroken; it is not counted as a piece."""
         if self._column and self._column + cell_len(text) > self.width:
             self.new_line()
         self._leading = False
@@ -79,14 +79,14 @@ class TokenWrap:
         self._end_word()
 
     def add_rule(self, piece: Piece, text: str) -> None:
-        """Append a line of its own."""
+        """Append a rule on a separate line."""
         self.end_line()
         self.lines[-1].rule = True
         self._append(PieceSpan(text, piece, mark=True))
         self.new_line()
 
     def end_line(self) -> None:
-        """Go to a new line, unless at the beginning of one."""
+        """Begin a new line, unless the current one is empty."""
         if self.lines[-1].runs:
             self.new_line()
 
@@ -102,16 +102,16 @@ class TokenWrap:
 
     @property
     def _deepest(self) -> int:
-        """The most cells that a line may be indented by so that words have room."""
+        """Greatest indentation that leaves room for words, in cells."""
         return self.width // 2 if self.width >= HANGING_WIDTH else 0
 
     @property
     def _hanging(self) -> int:
-        """Cells before a line that continues the present one."""
+        """Indentation of a line that continues the current one, in cells."""
         return min(self._indent, self._deepest)
 
     def drop_before(self, piece: int) -> None:
-        """Forget lines that begin and end before the piece of this number."""
+        """Drop lines that begin and end before the piece with this number."""
         last = len(self.lines) - 1
         keep = next((at for at in range(last) if self.lines[at + 1].number >= piece), last)
         if keep:
@@ -145,7 +145,7 @@ class TokenWrap:
     def _append(self, run: PieceSpan) -> None:
         if not run.text:
             return
-        self.lines[-1].drawn = None
+        self.lines[-1].rendered = None
         runs = self.lines[-1].runs
         if runs and runs[-1].piece is run.piece and runs[-1].mark == run.mark:
             runs[-1].text += run.text
@@ -160,8 +160,8 @@ class TokenWrap:
         self._word = (len(runs) - 1, len(runs[-1].text), self._column) if runs else (0, 0, 0)
 
     def _carry_word(self) -> None:
-        """Move the word in the making to the next line."""
-        self.lines[-1].drawn = None
+        """Move the incomplete word to the next line."""
+        self.lines[-1].rendered = None
         runs = self.lines[-1].runs
         index, offset, _ = self._word
         first, tail = runs[index], runs[index + 1 :]
@@ -173,8 +173,8 @@ class TokenWrap:
             self._append(run)
 
     def _trim_indent(self) -> None:
-        """Take spaces from the beginning of the line, so that its first word has room; a blank line would be odd."""
-        self.lines[-1].drawn = None
+        """Remove spaces at the beginning of the line so that its first word fits, instead of leaving a blank line."""
+        self.lines[-1].rendered = None
         surplus = self._indent - self._deepest
         index, offset, _ = self._word
         for at, run in enumerate(self.lines[-1].runs):
@@ -188,23 +188,23 @@ class TokenWrap:
         self._word = (index, offset, self._indent)
 
     def _break_word(self, word: str, piece: Piece) -> None:
-        """Put a word that no line can hold, as much as fits on each."""
+        """Break a word that is longer than a line over several lines."""
         for character in word:
             if self._column + get_character_cell_size(character) > self.width:
                 self._begin_line(self._hanging)
             self._append(PieceSpan(character, piece))
 
 
-def _parts(text: str) -> Iterator[str]:
-    """Words and stretches of spaces; wide characters one by one, since lines may break around them."""
+def _words(text: str) -> Iterator[str]:
+    """Yield words and runs of spaces; wide characters one by one, since lines may break around them."""
     for part in _PARTS.findall(text):
         if part.isascii():
             yield part
         else:
-            yield from _wide_parts(part)
+            yield from _wide_words(part)
 
 
-def _wide_parts(word: str) -> Iterator[str]:
+def _wide_words(word: str) -> Iterator[str]:
     narrow = ""
     for character in word:
         if get_character_cell_size(character) == 2:

@@ -1,4 +1,4 @@
-"""The four curves that were tried on a trajectory, side by side, and what the mode can and cannot come to."""
+"""Table of the four candidate shapes of a fit, and of the bounds of the pressure mode."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from moe_watch.sessions.text import plural
 from moe_watch.tui.drawing.colours import Palette
 from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.text.format import NOT_AVAILABLE, number, percent, signed
-from moe_watch.tui.widgets.panels.pressure.notes import branches
+from moe_watch.tui.widgets.panels.pressure.pause_reasons import pause_reasons
 
 NAME_WIDTH = 13
 BAR_WIDTH = 12
 BAR_LEAST = 84
-"""Panels this wide have room for bars."""
+"""Least width of a panel with bars, in cells."""
 
 
-def fit_table(ink: Palette, fit: Fit | None, problem: str, mode: Mode, experts: int, width: int) -> list[Strip]:
-    """All rows, the most important first."""
+def candidate_table(ink: Palette, fit: Fit | None, problem: str, mode: Mode, experts: int, width: int) -> list[Strip]:
+    """Return the rows of the table, the most important first."""
 
     def row(*parts: Part) -> Strip:
         line = CellLine(width, ink.ground)
@@ -36,8 +36,8 @@ def fit_table(ink: Palette, fit: Fit | None, problem: str, mode: Mode, experts: 
         rows = [CellLine(width, ink.ground).first_that_fits(*why).strip()]
     else:
         rows = _candidates(ink, fit, width)
-        if said := doubt(fit):
-            rows.append(_doubt(ink, said, width))
+        if reason := doubt(fit):
+            rows.append(_doubt(ink, reason, width))
         rows.append(row(("noise         ", ink.muted), (_noise(fit), ink.text)))
         rows.append(row(("as reference  ", ink.muted), (_reference(fit), ink.text)))
     low, high = mode_bounds(mode, experts).mid
@@ -45,13 +45,15 @@ def fit_table(ink: Palette, fit: Fit | None, problem: str, mode: Mode, experts: 
         row(),
         row((f"{mode_words(mode)}: mid can be {number(low, 3)} to {number(high, 3)}; it pauses if", ink.muted)),
     ]
-    return rows + [row((f"{reason}  ", ink.text), (words, ink.muted)) for reason, words in branches(mode, experts)]
+    return rows + [row((f"{reason}  ", ink.text), (words, ink.muted)) for reason, words in pause_reasons(mode, experts)]
 
 
-def _doubt(ink: Palette, said: str, width: int) -> Strip:
-    """The reason in as many of its words as fit."""
-    shorter = said.partition(" (")[0], said.partition(": ")[0]
-    return CellLine(width, ink.ground).first_that_fits(*([(text, ink.warn)] for text in (said, *shorter))).strip()
+def _doubt(ink: Palette, reason: str, width: int) -> Strip:
+    """Return the longest form of a doubt that fits."""
+    shorter = reason.partition(" (")[0], reason.partition(": ")[0]
+    return (
+        CellLine(width, ink.ground).first_that_fits(*([(text, ink.status.warn)] for text in (reason, *shorter))).strip()
+    )
 
 
 def _candidates(ink: Palette, fit: Fit, width: int) -> list[Strip]:
@@ -63,21 +65,21 @@ def _candidates(ink: Palette, fit: Fit, width: int) -> list[Strip]:
 
 
 def _candidate(ink: Palette, candidate: Candidate, width: int, *, bars: bool, chosen: bool) -> Strip:
-    """A curve with its weight among the four; the one that was chosen has a dot."""
+    """Return the row of a candidate with its weight; the fitted curve has a dot."""
     row = CellLine(width, ink.ground)
     row.put("● " if chosen else "  ", ink.accent)
     row.put(f"{candidate.shape:<{NAME_WIDTH - 2}} ", ink.strong if chosen else ink.text)
     row.put(f"{percent(candidate.weight, 0):>6}", ink.strong if chosen else ink.text)
     if bars:
         filled = round(candidate.weight * BAR_WIDTH)
-        row.put(" ").put("━" * filled, ink.fill).put("━" * (BAR_WIDTH - filled), ink.track)
+        row.put(" ").put("━" * filled, ink.chart.fill).put("━" * (BAR_WIDTH - filled), ink.chart.track)
     aicc = NOT_AVAILABLE if isinf(candidate.aicc) else number(candidate.aicc, 1)
     row.put(f" {aicc:>8}  ", ink.muted)
     return row.words(_fitted(candidate), ink.text if chosen else ink.muted).strip()
 
 
 def _fitted(candidate: Candidate) -> str:
-    """The curve's parameters in words."""
+    """Return the parameters of a curve in words."""
     found = candidate.parameters
     match candidate.shape:
         case "constant":
@@ -97,7 +99,7 @@ def _noise(fit: Fit) -> str:
 
 
 def _reference(fit: Fit) -> str:
-    """The reference's own statistics of the same chunks."""
+    """Return the reference implementation's statistics of the same chunks."""
     found = fit.reference
     tau = NOT_AVAILABLE if found.exponential_tau is None else number(found.exponential_tau, 1)
     return f"slope {signed(found.linear_slope, 5)}, τ {tau}, largest drop {signed(found.max_single_drop)}"
