@@ -172,8 +172,8 @@ async def test_injections_keep_their_chunks_in_both_modes_even_where_they_cut_on
         await jumped(app, pilot, "token", 1800)
         assert app.view.pieces[0].role == "jump"
         for mode, track in app.view.tracks.items():
-            places = [(each.chunk, each.i) for each in track.injections]
-            assert places == [(each.chunk, each.i) for each in straight.tracks[mode].injections][:1]
+            places = [(each.chunk, each.i) for each in track.injections.points]
+            assert places == [(each.chunk, each.i) for each in straight.tracks[mode].injections.points][:1]
             assert places[0][0] == expected[0][0]
 
 

@@ -1,4 +1,4 @@
-"""A fresh context in the pressure panel: a mark, a warm-up and a verdict of its own."""
+"""Fresh contexts in the pressure panel: each has a mark, a warm-up and a verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tui.state.test_trends import Slow
 
 
 def restarted(first, second, *, cut=7, mode="measured-v2", perturbed=False):
-    """A run of two contexts, so many chunks in each; the first one ends in the middle of a chunk."""
+    """Return a run of two contexts with these numbers of chunks; the first one ends within a chunk."""
     run = MadeUpRun(header(pressure=mode))
     items = [*run.prompt(), *run.generate(20 * first + cut)]
     if perturbed:
@@ -88,7 +88,7 @@ async def test_long_enough_for_a_fit_that_is_not_made_yet_it_lacks_nothing():
 async def test_nothing_is_said_of_an_injection_into_the_context_before():
     async with running(restarted(16, 3, perturbed=True), size=(200, 60)) as (app, pilot, _):
         await press(app, pilot, "4", "z")
-        assert app.view.tracks["measured-v2"].injections
+        assert app.view.tracks["measured-v2"].injections.points
         assert "before/after" not in shown(app.dashboard.pressure)
 
 

@@ -1,4 +1,4 @@
-"""When frames are drawn, and that they are skipped where nothing has changed."""
+"""Frames are drawn on time, and skipped if nothing has changed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_hidden_panels_are_not_drawn(monkeypatch):
 
 async def test_a_flood_is_taken_in_over_several_frames_in_order():
     class Costly(ManualClock):
-        """Every look at the clock takes a tenth of what a frame may take in."""
+        """Each reading of the clock advances it by a tenth of the time that a frame may process events."""
 
         def __call__(self):
             self.now += FOLD_SECONDS / 10

@@ -1,4 +1,4 @@
-"""A window's numbers do not depend on how many tokens wait before anybody asks."""
+"""Values of a window do not depend on the number of tokens that wait before it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYERS, EXPERTS, K, SIZE, UNIT = 3, 5, 2, 6, 0.01
 
 
 def routings(tokens: int, seed: int) -> list[TokenRouting]:
-    """Tokens of which some layers were not computed, with a new context now and then."""
+    """Return tokens with some layers not computed, and with new contexts between them."""
     rng, made, before = np.random.default_rng(seed), [], None
     for _ in range(tokens):
         ids = np.argsort(rng.random((LAYERS, EXPERTS)), 1)[:, :K].tolist()

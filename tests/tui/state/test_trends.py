@@ -1,4 +1,4 @@
-"""The verdict on a pressure trajectory: made beside the screen, shown with its age, the same live and in a replay."""
+"""Verdict on a pressure trajectory: computed in an executor, shown with its age, equal live and in a replay."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.tui.events import MadeUpRun, decay, falling_at_24, forks, halving, ma
 from tests.tui.scripted import REPLAY, REPLAYING, ManualClock
 
 PERSISTENT = [0.46] * 10 + next(plant(constant(0.46), 0.5, range(1, 2), sd=REAL_NOISE)).mid
-"""By chunk of a run: ten of warm-up, then the values of a flat series."""
+"""P_mid by chunk: ten of warm-up, then a flat series with persistent noise."""
 
 
 class Slow(Executor):
-    """Holds all work back until it is told to do it."""
+    """Executor that holds all work back until `work` is called."""
 
     def __init__(self):
         self.waiting = []
@@ -33,7 +33,7 @@ class Slow(Executor):
         return done
 
     def work(self):
-        """Do what waits."""
+        """Do the waiting work."""
         waiting, self.waiting = self.waiting, []
         for done, work, arguments in waiting:
             done.set_result(work(*arguments))
@@ -145,7 +145,7 @@ async def test_t_shows_all_candidates_with_their_weights_and_back(size):
 
 
 def persistent(chunk):
-    """P_mid that is flat, with noise that persists enough for a cliff to fit it best."""
+    """P_mid of a flat series with noise so persistent that a cliff fits it best."""
     return PERSISTENT[chunk]
 
 
@@ -190,7 +190,7 @@ async def test_the_difference_is_given_against_the_chunk_before_and_against_the_
     async with running(decay(), size=(200, 60)) as (app, pilot, _):
         await press(app, pilot, "4", "z")
         track = app.view.tracks["measured-v2"]
-        injected, after = track.injections[-1].chunk, track.injections.after
+        injected, after = track.injections.points[-1].chunk, track.injections.after
         earlier = [(at, mid) for at, mid in zip(track.series.positions, track.series.mid, strict=True) if at < injected]
         positions, mid = zip(*earlier, strict=True)
         forecast = fit_half_life(mid, mode="measured-v2", positions=positions).forecast(after.index)
@@ -258,7 +258,7 @@ async def test_a_slow_fit_holds_no_frame_up_and_says_how_old_it_is():
 
 
 class Ticking(ManualClock):
-    """`step` seconds pass with every look at it."""
+    """Clock that advances by `step` seconds with every reading."""
 
     step = 0.0
 

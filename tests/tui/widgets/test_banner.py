@@ -1,4 +1,4 @@
-"""What a person must not miss is read to its end, at every width."""
+"""Banner messages are shown to their end at every width."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZES = [(60, 16), (80, 24), (120, 40), (200, 60)]
 
 
 def words(text):
-    """Text without what wrapping adds."""
+    """Return text without line breaks and indentation."""
     return re.sub(r"\s+", "", text)
 
 

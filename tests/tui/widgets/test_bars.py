@@ -1,4 +1,4 @@
-"""What the bars say, and how each state of a run reads."""
+"""Texts of the bars in each state of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking for a text in a replay: the line to write it in, what is said, and where it leads."""
+"""Search in a replay: the input line, its messages, and the seek to a match."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def path(events, tmp_path_factory):
 
 @asynccontextmanager
 async def replaying(path, size=(120, 40)):
-    """The app on a replay of a file, whose clock stands still."""
+    """Run the app on a replay of a file with a stopped clock."""
     clock = ManualClock()
     app = MoeWatchApp(ReplaySource(path, clock), clock=clock, fps=None, executor=AtOnce())
     async with app.run_test(size=size, notifications=True) as pilot:
@@ -40,7 +40,7 @@ async def replaying(path, size=(120, 40)):
 
 
 async def looked(app, pilot):
-    """Draw what a search comes to."""
+    """Draw the result of a search."""
     search = app.control.search
     if search is not None:
         wait_until(lambda: search.over, "the end of the search")
@@ -52,7 +52,7 @@ def status(app):
 
 
 def text_before(app, tokens):
-    """The text of the last tokens that are shown."""
+    """Return the text of the last tokens shown."""
     return "".join(piece.text for piece in app.view.stream.newest(tokens))
 
 
@@ -124,7 +124,7 @@ async def test_nothing_is_looked_for_without_a_text(path):
 
 @pytest.fixture
 def held(monkeypatch):
-    """Searches wait, as they do for a slow disk, until they are let go."""
+    """Hold searches, as a slow disk would, until they are released."""
     go_on, reached = threading.Event(), threading.Event()
 
     class Slow(finding.Lines):

@@ -1,4 +1,4 @@
-"""What a drawn widget hands to Textual: put together from what has changed, and the same as if all of it had."""
+"""Lines that a widget returns to Textual: rendered from changed rows only, and equal to a full rendering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heatmap as it is drawn: cells, numbers, cursor, and what is repainted."""
+"""Rendering of the heatmap: cells, numbers, cursor, and repainted rows."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_brighter_means_more():
 @pytest.mark.parametrize("theme", [DARK.name, LIGHT.name])
 @pytest.mark.parametrize("ramp", ["heat", "tokens"])
 async def test_the_ramps_luminance_only_rises_or_only_falls(theme, ramp):
-    """So that it can still be read where colours are turned into greys."""
+    """The ramp stays readable where colours become greys."""
     async with running(main_run(5), theme=theme) as (app, _, _):
         ink = app.dashboard.experts.palette
         colours = ink.heatmap.ramp if ramp == "heat" else [style.color for style in ink.tokens]

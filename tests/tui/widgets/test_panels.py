@@ -1,4 +1,4 @@
-"""What entropy, pressure and vitals say."""
+"""Texts of the entropy, pressure and vitals panels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from moe_watch.routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
-from moe_watch.tui.widgets.panels.pressure.trajectory_chart import POSTS
+from moe_watch.tui.widgets.panels.pressure.trajectory_chart import INJECTION_LINES
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
 
@@ -92,7 +92,7 @@ async def test_an_injection_is_a_post_at_its_chunk_with_the_difference_around_it
         panel = app.dashboard.pressure
         track = app.view.tracks["measured-v2"]
         text = shown(panel)
-        assert f"▴{track.injections[0].chunk}" in text
+        assert f"▴{track.injections.points[0].chunk}" in text
         column = next(line.index("┊") for line in text.splitlines() if "┊" in line)
         row = next(y for y, line in enumerate(lines(panel)) if "┊" in line)
         assert style_at(panel, column, row).color == panel.palette.accent.color
@@ -163,13 +163,13 @@ async def test_injections_in_every_chunk_leave_room_for_the_curve():
         items += [*run.generate(20), *run.inject()]
     async with running(items) as (app, _, _):
         text = lines(app.dashboard.pressure)
-        injections = [injection.chunk for injection in app.view.tracks["measured-v2"].injections]
+        injections = [injection.chunk for injection in app.view.tracks["measured-v2"].injections.points]
         assert len(injections) == 60
-        assert {line.count("┊") for line in text} <= set(range(POSTS + 1))
+        assert {line.count("┊") for line in text} <= set(range(INJECTION_LINES + 1))
         assert max(line.count("┊") for line in text) > 0
         assert any(line.count("╵") > 10 for line in text)
         axis = next(line for line in text if f"▴{injections[-1]}" in line)
-        assert axis.count("▴") <= POSTS < sum(character.isdigit() for character in axis)
+        assert axis.count("▴") <= INJECTION_LINES < sum(character.isdigit() for character in axis)
 
 
 async def test_p_shows_the_reference_mode_and_why_it_has_no_half_life():

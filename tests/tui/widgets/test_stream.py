@@ -23,7 +23,7 @@ HOSTILE = (
 
 
 def tokens(*texts, run=None, **changes):
-    """A run whose generated tokens have these texts."""
+    """Return a run with generated tokens of these texts."""
     run = run or MadeUpRun(header(prompt="def f():\n"))
     prompt = list(run.prompt())
     generated = [item for text in texts for item in run.token(text, "generated")]
@@ -128,7 +128,7 @@ async def test_where_the_model_would_have_stopped_is_marked_once_for_several_in_
 
 
 def tokens_with_stop(run, *texts):
-    """Generated tokens; `!` marks those in whose place the model chose to end its text."""
+    """Return generated tokens; `!` marks a token at which the model sampled an end of text."""
     for text in texts:
         for item in run.token(text.rstrip("!"), "generated"):
             stopped = isinstance(item, Token) and text.endswith("!")
@@ -198,7 +198,7 @@ async def test_narrower_wraps_anew_with_the_same_words():
 
 
 async def test_what_is_kept_of_the_text_does_not_grow_beyond_what_can_be_scrolled_to(monkeypatch):
-    """Counted, after many more tokens than are kept: pieces, wrapped runs, and pictures of lines."""
+    """Pieces, wrapped spans and cached lines stay bounded after many more tokens than are kept."""
     monkeypatch.setattr(stream_panel, "PIECES_KEPT", 300)
     monkeypatch.setattr(stream_pieces, "PIECES_KEPT", 300)
     monkeypatch.setattr(stream_pieces, "PIECES_SLACK", 0)

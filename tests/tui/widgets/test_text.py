@@ -1,4 +1,4 @@
-"""Text as it is wrapped, and made inert."""
+"""Word wrap and sanitizing of text."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_no_line_is_too_wide_and_no_letter_is_lost(texts, width):
 @given(tokens, st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
 def test_token_by_token_gives_the_same_lines_as_all_at_once(texts, more):
-    """For words that fit beside any indentation: of longer ones the end is not known when their beginning is put."""
+    """Words are short enough for any indentation: the end of a longer word is unknown when its beginning is placed."""
     width = 2 * max([4, *(cell_len(word) for word in "".join(texts).split())]) + more
     assert wrapped(texts, width) == wrapped(["".join(texts)], width)
 

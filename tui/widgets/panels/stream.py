@@ -234,7 +234,9 @@ class StreamPanel(Panel):
 
     def _legend(self) -> tuple[Part, ...]:
         ink = self.palette
-        low, high = (" expected ", " surprising ") if self.colouring == "surprisal" else (" decided ", " undecided ")
+        low, high = (
+            (" expected ", " surprising ") if self.colouring == "surprisal" else (" low entropy ", " high entropy ")
+        )
         return ((low, ink.muted), *(("■", style) for style in ink.tokens), (high, ink.muted))
 
     def _line(self, line: WrappedLine, width: int, *, now: bool) -> Strip:

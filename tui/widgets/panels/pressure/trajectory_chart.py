@@ -23,7 +23,7 @@ LEAST_SPAN = 0.1
 """The chart never magnifies noise beyond this range of pressure."""
 SIGNS = {"mid": "●", "fast": "f", "slow": "s", "net": "n"}
 """Symbols at the newest end of a curve, and before its name: colours alone would not distinguish the curves."""
-LINES_SHOWN = 6
+INJECTION_LINES = 6
 """Number of injections, the newest ones, that have a full line and a label."""
 RESTART_ROOM = 4
 """Columns per fresh context, on average, below which a short line at the bottom marks a fresh context."""
@@ -111,9 +111,9 @@ class PressureChart:
     def _draw_injections(self, chart: Chart) -> None:
         """Draw full lines for the newest injections, and short ones for earlier ones, which may be one per chunk."""
         shown = [injection.chunk - 0.5 for injection in self.track.injections.points if injection.chunk >= self.first]
-        for x in shown[:-LINES_SHOWN]:
+        for x in shown[:-INJECTION_LINES]:
             chart.write(chart.column(x), chart.canvas.height - 1, _SHORT_LINE, self.ink.accent)
-        for x in shown[-LINES_SHOWN:]:
+        for x in shown[-INJECTION_LINES:]:
             chart.vertical_line(x, self.ink.accent)
 
     @property
@@ -203,7 +203,7 @@ class PressureChart:
         ink, first, last = self.ink, self.first, self.last
         marks = [
             (chart.column(injection.chunk - 0.5), f"▴{injection.chunk}", ink.accent)
-            for injection in reversed(list(self.track.injections.points)[-LINES_SHOWN:])
+            for injection in reversed(list(self.track.injections.points)[-INJECTION_LINES:])
             if first <= injection.chunk <= last
         ]
         marks += [
