@@ -1,4 +1,4 @@
-"""A source that plays a list, and a clock that stands still. For tests of the dashboard only."""
+"""Sources that return a list of items, and a manual clock. For tests of the dashboard only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPLAYING = Origin(
 
 
 class ManualClock:
-    """Seconds that pass only when told to."""
+    """Clock that advances only by `advance`."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""Keys that change how the run goes on, and what the screen says of it afterwards."""
+"""Keys that control the run, and the screen after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be done, and how it is said."""
+"""Refused actions and their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replay that is moved about in: what is shown after a jump, the keys, and the timeline."""
+"""Seeking in a replay: the screen after a seek, the keys, and the timeline."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def jumped(app, pilot, *arguments):
 
 
 def cut(events, i):
-    """Where token `i` stands."""
+    """Return the position in the items of token `i`."""
     return next((at for at, event in enumerate(events) if isinstance(event, Token) and event.i >= i), len(events))
 
 
@@ -108,7 +108,7 @@ def tail_below(rule, text):
     return found[at + 5 :]
 
 
-# What is shown
+# Screen after a seek
 
 
 @pytest.mark.parametrize("i", [0, 60, 255, 365, 1000, 1285, 1340, 1700, 2100, 2360])

@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def continued(folder, written):
-    """A file that goes on with the run of the good session, and when it was written to."""
+    """Write a continuation file of the good session, with a given modification time."""
     header = msgspec.structs.replace(HEADER, continues=Continues(file="good.moe.jsonl", i=90))
     path = write_session(folder / "good.2.moe.jsonl", 0, header=header, events=[])
     os.utime(path, (written, written))
@@ -56,7 +56,7 @@ def continued(folder, written):
 
 
 async def read(app, pilot):
-    """Wait for what is read beside the screen's thread."""
+    """Wait for the threads that read files."""
     await app.workers.wait_for_complete()
     await pilot.pause()
     await app.workers.wait_for_complete()

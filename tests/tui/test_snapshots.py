@@ -67,7 +67,7 @@ def snap(snap_compare, request):
             for keys in (press, then):
                 await pilot.pause()
                 await pilot.press(*keys)
-                for _ in range(2 * workers):  # a list is read, and then what is under its cursor
+                for _ in range(2 * workers):  # the list is read, then the session under its cursor
                     await app.workers.wait_for_complete()
                     await pilot.pause()
             app.tick()

@@ -1,4 +1,4 @@
-"""Before the first token: what is loaded, how long it takes, and nothing that alarms without a reason."""
+"""Screen before the first token: the model that is loaded, the time it takes, and no unfounded warning."""
 
 from __future__ import annotations
 

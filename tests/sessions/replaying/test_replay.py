@@ -47,7 +47,7 @@ def write(tmp_path):
 
 
 def with_derived(events):
-    """What a live run makes of these events."""
+    """Return these events with the chunks and keyframes of a live run."""
     instruments = Instruments(events[0])
     return [events[0], *(each for event in events[1:] for each in (event, *instruments.feed(event)))]
 

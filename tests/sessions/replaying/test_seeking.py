@@ -28,7 +28,7 @@ TOKENS = 3300
 
 
 def with_derived(events):
-    """What a live run makes of these events."""
+    """Return these events with the chunks and keyframes of a live run."""
     instruments = Instruments(events[0])
     return [events[0], *(each for event in events[1:] for each in (event, *instruments.feed(event)))]
 
@@ -76,7 +76,7 @@ def source(path, clock):
 
 
 def drain_until(source, is_over):
-    """What a source gives until something is so after a drain; a test that waits for ever fails."""
+    """Return the items of a source until a condition holds after a drain; fail after `LONG` seconds."""
     limit, items = time.monotonic() + LONG, []
     while True:
         more = source.drain()
@@ -87,7 +87,7 @@ def drain_until(source, is_over):
 
 
 def drained(source):
-    """What a jump gives, the source being held."""
+    """Return the items after a seek in a paused source."""
     return drain_until(source, lambda more: not more)
 
 
@@ -105,7 +105,7 @@ def rest(source):
 
 
 def cut(events, i):
-    """Where in the events token `i` or the first after it stands."""
+    """Return the position in the events of token `i`, or of the first token after it."""
     return next((at for at, event in enumerate(events) if isinstance(event, Token) and event.i >= i), len(events))
 
 
@@ -363,7 +363,7 @@ class TestTimeline:
 
 
 class TickingClock(ManualClock):
-    """Time passes whenever it is looked at."""
+    """Clock that advances with every reading."""
 
     def __call__(self):
         self.advance(0.01)
@@ -382,7 +382,7 @@ class TestBeforeAllLinesAreFound:
         source.close()
 
     def arrive(self, source, jump):
-        """What a jump gives, which may have to wait for its place to be found."""
+        """Return the items after a seek, which may have to wait until its target is indexed."""
         source.seek(jump)
         return drain_until(source, lambda _: not (source._player.seeking or source._player.landing))
 
