@@ -21,7 +21,7 @@ from textual.timer import Timer
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Refused, RunWarning, StreamItem
 from moe_watch.sessions.replaying.source import ReplaySource
-from moe_watch.sessions.source import END, HOME, PaceStatus, Source
+from moe_watch.sessions.source import Source
 from moe_watch.tui.drawing.colours import DARK, THEMES
 from moe_watch.tui.input.actions import BY_ID, bindings, holder
 from moe_watch.tui.input.command_palette import ActionProvider
@@ -31,10 +31,10 @@ from moe_watch.tui.screens.dashboard import DashboardScreen
 from moe_watch.tui.screens.dialogs import Dialogs
 from moe_watch.tui.screens.find import FindScreen
 from moe_watch.tui.screens.help import HelpScreen
+from moe_watch.tui.screens.performers import Performer, Performers
 from moe_watch.tui.screens.sessions import SessionsScreen
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.frame_rate import FrameRate
-from moe_watch.tui.state.pace import pace_in_words
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.trends import Trends
 from moe_watch.tui.terminal.job_control import leave_on_signals, suspend
@@ -49,8 +49,6 @@ FOLD_SECONDS = 0.05
 """Without a timer, time for folding events before each frame; the rest waits for the next one."""
 FOLD_SHARE = 0.5
 """With a timer, share of the frame interval for folding events: a lower frame rate must not fold fewer of them."""
-PACE_SECONDS = 2.0
-"""Time that a new generation rate is shown; several key presses in a row are usual."""
 
 
 class MoeWatchApp(App[None]):
@@ -113,56 +111,12 @@ class MoeWatchApp(App[None]):
         """A replay was playing when the program was suspended."""
         self._unbound_shown = False
         """The message about a key without an action was shown."""
-        self._performers = self._commands() | self._seeks() | self._displays()
-
-    def _commands(self) -> dict[str, Callable[[], object]]:
-        """Return the actions that change the run or its recording."""
-        control, dialogs = self.control, self.dialogs
-        return {
-            "pause": control.toggle_pause,
-            "multistep": control.toggle_multistep,
-            "tap": control.toggle_tap,
-            "faster": lambda: self._show_pace(control.change_pace(1)),
-            "slower": lambda: self._show_pace(control.change_pace(-1)),
-            "unlimited": lambda: self._show_pace(control.unlimited()),
-            "restart": control.restart,
-            "go_on": control.go_on,
-            "go_on_now": lambda: control.go_on(at_once=True),
-            "say": dialogs.say,
-            "turn": dialogs.turn,
-            "prompt": dialogs.prompt,
-            "record": control.toggle_recording,
-            "mark": dialogs.mark,
-        }
-
-    def _seeks(self) -> dict[str, Callable[[], object]]:
-        """Return the actions that seek in a recording."""
-        control, dialogs = self.control, self.dialogs
-        return {
-            "back": lambda: control.seek_seconds(-1),
-            "on": lambda: control.seek_seconds(1),
-            "previous_token": lambda: control.step(-1),
-            "next_token": lambda: control.step(1),
-            "previous_mark": lambda: self._seek_stop(-1),
-            "next_mark": lambda: self._seek_stop(1),
-            "home": lambda: control.seek(HOME),
-            "end": lambda: control.seek(END),
-            "jump": dialogs.jump,
-            "tenth": dialogs.jump,
-            "find": dialogs.find,
-            "find_next": dialogs.find_next,
-        }
-
-    def _displays(self) -> dict[str, Callable[[], object]]:
-        """Return the actions of the screen and of the program."""
-        board = self.dashboard
-        return {
+        performers = Performers(self, self.dashboard, self.control, self.dialogs, self.toasts)
+        self._performers: dict[str, Performer] = {
+            **performers.run(),
+            **performers.seek(),
+            **performers.panels(),
             "sessions": self._show_sessions,
-            "pressure_mode": partial(board.switch, board.pressure, board.pressure.toggle_mode),
-            "pressure_lines": partial(board.switch, board.pressure, board.pressure.toggle_lines),
-            "pressure_fits": partial(board.switch, board.pressure, board.pressure.toggle_fits),
-            "token_colour": partial(board.switch, board.stream, board.stream.toggle_colouring),
-            "maximize": board.toggle_maximized,
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
             "palette": self.action_command_palette,
@@ -325,16 +279,6 @@ class MoeWatchApp(App[None]):
     def find_asked(self, message: FindScreen.Asked) -> None:
         """Search for the text that was written."""
         self.dialogs.search(message.text)
-
-    def _show_pace(self, pace: PaceStatus) -> None:
-        """Show a new generation rate: the footer may lack the room for it; a playback speed is in the header."""
-        if "rate" in self.source.abilities:
-            self.notify(f"pace: {pace_in_words(pace)}", timeout=PACE_SECONDS, markup=False)
-
-    def _seek_stop(self, direction: int) -> None:
-        if not self.control.seek_stop(direction):
-            where = "after" if direction > 0 else "before"
-            self.toasts.tell(f"no mark or injection {where} this token")
 
     # Sessions
 

@@ -95,7 +95,7 @@ class Landing:
         return CatchingUp(present, self._behind)
 
     def _show_next(self, items: list[StreamItem]) -> bool:
-        """Show what is ready, or read one event; return False if the file has none."""
+        """Show the ready events, or read one; return False if the file has none."""
         present = self.present
         if present.ready:
             present.show_ready(items)

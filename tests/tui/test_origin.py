@@ -1,4 +1,4 @@
-"""Where events come from is data: no module of the dashboard but one asks for it."""
+"""Origin of the events as data: one module of the dashboard reads it."""
 
 from __future__ import annotations
 
