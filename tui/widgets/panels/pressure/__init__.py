@@ -1,1 +1,1 @@
-"""The pressure panel: chart, notes, fit table."""
+"""Pressure panel: chart, text below it, table of candidate shapes."""
