@@ -68,7 +68,7 @@ STATES = {
     "streaming": ("", ""),
     "paused": (" ", "paused"),
     "help": ("?", "esc closes"),
-    "a question": ("G", "Put into the context"),
+    "a question": ("G", "Injected into the context"),
     "every action": ("\x10", "Search for commands"),
 }
 
