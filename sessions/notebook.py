@@ -1,7 +1,7 @@
-"""A recorded session as NumPy arrays, for notebooks and scripts: what `moe_watch.open` returns.
+"""A recorded session as NumPy arrays, for notebooks and scripts; `moe_watch.open` returns one.
 
 Shapes: `T` tokens, `C` chunks, `L` MoE layers, `E` experts, `k` experts per token. All numbers are in natural units.
-What was not recorded is -1 in arrays of integers and NaN in all others; an array of nothing else is refused.
+A missing value is -1 in integer arrays and NaN in all others; an array of missing values only raises an error.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from moe_watch.sessions.text import top_k_text
 Arrays = dict[str, npt.NDArray[Any]]
 
 CALLER = 3
-"""How far above `Session.__init__` the caller of `moe_watch.open` is, for `warnings.warn`."""
+"""`stacklevel` of `warnings.warn` in `Session.__init__` that names the caller of `moe_watch.open`."""
 PRESSURES = ("index", "context", "first", "last", "partial", "warm_up", "fast", "mid", "slow", "net")
-"""What `Session.pressures` takes of a chunk."""
+"""Columns of `Session.pressures`."""
 
 
 class Session:
-    """One recorded session. It is read when a quantity is first asked for, and kept in memory from then on.
+    """One recorded session. The first access to a quantity reads the file; the arrays are then kept in memory.
 
-    A run whose recording goes on in further files is one session. What is to be known of its files is in `notes`, and
-    is warned of (`warnings.warn`).
+    A multi-part session is opened by its first file. Notes about its files are in `notes`, and are issued as warnings
+    (`warnings.warn`).
 
     Args:
-        path: a session file, plain or compressed; of a run of several files the first one.
+        path: a session file, plain or compressed; of a multi-part session the first file.
 
     Raises:
-        UserError: a file cannot be read, or holds no session.
+        UserError: a file cannot be read, or is no session.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +55,7 @@ class Session:
         with closing(RunReader(path)) as reader:
             self.header: Header = reader.header
             self.notes: list[str] = reader.notes
-            """Which files are read, and what is missing between them, one line each; empty for a run in one file."""
+            """Files that are read, and gaps between them, one line each; empty for a session in one file."""
         for note in self.notes:
             warnings.warn(shown(note), stacklevel=CALLER)
 
@@ -65,27 +65,27 @@ class Session:
         return f"<moe_watch session {str(self.path)!r}: {model.name!r}, {shape}>"
 
     def __len__(self) -> int:
-        """Tokens that were recorded."""
+        """Return the number of recorded tokens."""
         return len(self._read.arrays["i"])
 
     @property
     def layers(self) -> Ints:
-        """The model's own index of each MoE layer `[L]`."""
+        """Index of each MoE layer in the model `[L]`."""
         return np.array(self.header.model.layers, np.int64)
 
     @property
     def ordered(self) -> bool:
-        """Whether the first of a token's experts is its likeliest; otherwise they stand by id."""
+        """A token's experts are in descending order of router probability; otherwise they are sorted by id."""
         return self.header.is_ordered
 
     @property
     def torn(self) -> str:
-        """One line if the last line was cut off, and is left out; else empty."""
+        """Message that the last line was cut off and is left out; else empty."""
         return self._read.torn
 
     @property
     def missing(self) -> Ints:
-        """First and last index of each stretch of tokens that lie between recorded ones and are in no file `[N, 2]`."""
+        """First and last token index of each gap between recorded tokens `[N, 2]`."""
         i = self._read.arrays["i"]
         at = np.flatnonzero(np.diff(i) > 1)
         return np.stack([i[at] + 1, i[at + 1] - 1], axis=-1)
@@ -93,7 +93,7 @@ class Session:
     # -- tokens
 
     def tokens(self, phase: Phase | None = None) -> Arrays:
-        """What is known of each token but its routing, by name `[T]`: ready for `pandas.DataFrame(…)`.
+        """Return the fields of each token except its routing, by name `[T]`, for `pandas.DataFrame(…)`.
 
         `i`, `t` (seconds), `phase`, `source`, `id`, `text`, `logprob` (nats), `top_margin`, `choice_gap`, `would_stop`.
 
@@ -104,16 +104,16 @@ class Session:
         return {name: self._read.arrays[name][chosen] for name in _TOKEN_COLUMNS}
 
     def experts(self, phase: Phase | None = None) -> npt.NDArray[np.int32]:
-        """Selected experts by router probability descending `[T, L, k]`; -1 in layers that were not observed.
+        """Return the selected experts in descending order of router probability `[T, L, k]`; -1 in layers not observed.
 
-        Where the run recorded neither weights nor entropy nor margin they stand by id (`ordered` is False).
-        In a model whose layers select different numbers of experts, k is the largest, and -1 stands behind the others.
+        In a run without recorded weights, entropy and margin they are sorted by id (`ordered` is False). In a model
+        with a different number of experts per token in each layer, k is the largest, and shorter rows end with -1.
         """
         found: npt.NDArray[np.int32] = self._read.arrays["experts"][self._chosen(phase)]
         return found
 
     def weights(self, phase: Phase | None = None) -> npt.NDArray[np.float32]:
-        """What the selected experts' outputs were multiplied by `[T, L, k]`; NaN where `experts` holds -1.
+        """Return the router weights of the selected experts `[T, L, k]`; NaN where `experts` is -1.
 
         Raises:
             UserError: they were not recorded.
@@ -121,7 +121,7 @@ class Session:
         return self._recorded("weights", phase)
 
     def entropy(self, phase: Phase | None = None) -> Floats:
-        """Router entropy over ln E, 0..1 `[T, L]`.
+        """Return the router entropy over ln E, 0..1 `[T, L]`.
 
         Raises:
             UserError: it was not recorded.
@@ -129,7 +129,7 @@ class Session:
         return self._recorded("entropy", phase)
 
     def margin(self, phase: Phase | None = None) -> Floats:
-        """First minus second router probability, 0..1 `[T, L]`.
+        """Return the router margin: first minus second router probability, 0..1 `[T, L]`.
 
         Raises:
             UserError: it was not recorded.
@@ -137,12 +137,12 @@ class Session:
         return self._recorded("margin", phase)
 
     def churn(self, phase: Phase | None = None) -> Floats:
-        """1 − Jaccard of each token's expert set and the one before, 0..1 `[T, L]`; NaN where there is none before."""
+        """Return the churn: 1 − Jaccard similarity to the token before, 0..1 `[T, L]`; NaN without a token before."""
         found: Floats = self._read.arrays["churn"][self._chosen(phase)]
         return found
 
     def probabilities(self, phase: Phase | None = None) -> npt.NDArray[np.float32]:
-        """The router's probabilities of all experts `[T, L, E]`, of runs that recorded them.
+        """Return the router probabilities of all experts `[T, L, E]`, of runs that recorded them.
 
         Raises:
             UserError: they were not recorded.
@@ -152,12 +152,12 @@ class Session:
     # -- usage
 
     def counts(self, phase: Phase = "decode", last: int | None = None) -> Ints:
-        """How often each expert was selected `[L, E]`.
+        """Return the number of selections of each expert `[L, E]`.
 
         Args:
-            phase: prefill and decode are kept apart.
-            last: of this many last recorded tokens of the phase; None is the whole run, with the tokens that are in no
-                file, as far as a keyframe after them counts them.
+            phase: `prefill` or `decode`.
+            last: number of recorded tokens at the end of the phase to count; None for the whole run, including tokens
+                in a gap if a keyframe after it has their counts.
 
         Raises:
             UserError: there is no such phase or window.
@@ -172,11 +172,11 @@ class Session:
         return counts
 
     def usage(self, phase: Phase = "decode", last: int | None = None) -> Floats:
-        """Share of the selections in its layer that each expert got, 0..1 `[L, E]`; NaN in layers without any.
+        """Return the share of each expert in its layer's selections, 0..1 `[L, E]`; NaN in layers without selections.
 
         Args:
-            phase: prefill and decode are kept apart.
-            last: as for `counts`.
+            phase: `prefill` or `decode`.
+            last: as in `counts`.
 
         Raises:
             UserError: there is no such phase or window.
@@ -186,7 +186,7 @@ class Session:
     # -- chunks
 
     def chunks(self) -> Arrays:
-        """Chunks computed from the tokens, by name `[C]`: ready for `pandas.DataFrame(…)`.
+        """Return the chunks recomputed from the tokens, by name `[C]`, for `pandas.DataFrame(…)`.
 
         `index`, `context`, `first`, `last`, `tokens`, `partial`, `warm_up`, the signals, the pressures and their
         weights, `residual`, `pause`.
@@ -195,20 +195,20 @@ class Session:
         return {column.name: _array(column, [row[column.name] for row in rows]) for column in CHUNKS.columns}
 
     def pressures(self) -> Arrays:
-        """`index`, `context`, `first`, `last`, `partial`, `warm_up` and the four pressures of each chunk `[C]`."""
+        """Return the columns `PRESSURES` of the chunks `[C]`: indices, `partial`, `warm_up` and the four pressures."""
         chunks = self.chunks()
         return {name: chunks[name] for name in PRESSURES}
 
     def fit(self, context: int | None = None) -> Fit:
-        """The half-life of mid-pressure in one context, over complete chunks after the warm-up.
+        """Fit the half-life of mid-pressure in one context, over complete chunks after the warm-up.
 
-        Chunks that are in no file count as time that was not observed, which is warned of.
+        Chunks in a gap count as time without observation; a warning reports them.
 
         Args:
-            context: its number, from 0; by default the newest one that is long enough.
+            context: number of the context, from 0; by default the newest one that is long enough.
 
         Raises:
-            UserError: nothing can be fitted, and why.
+            UserError: nothing can be fitted; the message has the reason.
         """
         series = self._read.series
         chosen = chosen_context(series, context, self.path)
@@ -227,7 +227,7 @@ class Session:
             return _Contents(reader)
 
     def _chosen(self, phase: Phase | None) -> Any:
-        """An index for the tokens of a phase."""
+        """Return an index that selects the tokens of a phase."""
         return slice(None) if phase is None else self._read.arrays["phase"] == _checked(phase)
 
     def _recorded(self, name: str, phase: Phase | None) -> npt.NDArray[Any]:
@@ -241,12 +241,12 @@ class Session:
 
 _PROBABILITIES = "probabilities"
 _LABEL = "<U9"
-"""Characters of the longest phase or source."""
+"""NumPy type of a phase or source: the longest has nine characters."""
 _TOKEN_COLUMNS = ("i", "t", "phase", "source", "id", "text", "logprob", "top_margin", "choice_gap", "would_stop")
 
 
 class _Contents:
-    """All that a session holds, in compact arrays.
+    """Contents of a session in compact arrays.
 
     Args:
         reader: at its beginning; it is read to its end.
@@ -261,13 +261,13 @@ class _Contents:
         self.series = RecordedSeries(self.header.pressure)
         shape = len(self.header.model.layers), self.header.model.experts
         self.before: dict[str, Ints] = {phase: np.zeros(shape, np.int64) for phase in get_args(Phase)}
-        """[L, E] selections of tokens that are in no file."""
+        """Selections `[L, E]` of tokens in a gap, by phase."""
         self._pieces: list[Arrays] = []
         self._beginnings = Beginnings()
         self._contexts = ContextNumbers()
         self._read(reader)
         self.arrays = self._joined()
-        """One quantity of all tokens each `[T, …]`; without probabilities, if no token has them."""
+        """One array `[T, …]` per quantity; without probabilities if no token has them."""
         self.torn = reader.torn
 
     def _read(self, reader: RunReader) -> None:
@@ -290,7 +290,7 @@ class _Contents:
             self.series.feed(event)
 
     def _recorded(self, phase: str) -> Ints:
-        """[L, E] selections of the recorded tokens so far."""
+        """Return the selections `[L, E]` of the recorded tokens so far."""
         counts = np.zeros_like(self.before[phase])
         for piece in self._pieces:
             for experts in piece["experts"][piece["phase"] == phase]:
@@ -313,7 +313,7 @@ class _Contents:
 
 
 def _compact(tokens: TokenArrays) -> Arrays:
-    """Tokens in half of the memory: ids need no more than 32 bits, and steps of 0.0001 no more than 24."""
+    """Return tokens in half the memory: ids fit in 32 bits, and multiples of 0.0001 in the 24 bits of a float32."""
     found: Arrays = {name: getattr(tokens, name) for name in ("entropy", "margin", "churn", *_TOKEN_COLUMNS)}
     found["phase"], found["source"] = np.array(tokens.phase, _LABEL), np.array(tokens.source, _LABEL)
     found["text"] = np.array(tokens.text, object)
@@ -325,7 +325,7 @@ def _compact(tokens: TokenArrays) -> Arrays:
 
 
 def _array(column: Column, values: list[Any]) -> npt.NDArray[Any]:
-    """Values of a chunk column; in those of numbers and text something may be missing."""
+    """Return the values of a chunk column; numbers and texts may be missing."""
     if column.kind == "number":
         return np.array([np.nan if value is None else value for value in values], np.float64)
     return np.array(values, {"integer": np.int64, "truth": np.bool_}.get(column.kind, np.object_))

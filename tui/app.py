@@ -1,10 +1,9 @@
-"""The Textual app: one timer takes in what the source has, folds it, and draws a frame."""
+"""The Textual app: one timer drains the source, folds its events, and draws a frame."""
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -20,21 +19,23 @@ from textual.filter import LineFilter
 from textual.timer import Timer
 
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Marker, Refused, RunWarning, StreamItem, Vitals
+from moe_watch.routing.events import Refused, RunWarning, StreamItem
 from moe_watch.sessions.replaying.source import ReplaySource
-from moe_watch.sessions.source import END, HOME, PaceStatus, Source
+from moe_watch.sessions.source import Source
 from moe_watch.tui.drawing.colours import DARK, THEMES
 from moe_watch.tui.input.actions import BY_ID, bindings, holder
 from moe_watch.tui.input.command_palette import ActionProvider
 from moe_watch.tui.input.control import Control
-from moe_watch.tui.screens.ask import JUMP, NOTE, PROMPT, SAY, SAY_OR_TURN, TURN, AskScreen, Question, Reply
+from moe_watch.tui.input.intake import Intake
 from moe_watch.tui.screens.dashboard import DashboardScreen
-from moe_watch.tui.screens.find import FindScreen, quoted, told
+from moe_watch.tui.screens.dialogs import Dialogs
+from moe_watch.tui.screens.find import FindScreen
 from moe_watch.tui.screens.help import HelpScreen
+from moe_watch.tui.screens.performers import Performer, Performers
 from moe_watch.tui.screens.sessions import SessionsScreen
-from moe_watch.tui.state.frame import Frame, pace_in_words
+from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.frame_rate import FrameRate
-from moe_watch.tui.state.run import RunView, stage_of
+from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.trends import Trends
 from moe_watch.tui.terminal.job_control import leave_on_signals, suspend
 from moe_watch.tui.terminal.sanitize_filter import SanitizeFilter
@@ -45,12 +46,9 @@ from moe_watch.tui.widgets.bars.timeline import TimelineBar
 from moe_watch.tui.widgets.toasts import Toasts
 
 FOLD_SECONDS = 0.05
-"""A frame without a timer takes in items for so long at most; what is left waits for the next one."""
+"""Without a timer, time for folding events before each frame; the rest waits for the next one."""
 FOLD_SHARE = 0.5
-"""With a timer, for this share of the time between frames: a slower rate must not take in less."""
-HISTORY_KEPT = 50
-PACE_SECONDS = 2.0
-"""How long a new pace is shown; several keys in a row are usual."""
+"""With a timer, share of the frame interval for folding events: a lower frame rate must not fold fewer of them."""
 
 
 class MoeWatchApp(App[None]):
@@ -60,12 +58,12 @@ class MoeWatchApp(App[None]):
 
     Args:
         source: where events come from.
-        clock: seconds, monotonic; nothing here reads another clock.
-        fps: frames per second at most; None leaves the timer out, and `tick` must be called.
-        theme: name of a theme; None takes our dark one.
-        simulated: says loudly that what is shown was made up. For tests of the dashboard only.
-        executor: where fits are made; None for one thread beside the screen's.
-        closing: entered while the source is closed, when the terminal is restored already.
+        clock: seconds, monotonic; no other clock is read here.
+        fps: frames per second at most; None for no timer, `tick` must then be called.
+        theme: name of a theme; None for our dark one.
+        simulated: mark the run as made up on the screen. For tests of the dashboard only.
+        executor: where fits are computed; None for a thread.
+        closing: entered while the source is closed, after the terminal is restored.
 
     Raises:
         UserError: there is no such theme.
@@ -98,59 +96,27 @@ class MoeWatchApp(App[None]):
         self._inert = SanitizeFilter()
         self.source = source
         self.view = RunView()
+        self.intake = Intake(self.view, clock)
         self.control = Control(source, self.view)
         self.trends = Trends(executor or ThreadPoolExecutor(1, thread_name_prefix="fits"), clock)
         self.toasts = Toasts(self, clock)
         self.simulated = simulated
-        self.dashboard = board = DashboardScreen()
+        self.dashboard = DashboardScreen()
+        self.dialogs = Dialogs(self, self.dashboard, self.control, self._show)
         self._clock = clock
         self._rate = None if fps is None else FrameRate(fps)
         self._timer: Timer | None = None
-        self._backlog: deque[StreamItem] = deque()
-        self._said: deque[str] = deque(maxlen=HISTORY_KEPT)
         self._while_closing = closing
         self._held = False
         """A replay was playing when the program was suspended."""
-        self._unbound_told = False
-        """It was said that a key does nothing."""
-        self._stage: tuple[object, ...] = ()
-        self._stage_began = clock()
-        """When the present stage of loading or prefill began."""
-        self._heard = clock()
-        """When the worker last said anything."""
-        self._performers: dict[str, Callable[[], object]] = {
-            "pause": self.control.toggle_pause,
-            "multistep": self.control.toggle_multistep,
-            "tap": self.control.toggle_tap,
-            "faster": lambda: self._tell_pace(self.control.change_pace(1)),
-            "slower": lambda: self._tell_pace(self.control.change_pace(-1)),
-            "unlimited": lambda: self._tell_pace(self.control.unlimited()),
-            "restart": lambda: self.source.restart(),
-            "go_on": self.control.go_on,
-            "go_on_now": lambda: self.control.go_on(at_once=True),
-            "say": self._ask_say,
-            "turn": lambda: self._ask(TURN, lambda reply: self.control.turn(reply.text)),
-            "prompt": lambda: self._ask(PROMPT, lambda reply: self.source.prompt(reply.text)),
-            "back": lambda: self.control.seek_seconds(-1),
-            "on": lambda: self.control.seek_seconds(1),
-            "previous_token": lambda: self.control.step(-1),
-            "next_token": lambda: self.control.step(1),
-            "previous_mark": lambda: self._seek_stop(-1),
-            "next_mark": lambda: self._seek_stop(1),
-            "home": lambda: self.control.seek(HOME),
-            "end": lambda: self.control.seek(END),
-            "jump": lambda: self._ask(JUMP, lambda reply: self._seek_written(reply.text)),
-            "tenth": lambda: self._ask(JUMP, lambda reply: self._seek_written(reply.text)),
-            "find": self._find,
-            "find_next": self._find_next,
-            "record": self.control.toggle_recording,
-            "mark": lambda: self._ask(NOTE, self._mark),
+        self._unbound_shown = False
+        """The message about a key without an action was shown."""
+        performers = Performers(self, self.dashboard, self.control, self.dialogs, self.toasts)
+        self._performers: dict[str, Performer] = {
+            **performers.run(),
+            **performers.seek(),
+            **performers.panels(),
             "sessions": self._show_sessions,
-            "pressure_mode": partial(board.switch, board.pressure, board.pressure.toggle_mode),
-            "pressure_lines": partial(board.switch, board.pressure, board.pressure.toggle_lines),
-            "pressure_fits": partial(board.switch, board.pressure, board.pressure.toggle_fits),
-            "token_colour": partial(board.switch, board.stream, board.stream.toggle_colouring),
-            "maximize": self.dashboard.toggle_maximized,
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
             "palette": self.action_command_palette,
@@ -160,15 +126,15 @@ class MoeWatchApp(App[None]):
 
     @property
     def frame_now(self) -> Frame:
-        """This moment."""
+        """The frame of this moment."""
         return Frame.of(
             self.view,
             self.source,
-            caught_up=not self._backlog,
+            caught_up=self.intake.caught_up,
             queued=self.control.queued,
             simulated=self.simulated,
-            silent=self._clock() - self._heard,
-            waited=self._clock() - self._stage_began,
+            silent=self.intake.silent,
+            waited=self.intake.waited,
             trend=self.trends.of(self.view, self.dashboard.pressure.mode(self.view)),
         )
 
@@ -179,9 +145,11 @@ class MoeWatchApp(App[None]):
         chosen = super().get_driver_class()
         if sys.platform == "win32" or chosen.__name__ != "LinuxDriver":
             return chosen
-        from moe_watch.tui.terminal.resilient_driver import ResilientDriver  # imports what Windows does not have
+        from moe_watch.tui.terminal.resilient_driver import ResilientDriver  # imports modules that Windows lacks
 
         return ResilientDriver
+
+    # Life cycle
 
     async def on_mount(self) -> None:
         leave_on_signals(self.exit)
@@ -191,26 +159,26 @@ class MoeWatchApp(App[None]):
         self.source.start()
         self.call_after_refresh(self.tick)
         self._set_timer()
-        gc.freeze()  # modules and widgets are here to stay, and to look through them takes longer than some frames
+        gc.freeze()  # modules and widgets stay alive, and collecting them takes longer than some frames
 
     def _suspend(self) -> None:
         if refusal := suspend(self._driver):
             self.notify(f"suspend: {refusal}", severity="warning")
 
     def _hold(self, _: object) -> None:
-        """Hold a replay while the program is stopped; a live run waits by itself, once nothing reads what it sends."""
-        self._held = self.source.recording.mode == "replay" and not self.source.pace.paused
+        """Pause playback while the program is stopped. A live run pauses by itself, once its events are not read."""
+        self._held = "speed" in self.source.abilities and not self.source.pace.paused
         if self._held:
             self.source.pause()
 
     def _release(self, _: object) -> None:
         if self._held:
             self.source.resume()
-        self._heard = self._clock()
+        self.intake.wake()
         self.refresh(layout=True)
 
     def action_help_quit(self) -> None:
-        """Textual's answer to ctrl+c, in our words."""
+        """Show which key quits; Textual binds this action to ctrl+c."""
         self.notify(f"{BY_ID['quit'].shown} quits, or ctrl+q from anywhere", markup=False)
 
     async def action_quit(self) -> None:
@@ -223,14 +191,17 @@ class MoeWatchApp(App[None]):
         with self._while_closing():
             self.source.close()
 
+    # Frames
+
     def tick(self) -> None:
-        """Take in what has arrived and draw a frame."""
+        """Fold the events that arrived, and draw a frame."""
         started = self._clock()
-        self._follow_search()
-        self._listen(started)
+        self.dialogs.follow_search()
+        self.control.follow_aim()
+        self.intake.drain(self.source, started)
         budget = FOLD_SECONDS if self._rate is None else FOLD_SHARE * self._rate.interval
-        while self._backlog and self._clock() - started <= budget:
-            self._take_in(self._backlog.popleft())
+        for item in self.intake.feed(started + budget):
+            self._warn(item)
         drawing = self._clock()
         self.toasts.warn_of_source(self.source.warnings)
         self.trends.follow(self.view, self.dashboard.pressure.mode(self.view))
@@ -238,29 +209,14 @@ class MoeWatchApp(App[None]):
         if self._rate is not None:
             self.call_after_refresh(self._frame_done, drawing)
 
-    def _listen(self, now: float) -> None:
-        """Fetch what has arrived; readings of the machine and marks are made here and say nothing of the worker."""
-        self.control.follow_aim()
-        arrived = self.source.drain()
-        self._backlog.extend(arrived)
-        if any(not isinstance(item, Vitals | Marker) for item in arrived):
-            self._heard = now
-
-    def _take_in(self, item: StreamItem) -> None:
-        self.view.feed(item)
-        stage = stage_of(self.view)
-        if stage != self._stage:
-            self._stage, self._stage_began = stage, self._clock()
-        if isinstance(item, Refused) and self.source.recording.mode != "replay":
-            self._tell_refusal(item)
-        elif isinstance(item, RunWarning) and self.source.recording.mode != "replay":
+    def _warn(self, item: StreamItem) -> None:
+        """Show a refused command or a warning of a run that takes commands; recorded ones are in the stream only."""
+        if isinstance(item, Refused) and self.control.steering is not None:
+            if item.command in ("inject", "start"):
+                self.control.refused()
+            self.toasts.warn(item.why)
+        elif isinstance(item, RunWarning) and self.control.steering is not None:
             self.toasts.warn(item.text)
-
-    def _tell_refusal(self, refused: Refused) -> None:
-        """Show why a command was not carried out."""
-        if refused.command in ("inject", "start"):
-            self.control.refused()
-        self.toasts.warn(refused.why)
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
@@ -268,7 +224,7 @@ class MoeWatchApp(App[None]):
                 self.dashboard.show(self.frame_now)
 
     def _frame_done(self, drawing: float) -> None:
-        """Adapt the rate to what drawing takes; taking in has a share of its own, whatever the rate is."""
+        """Adapt the frame rate to the time of drawing; folding has a fixed share of any rate."""
         if self._rate is not None and self._rate.took(self._clock() - drawing):
             self._set_timer()
 
@@ -278,19 +234,21 @@ class MoeWatchApp(App[None]):
         if self._rate is not None:
             self._timer = self.set_interval(self._rate.interval, self.tick)
 
+    # Actions
+
     def on_key(self, event: events.Key) -> None:
-        """Say once that a key does nothing, and where those are that do."""
+        """Show once that a key has no action, and which key lists them."""
         unbound = self.screen is self.dashboard and event.key not in self.screen.active_bindings
-        if unbound and event.key != "escape" and not self._unbound_told:
-            self._unbound_told = True
+        if unbound and event.key != "escape" and not self._unbound_shown:
+            self._unbound_shown = True
             self.notify(f"no action on {one_line(event.key, 20)}: ? shows all keys", markup=False)
 
     async def action_press_key(self, key: str) -> None:
-        """Do what a key stands for now."""
+        """Perform the action that a key has now."""
         await self.action_perform(holder(key, self.frame_now).id, key)
 
     async def action_perform(self, name: str, key: str = "") -> None:
-        """Do what a key, the footer or the palette asks for, or say why not."""
+        """Perform an action of a key, the footer or the palette, or show why it cannot be performed."""
         action = BY_ID[name]
         frame = self.frame_now
         if not action.offered(frame):
@@ -302,75 +260,36 @@ class MoeWatchApp(App[None]):
             self.control.seek_tenth(int(key))
         else:
             self._performers[name]()
-        if "seek" in action.needs:  # or the next frame would only set out for there
+        if "seek" in action.needs:  # without this, the next frame would only begin the seek
             self.tick()
         else:
             self._show()
 
     @on(TimelineBar.Sought)
     def seek_pointed(self, message: TimelineBar.Sought) -> None:
-        """The timeline was clicked, or dragged."""
+        """Seek to where the timeline was clicked or dragged."""
         self.control.aim(message.token)
 
     @on(FooterBar.KeyClicked)
     async def perform_chosen(self, message: FooterBar.KeyClicked) -> None:
-        """A key in the footer was clicked."""
+        """Perform the action of a key that was clicked in the footer."""
         await self.action_perform(message.action.id)
-
-    def _tell_pace(self, pace: PaceStatus) -> None:
-        """Give a sign where the bars have none: a live run's pace is in the footer, if there is room for it."""
-        if pace.kind == "rate":
-            self.notify(f"pace: {pace_in_words(pace)}", timeout=PACE_SECONDS, markup=False)
-
-    def _seek_stop(self, direction: int) -> None:
-        if not self.control.seek_stop(direction):
-            where = "after" if direction > 0 else "before"
-            self.toasts.tell(f"no mark or injection {where} this token")
-
-    def _seek_written(self, text: str) -> None:
-        try:
-            self.control.seek_written(text)
-        except UserError as error:
-            self.notify(one_line(str(error), SENTENCE_LIMIT), severity="warning", markup=False)
-
-    def _find(self) -> None:
-        self.push_screen(FindScreen(self.control.sought), lambda _: self.control.stop_search())
-
-    def _find_next(self) -> None:
-        if self.control.sought:
-            self._look_for(self.control.sought)
-        else:
-            self._find()
 
     @on(FindScreen.Asked)
     def find_asked(self, message: FindScreen.Asked) -> None:
-        """A text was written that is to be looked for."""
-        self._look_for(message.text)
+        """Search for the text that was written."""
+        self.dialogs.search(message.text)
 
-    def _look_for(self, text: str) -> None:
-        if not self.control.find(text):
-            self.notify(f"{BY_ID['find'].title}: nothing of the recording can be looked through", markup=False)
-
-    def _follow_search(self) -> None:
-        """Say how far a search is, and what it came to; going there was asked for already."""
-        search = self.control.follow_search()
-        under_way = search is not None and not search.over
-        self.dashboard.timeline.note = f"{quoted(search.text)}: {told(search)}" if search and under_way else ""
-        if search is None:
-            return
-        if isinstance(self.screen, FindScreen):
-            self.screen.tell(search)
-        elif search.over and (search.match is None or search.wrapped):
-            self.notify(f"{quoted(search.text)}: {told(search)}", markup=False)
+    # Sessions
 
     def _show_sessions(self) -> None:
-        recording = self.source.recording
-        running = recording.mode != "replay" and not self.source.ended
-        path = "" if recording.mode == "off" else recording.path
-        self.push_screen(SessionsScreen(present=path, running=running), self._replay)
+        frame = self.frame_now
+        recorded = "" if frame.recording.mode == "off" else frame.recording.path
+        running = self.control.steering is not None and not self.source.ended
+        self.push_screen(SessionsScreen(present=frame.origin.path or recorded, running=running), self._replay)
 
     def _replay(self, path: Path | None) -> None:
-        """Leave the present source for a recording; what it recorded is closed in an orderly way."""
+        """Change to a recorded session; the source before is closed, and its recording completed."""
         if path is None:
             return
         source = ReplaySource(path, self._clock)
@@ -379,41 +298,16 @@ class MoeWatchApp(App[None]):
         except UserError as error:
             self.notify(one_line(str(error), SENTENCE_LIMIT), severity="warning", markup=False)
             return
-        self.control.stop_search()
         before, self.source = self.source, source
-        self.control.source = source
-        self._backlog.clear()
+        self.control.change_source(source)
+        self.intake.begin_source()
         self.toasts.begin_source()
-        left = [before]  # which a worker of Textual's, a reference cycle, would keep with all that it has read
+        left = [before]  # a worker of Textual's is a reference cycle and would keep a source that it holds directly
         self.run_worker(partial(_close, left), thread=True, exit_on_error=False)
         self.tick()
 
-    def _ask_say(self) -> None:
-        question = SAY_OR_TURN if "turn" in self.source.abilities else SAY
-        self._ask(question, lambda reply: self.control.say(reply.text, reply.form, at_once=reply.at_once))
-
-    def _ask(self, question: Question, then: Callable[[Reply], None]) -> None:
-        """Ask for a text, and do something with it if there is one."""
-
-        def answered(reply: Reply | None) -> None:
-            if reply is not None:
-                self._remember(reply.text)
-                then(reply)
-                self._show()
-
-        self.push_screen(AskScreen(question, list(self._said)), answered)
-
-    def _remember(self, text: str) -> None:
-        """Keep what was written, so that it can be written again; the same text twice only once."""
-        if text and text not in list(self._said)[-1:]:
-            self._said.append(text)
-
-    def _mark(self, reply: Reply) -> None:
-        self.source.mark(reply.text)
-        self.notify(f"marked at token {self.view.tokens:,}", markup=False)
-
 
 def _close(left: list[Source]) -> None:
-    """Close a source and let go of it; frames drawn of it are reference cycles, and many for the collector to find."""
+    """Close a source and release it; frames drawn of it are reference cycles, so collect them now."""
     left.pop().close()
     gc.collect()

@@ -1,4 +1,4 @@
-"""The dashboard on a terminal that nobody looks at, to measure what it costs."""
+"""The dashboard on a null terminal, to measure its cost."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SIZE = (120, 40)
 
 
 class UnseenDriver(HeadlessDriver):
-    """Takes every frame as a terminal would, and throws it away."""
+    """Driver that writes every frame to the null device."""
 
     @property
     def is_headless(self) -> bool:
-        """Textual draws nothing for a driver that says so."""
+        """False: Textual draws nothing for a headless driver."""
         return False
 
     def start_application_mode(self) -> None:
@@ -39,7 +39,7 @@ class UnseenDriver(HeadlessDriver):
 
 
 class UnseenApp(MoeWatchApp):
-    """The dashboard, which leaves when its source has ended."""
+    """The dashboard; it exits when its source has ended."""
 
     def get_driver_class(self) -> type[Driver]:
         return UnseenDriver
@@ -51,7 +51,7 @@ class UnseenApp(MoeWatchApp):
 
 
 def run_unseen(source: Source) -> None:
-    """Follow a source to its end on a dashboard of `SIZE`, as fast as it goes.
+    """Follow a source to its end on a dashboard of `SIZE`, without a limit of the rate.
 
     Raises:
         UserError: the dashboard failed.
@@ -60,12 +60,12 @@ def run_unseen(source: Source) -> None:
         app = UnseenApp(source, clock=time.monotonic)
         app.run(size=SIZE)
     if app.return_code:
-        raise UserError("the dashboard failed", advice="see what it wrote above")
+        raise UserError("the dashboard failed", advice="see its output above")
 
 
 @contextmanager
 def _true_colour() -> Iterator[None]:
-    """What is drawn must not depend on the terminal that this happens to be called from."""
+    """Set the environment of a true-colour terminal, so that frames do not depend on the caller's terminal."""
     kept = {name: os.environ.get(name) for name in ("TERM", "COLORTERM", "NO_COLOR")}
     os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
     os.environ.pop("NO_COLOR", None)

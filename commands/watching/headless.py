@@ -44,10 +44,12 @@ def follow(source: LiveSource | ReplaySource, *, total: int | None, quiet: bool 
 
 def finish(source: LiveSource | ReplaySource, summary: RunSummary | None, *, as_json: bool) -> None:
     """Print the summary on standard output, and everything else on standard error."""
-    recording = source.recording
+    from moe_watch.sessions.source import Recordable
+
+    recording = source.recording if isinstance(source, Recordable) else None
     for warning in source.warnings:
         complain(warning)
-    if recording.problem:
+    if recording is not None and recording.problem:
         complain(recording.problem)
     if as_json:
         print_result(summary)
@@ -56,7 +58,7 @@ def finish(source: LiveSource | ReplaySource, summary: RunSummary | None, *, as_
 
         for line in summary_lines(summary):
             say(line)
-    if recording.path and recording.mode != "replay":
+    if recording is not None and recording.path:
         say(f"recorded to {recording.path}", err=True)
 
 

@@ -54,6 +54,7 @@ def show(source: LiveSource | ReplaySource) -> None:
     Raises:
         UserError: the run could not begin, or the file could not be read.
     """
+    from moe_watch.sessions.source import Recordable
     from moe_watch.tui.app import MoeWatchApp
 
     with _signals_put_off():
@@ -65,6 +66,8 @@ def show(source: LiveSource | ReplaySource) -> None:
             source.close()
     if source.fatal_error is not None:
         raise source.fatal_error
+    if not isinstance(source, Recordable):
+        return
     recording = source.recording
     if recording.problem:
         complain(recording.problem)

@@ -12,7 +12,7 @@ from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.run import LiveRun
 from moe_watch.sessions.live.serial_thread import Mailbox
 from moe_watch.sessions.live.settings import RunSettings
-from moe_watch.sessions.source import Ability, Jump, PaceStatus, RecordingStatus, Timeline
+from moe_watch.sessions.source import Ability, Origin, PaceStatus, RecordingStatus
 from moe_watch.sessions.text import whole_text
 
 
@@ -45,8 +45,8 @@ class LiveSource:
         return always | turn | pause
 
     @property
-    def loading(self) -> str:
-        return self._model
+    def origin(self) -> Origin:
+        return Origin("model", model=self._model)
 
     @property
     def recording(self) -> RecordingStatus:
@@ -59,10 +59,6 @@ class LiveSource:
     @property
     def ended(self) -> bool:
         return self._run.stage in ("finished", "failed", "closed") and not self._stream
-
-    @property
-    def timeline(self) -> Timeline | None:
-        return None
 
     @property
     def fatal_error(self) -> UserError | None:
@@ -118,9 +114,6 @@ class LiveSource:
 
     def set_pace(self, value: float) -> None:
         self._mailbox.post(partial(self._run.set_rate, max(0.0, value)))
-
-    def seek(self, jump: Jump) -> None:
-        """Nothing: a live run is where it is."""
 
     def set_recording(self, on: bool) -> None:
         self._mailbox.post(partial(self._run.set_recording, on))

@@ -1,4 +1,4 @@
-"""Where Python's garbage collector would come at the wrong moment."""
+"""Pause of Python's garbage collector during a seek."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Have no garbage collection while a jump makes its many long lists, nor on their account as soon as it is over."""
+    """Disable garbage collection while a seek allocates many long lists, and prevent one because of them afterwards."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # the two together count everything as old, without looking at it
+        gc.freeze()  # together they move all objects to the oldest generation without a collection
         gc.unfreeze()
         if was_on:
             gc.enable()

@@ -1,79 +1,79 @@
-"""Where in recorded time a replay is."""
+"""Clock of a replay: recorded seconds as a function of a monotonic clock, the playback speed and pauses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 SLOWEST, FASTEST = 0.25, 16.0
-LONGEST_WAIT = 2.0
-"""Recorded seconds in which nothing happens that are waited for; the rest of a longer pause is skipped."""
 
 
 class Playhead:
-    """Recorded seconds as a function of an injected clock: held, or moving at a speed.
+    """Position in recorded time: held, or moving at the playback speed.
 
     Args:
         clock: monotonic seconds.
-        speed: factor on recorded time; 0 is as fast as one asks. Others are kept within 0.25 to 16.
+        speed: recorded seconds per second; 0 is unlimited. Other values are clamped to 0.25 to 16.
     """
 
     def __init__(self, clock: Callable[[], float], speed: float) -> None:
         self._clock = clock
         self.speed = _bounded(speed)
         self.paused = False
-        self._recorded: float | None = None
-        """Recorded seconds at the time `_since`; None until the first event has set it."""
-        self._since = 0.0
+        self._anchor: tuple[float, float] | None = None
+        """Recorded seconds, and the clock at that moment; None until the first event sets it."""
 
-    def reaches(self, recorded: float, quiet_since: float | None = None) -> bool:
-        """Whether an event of this time is due. The first one always is: what came before it was not recorded.
+    @property
+    def seconds(self) -> float | None:
+        """Recorded seconds now; None before the first event."""
+        if self._anchor is None:
+            return None
+        recorded, since = self._anchor
+        return recorded if self.paused else recorded + (self._clock() - since) * self.speed
+
+    def reaches(self, due: float, earliest: float) -> bool:
+        """Move to `due` and return True if an event is to be shown now.
+
+        The first event is always due: what came before it was not recorded.
 
         Args:
-            recorded: the event's time.
-            quiet_since: when something happened last, if one need not wait longer than `LONGEST_WAIT` after it.
+            due: recorded time of the event.
+            earliest: recorded time from which the event is shown, at most `due`; the wait between them is skipped.
         """
         if self.paused:
             return False
-        if self._recorded is None or self.speed == 0:
-            self.move_to(recorded)
-        until = recorded if quiet_since is None else min(recorded, quiet_since + LONGEST_WAIT)
-        if self._position() < until:
+        now = None if self.speed == 0 else self.seconds
+        if now is not None and now < earliest:
             return False
-        if self._position() < recorded:
-            self.move_to(recorded)
+        if now is None or now < due:
+            self.move_to(due)
         return True
 
     def move_to(self, recorded: float) -> None:
-        """Be at this time now."""
-        self._recorded, self._since = recorded, self._clock()
+        """Set the position to this recorded time."""
+        self._anchor = recorded, self._clock()
 
     def reset(self) -> None:
-        """Be nowhere: the next event is due whatever its time."""
-        self._recorded = None
+        """Forget the position: the next event is due at any time."""
+        self._anchor = None
 
     def hold(self) -> None:
-        """Stand still."""
-        self._anchor()
+        """Pause at the present position."""
+        self._anchor_here()
         self.paused = True
 
     def release(self) -> None:
-        """Go on from where it stands."""
-        self._anchor()
+        """Continue from the present position."""
+        self._anchor_here()
         self.paused = False
 
     def set_speed(self, speed: float) -> None:
-        """Go on from here at another speed."""
-        self._anchor()
+        """Continue from the present position at another speed."""
+        self._anchor_here()
         self.speed = _bounded(speed)
 
-    def _anchor(self) -> None:
-        if self._recorded is not None:
-            self.move_to(self._position())
-
-    def _position(self) -> float:
-        assert self._recorded is not None
-        moved = 0.0 if self.paused else (self._clock() - self._since) * self.speed
-        return self._recorded + moved
+    def _anchor_here(self) -> None:
+        if (now := self.seconds) is not None:
+            self.move_to(now)
 
 
 def _bounded(speed: float) -> float:

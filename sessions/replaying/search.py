@@ -1,4 +1,4 @@
-"""Looking for a text in a recording, on a thread of its own: a long one takes seconds to be looked through."""
+"""Search for a text in a recording, in a thread: a long recording takes seconds to read."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.store import Store
 
 SOUGHT_SOURCES = frozenset({"generated", "injected"})
-"""What is looked through: the prompt is known to whoever wrote it."""
+"""Sources of the tokens that are searched; not the prompt, which the user wrote."""
 LINES_AT_ONCE = 128
-"""So many lines, a millisecond's work, are looked at before it is asked whether that is still wanted."""
+"""Lines, a millisecond's work, between two checks of the stop flag."""
 PAUSE_SECONDS = 0.0005
-"""After each of these, so that the screen's thread need not wait for the interpreter's lock."""
+"""Pause after each of these checks, so that the screen's thread need not wait for the interpreter lock."""
 _OURS = re.compile(
     rb'\{"event":"token","i":(\d{1,16}),"t":[\d.e+-]{1,24},"phase":"\w{6,7}","source":"(\w{6,9})","id":-?\d{1,16},'
     rb'"text":("(?:[^"\\]|\\.)*+")'
 )
-"""The beginning of a token as moe-watch writes it: the rest of the line need not be looked at."""
+"""Start of a token's line as moe-watch writes it; the rest of the line is not decoded."""
 
 
 class _Token(msgspec.Struct, tag_field="event", tag="token"):
-    """The little of a token that is looked at."""
+    """Fields of a token that a search needs."""
 
     i: int
     source: str
@@ -40,7 +40,7 @@ class _Token(msgspec.Struct, tag_field="event", tag="token"):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Where a text stands."""
+    """Position of an occurrence."""
 
     first: int
     """Index of the token in which it begins."""
@@ -50,55 +50,54 @@ class Match:
 
 @runtime_checkable
 class Searchable(Protocol):
-    """A source in whose recording a text can be looked for."""
+    """A source with a recording that can be searched."""
 
     def search(self, text: str) -> Search | None:
-        """Begin to look for the next place of a text behind the position; None while nothing is read yet."""
+        """Begin a search for the next occurrence after the position; return None before the header is read."""
 
 
 class Search:
-    """One look through a recording, from a place to its end and then from its beginning to that place.
+    """One search from a line to the end, and then from the beginning to that line.
 
-    The text may span tokens; upper and lower case are the same.
+    An occurrence may span tokens. Upper and lower case are equal.
 
     Args:
-        store: the session's bytes. It stays open until the search is `over`; `stop` ends one.
-        text: what to look for, not empty.
+        store: the session's bytes. It must stay open until the search is `over`; `stop` ends a search.
+        text: the query, not empty.
         beginning: offset of the line after the header.
         here: offset of the line to begin with.
-        end: offset behind the last whole line.
+        end: offset after the last whole line.
     """
 
     def __init__(self, store: Store, text: str, beginning: int, here: int, end: int) -> None:
         self.text = text
         self.match: Match | None = None
-        """The place that was found."""
         self.problem = ""
-        """Why not all could be read, in a line."""
+        """Message about a file that could not be read to its end."""
         self.wrapped = False
-        """The end was reached, and what is looked at, or was found, stands before the place."""
+        """The end was reached; the present position of the search, or its match, precedes the first line."""
         self.over = False
-        """Nothing will change any more."""
+        """The search has ended; no attribute changes after that."""
         self._store = store
         self._beginning, self._here, self._end = beginning, here, end
         self._looked = 0
-        """Bytes that were looked through."""
+        """Number of bytes searched."""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="search", daemon=True)
         self._thread.start()
 
     @property
     def share(self) -> float:
-        """How much of the recording was looked through, 0..1."""
+        """Share of the recording that was searched, 0..1."""
         return min(1.0, self._looked / max(1, self._end - self._beginning))
 
     @property
     def stopping(self) -> bool:
-        """It was told to stop."""
+        """`stop` was called."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Let it be, and wait until the store is no longer used."""
+        """End the search, and wait until it no longer uses the store."""
         self._stopped.set()
         self._thread.join()
 
@@ -113,7 +112,7 @@ class Search:
         self.over = True
 
     def _look(self, start: int, until: int) -> Match | None:
-        """The first place in these bytes, or one that begins in them and ends behind them."""
+        """Return the first occurrence that begins in these bytes; it may end after them."""
         rolling, most, beyond = RollingText(self.text), len(self.text.casefold()), 0
         for line in self._lines(start):
             token = _token(line.content)
@@ -126,12 +125,12 @@ class Search:
         return None
 
     def _lines(self, start: int) -> Iterator[Line]:
-        """The lines from an offset on, as long as they are wanted."""
+        """Yield the lines from an offset on, until the search is stopped."""
         lines, looked = Lines(self._store), self._looked
         lines.go_to(1, start)
         while lines.offset < self._end and not self.stopping:
             for _ in range(LINES_AT_ONCE):
-                with suppress(LineTooLongError):  # asked again, it goes on behind that line
+                with suppress(LineTooLongError):  # the next call continues after that line
                     line = lines.next()
                     if line is None:
                         return
@@ -141,29 +140,29 @@ class Search:
 
 
 class RollingText:
-    """The text of tokens that follow one another, as much of its end as a wanted text may begin in.
+    """Text of successive tokens, cut to the end in which an occurrence of the query may begin.
 
     Args:
-        wanted: what to look for, not empty.
+        query: the text to find, not empty.
     """
 
-    def __init__(self, wanted: str) -> None:
-        self._wanted = wanted.casefold()
+    def __init__(self, query: str) -> None:
+        self._query = query.casefold()
         self._tail = ""
-        """The end of the text so far, too short to hold what is wanted."""
+        """End of the text so far, shorter than the query."""
         self._tokens: deque[tuple[int, int]] = deque()
-        """Index and length of those that the tail ends with."""
+        """Index and length of the tokens at the end of the tail."""
         self._held = 0
-        """Their length in all, at least the tail's."""
+        """Sum of their lengths, at least the length of the tail."""
         self._next = 0
 
     def add(self, i: int, source: str, text: str) -> Match | None:
-        """Go on with a token; the place of what is wanted, if it ends in this one. Behind a gap, a new text begins.
+        """Append a token; return the occurrence that ends in it. After a gap, a new text begins.
 
         Args:
-            i: the token's index.
-            source: where it comes from.
-            text: what it reads.
+            i: index of the token.
+            source: source of the token.
+            text: text of the token.
         """
         if i != self._next or source not in SOUGHT_SOURCES:
             self._tail, self._held = "", 0
@@ -173,14 +172,14 @@ class RollingText:
             return None
         folded = text.casefold()
         joined = self._tail + folded
-        at = joined.find(self._wanted)
+        at = joined.find(self._query)
         if at >= 0:
             return Match(self._token_at(len(self._tail) - at, i), i)
         self._keep(joined, i, len(folded))
         return None
 
     def _token_at(self, back: int, newest: int) -> int:
-        """The token in which the tail's last `back` characters begin; the newest one if there are none."""
+        """Return the token in which the tail's last `back` characters begin; the newest one if `back` is 0 or less."""
         found = newest
         for i, length in reversed(self._tokens):
             if back <= 0:
@@ -189,8 +188,8 @@ class RollingText:
         return found
 
     def _keep(self, joined: str, i: int, length: int) -> None:
-        """Forget what is too far back for a match to begin in."""
-        most = len(self._wanted) - 1
+        """Drop the text in which no occurrence can begin any more."""
+        most = len(self._query) - 1
         self._tail = joined[-most:] if most else ""
         self._tokens.append((i, length))
         self._held += length
@@ -199,7 +198,7 @@ class RollingText:
 
 
 def _token(line: bytes) -> tuple[int, str, str] | None:
-    """Index, source and text of a line, if it is a token's; what cannot be read is none."""
+    """Return index, source and text of a token's line; None for other lines and for damaged ones."""
     with suppress(ValueError, RecursionError, msgspec.MsgspecError):
         if ours := _OURS.match(line):
             return int(ours[1]), ours[2].decode(), _decode_text(ours[3])

@@ -1,4 +1,4 @@
-"""Where a jump in a recording leads, and what has to be read and given again for it."""
+"""Target line of a seek, and the events that are read and shown again for it."""
 
 from __future__ import annotations
 
@@ -17,57 +17,62 @@ from moe_watch.sessions.reading.validation import check_alone
 from moe_watch.sessions.source import Jump, JumpUnit
 
 WINDOW_TOKENS = 256
-"""So many tokens before the position are always given anew: screens show usage over a window of that size."""
+"""Tokens before the target that are always shown again: screens show expert usage over a window of this size."""
 READINGS = 240
-"""So many readings of the machine: what a screen draws of their history."""
+"""Number of vitals that are shown again: the history that a screen draws."""
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
-    """What is read for a jump."""
+class SeekPlan:
+    """Lines to read, and earlier events to repeat, for a seek."""
 
     base: int
-    """The first line to read: a keyframe, or the one after the header."""
+    """First line to read: a keyframe, or the line after the header."""
     target: int
-    """The line that playing goes on with."""
+    """Line with which playing continues."""
     earlier: list[Event]
-    """What happened before `base`, tokens left out."""
+    """Events before `base`, without tokens."""
 
 
-class Places(Protocol):
-    """What one moves by in a recording."""
+class Positions(Protocol):
+    """Unit of the positions in a session: tokens, or counted steps."""
 
-    def behind(self, event: Event | Unknown) -> int | None:
-        """How many tokens one is behind with an event; None if it is nothing that one moves by."""
+    def after(self, event: Event | Unknown) -> int | None:
+        """Return the position after an event, in tokens; None if the event does not move it."""
 
     def due(self, event: Event | Unknown, now: float) -> float | None:
-        """The recorded time at which an event is due after what was shown at `now`; None if it comes with that."""
-
-    def extent(self) -> tuple[EventPosition, EventPosition] | None:
-        """The first and the last place, as far as they are known."""
-
-    def line_behind(self, position: int) -> int:
-        """The line of what comes next behind so many tokens, or the number of lines."""
-
-    def target_line(self, jump: Jump, here: int) -> int | None:
-        """The line that a jump leads to, the number of lines for the end; None while that cannot be known yet.
+        """Return the recorded time at which an event is due; None if it is shown with the event before it.
 
         Args:
-            jump: where to.
-            here: the line of what is next now.
+            event: the event.
+            now: recorded time of the event before it.
         """
 
-    def landing(self, target: int) -> Landing:
-        """What has to be read so that everything before a line can be shown as if it had been played."""
+    def extent(self) -> tuple[EventPosition, EventPosition] | None:
+        """Return the first and the last position, as far as they are known."""
+
+    def line_after(self, position: int) -> int:
+        """Return the line of the event that follows a position, or the number of lines."""
+
+    def target_line(self, jump: Jump, here: int) -> int | None:
+        """Return the target line of a jump, the number of lines for the end; None while it is not indexed yet.
+
+        Args:
+            jump: the target.
+            here: line of the next event now.
+        """
+
+    def plan(self, target: int) -> SeekPlan:
+        """Return what to read so that the screen is the same as after playing up to the target line."""
 
 
 @dataclass(frozen=True, slots=True)
-class TokenPlaces:
-    """One moves by tokens, and by their times."""
+class TokenPositions:
+    """Positions by token, with the times of the tokens. A `Positions`."""
 
     index: LineIndex
 
-    def behind(self, event: Event | Unknown) -> int | None:
+    def after(self, event: Event | Unknown) -> int | None:
         return event.i + 1 if isinstance(event, Token) else None
 
     def due(self, event: Event | Unknown, now: float) -> float | None:
@@ -76,50 +81,53 @@ class TokenPlaces:
     def extent(self) -> tuple[EventPosition, EventPosition] | None:
         return self.index.extent()
 
-    def line_behind(self, position: int) -> int:
+    def line_after(self, position: int) -> int:
         return self.index.token_line(position)
 
     def target_line(self, jump: Jump, here: int) -> int | None:
         return target_line(self.index, jump, here)
 
-    def landing(self, target: int) -> Landing:
-        return landing(self.index, target)
+    def plan(self, target: int) -> SeekPlan:
+        return seek_plan(self.index, target)
 
 
 def due(event: Event | Unknown, now: float) -> float | None:
-    """An event's own time, but never before what was shown last; None if it has none."""
+    """Return the time of an event, at least `now`, that of the event before it; None if it has none."""
     t: float | None = getattr(event, "t", None)
     return None if t is None else max(now, t)
 
 
 def target_line(index: LineIndex, jump: Jump, here: int) -> int | None:
-    """The line of the token that a jump leads to, `index.lines` for the end; None while that cannot be known yet.
+    """Return the line of the token that is the target of a jump; None while it is not indexed yet.
 
     Args:
-        index: the recording's.
-        jump: where to.
-        here: the line of the token that is next now, `index.lines` at the end.
+        index: lines of the session.
+        jump: the target.
+        here: line of the next token now, `index.lines` at the end.
+
+    Returns:
+        A line from 1 to `index.lines`, the end.
     """
     if index.behind and here >= index.lines:
         return None
     target = _TARGETS[jump.unit](index, jump, here)
     if index.behind and target >= index.lines:
         return None
-    while target > 1 and index.kind(target - 1) == BLANK:  # or reading on from there would pass the token
+    while target > 1 and index.kind(target - 1) == BLANK:  # reading on from a blank line would pass the token
         target -= 1
     return max(1, target)
 
 
-def landing(index: LineIndex, target: int) -> Landing:
-    """What has to be read so that everything before a line can be shown as if it had been played."""
+def seek_plan(index: LineIndex, target: int) -> SeekPlan:
+    """Return what to read so that the screen is the same as after playing up to the target line."""
     base = _base(index, target)
-    return Landing(base, target, _earlier(index, base) if base > 1 else [])
+    return SeekPlan(base, target, _earlier(index, base) if base > 1 else [])
 
 
 def _base(index: LineIndex, target: int) -> int:
-    """The keyframe to begin with, or the line after the header where none is far enough before the target.
+    """Return the line of the last keyframe at least `WINDOW_TOKENS` before the target, or 1, the line after the header.
 
-    Without recorded chunks everything has to be computed from the beginning.
+    Without recorded chunks everything is computed from the beginning.
     """
     if not index.chunks:
         return 1
@@ -174,7 +182,7 @@ def _to_perturbation(index: LineIndex, jump: Jump, here: int) -> int:
 
 
 def _to_stop(index: LineIndex, jump: Jump, here: int, stops: Sequence[Any], behind: Callable[[Any], int]) -> int:
-    """The line of the token behind an event, `behind` giving that token's index."""
+    """Return the line of the token after one of the stops; `behind` returns the index of that token."""
     number = jump.to
     if jump.relative:
         place = index.place(here) if here < index.lines else None

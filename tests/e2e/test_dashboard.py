@@ -158,7 +158,7 @@ def test_the_verdict_on_the_screen_is_that_of_the_recording(recorded, capsys):
     with Terminal("replay", str(recorded), "--speed", "0", size=(80, 24)) as terminal:
         terminal.wait_for("REPLAY")
         terminal.press("\t\t\t\t")
-        terminal.wait_for("finished: as many tokens as asked for, after 40")
+        terminal.wait_for("finished: token limit reached, after 40")
         terminal.wait_for(lambda text: any(words.strip() in verdict for words in re.findall(VERDICT, text)))
         terminal.press("t")
         terminal.wait_for(lambda text: all(shape in text for shape in ("constant", "linear", "exponential", "cliff")))
@@ -186,7 +186,7 @@ def test_a_replay_is_moved_about_in(recorded):
         terminal.press("\x1b")
         terminal.wait_for(lambda text: "enter next" not in text)
         terminal.press("\x1b[F")
-        terminal.wait_for("finished: as many tokens as asked for")
+        terminal.wait_for("finished: token limit reached")
         terminal.press("\x1b[D")
         terminal.wait_for(lambda text: "finished" not in text and "token 400 of" not in text)
         terminal.press("q")

@@ -62,7 +62,7 @@ def test_a_run_is_recorded_here_and_watched_there(tmp_path):
     output = tmp_path / "run.moe.jsonl"
     file = quoted(output)
     with shell(f"{RECORD} --tokens 200 --output {file} >/dev/null 2>&1; cat {file} | {REPLAY} --follow -") as terminal:
-        terminal.wait_for("as many tokens as asked for")
+        terminal.wait_for("token limit reached")
         terminal.press("q")
         assert terminal.wait_for_exit() == 0
 

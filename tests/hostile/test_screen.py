@@ -6,7 +6,7 @@ import pytest
 from textual.events import Paste
 
 from moe_watch.routing.events import Progress, Refused
-from moe_watch.sessions.source import RecordingStatus
+from moe_watch.sessions.source import Origin, RecordingStatus
 from moe_watch.tui.screens.help import HelpScreen
 from moe_watch.tui.widgets.frame_widget import FrameWidget
 from tests.hostile.texts import SEEN, TEXTS, TOGETHER, acting, ending, header, run
@@ -69,7 +69,7 @@ async def test_a_pause_and_its_reason():
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 async def test_each_panel_alone(size):
     items = [*run(TOGETHER), ending(TOGETHER, "finished")]
-    async with running(items, size=size, recording=RecordingStatus("replay", TOGETHER), abilities=REPLAY) as (
+    async with running(items, size=size, origin=Origin("session", name=TOGETHER), abilities=REPLAY) as (
         app,
         pilot,
         _,
@@ -85,7 +85,7 @@ async def test_help():
     async with running([*run(TOGETHER), ending(TOGETHER, "error")], size=SIZE) as (app, pilot, _):
         await press(app, pilot, "question_mark")
         assert isinstance(app.screen, HelpScreen)
-        assert "Put text in" in screen(app)
+        assert "Inject text" in screen(app)
 
 
 async def test_a_warning_and_a_refusal():

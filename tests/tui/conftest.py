@@ -1,4 +1,4 @@
-"""What every test of the dashboard needs: one place that starts it on a script, and nothing of this machine."""
+"""Fixtures of the dashboard's tests: the app on a scripted source, independent of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textual.widgets import Input
 
 from moe_watch.tui.app import MoeWatchApp
 from tests.tui.events import main_run
-from tests.tui.scripted import ManualClock, Scripted
+from tests.tui.scripted import ManualClock, scripted
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ class AtOnce(Executor):
 
 def make_app(items=None, *, theme=None, simulated=False, clock=None, fps=None, executor=None, **source):
     """The app on a scripted source, without a timer."""
-    script = Scripted(main_run() if items is None else items, **source)
+    script = scripted(main_run() if items is None else items, **source)
     clock, executor = clock or ManualClock(), executor or AtOnce()
     return MoeWatchApp(script, clock=clock, fps=fps, theme=theme, simulated=simulated, executor=executor)
 
@@ -48,7 +48,7 @@ async def running(items=None, *, size=(120, 40), **options):
     async with app.run_test(size=size, notifications=True) as pilot:
         await settle(app, pilot)
         yield app, pilot, app.source
-        app.workers.cancel_all()  # the palette's would look for what leaving has removed
+        app.workers.cancel_all()  # a palette's search would query removed widgets
 
 
 async def settle(app, pilot):
@@ -66,12 +66,12 @@ async def press(app, pilot, *keys):
 
 
 def lines(widget):
-    """What a drawn widget shows, line by line."""
+    """Return the lines of a drawn widget."""
     return [widget.render_line(y).text.rstrip() for y in range(widget.content_size.height)]
 
 
 def shown(widget):
-    """What a drawn widget shows, as one text with its frame's title and note."""
+    """Return the text of a drawn widget with the title and note of its frame."""
     frame = [str(part) for part in (widget._border_title, widget._border_subtitle) if part]
     return "\n".join([*frame, *lines(widget)])
 

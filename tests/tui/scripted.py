@@ -1,22 +1,26 @@
-"""A source that plays a list, and a clock that stands still. For tests of the dashboard only."""
+"""Sources that return a list of items, and a manual clock. For tests of the dashboard only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from moe_watch.routing.events import StreamItem
-from moe_watch.sessions.source import Jump, PaceStatus, RecordingStatus, Timeline
+from moe_watch.sessions.source import Jump, Origin, PaceStatus, RecordingStatus, Timeline
 
 LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep"})
 REPLAY = frozenset({"pause", "speed"})
 SEEKABLE = REPLAY | {"seek"}
 RECORDING = RecordingStatus("recording", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
-REPLAYING = RecordingStatus("replay", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
+MODEL = Origin("model")
+REPLAYING = Origin(
+    "session", name="pocket-20261120-1.moe.jsonl", path="/data/pocket-20261120-1.moe.jsonl", bytes=84_200
+)
 
 
 class ManualClock:
-    """Seconds that pass only when told to."""
+    """Clock that advances only by `advance`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,22 +32,23 @@ class ManualClock:
         self.now += seconds
 
 
-class Scripted:
-    """Hands out its items when drained and writes down what it is asked for."""
+class ScriptedReplay:
+    """A source that returns its items when drained, and stores the commands that it receives."""
 
     def __init__(
         self,
         items: Iterable[StreamItem] = (),
         *,
         abilities: Iterable[str] = LIVE,
-        recording: RecordingStatus = RECORDING,
+        origin: Origin = MODEL,
         pace: PaceStatus | None = None,
         ended: bool = False,
         timeline: Timeline | None = None,
     ) -> None:
         self.abilities = frozenset(abilities)
-        self.recording = recording
-        default = PaceStatus("speed", 1.0, False) if "speed" in self.abilities else PaceStatus("rate", 30.0, False)
+        self.origin = origin
+        plays = "speed" in self.abilities or origin.kind == "session"
+        default = PaceStatus("speed", 1.0, False) if plays else PaceStatus("rate", 30.0, False)
         self.pace = pace or default
         self.ended = ended
         self.timeline = timeline
@@ -51,10 +56,8 @@ class Scripted:
         self.asked: list[tuple] = []
         self._items = list(items)
 
-    loading = ""
-
     def add(self, items: Iterable[StreamItem]) -> None:
-        """More to hand out."""
+        """Add items to return."""
         self._items += items
 
     def start(self) -> None:
@@ -72,6 +75,26 @@ class Scripted:
         self.asked.append(("resume",))
         self.pace = replace(self.pace, paused=False)
 
+    def set_pace(self, value: float) -> None:
+        self.asked.append(("set_pace", value))
+        self.pace = replace(self.pace, value=value)
+
+    def seek(self, jump: Jump) -> None:
+        self.asked.append(("seek", jump))
+
+    def close(self) -> None:
+        self.asked.append(("close",))
+
+
+class Scripted(ScriptedReplay):
+    """The same with a model and a recording."""
+
+    def __init__(
+        self, items: Iterable[StreamItem] = (), *, recording: RecordingStatus = RECORDING, **options: Any
+    ) -> None:
+        super().__init__(items, **options)
+        self.recording = recording
+
     def perturb(self, text: str, *, form: str = "raw", at_once: bool = False) -> None:
         self.asked.append(("perturb", text, form, at_once))
 
@@ -84,13 +107,6 @@ class Scripted:
     def prompt(self, text: str) -> None:
         self.asked.append(("prompt", text))
 
-    def set_pace(self, value: float) -> None:
-        self.asked.append(("set_pace", value))
-        self.pace = replace(self.pace, value=value)
-
-    def seek(self, jump: Jump) -> None:
-        self.asked.append(("seek", jump))
-
     def set_recording(self, on: bool) -> None:
         self.asked.append(("set_recording", on))
         self.recording = RECORDING if on else RecordingStatus("off")
@@ -101,5 +117,8 @@ class Scripted:
     def restart(self) -> None:
         self.asked.append(("restart",))
 
-    def close(self) -> None:
-        self.asked.append(("close",))
+
+def scripted(items: Iterable[StreamItem], **options: Any) -> ScriptedReplay:
+    """Return a replay if the items come from a session file, and a live run otherwise."""
+    kind = ScriptedReplay if options.get("origin", MODEL).kind == "session" else Scripted
+    return kind(items, **options)

@@ -1,4 +1,4 @@
-"""Keys that change how the run goes on, and what the screen says of it afterwards."""
+"""Keys that control the run, and the screen after them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_a_complete_chunk_waits_and_says_what_goes_on(size):
         assert "space resume" in bar(app, "footer")
         await press(app, pilot, "g")
         assert source.asked[-1] == ("perturb", GO_ON, "raw", False)
-        assert "go on asked for, at once" in bar(app, "footer")
+        assert "go on queued for the next token" in bar(app, "footer")
         await press(app, pilot, "space")
         assert source.asked[-1] == ("resume",)
 
@@ -146,7 +146,7 @@ async def test_the_banner_goes_when_the_run_goes_on():
 
 async def test_a_recorded_chunk_pause_offers_nothing_that_a_replay_cannot_do():
     _, items = at_boundary()
-    async with running(items, abilities=REPLAY, recording=REPLAYING) as (app, _, _):
+    async with running(items, abilities=REPLAY, origin=REPLAYING) as (app, _, _):
         assert "chunk 1 is complete: the run waited here" in bar(app, "banner")
 
 
@@ -168,7 +168,7 @@ async def test_exclamation_mark_injects_at_once(size):
     async with running([*run.prompt(), *run.generate(13)], size=size) as (app, pilot, source):
         await press(app, pilot, "exclamation_mark")
         assert source.asked[-1] == ("perturb", GO_ON, "raw", True)
-        assert "go on asked for, at once" in bar(app, "footer")
+        assert "go on queued for the next token" in bar(app, "footer")
         source.add(run.inject(INJECTED))
         await settle(app, pilot)
         assert "asked for" not in bar(app, "footer")
@@ -239,7 +239,7 @@ async def test_a_prompt_is_never_one_line_and_has_no_moment():
     ],
 )
 async def test_in_a_replay_these_keys_say_why(key, words):
-    async with running(main_run(33), abilities=REPLAY, recording=REPLAYING) as (app, pilot, source):
+    async with running(main_run(33), abilities=REPLAY, origin=REPLAYING) as (app, pilot, source):
         await press(app, pilot, key)
         assert [message[: len(words)] for message in toasts(app)] == [words]
         assert source.asked == [("start",)]

@@ -10,14 +10,14 @@ import pytest
 from moe_watch.sessions.source import PaceStatus, RecordingStatus
 from moe_watch.tui.drawing.colours import DARK, LIGHT
 from moe_watch.tui.input.actions import ACTIONS
-from moe_watch.tui.input.control import RATES, SPEEDS, next_pace
 from moe_watch.tui.screens.ask import AskScreen
 from moe_watch.tui.screens.help import HelpScreen
 from moe_watch.tui.state.injections import GO_ON
+from moe_watch.tui.state.pace import scale_of
 from moe_watch.tui.widgets.bars.tabs import TABS
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
-from tests.tui.scripted import LIVE, RECORDING, REPLAY, REPLAYING, SEEKABLE
+from tests.tui.scripted import LIVE, MODEL, REPLAY, REPLAYING, SEEKABLE
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_space_goes_on_after_a_chunk_pause_and_through_a_recorded_one():
     async with running(items) as (app, pilot, source):
         await press(app, pilot, "space")
         assert source.asked[-1] == ("resume",)
-    async with running(items, abilities=REPLAY, recording=REPLAYING) as (app, pilot, source):
+    async with running(items, abilities=REPLAY, origin=REPLAYING) as (app, pilot, source):
         await press(app, pilot, "space")
         assert source.asked[-1] == ("pause",)
 
@@ -146,20 +146,23 @@ async def test_pace_keys_for_a_generation_and_for_a_replay(short):
         assert "pace unlimited" in lines(app.dashboard.query_one("#footer"))[0]
 
 
-@pytest.mark.parametrize("paces", [RATES, SPEEDS], ids=["rates", "speeds"])
-def test_paces_are_gone_through_and_end(paces):
+@pytest.mark.parametrize("kind", ["rate", "speed"])
+def test_paces_are_gone_through_and_end(kind):
+    scale = scale_of(PaceStatus(kind, 1.0, False))
+    paces = scale.values
     value, seen = paces[0], [paces[0]]
     for _ in paces:
-        value = next_pace(paces, value, 1)
+        value = scale.next(value, 1)
         seen.append(value)
     assert tuple(seen) == (*paces, paces[-1])
-    assert next_pace(paces, paces[0], -1) == paces[0]
-    assert next_pace(paces, paces[-1], -1) == paces[-2]
+    assert scale.next(paces[0], -1) == paces[0]
+    assert scale.next(paces[-1], -1) == paces[-2]
 
 
 def test_a_pace_of_ones_own_goes_to_its_neighbours():
-    assert next_pace(RATES, 40.0, 1) == 60.0
-    assert next_pace(RATES, 40.0, -1) == 30.0
+    rates = scale_of(PaceStatus("rate", 40.0, False))
+    assert rates.next(40.0, 1) == 60.0
+    assert rates.next(40.0, -1) == 30.0
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
@@ -248,7 +251,7 @@ async def test_every_offered_action_is_in_the_empty_palette(short):
     ],
 )
 async def test_what_cannot_be_done_says_why(short, key, words):
-    async with running(short, abilities=REPLAY, recording=REPLAYING) as (app, pilot, source):
+    async with running(short, abilities=REPLAY, origin=REPLAYING) as (app, pilot, source):
         await press(app, pilot, key)
         assert [message[: len(words)] for message in toasts(app)] == [words]
         assert source.asked == [("start",)]
@@ -363,9 +366,9 @@ async def test_no_colour_at_all_still_shows_everything(short, monkeypatch):
 
 
 @pytest.mark.parametrize("abilities", [LIVE, REPLAY, SEEKABLE, {"seek"}, {"restart"}, set()])
-@pytest.mark.parametrize("recording", [RECORDING, REPLAYING], ids=["live", "replay"])
-async def test_of_the_actions_that_share_a_key_one_can_be_done(short, abilities, recording):
-    async with running(short, abilities=abilities, recording=recording) as (app, _, _):
+@pytest.mark.parametrize("origin", [MODEL, REPLAYING], ids=["live", "replay"])
+async def test_of_the_actions_that_share_a_key_one_can_be_done(short, abilities, origin):
+    async with running(short, abilities=abilities, origin=origin) as (app, _, _):
         keys = [key for action in ACTIONS if action.offered(app.frame_now) for key in action.keys]
     assert len(set(keys)) == len(keys)
     assert {"n", "0"} == {
@@ -378,7 +381,7 @@ def test_ids_are_unique_and_every_action_is_explained():
     ranks = [action.footer for action in ACTIONS if action.footer and action.id != "help"]
     assert len(set(ranks)) == len(ranks)
     assert all(action.description.endswith(".") for action in ACTIONS)
-    assert all(action.lacking for action in ACTIONS if action.needs)
+    assert all(action.lacking for action in ACTIONS if action.needs - {"seek"})
 
 
 async def test_every_action_is_performed_by_something(short):

@@ -1,4 +1,4 @@
-"""What cannot be done, and how it is said."""
+"""Refused actions and their messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_after_the_worker_died_every_key_says_so(key):
         (ended_run("finished"), LIVE - {"pause"}, "space", "pause: the run has finished"),
         (ended_run("finished"), LIVE - {"turn"}, "n", "next turn…: this model has no chat template"),
         (main_run(5), LIVE, "R", "restart: the worker runs"),
-        (main_run(5), LIVE - {"rate"}, "plus", "faster: this source keeps its own pace"),
+        (main_run(5), LIVE - {"rate"}, "plus", "faster: the pace of this source cannot be changed"),
     ],
     ids=["loading", "failed", "finished", "no-turns", "worker-runs", "no-pace"],
 )
@@ -54,14 +54,14 @@ async def test_a_live_run_says_what_stands_in_the_way(items, abilities, key, sai
     ],
 )
 async def test_a_replay_at_its_end_says_what_stands_in_the_way(key, said):
-    async with running(main_run(5), abilities=(), recording=REPLAYING, ended=True) as (app, pilot, _):
+    async with running(main_run(5), abilities=(), origin=REPLAYING, ended=True) as (app, pilot, _):
         await press(app, pilot, key)
         assert toasts(app) == [said]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"abilities": REPLAY, "recording": REPLAYING}, {"abilities": {"restart"}}],
+    [{"abilities": REPLAY, "origin": REPLAYING}, {"abilities": {"restart"}}],
     ids=["replay", "failed"],
 )
 async def test_help_gives_the_reason_that_the_key_gives(options):
@@ -86,7 +86,7 @@ async def test_help_gives_the_reason_that_the_key_gives(options):
 @pytest.mark.parametrize(
     ("options", "first"),
     [
-        ({"abilities": SEEKABLE, "recording": REPLAYING}, "Move in a replay"),
+        ({"abilities": SEEKABLE, "origin": REPLAYING}, "Seek in a replay"),
         ({}, "Run"),
     ],
     ids=["replay", "live"],
@@ -132,7 +132,7 @@ async def test_a_mark_of_ones_own_is_no_refusal():
 
 async def test_a_refusal_in_a_recording_is_only_shown():
     items = [*main_run(5), Refused(i=9, t=1.0, command="inject", why=REFUSED)]
-    async with running(items, abilities=REPLAY, recording=REPLAYING) as (app, _, _):
+    async with running(items, abilities=REPLAY, origin=REPLAYING) as (app, _, _):
         assert toasts(app) == []
         assert f"⊘ {REFUSED}" in shown(app.dashboard.stream)
 

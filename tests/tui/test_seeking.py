@@ -1,4 +1,4 @@
-"""A replay that is moved about in: what is shown after a jump, the keys, and the timeline."""
+"""Seeking in a replay: the screen after a seek, the keys, and the timeline."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def jumped(app, pilot, *arguments):
 
 
 def cut(events, i):
-    """Where token `i` stands."""
+    """Return the position in the items of token `i`."""
     return next((at for at, event in enumerate(events) if isinstance(event, Token) and event.i >= i), len(events))
 
 
@@ -108,7 +108,7 @@ def tail_below(rule, text):
     return found[at + 5 :]
 
 
-# What is shown
+# Screen after a seek
 
 
 @pytest.mark.parametrize("i", [0, 60, 255, 365, 1000, 1285, 1340, 1700, 2100, 2360])
@@ -118,7 +118,7 @@ async def test_a_screen_after_a_jump_is_that_of_a_straight_replay(events, path, 
         await jumped(app, pilot, "token", i)
         source = app.source
         seen, stream, view = screen(app), shown(app.dashboard.stream), app.view
-    status = {"recording": source.recording, "pace": source.pace, "abilities": SEEKABLE, "timeline": source.timeline}
+    status = {"origin": source.origin, "pace": source.pace, "abilities": SEEKABLE, "timeline": source.timeline}
     status["ended"] = i >= source.timeline.tokens
     if status["ended"]:
         status["abilities"] = {"seek"}
@@ -238,7 +238,7 @@ def timeline(position=100, *, marks=(), injections=(), tokens=1000):
 @pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["wide", "narrow"])
 async def test_keys_that_seek(key, jumps, size):
     there = timeline(marks=[40, 800], injections=[20, 700])
-    async with running(main_run(33), size=size, abilities=SEEKABLE, recording=REPLAYING, timeline=there) as (
+    async with running(main_run(33), size=size, abilities=SEEKABLE, origin=REPLAYING, timeline=there) as (
         app,
         pilot,
         source,
@@ -250,7 +250,7 @@ async def test_keys_that_seek(key, jumps, size):
 
 @pytest.mark.parametrize(("key", "to"), [("comma", -1), ("full_stop", 1)])
 async def test_steps_hold_playback(key, to):
-    async with running(main_run(33), abilities=SEEKABLE, recording=REPLAYING, timeline=timeline()) as (
+    async with running(main_run(33), abilities=SEEKABLE, origin=REPLAYING, timeline=timeline()) as (
         app,
         pilot,
         source,
@@ -273,7 +273,7 @@ async def test_the_end_can_be_left_again(path):
         await press(app, pilot, "end")
         await landed(app, pilot)
         footer = app.dashboard.query_one("#footer")
-        assert "finished: as many tokens as asked for" in shown(app.dashboard.query_one("#banner"))
+        assert "finished: token limit reached" in shown(app.dashboard.query_one("#banner"))
         assert "← 5 s back" in lines(footer)[0]
         await press(app, pilot, "left_square_bracket")
         await landed(app, pilot)
@@ -367,7 +367,7 @@ def test_while_playing_the_mark_just_passed_is_not_gone_back_to():
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["narrow", "wide"])
 async def test_the_timeline_has_time_token_and_ticks(size):
     there = timeline(500, marks=[250], injections=[750, 999])
-    async with running(main_run(33), size=size, abilities=SEEKABLE, recording=REPLAYING, timeline=there) as (app, _, _):
+    async with running(main_run(33), size=size, abilities=SEEKABLE, origin=REPLAYING, timeline=there) as (app, _, _):
         (row,) = lines(app.dashboard.query_one("#timeline"))
         assert row.startswith(" 0:50 / 1:40 ")
         assert row.endswith(" token 500 of 1,000")
@@ -382,7 +382,7 @@ async def test_the_timeline_has_time_token_and_ticks(size):
 
 async def test_click_and_drag_go_there_once_per_frame():
     there = timeline(500)
-    async with running(main_run(33), abilities=SEEKABLE, recording=REPLAYING, timeline=there) as (app, pilot, source):
+    async with running(main_run(33), abilities=SEEKABLE, origin=REPLAYING, timeline=there) as (app, pilot, source):
         start, cells = app.dashboard.query_one("#timeline")._bar
         await pilot.mouse_down("#timeline", offset=(start, 0))
         for x in range(start, start + cells, 7):
@@ -408,7 +408,7 @@ async def test_a_click_in_a_real_replay_shows_that_place(path):
 
 
 async def test_the_timeline_stays_when_a_panel_is_maximised():
-    async with running(main_run(33), abilities=SEEKABLE, recording=REPLAYING, timeline=timeline()) as (app, pilot, _):
+    async with running(main_run(33), abilities=SEEKABLE, origin=REPLAYING, timeline=timeline()) as (app, pilot, _):
         board = app.dashboard
         board.experts.focus()
         await press(app, pilot, "z")

@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def continued(folder, written):
-    """A file that goes on with the run of the good session, and when it was written to."""
+    """Write a continuation file of the good session, with a given modification time."""
     header = msgspec.structs.replace(HEADER, continues=Continues(file="good.moe.jsonl", i=90))
     path = write_session(folder / "good.2.moe.jsonl", 0, header=header, events=[])
     os.utime(path, (written, written))
@@ -56,7 +56,7 @@ def continued(folder, written):
 
 
 async def read(app, pilot):
-    """Wait for what is read beside the screen's thread."""
+    """Wait for the threads that read files."""
     await app.workers.wait_for_complete()
     await pilot.pause()
     await app.workers.wait_for_complete()
@@ -66,7 +66,7 @@ async def read(app, pilot):
 @asynccontextmanager
 async def listing(*, size=(120, 40), **options):
     """The app with the list of sessions open."""
-    async with running(main_run(33), size=size, **{"recording": OFF, **options}) as (app, pilot, source):
+    async with running(main_run(33), size=size, **(options or {"recording": OFF})) as (app, pilot, source):
         await press(app, pilot, "S")
         await read(app, pilot)
         assert isinstance(app.screen, SessionsScreen)
@@ -92,7 +92,7 @@ async def test_sessions_are_listed_newest_first_with_what_they_are(folder):
         assert none.endswith("unreadable ")
         assert none.split()[1:3] == ["n/a", "n/a"]
         assert "3 files" in str(app.screen.query_one("#sessions-box")._border_title)
-        assert "ended: as many tokens as asked for" in told(app, "facts")
+        assert "ended: token limit reached" in told(app, "facts")
 
 
 async def test_the_one_under_the_cursor_is_described(folder):
@@ -109,13 +109,13 @@ async def test_the_one_under_the_cursor_is_described(folder):
 
 
 async def test_enter_replays_in_place_and_the_run_before_is_closed(folder):
-    async with listing(recording=REPLAYING, abilities=REPLAY) as (app, pilot, source):
+    async with listing(origin=REPLAYING, abilities=REPLAY) as (app, pilot, source):
         await press(app, pilot, "enter")
         await app.workers.wait_for_complete()
         await settle(app, pilot)
         assert isinstance(app.screen, DashboardScreen)
         assert source.asked[-1] == ("close",)
-        assert app.source.recording.name == "good.moe.jsonl"
+        assert app.source.origin.name == "good.moe.jsonl"
         await press(app, pilot, "end")
         await settle(app, pilot)
         assert app.view.header == HEADER
@@ -139,7 +139,7 @@ async def test_a_run_in_progress_ends_only_after_a_question(folder):
         await press(app, pilot, "y")
         await app.workers.wait_for_complete()
         assert source.asked[-1] == ("close",)
-        assert app.source.recording.mode == "replay"
+        assert app.source.origin.kind == "session"
 
 
 async def test_keys_of_the_list_do_nothing_to_the_run(folder):
@@ -151,7 +151,7 @@ async def test_keys_of_the_list_do_nothing_to_the_run(folder):
 
 
 async def test_what_cannot_be_read_is_not_replayed(folder):
-    async with listing(recording=REPLAYING, abilities=REPLAY) as (app, pilot, source):
+    async with listing(origin=REPLAYING, abilities=REPLAY) as (app, pilot, source):
         await press(app, pilot, "end", "enter")
         assert isinstance(app.screen, SessionsScreen)
         assert len(toasts(app)) == 1
@@ -159,7 +159,7 @@ async def test_what_cannot_be_read_is_not_replayed(folder):
 
 
 async def test_a_file_that_is_gone_when_it_is_chosen_leaves_all_as_it_is(folder):
-    async with listing(recording=REPLAYING, abilities=REPLAY) as (app, pilot, source):
+    async with listing(origin=REPLAYING, abilities=REPLAY) as (app, pilot, source):
         (folder / "good.moe.jsonl").unlink()
         await press(app, pilot, "enter")
         assert app.source is source
@@ -284,7 +284,7 @@ def test_half_life_in_a_word(folder):
 
 async def test_a_replay_that_was_left_is_let_go_of(folder):
     """Held by no list, no worker, no frame: not even the garbage collector need come."""
-    async with running(main_run(5), recording=REPLAYING, abilities=REPLAY) as (app, pilot, _):
+    async with running(main_run(5), origin=REPLAYING, abilities=REPLAY) as (app, pilot, _):
         left = []
         for _ in range(4):
             app._replay(folder / "good.moe.jsonl")

@@ -1,4 +1,4 @@
-"""What becomes of terminal and recording when the program is told to leave from outside."""
+"""Terminal and recording after a signal ends the program."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_a_signal_to_leave_restores_the_terminal_and_ends_the_recording(dashboar
     assert (last_state(tmp_path).state, last_state(tmp_path).why) == ("finished", "user")
 
 
-# What is on the screen when the terminal goes, the keys that lead there, and how it shows.
+# The screen when the terminal closes, the keys that open it, and its text.
 STATES = {
     "streaming": ("", ""),
     "paused": (" ", "paused"),
     "help": ("?", "esc closes"),
-    "a question": ("G", "Put into the context"),
+    "a question": ("G", "Injected into the context"),
     "every action": ("\x10", "Search for commands"),
 }
 

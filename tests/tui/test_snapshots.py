@@ -67,7 +67,7 @@ def snap(snap_compare, request):
             for keys in (press, then):
                 await pilot.pause()
                 await pilot.press(*keys)
-                for _ in range(2 * workers):  # a list is read, and then what is under its cursor
+                for _ in range(2 * workers):  # the list is read, then the session under its cursor
                     await app.workers.wait_for_complete()
                     await pilot.pause()
             app.tick()
@@ -171,7 +171,7 @@ def test_recording_failed(snap):
 
 
 def test_replay(snap):
-    snap(run()[1], abilities=REPLAY, recording=REPLAYING, pace=PaceStatus("speed", 2.0, False))
+    snap(run()[1], abilities=REPLAY, origin=REPLAYING, pace=PaceStatus("speed", 2.0, False))
 
 
 @SIZES
@@ -183,7 +183,7 @@ def test_timeline(snap, size):
         first=0, tokens=700, seconds=83.0, position=made_up.i, time=9.3, chunks=33,
         marks=[mark], perturbations=[item for item in items if isinstance(item, Perturbation)],
     )  # fmt: skip
-    snap(items, size=size, abilities=SEEKABLE, recording=REPLAYING, pace=PaceStatus("speed", 2.0, True), timeline=there)
+    snap(items, size=size, abilities=SEEKABLE, origin=REPLAYING, pace=PaceStatus("speed", 2.0, True), timeline=there)
 
 
 def test_after_a_jump(snap):
@@ -192,12 +192,12 @@ def test_after_a_jump(snap):
     frame = made_up._instruments.keyframe()
     landmarks = [item for item in before if isinstance(item, Chunk | Perturbation | Vitals)]
     items = [made_up.header, *landmarks, frame, *made_up.generate(260)]
-    snap(items, size=WIDE, press=["p"], abilities=SEEKABLE, recording=REPLAYING)
+    snap(items, size=WIDE, press=["p"], abilities=SEEKABLE, origin=REPLAYING)
 
 
 @SIZES
 def test_finding(snap, size):
-    snap(main_run(330), size=size, press=["slash", *"chunk"], abilities=SEEKABLE, recording=REPLAYING)
+    snap(main_run(330), size=size, press=["slash", *"chunk"], abilities=SEEKABLE, origin=REPLAYING)
 
 
 @SIZES
@@ -205,7 +205,7 @@ def test_imported_counts(snap, size, tmp_path):
     counts = np.random.default_rng(5).multinomial(600, [0.2, 0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.0], 6)
     np.savez(tmp_path / "dump.npz", logical_count=counts)
     imported = import_trace(tmp_path / "dump.npz", ImportOptions(experts_per_token=2, model="mixtral"), folder=tmp_path)
-    snap(replayed(imported.path), size=size, abilities=(), ended=True, recording=REPLAYING)
+    snap(replayed(imported.path), size=size, abilities=(), ended=True, origin=REPLAYING)
 
 
 @SIZES
@@ -328,7 +328,7 @@ def test_palette(snap):
 
 
 def test_refusal(snap):
-    snap(run()[1], press=["g"], abilities=REPLAY, recording=REPLAYING)
+    snap(run()[1], press=["g"], abilities=REPLAY, origin=REPLAYING)
 
 
 def test_too_small(snap):

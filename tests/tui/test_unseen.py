@@ -1,4 +1,4 @@
-"""The dashboard that nobody looks at draws what a terminal would get, and leaves when its source has ended."""
+"""The dashboard on a null terminal draws every frame, and exits when its source has ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tui.scripted import Scripted
 
 @pytest.fixture
 def written(monkeypatch) -> list[str]:
-    """What is thrown away."""
+    """Return the bytes written to the null device."""
     frames: list[str] = []
     write = UnseenDriver.write
 

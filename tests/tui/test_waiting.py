@@ -1,14 +1,14 @@
-"""Before the first token: what is loaded, how long it takes, and nothing that alarms without a reason."""
+"""Screen before the first token: the model that is loaded, the time it takes, and no unfounded warning."""
 
 from __future__ import annotations
 
 import pytest
 
 from moe_watch.routing.events import Progress
-from moe_watch.sessions.source import RecordingStatus
+from moe_watch.sessions.source import Origin, RecordingStatus
 from tests.tui.conftest import lines, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun
-from tests.tui.scripted import ManualClock, Scripted
+from tests.tui.scripted import ManualClock
 
 OFF = RecordingStatus("off")
 SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
@@ -28,9 +28,9 @@ def loading(done=None, total=None, note=None):
         ("allenai/OLMoE-1B-7B", "OLMoE-1B-7B"),
     ],
 )
-async def test_the_model_that_was_asked_for_is_named_while_it_is_loaded(monkeypatch, size, typed, named):
-    monkeypatch.setattr(Scripted, "loading", typed)
-    async with running([loading()], size=size, abilities=(), recording=OFF) as (app, _, _):
+async def test_the_model_that_was_asked_for_is_named_while_it_is_loaded(size, typed, named):
+    origin = Origin("model", model=typed)
+    async with running([loading()], size=size, abilities=(), origin=origin, recording=OFF) as (app, _, _):
         header = lines(app.dashboard.query_one("#header"))[0]
         assert f" {named} " in header
         assert "no model yet" not in header

@@ -1,1 +1,1 @@
-"""Keys and commands: the registry of actions, run control, seeking."""
+"""Keys and commands: the registry of actions, commands to the source, seeking."""

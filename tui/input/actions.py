@@ -1,4 +1,4 @@
-"""Every action of the dashboard, once: key bindings, footer, command palette and help are made from this list."""
+"""Registry of the dashboard's actions: key bindings, footer, command palette and help are built from this list."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.status import Status
 
 Group = Literal["run", "text", "seek", "recording", "panels", "program"]
-_ALTERING: frozenset[Ability] = frozenset({"perturb", "turn", "prompt", "record", "mark", "tap", "multistep"})
-"""What would make the run, or the file, another one."""
 GROUP_TITLES: dict[Group, str] = {
     "run": "Run",
-    "text": "Put text in",
-    "seek": "Move in a replay",
+    "text": "Inject text",
+    "seek": "Seek in a replay",
     "recording": "Recording",
     "panels": "Panels",
     "program": "Program",
@@ -26,52 +24,48 @@ GROUP_TITLES: dict[Group, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something a person can do."""
+    """An action that the user can perform."""
 
     id: str
     keys: tuple[str, ...]
     """Textual's names of the keys; the first is the one shown."""
     shown: str
-    """The key as a person knows it."""
+    """The key as the screen shows it."""
     title: str
     """Two or three words, for footer and palette."""
     description: str
     """One sentence, for help and palette."""
     group: Group
     needs: frozenset[Ability] = frozenset()
-    """Any one of these is enough; none at all means that it is always there."""
+    """Abilities of which one suffices; empty for an action that is always offered."""
     lacking: str = ""
-    """Why it cannot be done without them, if not because of what the run is doing now."""
+    """Reason of a refusal, unless the status of the run is the reason."""
     footer: int = 0
-    """Rank among the keys in the footer, 1 first; 0 leaves it out."""
+    """Rank in the footer, 1 first; 0 is not in the footer."""
 
     def offered(self, frame: Frame) -> bool:
-        """It can be done now."""
+        """Return whether the action can be performed now."""
         plays_again = self.id == "pause" and frame.at_end
         return not self.needs or bool(self.needs & frame.abilities) or plays_again
 
     def reason(self, frame: Frame) -> str:
-        """Why it cannot be done now."""
-        if frame.replay and self.needs & _ALTERING:
-            return "not in a replay, the recording is what it is"
-        if frame.replay and self.needs == _RATE:
-            return "in a replay, + goes up to it"
+        """Return the reason why the action cannot be performed now."""
         if "seek" in self.needs and frame.view.counts_only:
             return "imported counts have no order in time"
-        if "seek" in self.needs:
-            return "nothing of the recording is read yet" if frame.replay else self.lacking
+        if refusal := frame.words.refusal(self.needs):
+            return refusal
         if "restart" in self.needs:
-            return "a replay has no worker" if frame.replay else self.lacking
+            return self.lacking
         if "turn" in self.needs and "perturb" in frame.abilities:
             return self.lacking
         return _standstill(frame) or self.lacking
 
     def refusal(self, frame: Frame) -> str:
-        """`reason`, and of what."""
+        """Return the title and the reason of a refusal."""
         return f"{self.title}: {self.reason(frame)}"
 
     def caption(self, frame: Frame) -> str:
-        """`title` as it reads in this moment."""
+        """Return the title for the present state."""
         if self.id == "pause" and frame.at_end:
             return "play again"
         if self.id == "pause":
@@ -86,9 +80,9 @@ class Action:
 
 
 def _standstill(frame: Frame) -> str:
-    """Why little can be done in this moment; empty while something runs."""
-    if frame.replay:
-        return "the recording has ended"
+    """Return the reason why most actions are refused; empty while a run or playback is active."""
+    if frame.words.standstill:
+        return frame.words.standstill
     if "restart" in frame.abilities:
         return "the worker has ended, R starts a new one"
     standstills: dict[Status, str] = {
@@ -105,25 +99,24 @@ def _needs(*abilities: Ability) -> frozenset[Ability]:
 
 _PACE = _needs("rate", "speed")
 _RATE = _needs("rate")
-_NO_PACE = "this source keeps its own pace"
-_NO_TEXT = "nothing runs that text could be put into"
+_NO_PACE = "the pace of this source cannot be changed"
+_NO_TEXT = "no run is active that text could be injected into"
 _SEEK = _needs("seek")
 DIGITS = tuple("0123456789")
-_NO_SEEK = "only in a replay"
 
 # fmt: off
 ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     Action(
         "pause", ("space",), "space", "pause", "Pause or resume; in a replay, playback: at its end, play again.", "run",
-        _needs("pause"), "nothing runs that could be paused", footer=2,
+        _needs("pause"), "no run is active that could be paused", footer=2,
     ),
     Action(
-        "multistep", ("m",), "m", "multistep", "Pause after every chunk and wait, or go on by itself again.", "run",
-        _needs("multistep"), "nothing runs that could be paused", footer=14,
+        "multistep", ("m",), "m", "multistep", "Pause after every chunk, or continue without pauses.", "run",
+        _needs("multistep"), "no run is active that could be paused", footer=14,
     ),
     Action(
-        "tap", ("o",), "o", "tap off", "Stop observing routing, or observe again, to see what watching costs.", "run",
-        _needs("tap"), "nothing runs that could be observed", footer=15,
+        "tap", ("o",), "o", "tap off", "Switch the tap off or on, to see the observation cost.", "run",
+        _needs("tap"), "no run is active that could be observed", footer=15,
     ),
     Action(
         "faster", ("plus", "equals_sign"), "+", "faster", "Next higher pace.", "run",
@@ -134,7 +127,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _PACE, _NO_PACE, footer=19,
     ),
     Action(
-        "unlimited", ("0",), "0", "unlimited", "As fast as it goes.", "run",
+        "unlimited", ("0",), "0", "unlimited", "No limit of tokens per second.", "run",
         _RATE, _NO_PACE, footer=20,
     ),
     Action(
@@ -147,12 +140,12 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "go_on_now", ("exclamation_mark",), "!", "go on at once",
-        "Inject “ Please continue:” after the next token; the chunk in the making ends there.", "text",
+        "Inject “ Please continue:” after the next token; the current chunk ends there.", "text",
         _needs("perturb"), _NO_TEXT, footer=17,
     ),
     Action(
         "say", ("G",), "G", "say…",
-        "Inject a text of your own: raw or as a turn, at the next chunk boundary or at once.", "text",
+        "Inject any text: raw or as a turn, at the next chunk boundary or at once.", "text",
         _needs("perturb"), _NO_TEXT, footer=9,
     ),
     Action(
@@ -160,60 +153,60 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _needs("turn"), "this model has no chat template, so there are no turns", footer=10,
     ),
     Action(
-        "prompt", ("N",), "N", "new prompt…", "Begin a new run with a prompt of your own, in an empty context.", "text",
-        _needs("prompt"), "no model is loaded that could be asked", footer=11,
+        "prompt", ("N",), "N", "new prompt…", "Begin a new run with another prompt, in an empty context.", "text",
+        _needs("prompt"), "no model is loaded", footer=11,
     ),
     Action(
-        "back", ("left",), "←", "5 s back", "Go five recorded seconds back.", "seek", _SEEK, _NO_SEEK, footer=3,
+        "back", ("left",), "←", "5 s back", "Go five recorded seconds back.", "seek", _SEEK, footer=3,
     ),
     Action(
-        "on", ("right",), "→", "5 s on", "Go five recorded seconds on.", "seek", _SEEK, _NO_SEEK, footer=4,
+        "on", ("right",), "→", "5 s on", "Go five recorded seconds on.", "seek", _SEEK, footer=4,
     ),
     Action(
-        "previous_token", ("comma",), ",", "token back", "Hold playback, and go one token back.", "seek",
-        _SEEK, _NO_SEEK, footer=30,
+        "previous_token", ("comma",), ",", "token back", "Pause playback, and go one token back.", "seek",
+        _SEEK, footer=30,
     ),
     Action(
-        "next_token", ("full_stop",), ".", "token on", "Hold playback, and show one token more.", "seek",
-        _SEEK, _NO_SEEK, footer=27,
+        "next_token", ("full_stop",), ".", "token on", "Pause playback, and show one more token.", "seek",
+        _SEEK, footer=27,
     ),
     Action(
-        "previous_mark", ("left_square_bracket",), "[", "mark back", "Go to the mark or injection before.", "seek",
-        _SEEK, _NO_SEEK, footer=5,
+        "previous_mark", ("left_square_bracket",), "[", "mark back", "Go to the previous mark or injection.", "seek",
+        _SEEK, footer=5,
     ),
     Action(
         "next_mark", ("right_square_bracket",), "]", "mark on", "Go to the next mark or injection.", "seek",
-        _SEEK, _NO_SEEK, footer=6,
+        _SEEK, footer=6,
     ),
-    Action("home", ("home",), "home", "beginning", "Play from the beginning.", "seek", _SEEK, _NO_SEEK),
+    Action("home", ("home",), "home", "beginning", "Play from the beginning.", "seek", _SEEK),
     Action(
         "end", ("end",), "end", "end", "Go to the end; if the text was scrolled back, follow it first.", "seek",
-        _SEEK, _NO_SEEK,
+        _SEEK,
     ),
     Action(
         "jump", ("j",), "j", "jump…", "Go to a token (1200), a share (30%) or a time (1:30, 90s).", "seek",
-        _SEEK, _NO_SEEK, footer=28,
+        _SEEK, footer=28,
     ),
     Action(
         "tenth", DIGITS, "0…9", "go to 0…90 %", "Go to a tenth of the recording: 0 is the beginning, 5 the middle.",
-        "seek", _SEEK, _NO_SEEK, footer=31,
+        "seek", _SEEK, footer=31,
     ),
     Action(
         "find", ("slash",), "/", "find…",
-        "Hold playback, and go to the next place of a text that was generated or injected.", "seek",
-        _SEEK, _NO_SEEK, footer=7,
+        "Pause playback, and go to the next occurrence of a generated or injected text.", "seek",
+        _SEEK, footer=7,
     ),
     Action(
-        "find_next", ("n",), "n", "find next", "Go to the next place of the text that was looked for last.", "seek",
-        _SEEK, _NO_SEEK, footer=32,
+        "find_next", ("n",), "n", "find next", "Go to the next occurrence of the last search.", "seek",
+        _SEEK, footer=32,
     ),
     Action(
         "record", ("r",), "r", "record", "Switch the recording on or off.", "recording",
         _needs("record"), "this source cannot be recorded", footer=12,
     ),
     Action(
-        "mark", ("s",), "s", "mark…", "Put a note into the recording, here.", "recording",
-        _needs("mark"), "there is no recording that could hold a mark", footer=16,
+        "mark", ("s",), "s", "mark…", "Add a note to the recording at this token.", "recording",
+        _needs("mark"), "nothing is recorded that could have a mark", footer=16,
     ),
     Action(
         "sessions", ("S",), "S", "sessions…", "The recorded sessions: replay, rename or delete one.", "recording",
@@ -221,7 +214,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "pressure_mode", ("p",), "p", "pressure mode",
-        "Pressure as measured, or by the rule of ChronoMoE, its reference.", "panels", footer=22,
+        "Pressure by moe-watch's definition, or by that of ChronoMoE, its reference.", "panels", footer=22,
     ),
     Action(
         "pressure_lines", ("f",), "f", "fast/slow/net",
@@ -229,7 +222,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "pressure_fits", ("t",), "t", "fitted curves",
-        "All four curves that were tried on the pressure, with their weights; enter in the panel does the same.",
+        "All four candidate curves of the pressure, with their weights; same as enter in the panel.",
         "panels", footer=23,
     ),
     Action(
@@ -239,7 +232,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=24),
     Action("theme", (), "", "theme…", "Choose a colour theme.", "program"),
     Action(
-        "help", ("question_mark", "f1"), "?", "help", "All keys, what the panels show, and what the marks mean.",
+        "help", ("question_mark", "f1"), "?", "help", "All keys, and the meaning of the marks in the panels.",
         "program", footer=1,
     ),
     Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=25),
@@ -247,7 +240,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         "suspend", ("ctrl+z",), "ctrl+z", "suspend",
         "Stop the program and return to the shell; `fg` continues it.", "program",
     ),
-    Action("quit", ("q",), "q", "quit", "End the run, close the recording, leave.", "program", footer=26),
+    Action("quit", ("q",), "q", "quit", "End the run, close the recording, exit.", "program", footer=26),
 )
 # fmt: on
 BY_ID = {action.id: action for action in ACTIONS}
@@ -262,27 +255,27 @@ FIXED_KEYS: tuple[tuple[str, str], ...] = (
         "hover for the numbers of a cell or token, click a panel to focus it, wheel to scroll, drag the timeline",
     ),
 )
-"""Keys that move within the dashboard and do nothing to the run."""
+"""Keys that navigate in the dashboard and have no effect on the run."""
 
 
 def holder(key: str, frame: Frame) -> Action:
-    """What a key does now: of the actions that share it, the one that can be done."""
+    """Return the action of a key: if several share the key, the one that is offered."""
     sharing = [action for action in ACTIONS if key in action.keys]
     return next((action for action in sharing if action.offered(frame)), sharing[0])
 
 
 def bindings() -> list[BindingType]:
-    """Textual's bindings of all keys; the footer is our own, so none is shown by Textual."""
+    """Return Textual's bindings of all keys; none is shown by Textual, since the footer is a widget of this package."""
     keys = dict.fromkeys(key for action in ACTIONS for key in action.keys)
     return [Binding(key, f"app.press_key('{key}')", show=False) for key in keys]
 
 
 def footer_actions(frame: Frame) -> list[Action]:
-    """What the footer offers now, the most useful first; help always."""
+    """Return the actions in the footer, by rank; help is always among them."""
     offered = [action for action in ACTIONS if action.footer and action.offered(frame)]
     return sorted(offered, key=lambda action: action.footer)
 
 
 def palette_actions(frame: Frame) -> list[Action]:
-    """What the command palette offers now."""
+    """Return the actions in the command palette."""
     return [action for action in ACTIONS if action.id != "palette" and action.offered(frame)]

@@ -1,4 +1,4 @@
-"""The command palette: the registry of actions, searchable."""
+"""Command palette: search in the registry of actions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moe_watch.tui.state.frame import Frame
 
 
 class Performer(Protocol):
-    """What performs actions: the app."""
+    """Interface of the app to the palette."""
 
     @property
     def frame_now(self) -> Frame: ...
@@ -22,7 +22,7 @@ class Performer(Protocol):
 
 
 class ActionProvider(Provider):
-    """Offers every action that can be done now."""
+    """Provider of every action that can be performed now."""
 
     @property
     def _performer(self) -> Performer:

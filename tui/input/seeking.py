@@ -1,4 +1,4 @@
-"""Where in a recording a person wants to go, in the words and steps of the dashboard."""
+"""Seek targets in the words and steps of the dashboard."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from moe_watch.routing.events import Marker, Perturbation
 from moe_watch.sessions.source import Jump, Timeline
 
 SEEK_SECONDS = 5.0
-"""How far the arrow keys go, in recorded time."""
+"""Recorded seconds per press of an arrow key."""
 GRACE_SECONDS = 1.0
-"""Recorded time after a mark in which the one before it is meant: playing goes on while one presses a key."""
+"""Recorded seconds after a mark during which `[` goes to the mark before it: playback continues between key presses."""
 _TOKEN = re.compile(r"([0-9][0-9,_]{0,19})")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
 _TIME = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,6}):([0-9]{1,2}(?:\.[0-9]{1,3})?)|([0-9]{1,9}(?:\.[0-9]{1,3})?) ?s")
 
 
 def stop_beside(timeline: Timeline, step: int, *, playing: bool) -> Jump | None:
-    """The jump to the mark or injection after the present position, or before it; None if there is none.
+    """Return the jump to the next or previous mark or injection; None if there is none.
 
     Args:
-        timeline: where one is, and what there is.
-        step: 1 for the next one, -1 for the one before.
-        playing: the position moves on by itself.
+        timeline: the present position, and all marks and injections.
+        step: 1 for the next one, -1 for the previous one.
+        playing: playback is active, so the position moves.
     """
     stops: list[Marker | Perturbation] = [*timeline.marks, *timeline.perturbations]
     if step > 0:
@@ -36,15 +36,15 @@ def stop_beside(timeline: Timeline, step: int, *, playing: bool) -> Jump | None:
 
 
 def share_of(timeline: Timeline, share: float) -> Jump:
-    """The jump to a share of the recording, 0..1."""
+    """Return the jump to a share of the recording, 0..1."""
     return Jump("token", timeline.first + round(share * (timeline.tokens - timeline.first)))
 
 
 def parse_jump(text: str, timeline: Timeline) -> Jump:
-    """What a person wrote: a token's index, a share of the recording in percent, or a time.
+    """Parse a token index, a share of the recording in percent, or a time.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the text is none of these.
     """
     text = text.strip()
     if found := _TOKEN.fullmatch(text):

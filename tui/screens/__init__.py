@@ -1,1 +1,1 @@
-"""The dashboard's screens: the main one, help, and those that ask for text."""
+"""The dashboard's screens: the main screen, help, sessions and dialogs."""

@@ -1,4 +1,4 @@
-"""The screens that ask for a text: to inject, as a turn, as a new prompt, as a note."""
+"""Dialogs that ask for a text: an injection, a turn, a prompt, a note."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from moe_watch.routing.events import PerturbationForm
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a person wrote."""
+    """Text of the user, and how to inject it."""
 
     text: str
     form: PerturbationForm = "raw"
     at_once: bool = False
-    """Not at the next chunk boundary."""
+    """Inject after the next token, not at the next chunk boundary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked."""
+    """Texts and options of a dialog."""
 
     title: str
     explanation: str
     placeholder: str = ""
     lines: bool = False
-    """Begin with several lines."""
+    """Open with a field of several lines."""
     forms: bool = False
-    """The text may be raw or a turn."""
+    """Let the user choose between raw text and a turn."""
     moments: bool = False
-    """The text may go in at the next chunk boundary or at once."""
+    """Let the user choose between the next chunk boundary and at once."""
     may_be_empty: bool = False
     initial: str = ""
-    """What stands there to be changed."""
+    """Text in the field at first."""
 
 
-SAY = Question("Say something", "Put into the context, before the model goes on.", "text to inject", moments=True)
+SAY = Question("Say something", "Injected into the context before the model continues.", "text to inject", moments=True)
 SAY_OR_TURN = Question(SAY.title, SAY.explanation, SAY.placeholder, forms=True, moments=True)
-TURN = Question("Next turn", "The model answers in this context, right away.", "your turn")
+TURN = Question("Next turn", "The model answers in this context, at once.", "your turn")
 PROMPT = Question("New prompt", "Ends this run and begins another one, in an empty context.", lines=True)
 JUMP = Question("Jump", "To a token, a share of the recording, or a time.", "1200, 30%, 1:30 or 90s")
 NOTE = Question("Mark", "A note for the recording, at this token.", "what happens here", may_be_empty=True)
 
 
 class Recall(Message):
-    """An older text is wanted, or a newer one if `back` is negative."""
+    """Request for an older text of the history, or a newer one if `back` is negative."""
 
     def __init__(self, back: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Recall(Message):
 
 
 class Area(TextArea):
-    """Several lines; `up` in the first one and `down` in the last one go through what was written before."""
+    """Field of several lines; `up` in the first one and `down` in the last one recall the history."""
 
     def action_cursor_up(self, select: bool = False) -> None:
         if self.cursor_at_first_line and not select:
@@ -79,7 +79,7 @@ class Area(TextArea):
 
 
 class AskScreen(ModalScreen[Reply | None]):
-    """One question with a line or an area to write in. `up` and `down` go through what was written before."""
+    """Dialog with a field of one or several lines. `up` and `down` recall the history."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", show=False, priority=True),
@@ -97,7 +97,7 @@ class AskScreen(ModalScreen[Reply | None]):
         self.form: PerturbationForm = "raw"
         self.at_once = False
         self.lines = question.lines
-        """An area is shown, not a line."""
+        """The field has several lines."""
         self._history = list(history)
         self._recalled = 0
 
@@ -134,7 +134,7 @@ class AskScreen(ModalScreen[Reply | None]):
         return self._area.text if self.lines else self._line.value
 
     def _write(self, text: str) -> None:
-        """Show this text; one of several lines needs the area."""
+        """Show this text; several lines need the larger field."""
         if "\n" in text and not self.lines:
             self.lines = True
             self._show_lines()
@@ -167,19 +167,19 @@ class AskScreen(ModalScreen[Reply | None]):
             self.query_one("#ask-moment", Static).update(choices)
 
     def action_change_form(self) -> None:
-        """Raw or turn."""
+        """Switch between raw text and a turn."""
         if self.question.forms:
             self.form = "turn" if self.form == "raw" else "raw"
             self._show_choices()
 
     def action_change_moment(self) -> None:
-        """At the boundary or at once."""
+        """Switch between the chunk boundary and at once."""
         if self.question.moments:
             self.at_once = not self.at_once
             self._show_choices()
 
     def action_change_lines(self) -> None:
-        """One line or several; from several to one, line ends become spaces."""
+        """Switch between one line and several; line ends become spaces."""
         if self.question.lines:
             return
         text = self._written
@@ -188,7 +188,7 @@ class AskScreen(ModalScreen[Reply | None]):
         self._write(text if self.lines else " ".join(text.splitlines()))
 
     def action_recall(self, back: int) -> None:
-        """Write an earlier text."""
+        """Show another text of the history."""
         if not self._history:
             return
         self._recalled = min(max(0, self._recalled + back), len(self._history))
@@ -196,21 +196,21 @@ class AskScreen(ModalScreen[Reply | None]):
 
     @on(Recall)
     def recall(self, message: Recall) -> None:
-        """The area's cursor left it."""
+        """Recall the history when the cursor leaves the field."""
         self.action_recall(message.back)
 
     @on(Input.Submitted)
     def action_send(self) -> None:
-        """Give back what was written."""
+        """Return the reply."""
         if self._written.strip() or self.question.may_be_empty:
             self.dismiss(Reply(self._written, self.form, self.at_once))
 
     def action_cancel(self) -> None:
-        """Give back nothing."""
+        """Return None."""
         self.dismiss(None)
 
 
 def _choices(key: str, second: bool, first_name: str, second_name: str) -> Content:
-    """Two choices, the one taken with a full dot, and the key that changes it."""
+    """Return two choices, the selected one with a full dot, and the key that switches."""
     first_dot, second_dot = ("○", "●") if second else ("●", "○")
     return Content(f"{first_dot} {first_name}   {second_dot} {second_name}   {key}")

@@ -1,4 +1,4 @@
-"""The question before something that cannot be taken back."""
+"""Confirmation of an action that cannot be undone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from textual.widgets import Static
 
 
 class ConfirmScreen(ModalScreen[bool]):
-    """Gives True for `y`, and False for `n` or `escape`; nothing else answers it.
+    """Dialog that returns True for `y`, and False for `n` or `escape`.
 
     Args:
-        title: what is about to be done.
-        explanation: to what, and what it costs.
+        title: the action.
+        explanation: its object and its consequences.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -37,5 +37,5 @@ class ConfirmScreen(ModalScreen[bool]):
             yield Static(Content("y yes · n no"), id="confirm-keys")
 
     def action_answer(self, answer: bool) -> None:
-        """Give back what was answered."""
+        """Return the answer."""
         self.dismiss(answer)

@@ -1,4 +1,4 @@
-"""The main screen: two columns of panels, or one panel at a time where there is less room."""
+"""Main screen: two columns of panels, or one panel at a time in a small terminal."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from moe_watch.tui.widgets.panels.stream import StreamPanel
 from moe_watch.tui.widgets.panels.vitals import VitalsPanel
 
 MANY_EXPERTS = 96
-"""From here on the heatmap gets all the width that the text can spare."""
+"""Number of experts above which the heatmap gets all the width that the text can spare."""
 MANY_LAYERS = 24
-"""From here on it gets some more height."""
+"""Number of layers above which the heatmap gets more height."""
 
 
 class DashboardScreen(Screen[None]):
-    """Everything of one run at a glance."""
+    """All panels and bars of one run."""
 
     AUTO_FOCUS = ""
     ALLOW_IN_MAXIMIZED_VIEW = "#header, #banner, #bottom, #too-small"
@@ -60,13 +60,13 @@ class DashboardScreen(Screen[None]):
         self.timeline = TimelineBar(id="timeline")
         self._all: tuple[FrameWidget, ...] = ()
         self._seekable = False
-        """Keys move in a recording."""
+        """Keys seek in a recording."""
         self._chosen: Panel | None = None
-        """What will be focused once it is shown."""
+        """Panel to focus when it is visible."""
 
     @property
     def panels(self) -> tuple[Panel, ...]:
-        """The five, in the order of their tabs."""
+        """The five panels, in the order of their tabs."""
         return self.stream, self.experts, self.entropy, self.pressure, self.vitals
 
     def compose(self) -> ComposeResult:
@@ -90,13 +90,13 @@ class DashboardScreen(Screen[None]):
         yield too_small
 
     def on_mount(self) -> None:
-        """Take the layout for this size now: Textual would only do so after a first frame in the wrong one."""
+        """Apply the layout for this size now; Textual does so only after a first frame in the wrong one."""
         width, height = self.app.size
         for size, breakpoints in ((width, self.HORIZONTAL_BREAKPOINTS), (height, self.VERTICAL_BREAKPOINTS)):
             self.add_class(max((least, name) for least, name in breakpoints if size >= least)[1])
 
     def show(self, frame: Frame) -> None:
-        """Draw a frame: only what can be seen, only what has changed."""
+        """Draw a frame: only visible widgets, only what has changed."""
         self._seekable = frame.seekable
         if frame.view.header is not None:
             self.set_class(frame.view.header.model.experts > MANY_EXPERTS, "-many")
@@ -106,7 +106,7 @@ class DashboardScreen(Screen[None]):
                 drawn.show(frame)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's own
-        """In a replay, arrows, digits and `end` move in the recording; `end` follows a scrolled text first."""
+        """Leave arrows, digits and `end` to the app in a replay, where they seek, except `end` in a scrolled text."""
         if not self._seekable:
             return True
         return action not in ("next_tab", "tab") and (action != "follow" or self.stream.top is not None)
@@ -128,7 +128,7 @@ class DashboardScreen(Screen[None]):
             self.action_tab(TABS[(TABS.index(self.tab_bar.active) + step) % len(TABS)])
 
     def action_next_panel(self, step: int) -> None:
-        """Focus the panel beside the focused one, in a narrow terminal the one shown first; show it if it is not."""
+        """Focus the panel after or before the focused one; in a narrow terminal first the visible one. Show it."""
         if not self.one_column:
             (self.focus_next if step > 0 else self.focus_previous)()
             return
@@ -156,11 +156,11 @@ class DashboardScreen(Screen[None]):
 
     @property
     def one_column(self) -> bool:
-        """Only one panel is shown at a time."""
+        """One panel is shown at a time."""
         return self.has_class("-narrow") or self.has_class("-short") or self.has_class("-medium")
 
     def switch(self, panel: Panel, toggle: Callable[[], None]) -> None:
-        """Toggle what a panel shows. Bring it into view where another tab or a maximised panel hides it."""
+        """Toggle a display of a panel, and show the panel if another tab or a maximised panel hides it."""
         toggle()
         if panel.is_on_screen:
             return
@@ -169,7 +169,7 @@ class DashboardScreen(Screen[None]):
             self.action_tab(TABS[self.panels.index(panel)])
 
     def toggle_maximized(self) -> None:
-        """Let the focused panel fill the screen, or the one of the present tab; and back."""
+        """Maximise the focused panel, or that of the present tab; or restore the layout."""
         if self.maximized is not None:
             self.minimize()
             return
@@ -179,5 +179,5 @@ class DashboardScreen(Screen[None]):
 
     @on(TabBar.TabClicked)
     def choose_tab(self, message: TabBar.TabClicked) -> None:
-        """A tab was clicked."""
+        """Show the panel of a tab that was clicked."""
         self.action_tab(message.tab)

@@ -1,4 +1,4 @@
-"""The line in which a text to look for in a recording is written, and how far the search is."""
+"""Search line for a text in a recording, with the progress of the search."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from moe_watch.tui.text.format import count, percent
 from moe_watch.tui.text.sanitize import one_line
 
 LONGEST = 200
-"""Characters that can be looked for."""
+"""Maximum length of the query, in characters."""
 KEYS = "enter next · esc closes"
 SHOWN = 24
-"""Characters of the text that are repeated in a message."""
+"""Characters of the query that a message repeats."""
 
 
 class FindScreen(ModalScreen[None]):
-    """Stays while one goes from place to place; the dashboard is seen above it.
+    """Search line below the dashboard; it stays open from match to match.
 
     Args:
-        text: what was looked for last.
+        text: query of the last search.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", show=False, priority=True)]
 
     class Asked(Message):
-        """The next place of a text is wanted.
+        """Request to search for the next occurrence.
 
         Args:
-            text: what was written, not empty.
+            text: the query, not empty.
         """
 
         def __init__(self, text: str) -> None:
@@ -56,30 +56,30 @@ class FindScreen(ModalScreen[None]):
             yield line
             yield Static(KEYS, id="find-status")
 
-    def tell(self, search: Search) -> None:
-        """Say how far a search is, or what it came to."""
-        self.query_one("#find-status", Static).update(Content(f"{told(search)} · {KEYS}"))
+    def show_status(self, search: Search) -> None:
+        """Show the progress of a search, or its result."""
+        self.query_one("#find-status", Static).update(Content(f"{search_status(search)} · {KEYS}"))
 
     @on(Input.Submitted)
     def ask(self, event: Input.Submitted) -> None:
-        """Go to the next place."""
+        """Search for the next occurrence."""
         event.stop()
         if event.value:
             self.post_message(self.Asked(event.value))
 
 
-def told(search: Search) -> str:
-    """How far a search is, or what it came to, in a few words."""
+def search_status(search: Search) -> str:
+    """Return the progress of a search, or its result, in a few words."""
     if search.problem:
         return one_line(search.problem, 120)
     if not search.over:
-        return f"looking, {percent(search.share, 0)}"
+        return f"searching, {percent(search.share, 0)}"
     if search.match is None:
         return "not found outside the prompt"
-    behind = ", from the beginning again" if search.wrapped else ""
+    behind = ", search wrapped around" if search.wrapped else ""
     return f"token {count(search.match.first)}{behind}"
 
 
 def quoted(text: str) -> str:
-    """A text that is looked for, as messages have it."""
+    """Return a query as messages quote it."""
     return f"‘{one_line(text, SHOWN)}’"

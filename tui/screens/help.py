@@ -1,4 +1,4 @@
-"""Every key, from the registry of actions, and what the marks in the panels mean."""
+"""Help: every key, from the registry of actions, and the meaning of the marks in the panels."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.widgets.panels.pressure.pause_reasons import pause_reasons
 
 MARKS: tuple[tuple[str, str], ...] = (
-    ("⟶ go on", "text was put into the context here; its tokens follow in the accent's colour"),
-    ("── end of text ──", "the model chose to end its text here, and was made to continue"),
-    ("◇ tap off", "something about the run was changed here"),
-    ("⊘", "a command was not carried out here, and why"),
+    ("⟶ go on", "an injection; its tokens follow in the accent colour"),
+    ("── end of text ──", "the model ended its text here, and the run continued"),
+    ("◇ tap off", "a setting of the run was changed here"),
+    ("⊘", "a command that was refused here, and the reason"),
     ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
-    ("┊ and ╵ in pressure", "text was put in before this chunk: the last few times, and the times before"),
-    ("╎ and ▾ in pressure", "a cliff was found: the fitted curve falls or rises at once at this chunk"),
+    ("┊ and ╵ in pressure", "an injection before this chunk: the last few, and earlier ones"),
+    ("╎ and ▾ in pressure", "breakpoint of a cliff: the fitted curve falls or rises at this chunk"),
     ("blue curve in pressure", "fitted to the measured chunks, dotted where it is a forecast; its 95 % band is shaded"),
-    ("━●─◆─▴─ below", "the timeline of a replay: where it is, marks, and text that was put in"),
-    ("── fresh context ──", "the context was full, and the run went on in an empty one"),
-    ("␛ ⟨202E⟩", "a control or hidden character of the text, shown instead of obeyed"),
-    ("underlined text", "the most surprising (or most undecided) tokens"),
+    ("━●─◆─▴─ below", "the timeline of a replay: position, marks and injections"),
+    ("── fresh context ──", "the context was full, and the run continued in an empty one"),
+    ("␛ ⟨202E⟩", "a control or hidden character of the text, shown as its code"),
+    ("underlined text", "the tokens of highest surprisal (or router entropy)"),
     ("[18] in a tile", "the cursor; numbers are percent of the layer's selections in the window"),
-    ("bright line under a tile", "an expert that the newest token went through"),
-    ("grey in pressure", "warm-up: shown, never measured"),
+    ("bright line under a tile", "an expert selected for the newest token"),
+    ("grey in pressure", "warm-up: shown, not measured"),
 )
 
 
 class HelpScreen(ModalScreen[None]):
-    """Scrolls; any of `?`, `F1`, `q` or `escape` closes it."""
+    """Scrollable help; `?`, `F1`, `q` or `escape` closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,f1,q", "dismiss", show=False)]
 
@@ -56,21 +56,21 @@ class HelpScreen(ModalScreen[None]):
                 yield Static(self._pauses(self._frame.view.header.model.experts))
 
     def _keys(self) -> Table:
-        """List what can be done now first, and give each reason why the rest cannot be done once."""
+        """Return the table of keys: offered actions first, then refused ones below their common reason."""
         table = _empty_table()
         for group in self._groups():
             table.add_row(Text(), Text(GROUP_TITLES[group], style="bold"))
             self._add_actions(table, [action for action in ACTIONS if action.group == group and action.shown])
-        table.add_row(Text(), Text("Moving about", style="bold"))
+        table.add_row(Text(), Text("Navigation", style="bold"))
         for key, description in FIXED_KEYS:
             table.add_row(Text(key, style="bold"), Text(description))
         return table
 
     def _groups(self) -> list[Group]:
-        """The groups of actions: that of a replay's own first, where there is one, those with nothing to do last."""
+        """Return the groups of actions: seeking first if it is possible, groups without an offered action last."""
         offered = {action.group for action in ACTIONS if action.offered(self._frame)}
         return sorted(
-            GROUP_TITLES, key=lambda group: (group not in offered, not (self._frame.replay and group == "seek"))
+            GROUP_TITLES, key=lambda group: (group not in offered, not (self._frame.seekable and group == "seek"))
         )
 
     def _add_actions(self, table: Table, actions: Sequence[Action]) -> None:
@@ -86,7 +86,7 @@ class HelpScreen(ModalScreen[None]):
                 table.add_row(Text(action.shown, style="bold"), Text(action.description, style="dim"))
 
     def _pauses(self, experts: int) -> Table:
-        """For which reasons the reference pauses after a chunk, and whether each mode can come to it at all."""
+        """Return the table of ChronoMoE's pause reasons, and whether each mode can reach them."""
         table = _table("Pauses", ())
         for mode in (MODES[0], MODES[-1]):
             table.add_row(Text(), Text(f"{mode_words(mode)}, with {experts} experts", style="dim"))

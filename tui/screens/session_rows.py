@@ -1,4 +1,4 @@
-"""How recorded sessions are listed and described, as text. What files say of themselves is shown, never obeyed."""
+"""Rows and descriptions of recorded sessions. Text from files is untrusted and is made inert."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLUMNS: tuple[tuple[str, int], ...] = (
     ("half-life", 14),
     ("file", 11),
 )
-"""Titles and widths, beside the name; the narrower the list, the fewer of `_OPTIONAL` it has."""
+"""Titles and widths of the columns after the name; a narrow list drops `_OPTIONAL` ones, in their order."""
 _OPTIONAL = ("model", "half-life", "size", "begun (UTC)")
 _RIGHT = frozenset({"tokens", "size"})
 _STYLES: dict[Condition, str] = {
@@ -32,14 +32,14 @@ _STYLES: dict[Condition, str] = {
 }
 _ENDS = {
     "eos": "end of text",
-    "length": "as many tokens as asked for",
+    "length": "token limit reached",
     "context": "the context was full",
     "user": "stopped by hand",
 }
 
 
 def columns(width: int) -> list[tuple[str, int]]:
-    """What a list of this width has beside the names: titles and widths."""
+    """Return titles and widths of the columns that fit a list of this width."""
     shown, left = list(_COLUMNS), list(_OPTIONAL)
     while left and _name_width(width, shown) < NAME_LEAST:
         dropped = left.pop(0)
@@ -48,12 +48,12 @@ def columns(width: int) -> list[tuple[str, int]]:
 
 
 def head(width: int) -> Content:
-    """The titles above a list of this width."""
+    """Return the titles above a list of this width."""
     return Content.styled(_line("name", {title: title for title, _ in _COLUMNS}, width), "$foreground 60%")
 
 
 def row(entry: Entry, width: int, *, present: bool = False, running: bool = False) -> Content:
-    """One session; `present` is the one that is on the screen behind, `running` that it is being recorded."""
+    """Return the row of a session; `present`: it is on the dashboard; `running`: it is being recorded."""
     name = f"● {entry.name}" if present else entry.name
     recorded = present and running and entry.condition == "unfinished"
     cells = _cells(entry) | ({"file": "recording"} if recorded else {})
@@ -77,7 +77,7 @@ def _cells(entry: Entry) -> dict[str, str]:
 
 
 def half_life(entry: Entry) -> str:
-    """How pressure fell, in a word or two."""
+    """Return the half-life, or the verdict, in a word or two."""
     found = entry.facts.half_life if entry.facts else None
     if found is None or found.verdict is None:
         return NOT_AVAILABLE
@@ -99,7 +99,7 @@ def _name_width(width: int, shown: list[tuple[str, int]]) -> int:
 
 
 def description(entry: Entry, *, running: bool = False) -> Content:
-    """All that is known of a session, a line each; `running` says that it is being recorded."""
+    """Return the facts of a session, one line each; `running`: it is being recorded."""
     lines = [Content.styled(one_line(entry.path.name, 200), "bold")]
     facts = entry.facts
     if facts is not None:
@@ -112,13 +112,13 @@ def description(entry: Entry, *, running: bool = False) -> Content:
         lines.append(Content(f"{plural(facts.tokens, 'token')} · {plural(facts.chunks, 'chunk')} · {ended}"))
         lines.append(Content(f"pressure: {one_line(facts.half_life.words, 200)}"))
         if facts.continues is not None:
-            lines.append(Content(f"goes on with the run that {one_line(facts.continues)} began"))
+            lines.append(Content(f"continues {one_line(facts.continues)}"))
     if entry.problem:
         lines.append(Content.styled(one_line(entry.problem, 300), "$warning"))
     return Content("\n").join(lines)
 
 
 def beginning(found: Preview) -> Content:
-    """How the text begins."""
+    """Return the beginning of the text."""
     text = "\n".join(inert(line.replace("\t", "    ")) for line in found.text.split("\n"))
     return Content(f"{text}…" if found.cut else text)

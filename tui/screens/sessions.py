@@ -1,4 +1,4 @@
-"""The recorded sessions: what there is, how each begins; to be replayed, renamed or deleted."""
+"""List of the recorded sessions with a preview; a session can be replayed, renamed or deleted."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from moe_watch.tui.text.sanitize import one_line
 
 KEYS = "enter replays · d deletes · n renames · esc back"
 ROOM = 4
-"""Cells that the list's frame and scrollbar take."""
+"""Cells of the list's frame and scrollbar."""
 
 
 class SessionsScreen(ModalScreen[Path | None]):
-    """Gives the file to replay, or None. Files are read beside the screen's thread.
+    """Screen that returns the file to replay, or None. Files are read in a thread.
 
     Args:
         present: path of the file that is recorded or replayed now; empty if there is none.
-        running: a model runs, and would be ended by a replay.
+        running: a model runs; a replay would end its run.
     """
 
     class Listed(Message):
@@ -48,7 +48,7 @@ class SessionsScreen(ModalScreen[Path | None]):
             self.problem = problem
 
     class Previewed(Message):
-        """The beginning of a session was read, or could not be."""
+        """The beginning of a session was read, or reading failed."""
 
         def __init__(self, entry: Entry, found: Preview | None, problem: str = "") -> None:
             super().__init__()
@@ -100,7 +100,7 @@ class SessionsScreen(ModalScreen[Path | None]):
     # Reading
 
     def action_reload(self) -> None:
-        """Read the folder anew."""
+        """Read the folder again."""
         self._say(Content("reading the recorded sessions"))
         self.run_worker(self._read_folder, thread=True, exclusive=True, group="list", exit_on_error=False)
 
@@ -118,7 +118,7 @@ class SessionsScreen(ModalScreen[Path | None]):
 
     @on(Listed)
     def take_list(self, message: Listed) -> None:
-        """Show what the folder holds."""
+        """Show the sessions of the folder."""
         self.entries = message.entries
         total = size(sum(entry.size for entry in self.entries))
         box = self.query_one("#sessions-box")
@@ -140,7 +140,7 @@ class SessionsScreen(ModalScreen[Path | None]):
 
     @on(OptionList.OptionHighlighted)
     def describe(self) -> None:
-        """Tell of the session under the cursor, and begin to read it."""
+        """Show the facts of the session under the cursor, and begin to read it."""
         entry = self.chosen
         if entry is None:
             return
@@ -151,7 +151,7 @@ class SessionsScreen(ModalScreen[Path | None]):
 
     @on(Previewed)
     def take_preview(self, message: Previewed) -> None:
-        """Show how it begins, unless the cursor has moved on."""
+        """Show the preview, unless the cursor has moved."""
         if message.entry is self.chosen:
             text = Content.styled(one_line(message.problem, 200), "$warning") if message.found is None else None
             shown = text if message.found is None else beginning(message.found)
@@ -165,7 +165,7 @@ class SessionsScreen(ModalScreen[Path | None]):
 
     @on(OptionList.OptionSelected)
     def replay(self) -> None:
-        """Give back the session under the cursor; ask first if a run would end by that."""
+        """Return the session under the cursor; ask first if that ends a run."""
         entry = self.chosen
         if entry is None or self._refuses(entry, "replay"):
             return
@@ -174,17 +174,17 @@ class SessionsScreen(ModalScreen[Path | None]):
         elif not self._ends_run:
             self.dismiss(entry.path)
         else:
-            kept = "its recording is kept" if self._present else "what is not recorded is lost"
+            kept = "its recording is kept" if self._present else "it is not recorded, and is lost"
             self._confirm(
                 "End this run?", f"To replay a session, the run ends; {kept}.", partial(self.dismiss, entry.path)
             )
 
     def action_leave(self) -> None:
-        """Back to the dashboard."""
+        """Return to the dashboard."""
         self.dismiss(None)
 
     def action_delete(self) -> None:
-        """Ask, and delete the session under the cursor, with all files of its run."""
+        """Delete the session under the cursor with all files of its run, after a confirmation."""
         run = [] if self.chosen is None else files_of_run(self.chosen, self.entries)
         if run and not any(self._refuses(each, "delete") for each in run):
             self._confirm("Delete?", _cost_of_deleting(run), partial(self._delete, run))
@@ -218,7 +218,7 @@ class SessionsScreen(ModalScreen[Path | None]):
         return self._present is not None and entry.path.absolute() == self._present
 
     def _refuses(self, entry: Entry, action: str) -> bool:
-        """Whether this is the file behind the screen, which stays as it is."""
+        """Return whether this is the session on the dashboard, which may not be changed; show a warning then."""
         if self._is_present(entry):
             self._warn(f"{action}: this is the session on the screen")
         return self._is_present(entry)
@@ -235,7 +235,7 @@ class SessionsScreen(ModalScreen[Path | None]):
 
 
 def _cost_of_deleting(run: list[Entry]) -> str:
-    """What is lost with all files of a run."""
+    """Return the question about all files of a run."""
     names, total = ", ".join(each.path.name for each in run), size(sum(each.size for each in run))
     are_one = "is" if len(run) == 1 else "are one run, and"
     sentences = [f"{one_line(names, 120)}, {total}, {are_one} deleted for good."]

@@ -1,25 +1,36 @@
-"""All that a frame of the dashboard is drawn from: the run's view and the source's own status."""
+"""Frame: state of the run and of its source at one moment, from which the dashboard is drawn."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moe_watch.sessions.source import Ability, PaceStatus, RecordingStatus, Source, Timeline
+from moe_watch.sessions.source import (
+    Ability,
+    Origin,
+    PaceStatus,
+    Recordable,
+    RecordingStatus,
+    Seekable,
+    Source,
+    Timeline,
+)
 from moe_watch.sessions.text import plural
+from moe_watch.tui.state.origin_words import OriginWords, words_of
+from moe_watch.tui.state.pace import pace_in_words, scale_of
 from moe_watch.tui.state.run import RunView
+from moe_watch.tui.state.snapshot import snapshot
 from moe_watch.tui.state.status import Status
 from moe_watch.tui.state.trends import Trend
-from moe_watch.tui.text.format import factor
 from moe_watch.tui.text.sanitize import one_line
 
 _WHY_FINISHED = {
     "eos": "end of text",
-    "length": "as many tokens as asked for",
+    "length": "token limit reached",
     "context": "the context is full",
     "user": "stopped by hand",
 }
 EVERY_CHUNK = "multistep_chunk_complete"
-"""The reference's reason for a pause that needs no other: every chunk pauses."""
+"""Pause reason of ChronoMoE's multistep mode, which pauses after every chunk."""
 _WHY_PAUSED = {
     "user": "by hand",
     "chunk": "chunk complete",
@@ -28,62 +39,55 @@ _WHY_PAUSED = {
     "fast_instability": "fast instability",
 }
 WHY_LIMIT = 40
-"""Characters of a reason that is not one of ours."""
+"""Characters kept of a reason that moe-watch does not define."""
 
 PATIENCE_SECONDS = 5.0
-"""A worker at work that is not heard of for so long is said to be silent."""
+"""Seconds without an event after which a running worker is shown as silent."""
+NOT_RECORDED = RecordingStatus("off")
 
 
 def is_paused(pace: PaceStatus, view: RunView) -> bool:
-    """Whether `resume` would do anything. A recorded pause is only told of: playback goes on through it."""
-    return pace.paused or (pace.kind == "rate" and view.status == "paused")
+    """Return whether `resume` has an effect."""
+    return pace.paused or (scale_of(pace).pauses_run and view.status == "paused")
 
 
 def pause_in_words(why: str) -> str:
-    """Return why a run waits; a reason that is not one of ours is shown as it is."""
+    """Return the reason of a pause in words; one that moe-watch does not define is shown as it is."""
     return _WHY_PAUSED.get(why, one_line(why, WHY_LIMIT))
-
-
-def pace_in_words(pace: PaceStatus) -> str:
-    """Return the pace that was asked for: `30 tok/s`, `2×`, `unlimited`."""
-    if pace.value == 0:
-        return "unlimited"
-    return factor(pace.value) if pace.kind == "speed" else f"{pace.value:g} tok/s"
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A text that waits for the chunk boundary, or for the next token."""
+    """An injection that waits for the chunk boundary, or for the next token."""
 
     label: str
     runs: int
     perturbations: int
-    """How many runs and perturbations there were when it was asked for: one more, and it has arrived."""
+    """Numbers of runs and injections at the time of the command; one more means that the injection has arrived."""
     at_once: bool = False
-    """It waits for the next token only."""
+    """It waits for the next token, not for the chunk boundary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One moment of the dashboard."""
+    """Snapshot of one moment of the dashboard."""
 
     view: RunView
+    origin: Origin
     recording: RecordingStatus
     pace: PaceStatus
     abilities: frozenset[Ability]
     ended: bool
     queued: Queued | None = None
-    loading: str = ""
-    """Name of the model that was asked for."""
     waited: float = 0.0
     """Seconds since the present stage of loading or prefill began."""
     simulated: bool = False
     silent: float = 0.0
     """Seconds since the last event of the run itself."""
     trend: Trend | None = None
-    """Of the pressure trajectory on the screen."""
+    """Trend of the pressure trajectory on the screen."""
     timeline: Timeline | None = None
-    """Of a recording that can be moved about in."""
+    """Extent of a recording, and the position in it."""
 
     @classmethod
     def of(
@@ -98,35 +102,48 @@ class Frame:
         silent: float = 0.0,
         trend: Trend | None = None,
     ) -> Frame:
-        """Read the source's status; it has not ended before `view` has `caught_up` with what it handed out."""
+        """Take a snapshot of a run's state, and read the status of its source.
+
+        Args:
+            view: state of the run; later events do not change the frame.
+            source: the present source.
+            caught_up: `view` has all events that the source returned. A source has not ended before that.
+            queued: the injection that waits.
+            waited: seconds since the stage of loading or prefill began.
+            simulated: the run is made up.
+            silent: seconds since the last event of the run itself.
+            trend: trend of the trajectory on the screen.
+        """
+        if view.window is not None:
+            view.window.usage  # noqa: B018 - counts the waiting tokens once, and not again in every copy
         return cls(
-            view=view,
-            recording=source.recording,
+            view=snapshot(view),
+            origin=source.origin,
+            recording=source.recording if isinstance(source, Recordable) else NOT_RECORDED,
             pace=source.pace,
             abilities=source.abilities,
             ended=source.ended and caught_up,
             queued=queued,
-            loading=source.loading,
             waited=waited,
             simulated=simulated,
             silent=silent,
             trend=trend,
-            timeline=source.timeline,
+            timeline=source.timeline if isinstance(source, Seekable) else None,
         )
 
     @property
-    def replay(self) -> bool:
-        """The events come from a file."""
-        return self.recording.mode == "replay"
+    def words(self) -> OriginWords:
+        """Words that depend on the origin of the events."""
+        return words_of(self.origin)
 
     @property
     def seekable(self) -> bool:
-        """Keys move in the recording."""
+        """Keys seek in the recording."""
         return "seek" in self.abilities
 
     @property
     def status(self) -> Status:
-        """What the run is doing; a source that was paused or has ended says so before the stream does."""
+        """Status of the run. That of a source that was paused or has ended precedes the event."""
         status = self.view.status
         if status in ("failed", "finished"):
             return status
@@ -136,8 +153,8 @@ class Frame:
 
     @property
     def silence(self) -> str:
-        """That a worker at work has not been heard of for too long; a replay has none that could hang."""
-        at_work = self.status in ("streaming", "prefill") and not self.replay
+        """Message that a worker has sent no event for too long; empty for a source without a running worker."""
+        at_work = self.status in ("streaming", "prefill") and "rate" in self.abilities
         between_tokens = 1 / self.pace.value if self.pace.value else 0.0
         patience = max(PATIENCE_SECONDS, 2 * between_tokens)
         return f"no news for {int(self.silent)} s" if at_work and self.silent >= patience else ""
@@ -149,36 +166,36 @@ class Frame:
 
     @property
     def resumable(self) -> bool:
-        """Something waits for `resume`. A pause that is part of a recording does not."""
+        """The source waits for `resume`. A recorded pause does not."""
         return is_paused(self.pace, self.view)
 
     @property
     def at_end(self) -> bool:
         """A recording was played to its end, and can be played again."""
-        return self.replay and self.seekable and self.ended
+        return self.seekable and self.ended
 
     @property
     def why(self) -> str:
-        """Why it is paused or finished, in words; empty if nothing is known."""
+        """Reason of the pause, or finish reason, in words; empty if none is known."""
         why = self.view.why or ""
         if self.status == "finished" and self.view.status != "finished":
-            return "end of the recording" if self.replay else "the run has ended"
+            return self.words.end
         if self.status == "finished":
             return _WHY_FINISHED.get(why, one_line(why, WHY_LIMIT))
         return pause_in_words(why) if self.status == "paused" else ""
 
     @property
     def pace_text(self) -> str:
-        """How fast it is asked to go: `30 tok/s`, `2×`, `unlimited`."""
+        """Generation rate or playback speed as text: `30 tok/s`, `2×`, `unlimited`."""
         return pace_in_words(self.pace)
 
     @property
     def queued_text(self) -> str:
-        """What waits for the chunk boundary, and for how long."""
+        """Message about an injection that waits, and the number of tokens until it arrives."""
         if self.queued is None:
             return ""
         if self.status == "paused" and not self.at_boundary:
             return f"{self.queued.label} queued, waits for resume (space)"
         if self.queued.at_once or self.at_boundary:
-            return f"{self.queued.label} asked for, at once"
+            return f"{self.queued.label} queued for the next token"
         return f"{self.queued.label} queued for the chunk boundary, in {plural(self.view.clock.missing, 'token')}"

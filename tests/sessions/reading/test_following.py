@@ -201,7 +201,7 @@ class TestPipe:
             played.wait_for(Token, token.i + 1)
         writer.close()
         wait_until(lambda: played.of(Token) and source.ended, "the end")
-        assert (source.recording.name, source.recording.path) == ("standard input", "")
+        assert (source.origin.name, source.origin.path) == ("standard input", "")
 
     def test_seeks_in_what_came(self, pipe, clock):
         end, writer = pipe

@@ -84,7 +84,7 @@ def test_a_part_alone_says_what_it_is(run):
     items, source = play(part)
     assert isinstance(items[1], Keyframe)
     assert [item.i for item in items if isinstance(item, Token)] == list(range(302, 601))
-    assert source.warnings == [f"{part.name}: goes on at token 302 with what run.moe.jsonl began, read alone"]
+    assert source.warnings == [f"{part.name}: continues run.moe.jsonl at token 302; it is read alone"]
 
 
 def test_a_missing_part_is_told_and_what_follows_is_played(run, events):

@@ -14,7 +14,6 @@ from moe_watch.routing.events import (
     Header,
     Keyframe,
     Marker,
-    Perturbation,
     State,
     Token,
     Unknown,
@@ -23,8 +22,10 @@ from moe_watch.routing.events import (
 )
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.reading.recompute import agree
-from moe_watch.sessions.replaying.source import ITEMS_PER_DRAIN, ReplaySource
-from moe_watch.sessions.source import Jump
+from moe_watch.sessions.replaying.player import ITEMS_PER_DRAIN
+from moe_watch.sessions.replaying.search import Searchable
+from moe_watch.sessions.replaying.source import ReplaySource
+from moe_watch.sessions.source import Jump, Origin, Recordable, Seekable, Steerable
 from tests.processes import wait_until
 from tests.sessions.kit import HEADER, ManualClock, make_token, tokens
 
@@ -46,7 +47,7 @@ def write(tmp_path):
 
 
 def with_derived(events):
-    """What a live run makes of these events."""
+    """Return these events with the chunks and keyframes of a live run."""
     instruments = Instruments(events[0])
     return [events[0], *(each for event in events[1:] for each in (event, *instruments.feed(event)))]
 
@@ -95,7 +96,9 @@ class TestContent:
         path = write([*events[:at], forged, *events[at + 1 :]])
         items, source = play(path)
         assert items == events
-        assert source.warnings == [f"{path}: 1 chunks or keyframes differ from what the tokens give, which is shown"]
+        assert source.warnings == [
+            f"{path}: chunks or keyframes that differ from the tokens: 1; the recomputed ones are shown"
+        ]
 
     def test_last_digits_may_differ(self, write):
         events = with_derived([HEADER, *tokens(9)])
@@ -109,7 +112,7 @@ class TestContent:
         invented = Chunk(index=7, first=0, last=1, tokens=2)
         items, source = play(write([HEADER, *tokens(2), invented]))
         assert [type(item) for item in items] == [Header, Token, Token]
-        assert "1 chunks or keyframes differ" in source.warnings[0]
+        assert "chunks or keyframes that differ from the tokens: 1;" in source.warnings[0]
 
     def test_wrong_keyframe_is_counted(self, write):
         instruments = Instruments(HEADER)
@@ -119,7 +122,9 @@ class TestContent:
         frame = instruments.keyframe()
         assert play(write([HEADER, *few, frame]))[1].warnings == []
         forged = msgspec.structs.replace(frame, chunks=1)
-        assert "1 chunks or keyframes differ" in play(write([HEADER, *few, forged]))[1].warnings[0]
+        assert (
+            "chunks or keyframes that differ from the tokens: 1;" in play(write([HEADER, *few, forged]))[1].warnings[0]
+        )
 
     def test_recording_that_begins_in_the_middle_goes_on_from_its_keyframe(self, write):
         events = with_derived([HEADER, *tokens(30)])
@@ -345,26 +350,19 @@ class TestAsSource:
         source.close()
         assert source.abilities == frozenset()
 
-    def test_recording(self, golden_path, clock):
+    def test_origin(self, golden_path, clock):
         source = ReplaySource(golden_path, clock)
         source.start()
-        status = source.recording
-        assert (status.mode, status.name, status.path) == ("replay", golden_path.name, str(golden_path))
-        assert status.bytes == golden_path.stat().st_size
+        size = golden_path.stat().st_size
+        assert source.origin == Origin("session", name=golden_path.name, path=str(golden_path), bytes=size)
 
-    def test_what_it_cannot_do_does_nothing(self, golden_path, clock):
-        source = ReplaySource(golden_path, clock, speed=0)
-        source.start()
-        before = golden_path.read_bytes()
-        source.perturb("go on", form="turn", at_once=True)
-        source.prompt("again")
-        source.set_recording(True)
-        source.mark("here")
-        source.restart()
-        items = source.drain()
-        assert [type(item) for item in items].count(Perturbation) == 1
-        assert [type(item) for item in items].count(Marker) == 1
-        assert golden_path.read_bytes() == before
+    def test_interfaces(self, golden_path):
+        """A recorded run takes no commands, and is not recorded again."""
+        source = ReplaySource(golden_path)
+        assert isinstance(source, Seekable)
+        assert isinstance(source, Searchable)
+        assert not isinstance(source, Steerable)
+        assert not isinstance(source, Recordable)
 
     def test_close_ends_it(self, golden_path, clock):
         source = ReplaySource(golden_path, clock, speed=0)

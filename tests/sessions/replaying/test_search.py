@@ -1,4 +1,4 @@
-"""Looking for a text in a recording: what is found, where, in which order, and how a search ends."""
+"""Search in a recording: matches, their positions and order, and the end of a search."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_line_longer_than_any_may_be_is_passed_over(tmp_path):
 
 
 class Blocking:
-    """A store that waits, once some of it was read, until it is told to go on."""
+    """Store that blocks after some reads until an event is set."""
 
     name, complete = "slow", True
 

@@ -28,7 +28,7 @@ TOKENS = 3300
 
 
 def with_derived(events):
-    """What a live run makes of these events."""
+    """Return these events with the chunks and keyframes of a live run."""
     instruments = Instruments(events[0])
     return [events[0], *(each for event in events[1:] for each in (event, *instruments.feed(event)))]
 
@@ -76,7 +76,7 @@ def source(path, clock):
 
 
 def drain_until(source, is_over):
-    """What a source gives until something is so after a drain; a test that waits for ever fails."""
+    """Return the items of a source until a condition holds after a drain; fail after `LONG` seconds."""
     limit, items = time.monotonic() + LONG, []
     while True:
         more = source.drain()
@@ -87,7 +87,7 @@ def drain_until(source, is_over):
 
 
 def drained(source):
-    """What a jump gives, the source being held."""
+    """Return the items after a seek in a paused source."""
     return drain_until(source, lambda more: not more)
 
 
@@ -105,7 +105,7 @@ def rest(source):
 
 
 def cut(events, i):
-    """Where in the events token `i` or the first after it stands."""
+    """Return the position in the events of token `i`, or of the first token after it."""
     return next((at for at, event in enumerate(events) if isinstance(event, Token) and event.i >= i), len(events))
 
 
@@ -196,7 +196,7 @@ class TestWhatIsShown:
         for _ in range(2):
             jump(source, "token", 900)
         (warning,) = source.warnings
-        assert "1 chunks or keyframes differ" in warning
+        assert "chunks or keyframes that differ from the tokens: 1;" in warning
 
     def test_recording_that_begins_in_the_middle(self, events, tmp_path, clock):
         first = next(at for at, event in enumerate(events) if isinstance(event, Keyframe))
@@ -363,7 +363,7 @@ class TestTimeline:
 
 
 class TickingClock(ManualClock):
-    """Time passes whenever it is looked at."""
+    """Clock that advances with every reading."""
 
     def __call__(self):
         self.advance(0.01)
@@ -376,19 +376,19 @@ class TestBeforeAllLinesAreFound:
         monkeypatch.setattr("moe_watch.sessions.reading.index.BLOCK", 10_000)
         source = ReplaySource(path, TickingClock())
         source.start()
-        assert source._index.behind
+        assert source._file.index.behind
         source.pause()
         yield source
         source.close()
 
     def arrive(self, source, jump):
-        """What a jump gives, which may have to wait for its place to be found."""
+        """Return the items after a seek, which may have to wait until its target is indexed."""
         source.seek(jump)
-        return drain_until(source, lambda _: not source._jumps and source._target is None)
+        return drain_until(source, lambda _: not (source._player.seeking or source._player.landing))
 
     def test_the_whole_extent_is_known(self, source, path):
         assert (source.timeline.tokens, source.timeline.seconds) == (TOKENS, make_token(TOKENS - 1).t)
-        assert source.recording.bytes == path.stat().st_size
+        assert source.origin.bytes == path.stat().st_size
 
     @pytest.mark.parametrize(
         "target", [Jump("token", 2500), Jump("time", 125.0), Jump("chunk", 600), Jump("mark", 4), END, HOME]
@@ -410,7 +410,7 @@ class TestBeforeAllLinesAreFound:
 
     def test_it_plays_meanwhile(self, source, events):
         assert rest(source) == events
-        assert not source._index.behind
+        assert not source._file.index.behind
         assert source.timeline.marks == of(Marker, events)
 
 

@@ -59,7 +59,7 @@ async def test_the_verdict_is_in_words_with_its_interval(size):
 
 async def test_a_replay_comes_to_the_same_verdict_and_the_same_picture():
     items, pictures = decay(), []
-    for options in ({}, {"abilities": REPLAY, "recording": REPLAYING}):
+    for options in ({}, {"abilities": REPLAY, "origin": REPLAYING}):
         async with running(items, **options) as (app, _, _):
             pictures.append(shown(app.dashboard.pressure))
     assert pictures[0] == pictures[1]

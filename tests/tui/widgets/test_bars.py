@@ -37,18 +37,18 @@ async def test_the_header_always_has_room_for_state_recording_and_rate(width):
 
 
 @pytest.mark.parametrize(
-    ("recording", "expected"),
+    ("options", "expected"),
     [
-        (RecordingStatus("off"), "○ not recording"),
-        (REPLAYING, "▶ REPLAY pocket-20261120-1 2×"),
-        (RecordingStatus("failed", "x", "/x", 0, "disk full since token 212"), "recording failed"),
-        (RECORDING, "● REC pocket-20261120-1 84 KB"),
+        ({"recording": RecordingStatus("off")}, "○ not recording"),
+        ({"origin": REPLAYING}, "▶ REPLAY pocket-20261120-1 2×"),
+        ({"recording": RecordingStatus("failed", "x", "/x", 0, "disk full since token 212")}, "recording failed"),
+        ({"recording": RECORDING}, "● REC pocket-20261120-1 84 KB"),
     ],
     ids=["off", "replay", "failed", "recording"],
 )
-async def test_the_header_says_where_the_events_go(recording, expected):
+async def test_the_header_says_where_the_events_go(options, expected):
     pace = PaceStatus("speed", 2.0, False)
-    async with running(main_run(50), recording=recording, pace=pace) as (app, _, _):
+    async with running(main_run(50), pace=pace, **options) as (app, _, _):
         assert expected in bar(app, "header")
 
 
@@ -84,7 +84,7 @@ async def test_the_footer_says_where_in_the_context_it_is():
 
 
 async def test_the_footer_offers_only_what_can_be_done():
-    async with running(main_run(30), abilities=REPLAY, recording=REPLAYING) as (app, _, _):
+    async with running(main_run(30), abilities=REPLAY, origin=REPLAYING) as (app, _, _):
         text = bar(app, "footer")
         assert "space pause" in text
         assert "go on" not in text
@@ -128,7 +128,7 @@ async def test_a_failed_run_keeps_its_panels_and_says_what_was_saved():
     ("why", "words"),
     [
         ("eos", "end of text"),
-        ("length", "as many tokens as asked for"),
+        ("length", "token limit reached"),
         ("context", "the context is full"),
         ("user", "stopped by hand"),
     ],
@@ -142,7 +142,7 @@ async def test_a_finished_run_says_why_and_what_next(why, words):
 
 
 async def test_a_replay_that_has_ended_says_so():
-    async with running(main_run(30), abilities=REPLAY, recording=REPLAYING, ended=True) as (app, _, _):
+    async with running(main_run(30), abilities=REPLAY, origin=REPLAYING, ended=True) as (app, _, _):
         assert "finished: end of the recording" in lines(app.dashboard.query_one("#banner"))[0]
 
 
@@ -150,7 +150,7 @@ async def test_a_run_has_ended_only_when_all_of_it_is_shown():
     clock = count(0.0, 0.02)  # a slow machine: a frame takes in a few items
     async with running(main_run(30), ended=True, clock=lambda: next(clock)) as (app, pilot, _):
         seen = []
-        while app._backlog:
+        while not app.intake.caught_up:
             seen.append((app.view.tokens, app.dashboard.query_one("#banner").display, bar(app, "header")))
             await settle(app, pilot)
         assert len(seen) > 3
@@ -188,7 +188,7 @@ async def test_a_worker_that_is_not_heard_of_is_said_to_be_silent(width):
     "options",
     [
         {"pace": PaceStatus("rate", 30.0, True)},
-        {"abilities": REPLAY, "recording": REPLAYING},
+        {"abilities": REPLAY, "origin": REPLAYING},
         {"ended": True},
         {"pace": PaceStatus("rate", 0.02, False)},
     ],

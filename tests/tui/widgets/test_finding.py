@@ -84,7 +84,7 @@ async def test_an_injected_text_is_found_and_said_where(path, events):
         assert f"token {app.view.tokens - 2:,}"[:7] in status(app)
         await press(app, pilot, "enter")
         await looked(app, pilot)
-        assert "from the beginning again" in status(app)
+        assert "search wrapped around" in status(app)
 
 
 async def test_what_was_looked_for_is_there_again_and_n_goes_on(path):
@@ -144,8 +144,8 @@ async def test_a_search_under_way_says_how_far_it_is_and_the_screen_goes_on(path
         await press(app, pilot, "slash", *"zebra", "enter")
         assert reached.wait(20)
         await settle(app, pilot)
-        assert status(app).startswith("looking, 0 %")
-        assert "‘zebra’: looking, 0 %" in lines(app.dashboard.timeline)[0]
+        assert status(app).startswith("searching, 0 %")
+        assert "‘zebra’: searching, 0 %" in lines(app.dashboard.timeline)[0]
         go_on.set()
         await looked(app, pilot)
         assert "zebra" in text_before(app, 3).casefold()
@@ -191,9 +191,9 @@ async def test_hostile_text_is_shown_and_not_obeyed(path):
 
 
 async def test_a_source_without_a_recording_says_so():
-    async with running(main_run(33), abilities=SEEKABLE, recording=REPLAYING) as (app, pilot, _):
+    async with running(main_run(33), abilities=SEEKABLE, origin=REPLAYING) as (app, pilot, _):
         await press(app, pilot, "slash", "x", "enter")
-        assert toasts(app) == ["find…: nothing of the recording can be looked through"]
+        assert toasts(app) == ["find…: nothing of the recording can be searched yet"]
 
 
 @pytest.mark.parametrize(("key", "title"), [("slash", "find…"), ("7", "go to 0…90 %")])

@@ -69,7 +69,7 @@ def messages(frame: Frame) -> list[Message]:
     if frame.recording.mode == "failed":
         problem = one_line(frame.recording.problem or "the file cannot be written", SENTENCE_LIMIT)
         found.append(("bad", f"not being recorded: {problem}", _offers(frame, "record")))
-    elif frame.recording.problem and not frame.replay:
+    elif frame.recording.problem:
         found.append(("bad", f"recording incomplete: {one_line(frame.recording.problem, SENTENCE_LIMIT)}", ""))
     if frame.view.counts.dropped:
         found.append(("bad", f"{plural(frame.view.counts.dropped, 'event')} lost: the numbers shown have a gap", ""))
@@ -104,8 +104,8 @@ def _boundary(frame: Frame, chunks: Sequence[Chunk]) -> str:
 def _saved(frame: Frame) -> str:
     """Return in words the part of the run that is in a file."""
     recording = frame.recording
-    if recording.mode == "replay":
-        return "the recording ends here"
+    if frame.words.failed:
+        return frame.words.failed
     if not frame.view.tokens:
         return NOT_BEGUN
     if not recording.name:

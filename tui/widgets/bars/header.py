@@ -15,7 +15,7 @@ from moe_watch.sessions.text import top_k_text
 from moe_watch.tui.drawing.line import CellLine, Part, cells_of, on
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.settings import sampling_text
-from moe_watch.tui.text.format import count, factor, percent, rate, signed, size
+from moe_watch.tui.text.format import count, percent, rate, signed, size
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.widgets.frame_widget import FrameWidget
 
@@ -72,7 +72,7 @@ class HeaderBar(FrameWidget):
         ink, header = self.palette, frame.view.header
         text, muted = ink.bar, on(ink.muted, ink.bar)
         if header is None:
-            name = one_line(base_name(frame.loading), 32 if detail > 1 else 16)
+            name = one_line(base_name(frame.origin.model), 32 if detail > 1 else 16)
             return [(name, on(ink.strong, ink.bar)) if name else ("no model yet", muted)]
         return [
             (one_line(header.model.name, 32 if detail > 1 else 16), on(ink.strong, ink.bar)),
@@ -104,8 +104,11 @@ class HeaderBar(FrameWidget):
     def _recording(self, frame: Frame, detail: int) -> list[Part]:
         ink, recording = self.palette, frame.recording
         text = ink.bar
-        shown = recording.name if detail >= 5 else recording.name.removesuffix(_SUFFIX)
+        whole = frame.origin.name if frame.words.badge else recording.name
+        shown = whole if detail >= 5 else whole.removesuffix(_SUFFIX)
         name = f" {one_line(shown, 40)}" if detail >= 3 else ""
+        if frame.words.badge:
+            return [(frame.words.badge, on(ink.accent_bold, ink.bar)), (f"{name} {frame.pace_text}", text)]
         match recording.mode:
             case "recording":
                 sign = "● REC with a gap" if recording.problem else "● REC"
@@ -113,9 +116,6 @@ class HeaderBar(FrameWidget):
                     (sign, on(ink.status.bad, ink.bar) + Style(bold=True)),
                     (f"{name} {size(recording.bytes)}", text),
                 ]
-            case "replay":
-                speed = "unlimited" if frame.pace.value == 0 else factor(frame.pace.value)
-                return [("▶ REPLAY", on(ink.accent_bold, ink.bar)), (f"{name} {speed}", text)]
             case "failed":
                 problem = f": {one_line(recording.problem, 60)}" if detail >= 5 and recording.problem else ""
                 return [(f"recording failed{problem}", on(ink.status.bad, ink.bar) + Style(bold=True))]
@@ -176,8 +176,8 @@ def details(frame: Frame) -> list[str]:
     lines = [] if frame.view.header is None else _model_details(frame.view.header)
     lines += _changed_details(frame)
     recording = frame.recording
-    if recording.path:
-        lines.append(f"file: {one_line(recording.path, 120)}")
+    if path := recording.path or frame.origin.path:
+        lines.append(f"file: {one_line(path, 120)}")
     if recording.problem:
         lines.append(f"recording: {one_line(recording.problem, 120)}")
     lines.append(f"pace: {frame.pace_text}")

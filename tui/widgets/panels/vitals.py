@@ -55,7 +55,7 @@ class VitalsPanel(Panel):
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
         width, height = size
         history = frame.view.vitals
-        self.label("of this machine" if not frame.replay else "of the machine it was recorded on")
+        self.label(frame.words.machine)
         if history.last is None:
             never = frame.view.counts_only
             return self.message(width, height, "n/a: an import has no readings" if never else "no reading yet")
