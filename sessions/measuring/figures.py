@@ -118,7 +118,7 @@ def _entropy(axes: Axes, findings: Estimates) -> None:
 
 def _control(axes: Axes, findings: Estimates) -> None:
     """Both means against position: where late twins follow the plain curve, position explains it."""
-    size = findings.plan.chunk_size
+    size = findings.plan.spec.chunk_size
     for runs, colour, name in ((findings.plain, MEAN, "plain"), (findings.late, OTHER, "late twins")):
         mid = np.array([each.run.mid for each in runs])
         first = np.mean([each.run.chunks[0].first for each in runs])
@@ -131,7 +131,7 @@ def _control(axes: Axes, findings: Estimates) -> None:
 
 
 def _energy(axes: Axes, findings: Estimates) -> None:
-    at = [(each.i - _first(findings, each.run)) / findings.plan.chunk_size for each in findings.boundaries]
+    at = [(each.i - _first(findings, each.run)) / findings.plan.spec.chunk_size for each in findings.boundaries]
     effect = [each.difference("text", "neutral") for each in findings.boundaries]
     axes.scatter(at, effect, s=14, color=RUNS, label="boundaries of all runs")
     axes.axhline(0, color=ZERO, linewidth=0.8)

@@ -143,7 +143,7 @@ class _Gathering:
 def _require_same(header: Header, planned: PlannedRun, plan: Plan) -> None:
     _require(header.sampling == plan.sampling(planned), "it was drawn in another way")
     _require(header.prompt == whole_text(planned.prompt), "it has another prompt")
-    _require(header.chunk_size == plan.chunk_size, f"its chunks have {header.chunk_size} tokens")
+    _require(header.chunk_size == plan.spec.chunk_size, f"its chunks have {header.chunk_size} tokens")
 
 
 def _why(ending: State | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe_watch.backends.run_spec import ForkPlan
 from moe_watch.routing.half_life.chronomoe import entropy_collapse
 from moe_watch.routing.half_life.fit import Fit, in_words
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
@@ -48,7 +49,7 @@ def report(findings: Estimates, figures: Sequence[Path], without_figures: str = 
         "## Router entropy",
         _entropy(findings),
         shown.get("entropy", ""),
-        *(_energy(findings, shown) if findings.plan.forks else []),
+        *_energy(findings, findings.plan.spec.forks, shown),
         "## ChronoMoE's numbers for the same runs",
         _reference(findings),
     ]
@@ -69,7 +70,7 @@ def _protocol(findings: Estimates) -> str:
         f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts,"
         f" {top_k_text(model.experts_per_token)}, {markdown_text(weights_text(model))}",
         f"- engine: {markdown_text(f'{backend.name} {backend.version}, {backend.device}')}",
-        f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.chunk_size} tokens;"
+        f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.spec.chunk_size} tokens;"
         " where the model would have ended its text it was told to go on",
         f"- drawing: {_drawing(plan)}",
         f"- prompts: {_prompts(plan)}",
@@ -80,7 +81,10 @@ def _protocol(findings: Estimates) -> str:
 
 def _drawing(plan: Plan) -> str:
     seeds = ", ".join(map(str, plan.seeds))
-    return f"temperature {plan.temperature:g}, top-p {plan.top_p:g}, top-k {plan.top_k or 'all'}, seeds {seeds}"
+    sampler = plan.spec.sampler
+    return (
+        f"temperature {sampler.temperature:g}, top-p {sampler.top_p:g}, top-k {sampler.top_k or 'all'}, seeds {seeds}"
+    )
 
 
 def _prompts(plan: Plan) -> str:
@@ -142,9 +146,9 @@ def _entropy(findings: Estimates) -> str:
     )
 
 
-def _energy(findings: Estimates, shown: dict[str, str]) -> list[str]:
-    forks = findings.plan.forks
-    assert forks is not None
+def _energy(findings: Estimates, forks: ForkPlan | None, shown: dict[str, str]) -> list[str]:
+    if forks is None:
+        return []
     neutral, text = markdown_text(repr(forks.neutral)), markdown_text(repr(forks.text))
     boundaries = "every chunk boundary" if forks.every == 1 else f"one chunk boundary in {forks.every}"
     how = (

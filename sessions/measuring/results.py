@@ -13,12 +13,12 @@ import msgspec
 
 from moe_watch.routing.half_life.chronomoe import ReferenceNumbers, entropy_collapse
 from moe_watch.routing.half_life.fit_json import fit_result
-from moe_watch.routing.pressure.external_energy import ARMS, Boundary, ExternalEnergy
+from moe_watch.routing.pressure.external_energy import ARMS, ExternalEnergy
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.routing.pressure.position_control import PositionControl
 from moe_watch.routing.stats.bootstrap import Estimate
 from moe_watch.sessions.measuring.estimates import Estimates, FittedRun, verdicts
-from moe_watch.sessions.measuring.plan import Plan
+from moe_watch.sessions.measuring.plan import Plan, PlanRecord
 from moe_watch.sessions.measuring.recorded_run import RecordedRun
 
 Json = dict[str, Any]
@@ -37,7 +37,7 @@ def results(findings: Estimates) -> Json:
         "backend": _of(header.backend, "name", "version", "device", "dtype"),
         "pressure": findings.mode,
         "warm_up_chunks": WARM_UP_CHUNKS,
-        "plan": msgspec.to_builtins(findings.plan),
+        "plan": msgspec.to_builtins(PlanRecord.of(findings.plan)),
         "verdicts": verdicts(findings.plain),
         "mean_trajectory": {
             "mid_pressures": findings.mean.tolist(),
@@ -45,7 +45,7 @@ def results(findings: Estimates) -> Json:
             "fit": fit_result(findings.mean_fit),
         },
         "control": None if control is None else _control(control, findings),
-        "external_energy": None if energy is None else _energy(energy, findings.boundaries, findings.plan),
+        "external_energy": None if energy is None else _energy(energy, findings),
         "runs": [_run(each, findings.plan) for each in findings.plain],
         "late_runs": [_run(each, findings.plan) for each in findings.late],
     }
@@ -117,19 +117,25 @@ def _control(control: PositionControl, findings: Estimates) -> Json:
     }
 
 
-def _energy(energy: ExternalEnergy, boundaries: list[Boundary], plan: Plan) -> Json:
-    assert plan.forks is not None
-    return {
-        "text": plan.forks.text,
-        "neutral": plan.forks.neutral,
-        "boundaries": energy.boundaries,
-        "replicates": list(energy.replicates),
-        "arms": energy.arms,
-        "text_minus_neutral": estimate(energy.text_minus_neutral),
-        "text_minus_none": estimate(energy.text_minus_none),
-        "neutral_minus_none": estimate(energy.neutral_minus_none),
-        "by_boundary": [{"run": each.run, "i": each.i, **{arm: each.mean(arm) for arm in ARMS}} for each in boundaries],
-    }
+def _energy(energy: ExternalEnergy, findings: Estimates) -> Json | None:
+    forks = findings.plan.spec.forks
+    return (
+        None
+        if forks is None
+        else {
+            "text": forks.text,
+            "neutral": forks.neutral,
+            "boundaries": energy.boundaries,
+            "replicates": list(energy.replicates),
+            "arms": energy.arms,
+            "text_minus_neutral": estimate(energy.text_minus_neutral),
+            "text_minus_none": estimate(energy.text_minus_none),
+            "neutral_minus_none": estimate(energy.neutral_minus_none),
+            "by_boundary": [
+                {"run": each.run, "i": each.i, **{arm: each.mean(arm) for arm in ARMS}} for each in findings.boundaries
+            ],
+        }
+    )
 
 
 def estimate(found: Estimate) -> Json:

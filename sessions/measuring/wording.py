@@ -17,11 +17,11 @@ def summary_lines(findings: Estimates) -> list[str]:
     plan, header = findings.plan, findings.plain[0].run.header
     return [
         f"{header.model.name} · {header.backend.name} · {plural(len(findings.plain), 'run')} of {plan.chunks} measured"
-        f" chunks of {plural(plan.chunk_size, 'token')} · {findings.mode}",
+        f" chunks of {plural(plan.spec.chunk_size, 'token')} · {findings.mode}",
         f"verdicts: {verdict_counts(findings)}",
         f"mean of all runs: {in_words(findings.mean_fit)}",
         *control_lines(findings.control),
-        *([] if plan.forks is None else energy_lines(findings.energy)),
+        *([] if plan.spec.forks is None else energy_lines(findings.energy)),
     ]
 
 

@@ -5,9 +5,9 @@ import pytest
 from moe_watch.backends.protocol import Load, Start
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Header, Marker, State, Token
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
+from tests.run_specs import run_settings
 from tests.sessions.kit import (
     ScriptedWorker,
     Stage,
@@ -72,7 +72,7 @@ class TestRecording:
         output = tmp_path / "mine.moe.jsonl"
         output.write_text("precious")
         stage = Stage(folder)
-        source = LiveSource(RunSettings(output=output), stage.around)
+        source = LiveSource(run_settings(output=output), stage.around)
         with pytest.raises(UserError, match="exists already"):
             source.start()
         assert stage.workers == []
@@ -98,7 +98,7 @@ class TestRecording:
     def test_output_that_cannot_exist_is_refused_before_anything_is_loaded(self, folder, tmp_path, name, reason, force):
         (tmp_path / "file").touch()
         stage = Stage(folder)
-        source = LiveSource(RunSettings(output=tmp_path / name, force=force), stage.around)
+        source = LiveSource(run_settings(output=tmp_path / name, force=force), stage.around)
         with pytest.raises(UserError, match=f"cannot be written \\(.*{reason}.*choose another place") as refusal:
             source.start()
         assert len(str(refusal.value).splitlines()) == 1

@@ -18,7 +18,6 @@ import pytest
 import zstandard
 
 from moe_watch.routing.events import Chunk, Marker, Token
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.reader import read_session
@@ -27,6 +26,7 @@ from moe_watch.sessions.recording import sinks
 from moe_watch.sessions.recording.pending import LONGEST_WAIT, Gap
 from moe_watch.sessions.recording.recorder import FLUSH_SECONDS, SYNC_SECONDS
 from moe_watch.sessions.verifying.run_files import verify_runs
+from tests.run_specs import run_settings
 from tests.sessions.kit import Drained, Stage, files, path_of, replayed, tokens, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -267,7 +267,7 @@ def run_limited(folder, limits, ending=".moe.jsonl"):
     for limit in limits:
         stage = Stage(folder / str(limit))
         output = folder / f"{limit}{ending}"
-        source = LiveSource(RunSettings(prompt="def", chunk_size=4, output=output), stage.around)
+        source = LiveSource(run_settings(prompt="def", chunk_size=4, output=output), stage.around)
         drained = Drained(source)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         source.start()
@@ -402,7 +402,7 @@ class TestStream:
     def test_goes_to_whoever_reads(self, folder):
         reading, writing = os.pipe()
         stage = Stage(folder, stream=writing)
-        source = LiveSource(RunSettings(prompt="def", chunk_size=4), stage.around)
+        source = LiveSource(run_settings(prompt="def", chunk_size=4), stage.around)
         source.start()
         drained = Drained(source)
         drained.wait_for(Token, 2)
@@ -416,7 +416,7 @@ class TestStream:
     def test_reader_gone_ends_the_run(self, folder):
         reading, writing = os.pipe()
         stage = Stage(folder, stream=writing)
-        source = LiveSource(RunSettings(prompt="def", chunk_size=4), stage.around)
+        source = LiveSource(run_settings(prompt="def", chunk_size=4), stage.around)
         source.start()
         drained = Drained(source)
         drained.wait_for(Token, 2)
