@@ -119,14 +119,14 @@ class TestRecording:
 
     def test_without_a_place_of_its_own_a_run_that_must_be_recorded_does_not_begin(self, begin, folder):
         folder.touch()
-        stage, source, drained = begin(recording_required=True)
+        stage, source, drained = begin(required=True)
         drained.wait_for_end()
         assert "cannot be written (Not a directory)" in str(source.fatal_error)
         assert drained.of(Header) == []
         assert not any(isinstance(command, Start) for command in stage.worker.commands)
 
     def test_run_after_the_first_one_goes_on_unrecorded_in_any_case(self, begin, folder):
-        _, source, drained = begin(recording_required=True)
+        _, source, drained = begin(required=True)
         drained.wait_for(Token, 2)
         path_of(source).unlink()
         folder.rmdir()

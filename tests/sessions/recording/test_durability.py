@@ -36,7 +36,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's
 def fill_disk(source):
     """From here on the kernel answers every write to the present file with ENOSPC."""
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, source._run.recording._recorder._sink.fileno())
+    os.dup2(full, source._run.recording._run.recorder._sink.fileno())
     os.close(full)
 
 
@@ -434,7 +434,7 @@ def test_out_of_memory_in_the_run_is_said_and_recorded(begin, monkeypatch):
     def no_memory(event):
         raise MemoryError
 
-    monkeypatch.setattr(source._run._instruments, "feed", no_memory)
+    monkeypatch.setattr(source._run.stage.run.instruments, "feed", no_memory)
     stage.worker.generate(1)
     drained.wait_for_end()
     source.close()
