@@ -87,7 +87,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0
     """Limit of the generation rate, tokens per second; 0 is no limit."""
     on_full_context: Literal["restart", "finish"] = "finish"
-    """When the context is full: evaluate the prompt again in a fresh one and continue, or finish."""
+    """Action at the end of the context: evaluate the prompt again in a fresh one and continue, or finish."""
     injections: InjectionSchedule | None = None
     multistep: bool = False
     """Pause after every chunk until the user resumes or injects."""

@@ -1,4 +1,4 @@
-"""Commands of a run, and refusals of those that cannot be carried out."""
+"""Commands of a run, and refusals of commands that cannot be carried out."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class Forking:
         return [*before, *islice(cycle(content), len(text) - len(before) - len(after)), *after]
 
     def _frame(self, text: list[int]) -> tuple[list[int], list[int]]:
-        """Return the template's tokens before and after a turn: those that `text` shares with another turn."""
+        """Return the template's tokens before and after a turn; `text` shares them with another turn."""
         other = self._encode(self._plan.neutral)
         before = _shared(text, other)
         after = _shared(text[before:][::-1], other[before:][::-1])

@@ -21,8 +21,8 @@ class Inbox(Protocol):
 class PipeInbox:
     """Reader of commands from a pipe, on a separate thread.
 
-    On `Shutdown`, and when the parent has died, the thread ends this process at once, whatever the main thread does:
-    a library call for loading or evaluation may take minutes. No cleanup is needed here.
+    On `Shutdown`, and when the parent has died, the thread ends this process at once and does not wait for
+    the main thread: a library call for loading or evaluation may take minutes. No cleanup is needed here.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -48,6 +48,6 @@ class Surroundings:
     folder: Path = field(default_factory=sessions_directory)
     """Folder for recordings without a given name."""
     providers: Sequence[Provider] | None = None
-    """Providers of vitals; None for those of this machine."""
+    """Providers of vitals; None for the providers of this machine."""
     stream: int | None = None
     """Descriptor to record to instead of a file; closed at the end. The run ends when its reader closes it."""

@@ -72,7 +72,7 @@ class LiveRun:
         self.stage: Stage = Loading()
         self.rate = settings.spec.rate
         self.fatal_error: UserError | None = None
-        """Why no run could begin, until one has its first token."""
+        """Error of a run that could not begin; None once a run has a token."""
         self.worker = WorkerLink(around.worker, lambda message: post(lambda: self._receive(message)))
         self.recording = Recording(
             settings.recording,

@@ -68,7 +68,7 @@ class LiveSource:
 
     @property
     def fatal_error(self) -> UserError | None:
-        """Why no run could begin, or None."""
+        """Error of a run that could not begin, or None."""
         return self._run.fatal_error
 
     @property

@@ -1,7 +1,7 @@
-"""The findings of a measurement as JSON: a function of its session files alone, so it holds no times.
+"""Results of a measurement as JSON. They are computed from its session files alone, so they include no times.
 
-Each run has the keys that ChronoMoE's own measurement writes, with their meaning there, and ours beside them. All
-names: docs/experiments.md, "results.json".
+Each run has the keys of ChronoMoE's measurement, with the same meaning, and additional ones. All keys:
+docs/experiments.md, "results.json".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = "moe-watch measurement 1"
 
 
 def results(findings: Estimates) -> Json:
-    """Everything that was found."""
+    """Return the content of `results.json`."""
     header = findings.plain[0].run.header
     energy, control = findings.energy, findings.control
     return {
@@ -52,7 +52,7 @@ def results(findings: Estimates) -> Json:
 
 
 def to_bytes(found: Json) -> bytes:
-    """As it stands in `results.json`."""
+    """Encode the results as in `results.json`."""
     return (json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
@@ -81,7 +81,7 @@ def _run(fitted: FittedRun, plan: Plan) -> Json:
 
 
 def _trajectory(run: RecordedRun) -> Json:
-    """Measured chunks only; `chunk_indices` count from the first of them, `session_chunks` as the session does."""
+    """Return the measured chunks; `chunk_indices` count from the first of them, `session_chunks` as in the session."""
     chunks = run.chunks
     return {
         "chunk_indices": list(range(len(chunks))),
@@ -139,7 +139,7 @@ def _energy(energy: ExternalEnergy, findings: Estimates) -> Json | None:
 
 
 def estimate(found: Estimate) -> Json:
-    """A mean with its 95 % interval, null where there are too few clusters for one."""
+    """Return a mean with its 95 % interval, which is null if there are too few clusters."""
     interval = None if found.interval is None else list(found.interval)
     return {"mean": found.mean, "interval": interval, "clusters": found.clusters}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordingOptions:
-    """Whether a live run is recorded, and to which file."""
+    """Switch and file of a live run's recording."""
 
     record: bool = True
     output: Path | None = None

@@ -190,7 +190,7 @@ def test_a_run_of_several_contexts_is_no_measured_run(copy):
     last = next(n for n in reversed(range(len(lines))) if b'"event":"token"' in lines[n])
     fresh = State(state="fresh_context", i=json.loads(lines[last])["i"], t=1.0, why="context")
     path.write_bytes(b"".join([*lines[:last], to_json(fresh) + b"\n", *lines[last:]]))
-    with pytest.raises(NotWholeError, match="it began again in a fresh context"):
+    with pytest.raises(NotWholeError, match="it continued in a fresh context"):
         read_run(copy, planned, PLAN)
 
 
@@ -209,7 +209,7 @@ def test_a_worker_that_dies_is_one_line_and_the_next_attempt_goes_on(tmp_path, m
             os.kill(pids[0], signal.SIGKILL)
 
     monkeypatch.setattr(KeptWorker, "lend", remember)
-    with pytest.raises(UserError, match=r"^run-002.moe.jsonl: .*SIGKILL.*: the same command goes on from here$"):
+    with pytest.raises(UserError, match=r"^run-002.moe.jsonl: .*SIGKILL.*: the same command continues from here$"):
         measure(plan, tmp_path, Watching(kill))
     watching = Watching()
     measured(tmp_path, plan, watching)
@@ -284,7 +284,7 @@ def test_more_than_the_context_holds_is_said_before_anything_is_measured(tmp_pat
     with pytest.raises(
         UserError, match=r"the context of pocket holds 2,048: measure fewer chunks, or add --no-control"
     ):
-        measure(msgspec.structs.replace(PLAN, chunks=80, chunk_size=20), tmp_path, watching)
+        measure(msgspec.structs.replace(PLAN, chunks=80, spec=RunSpec()), tmp_path, watching)
     assert not watching.made
 
 
@@ -318,7 +318,7 @@ def test_without_control_the_report_says_what_cannot_be_told(tmp_path):
     found = results(findings)
     assert (found["control"], found["late_runs"], found["mean_trajectory"]["std"]) == (None, [], None)
     write_all(findings, to_bytes(found), tmp_path)
-    assert "position and age cannot be told apart" in (tmp_path / "report.md").read_text()
+    assert "position and age of a trend cannot be separated" in (tmp_path / "report.md").read_text()
 
 
 def test_external_energy(whole, tmp_path):

@@ -139,7 +139,7 @@ class TestResumesByItself:
         stage.clock.advance(SYNC_SECONDS)
         stage.worker.generate(1)
         wait_for_failure(source)
-        assert source.recording.problem.startswith("the file was deleted, with all before it; nothing is recorded")
+        assert source.recording.problem.startswith("the file was deleted, with all earlier events; nothing is recorded")
         stage.clock.advance(gaps.FIRST_WAIT)
         wait_until(lambda: source.recording.mode == "recording", "another file")
         stage.worker.generate(12)
@@ -424,7 +424,7 @@ class TestStream:
         stage.worker.generate(1)
         wait_until(lambda: source.ended or source.drain() is None, "the end")
         source.close()
-        assert source.recording.problem == "nobody reads the output any more; nothing is recorded since token 2"
+        assert source.recording.problem == "the reader of the output has closed it; nothing is recorded since token 2"
 
 
 def test_out_of_memory_in_the_run_is_said_and_recorded(begin, monkeypatch):

@@ -123,7 +123,9 @@ def test_switched_off_it_stays_off_whatever_became_of_the_file(make, tmp_path, c
     (tmp_path / "mine.moe.jsonl").unlink()
     recording.wanted = False
     recording.end()
-    assert recording.status.problem == "the file was deleted, with all before it; nothing is recorded since token 3"
+    assert (
+        recording.status.problem == "the file was deleted, with all earlier events; nothing is recorded since token 3"
+    )
     fill(recording, 3, first=3)
     clock.advance(60)
     recording.tick()
