@@ -1,7 +1,7 @@
-"""What the dashboard's process and the worker process say to each other.
+"""Messages between the parent process and the worker process.
 
 Both directions are a pipe of frames (`multiprocessing.connection.Connection`), each frame one msgpack
-message. The worker sends `Ready` once, then `Batch`es of stream items, in order, nothing dropped.
+message. The worker sends `Ready` once, then `Batch`es of stream items, in order and without loss.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from moe_watch.backends.run_spec import RunSpec
 from moe_watch.routing.events import (
     BackendInfo,
     Change,
@@ -24,109 +25,71 @@ from moe_watch.routing.events import (
     Sampling,
     State,
     Token,
-    TokenSource,
 )
 
 BackendChoice = Literal["auto", "mlx", "llama.cpp"]
 
 
 MeasuredVariant = Literal["bare", "tap off", "tap on"]
-"""The engine's own loop; ours with nobody looking on; ours looking on. Ours make and encode events, as for a run."""
+"""The engine's own loop; our loop with the tap off; our loop with the tap on. Our loop creates and encodes events, as
+in a run."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be told to an engine. What is None or empty the engine chooses; what it cannot do it refuses."""
+    """Options of an engine. Fields that are None or empty are left to the engine; it refuses unsupported ones."""
 
     threads: int | None = None
     gpu_layers: int | None = None
-    """Layers in the GPU's memory; −1 is all."""
+    """Number of layers in GPU memory; −1 is all."""
     context: int | None = None
-    """Tokens that the context holds."""
+    """Context length in tokens."""
     batch: int | None = None
-    """Tokens in one call of the engine at most."""
+    """Maximum number of tokens in one call of the engine."""
     micro_batch: int | None = None
-    """Tokens evaluated at once at most."""
+    """Maximum number of tokens evaluated at once."""
     mmap: bool | None = None
-    """Map the model's file instead of reading it."""
+    """Map the model file into memory instead of reading it."""
     mlock: bool | None = None
-    """Keep the model's memory from being swapped out."""
+    """Lock the model in memory, so that it is not swapped out."""
     kv_type: str | None = None
-    """Type of the KV cache's numbers, e.g. `f16`, `f32`, `q8_0`."""
+    """Data type of the KV cache, e.g. `f16`, `f32`, `q8_0`."""
     tensor_overrides: list[str] = []
-    """`PATTERN=BUFFER`: where tensors whose names match are kept, e.g. `ffn_.*_exps=CPU`."""
+    """`PATTERN=BUFFER`: buffer type for tensors with matching names, e.g. `ffn_.*_exps=CPU`."""
     trust_remote_code: bool = False
-    """Run Python code that the model brings along."""
+    """Run Python code from the model's folder."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The first command: which model, with which engine."""
+    """Load a model with an engine. The first command."""
 
     model: str
     backend: BackendChoice = "auto"
     options: EngineOptions = EngineOptions()
 
 
-class ForkPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """At every so many chunk boundaries, what the next chunk would be without text, with neutral text, and with text.
-
-    docs/measurements.md, "Perturbation".
-    """
-
-    text: str
-    neutral: str
-    """Cut or repeated to as many tokens as `text` has."""
-    form: PerturbationForm = "raw"
-    replicates: int = 8
-    """Continuations of each arm, with independent seeds."""
-    every: int = 1
-    """Chunks from one forked boundary to the next."""
-    first: int = 0
-    """Complete chunks before the first forked boundary."""
-
-
-class TeacherTokens(msgspec.Struct, frozen=True):
-    """Successive tokens of another session that this run is to take."""
-
-    source: TokenSource
-    ids: list[int]
-    text: str
-    """What they stood for: another tokeniser's ids would mean something else."""
-
-
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Begin a run in an empty context. Token indices start at 0 and `t` at 0."""
+    """Begin a run in an empty context. Token indices and `t` start at 0."""
 
-    prompt: str
-    sampling: Sampling
-    raw: bool = False
-    """Leave the prompt as it is, without the model's chat template."""
-    tokens: int | None = None
-    """Stop after so many decode tokens; None goes on."""
-    chunk_size: int = 20
-    rate: float = 0.0
-    """Tokens per second at most; 0 is as fast as it goes."""
-    on_full_context: Literal["restart", "finish"] = "finish"
-    """At the end of the context: go on in a fresh one with the same prompt, or finish."""
-    perturb: str | None = None
-    """Text injected on a schedule, every `perturb_every` chunks."""
-    perturb_every: int = 0
-    multistep: bool = False
-    """Pause after every chunk until `Resume` or `Perturb`."""
-    forks: ForkPlan | None = None
-    teacher: list[TeacherTokens] = []
-    """Take these tokens instead of the prompt's and of drawing; the run ends with them."""
+    spec: RunSpec
+    seed: int
+    """Seed of this run, given by `spec` or drawn."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Sampler with its seed."""
+        return self.spec.sampler.seeded(self.seed)
 
 
 class Pause(msgspec.Struct, frozen=True, tag=True):
-    """Stop between two tokens, until `Resume`."""
+    """Pause between two tokens until `Resume`."""
 
 
 class Resume(msgspec.Struct, frozen=True, tag=True):
-    """Go on."""
+    """Continue a paused run."""
 
 
 class Perturb(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Put text into the context at the next chunk boundary, or at once. After end of text: at once."""
+    """Inject text at the next chunk boundary, or at once. A finished run is continued at once."""
 
     text: str
     form: PerturbationForm = "raw"
@@ -135,7 +98,7 @@ class Perturb(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class SetSampling(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Draw the following tokens differently; the seed is not set anew."""
+    """Change the sampler for the following tokens. The random generator keeps its state."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -143,31 +106,31 @@ class SetSampling(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class SetTap(msgspec.Struct, frozen=True, tag=True):
-    """Observe routing, or leave it alone: what does watching cost?"""
+    """Switch the tap on or off."""
 
     on: bool
 
 
 class SetMultistep(msgspec.Struct, frozen=True, tag=True):
-    """Pause after every chunk, or no longer; switched off, a pause at a chunk's end is over."""
+    """Switch the pause after every chunk on or off; off also ends a pause at a chunk boundary."""
 
     on: bool
 
 
 class SetRate(msgspec.Struct, frozen=True, tag=True):
-    """Tokens per second at most; 0 is as fast as it goes."""
+    """Limit the generation rate, tokens per second; 0 is no limit."""
 
     rate: float
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """How fast is this model? Heard between runs only; answered with `Measured`."""
+    """Measure the speed of the model. Accepted between runs only; the answer is `Measured`."""
 
     variant: MeasuredVariant
     phase: Phase
-    """A prompt evaluated, or tokens generated."""
+    """`prefill` evaluates a prompt, `decode` generates tokens."""
     prompt: str
-    """Raw; for `prefill` repeated up to `tokens`."""
+    """Raw text; for `prefill` it is repeated up to `tokens`."""
     tokens: int
 
 
@@ -178,7 +141,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """Leave the process. So does the end of the pipe."""
+    """Exit the process. The end of the pipe has the same effect."""
 
 
 Command = (
@@ -192,25 +155,25 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: ModelInfo
     backend: BackendInfo
     template: str | None
-    """`chat` if prompts are wrapped by the model's chat template, None if it has none."""
+    """`chat` if the model's chat template formats prompts; None if it has no template."""
     capture: list[str]
     warnings: list[str] = []
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The worker cannot do what was asked: one line for the user.
+    """Error of the worker, as one line for the user.
 
-    A run that cannot go on while the worker can ends with a `State` of `error` instead.
+    A run that fails in a working process ends with a `State` of `error` instead.
     """
 
     message: str
     fatal: bool = True
-    """The process leaves, or is dead already. Otherwise one command was not carried out, and all else goes on."""
+    """The process exits, or is dead already. Otherwise one command was refused and the worker continues."""
     log: list[str] = []
-    """If it died: the last lines that it wrote."""
+    """Last lines of its output, if it died."""
     command: str = ""
-    """Which command was not carried out, as `moe_watch.routing.events.Refused` names it; empty if `fatal`. After
-    `start` the run before it goes on."""
+    """Name of the refused command as in `moe_watch.routing.events.Refused`; empty if `fatal`. After a refused `start`
+    the present run continues."""
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):
@@ -220,7 +183,7 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
 
 
 class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="branch"):
-    """One continuation of a forked context. Its tokens are no part of the run."""
+    """One continuation of a forked context. Its tokens are not part of the run."""
 
     t: float
     arm: ForkArm
@@ -228,11 +191,11 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     seed: int
     text: str
     tokens: list[Token]
-    """Injected ones, then one chunk of generated ones; `i` goes on from the boundary."""
+    """Injected tokens, then one chunk of generated ones; `i` continues from the boundary."""
 
 
 BatchItem = Token | Perturbation | State | RunWarning | Progress | Change | Branch
-"""What a run sends, in the order in which it happened."""
+"""Stream item of a run; items are sent in the order of events."""
 
 
 class Batch(msgspec.Struct, frozen=True, tag=True):
@@ -249,17 +212,17 @@ _messages = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Command | Message) -> bytes:
-    """One message as one frame."""
+    """Encode one message as one frame."""
     return _encoder.encode(message)
 
 
 def decode_command(frame: bytes) -> Command:
-    """Read what the parent sent."""
+    """Decode a command from the parent."""
     command: Command = _commands.decode(frame)
     return command
 
 
 def decode_message(frame: bytes) -> Message:
-    """Read what the worker sent."""
+    """Decode a message from the worker."""
     message: Message = _messages.decode(frame)
     return message

@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import in_transformers
 from benchmarks.made_models import FEW_LARGE, MANY_SMALL, RandomModel, make_file, make_folder
 from moe_watch.backends.protocol import BackendChoice
+from moe_watch.backends.run_spec import RunSpec
 from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, table
 from moe_watch.routing.stats.timing_noise import in_words
 from moe_watch.sessions.bench import Bench, BenchResult, Variants
@@ -71,7 +72,8 @@ def no_compiler() -> Iterator[None]:
 
 def result_of(case: Case, model: str, rounds: int) -> BenchResult:
     """Measure one model on one engine; on llama.cpp also as it is without a compiler."""
-    settings = RunSettings(model=model, backend=case.backend, prompt=PROMPT, tokens=case.tokens)
+    spec = RunSpec(prompt=PROMPT, tokens=case.tokens)
+    settings = RunSettings(spec=spec, model=model, backend=case.backend)
     with ExitStack() as stack:
         bench = stack.enter_context(Bench(settings, lambda _: None, dashboard=run_unseen, prefill_tokens=case.prompt))
         if case.backend != "llama.cpp":

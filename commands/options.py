@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -13,7 +12,9 @@ from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
     from moe_watch.backends.protocol import EngineOptions
+    from moe_watch.backends.run_spec import InjectionSchedule, SamplerOptions
 
+Stop = Literal["eos", "never"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_MODEL = "pocket"
@@ -74,7 +75,7 @@ def chosen_model(positional: str | None, named: str | None) -> str:
 
 
 def generation_options(command: Command) -> Command:
-    """Add the options of a generation, which `GenerationOptions.of` collects."""
+    """Add the options of a generation, which `run_settings` collects."""
     for option in reversed(_GENERATION):
         command = option(command)
     return command
@@ -210,52 +211,52 @@ def checked_output(output: Path | None) -> Path | None:
     return output
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """Checked generation options."""
+def check_generation(options: dict[str, Any]) -> None:
+    """Check the options of `generation_options`.
 
-    backend: str
-    prompt: str | None
-    raw: bool
-    tokens: int | None
-    chunk_size: int
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int | None
-    stop: str | None
-    perturb: str | None
-    every: int
-    teacher: Path | None
-    engine: EngineOptions
-
-    @classmethod
-    def of(cls, *, prompt: str | None, prompt_file: Path | None, **options: Any) -> GenerationOptions:
-        """Check all options and read the prompt.
-
-        Raises:
-            UserError: an option is out of its range, or the prompt cannot be read.
-        """
-        engine = engine_options_of(options)
-        found = cls(prompt=_prompt(prompt, prompt_file), engine=engine, **options)
-        found._check()
-        return found
-
-    def _check(self) -> None:
-        require(self.tokens is None or self.tokens > 0, f"--tokens is {self.tokens}", "generate at least 1")
-        check_drawing(self.chunk_size, self.temperature, self.top_p, self.top_k)
-        require(self.seed is None or 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}", f"use 0 up to {MAX_SEED}")
-        require(self.every >= 0, f"--every is {self.every}", "use at least 1 chunk")
-        require(self.perturb != "", "--perturb is empty", "give the text to inject")
-        require(bool(self.perturb) == (self.every > 0), "--perturb and --every need each other", "give text and chunks")
-        if self.teacher is not None:
-            self._check_teacher()
-
-    def _check_teacher(self) -> None:
-        """Refuse options that contradict a teacher, which has all tokens of the run."""
-        others = {"--prompt": self.prompt, "--tokens": self.tokens, "--perturb": self.perturb}
-        given = [name for name, value in others.items() if value is not None]
+    Raises:
+        UserError: an option is out of its range, or two options exclude each other.
+    """
+    tokens, seed, text, every = (options[name] for name in ("tokens", "seed", "perturb", "every"))
+    require(tokens is None or tokens > 0, f"--tokens is {tokens}", "generate at least 1")
+    check_sampler(options["chunk_size"], options["temperature"], options["top_p"], options["top_k"])
+    require(seed is None or 0 <= seed <= MAX_SEED, f"--seed is {seed}", f"use 0 up to {MAX_SEED}")
+    require(every >= 0, f"--every is {every}", "use at least 1 chunk")
+    require(text != "", "--perturb is empty", "give the text that is to be injected")
+    require(bool(text) == (every > 0), "--perturb and --every go together", "give text and chunks")
+    if options["teacher"] is not None:
+        given = [f"--{name}" for name in ("prompt", "tokens", "perturb") if options[name] is not None]
         require(not given, f"--teacher and {' and '.join(given)} given", "the session has all tokens: keep one of them")
+
+
+def sampler_of(options: dict[str, Any], stop: Stop) -> SamplerOptions:
+    """Take the sampler out of a command's options.
+
+    Args:
+        options: with `temperature`, `top_p` and `top_k`, and with `stop` if the command has that option.
+        stop: default of `stop`.
+    """
+    from moe_watch.backends.run_spec import SamplerOptions
+
+    given = {name: options.pop(name) for name in ("temperature", "top_p", "top_k")}
+    return SamplerOptions(**given, stop=options.pop("stop", None) or stop)
+
+
+def injections_of(options: dict[str, Any]) -> InjectionSchedule | None:
+    """Take the schedule of injections out of a command's options."""
+    from moe_watch.backends.run_spec import InjectionSchedule
+
+    text, every = options.pop("perturb"), options.pop("every")
+    return None if text is None else InjectionSchedule(text=text, every=every)
+
+
+def prompt_of(options: dict[str, Any]) -> str | None:
+    """Take the prompt out of a command's options; None if there is none.
+
+    Raises:
+        UserError: its file cannot be read, or there are two prompts.
+    """
+    return _prompt(options.pop("prompt"), options.pop("prompt_file"))
 
 
 def _prompt(text: str | None, file: Path | None) -> str | None:
@@ -287,7 +288,7 @@ def text_of(file: Path, what: str) -> str:
         raise UserError(f"{file} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
 
 
-def check_drawing(chunk_size: int, temperature: float, top_p: float, top_k: int) -> None:
+def check_sampler(chunk_size: int, temperature: float, top_p: float, top_k: int) -> None:
     """Check the settings of the sampler, and the chunk size.
 
     Raises:

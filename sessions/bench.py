@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType, TracebackType
 from typing import get_args
 
+import msgspec
+
 from moe_watch.backends.protocol import Measure, MeasuredVariant, Ready
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Cost, Phase, Progress, State, Token
@@ -23,6 +25,7 @@ from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.recording.options import RecordingOptions
 from moe_watch.vitals.noise import NoiseMeter
 
 FEWEST_TOKENS = 20
@@ -115,7 +118,7 @@ class Bench:
         dashboard: Follow | None = None,
         prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
-        self._settings = replace(settings, raw=True, stop="never", force=True, recording_required=True)
+        self._settings = _recorded(settings)
         self._dashboard = dashboard
         self._prefill_tokens = prefill_tokens
         self._worker = KeptWorker(self._settings.load(), on_progress)
@@ -181,13 +184,15 @@ class Bench:
 
     def measure(self, variant: MeasuredVariant, phase: Phase) -> float:
         """Tokens per second, once."""
-        tokens = self._prefill_tokens if phase == "prefill" else self._settings.tokens
+        tokens = self._prefill_tokens if phase == "prefill" else self._settings.spec.tokens
         assert tokens is not None
-        return self._worker.measure(Measure(variant=variant, phase=phase, prompt=self._settings.prompt, tokens=tokens))
+        return self._worker.measure(
+            Measure(variant=variant, phase=phase, prompt=self._settings.spec.prompt, tokens=tokens)
+        )
 
     def _record(self, path: Path, follow: Follow) -> float:
         """A whole run on the worker that is loaded already; its rate by the recording's times."""
-        settings = replace(self._settings, output=path)
+        settings = replace(self._settings, recording=replace(self._settings.recording, output=path))
         source = LiveSource(settings, Surroundings(worker=self._worker.lend))
         follow(source)
         if source.fatal_error is not None:
@@ -195,6 +200,14 @@ class Bench:
         if source.recording.problem:
             raise UserError(source.recording.problem, advice="make room for temporary files")
         return recorded_rate(path)
+
+
+def _recorded(settings: RunSettings) -> RunSettings:
+    """Return settings of runs with a raw prompt that are recorded, and do not finish at the end of the text."""
+    spec = msgspec.structs.replace(
+        settings.spec, raw=True, sampler=msgspec.structs.replace(settings.spec.sampler, stop="never")
+    )
+    return replace(settings, spec=spec, recording=RecordingOptions(force=True, required=True))
 
 
 def _without_screen(source: LiveSource) -> None:

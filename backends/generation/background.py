@@ -1,4 +1,4 @@
-"""Work on a thread of its own, one piece at a time, handed over in few steps."""
+"""Background thread for one item of work at a time, with a cheap handover."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-Piece = TypeVar("Piece")
+Item = TypeVar("Item")
 
 
-class Beside(Generic[Piece]):
-    """Does pieces of work while its owner goes on with something else.
+class BackgroundThread(Generic[Item]):
+    """Thread that processes items while its owner continues.
 
-    An executor does so, too, and more; beside a model, whose weights drive everything else out of the caches, handing
-    over takes it three times as long. The thread ends with this object.
+    An executor does this, too, but next to a model, which evicts everything else from the CPU caches, its handover
+    takes three times as long. The thread ends with this object.
 
     Args:
-        work: does a piece; must not hold on to the owner of this object.
+        work: processes an item; must not keep a reference to the owner of this object.
         name: of the thread.
     """
 
-    def __init__(self, work: Callable[[Piece], None], name: str) -> None:
-        self._pieces: SimpleQueue[tuple[Piece] | None] = SimpleQueue()
-        self._ends: SimpleQueue[BaseException | None] = SimpleQueue()
+    def __init__(self, work: Callable[[Item], None], name: str) -> None:
+        self._items: SimpleQueue[tuple[Item] | None] = SimpleQueue()
+        self._results: SimpleQueue[BaseException | None] = SimpleQueue()
         self._is_busy = False
-        threading.Thread(target=_serve, args=(work, self._pieces, self._ends), name=name, daemon=True).start()
-        weakref.finalize(self, self._pieces.put, None)
+        threading.Thread(target=_serve, args=(work, self._items, self._results), name=name, daemon=True).start()
+        weakref.finalize(self, self._items.put, None)
 
-    def begin(self, piece: Piece) -> None:
-        """Begin with a piece, once the one before is done; whatever that one raised is raised here."""
+    def begin(self, item: Item) -> None:
+        """Start processing an item once the previous one is done; raises the exception of the previous one."""
         self.settle()
         self._is_busy = True
-        self._pieces.put((piece,))
+        self._items.put((item,))
 
     def settle(self) -> None:
-        """Wait until all is done; whatever was raised there is raised here."""
+        """Wait until the thread is idle; raises the exception of the last item."""
         if self._is_busy:
             self._is_busy = False
-            if (error := self._ends.get()) is not None:
+            if (error := self._results.get()) is not None:
                 raise error
 
 
 def _serve(
-    work: Callable[[Piece], None],
-    pieces: SimpleQueue[tuple[Piece] | None],
-    ends: SimpleQueue[BaseException | None],
+    work: Callable[[Item], None],
+    items: SimpleQueue[tuple[Item] | None],
+    results: SimpleQueue[BaseException | None],
 ) -> None:
-    """Work until there is no more to come."""
-    while (given := pieces.get()) is not None:
+    """Process items until None arrives."""
+    while (received := items.get()) is not None:
         try:
-            work(given[0])
-        except BaseException as error:  # whoever waits must be told, whatever it is
-            ends.put(error)
+            work(received[0])
+        except BaseException as error:  # any exception must reach the waiting thread
+            results.put(error)
         else:
-            ends.put(None)
-        del given  # it may hold megabytes until the next one comes
+            results.put(None)
+        del received  # it may hold megabytes until the next one arrives

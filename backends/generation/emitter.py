@@ -1,4 +1,4 @@
-"""What a run tells as it goes on: tokens in order, numbered and timed, and what happened between them."""
+"""Emitter of a run's events: numbered and timed tokens, and the events between them."""
 
 from __future__ import annotations
 
@@ -21,66 +21,66 @@ from moe_watch.routing.events import (
 )
 
 
-class Narration:
-    """One run's events on their way out.
+class Emitter:
+    """Emitter of one run's events.
 
     Args:
-        outbox: where they go.
+        outbox: receives the events.
         clock: seconds, monotonic.
-        detokenizer: for the context that the run begins in.
+        detokenizer: for the first context of the run.
     """
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float], detokenizer: Detokenizer) -> None:
         self.i = 0
-        """Tokens so far."""
+        """Number of tokens so far."""
         self.detokenizer = detokenizer
-        """Of the context that the next tokens stand in."""
+        """Detokenizer of the present context."""
         self.note: str | None = None
-        """Words for other work that takes time while given tokens are evaluated."""
+        """Name of other slow work during prefill."""
         self._outbox = outbox
         self._clock = clock
         self._began = clock()
 
     def now(self) -> float:
-        """Seconds since the run began."""
+        """Return the seconds since the run began."""
         return round(self._clock() - self._began, 3)
 
     def tokens(
-        self, ids: Sequence[int], source: TokenSource, routing: RouterOutputs, drawn: SampledToken | None = None
+        self, ids: Sequence[int], source: TokenSource, routing: RouterOutputs, sampled: SampledToken | None = None
     ) -> None:
-        """Tokens that were evaluated together."""
+        """Emit tokens that were evaluated together."""
         t = self.now()
         facts = [
-            TokenFacts(i, t, source, token, self.detokenizer.add(token), drawn)
+            TokenFacts(i, t, source, token, self.detokenizer.add(token), sampled)
             for i, token in enumerate(ids, start=self.i)
         ]
         self.i += len(facts)
         self._outbox.put_tokens(Evaluated(facts, routing))
 
     def prefill(self, done: int, total: int) -> None:
-        """How far given tokens are evaluated."""
+        """Report the progress of prefill."""
         self._outbox.put(Progress(stage="prefill", done=done, total=total, unit="tokens", note=self.note))
         self._outbox.flush()
 
     def state(self, state: RunState, *, why: str | None = None, message: str | None = None) -> None:
-        """What became of the run."""
+        """Emit a state of the run."""
         self._outbox.put(State(state=state, i=self.i, t=self.now(), why=why, message=message))
         self._outbox.flush()
 
     def warn(self, text: str) -> None:
-        """Tell what was found out about the run's numbers, after everything that happened before it."""
+        """Emit a warning about the run's numbers, after all earlier events."""
         self._outbox.put(RunWarning(i=self.i, t=self.now(), text=text))
         self._outbox.flush()
 
     def change(
         self, *, tap: bool | None = None, sampling: Sampling | None = None, multistep: bool | None = None
     ) -> None:
-        """What is different from the next token on."""
+        """Emit a change of settings that applies from the next token on."""
         self._outbox.put(Change(i=self.i, t=self.now(), tap=tap, sampling=sampling, multistep=multistep))
         self._outbox.flush()
 
     def perturbation(self, perturb: Perturb, ids: list[int], form: PerturbationForm) -> None:
-        """A text whose tokens follow."""
+        """Emit an injection; its tokens follow."""
         self._outbox.put(
             Perturbation(
                 i=self.i,
@@ -94,14 +94,14 @@ class Narration:
         )
 
     def branch(self, branch: Branch) -> None:
-        """What the run could have gone on with."""
+        """Emit one continuation of a fork."""
         self._outbox.put(branch)
         self._outbox.flush()
 
     def send(self) -> None:
-        """Have everything sent that was told so far, while the model goes on."""
+        """Send all events so far, while the model continues."""
         self._outbox.send()
 
     def flush(self) -> None:
-        """Have everything sent that was told so far, and wait for that."""
+        """Send all events so far, and wait until they are sent."""
         self._outbox.flush()

@@ -1,4 +1,4 @@
-"""What a run could go on with: the same place again and again, with other random numbers and with a text in between.
+"""Forks of a run: continuations of one context with other seeds, and with or without a text.
 
 docs/measurements.md, "Perturbation".
 """
@@ -15,7 +15,8 @@ import numpy as np
 
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
-from moe_watch.backends.protocol import Branch, ForkPlan
+from moe_watch.backends.protocol import Branch
+from moe_watch.backends.run_spec import ForkPlan
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import ForkArm, Sampling, Token
 
@@ -24,7 +25,7 @@ ARMS: tuple[ForkArm, ...] = get_args(ForkArm)
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A text that a continuation begins with; nothing for `none`."""
+    """Arm of a fork: the text that its continuations begin with, empty for `none`."""
 
     name: ForkArm
     text: str
@@ -33,34 +34,34 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class ForkPoint:
-    """Where a run is forked."""
+    """Chunk boundary at which a run is forked."""
 
     i: int
-    """Tokens of the run so far."""
+    """Number of tokens so far."""
     chunks: int
-    """Complete chunks of the run so far."""
+    """Number of complete chunks so far."""
     sampling: Sampling
-    """Of the run."""
+    """Sampler of the run."""
 
 
 def branch_seed(seed: int, chunks: int, arm: ForkArm, replicate: int) -> int:
-    """The seed of one continuation, below 2³¹: independent of all others and of the run's own.
+    """Return the seed of one continuation, below 2³¹: independent of all others and of the run's seed.
 
-    `numpy.random.SeedSequence(seed, spawn_key=(chunks, number of the arm, replicate))`, its first word halved; `chunks`
-    are the complete ones before the boundary, arms are numbered none 0, neutral 1, text 2.
+    First word of `numpy.random.SeedSequence(seed, spawn_key=(chunks, number of the arm, replicate))`, halved; `chunks`
+    is the number of complete chunks before the boundary, arms are numbered none 0, neutral 1, text 2.
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(chunks, ARMS.index(arm), replicate))
     return int(sequence.generate_state(1)[0]) >> 1
 
 
-class Branching:
-    """Carries out a plan at one boundary after the other.
+class Forking:
+    """Generator of continuations at the boundaries of a fork plan.
 
     Args:
-        engine: what the run runs on.
-        plan: which texts, how often; checked.
-        chunk_size: tokens of a continuation.
-        observed: makes token events.
+        engine: the engine of the run.
+        plan: a checked plan.
+        chunk_size: tokens per continuation.
+        observed: converts evaluated tokens to events.
         now: seconds since the run began.
     """
 
@@ -80,18 +81,18 @@ class Branching:
         self._now = now
 
     def is_due(self, chunks: int) -> bool:
-        """The boundary after so many complete chunks is to be forked."""
+        """Return whether to fork at the boundary after this number of complete chunks."""
         return chunks >= self._plan.first and (chunks - self._plan.first) % self._plan.every == 0
 
     def hindrance(self) -> str | None:
-        """Why the run cannot be forked where it stands, if it cannot: every arm must have room for a whole chunk."""
+        """Return why the run cannot be forked here, or None. Every arm needs room for a whole chunk."""
         needed = max(len(arm.ids) for arm in self._arms()) + self._chunk_size
         if self._engine.position + needed <= self._engine.context_length:
             return None
         return f"nothing was forked: the context has no room for the {needed:,} tokens of a text and a chunk"
 
     def branches(self, at: ForkPoint) -> Generator[Branch, None, None]:
-        """All continuations; the run is where it was as soon as this ends or is closed."""
+        """Yield all continuations; the run's context is restored when this ends or is closed."""
         arms = self._arms()
         with self._engine.fork() as rewind:
             for arm in arms:
@@ -124,10 +125,10 @@ class Branching:
             done += len(step)
             yield Evaluated(facts, routing)
         for number in range(self._chunk_size):
-            drawn = self._engine.draw(last=number == self._chunk_size - 1)
-            text = detokenizer.add(drawn.id)
+            sampled = self._engine.draw(last=number == self._chunk_size - 1)
+            text = detokenizer.add(sampled.id)
             yield Evaluated(
-                [TokenFacts(i + done + number, self._now(), "generated", drawn.id, text, drawn)], drawn.routing
+                [TokenFacts(i + done + number, self._now(), "generated", sampled.id, text, sampled)], sampled.routing
             )
 
     # -- texts
@@ -150,13 +151,13 @@ class Branching:
         return self._engine.encode(text, turn=self._is_turn, first=False)
 
     def _of_equal_length(self, text: list[int]) -> list[int]:
-        """The neutral text repeated or cut to as many tokens as `text`, within the same template."""
+        """Return the neutral text, repeated or cut to the length of `text`, within the same template."""
         content = self._engine.encode(self._plan.neutral, turn=False, first=False)
         before, after = self._frame(text) if self._is_turn else ([], [])
         return [*before, *islice(cycle(content), len(text) - len(before) - len(after)), *after]
 
     def _frame(self, text: list[int]) -> tuple[list[int], list[int]]:
-        """What the template puts around a turn: the tokens that `text` shares with another turn."""
+        """Return the template's tokens before and after a turn; `text` shares them with another turn."""
         other = self._encode(self._plan.neutral)
         before = _shared(text, other)
         after = _shared(text[before:][::-1], other[before:][::-1])
@@ -164,15 +165,15 @@ class Branching:
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two texts begin alike with."""
+    """Return the length of the common prefix."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def check_plan(plan: ForkPlan, engine: Engine) -> None:
-    """Refuse what cannot be carried out.
+    """Refuse a plan that cannot be executed.
 
     Raises:
-        UserError: what, and what to give instead.
+        UserError: a text has no tokens, or a number is out of range.
     """
     for name, text in (("text", plan.text), ("neutral text", plan.neutral)):
         if not engine.encode(text, turn=False, first=False):

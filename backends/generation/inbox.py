@@ -1,4 +1,4 @@
-"""Commands from the parent, as they arrive."""
+"""Queue of commands from the parent."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from moe_watch.backends.protocol import Command, Shutdown, decode_command
 
 
 class Inbox(Protocol):
-    """Where the run looks for commands."""
+    """Queue of commands for a run."""
 
     def take(self, timeout: float | None) -> Command | None:
-        """The next command; waits `timeout` seconds for it, or for ever with None. None if there is none."""
+        """Remove and return the next command; waits up to `timeout` seconds, with None forever. None if empty."""
 
 
 class PipeInbox:
-    """Reads commands from a pipe, on a thread of its own.
+    """Reader of commands from a pipe, on a separate thread.
 
-    When the parent asks for it, and when the parent is gone, the thread ends this process at once, whatever the main
-    thread is doing: it may be deep in a library, loading or evaluating for minutes. Nothing here needs an orderly end.
+    On `Shutdown`, and when the parent has died, the thread ends this process at once and does not wait for
+    the main thread: a library call for loading or evaluation may take minutes. No cleanup is needed here.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -1,18 +1,19 @@
-"""Texts that wait to be put into the context, and those that come on a schedule."""
+"""Queue of injections, and injections on a schedule."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from moe_watch.backends.engine import Engine
-from moe_watch.backends.protocol import Perturb, Start
+from moe_watch.backends.protocol import Perturb
+from moe_watch.backends.run_spec import InjectionSchedule
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import PerturbationForm
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """A text that can be injected."""
+    """Injection with its token ids."""
 
     perturb: Perturb
     form: PerturbationForm
@@ -21,12 +22,12 @@ class Injection:
 
 
 def prepare(perturb: Perturb, engine: Engine, *, fresh_room: int) -> Injection:
-    """Make a text ready to be injected where the engine stands.
+    """Tokenize an injection for the present context of an engine.
 
     Args:
-        perturb: the text.
-        engine: whose context it goes to.
-        fresh_room: tokens that a fresh context would have room for; 0 if the run may not have one.
+        perturb: the injection.
+        engine: the engine that evaluates it.
+        fresh_room: tokens that fit into a fresh context; 0 if the run may not have one.
 
     Raises:
         UserError: it cannot be injected.
@@ -42,28 +43,36 @@ def prepare(perturb: Perturb, engine: Engine, *, fresh_room: int) -> Injection:
 
 
 class Injections:
-    """What is to be injected, and when.
+    """Queue of injections from the user, merged with a schedule.
 
     Args:
-        start: names the text that comes every so many chunks, if any.
+        schedule: text to inject at regular chunk boundaries.
     """
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, schedule: InjectionSchedule | None) -> None:
         self._asked: list[Perturb] = []
-        self._scheduled = Perturb(text=start.perturb, source="schedule") if start.perturb is not None else None
-        self._every = start.perturb_every if self._scheduled else 0
+        self._scheduled = None if schedule is None else Perturb(text=schedule.text, source="schedule")
+        self._every = 0 if schedule is None else schedule.every
 
     def ask(self, perturb: Perturb) -> None:
-        """A person's wish; it waits for its moment."""
+        """Queue an injection of the user."""
         self._asked.append(perturb)
 
     def any_due(self, *, completed: int | None) -> bool:
-        """Something is to follow the next token; `completed`: how many whole chunks there are then, if it ends one."""
+        """Return whether an injection follows the next token.
+
+        Args:
+            completed: number of whole chunks after that token, if it completes one.
+        """
         at_once = any(perturb.at_once for perturb in self._asked)
         return at_once or (completed is not None and (bool(self._asked) or self._scheduled_after(completed)))
 
     def take_due(self, *, completed: int | None) -> list[Perturb]:
-        """What follows the token just drawn; `completed`: how many whole chunks there are, if it ended one."""
+        """Remove and return the injections that follow the token just sampled.
+
+        Args:
+            completed: number of whole chunks, if the token completed one.
+        """
         due = [perturb for perturb in self._asked if completed is not None or perturb.at_once]
         self._asked = [perturb for perturb in self._asked if perturb not in due]
         if completed is not None and self._scheduled and self._scheduled_after(completed):
@@ -71,7 +80,7 @@ class Injections:
         return due
 
     def take_asked(self) -> Perturb | None:
-        """The longest waiting wish, whatever moment it waited for."""
+        """Remove and return the oldest injection of the user, whether it is due or not."""
         return self._asked.pop(0) if self._asked else None
 
     def _scheduled_after(self, chunks: int) -> bool:

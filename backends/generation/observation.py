@@ -1,4 +1,4 @@
-"""From an engine's raw routing to token events, many tokens at a time."""
+"""Conversion of an engine's raw routing to token events, in batches of tokens."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from moe_watch.routing.row_layout import RowLayout
 Array = npt.NDArray[Any]
 
 DECIMALS = 4
-"""Of log-probability and margins: a step of the integers beside them."""
+"""Decimals of log-probability and margins: the resolution of the other integers."""
 
 MOST_AT_ONCE = 2**16
-"""Router outputs (tokens × layers × experts) in one piece of arithmetic: in float64 they still fit into a cache."""
+"""Router outputs (tokens × layers × experts) per batch of arithmetic: in float64 they still fit into a cache."""
 
 
 class TokenFacts(msgspec.Struct, frozen=True, eq=False):
-    """A token event without its routing."""
+    """Token event without its routing."""
 
     i: int
     t: float
     source: TokenSource
     id: int
     text: str
-    drawn: SampledToken | None = None
-    """For generated tokens: what the model predicted."""
+    sampled: SampledToken | None = None
+    """Prediction of the model, for generated tokens."""
 
 
 class Evaluated(msgspec.Struct, frozen=True, eq=False):
-    """Tokens that one step evaluated, and their routing, row by row."""
+    """Tokens of one evaluation, and their routing, row by row."""
 
     tokens: Sequence[TokenFacts]
     routing: RouterOutputs
 
 
 def captured(gate: str, *, sees_weights: bool = False) -> list[str]:
-    """The per-token quantities that such a router lets us have. `logprob` stands for the two margins beside it, too.
+    """Return the quantities per token that are available with a gate. `logprob` includes the two margins beside it.
 
     Args:
-        gate: how the router turns logits into weights.
-        sees_weights: the engine sees those that are applied, so that they need not follow from the logits.
+        gate: rule that turns router logits into weights.
+        sees_weights: the engine sees the applied weights, so that they need not be computed from the logits.
     """
     known = parse(gate)
     if known is None:
@@ -62,7 +62,7 @@ def captured(gate: str, *, sees_weights: bool = False) -> list[str]:
 
 
 class Observer:
-    """Makes token events of one model."""
+    """Converter of one model's routing to token events."""
 
     def __init__(self, model: ModelInfo) -> None:
         self._model = model
@@ -70,7 +70,7 @@ class Observer:
         self._at_once = max(1, MOST_AT_ONCE // (len(model.layers) * model.experts))
 
     def tokens(self, steps: Sequence[Evaluated]) -> list[Token]:
-        """The events of these steps, in order. The arithmetic is done for many of them at once."""
+        """Return the events of these steps, in order. The arithmetic is done for many tokens at once."""
         events: list[Token] = []
         waiting: list[Evaluated] = []
         for piece in self._pieces(steps):
@@ -82,7 +82,7 @@ class Observer:
         return events + self._observed(waiting)
 
     def _pieces(self, steps: Sequence[Evaluated]) -> Iterator[Evaluated]:
-        """The same, a long prompt cut into pieces."""
+        """Yield the steps; a long prompt is split."""
         for step in steps:
             if len(step.tokens) <= self._at_once:
                 yield step
@@ -120,7 +120,7 @@ class Observer:
         return observe_by_layer(logits, experts, self._model.gate, weights, k=self._layout.k, scored=scores)
 
     def _observe_rows(self, rows: Array, form: RowFormat) -> Observation | None:
-        """Of rows [T, L, W]; None if they are not in order."""
+        """Observe rows [T, L, W]; None if they are not in order."""
         if form.observe is not None and (seen := form.observe(rows)) is not None:
             return seen
         if not form.is_in_order(rows):
@@ -131,22 +131,22 @@ class Observer:
         return observe(scores, experts, self._model.gate)
 
     def _experts(self, routings: Sequence[RouterOutputs]) -> Array:
-        """Selected experts [T, L, K] of all steps together."""
+        """Return the selected experts [T, L, K] of all steps."""
         return self._stack([routing.experts for routing in routings], routings, self._layout.width, ABSENT)
 
     def _logits(self, routings: Sequence[RouterOutputs]) -> Array | None:
-        """Router logits [T, L, E] of all steps together; None if it is not known what they mean."""
+        """Return the router logits [T, L, E] of all steps; None if the gate is not known."""
         if parse(self._model.gate) is None:
             return None
         return self._stack([routing.logits for routing in routings], routings, self._model.experts, np.nan)
 
     def _scores(self, routings: Sequence[RouterOutputs]) -> Array | None:
-        """Router scores [T, L, E] of all steps together; None if they do not all show them."""
+        """Return the router scores [T, L, E] of all steps; None unless all steps have them."""
         rows = [routing.scores for routing in routings if isinstance(routing, ScoredRouting)]
         return self._stack(rows, routings, self._model.experts, np.nan) if len(rows) == len(routings) else None
 
     def _weights(self, routings: Sequence[RouterOutputs]) -> Array | None:
-        """Applied weights [T, L, K] of all steps together; None if the engine does not see them."""
+        """Return the applied weights [T, L, K] of all steps; None if the engine does not see them."""
         if not all(routing.weights for routing in routings):
             return None
         rows = [routing.weights for routing in routings]
@@ -155,7 +155,7 @@ class Observer:
     def _stack(
         self, rows: Sequence[Sequence[Array | None]], routings: Sequence[RouterOutputs], width: int, missing: float
     ) -> Array:
-        """[T, L, width] of all steps together, `missing` where there is nothing."""
+        """Stack the rows of all steps to [T, L, width]; absent rows are filled with `missing`."""
         layers = len(self._model.layers)
         if all(piece is None for step in rows for piece in step):
             return np.full((sum(routing.tokens for routing in routings), layers, width), missing)
@@ -164,28 +164,28 @@ class Observer:
             for step, routing in zip(rows, routings, strict=True)
             for piece in step
         ]
-        if all(len(piece) == 1 for piece in pieces):  # generated tokens, one after the other
+        if all(len(piece) == 1 for piece in pieces):  # successive generated tokens
             return np.concatenate(pieces).reshape(-1, layers, width)
         return np.stack([np.concatenate(pieces[position::layers]) for position in range(layers)], axis=1)
 
 
 def _has_weights(step: Evaluated) -> bool:
-    """The engine saw the weights that were applied."""
+    """Return whether the engine saw the applied weights."""
     return bool(step.routing.weights)
 
 
 def _widened(piece: Array, width: int, missing: float) -> Array:
-    """Rows `[T, k]` of a layer that selects fewer experts than others, filled up to `[T, width]`."""
+    """Pad rows `[T, k]` of a layer with fewer experts per token to `[T, width]`."""
     if piece.shape[1] == width:
         return piece
-    holds_both = np.result_type(piece.dtype, np.min_scalar_type(missing))  # ids may come unsigned, and ABSENT is -1
+    holds_both = np.result_type(piece.dtype, np.min_scalar_type(missing))  # ids may be unsigned, and ABSENT is -1
     found = np.full((len(piece), width), missing, holds_both)
     found[:, : piece.shape[1]] = piece
     return found
 
 
 def _cut(routing: RouterOutputs, start: int, stop: int) -> RouterOutputs:
-    """Of some of its tokens only."""
+    """Return the routing of tokens `start` to `stop`."""
     if isinstance(routing, ScoredRouting):
         return routing.cut(start, stop)
 
@@ -197,7 +197,7 @@ def _cut(routing: RouterOutputs, start: int, stop: int) -> RouterOutputs:
 
 
 def _lists(values: AnyInts | None) -> Iterable[list[int | None] | None]:
-    """A quantity [T, …] as one flat event list per token, null for `ABSENT`; None for ever if it was not observed."""
+    """Yield a quantity [T, …] as one flat list per token, null for `ABSENT`; endless None if it was not observed."""
     if values is None:
         return repeat(None)
     rows = values.reshape(len(values), -1)
@@ -215,7 +215,7 @@ def _token(
     margin: list[int | None] | None,
 ) -> Token:
     phase: Phase = "decode" if fact.source == "generated" else "prefill"
-    drawn = fact.drawn
+    sampled = fact.sampled
     return Token(
         i=fact.i,
         t=fact.t,
@@ -223,10 +223,10 @@ def _token(
         source=fact.source,
         id=fact.id,
         text=fact.text,
-        logprob=_rounded(drawn.logprob) if drawn and drawn.logprob >= LEAST_LOGPROB else None,
-        top_margin=_rounded(drawn.top_margin) if drawn else None,
-        choice_gap=_rounded(drawn.choice_gap) if drawn else None,
-        would_stop=drawn is not None and drawn.would_stop,
+        logprob=_rounded(sampled.logprob) if sampled and sampled.logprob >= LEAST_LOGPROB else None,
+        top_margin=_rounded(sampled.top_margin) if sampled else None,
+        choice_gap=_rounded(sampled.choice_gap) if sampled else None,
+        would_stop=sampled is not None and sampled.would_stop,
         experts=experts or [],
         weights=weights,
         entropy=entropy,
@@ -235,5 +235,5 @@ def _token(
 
 
 def _rounded(value: float) -> float | None:
-    """None for what is no number, which JSON cannot hold: a recording says what the screen said."""
+    """Round a value; None for NaN and infinity, which JSON cannot hold: screen and file then agree."""
     return round(value, DECIMALS) if isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a person changes about a run while it goes on: how tokens are drawn, and whether routing is observed."""
+"""Changes of sampler and tap during a run."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from moe_watch.backends.sampling import check_sampling
 from moe_watch.routing.events import Sampling
 
 
-class Changes:
-    """Changes wait here until no token is under way that was drawn without them.
+class PendingChanges:
+    """Queue of changes, until the engine has no token in progress that was sampled without them.
 
     Args:
-        engine: the one to change.
-        sampling: how it draws now.
+        engine: the engine to change.
+        sampling: its present sampler.
     """
 
     def __init__(self, engine: Engine, sampling: Sampling) -> None:
         self.sampling = sampling
-        """How tokens are drawn."""
+        """Present sampler."""
         self._engine = engine
         self._observes = True
         self._asked: list[SetSampling | SetTap] = []
 
     @property
     def wait(self) -> bool:
-        """There is something to be changed."""
+        """A change is pending."""
         return bool(self._asked)
 
     def ask(self, change: SetSampling | SetTap) -> None:
-        """Have this changed as soon as it can be.
+        """Queue a change.
 
         Raises:
             UserError: a value is out of range; nothing will be changed.
@@ -43,7 +43,7 @@ class Changes:
         self._asked.append(change)
 
     def make(self) -> Iterator[tuple[bool | None, Sampling | None]]:
-        """Make all changes; what is different now, tap or sampling, None for what stayed as it was."""
+        """Apply all changes; yields the new tap and sampler, None for the one that is unchanged."""
         asked, self._asked = self._asked, []
         for change in asked:
             if isinstance(change, SetSampling):

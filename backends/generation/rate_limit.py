@@ -1,15 +1,15 @@
-"""Holding a run to so many tokens per second."""
+"""Limit of the generation rate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 
-class Pace:
-    """Says how long to wait for the next token. A token that comes late does not delay the one after it.
+class RateLimit:
+    """Limit in tokens per second. A token that comes late does not delay the next one.
 
     Args:
-        rate: tokens per second at most; 0 is as fast as it goes.
+        rate: tokens per second; 0 is no limit.
         clock: seconds, monotonic.
     """
 
@@ -19,10 +19,10 @@ class Pace:
         self._next = clock()
 
     def wait(self) -> float:
-        """Seconds until the next token may be drawn."""
+        """Return the seconds until the next token may be sampled."""
         return max(0.0, self._next - self._clock()) if self.rate > 0 else 0.0
 
     def count(self) -> None:
-        """A token was drawn."""
+        """Count a sampled token."""
         if self.rate > 0:
             self._next = max(self._next + 1 / self.rate, self._clock())

@@ -1,8 +1,8 @@
-"""The worker process, which runs the model.
+"""Entry point of the worker process, which runs the model.
 
 `python -m moe_watch.backends.worker.main COMMANDS MESSAGES LIFELINE`: three inherited file descriptors.
 
-Its main thread loads the model and generates (MLX's streams belong to a thread); a second one reads commands.
+The main thread loads the model and generates (MLX's streams belong to a thread); a second thread reads commands.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from moe_watch.routing.events import Progress
 Send = Callable[[Message], None]
 
 GIVE_WAY = 1e-4
-"""Seconds after which the thread that makes events lets the one that drives the model go on; Python's own is 5 ms."""
+"""GIL switch interval in seconds, so that the thread that makes events does not delay the model; default 5 ms."""
 
 
 def main() -> None:
-    """Serve the parent until it has enough, or is gone."""
+    """Serve the parent until it shuts the worker down or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(all_threads=False)
     sys.setswitchinterval(GIVE_WAY)
@@ -46,12 +46,12 @@ def main() -> None:
     hold(lifeline)
     status = serve(PipeInbox(Connection(commands, writable=False)), _sender(Connection(messages, readable=False)))
     sys.stderr.flush()
-    # MLX aborts in its own destructors on some ways out of the interpreter; nothing is left to tidy up.
+    # On some exits of the interpreter MLX aborts in its destructors; no cleanup is needed.
     os._exit(status)
 
 
 def _sender(connection: Connection) -> Send:
-    """Writes messages whole, also when several threads report progress."""
+    """Return a function that sends whole messages, also from several threads."""
     lock = threading.Lock()
 
     def send(message: Message) -> None:
@@ -66,9 +66,9 @@ def _sender(connection: Connection) -> Send:
 
 
 def serve(inbox: Inbox, send: Send) -> int:
-    """Load a model and run it as told; returns the exit status once that has failed."""
+    """Load a model and carry out commands; returns the exit status after a failure."""
     try:
-        _run_for_ever(_load(inbox, send), inbox, send)
+        _serve_commands(_load(inbox, send), inbox, send)
     except UserError as error:
         send(Failed(message=str(error)))
         return 2
@@ -95,7 +95,7 @@ def _load(inbox: Inbox, send: Send) -> Engine:
     return catalog.load_engine(name, location, options=command.options, progress=report)
 
 
-def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
+def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
     send(_ready(engine))
     measurements = Measurements(engine)
     following: Start | None = None
@@ -111,7 +111,7 @@ def _run_for_ever(engine: Engine, inbox: Inbox, send: Send) -> None:
             case Load():
                 send(Failed(message="a model is loaded already", fatal=False, command="load"))
             case Perturb():
-                send(Failed(message="nothing was injected: no run is under way", fatal=False, command="inject"))
+                send(Failed(message="nothing was injected: no run is in progress", fatal=False, command="inject"))
 
 
 def _ready(engine: Engine) -> Ready:

@@ -1,4 +1,4 @@
-"""The worker process, as its parent sees it. Imports nothing heavy."""
+"""Handle of the worker process in its parent. Has no heavy imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.python_process import command, environment
 
 PATIENCE = 1.0
-"""Seconds a worker gets for each step of leaving: by itself, terminated, killed. It has nothing to put in order."""
+"""Seconds a worker gets for each step of its exit: by itself, terminated, killed. It needs no cleanup."""
 
 LOG_LINES = 20
 LOG_TAIL = 65536
@@ -28,11 +28,11 @@ LOG_TAIL = 65536
 CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGTRAP"})
 
 ABORTED = re.compile(r"^\S+\.(?:[chm]|[ch]pp|cuh?|mm):\d+: (.+)$", re.MULTILINE)
-"""ggml's last words, `FILE:LINE: GGML_ASSERT(…) failed`, before it aborts the process."""
+"""Last message of ggml, `FILE:LINE: GGML_ASSERT(…) failed`, before it aborts the process."""
 UNCAUGHT = re.compile(r"^terminate called .*'(\S+)'(?:\s+what\(\):\s+(.+))?$", re.MULTILINE)
-"""Those of the C++ runtime: the exception's class, and what it says."""
+"""Last message of the C++ runtime: class and text of the exception."""
 ANOTHER = "try another version of the engine, or another model"
-"""What to do about a crash that is nobody's memory."""
+"""Advice for a crash that is not out of memory."""
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -42,15 +42,15 @@ ENVIRONMENT = {
 
 
 class WorkerProcess:
-    """Starts a worker and stays in touch with it.
+    """Worker process with pipes for commands and messages.
 
     A plain `Popen` and not `multiprocessing.Process`: spawning the latter needs the real `sys.stderr`, which a
     running dashboard has replaced.
 
     Args:
-        on_message: called with every message, in order, on a thread of this object's. Should the worker die, the
-            last one is a fatal `Failed` that names the cause.
-        log: where its output goes; a temporary file by default.
+        on_message: called with every message, in order, on a thread of this object. If the worker dies, the last
+            message is a fatal `Failed` that names the cause.
+        log: file for its output; a temporary file by default.
     """
 
     def __init__(self, on_message: Callable[[Message], None], *, log: Path | None = None) -> None:
@@ -68,14 +68,14 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, command: Command) -> None:
-        """Tell the worker. If it is dead this does nothing: its death is reported as a message."""
+        """Send a command. Does nothing if the worker is dead: its death is reported as a message."""
         with self._sending, contextlib.suppress(OSError):
             self._commands.send_bytes(encode(command))
         if isinstance(command, Stop | Shutdown):
             self._wake()
 
     def close(self) -> None:
-        """End the worker: by asking, then by force. Returns when it is gone. Safe to call twice, from any thread."""
+        """Shut the worker down, by force if necessary, and wait for it. Safe to call twice, from any thread."""
         self._closing = True
         self.send(Shutdown())
         self._end()
@@ -88,11 +88,11 @@ class WorkerProcess:
         self._log.close()
 
     def _wake(self) -> None:
-        """Let a worker go on that was suspended (SIGSTOP, or by a debugger): as it is, it could not even leave."""
+        """Continue a worker that was suspended (SIGSTOP, debugger): a suspended one cannot exit."""
         self._process.send_signal(signal.SIGCONT)
 
     def _end(self) -> int:
-        """Wait for the process to leave, helping it along; returns its exit status."""
+        """Wait for the process to exit, by force after `PATIENCE`; returns its exit status."""
         for force in (self._process.terminate, self._process.kill):
             try:
                 return self._process.wait(PATIENCE)
@@ -124,7 +124,7 @@ class WorkerProcess:
 
 
 def _create(log: Path) -> IO[bytes]:
-    """An empty log that only its owner can read."""
+    """Create an empty log that only its owner can read."""
     return open(os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b")
 
 
@@ -154,9 +154,9 @@ def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connect
 
 
 def _cause(status: int, log: str = "") -> str:
-    """An exit status of `Popen` in words, with what to do about it where its log says why it died."""
+    """Describe an exit status of `Popen`, with advice if the log shows the cause."""
     if status >= 0:
-        return f"left with exit status {status}"
+        return f"exited with status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
@@ -172,7 +172,7 @@ def _cause(status: int, log: str = "") -> str:
 
 
 def _last_words(log: str) -> str | None:
-    """Why it crashed, in the words of what ended it; None if it did not say."""
+    """Return the cause of a crash as ggml or the C++ runtime wrote it; None if they wrote none."""
     if uncaught := UNCAUGHT.findall(log):
         kind, what = uncaught[-1]
         return str(what or kind)

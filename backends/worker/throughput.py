@@ -1,4 +1,4 @@
-"""Measuring what observing costs: one loaded model, run by its engine's own loop and by ours. Knows no engine."""
+"""Throughput of a loaded model in its engine's own loop and in ours, for the observation cost, on any engine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SAMPLING = Sampling(seed=7, stop="never")
 
 
 class Measurements:
-    """Takes one measurement after the other.
+    """Throughput measurements of one engine.
 
     Args:
-        engine: a loaded model. Its context is emptied by each measurement.
+        engine: a loaded model. Each measurement empties its context.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -33,10 +33,10 @@ class Measurements:
         return self._engine.bare()
 
     def take(self, asked: Measure) -> float:
-        """Tokens per second. The first generated token is not counted: the prompt is evaluated before it.
+        """Measure tokens per second. The first generated token is not counted: the prompt is evaluated before it.
 
         Raises:
-            UserError: so many tokens do not fit into the model's context.
+            UserError: the tokens do not fit into the model's context.
         """
         ids = self._engine.encode(asked.prompt, turn=False, first=True)
         self._engine.reset()
@@ -55,19 +55,19 @@ class Measurements:
             )
 
     def _repeated(self, asked: Measure, ids: list[int]) -> list[int]:
-        """The prompt again and again, up to so many tokens, and to what the context can hold."""
+        """Repeat the prompt up to the number of tokens asked for, and at most up to the context length."""
         more = self._engine.encode(asked.prompt, turn=False, first=False) or ids
         length = min(asked.tokens, self._engine.context_length - 1)
         return (ids + more * (length // len(more) + 1))[:length]
 
     @contextmanager
     def _own_loop(self, asked: Measure) -> Iterator[_Loop]:
-        """Ours, with the tap as asked for; it is on afterwards."""
+        """Our loop with the tap on or off; the tap is on afterwards."""
         self._engine.observe(asked.variant == "tap on")
         loop = _Loop(self._engine)
         try:
             yield loop
-            loop.settle()  # what is done beside the model must not run into the next measurement
+            loop.settle()  # background work must not run into the next measurement
         finally:
             self._engine.observe(True)
 
@@ -84,12 +84,12 @@ class Measurements:
         with self._own_loop(asked) as loop:
             loop.prefill(ids)
             rate = _decode_rate(loop.decode(asked.tokens))
-            self._engine.draw(last=True)  # what was begun ahead must not run into the next measurement
+            self._engine.draw(last=True)  # work begun ahead must not run into the next measurement
             return rate
 
 
 class _Loop:
-    """What the worker does with a run's tokens, but for the pipe."""
+    """Our loop: everything that the worker does with a run's tokens, except the pipe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -105,17 +105,17 @@ class _Loop:
 
     def decode(self, tokens: int) -> Iterator[object]:
         for _ in range(tokens):
-            drawn = self._engine.draw()
-            self._outbox.put_tokens(Evaluated([self._facts(drawn.id, "generated", drawn)], drawn.routing))
-            yield drawn
+            sampled = self._engine.draw()
+            self._outbox.put_tokens(Evaluated([self._facts(sampled.id, "generated", sampled)], sampled.routing))
+            yield sampled
         self._outbox.flush()
 
     def settle(self) -> None:
-        """Wait for what is done beside the model."""
+        """Wait for background work."""
         self._outbox.flush()
 
-    def _facts(self, token: int, source: TokenSource, drawn: SampledToken | None = None) -> TokenFacts:
-        facts = TokenFacts(self._i, time.monotonic(), source, token, self._detokenizer.add(token), drawn)
+    def _facts(self, token: int, source: TokenSource, sampled: SampledToken | None = None) -> TokenFacts:
+        facts = TokenFacts(self._i, time.monotonic(), source, token, self._detokenizer.add(token), sampled)
         self._i += 1
         return facts
 
@@ -125,14 +125,14 @@ def _encode(batch: Batch) -> None:
 
 
 def _prefill_rate(evaluate: Callable[[list[int]], None], ids: list[int]) -> float:
-    """Tokens per second."""
+    """Return tokens per second."""
     began = time.perf_counter()
     evaluate(ids)
     return len(ids) / (time.perf_counter() - began)
 
 
 def _decode_rate(steps: Iterator[object]) -> float:
-    """Tokens per second from the first one to the end of what is done for the last one."""
+    """Return tokens per second, from the first token to the end of all work for the last one."""
     next(steps)
     began = time.perf_counter()
     counted = sum(1 for _ in steps)

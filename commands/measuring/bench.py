@@ -77,6 +77,7 @@ def _settings(
     Raises:
         UserError: an option is invalid, or the model cannot be found.
     """
+    from moe_watch.backends.run_spec import RunSpec
     from moe_watch.routing.stats.ratios import FEWEST_ROUNDS
     from moe_watch.sessions.bench import FEWEST_TOKENS
     from moe_watch.sessions.live.settings import RunSettings
@@ -90,8 +91,7 @@ def _settings(
         model=name,
         backend=backend,  # type: ignore[arg-type]  # checked by `check_model`
         options=options,
-        prompt=default_prompt(name),
-        tokens=tokens,
+        spec=RunSpec(prompt=default_prompt(name), tokens=tokens),
     )
 
 

@@ -10,12 +10,13 @@ import click
 from moe_watch.commands.options import (
     COUNT,
     MAX_SEED,
-    check_drawing,
+    check_sampler,
     chosen_model,
     engine_options,
     engine_options_of,
     model_choice,
     require,
+    sampler_of,
     text_of,
 )
 from moe_watch.commands.output import complain, print_result, say
@@ -26,7 +27,7 @@ from moe_watch.routing.errors import UserError
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
-    from moe_watch.backends.protocol import ForkPlan
+    from moe_watch.backends.run_spec import ForkPlan
     from moe_watch.routing.events import Progress, StreamItem
     from moe_watch.routing.stats.timing_noise import Noise
     from moe_watch.sessions.measuring.estimates import Estimates
@@ -117,7 +118,7 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
     of tokens, but with text of another run before the prompt. Chunks of the same age then differ in position alone, and
     chunks at the same position in age alone. This doubles the time; `--no-control` turns it off.
     """
-    plan = _plan(folder, **options)
+    plan = _plan(folder, options)
     findings = _measure(plan, folder)
 
     from moe_watch.sessions.measuring.machine_noise import range_in_words
@@ -212,55 +213,41 @@ class _View:
     def _steps(self, run: PlannedRun) -> int:
         """Return the number of tokens that a run generates, forks included."""
         branches = self._plan.branches if run.kind == "plain" else 0
-        return self._plan.tokens + branches * self._plan.chunk_size
+        return self._plan.tokens + branches * self._plan.spec.chunk_size
 
     def _name(self, run: PlannedRun) -> str:
         kind = "run" if run.kind == "plain" else "late twin"
         return f"{kind} {run.number} of {len(self._plan.seeds)}"
 
 
-def _plan(
-    folder: Path,
-    *,
-    model: str | None,
-    model_option: str | None,
-    backend: str,
-    runs: int | None,
-    seed: int | None,
-    seeds: str | None,
-    prompt: str | None,
-    prompts_file: Path | None,
-    perturb: str | None,
-    neutral: str | None,
-    every: int | None,
-    replicates: int | None,
-    form: str | None,
-    **rest: Any,
-) -> Plan:
-    """Return the plan of the measurement.
+def _plan(folder: Path, options: dict[str, Any]) -> Plan:
+    """Return the plan of a command's options.
 
     Raises:
-        UserError: an option is invalid, or the model cannot be found.
+        UserError: an option cannot be used, or the model cannot be found.
     """
+    from moe_watch.backends.run_spec import RunSpec
     from moe_watch.sessions.measuring.plan import Plan
     from moe_watch.sessions.text import whole_text
 
-    engine = engine_options_of(rest)
-    name = chosen_model(model, model_option)
-    prompts = _prompts(name, prompt, prompts_file)
-    require(rest["chunks"] >= FEWEST_CHUNKS, f"--chunks is {rest['chunks']}", f"a fit needs at least {FEWEST_CHUNKS}")
-    check_drawing(rest["chunk_size"], rest["temperature"], rest["top_p"], rest["top_k"])
-    forks = _forks(perturb, neutral, every, replicates, form)
-    chosen = _seeds(runs, seed, seeds, folder)
+    engine = engine_options_of(options)
+    name = chosen_model(options["model"], options["model_option"])
+    prompts = _prompts(name, options["prompt"], options["prompts_file"])
+    chunks, chunk_size, backend = options["chunks"], options["chunk_size"], options["backend"]
+    require(chunks >= FEWEST_CHUNKS, f"--chunks is {chunks}", f"a fit needs at least {FEWEST_CHUNKS}")
+    check_sampler(chunk_size, options["temperature"], options["top_p"], options["top_k"])
+    forks = _forks(*(options[name] for name in ("perturb", "neutral", "every", "replicates", "form")))
+    seeds = _seeds(options["runs"], options["seed"], options["seeds"], folder)
     check_model(name, backend, engine)
     return Plan(
         model=name,
-        backend=backend,  # type: ignore[arg-type]  # checked by `check_model`
+        backend=backend,
         options=engine,
+        spec=RunSpec(raw=options["raw"], sampler=sampler_of(options, "never"), chunk_size=chunk_size, forks=forks),
         prompts=[whole_text(each) for each in prompts],
-        seeds=chosen,
-        forks=forks,
-        **rest,
+        seeds=seeds,
+        chunks=chunks,
+        control=options["control"],
     )
 
 
@@ -296,7 +283,7 @@ def _split(text: str, file: Path) -> list[str]:
 def _forks(
     text: str | None, neutral: str | None, every: int | None, replicates: int | None, form: str | None
 ) -> ForkPlan | None:
-    from moe_watch.backends.protocol import ForkPlan
+    from moe_watch.backends.run_spec import ForkPlan
     from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
     from moe_watch.sessions.text import whole_text
 

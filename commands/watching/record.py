@@ -68,7 +68,7 @@ def _record(settings: RunSettings, as_json: bool, stream: int | None) -> None:
 
     source = LiveSource(settings, Surroundings(stream=stream))
     quiet = stream is not None and _has_a_reader(stream)
-    summary = follow(source, total=settings.tokens, quiet=quiet)
+    summary = follow(source, total=settings.spec.tokens, quiet=quiet)
     if stream is not None and source.recording.problem:
         complain(source.recording.problem)
         raise click.exceptions.Exit(1)

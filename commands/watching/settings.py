@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from moe_watch.commands.options import MAX_SEED, GenerationOptions, checked_output, chosen_model
+from moe_watch.commands.options import (
+    MAX_SEED,
+    check_generation,
+    checked_output,
+    chosen_model,
+    engine_options_of,
+    injections_of,
+    prompt_of,
+    sampler_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from moe_watch.backends.protocol import EngineOptions
+    from moe_watch.backends.run_spec import TeacherScript
     from moe_watch.sessions.live.settings import RunSettings
-    from moe_watch.sessions.live.teacher_forcing import TeacherScript
 
 POCKET_PROMPT = '"""Helpers for reading'
 """Beginning of a Python module, as in the training data of pocket."""
@@ -35,37 +44,31 @@ def run_settings(
     Raises:
         UserError: an option is invalid, or the model cannot be found.
     """
+    from moe_watch.backends.run_spec import RunSpec
     from moe_watch.sessions.live.settings import RunSettings
+    from moe_watch.sessions.recording.options import RecordingOptions
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
     output, force = checked_output(options.pop("output")), options.pop("force")
-    chosen = GenerationOptions.of(**options)
-    check_model(model, chosen.backend, chosen.engine)
-    teacher = None if chosen.teacher is None else _teacher(chosen.teacher)
-    return RunSettings(
-        model=model,
-        backend=chosen.backend,  # type: ignore[arg-type]  # checked by `check_model`
-        options=chosen.engine,
-        prompt=_prompt(model, chosen.prompt, teacher),
-        raw=chosen.raw or teacher is not None,
-        temperature=chosen.temperature,
-        top_p=chosen.top_p,
-        top_k=chosen.top_k,
-        seed=_seed(chosen.seed, teacher),
-        stop=chosen.stop or stop,  # type: ignore[arg-type]  # a choice of the option
-        tokens=chosen.tokens,
-        chunk_size=chosen.chunk_size,
+    engine = engine_options_of(options)
+    check_generation(options | {"prompt": (prompt := prompt_of(options))})
+    backend = options.pop("backend")
+    check_model(model, backend, engine)
+    teacher = None if (file := options.pop("teacher")) is None else _teacher(file)
+    spec = RunSpec(
+        prompt=_prompt(model, prompt, teacher),
+        raw=options.pop("raw") or teacher is not None,
+        sampler=sampler_of(options, stop),
+        seed=_seed(options.pop("seed"), teacher),
         rate=rate,
         on_full_context=on_full_context,
-        perturb=chosen.perturb,
-        perturb_every=chosen.every,
+        injections=injections_of(options),
         multistep=multistep,
         teacher=teacher,
-        record=record,
-        recording_required=recording_required,
-        output=output,
-        force=force,
+        **options,
     )
+    recording = RecordingOptions(record=record, output=output, force=force, required=recording_required)
+    return RunSettings(spec=spec, model=model, backend=backend, options=engine, recording=recording)
 
 
 def _teacher(file: Path) -> TeacherScript:

@@ -14,9 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from moe_watch.backends.run_spec import RunSpec, SamplerOptions
 from moe_watch.commands.watching.settings import POCKET_PROMPT
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.recording.options import RecordingOptions
 from moe_watch.tui.app import MoeWatchApp
 
 SIZE = (150, 44)
@@ -27,12 +29,8 @@ GO_ON_AT, TAKE_AT = 26, 30
 async def main(output: Path, seed: int) -> None:
     """Watch pocket, say "go on" in between, and save the screen as SVG."""
     settings = RunSettings(
-        prompt=POCKET_PROMPT,
-        seed=seed,
-        rate=30,
-        stop="never",
-        output=output.with_suffix(".moe.jsonl"),
-        force=True,
+        spec=RunSpec(prompt=POCKET_PROMPT, seed=seed, rate=30, sampler=SamplerOptions(stop="never")),
+        recording=RecordingOptions(output=output.with_suffix(".moe.jsonl"), force=True),
     )
     app = MoeWatchApp(LiveSource(settings), clock=time.monotonic)
     async with app.run_test(size=SIZE) as pilot:

@@ -1,4 +1,4 @@
-"""Measured costs of observing, kept for every model and engine on this machine."""
+"""Cache of observation costs, per model and engine on this machine."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _Identity: TypeAlias = list[str | int | None]
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """One file."""
+    """Cache file."""
 
     measured: _Identity
-    """Whose cost it is, as `_identity` says it."""
+    """Model and engine, as `_identity` returns them."""
     cost: Cost
     noise: Noise
-    """Of the machine while that was measured. Earlier versions kept none, and believed every measurement."""
+    """Noise of the machine during the measurement. Earlier versions stored none and accepted every measurement."""
 
 
 def cost_directory() -> Path:
-    """The folder for measurements in the platform's cache directory. It need not exist."""
+    """Return the folder in the platform's cache directory. It need not exist."""
     return platformdirs.user_cache_path("moe-watch", appauthor=False) / "cost"
 
 
 def known_cost(model: ModelInfo, backend: BackendInfo) -> Cost | None:
-    """What observing this model with this engine was last measured to cost here; None if that is not known."""
+    """Return the last measured observation cost of a model and engine on this machine; None if it is not known."""
     if model.fingerprint is None:
         return None
     identity = _identity(model, backend)
-    with contextlib.suppress(OSError, ValueError):  # of a damaged file too: it can be measured again
+    with contextlib.suppress(OSError, ValueError):  # also for a damaged file: it can be measured again
         kept = msgspec.json.decode(read_regular(_path(identity)), type=_Kept)
         if kept.measured == identity and _is_sound(kept):
             return kept.cost
@@ -47,10 +47,10 @@ def known_cost(model: ModelInfo, backend: BackendInfo) -> Cost | None:
 
 
 def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost, noise: Noise) -> None:
-    """Remember a measurement, in place of an earlier one. A model without a fingerprint cannot be found again.
+    """Store a measurement in place of an earlier one. A model without a fingerprint is not stored: it has no key.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     if model.fingerprint is None:
         return
@@ -59,9 +59,9 @@ def keep_cost(model: ModelInfo, backend: BackendInfo, cost: Cost, noise: Noise) 
 
 
 def _identity(model: ModelInfo, backend: BackendInfo) -> _Identity:
-    """What a cost depends on, besides the machine."""
-    told = [f"{name}={value}" for name, value in sorted(backend.settings.items())]
-    return [model.fingerprint, backend.name, backend.version, backend.device, backend.threads, backend.tap, *told]
+    """Return everything that a cost depends on, except the machine."""
+    settings = [f"{name}={value}" for name, value in sorted(backend.settings.items())]
+    return [model.fingerprint, backend.name, backend.version, backend.device, backend.threads, backend.tap, *settings]
 
 
 def _path(identity: _Identity) -> Path:

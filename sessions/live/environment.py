@@ -1,4 +1,4 @@
-"""What a live run takes from the world around it: a worker, clocks, a place for its file. Tests give their own."""
+"""Dependencies of a live run that tests replace: worker, clocks, folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moe_watch.vitals.provider import Provider
 
 
 class Worker(Protocol):
-    """What a live run needs of `moe_watch.backends.worker.process.WorkerProcess`."""
+    """Worker of a live run, such as `moe_watch.backends.worker.process.WorkerProcess`."""
 
     @property
     def pid(self) -> int: ...
@@ -26,11 +26,11 @@ class Worker(Protocol):
 
 
 WorkerFactory = Callable[[Callable[[Message], None]], Worker]
-"""Starts a worker; its messages, in order, go to the callable, on any thread."""
+"""Starts a worker that calls the function with each message, in order, on any thread."""
 
 
 def _draw_seed() -> int:
-    return secrets.randbelow(1 << 31)  # llama.cpp's seeds are 32 bits, and the highest one means `any`
+    return secrets.randbelow(1 << 31)  # llama.cpp's seeds have 32 bits, and the highest one means `any`
 
 
 def _local_time() -> datetime:
@@ -39,15 +39,15 @@ def _local_time() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a live run takes from the world around it."""
+    """Dependencies of a live run."""
 
     worker: WorkerFactory = WorkerProcess
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = _local_time
     draw_seed: Callable[[], int] = _draw_seed
     folder: Path = field(default_factory=sessions_directory)
-    """For recordings without a given name."""
+    """Folder for recordings without a given name."""
     providers: Sequence[Provider] | None = None
-    """Sources of vitals; None for this machine's own."""
+    """Providers of vitals; None for the providers of this machine."""
     stream: int | None = None
-    """A descriptor to record to instead of a file; closed in the end. The run ends when nobody reads it any more."""
+    """Descriptor to record to instead of a file; closed at the end. The run ends when its reader closes it."""

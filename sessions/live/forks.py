@@ -1,4 +1,4 @@
-"""What a run could have gone on with: the continuations of a forked context, as events."""
+"""Conversion of a fork's continuations to events."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from moe_watch.routing.pressure.instruments import Instruments
 
 
 def fork_event(branch: Branch, instruments: Instruments) -> Fork:
-    """One continuation, measured as the chunk that it would have been.
+    """Return one continuation as an event, measured like a chunk of the run.
 
     Args:
-        branch: what the worker generated in the copied context.
-        instruments: the run's own, fed all events up to the boundary; they are not changed.
+        branch: tokens that the worker generated in the copied context.
+        instruments: instruments of the run after all events up to the boundary; they are not changed.
     """
     copy = deepcopy(instruments)
     chunks = [event for token in branch.tokens for event in copy.feed(token) if isinstance(event, Chunk)]

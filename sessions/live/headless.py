@@ -1,4 +1,4 @@
-"""Following a run to its end without a screen."""
+"""Playing a source to its end without a screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moe_watch.routing.summary import Summary
 from moe_watch.sessions.source import Source
 
 LONGEST_WAIT = 0.02
-"""Seconds between two looks at a source that had nothing."""
+"""Seconds between two polls of an empty source."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -25,20 +25,20 @@ def run_headless(
 ) -> RunSummary | None:
     """Start a source, follow it to its end, close it, and sum it up.
 
-    Ctrl-C, SIGTERM or a closed terminal ends the run as a person's wish: it is finished and recorded as such, and
-    summed up as well. A second Ctrl-C or SIGTERM interrupts at once.
+    Ctrl-C, SIGTERM or a closed terminal ends the run with the finish reason `user`; it is recorded, and the summary is
+    returned. A second Ctrl-C or SIGTERM interrupts at once.
 
     Args:
-        source: a source that was not started yet.
+        source: not yet started.
         on_item: called with every item, in order.
-        closing: entered while the source is closed.
+        closing: context manager around the close of the source.
 
     Returns:
         The run's summary; None if no run began.
 
     Raises:
         UserError: the source cannot be started.
-        KeyboardInterrupt: it was ended before there was a run, or a second time; the source is closed.
+        KeyboardInterrupt: interrupted before a run began, or twice; the source is closed.
     """
     summary = Summary()
 
@@ -67,11 +67,11 @@ def run_headless(
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first of `STOP_SIGNALS` sets; the second one is a `KeyboardInterrupt`."""
+    """Yield an event that the first of `STOP_SIGNALS` sets; the second one raises `KeyboardInterrupt`."""
     stopped = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stopped.is_set() and number != signal.SIGHUP:  # the shell and the system may both tell of a closed terminal
+        if stopped.is_set() and number != signal.SIGHUP:  # both shell and kernel may signal a closed terminal
             raise KeyboardInterrupt
         stopped.set()
 
@@ -79,7 +79,7 @@ def _stop_signals() -> Iterator[threading.Event]:
         yield stopped
         return
     before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    if before[signal.SIGHUP] == signal.SIG_IGN:  # as `nohup` wants it
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # set by `nohup`
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield stopped

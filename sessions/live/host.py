@@ -1,4 +1,4 @@
-"""What a header says about this machine."""
+"""Facts about this machine for the header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moe_watch.vitals.provider import UnavailableError
 
 
 def host() -> Host:
-    """This machine, as far as it matters to a measurement."""
+    """Return the facts about this machine that matter to a measurement."""
     return Host(
         system=f"{platform.system()} {platform.release()}",
         machine=platform.machine(),
@@ -26,7 +26,7 @@ def host() -> Host:
 
 
 def processor(system: str = sys.platform, cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The processor's name as its maker writes it, or None where the system does not tell."""
+    """Return the processor's name as its vendor writes it; None if the system does not report it."""
     try:
         if system == "darwin":
             return sysctl.text("machdep.cpu.brand_string")

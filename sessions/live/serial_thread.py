@@ -1,4 +1,4 @@
-"""One thread that does everything asked of it, in the order in which it was asked."""
+"""Thread that executes tasks in order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 Task = Callable[[], None]
 
 LONGEST_WAIT = 0.1
-"""Seconds between two looks at the time when nothing is asked."""
+"""Maximum seconds between two ticks without a task."""
 
 
 class Mailbox:
-    """Runs tasks one after the other on a thread of its own, so that what they share needs no locks."""
+    """Queue of tasks for one thread, so that their shared state needs no locks."""
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
@@ -22,25 +22,25 @@ class Mailbox:
 
     @property
     def started(self) -> bool:
-        """Whether there is a thread, or was."""
+        """The thread was started."""
         return self._thread is not None
 
     def start(self, tick: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
-        """Begin with what was posted already.
+        """Start the thread; it begins with the tasks posted so far.
 
         Args:
-            tick: called after each task, and every now and then between tasks; True ends the thread.
-            failed: called with an exception that a task raised; the thread goes on.
+            tick: called after each task, and at least every `LONGEST_WAIT`; True ends the thread.
+            failed: called with an exception that a task raised; the thread continues.
         """
         self._thread = threading.Thread(target=self._run, args=(tick, failed), name="run", daemon=True)
         self._thread.start()
 
     def post(self, task: Task) -> None:
-        """Have this done, after all that was posted before. Returns at once; from any thread."""
+        """Queue a task and return at once. Safe from any thread."""
         self._tasks.put(task)
 
     def join(self) -> None:
-        """Wait until the thread has ended."""
+        """Wait for the end of the thread."""
         if self._thread is not None:
             self._thread.join()
 
@@ -50,8 +50,8 @@ class Mailbox:
             try:
                 self._take()()
                 ended = tick()
-            except Exception as error:  # a silent end of this thread would look like a model that thinks for ever
-                with contextlib.suppress(Exception):  # there may be no memory to say it with
+            except Exception as error:  # if this thread ended silently, the model would seem to compute forever
+                with contextlib.suppress(Exception):  # there may be no memory for the message
                     failed(error)
 
     def _take(self) -> Task:

@@ -1,4 +1,4 @@
-"""One worker for several live runs and measurements, so that a model is loaded once."""
+"""Worker that is shared by several live runs and measurements, so that the model is loaded once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Answer = TypeVar("Answer", Ready, Measured)
 
 
 class KeptWorker:
-    """A worker with a loaded model, lent to one live run after the other. Use as a context manager.
+    """Worker with a loaded model for successive live runs. Use as a context manager.
 
     Args:
-        load: which model.
-        on_progress: told how loading goes, on any thread.
+        load: loads the model.
+        on_progress: called with the progress of loading, on any thread.
 
     Raises:
-        UserError: on entering, the model cannot be used.
+        UserError: on entering, if the model cannot be used.
     """
 
     ready: Ready
@@ -34,7 +34,7 @@ class KeptWorker:
         self._on_progress = on_progress
         self._answers: queue.SimpleQueue[Ready | Measured | Failed] = queue.SimpleQueue()
         self._live: OnMessage | None = None
-        """The live run that the worker's messages are for, while there is one."""
+        """Receiver of the worker's messages during a live run."""
         self._death: Failed | None = None
 
     def __enter__(self) -> KeptWorker:
@@ -55,15 +55,15 @@ class KeptWorker:
         return self._worker.pid
 
     def lend(self, on_message: OnMessage) -> LentWorker:
-        """The worker as a live run sees it. A `moe_watch.sessions.live.environment.WorkerFactory`."""
+        """Return the worker for one live run. A `moe_watch.sessions.live.environment.WorkerFactory`."""
         self._live = on_message
         return LentWorker(self, on_message)
 
     def measure(self, command: Measure) -> float:
-        """Tokens per second; no live run may be under way.
+        """Measure tokens per second; no live run may be in progress.
 
         Raises:
-            UserError: it was not measured. The worker's death is one reason.
+            UserError: the measurement failed, for instance because the worker died.
         """
         if self._death is not None:
             raise UserError(self._death.message)
@@ -93,7 +93,7 @@ class KeptWorker:
 
 
 class LentWorker:
-    """Loaded already, and outlives the run. A `moe_watch.sessions.live.environment.Worker`."""
+    """Shared worker as seen by one live run; it outlives the run. A `moe_watch.sessions.live.environment.Worker`."""
 
     def __init__(self, kept: KeptWorker, on_message: OnMessage) -> None:
         self._kept = kept
@@ -110,6 +110,6 @@ class LentWorker:
             self._kept._worker.send(command)
 
     def close(self) -> None:
-        """Have the worker leave the run; the model stays loaded."""
+        """Stop the run; the model stays loaded."""
         self._kept._live = None
         self._kept._worker.send(Stop())

@@ -1,4 +1,4 @@
-"""A live run as a source: the face that the screen sees, in front of the thread that does the work."""
+"""Live run as a source of events: the interface for the screen, in front of the thread that does the work."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.run import LiveRun
 from moe_watch.sessions.live.serial_thread import Mailbox
 from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.live.stages import Closed, Failed, Finished, Loading, UnderWay, Void, is_paused
 from moe_watch.sessions.source import Ability, Origin, PaceStatus, RecordingStatus
 from moe_watch.sessions.text import whole_text
 
 
 class LiveSource:
-    """Runs a model in a worker process, records, and streams. A `moe_watch.sessions.source.Source`.
+    """Source that runs a model in a worker process and records it. A `moe_watch.sessions.source.Source`.
 
     Args:
-        settings: what to run, and how.
-        around: clocks, folders and the like; only tests need others than the default.
+        settings: model, engine, run and recording.
+        around: clocks, folders and the like; only tests replace the default.
     """
 
     def __init__(self, settings: RunSettings, around: Surroundings | None = None) -> None:
@@ -32,16 +33,17 @@ class LiveSource:
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        run = self._run
-        if run.stage == "failed":
-            return frozenset({"restart"})
-        if run.stage not in ("running", "finished") or run.ready is None:
-            return frozenset()
-        if run.void:
-            return frozenset({"prompt", "rate"})
+        stage = self._run.stage
+        match stage:
+            case Failed():
+                return frozenset({"restart"})
+            case Loading() | Closed():
+                return frozenset()
+            case Void():
+                return frozenset({"prompt", "rate"})
         always: frozenset[Ability] = frozenset({"perturb", "prompt", "rate", "record", "mark"})
-        turn: frozenset[Ability] = frozenset({"turn"} if run.ready.template else ())
-        pause: frozenset[Ability] = frozenset({"pause", "tap", "multistep"} if run.stage == "running" else ())
+        turn: frozenset[Ability] = frozenset({"turn"} if stage.run.ready.template else ())
+        pause: frozenset[Ability] = frozenset({"pause", "tap", "multistep"} if isinstance(stage, UnderWay) else ())
         return always | turn | pause
 
     @property
@@ -54,32 +56,32 @@ class LiveSource:
 
     @property
     def pace(self) -> PaceStatus:
-        return PaceStatus("rate", self._run.rate, self._run.paused)
+        return PaceStatus("rate", self._run.rate, is_paused(self._run.stage))
 
     @property
     def ended(self) -> bool:
-        return self._run.stage in ("finished", "failed", "closed") and not self._stream
+        return isinstance(self._run.stage, Finished | Void | Failed | Closed) and not self._stream
 
     @property
     def fatal_error(self) -> UserError | None:
-        """Why the run could not begin, if it could not."""
+        """Error of a run that could not begin, or None."""
         return self._run.fatal_error
 
     @property
     def warnings(self) -> list[str]:
-        """What the person should know about the model; one line each."""
-        return self._run.ready.warnings if self._run.ready else []
+        """Warnings about the model, one line each."""
+        return self._run.worker.warnings
 
     @property
     def worker_log(self) -> list[str]:
         """The last lines of the log of a worker that failed."""
-        return self._run.worker_log
+        return self._run.worker.log
 
     def start(self) -> None:
-        """Spawn the worker and load the model. Only the first call does anything.
+        """Start the worker and load the model. Further calls do nothing.
 
         Raises:
-            UserError: the file to record to exists already, or the model's name cannot be one.
+            UserError: the output file exists already, or the model's name is not valid UTF-8.
         """
         if self._mailbox.started:
             return

@@ -1,6 +1,6 @@
-"""The tokens of a recorded session, for another model to take in place of its own.
+"""Tokens of a recorded session for teacher forcing.
 
-Routing of two models, or of two quantisations of one, can be compared only where both see the same tokens.
+Routing of two models, or of two quantizations of one model, is comparable only if both evaluate the same tokens.
 """
 
 from __future__ import annotations
@@ -10,21 +10,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moe_watch.backends.protocol import TeacherTokens
+from moe_watch.backends.run_spec import TeacherScript, TeacherTokens
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Header, Keyframe, Perturbation, State, Teacher, Token, TokenSource, Unknown
 from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.validation import ABSENT_ID
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherScript:
-    """Whose tokens a run is to take, and which they are."""
-
-    facts: Teacher
-    tokens: list[TeacherTokens]
-    seed: int
-    """Of the recorded run. Pressure depends on it, since the phases of coherence start from it."""
 
 
 @dataclass(slots=True)
@@ -41,10 +31,10 @@ class _Piece:
 
 
 def teacher_script(path: Path) -> TeacherScript:
-    """The tokens of a session file in order, in pieces; what a torn file still holds is taken.
+    """Read the tokens of a session file, in order and split by source; a torn file is read up to its last whole line.
 
     Raises:
-        UserError: the file cannot be read, holds no token, or begins in the middle of its run.
+        UserError: the file cannot be read, has no token, or begins in the middle of its run.
     """
     with closing(RunReader(path)) as session:
         header = session.header
@@ -56,20 +46,20 @@ def teacher_script(path: Path) -> TeacherScript:
 
 
 def no_token(path: Path, header: Header) -> UserError:
-    """Return why a session without tokens cannot be used: an import of counts never has any."""
+    """Return the error for a session without tokens. An imported count of selections never has any."""
     if header.counts_only:
         return UserError(f"{path}: holds counts of selections, and no tokens", advice="give a session with tokens")
     return UserError(f"{path}: holds no token", advice="give a session that got further")
 
 
 def _pieces(events: Iterable[Event | Unknown], path: Path) -> list[_Piece]:
-    """A piece ends where the source changes, and where a context or an injection begins."""
+    """Split tokens where the source changes, and where a context or an injection begins."""
     pieces: list[_Piece] = []
     ended = True
     for event in events:
         if isinstance(event, Keyframe) and not pieces:
             raise UserError(
-                f"{path}: begins in the middle of its run, so that the context before it is not known",
+                f"{path}: begins in the middle of its run, without the context before it",
                 advice="give a session recorded from its beginning",
             )
         if isinstance(event, Perturbation) or (isinstance(event, State) and event.state == "fresh_context"):

@@ -1,1 +1,1 @@
-"""Measuring a model: many runs, resumable, and what they come to together."""
+"""Measurement of a model: many runs, resumable, and their combined results."""

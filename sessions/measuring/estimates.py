@@ -1,4 +1,4 @@
-"""What the runs of a measurement come to together."""
+"""Estimates over all runs of a measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moe_watch.sessions.measuring.runner import MeasuredRuns
 
 @dataclass(frozen=True, slots=True)
 class FittedRun:
-    """A run and what its mid-pressure does. Chunk 0 of a fit is the first measured one."""
+    """Run with the fit of its mid-pressure. Chunk 0 of a fit is the first measured chunk."""
 
     run: RecordedRun
     fit: Fit
@@ -26,7 +26,7 @@ class FittedRun:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """Everything that a measurement has to say."""
+    """Results of a measurement."""
 
     plan: Plan
     plain: list[FittedRun]
@@ -36,20 +36,20 @@ class Estimates:
     spread: Floats | None
     """Standard deviation over plain runs (ddof 1) `[chunks]`; None for a single run."""
     mean_fit: Fit
-    """Of that mean: noise that runs do not share is averaged out of it."""
+    """Fit of that mean, which averages out the noise that runs do not share."""
     control: PositionControl | None
     boundaries: list[Boundary]
-    """Of all plain runs."""
+    """Forked boundaries of all plain runs."""
     energy: ExternalEnergy | None
 
     @property
     def mode(self) -> str:
-        """The pressure mode."""
+        """Pressure mode."""
         return self.plain[0].run.header.pressure
 
 
 def analyse(measured: MeasuredRuns) -> Estimates:
-    """Fit every run, and put them together."""
+    """Fit every run, and combine the fits."""
     mode = measured.plain[0].header.pressure
     mid = np.array([run.mid for run in measured.plain])
     mean = mid.mean(axis=0)
@@ -68,7 +68,7 @@ def analyse(measured: MeasuredRuns) -> Estimates:
 
 
 def verdicts(runs: list[FittedRun]) -> dict[str, int]:
-    """How many runs got which verdict."""
+    """Return the number of runs per verdict."""
     counts = Counter(each.fit.verdict for each in runs)
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
@@ -78,6 +78,6 @@ def _twins(measured: MeasuredRuns) -> list[tuple[RecordedRun, RecordedRun]]:
 
 
 def _pair(plain: RecordedRun, late: RecordedRun) -> TwinPair:
-    """Two twins, by as many whole chunks apart as their prompts differ in length."""
+    """Return a run and its late twin, with the difference of their prompt lengths in whole chunks."""
     shift = round((late.prompt_tokens - plain.prompt_tokens) / plain.header.chunk_size)
     return TwinPair(plain.mid, late.mid, shift)

@@ -1,4 +1,4 @@
-"""The findings of a measurement as pictures. Needs matplotlib, which the extra `report` brings."""
+"""Figures of a measurement. Requires matplotlib, which the extra `report` installs."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ SIZE = (7.5, 4.2)
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is there."""
+    """Return whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def how_to_draw() -> str:
-    """What to say where it is not."""
+    """Return the message for a missing matplotlib."""
     install = install_command("report")
     return f"no figures: matplotlib is not installed; run `{install}`, and the same command draws them"
 
 
 def draw(findings: Estimates, folder: Path) -> list[Path]:
-    """Draw what there is to draw, as PNG and SVG; returns the PNG files.
+    """Draw all figures that the findings have data for, as PNG and SVG; returns the PNG files.
 
-    The same findings give the same files, byte for byte, with one version of matplotlib.
+    With one version of matplotlib, equal findings give bit-identical files.
 
     Raises:
         OSError: a file cannot be written.
@@ -74,7 +74,7 @@ def _pictures(findings: Estimates) -> dict[str, Callable[[Axes, Estimates], None
 
 
 def _size(name: str, findings: Estimates) -> tuple[float, float]:
-    """In inches; a row of its own for each half-life."""
+    """Return width and height in inches; each half-life has its row."""
     width, height = SIZE
     return (width, max(height, 0.16 * len(findings.plain) + 1)) if name == "half_lives" else SIZE
 
@@ -90,7 +90,7 @@ def _trajectories(axes: Axes, findings: Estimates) -> None:
 
 
 def _half_lives(axes: Axes, findings: Estimates) -> None:
-    """Half-lives that were observed; the other runs have their verdict in words."""
+    """Draw the observed half-lives with intervals; other runs show their verdict as text."""
     from matplotlib.ticker import MaxNLocator
 
     last = max(each.fit.span for each in findings.plain)
@@ -117,8 +117,8 @@ def _entropy(axes: Axes, findings: Estimates) -> None:
 
 
 def _control(axes: Axes, findings: Estimates) -> None:
-    """Both means against position: where late twins follow the plain curve, position explains it."""
-    size = findings.plan.chunk_size
+    """Draw both means against position: if late twins follow the plain curve, position explains the trend."""
+    size = findings.plan.spec.chunk_size
     for runs, colour, name in ((findings.plain, MEAN, "plain"), (findings.late, OTHER, "late twins")):
         mid = np.array([each.run.mid for each in runs])
         first = np.mean([each.run.chunks[0].first for each in runs])
@@ -131,7 +131,7 @@ def _control(axes: Axes, findings: Estimates) -> None:
 
 
 def _energy(axes: Axes, findings: Estimates) -> None:
-    at = [(each.i - _first(findings, each.run)) / findings.plan.chunk_size for each in findings.boundaries]
+    at = [(each.i - _first(findings, each.run)) / findings.plan.spec.chunk_size for each in findings.boundaries]
     effect = [each.difference("text", "neutral") for each in findings.boundaries]
     axes.scatter(at, effect, s=14, color=RUNS, label="boundaries of all runs")
     axes.axhline(0, color=ZERO, linewidth=0.8)
@@ -144,7 +144,7 @@ def _energy(axes: Axes, findings: Estimates) -> None:
 
 
 def _first(findings: Estimates, run: int) -> int:
-    """Where the first measured chunk of a run begins."""
+    """Return the token index at which the first measured chunk of a run begins."""
     return findings.plain[run - 1].run.chunks[0].first
 
 

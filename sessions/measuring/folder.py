@@ -1,4 +1,4 @@
-"""The folder of a measurement: whose it is, and what is written into it."""
+"""Folder of a measurement: its lock, its plan, and writes into it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def claimed(folder: Path, plan: Plan) -> Iterator[None]:
-    """Have a folder for one measurement alone: made if need be, with its plan in it, and locked meanwhile.
+    """Create and lock the folder of a measurement, with its plan in it; a context manager.
 
     Raises:
         UserError: it holds another measurement or other files, cannot be written to, or is in use.
@@ -34,7 +34,7 @@ def claimed(folder: Path, plan: Plan) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a whole file, or leave the one that is there.
+    """Write a file atomically: an error leaves the existing file unchanged.
 
     Raises:
         UserError: it cannot be written.
@@ -60,23 +60,23 @@ def _match(folder: Path, plan: Plan) -> None:
         if _has_runs(folder):
             raise UserError(
                 f"{folder}: holds a measurement with other settings ({', '.join(names)})",
-                advice="repeat its options to go on with it, or give another --out",
+                advice="repeat its options to continue it, or give another --out",
             )
         write(folder / PLAN_FILE, plan.to_json())
 
 
 def _has_runs(folder: Path) -> bool:
-    """Whether a run was begun; a measurement that was refused before that has left nothing but its plan."""
+    """Return whether a run was begun; a measurement that was refused before has left only its plan."""
     return any(each.name.startswith(tuple(RUN_PREFIXES.values())) for each in folder.iterdir())
 
 
 @contextmanager
 def creating(path: Path, option: str = "--out") -> Iterator[None]:
-    """What goes wrong with a file or folder that is to be written, as a `UserError`.
+    """Turn an `OSError` while a file or folder is written into a `UserError`; a context manager.
 
     Args:
         path: the file or folder.
-        option: how another one is chosen.
+        option: the option that chooses another one.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Noise of the machine during each run of a measurement, kept beside the runs in `noise.json`.
+"""Noise of the machine during each run of a measurement, stored beside the runs in `noise.json`.
 
-`results.json` is computed from the sessions alone and is the same on any machine, so it cannot hold this.
+`results.json` is computed from the sessions alone and is bit-identical on any machine, so it cannot include this.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ NOISE_FILE = "noise.json"
 
 
 def read_noise(folder: Path) -> dict[str, Noise]:
-    """Read what is known, by the names of session files. A missing or damaged file holds nothing."""
+    """Read the noise by names of session files; empty if the file is missing or damaged."""
     with suppress(OSError, ValueError):
         return msgspec.json.decode(read_regular(folder / NOISE_FILE), type=dict[str, Noise])
     return {}
 
 
 def keep_noise(folder: Path, file: str, noise: Noise) -> None:
-    """Add one run's noise, in place of an earlier attempt's.
+    """Store one run's noise, in place of an earlier attempt's.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     kept = read_noise(folder) | {file: noise}
     write(folder / NOISE_FILE, msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
@@ -38,7 +38,7 @@ def keep_noise(folder: Path, file: str, noise: Noise) -> None:
 def range_in_words(noises: Sequence[Noise]) -> str:
     """Return the ranges over runs as a line of text; "n/a" without any run."""
     if not noises:
-        return "n/a, these runs were measured without noting it"
+        return "n/a, not recorded for these runs"
     cores = ", ".join(sorted({str(noise.cores) for noise in noises}))
     load = _range([noise.load for noise in noises], 1.0, "{:.2f}")
     others = _range([noise.others for noise in noises], 100.0, "{:.0f}", " %")

@@ -1,4 +1,4 @@
-"""What a measurement leaves in its folder beside its sessions."""
+"""Output files of a measurement beside its sessions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FIGURES = "figures"
 
 
 def write_all(findings: Estimates, results: bytes, folder: Path) -> str:
-    """Write `results.json`, the figures, and `report.md`; returns why there are no figures, if there are none.
+    """Write `results.json`, the figures, and `report.md`; returns why there are no figures, or an empty string.
 
     Raises:
-        UserError: something cannot be written.
+        UserError: a file cannot be written.
     """
     write(folder / "results.json", results)
     drawn: list[Path] = []

@@ -1,4 +1,4 @@
-"""What a measurement consists of: its runs, and the settings that make its numbers."""
+"""Plan of a measurement: its runs and their settings."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Literal
 
 import msgspec
 
-from moe_watch.backends.protocol import BackendChoice, EngineOptions, ForkPlan
+from moe_watch.backends.protocol import BackendChoice, EngineOptions
+from moe_watch.backends.run_spec import ForkPlan, RunSpec, SamplerOptions
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError, system_error
 from moe_watch.routing.events import Sampling
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.sessions import paths
 from moe_watch.sessions.live.settings import RunSettings
+from moe_watch.sessions.recording.options import RecordingOptions
 
 PLAN_FILE = "plan.json"
 
 RunKind = Literal["plain", "late"]
-"""`late`: the control, the same prompt behind text that has nothing to do with it."""
+"""`late`: the control, the same prompt after unrelated text."""
 RUN_PREFIXES: dict[RunKind, str] = {"plain": "run-", "late": "late-"}
-"""What the names of session files begin with."""
+"""Prefixes of the names of session files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,113 +32,164 @@ class PlannedRun:
 
     kind: RunKind
     number: int
-    """From 1 on; a late run has the number of its plain twin."""
+    """From 1; a late run has the number of its plain twin."""
     seed: int
     prompt: str
 
     @property
     def file(self) -> str:
-        """The name of its session file."""
+        """Name of its session file."""
         return f"{RUN_PREFIXES[self.kind]}{self.number:03}{paths.SUFFIX}"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the numbers of a measurement depend on, as far as a person chooses it."""
+    """Runs and settings of a measurement: everything chosen by the user that its numbers depend on."""
 
     model: str
     backend: BackendChoice = "auto"
     options: EngineOptions = EngineOptions()
+    spec: RunSpec = RunSpec()
+    """Settings of all runs. The measurement sets prompt, seed, number of tokens, and `stop`, which is `never`."""
     prompts: list[str]
-    """Taken in turn."""
-    raw: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    """Used in turn."""
     seeds: list[int]
-    """One run each."""
+    """One run for each."""
     chunks: int = 50
-    """Measured ones; those of the warm-up come before."""
-    chunk_size: int = 20
+    """Measured chunks per run; the warm-up precedes them."""
     control: bool = True
     """Each run gets a late twin, see `moe_watch.routing.pressure.position_control`."""
-    forks: ForkPlan | None = None
 
     @property
     def tokens(self) -> int:
-        """Generated in every run."""
-        return (WARM_UP_CHUNKS + self.chunks) * self.chunk_size
+        """Number of generated tokens per run."""
+        return (WARM_UP_CHUNKS + self.chunks) * self.spec.chunk_size
 
     @property
     def shift(self) -> int:
-        """Tokens of other text that are put before the prompt of a late run."""
-        return self.chunks // 2 * self.chunk_size
+        """Number of tokens of other text before the prompt of a late run."""
+        return self.chunks // 2 * self.spec.chunk_size
 
     @property
     def forked_boundaries(self) -> int:
-        """In each plain run; none after its last chunk, as nothing follows it."""
-        if self.forks is None:
-            return 0
-        return len(range(self.forks.first, WARM_UP_CHUNKS + self.chunks, self.forks.every))
+        """Number of forked boundaries per plain run. The end of the last chunk is none: no chunk follows it."""
+        forks = self.spec.forks
+        return 0 if forks is None else len(range(forks.first, WARM_UP_CHUNKS + self.chunks, forks.every))
 
     @property
     def branches(self) -> int:
-        """Continuations at all forked boundaries of a plain run."""
-        return 0 if self.forks is None else self.forked_boundaries * 3 * self.forks.replicates
+        """Number of continuations at all forked boundaries of a plain run."""
+        return 0 if self.spec.forks is None else self.forked_boundaries * 3 * self.spec.forks.replicates
 
     def plain_runs(self) -> list[PlannedRun]:
-        """The measured runs."""
+        """Return the runs that are not controls."""
         return [
             PlannedRun("plain", number, seed, self.prompts[(number - 1) % len(self.prompts)])
             for number, seed in enumerate(self.seeds, start=1)
         ]
 
     def donor_of(self, run: PlannedRun) -> PlannedRun:
-        """The plain run whose text stands before a late run's prompt: the next one, the first after the last."""
+        """Return the plain run that gives the text before a late run's prompt: the next one; the first for the last."""
         return self.plain_runs()[run.number % len(self.seeds)]
 
     def late_twin(self, run: PlannedRun, other_text: str) -> PlannedRun:
-        """The control of a plain run."""
+        """Return the control of a plain run."""
         return PlannedRun("late", run.number, run.seed, f"{other_text}\n\n{run.prompt}")
 
     def sampling(self, run: PlannedRun) -> Sampling:
-        """How a run draws."""
-        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=run.seed, stop="never")
+        """Return the sampler of a run."""
+        return self._sampler.seeded(run.seed)
 
     def settings(self, run: PlannedRun, folder: Path) -> RunSettings:
-        """One run as the live run takes it."""
+        """Return the settings of a run's live run."""
+        spec = msgspec.structs.replace(
+            self.spec,
+            prompt=run.prompt,
+            sampler=self._sampler,
+            seed=run.seed,
+            tokens=self.tokens,
+            forks=self.spec.forks if run.kind == "plain" else None,
+        )
         return RunSettings(
+            spec=spec,
             model=self.model,
             backend=self.backend,
             options=self.options,
-            prompt=run.prompt,
-            raw=self.raw,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=run.seed,
-            stop="never",
-            tokens=self.tokens,
-            chunk_size=self.chunk_size,
-            forks=self.forks if run.kind == "plain" else None,
-            output=folder / run.file,
-            force=True,
-            recording_required=True,
+            recording=RecordingOptions(output=folder / run.file, force=True, required=True),
         )
 
+    @property
+    def _sampler(self) -> SamplerOptions:
+        return msgspec.structs.replace(self.spec.sampler, stop="never")
+
     def to_json(self) -> bytes:
-        """As it is kept beside the runs."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        """Return the content of `plan.json`."""
+        return msgspec.json.format(msgspec.json.encode(PlanRecord.of(self)), indent=2) + b"\n"
+
+
+_DEFAULT = RunSpec()
+
+
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Plan as in `plan.json` and `results.json`, one field per key."""
+
+    model: str
+    backend: BackendChoice = "auto"
+    options: EngineOptions = EngineOptions()
+    prompts: list[str]
+    raw: bool = _DEFAULT.raw
+    temperature: float = _DEFAULT.sampler.temperature
+    top_p: float = _DEFAULT.sampler.top_p
+    top_k: int = _DEFAULT.sampler.top_k
+    seeds: list[int]
+    chunks: int = 50
+    chunk_size: int = _DEFAULT.chunk_size
+    control: bool = True
+    forks: ForkPlan | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanRecord:
+        """Return the record of a plan."""
+        spec, sampler = plan.spec, plan.spec.sampler
+        return cls(
+            model=plan.model,
+            backend=plan.backend,
+            options=plan.options,
+            prompts=plan.prompts,
+            raw=spec.raw,
+            temperature=sampler.temperature,
+            top_p=sampler.top_p,
+            top_k=sampler.top_k,
+            seeds=plan.seeds,
+            chunks=plan.chunks,
+            chunk_size=spec.chunk_size,
+            control=plan.control,
+            forks=spec.forks,
+        )
+
+    def plan(self) -> Plan:
+        """Return the plan of a record."""
+        sampler = SamplerOptions(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        return Plan(
+            model=self.model,
+            backend=self.backend,
+            options=self.options,
+            spec=RunSpec(raw=self.raw, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks),
+            prompts=self.prompts,
+            seeds=self.seeds,
+            chunks=self.chunks,
+            control=self.control,
+        )
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """The plan that a folder was measured by, or None if it holds none.
+    """Read the plan of a measurement folder; None if it has none.
 
     Raises:
-        UserError: what stands there is no plan.
+        UserError: the file cannot be read, or is not a plan.
     """
     path = folder / PLAN_FILE
     try:
-        return msgspec.json.decode(read_regular(path), type=Plan)
+        return msgspec.json.decode(read_regular(path), type=PlanRecord).plan()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -146,5 +199,6 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def differences(kept: Plan, wanted: Plan) -> list[str]:
-    """The names of the settings in which two plans differ."""
-    return [name for name in Plan.__struct_fields__ if getattr(kept, name) != getattr(wanted, name)]
+    """Return the names of the settings in which two plans differ."""
+    ours, theirs = PlanRecord.of(kept), PlanRecord.of(wanted)
+    return [name for name in PlanRecord.__struct_fields__ if getattr(ours, name) != getattr(theirs, name)]

@@ -1,4 +1,4 @@
-"""A finished run of a measurement, read back from its session file."""
+"""Reader of a finished run of a measurement."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from moe_watch.sessions.text import whole_text
 
 
 class NotWholeError(Exception):
-    """The file is no whole run of this plan; `str()` says why."""
+    """The file is not a whole run of this plan; `str()` gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredChunk:
-    """A complete chunk after the warm-up."""
+    """Complete chunk after the warm-up."""
 
     index: int
-    """In the session, warm-up included."""
+    """Index in the session, including the warm-up."""
     first: int
     last: int
     """Token indices `i`."""
@@ -33,7 +33,7 @@ class MeasuredChunk:
 
     @classmethod
     def of(cls, chunk: Chunk) -> MeasuredChunk | None:
-        """What is kept of a chunk; None if a signal that pressure needs was not recorded."""
+        """Return the measured values of a chunk; None if a signal that pressure needs was not recorded."""
         if chunk.pressures is None or chunk.signals is None:
             return None
         return cls(chunk.index, chunk.first, chunk.last, chunk.pressures, chunk.signals.router_entropy, chunk.residual)
@@ -41,20 +41,20 @@ class MeasuredChunk:
 
 @dataclass(slots=True)
 class RecordedRun:
-    """What is kept of a run: some numbers per chunk, and its text."""
+    """Measured run: values per chunk, and its text."""
 
     planned: PlannedRun
     header: Header
     chunks: list[MeasuredChunk] = field(default_factory=list)
     prompt_tokens: int = 0
     tokens: int = 0
-    """Generated ones."""
+    """Number of generated tokens."""
     text: str = ""
-    """Generated."""
+    """Generated text."""
     beginning: str = ""
-    """The first part of the text, as much as is put before a late twin's prompt."""
+    """First part of the text, as used before a late twin's prompt."""
     stops: list[int] = field(default_factory=list)
-    """Indices `i` of the tokens where the model would have ended its text."""
+    """Indices `i` of the tokens at which the model would have ended its text."""
     boundaries: list[Boundary] = field(default_factory=list)
 
     @property
@@ -68,15 +68,15 @@ class RecordedRun:
         return [chunk.router_entropy for chunk in self.chunks]
 
     def chunk_of(self, i: int) -> int | None:
-        """Which measured chunk the token `i` lies in, from 0 on; None if it came in the warm-up."""
+        """Return the index of token `i`'s measured chunk, from 0; None for a token of the warm-up."""
         return next((at for at, chunk in enumerate(self.chunks) if chunk.first <= i <= chunk.last), None)
 
 
 def read_run(folder: Path, planned: PlannedRun, plan: Plan) -> RecordedRun:
-    """Read a run, and compute its chunks anew from its tokens.
+    """Read a run, and recompute its chunks from its tokens.
 
     Raises:
-        NotWholeError: there is no such file, it was cut off, or it is another run.
+        NotWholeError: the file does not exist, is cut off, or is another run.
     """
     try:
         return _read(folder / planned.file, planned, plan)
@@ -104,7 +104,7 @@ def _read(path: Path, planned: PlannedRun, plan: Plan) -> RecordedRun:
 
 
 class _Gathering:
-    """Takes in a run's events, and keeps what is needed of them."""
+    """Collector of the measured values from a run's events."""
 
     def __init__(self, run: RecordedRun) -> None:
         self._run = run
@@ -123,7 +123,7 @@ class _Gathering:
         elif isinstance(event, State) and event.state in ("finished", "error", "dropped"):
             self.ending = event
         elif isinstance(event, State) and event.state == "fresh_context":
-            raise NotWholeError("it began again in a fresh context, and a measured run is one context")
+            raise NotWholeError("it continued in a fresh context, and a measured run is one context")
 
     def _take_token(self, token: Token) -> None:
         self._run.prompt_tokens += token.source == "prompt"
@@ -141,13 +141,13 @@ class _Gathering:
 
 
 def _require_same(header: Header, planned: PlannedRun, plan: Plan) -> None:
-    _require(header.sampling == plan.sampling(planned), "it was drawn in another way")
+    _require(header.sampling == plan.sampling(planned), "it has another sampler")
     _require(header.prompt == whole_text(planned.prompt), "it has another prompt")
-    _require(header.chunk_size == plan.chunk_size, f"its chunks have {header.chunk_size} tokens")
+    _require(header.chunk_size == plan.spec.chunk_size, f"its chunks have {header.chunk_size} tokens")
 
 
 def _why(ending: State | None) -> str:
-    return "nothing says how" if ending is None else ending.message or ending.why or ending.state
+    return "without a reason" if ending is None else ending.message or ending.why or ending.state
 
 
 def _require(condition: bool, otherwise: str) -> None:

@@ -1,10 +1,11 @@
-"""The findings of a measurement as a page to read."""
+"""Report of a measurement."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe_watch.backends.run_spec import ForkPlan
 from moe_watch.routing.half_life.chronomoe import entropy_collapse
 from moe_watch.routing.half_life.fit import Fit, in_words
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
@@ -23,12 +24,12 @@ CAPTIONS = {
 
 
 def report(findings: Estimates, figures: Sequence[Path], without_figures: str = "") -> str:
-    """The page, in Markdown.
+    """Return the report in Markdown.
 
     Args:
-        findings: what was found.
-        figures: PNG files, by paths relative to the page.
-        without_figures: why there are none, and how to get them.
+        findings: results of the measurement.
+        figures: PNG files, as paths relative to the report.
+        without_figures: reason why there are none, and how to get them.
     """
     shown = {path.stem: f"![{CAPTIONS[path.stem]}]({path.as_posix()})\n\n*{CAPTIONS[path.stem]}.*" for path in figures}
     parts = [
@@ -48,7 +49,7 @@ def report(findings: Estimates, figures: Sequence[Path], without_figures: str = 
         "## Router entropy",
         _entropy(findings),
         shown.get("entropy", ""),
-        *(_energy(findings, shown) if findings.plan.forks else []),
+        *_energy(findings, findings.plan.spec.forks, shown),
         "## ChronoMoE's numbers for the same runs",
         _reference(findings),
     ]
@@ -57,8 +58,8 @@ def report(findings: Estimates, figures: Sequence[Path], without_figures: str = 
 
 _CONTROL = (
     "A late twin has the prompt of its run, and text of another run before it. Plain and late chunks of the same age"
-    " differ in position alone; chunks at the same position differ in age alone. What stands before the prompt differs"
-    " too, so a part by position includes what any text there would do."
+    " differ in position alone; chunks at the same position differ in age alone. The text before the prompt"
+    " differs too, so the part by position includes the effect of any text there."
 )
 
 
@@ -69,18 +70,21 @@ def _protocol(findings: Estimates) -> str:
         f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts,"
         f" {top_k_text(model.experts_per_token)}, {markdown_text(weights_text(model))}",
         f"- engine: {markdown_text(f'{backend.name} {backend.version}, {backend.device}')}",
-        f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.chunk_size} tokens;"
-        " where the model would have ended its text it was told to go on",
-        f"- drawing: {_drawing(plan)}",
+        f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.spec.chunk_size} tokens;"
+        " end-of-text tokens are masked, so that the model continues",
+        f"- sampler: {_sampler(plan)}",
         f"- prompts: {_prompts(plan)}",
         *(f"- {markdown_text(warning)}" for warning in header.warnings),
     ]
     return "\n".join(lines)
 
 
-def _drawing(plan: Plan) -> str:
+def _sampler(plan: Plan) -> str:
     seeds = ", ".join(map(str, plan.seeds))
-    return f"temperature {plan.temperature:g}, top-p {plan.top_p:g}, top-k {plan.top_k or 'all'}, seeds {seeds}"
+    sampler = plan.spec.sampler
+    return (
+        f"temperature {sampler.temperature:g}, top-p {sampler.top_p:g}, top-k {sampler.top_k or 'all'}, seeds {seeds}"
+    )
 
 
 def _prompts(plan: Plan) -> str:
@@ -106,7 +110,7 @@ def _runs(findings: Estimates) -> str:
 
 
 def half_life_text(fit: Fit) -> str:
-    """A half-life with its interval, or why there is none, in a few words."""
+    """Return a half-life with its interval, or a short reason why there is none."""
     if fit.half_life is not None:
         return f"{fit.half_life:.1f}{_interval(fit)}"
     if fit.censored:
@@ -136,21 +140,21 @@ def _entropy(findings: Estimates) -> str:
         return "n/a: router entropy was not recorded."
     mean = sum(found) / len(found)
     return (
-        "Mean of the first 30 % of the measured chunks less mean of the last 30 %:"
-        f" {mean:+.4f} on average, {min(found):+.4f} to {max(found):+.4f} over runs (0 to 1 is the whole scale;"
-        " positive is a fall)."
+        "Mean of the first 30 % of the measured chunks minus mean of the last 30 %:"
+        f" {mean:+.4f} on average, {min(found):+.4f} to {max(found):+.4f} over runs (on a scale of 0 to 1;"
+        " positive is a decrease)."
     )
 
 
-def _energy(findings: Estimates, shown: dict[str, str]) -> list[str]:
-    forks = findings.plan.forks
-    assert forks is not None
+def _energy(findings: Estimates, forks: ForkPlan | None, shown: dict[str, str]) -> list[str]:
+    if forks is None:
+        return []
     neutral, text = markdown_text(repr(forks.neutral)), markdown_text(repr(forks.text))
     boundaries = "every chunk boundary" if forks.every == 1 else f"one chunk boundary in {forks.every}"
     how = (
-        f"At {boundaries} after the warm-up the context was copied and gone on with for one"
-        f" chunk, {plural(forks.replicates, 'time')} each: without text, with {neutral} cut or repeated to as many"
-        f" tokens as the text has, and with {text}. The runs themselves went on as if nothing had been said."
+        f"At {boundaries} after the warm-up the context was copied and continued for one"
+        f" chunk, {plural(forks.replicates, 'time')} each: without text, with {neutral} cut or repeated to the"
+        f" number of tokens of the text, and with {text}. The runs themselves continued unchanged."
     )
     found = "\n\n".join(_sentences(energy_lines(findings.energy)))
     return ["## External energy", how, found, shown.get("external_energy", "")]

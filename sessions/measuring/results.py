@@ -19,7 +19,7 @@ from moe_watch.routing.pressure.position_control import PositionControl
 from moe_watch.routing.stats.bootstrap import Estimate
 from moe_watch.routing.stats.timing_noise import Noise
 from moe_watch.sessions.measuring.estimates import Estimates, FittedRun, verdicts
-from moe_watch.sessions.measuring.plan import Plan
+from moe_watch.sessions.measuring.plan import Plan, PlanRecord
 from moe_watch.sessions.measuring.recorded_run import RecordedRun
 from moe_watch.sessions.results import (
     AnalysisResult,
@@ -50,7 +50,7 @@ def results(findings: Estimates) -> MeasurementResult:
         backend=convert(header.backend, MeasuredBackend, from_attributes=True),
         pressure=findings.mode,
         warm_up_chunks=WARM_UP_CHUNKS,
-        plan=to_builtins(findings.plan),
+        plan=to_builtins(PlanRecord.of(findings.plan)),
         verdicts={**verdicts(findings.plain)},
         mean_trajectory=MeanTrajectory(
             mid_pressures=findings.mean.tolist(),
@@ -142,7 +142,7 @@ def _control(control: PositionControl, findings: Estimates) -> ControlResult:
 
 
 def _energy(energy: ExternalEnergy | None, findings: Estimates) -> EnergyResult | None:
-    forks = findings.plan.forks
+    forks = findings.plan.spec.forks
     if energy is None or forks is None:
         return None
     return EnergyResult(

@@ -1,4 +1,4 @@
-"""Carrying out a measurement: every run once, also if it takes several attempts."""
+"""Execution of a measurement: every run once, also over several attempts."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from moe_watch.sessions.measuring.recorded_run import NotWholeError, RecordedRun
 from moe_watch.sessions.reading.multipart import numbered_beside
 from moe_watch.vitals.noise import NoiseMeter
 
-GO_ON = "the same command goes on from here"
+CONTINUE = "the same command continues from here"
 
 
 class Watcher(Protocol):
-    """Whoever is told how a measurement goes."""
+    """Observer of a measurement's progress."""
 
     def loading(self, progress: Progress) -> None:
-        """The model is being loaded; on any thread."""
+        """Report the loading of the model; on any thread."""
 
     def found(self, run: PlannedRun) -> None:
-        """A run is there already, whole."""
+        """Report a run that is whole already."""
 
     def begin(self, run: PlannedRun) -> None: ...
 
     def item(self, item: StreamItem) -> None:
-        """Something of the present run."""
+        """Report an item of the present run."""
 
     def end(self, run: PlannedRun) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRuns:
-    """All runs of a measurement."""
+    """Runs of a measurement."""
 
     plan: Plan
     plain: list[RecordedRun]
     late: list[RecordedRun]
-    """Twins of the plain ones, in their order; empty if there is no control."""
+    """Twins of the plain runs, in the same order; empty without a control."""
 
 
 def measure(plan: Plan, folder: Path, watcher: Watcher) -> MeasuredRuns:
-    """Make the runs that are not there yet, and read all of them.
+    """Generate the missing runs, and read all of them.
 
-    Runs that are whole are never repeated, and a run that was cut off is made anew, so a measurement that was killed
-    goes on where it was; the same seeds give the same runs.
+    Whole runs are never repeated, and a run that was cut off is repeated, so a killed measurement continues where it
+    was; equal seeds give equal runs.
 
     Raises:
-        UserError: the folder is another measurement's, the model cannot be used, or a run failed.
-        KeyboardInterrupt: it was stopped; what is whole stays.
+        UserError: the folder has another measurement, the model cannot be used, or a run failed.
+        KeyboardInterrupt: interrupted; whole runs stay.
     """
     load = plan.settings(plan.plain_runs()[0], folder).load()
     with claimed(folder, plan), _Attempt(plan, folder, load, watcher) as attempt:
@@ -73,7 +73,7 @@ def measure(plan: Plan, folder: Path, watcher: Watcher) -> MeasuredRuns:
 
 
 class _Attempt:
-    """One process's part in a measurement. The model is loaded once, and only if a run is missing."""
+    """Attempt of one process at a measurement. The model is loaded once, and only if a run is missing."""
 
     def __init__(self, plan: Plan, folder: Path, load: Load, watcher: Watcher) -> None:
         self._plan = plan
@@ -83,7 +83,7 @@ class _Attempt:
         self._exit = ExitStack()
         self._worker: KeptWorker | None = None
         self._measured: tuple[ModelInfo, BackendInfo] | None = None
-        """What the first run was made with; so are all others."""
+        """Model and engine of the first run; all others must have the same."""
 
     def __enter__(self) -> _Attempt:
         return self
@@ -92,7 +92,7 @@ class _Attempt:
         self._exit.close()
 
     def run(self, planned: PlannedRun) -> RecordedRun:
-        """The run, read if it is there and made otherwise."""
+        """Return the run; generates it unless its file is whole."""
         try:
             found = read_run(self._folder, planned, self._plan)
         except NotWholeError:
@@ -111,19 +111,19 @@ class _Attempt:
         try:
             run = read_run(self._folder, planned, self._plan)
         except NotWholeError as error:
-            raise UserError(f"{self._folder / planned.file} is not whole: {error}", advice=GO_ON) from error
+            raise UserError(f"{self._folder / planned.file} is not whole: {error}", advice=CONTINUE) from error
         self._watcher.end(planned)
         return run
 
     def _clear(self, planned: PlannedRun) -> None:
-        """Remove the files of an earlier attempt at a run: its session and the continuations of it, and no others."""
+        """Remove the session and the continuation files of an earlier attempt at a run, and no others."""
         path = self._folder / planned.file
         with creating(self._folder):
             for left in (path, *numbered_beside(path)):
                 left.unlink(missing_ok=True)
 
     def _loaded(self) -> KeptWorker:
-        """The worker with the model, which is the one that all other runs were made with."""
+        """Return the worker; loads the model on the first call, and checks that it is that of earlier runs."""
         if self._worker is None:
             self._worker = self._exit.enter_context(KeptWorker(self._load, self._watcher.loading))
             ready = self._worker.ready
@@ -141,7 +141,7 @@ class _Attempt:
             )
 
     def _generate(self, planned: PlannedRun, worker: KeptWorker) -> None:
-        """One live run, to its end."""
+        """Generate one run to its end."""
         source = LiveSource(self._plan.settings(planned, self._folder), Surroundings(worker=worker.lend))
         states: list[State] = []
 
@@ -154,16 +154,16 @@ class _Attempt:
         if source.fatal_error is not None:
             raise source.fatal_error
         if source.recording.problem:
-            raise UserError(f"{planned.file}: {source.recording.problem}", advice=GO_ON)
+            raise UserError(f"{planned.file}: {source.recording.problem}", advice=CONTINUE)
         last = states[-1]
         if last.state == "error":
-            raise UserError(f"{planned.file}: {last.message or 'the run failed'}", advice=GO_ON)
+            raise UserError(f"{planned.file}: {last.message or 'the run failed'}", advice=CONTINUE)
         if last.why == "user":
             raise KeyboardInterrupt
 
 
 def _require_room(plan: Plan, model: ModelInfo) -> None:
-    """Refuse what the context cannot hold before an hour is spent on the part that it can."""
+    """Refuse a run that does not fit into the context, before an hour is spent on its first part."""
     needed = plan.tokens + (plan.shift if plan.control else 0)
     if model.context_length is not None and needed >= model.context_length:
         with_control = f", {plan.shift:,} of them before the control's prompt" if plan.control else ""
@@ -175,5 +175,5 @@ def _require_room(plan: Plan, model: ModelInfo) -> None:
 
 
 def _differences(one: ModelInfo | BackendInfo, other: ModelInfo | BackendInfo) -> list[str]:
-    """The names of what differs."""
+    """Return the names of the fields that differ."""
     return [name for name in one.__struct_fields__ if getattr(one, name) != getattr(other, name)]

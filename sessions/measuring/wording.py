@@ -1,4 +1,4 @@
-"""The findings of a measurement in sentences, the same on the terminal and in the report."""
+"""Results of a measurement in sentences, for terminal and report."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from moe_watch.routing.stats.bootstrap import FEWEST_CLUSTERS, Estimate
 from moe_watch.sessions.measuring.estimates import Estimates, verdicts
 from moe_watch.sessions.text import plural
 
-NO_CONTROL = "no control was measured (--no-control): should there be a trend, position and age cannot be told apart"
+NO_CONTROL = "no control was measured (--no-control): position and age of a trend cannot be separated"
 
 
 def summary_lines(findings: Estimates) -> list[str]:
-    """What was found, a line or two for each question."""
+    """Return the results, a line or two for each question."""
     plan, header = findings.plan, findings.plain[0].run.header
     return [
         f"{header.model.name} · {header.backend.name} · {plural(len(findings.plain), 'run')} of {plan.chunks} measured"
-        f" chunks of {plural(plan.chunk_size, 'token')} · {findings.mode}",
+        f" chunks of {plural(plan.spec.chunk_size, 'token')} · {findings.mode}",
         f"verdicts: {verdict_counts(findings)}",
         f"mean of all runs: {in_words(findings.mean_fit)}",
         *control_lines(findings.control),
-        *([] if plan.forks is None else energy_lines(findings.energy)),
+        *([] if plan.spec.forks is None else energy_lines(findings.energy)),
     ]
 
 
 def verdict_counts(findings: Estimates) -> str:
-    """How many runs got which verdict, those that none got left out."""
+    """Return the number of runs per verdict, without verdicts of no run."""
     return ", ".join(f"{count} {verdict}" for verdict, count in verdicts(findings.plain).items() if count)
 
 
 def control_lines(control: PositionControl | None) -> list[str]:
-    """What moves mid-pressure over a context: position or age."""
+    """Describe the effects of position and age on mid-pressure."""
     if control is None:
         return [f"position: {NO_CONTROL}"]
     return [
-        f"over {control.shift:.0f} chunks mid-pressure changes by {estimate_text(control.trend)}: of that"
+        f"over {control.shift:.0f} chunks mid-pressure changes by {estimate_text(control.trend)}: of it"
         f" {estimate_text(control.position)} by position alone, {estimate_text(control.age)} by age alone",
         f"position and age: {_separation(control)}",
     ]
 
 
 def energy_lines(energy: ExternalEnergy | None) -> list[str]:
-    """What the text does to mid-pressure."""
+    """Describe the effect of the text on mid-pressure."""
     if energy is None:
         return ["external energy: n/a, no boundary was forked in every arm"]
     low, high = energy.replicates
@@ -56,7 +56,7 @@ def energy_lines(energy: ExternalEnergy | None) -> list[str]:
 
 
 def estimate_text(found: Estimate) -> str:
-    """A difference with its interval, or why it has none."""
+    """Return a difference with its interval, or the reason why it has none."""
     if found.interval is None:
         return f"{found.mean:+.4f} (interval n/a: {found.clusters} of at least {FEWEST_CLUSTERS} needed)"
     low, high = found.interval
@@ -65,12 +65,12 @@ def estimate_text(found: Estimate) -> str:
 
 def _separation(control: PositionControl) -> str:
     if control.position.interval is None:
-        return f"not told apart, {control.position.clusters} of at least {FEWEST_CLUSTERS} pairs of runs"
+        return f"not separated, {control.position.clusters} of at least {FEWEST_CLUSTERS} pairs of runs"
     position, age = control.position.is_other_than_zero, control.age.is_other_than_zero
     if position and age:
-        return "both have a part in it"
+        return "both have an effect"
     if position:
-        return "position alone moves it, as far as these runs can tell; a trend in a plain run is drift"
+        return "only position has a detectable effect in these runs; a trend in a plain run is drift"
     if age:
-        return "age moves it, position has no part that these runs could tell from none"
-    return "neither moves it by more than these runs could tell from nothing"
+        return "age has an effect, position has no detectable one in these runs"
+    return "neither has a detectable effect in these runs"

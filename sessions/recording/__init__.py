@@ -1,1 +1,1 @@
-"""Session files as they are written: recorder, sinks, continuation after an error."""
+"""Writers of session files: recorder, sinks, continuation files after an error."""

@@ -1,9 +1,9 @@
-"""Writing a session file while the run goes on.
+"""Writer of a session file during a run.
 
 Every event reaches the operating system before `append` returns (in a compressed file, a quarter of a second later), so
-a killed process loses none. The disk is made to follow often enough that a power cut loses at most about a second. A
-file that cannot be written any more never stops the run: the recorder says so in `problem` and takes nothing more, and
-the file ends with a whole line.
+a killed process loses none. The file is synced to disk often enough that a power failure loses at most about a second.
+A write error never stops the run: the recorder reports it in `problem` and takes no more events, and the file ends with
+a whole line.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from moe_watch.sessions.recording.sinks import FileSink, Pending, Sink, StreamSi
 from moe_watch.sessions.text import whole_text
 
 SYNC_SECONDS = 1.0
-"""What a power cut may cost."""
+"""Maximum seconds of events that a power failure loses."""
 CHUNK_SYNC_SECONDS = 0.25
-"""Chunk ends are written through as well, but not so often that a fast model waits for a slow disk."""
+"""Minimum seconds between the syncs at chunk ends, so that a fast model does not wait for a slow disk."""
 FLUSH_SECONDS = 0.25
-"""How long a compressor may keep a line for itself, which a killed process then loses."""
+"""Maximum seconds that a compressor holds a line; a killed process loses these lines."""
 
 _REASONS = {
     errno.ENOSPC: "disk full",
     errno.EDQUOT: "disk quota used up",
     errno.EFBIG: "the file has reached the largest size allowed",
-    errno.ENOENT: "the file was deleted, with all before it",
-    errno.EPIPE: "nobody reads the output any more",
+    errno.ENOENT: "the file was deleted, with all earlier events",
+    errno.EPIPE: "the reader of the output has closed it",
 }
 
 
 class Recorder:
-    """One session file in the making.
+    """Writer of one session file.
 
     Args:
-        sink: where to write; closed if the header cannot be written.
-        path: what the file is called; None if it is no file.
+        sink: receives the lines; closed if the header cannot be written.
+        path: path of the file; None for a stream.
         header: its first line.
         clock: monotonic seconds.
-        beside: where it lies until it holds a token, if `path` is another file's until then.
+        beside: temporary path until the first token, if the file is to replace another one at `path`.
 
     Raises:
         OSError: the header cannot be written.
@@ -66,9 +66,9 @@ class Recorder:
     ) -> None:
         self.path = path
         self.problem = ""
-        """Why nothing is written any more, and since which token; empty while all is well."""
+        """Error that ended the recording, with the first token that is missing; empty without an error."""
         self.unwritten: Pending = ()
-        """Lines of events that `append` took and that are nevertheless not in the file, because it takes no more."""
+        """Lines of events that `append` accepted but that did not reach the file before the error."""
         self._sink = sink
         self._open = True
         self._file = beside or path
@@ -86,10 +86,10 @@ class Recorder:
     def create(
         cls, path: Path, header: Header, *, force: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> Recorder:
-        """Begin a file under this name, in folders that are created if need be; compressed if it ends in `.zst`.
+        """Create a file with this name, and its folders; compressed if the name ends in `.zst`.
 
-        With `force` a file that is there already is replaced in one step, and not before there is a token: a run that
-        never begins costs nothing.
+        With `force` an existing file is replaced atomically at the first token: a run that never begins leaves it
+        unchanged.
 
         Raises:
             UserError: the file exists, or cannot be created.
@@ -110,7 +110,7 @@ class Recorder:
         ending: str = paths.SUFFIX,
         clock: Callable[[], float] = time.monotonic,
     ) -> Recorder:
-        """Begin `STEM-NUMBER.moe.jsonl` in a folder, with the first number from `first` on that is free.
+        """Create `STEM-NUMBER.moe.jsonl` in a folder, with the first free number from `first` on.
 
         Raises:
             UserError: it cannot be created.
@@ -123,7 +123,7 @@ class Recorder:
     def continuation(
         cls, first: Path, header: Header, *, number: int = 2, clock: Callable[[], float] = time.monotonic
     ) -> Recorder:
-        """Begin the next part, `NAME.NUMBER.moe.jsonl`, of a run whose first file can take no more.
+        """Create the next continuation file, `NAME.NUMBER.moe.jsonl`, of a run that cannot write its first file.
 
         Raises:
             UserError: it cannot be created.
@@ -135,10 +135,10 @@ class Recorder:
 
     @classmethod
     def stream(cls, descriptor: int, header: Header, *, clock: Callable[[], float] = time.monotonic) -> Recorder:
-        """Write to a descriptor that leads to a pipe or a terminal; it is closed in the end.
+        """Write to the descriptor of a pipe or a terminal; it is closed at the end.
 
         Raises:
-            OSError: nobody reads it.
+            OSError: it has no reader.
         """
         return cls(StreamSink(descriptor), None, header, clock)
 
@@ -157,36 +157,36 @@ class Recorder:
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
+        """Name of the file without its folder."""
         return self.path.name if self.path is not None else "standard output"
 
     @property
     def bytes(self) -> int:
-        """Size of what is written, whole lines only."""
+        """Size of the written lines."""
         return self._sink.size
 
     @property
     def writing(self) -> bool:
-        """Whether the file is open and well."""
+        """The file is open and has no error."""
         return self._open
 
     @property
     def holds_back(self) -> bool:
-        """Return whether lines may wait in a compressor, so that a failure may come later."""
+        """A compressor may hold lines, so that a write error may come later."""
         return isinstance(self._sink, ZstdSink)
 
     @property
     def is_flushed(self) -> bool:
-        """Return whether the system has all that was appended."""
+        """The operating system has all appended events."""
         return not self._sink.pending
 
     @property
     def in_place(self) -> bool:
-        """Whether `path` is this file, and no longer the one that it is to replace."""
+        """The file is at `path`, and has replaced the earlier one."""
         return self._file == self.path
 
     def append(self, event: Event | Unknown) -> bool:
-        """Write one event; returns whether it was taken. Never raises: see `problem`."""
+        """Write one event; returns whether it was accepted. Never raises: see `problem`."""
         if not self._open:
             return False
         if isinstance(event, Token):
@@ -204,12 +204,12 @@ class Recorder:
         return True
 
     def tick(self) -> None:
-        """Do what is due; to be called several times a second."""
+        """Do periodic work; to be called several times a second."""
         if self._open and self._sink.pending and self._clock() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> bool:
-        """Hand everything to the system; returns whether that was possible."""
+        """Pass all lines to the operating system; returns False on an error."""
         try:
             self._sink.flush()
         except OSError as error:
@@ -219,13 +219,13 @@ class Recorder:
         return True
 
     def take_back(self) -> None:
-        """Remove the event that was written last, if the file was not handed on with it."""
+        """Remove the event that was written last; has no effect on a stream."""
         if self._open:
             with contextlib.suppress(OSError):
                 self._sink.take_back()
 
     def close(self) -> None:
-        """Write through and close; a file that is not in its place yet is removed. Safe to call twice."""
+        """Sync and close; a file that is not at `path` yet is removed. Safe to call twice."""
         if not self._open:
             return
         try:
@@ -237,15 +237,16 @@ class Recorder:
             self._release()
 
     def discard(self) -> None:
-        """Close and remove the file. One that it was to replace stays."""
+        """Close and remove the file. A file that it was to replace stays."""
         self._release()
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.unlink()
 
     def _take_place(self, event: Event | Unknown) -> None:
-        if self._file is not None and not self.in_place and _holds_tokens(event):
-            assert self.path is not None
+        if self._file is None or self.path is None or self.in_place:
+            return
+        if _holds_tokens(event):
             self._file = self._file.replace(self.path)
             paths.sync_folder(self.path.parent)
 
@@ -255,7 +256,7 @@ class Recorder:
         self._synced = self._clock()
 
     def _check_place(self) -> None:
-        """Writing to a deleted file, or one that was moved away, goes on without complaint."""
+        """Raise an `OSError` if the file was deleted or moved: writing to it would succeed."""
         if self._file is None:
             return
         ours = os.fstat(self._sink.fileno())
@@ -296,27 +297,27 @@ def _sink(descriptor: int, path: Path) -> Sink:
 
 
 def _holds_tokens(event: Event | Unknown) -> bool:
-    """Whether a recording is worth keeping from this event on."""
+    """Return whether a recording is worth keeping from this event on."""
     return isinstance(event, Token) or (isinstance(event, Keyframe) and event.i > 0)
 
 
 def _patience(event: Event | Unknown) -> float:
-    """Seconds since the last write-through after which this event asks for one."""
+    """Return the seconds since the last sync after which this event requires one."""
     if isinstance(event, State):
         return 0.0
     return CHUNK_SYNC_SECONDS if isinstance(event, Chunk) else SYNC_SECONDS
 
 
 def line_of(event: Event | Unknown) -> bytes:
-    """One event as one whole line."""
+    """Encode one event as one line."""
     try:
         return to_json(event) + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot encode
         return msgspec.json.encode(_whole_value(msgspec.to_builtins(event))) + b"\n"
 
 
 def _whole_value(value: Any) -> Any:
-    """The same JSON value with `whole_text` in place of each text."""
+    """Return the JSON value with `whole_text` applied to each string."""
     if isinstance(value, str):
         return whole_text(value)
     if isinstance(value, list | tuple):

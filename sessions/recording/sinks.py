@@ -1,4 +1,4 @@
-"""Where the lines of a session go: a file, a compressed file, or a stream that somebody else reads."""
+"""Sinks for the lines of a session: a file, a compressed file, or a stream."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from collections.abc import Sequence
 from typing import Protocol
 
 ZSTD_LEVEL = 1
-"""Session files get no more than 5 % smaller at higher levels, which take up to thirty times as long."""
+"""Higher levels make session files at most 5 % smaller, and take up to thirty times as long."""
 
 Pending = Sequence[bytes]
-"""Whole lines that are not handed to the system yet."""
+"""Whole lines that the operating system does not have yet."""
 
 
 class Sink(Protocol):
-    """Takes whole lines. Whatever cannot be done raises `OSError`."""
+    """Receiver of whole lines. Every failure raises `OSError`."""
 
     @property
     def size(self) -> int:
-        """Bytes handed to the system so far."""
+        """Bytes passed to the operating system so far."""
 
     @property
     def pending(self) -> Pending:
-        """Lines taken that are not handed to the system yet: a killed process loses them."""
+        """Accepted lines that the operating system does not have yet: a killed process loses them."""
 
     def write(self, line: bytes) -> None: ...
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Pass all lines to the operating system."""
 
     def sync(self) -> None:
-        """Have everything on the disk."""
+        """Sync everything to disk."""
 
     def take_back(self) -> None:
-        """Remove the line written last, or what there is of it; nothing where that is not possible any more."""
+        """Remove the line written last, also a partial one; does nothing on a stream."""
 
     def finish(self) -> None:
-        """Write what belongs at the end, and have everything on the disk."""
+        """Write the end of the file, and sync everything to disk."""
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Close the descriptor."""
 
     def fileno(self) -> int: ...
 
 
 class FileSink:
-    """Every line is handed to the system at once. Owns the descriptor."""
+    """Plain file; every line is passed to the operating system at once. Owns the descriptor."""
 
     pending: Pending = ()
 
@@ -82,7 +82,10 @@ class FileSink:
 
 
 class ZstdSink:
-    """One zstd frame; every `flush` ends a block, so that all lines before it can be unpacked. Owns the descriptor."""
+    """File of one zstd frame; every `flush` ends a block, so that all lines before it can be decompressed.
+
+    Owns the descriptor.
+    """
 
     def __init__(self, descriptor: int) -> None:
         import zstandard
@@ -128,7 +131,7 @@ class ZstdSink:
         return self._descriptor
 
     def _write_through(self, lines: list[bytes], size: int) -> None:
-        """Have everything on the disk; if that fails, these lines are pending again, behind a file of this size."""
+        """Sync to disk; if that fails, restore the given pending lines and file size."""
         try:
             write_through(self._descriptor)
         except OSError:
@@ -141,7 +144,7 @@ class ZstdSink:
 
 
 class StreamSink:
-    """A pipe, a terminal or whatever standard output is: what is written has gone. Owns the descriptor."""
+    """Pipe, terminal or other stream: a written line cannot be taken back. Owns the descriptor."""
 
     pending: Pending = ()
 
@@ -173,12 +176,12 @@ class StreamSink:
 
 
 def write_through(descriptor: int) -> None:
-    """Return once the file is on the disk, and not only in the disk's own memory where the system can tell."""
+    """Sync a file to disk, past the disk's cache where the system supports it (F_FULLFSYNC)."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
         try:
             fcntl.fcntl(descriptor, full)
-        except OSError:  # not on this file system
+        except OSError:  # not supported by this file system
             pass
         else:
             return
@@ -190,7 +193,7 @@ def _write(descriptor: int, data: bytes) -> None:
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # somebody made the stream non-blocking, and its reader is slow
+        except BlockingIOError:  # the stream is non-blocking, and its reader is slow
             select.select([], [descriptor], [])
 
 

@@ -11,6 +11,7 @@ from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.generation.run import GenerationRun
 from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Failed, Start, Stop
 from moe_watch.routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
+from tests.run_specs import run_start
 
 GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
 
@@ -96,7 +97,7 @@ class Session:
 
 
 def start(prompt: str = "def f(x):", sampling: Sampling = GREEDY, **options: Any) -> Start:
-    return Start(prompt=prompt, sampling=sampling, **options)
+    return run_start(prompt, sampling, **options)
 
 
 def first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> int | None:

@@ -17,7 +17,7 @@ from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, ratio
 from moe_watch.routing.stats.timing_noise import Noise
 from moe_watch.sessions.bench import Bench, BenchResult, VariantRates
 from moe_watch.sessions.live.cost import known_cost
-from moe_watch.sessions.live.settings import RunSettings
+from tests.run_specs import run_settings
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(bool(catalog.missing_packages(entry)), reason=f"no {name} here"))
@@ -191,7 +191,7 @@ def test_more_tokens_than_the_context_holds(capsys, kept):
 
 @pytest.mark.model
 def test_a_crash_is_one_line():
-    settings = RunSettings(prompt="def parse", tokens=5)
+    settings = run_settings(prompt="def parse", tokens=5)
     with Bench(settings, lambda _: None) as bench:
 
         def crash() -> None:
@@ -204,7 +204,7 @@ def test_a_crash_is_one_line():
 @pytest.mark.model
 def test_progress_is_told_and_two_rounds_are_no_cost():
     stages, measured = [], []
-    with Bench(RunSettings(prompt="def parse", tokens=5), lambda progress: stages.append(progress.stage)) as bench:
+    with Bench(run_settings(prompt="def parse", tokens=5), lambda progress: stages.append(progress.stage)) as bench:
         result = bench.run(2, lambda: measured.append(1))
         assert len(measured) == bench.measurements(2)
         ready = bench.ready

@@ -195,7 +195,7 @@ def test_text_that_is_not_unicode_is_measured_as_what_can_be_written(tmp_path, c
     small = ["--chunks", "5", "--chunk-size", "2", "--runs", "1", "--no-control", "--out", str(tmp_path)]
     assert run(["measure", "--prompt", "a\udcff", "--perturb", "b\udcff", "--replicates", "1", *small]) == 0
     plan = read_plan(tmp_path)
-    assert (plan.prompts, plan.forks.text) == (["a\ufffd"], "b\ufffd")
+    assert (plan.prompts, plan.spec.forks.text) == (["a\ufffd"], "b\ufffd")
     assert "external energy" in capsys.readouterr().out
 
 

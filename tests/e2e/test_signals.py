@@ -104,7 +104,7 @@ def test_reader_of_standard_output_gone(tmp_path):
     assert first[0] == "session"
     assert "token" in first
     (line,) = errors
-    assert line.startswith("moe-watch: nobody reads the output any more; nothing is recorded since token ")
+    assert line.startswith("moe-watch: the reader of the output has closed it; nothing is recorded since token ")
 
 
 def test_standard_output_holds_the_session_and_nothing_else(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
+from tests.run_specs import run_settings
 from tests.sessions.kit import (
     Drained,
     ScriptedWorker,
@@ -25,7 +25,7 @@ def begin(folder):
 
     def begin_run(worker=ScriptedWorker, **settings):
         stage = Stage(folder, worker)
-        source = LiveSource(RunSettings(**({"prompt": "def", "chunk_size": 4} | settings)), stage.around)
+        source = LiveSource(run_settings(**({"prompt": "def", "chunk_size": 4} | settings)), stage.around)
         sources.append(source)
         source.start()
         return stage, source, Drained(source)

@@ -11,10 +11,10 @@ import pytest
 
 import moe_watch
 from moe_watch.routing.events import Keyframe, Token, from_json, to_json
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.notebook import Session
 from moe_watch.sessions.recording import pending as gaps
+from tests.run_specs import run_settings
 from tests.sessions.kit import Drained, Stage, path_of, wait_until
 from tests.sessions.recording.test_durability import fill_disk, wait_for_failure
 
@@ -34,7 +34,7 @@ LITTLE_ROOM = 12_500
 def record(folder: Path, *, full: bool, room: int = gaps.KEPT_BYTES) -> Path:
     """Record a run of `TOKENS` tokens in chunks of 4; the disk is full twice, or never. Returns its first file."""
     stage = Stage(folder)
-    source = LiveSource(RunSettings(prompt="def", chunk_size=4), stage.around)
+    source = LiveSource(run_settings(prompt="def", chunk_size=4), stage.around)
     drained = Drained(source)
     source.start()
     drained.wait_for(Token, 2)

@@ -254,7 +254,7 @@ class Picky(ScriptedWorker):
     """Takes no prompt of more than five characters."""
 
     def send(self, command):
-        if isinstance(command, Start) and len(command.prompt) > 5:
+        if isinstance(command, Start) and len(command.spec.prompt) > 5:
             self.turn_down("the prompt has 2,000 tokens")
         else:
             super().send(command)

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from moe_watch.backends.run_spec import RunSpec
 from moe_watch.commands.recordings.compare_text import comparison_lines
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Header, Keyframe, ModelInfo, State, Token, to_json
@@ -131,7 +132,8 @@ def measurement(folder: Path, write: Write, seeds: Iterable[int], planned: int |
     """A folder as `moe-watch measure` leaves it, with made-up runs."""
     folder.mkdir()
     made = list(seeds)
-    plan = Plan(model="made", prompts=["x"], seeds=list(range(planned or len(made))), chunks=MEASURED, chunk_size=4)
+    seeds = list(range(planned or len(made)))
+    plan = Plan(model="made", prompts=["x"], seeds=seeds, chunks=MEASURED, spec=RunSpec(chunk_size=4))
     (folder / PLAN_FILE).write_bytes(plan.to_json())
     for run, seed in zip(plan.plain_runs(), made, strict=False):
         write(run.file.removesuffix(".moe.jsonl"), run_of(LONG, seed), folder=folder)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from moe_watch.backends.extras import install_command
-from moe_watch.backends.protocol import ForkPlan
+from moe_watch.backends.run_spec import ForkPlan, RunSpec
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Fork, State, Token, to_json
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
@@ -28,10 +28,12 @@ from moe_watch.sessions.measuring.recorded_run import NotWholeError, read_run
 from moe_watch.sessions.measuring.results import results, to_bytes
 from moe_watch.sessions.measuring.runner import measure
 from moe_watch.sessions.reading.reader import read_session
+from tests.run_specs import run_spec
 
 pytestmark = pytest.mark.model
 
-PLAN = Plan(model="pocket", prompts=["def parse(", "class Reader:"], seeds=[3, 4, 5], chunks=6, chunk_size=4)
+SPEC = RunSpec(chunk_size=4)
+PLAN = Plan(model="pocket", prompts=["def parse(", "class Reader:"], seeds=[3, 4, 5], chunks=6, spec=SPEC)
 FILES = [f"{kind}-00{number}.moe.jsonl" for kind in ("late", "run") for number in (1, 2, 3)]
 
 
@@ -188,7 +190,7 @@ def test_a_run_of_several_contexts_is_no_measured_run(copy):
     last = next(n for n in reversed(range(len(lines))) if b'"event":"token"' in lines[n])
     fresh = State(state="fresh_context", i=json.loads(lines[last])["i"], t=1.0, why="context")
     path.write_bytes(b"".join([*lines[:last], to_json(fresh) + b"\n", *lines[last:]]))
-    with pytest.raises(NotWholeError, match="it began again in a fresh context"):
+    with pytest.raises(NotWholeError, match="it continued in a fresh context"):
         read_run(copy, planned, PLAN)
 
 
@@ -207,7 +209,7 @@ def test_a_worker_that_dies_is_one_line_and_the_next_attempt_goes_on(tmp_path, m
             os.kill(pids[0], signal.SIGKILL)
 
     monkeypatch.setattr(KeptWorker, "lend", remember)
-    with pytest.raises(UserError, match=r"^run-002.moe.jsonl: .*SIGKILL.*: the same command goes on from here$"):
+    with pytest.raises(UserError, match=r"^run-002.moe.jsonl: .*SIGKILL.*: the same command continues from here$"):
         measure(plan, tmp_path, Watching(kill))
     watching = Watching()
     measured(tmp_path, plan, watching)
@@ -219,10 +221,10 @@ def test_a_worker_that_dies_is_one_line_and_the_next_attempt_goes_on(tmp_path, m
     [
         ({"chunks": 7}, "chunks"),
         ({"seeds": [3, 4]}, "seeds"),
-        ({"temperature": 0.5, "top_k": 3}, "temperature, top_k"),
+        ({"spec": run_spec(chunk_size=4, temperature=0.5, top_k=3)}, "temperature, top_k"),
         ({"prompts": ["x"]}, "prompts"),
         ({"control": False}, "control"),
-        ({"forks": ForkPlan(text="a", neutral="b")}, "forks"),
+        ({"spec": run_spec(chunk_size=4, forks=ForkPlan(text="a", neutral="b"))}, "forks"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(copy, change, named):
@@ -282,7 +284,7 @@ def test_more_than_the_context_holds_is_said_before_anything_is_measured(tmp_pat
     with pytest.raises(
         UserError, match=r"the context of pocket holds 2,048: measure fewer chunks, or add --no-control"
     ):
-        measure(msgspec.structs.replace(PLAN, chunks=80, chunk_size=20), tmp_path, watching)
+        measure(msgspec.structs.replace(PLAN, chunks=80, spec=RunSpec()), tmp_path, watching)
     assert not watching.made
 
 
@@ -316,12 +318,13 @@ def test_without_control_the_report_says_what_cannot_be_told(tmp_path):
     found = results(findings)
     assert (found.control, found.late_runs, found.mean_trajectory.std) == (None, [], None)
     write_all(findings, to_bytes(found), tmp_path)
-    assert "position and age cannot be told apart" in (tmp_path / "report.md").read_text()
+    assert "position and age of a trend cannot be separated" in (tmp_path / "report.md").read_text()
 
 
 def test_external_energy(whole, tmp_path):
     forks = ForkPlan(text=" go on", neutral=" x", replicates=2, every=3, first=WARM_UP_CHUNKS)
-    plan = msgspec.structs.replace(PLAN, forks=forks, control=False, seeds=PLAN.seeds[:2])
+    spec = run_spec(chunk_size=4, forks=forks)
+    plan = msgspec.structs.replace(PLAN, spec=spec, control=False, seeds=PLAN.seeds[:2])
     findings = analyse(measure(plan, tmp_path, Watching()))
     found = results(findings)
     printed = json.loads(to_bytes(found))

@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.tui import app
 from moe_watch.tui.terminal import job_control
 from tests.processes import wait_until
+from tests.run_specs import run_settings
 from tests.sessions.kit import EndlessWorker, Stage
 
 LEFT = "left the dashboard"
@@ -23,7 +23,7 @@ LEFT = "left the dashboard"
 
 def main(folder: Path, worker: type[EndlessWorker] = EndlessWorker) -> None:
     """Watch until told to leave; then say so, on the screen and in a file, for where there is no screen any more."""
-    source = LiveSource(RunSettings(prompt="def", chunk_size=4), Stage(folder, worker).around)
+    source = LiveSource(run_settings(prompt="def", chunk_size=4), Stage(folder, worker).around)
     app.MoeWatchApp(source, clock=time.monotonic).run()
     (folder / "left").write_text(LEFT)
     sys.stdout.write(LEFT)

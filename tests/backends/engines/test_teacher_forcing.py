@@ -15,7 +15,8 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.start import BROKEN
 from moe_watch.backends.mlx.engine import load as load_mlx
 from moe_watch.backends.model_files import catalog
-from moe_watch.backends.protocol import EngineOptions, ForkPlan, Perturb, SetSampling, TeacherTokens
+from moe_watch.backends.protocol import EngineOptions, Perturb, SetSampling
+from moe_watch.backends.run_spec import ForkPlan, TeacherTokens
 from moe_watch.routing.events import Perturbation, Sampling, State, Token
 from tests.backends import llama_files
 from tests.backends.mlx.test_engine import PROMPT, begin, draw
@@ -183,8 +184,8 @@ def test_a_person_does_not_disturb_the_list(engine: Engine) -> None:
     teacher = pieces(run(engine, tokens=20))
     session = taking(engine, teacher, (12, Perturb(text="ab")), (14, SetSampling(temperature=0.0)))
     assert session.refusals == [
-        "nothing was injected: the run takes another session's tokens",
-        "sampling was not changed: the run takes another session's tokens",
+        "nothing was injected: the run evaluates the tokens of another session",
+        "sampling was not changed: the run evaluates the tokens of another session",
     ]
     assert [token.id for token in session.tokens] == [token for piece in teacher for token in piece.ids]
 
@@ -203,35 +204,34 @@ BEGIN = TeacherTokens("prompt", [0, 50], "<s>Q")
         (
             [BEGIN, TeacherTokens("generated", [50, 258], "")],
             {},
-            "the session to take tokens from has token 258, the vocabulary of model ends at 257: "
+            "the teacher session has token 258, the vocabulary of model ends at 257: "
             "give a session of a model with the same tokenizer",
         ),
         (
             [BEGIN, TeacherTokens("generated", [50, 51], "zz")],
             {},
-            "the session to take tokens from reads 'zz' where this model's tokenizer makes 'QR' of the same tokens: "
+            "the teacher session reads 'zz' where this model's tokenizer makes 'QR' of the same tokens: "
             "give a session of a model with the same tokenizer",
         ),
         (
             [BEGIN, TeacherTokens("generated", [50] * 2047, "P" * 2047)],
             {},
-            "the session to take tokens from has 2,049 tokens in one context, that of model holds 2,048: "
-            "give a shorter session",
+            "the teacher session has 2,049 tokens in one context, that of model holds 2,048: give a shorter session",
         ),
         (
             [TeacherTokens("generated", [50], "P")],
             {},
-            "the session to take tokens from does not begin with a prompt: give another session",
+            "the teacher session does not begin with a prompt: give another session",
         ),
         (
             [BEGIN],
             {"perturb": "x", "perturb_every": 1},
-            "a run that takes another session's tokens is not perturbed: leave one of the two out",
+            "teacher forcing allows no injections and no forks: remove one of the two",
         ),
         (
             [BEGIN],
             {"forks": ForkPlan(text="a", neutral="b")},
-            "a run that takes another session's tokens is not perturbed: leave one of the two out",
+            "teacher forcing allows no injections and no forks: remove one of the two",
         ),
     ],
     ids=["vocabulary", "text", "room", "no prompt", "perturbed", "forked"],

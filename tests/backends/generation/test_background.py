@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from moe_watch.backends.generation.background import Beside
+from moe_watch.backends.generation.background import BackgroundThread
 
 
 def test_pieces_are_done_in_order_on_another_thread() -> None:
     done: list[tuple[int, str]] = []
-    beside = Beside[int](lambda piece: done.append((piece, threading.current_thread().name)), "beside-order")
+    beside = BackgroundThread[int](lambda piece: done.append((piece, threading.current_thread().name)), "beside-order")
     for piece in range(20):
         beside.begin(piece)
     beside.settle()
@@ -27,7 +27,7 @@ def test_the_owner_goes_on_meanwhile() -> None:
         assert may_end.wait(10)
         has_ended.set()
 
-    beside = Beside[None](work, "beside-meanwhile")
+    beside = BackgroundThread[None](work, "beside-meanwhile")
     beside.begin(None)
     assert not has_ended.is_set()
     may_end.set()
@@ -43,7 +43,7 @@ def test_what_is_raised_comes_out_once_and_work_goes_on() -> None:
             raise ConnectionError("nobody listens")
         done.append(piece)
 
-    beside = Beside[int](work, "beside-errors")
+    beside = BackgroundThread[int](work, "beside-errors")
     beside.begin(0)
     beside.begin(1)
     with pytest.raises(ConnectionError, match="nobody listens"):
@@ -55,7 +55,7 @@ def test_what_is_raised_comes_out_once_and_work_goes_on() -> None:
 
 
 def test_the_thread_ends_with_its_owner() -> None:
-    beside = Beside[int](lambda _: None, "beside-end")
+    beside = BackgroundThread[int](lambda _: None, "beside-end")
     beside.begin(0)
     [thread] = [each for each in threading.enumerate() if each.name == "beside-end"]
     del beside

@@ -12,7 +12,8 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.forks import branch_seed
-from moe_watch.backends.protocol import Branch, ForkPlan, Pause, Perturb, Resume, SetSampling, SetTap, Stop
+from moe_watch.backends.protocol import Branch, Pause, Perturb, Resume, SetSampling, SetTap, Stop
+from moe_watch.backends.run_spec import ForkPlan
 from moe_watch.routing.events import Change, Sampling, State, Token
 from tests.backends import llama_files, tiny
 from tests.backends.conftest import load_folder

@@ -13,7 +13,7 @@ from moe_watch.backends.engine import RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.generation import observation
 from moe_watch.backends.generation.observation import Evaluated, Observer, TokenFacts, captured
 from moe_watch.backends.generation.outbox import Outbox
-from moe_watch.backends.generation.rate_limit import Pace
+from moe_watch.backends.generation.rate_limit import RateLimit
 from moe_watch.backends.protocol import Batch
 from moe_watch.backends.tap_rows import RecordedRouting, RowFormat, ScoredRouting, rows_of
 from moe_watch.routing.events import LEAST_LOGPROB, ModelInfo, State, Token
@@ -237,7 +237,7 @@ def test_order_is_kept_and_flushing_empties() -> None:
 
 def test_a_late_token_does_not_delay_the_next() -> None:
     clock = ManualClock()
-    pace = Pace(10.0, clock)
+    pace = RateLimit(10.0, clock)
     pace.count()
     clock.now += 0.15
     assert pace.wait() == 0

@@ -12,7 +12,8 @@ import pytest
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.injections import prepare
 from moe_watch.backends.mlx.engine import MlxEngine
-from moe_watch.backends.protocol import Perturb, TeacherTokens
+from moe_watch.backends.protocol import Perturb
+from moe_watch.backends.run_spec import TeacherTokens
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import State
 from tests.backends import tiny

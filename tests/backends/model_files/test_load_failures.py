@@ -18,16 +18,16 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 import gguf
 
-from moe_watch.backends.protocol import EngineOptions, Load, Message, Ready, Start
+from moe_watch.backends.protocol import EngineOptions, Load, Message, Ready
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.routing.events import Progress, State, StreamItem, Token
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.headless import run_headless
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
 from tests.backends import llama_files, tiny
 from tests.backends.worker.test_process import GREEDY, Failed, Listener
+from tests.run_specs import run_settings, run_start
 from tests.truth.compare import MODELS
 
 ROWS = 1 << 19
@@ -204,7 +204,7 @@ def test_killed_in_a_prompt(worker: WorkerProcess, listener: Listener, tmp_path:
     write = llama_files.write_gguf if backend == "llama.cpp" else tiny.write_model
     path = write(tmp_path / ("long.gguf" if backend == "llama.cpp" else "long"), config)
     worker.send(Load(model=str(path), options=EngineOptions(context=1 << 16)))
-    worker.send(Start(prompt="x" * 60_000, sampling=GREEDY))
+    worker.send(run_start("x" * 60_000, GREEDY))
     listener.wait_for(lambda: any(progress.stage == "prefill" for progress in listener.of(Progress)))
     os.kill(worker.pid, signal.SIGKILL)
     listener.wait_for(lambda: listener.of(Failed))
@@ -227,7 +227,7 @@ def test_a_run_that_dies_leaves_its_recording_whole(tmp_path: pathlib.Path) -> N
             os.kill(workers[0].pid, signal.SIGABRT)
 
     output = tmp_path / "run.moe.jsonl"
-    slow = RunSettings(backend="llama.cpp", prompt="def", stop="never", rate=100, output=output)
+    slow = run_settings(backend="llama.cpp", prompt="def", stop="never", rate=100, output=output)
     source = LiveSource(slow, Surroundings(worker=start))
     run_headless(source, crash)
     states = [event for event in read_session(output) if isinstance(event, State)]

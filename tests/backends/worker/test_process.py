@@ -30,6 +30,7 @@ from moe_watch.backends.protocol import (
 from moe_watch.backends.worker.process import WorkerProcess, _cause
 from moe_watch.routing.events import Perturbation, Progress, Sampling, State, Token
 from tests.processes import LONG, is_gone, wait_until
+from tests.run_specs import run_start
 
 ROOT = pathlib.Path(__file__).parents[3]
 GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
@@ -74,7 +75,7 @@ def worker(listener: Listener) -> Iterator[WorkerProcess]:
 
 
 def begin(**options: object) -> Start:
-    return Start(prompt="def f(x):", sampling=GREEDY, **options)
+    return run_start("def f(x):", GREEDY, **options)
 
 
 def test_a_whole_conversation(worker: WorkerProcess, listener: Listener, mixtral_folder: pathlib.Path) -> None:
@@ -105,7 +106,7 @@ def test_a_whole_conversation(worker: WorkerProcess, listener: Listener, mixtral
     worker.send(begin(tokens=100, chunk_size=10))
     listener.wait_for(lambda: listener.state("finished"))
     assert listener.of(Failed) == [
-        Failed(message="nothing was injected: no run is under way", fatal=False, command="inject")
+        Failed(message="nothing was injected: no run is in progress", fatal=False, command="inject")
     ]
     again = listener.of(Token)
     assert [(token.i, token.id, token.experts) for token in again] == [
@@ -253,7 +254,7 @@ PARENT = """
 import sys, threading
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.backends.protocol import Batch, Load, Start
-from moe_watch.routing.events import Sampling
+from moe_watch.backends.run_spec import RunSpec, SamplerOptions
 moment = sys.argv[2]
 def listen(message):
     kinds = {type(item).__name__ for item in message.items} if isinstance(message, Batch) else {type(message).__name__}
@@ -261,7 +262,8 @@ def listen(message):
         print(worker.pid, flush=True)
 worker = WorkerProcess(listen)
 worker.send(Load(model=sys.argv[1]))
-worker.send(Start(prompt="x" * int(sys.argv[3]), sampling=Sampling(seed=0, stop="never"), on_full_context="restart"))
+prompt, sampler = "x" * int(sys.argv[3]), SamplerOptions(stop="never")
+worker.send(Start(spec=RunSpec(prompt=prompt, sampler=sampler, on_full_context="restart"), seed=0))
 threading.Event().wait()
 """
 
@@ -292,7 +294,7 @@ def test_a_worker_leaves_when_its_parent_dies(mixtral_folder: pathlib.Path, mome
         (-signal.SIGSEGV, "crashed (SIGSEGV)"),
         (-signal.SIGTERM, "was ended by SIGTERM"),
         (-40, "was ended by signal 40"),
-        (3, "left with exit status 3"),
+        (3, "exited with status 3"),
     ],
 )
 def test_causes_of_death(status: int, words: str) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from moe_watch.backends.engine import Engine, SampledToken
 from moe_watch.backends.model_files import catalog
-from moe_watch.backends.protocol import EngineOptions, Measure, MeasuredVariant, Start
+from moe_watch.backends.protocol import EngineOptions, Measure, MeasuredVariant
 from moe_watch.backends.worker.throughput import Measurements
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Sampling
-from tests.backends.scripted import GREEDY, Session
+from tests.backends.scripted import Session, start
 
 pytestmark = pytest.mark.model
 
@@ -66,8 +66,8 @@ def test_a_prompt_is_cut_to_the_context_and_too_many_tokens_are_refused(engine, 
 
 def test_nothing_is_measured_during_a_run(engine):
     asked = Measure(variant="tap on", phase="decode", prompt="def f(x):", tokens=5)
-    session = Session(engine).run(Start(prompt="def f(x):", sampling=GREEDY, tokens=8), (10, asked))
-    assert session.refusals == ["nothing was measured: a run is under way"]
+    session = Session(engine).run(start(tokens=8), (10, asked))
+    assert session.refusals == ["nothing was measured: a run is in progress"]
     assert len(session.generated) == 8
 
 

@@ -59,22 +59,22 @@ def test_code_of_a_model_is_not_trusted_unasked():
 
 
 def test_multistep():
-    assert settings().multistep is False
-    assert settings(multistep=True).multistep is True
+    assert settings().spec.multistep is False
+    assert settings(multistep=True).spec.multistep is True
 
 
 def test_a_teacher_gives_the_prompt_and_the_tokens(golden_path):
-    taught = settings("--teacher", str(golden_path))
+    taught = settings("--teacher", str(golden_path)).spec
     script = teacher_script(golden_path)
     assert taught.teacher == script
     prompt = "".join(piece.text for piece in script.tokens if piece.source == "prompt")
     assert prompt
     assert (taught.prompt, taught.raw, taught.tokens) == (prompt, True, None)
-    assert settings().teacher is None
+    assert settings().spec.teacher is None
     assert taught.seed == script.seed
-    assert settings("--teacher", str(golden_path), "--seed", str(script.seed + 1)).seed == script.seed + 1
-    assert settings().seed is None
-    assert settings().prompt == POCKET_PROMPT
+    assert settings("--teacher", str(golden_path), "--seed", str(script.seed + 1)).spec.seed == script.seed + 1
+    assert settings().spec.seed is None
+    assert settings().spec.prompt == POCKET_PROMPT
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_st
     monkeypatch.setattr("moe_watch.sessions.live.source.LiveSource", lambda _: None)
     watch.main(args=["pocket", *arguments], standalone_mode=False)
     (settings,) = made
-    assert (settings.stop, settings.on_full_context) == (stop, "restart")
+    assert (settings.spec.sampler.stop, settings.spec.on_full_context) == (stop, "restart")

@@ -9,9 +9,9 @@ from moe_watch.backends.protocol import Ready
 from moe_watch.routing.events import Cost, Header, Sampling
 from moe_watch.routing.stats.timing_noise import Noise
 from moe_watch.sessions.live.cost import keep_cost, known_cost
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
+from tests.run_specs import run_settings
 from tests.sessions import kit
 from tests.sessions.kit import Drained, ScriptedWorker, Stage
 
@@ -134,7 +134,7 @@ def test_a_folder_in_the_place_of_a_file_is_garbage(folder):
 
 def header() -> Header:
     ready = Ready(model=MODEL, backend=BACKEND, template=None, capture=[])
-    return RunSettings().header("a", Sampling(seed=1), ready, kit.NOW)
+    return run_settings().header("a", Sampling(seed=1), ready, kit.NOW)
 
 
 def test_the_header_carries_it():
@@ -152,7 +152,7 @@ class Measured(ScriptedWorker):
 def test_a_run_and_its_recording_carry_it(tmp_path):
     keep_cost(MODEL, BACKEND, COST, NOISE)
     stage = Stage(tmp_path / "sessions", Measured)
-    source = LiveSource(RunSettings(prompt="def", chunk_size=4), stage.around)
+    source = LiveSource(run_settings(prompt="def", chunk_size=4), stage.around)
     drained = Drained(source)
     source.start()
     (head,) = drained.wait_for(Header)

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from moe_watch.backends.protocol import Branch, ForkPlan
+from moe_watch.backends.protocol import Branch
+from moe_watch.backends.run_spec import ForkPlan
 from moe_watch.routing.events import Chunk, Event, Fork, StreamItem, Token
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.forks import fork_event
 from moe_watch.sessions.live.headless import run_headless
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
+from tests.run_specs import run_settings
 from tests.sessions.kit import HEADER, make_token
 
 BOUNDARY = 2 + 3 * HEADER.chunk_size
@@ -93,7 +94,7 @@ def test_a_continuation_without_routing_has_no_signals() -> None:
 @pytest.mark.model
 def test_forks_and_changes_of_a_real_run_are_recorded_and_replayed(tmp_path: Path) -> None:
     plan = ForkPlan(text=" go on", neutral=" so", replicates=2, first=2, every=2)
-    settings = RunSettings(
+    settings = run_settings(
         model="pocket", prompt="def parse(", tokens=50, chunk_size=10, stop="never", seed=5, forks=plan
     )
     source = LiveSource(settings, Surroundings(folder=tmp_path / "data", providers=[]))

@@ -11,13 +11,13 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Header, Progress, State, Token
 from moe_watch.routing.summary import Summary
 from moe_watch.sessions.live.headless import STOP_SIGNALS, run_headless
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
 from moe_watch.sessions.replaying.source import ReplaySource
+from tests.run_specs import run_settings
 from tests.sessions.kit import EndlessWorker, ManualClock, ScriptedWorker, Stage
 
-SETTINGS = RunSettings(prompt="def", chunk_size=4)
+SETTINGS = run_settings(prompt="def", chunk_size=4)
 
 
 class Finishing(ScriptedWorker):
@@ -151,7 +151,7 @@ def test_signal_before_there_is_a_run(live, number):
 def test_run_that_cannot_be_recorded_is_over_at_once(tmp_path):
     (tmp_path / "data").touch()
     stage = Stage(tmp_path / "data", Finishing)
-    source = LiveSource(RunSettings(prompt="def", recording_required=True), stage.around)
+    source = LiveSource(run_settings(prompt="def", required=True), stage.around)
     summary, _ = headless(source)
     assert summary is None
     assert "cannot be written" in str(source.fatal_error)

@@ -5,6 +5,7 @@ import stat
 import pytest
 
 from moe_watch.backends.protocol import EngineOptions, Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
+from moe_watch.backends.run_spec import InjectionSchedule
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import (
     Chunk,
@@ -20,12 +21,12 @@ from moe_watch.routing.events import (
     Vitals,
 )
 from moe_watch.routing.summary import Summary
-from moe_watch.sessions.live.run import VITALS_SECONDS
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
+from moe_watch.sessions.live.vitals_timer import VITALS_SECONDS
 from moe_watch.sessions.reading.index import LineIndex
 from moe_watch.sessions.reading.reader import read_session
 from moe_watch.sessions.reading.store import open_whole
+from tests.run_specs import run_settings, run_start
 from tests.sessions.kit import (
     BACKEND,
     CAPTURE,
@@ -46,7 +47,7 @@ class TestARun:
         assert (header.model, header.backend, header.capture) == (MODEL, BACKEND, CAPTURE)
         assert header.host.memory > 0
         assert header.moe_watch
-        assert stage.worker.commands[1] == Start(prompt="def", sampling=header.sampling, chunk_size=4)
+        assert stage.worker.commands[1] == run_start("def", header.sampling, chunk_size=4)
 
     def test_tells_the_worker_what_was_asked_for(self, begin):
         stage, _, drained = begin(
@@ -63,8 +64,8 @@ class TestARun:
         (header,) = drained.wait_for(Header)
         load, start = stage.worker.commands
         assert load == Load(model="x", backend="mlx", options=EngineOptions(threads=3))
-        assert (start.raw, start.tokens, start.rate) == (True, 9, 5.0)
-        assert (start.perturb, start.perturb_every) == ("go", 2)
+        assert (start.spec.raw, start.spec.tokens, start.spec.rate) == (True, 9, 5.0)
+        assert start.spec.injections == InjectionSchedule(text="go", every=2)
         assert header.template is None
         assert header.sampling.seed == 1
 
@@ -122,10 +123,10 @@ class TestARun:
         (marker,) = drained.wait_for(Marker)
         drained.wait_for(Perturbation)
         assert (header.prompt, marker.note) == ("a\ufffd", "\ufffd")
-        assert stage.worker.commands[1].prompt == "a\ufffd"
+        assert stage.worker.commands[1].spec.prompt == "a\ufffd"
         assert stage.worker.commands[2].text == "b\ufffd"
         with pytest.raises(UserError, match="'a\\\\udcff' is not valid UTF-8"):
-            LiveSource(RunSettings(model="a\udcff")).start()
+            LiveSource(run_settings(model="a\udcff")).start()
 
 
 class TestControl:
@@ -300,7 +301,7 @@ class TestGoingOn:
         source.prompt("class")
         _, second = drained.wait_for(Header, 2)
         assert second.prompt == "class"
-        assert stage.worker.commands[2].prompt == "class"
+        assert stage.worker.commands[2].spec.prompt == "class"
         drained.wait_for(Token, 9)
         stage.worker.finish("length")
         drained.wait_for_end()
@@ -343,7 +344,7 @@ class TestGoingOn:
         source.prompt("class")
         source.mark("asked for both")
         drained.wait_for(Marker)
-        assert stage.worker.commands[-1].prompt == "class"
+        assert stage.worker.commands[-1].spec.prompt == "class"
         stage.worker.generate(1)
         stage.worker.finish("user")
         drained.wait_for(Header, 2)

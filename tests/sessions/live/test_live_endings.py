@@ -6,9 +6,9 @@ import pytest
 from moe_watch.backends.protocol import Failed, Perturb, Start, Stop
 from moe_watch.routing.events import Chunk, Header, Marker, Refused, State, Token
 from moe_watch.sessions.live.run import STOP_SECONDS
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
+from tests.run_specs import run_settings
 from tests.sessions.kit import (
     Hesitating,
     Picky,
@@ -215,7 +215,7 @@ class TestClose:
         assert stage.worker.commands.count(Stop()) == 1
 
     def test_without_start(self, folder):
-        source = LiveSource(RunSettings(), Stage(folder).around)
+        source = LiveSource(run_settings(), Stage(folder).around)
         source.close()
         assert source.ended
         assert source.drain() == []

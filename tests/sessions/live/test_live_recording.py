@@ -5,9 +5,9 @@ import pytest
 from moe_watch.backends.protocol import Load, Start
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Header, Marker, State, Token
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
+from tests.run_specs import run_settings
 from tests.sessions.kit import (
     ScriptedWorker,
     Stage,
@@ -72,7 +72,7 @@ class TestRecording:
         output = tmp_path / "mine.moe.jsonl"
         output.write_text("precious")
         stage = Stage(folder)
-        source = LiveSource(RunSettings(output=output), stage.around)
+        source = LiveSource(run_settings(output=output), stage.around)
         with pytest.raises(UserError, match="exists already"):
             source.start()
         assert stage.workers == []
@@ -98,7 +98,7 @@ class TestRecording:
     def test_output_that_cannot_exist_is_refused_before_anything_is_loaded(self, folder, tmp_path, name, reason, force):
         (tmp_path / "file").touch()
         stage = Stage(folder)
-        source = LiveSource(RunSettings(output=tmp_path / name, force=force), stage.around)
+        source = LiveSource(run_settings(output=tmp_path / name, force=force), stage.around)
         with pytest.raises(UserError, match=f"cannot be written \\(.*{reason}.*choose another place") as refusal:
             source.start()
         assert len(str(refusal.value).splitlines()) == 1
@@ -119,14 +119,14 @@ class TestRecording:
 
     def test_without_a_place_of_its_own_a_run_that_must_be_recorded_does_not_begin(self, begin, folder):
         folder.touch()
-        stage, source, drained = begin(recording_required=True)
+        stage, source, drained = begin(required=True)
         drained.wait_for_end()
         assert "cannot be written (Not a directory)" in str(source.fatal_error)
         assert drained.of(Header) == []
         assert not any(isinstance(command, Start) for command in stage.worker.commands)
 
     def test_run_after_the_first_one_goes_on_unrecorded_in_any_case(self, begin, folder):
-        _, source, drained = begin(recording_required=True)
+        _, source, drained = begin(required=True)
         drained.wait_for(Token, 2)
         path_of(source).unlink()
         folder.rmdir()

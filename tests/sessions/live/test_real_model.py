@@ -10,16 +10,16 @@ import pytest
 from moe_watch.routing.events import Chunk, Header, Perturbation, Progress, State, Token, Vitals
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.headless import run_headless
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
 from moe_watch.sessions.replaying.source import ReplaySource
 from tests.processes import worker_of
+from tests.run_specs import run_settings
 from tests.sessions.kit import Drained, ManualClock
 
 pytestmark = pytest.mark.model
 
-SETTINGS = RunSettings(model="pocket", prompt="def parse(", tokens=70, stop="never", seed=5)
+SETTINGS = run_settings(model="pocket", prompt="def parse(", tokens=70, stop="never", seed=5)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_seed_makes_the_same_tokens_again(live):
 
 
 def test_injection_new_prompt_and_end_by_hand(live):
-    source = live(RunSettings(model="pocket", prompt="class A", stop="never", rate=200.0, on_full_context="restart"))
+    source = live(run_settings(model="pocket", prompt="class A", stop="never", rate=200.0, on_full_context="restart"))
     drained = Drained(source)
     source.start()
     drained.wait_for(Token, 30)
@@ -87,7 +87,7 @@ def test_injection_new_prompt_and_end_by_hand(live):
 
 
 def test_killed_worker_leaves_a_whole_file_and_can_be_restarted(live):
-    source = live(RunSettings(model="pocket", prompt="class A", stop="never", rate=200.0, on_full_context="restart"))
+    source = live(run_settings(model="pocket", prompt="class A", stop="never", rate=200.0, on_full_context="restart"))
     drained = Drained(source)
     source.start()
     drained.wait_for(Token, 30)
@@ -104,7 +104,7 @@ def test_killed_worker_leaves_a_whole_file_and_can_be_restarted(live):
 
 
 def test_model_that_is_not_there(live):
-    source = live(RunSettings(model="/nowhere/at/all", prompt="a"))
+    source = live(run_settings(model="/nowhere/at/all", prompt="a"))
     summary, shown = headless(source)
     assert summary == {}
     assert [type(item) for item in shown] == [State]
@@ -112,7 +112,7 @@ def test_model_that_is_not_there(live):
 
 
 def test_prompt_that_is_too_long(live):
-    source = live(RunSettings(model="pocket", prompt="x = 1\n" * 5000, tokens=1))
+    source = live(run_settings(model="pocket", prompt="x = 1\n" * 5000, tokens=1))
     headless(source)
     assert "the prompt has" in str(source.fatal_error)
     assert source.recording.path == ""

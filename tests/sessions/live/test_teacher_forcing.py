@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from moe_watch.backends.protocol import TeacherTokens
+from moe_watch.backends.run_spec import TeacherTokens
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Keyframe, Perturbation, State, Teacher, to_json
 from moe_watch.routing.pressure.instruments import Instruments

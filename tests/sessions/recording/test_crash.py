@@ -18,11 +18,12 @@ import pytest
 import zstandard
 
 from moe_watch.backends.protocol import Start
-from moe_watch.routing.events import Token
+from moe_watch.routing.events import Sampling, Token
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
 from tests.processes import LONG, is_gone, wait_until
+from tests.run_specs import run_settings
 from tests.sessions.kit import NOW, ManualClock, ScriptedWorker, Stage
 
 ROOT = Path(__file__).parents[3]
@@ -63,7 +64,7 @@ def serve_runs(worker):
 
     Forked, because a fresh interpreter for each run would take most of the time.
     """
-    RunSettings().header("def", RunSettings().sampling(7), worker.ready, NOW)  # what it asks the system is remembered
+    RunSettings().header("def", Sampling(seed=7), worker.ready, NOW)  # what it asks the system is remembered
     for line in sys.stdin:
         child = os.fork()
         if not child:
@@ -76,7 +77,7 @@ def record(path, worker):
     """Run a live source from worker to file, and tell of every token that comes out of it on descriptor 2."""
     stage = Stage(path.parent, lambda say: Detached(worker(say)))
     around = replace(stage.around, clock=worker.clock)
-    source = LiveSource(RunSettings(prompt="def", chunk_size=4, output=path), around)
+    source = LiveSource(run_settings(prompt="def", chunk_size=4, output=path), around)
     source.start()
     while True:
         time.sleep(0.001)

@@ -18,7 +18,6 @@ import pytest
 import zstandard
 
 from moe_watch.routing.events import Chunk, Marker, Token
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.reader import read_session
@@ -27,6 +26,7 @@ from moe_watch.sessions.recording import sinks
 from moe_watch.sessions.recording.pending import LONGEST_WAIT, Gap
 from moe_watch.sessions.recording.recorder import FLUSH_SECONDS, SYNC_SECONDS
 from moe_watch.sessions.verifying.run_files import verify_runs
+from tests.run_specs import run_settings
 from tests.sessions.kit import Drained, Stage, files, path_of, replayed, tokens, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +36,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's
 def fill_disk(source):
     """From here on the kernel answers every write to the present file with ENOSPC."""
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, source._run.recording._recorder._sink.fileno())
+    os.dup2(full, source._run.recording._run.recorder._sink.fileno())
     os.close(full)
 
 
@@ -139,7 +139,7 @@ class TestResumesByItself:
         stage.clock.advance(SYNC_SECONDS)
         stage.worker.generate(1)
         wait_for_failure(source)
-        assert source.recording.problem.startswith("the file was deleted, with all before it; nothing is recorded")
+        assert source.recording.problem.startswith("the file was deleted, with all earlier events; nothing is recorded")
         stage.clock.advance(gaps.FIRST_WAIT)
         wait_until(lambda: source.recording.mode == "recording", "another file")
         stage.worker.generate(12)
@@ -267,7 +267,7 @@ def run_limited(folder, limits, ending=".moe.jsonl"):
     for limit in limits:
         stage = Stage(folder / str(limit))
         output = folder / f"{limit}{ending}"
-        source = LiveSource(RunSettings(prompt="def", chunk_size=4, output=output), stage.around)
+        source = LiveSource(run_settings(prompt="def", chunk_size=4, output=output), stage.around)
         drained = Drained(source)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         source.start()
@@ -402,7 +402,7 @@ class TestStream:
     def test_goes_to_whoever_reads(self, folder):
         reading, writing = os.pipe()
         stage = Stage(folder, stream=writing)
-        source = LiveSource(RunSettings(prompt="def", chunk_size=4), stage.around)
+        source = LiveSource(run_settings(prompt="def", chunk_size=4), stage.around)
         source.start()
         drained = Drained(source)
         drained.wait_for(Token, 2)
@@ -416,7 +416,7 @@ class TestStream:
     def test_reader_gone_ends_the_run(self, folder):
         reading, writing = os.pipe()
         stage = Stage(folder, stream=writing)
-        source = LiveSource(RunSettings(prompt="def", chunk_size=4), stage.around)
+        source = LiveSource(run_settings(prompt="def", chunk_size=4), stage.around)
         source.start()
         drained = Drained(source)
         drained.wait_for(Token, 2)
@@ -424,7 +424,7 @@ class TestStream:
         stage.worker.generate(1)
         wait_until(lambda: source.ended or source.drain() is None, "the end")
         source.close()
-        assert source.recording.problem == "nobody reads the output any more; nothing is recorded since token 2"
+        assert source.recording.problem == "the reader of the output has closed it; nothing is recorded since token 2"
 
 
 def test_out_of_memory_in_the_run_is_said_and_recorded(begin, monkeypatch):
@@ -434,7 +434,7 @@ def test_out_of_memory_in_the_run_is_said_and_recorded(begin, monkeypatch):
     def no_memory(event):
         raise MemoryError
 
-    monkeypatch.setattr(source._run._instruments, "feed", no_memory)
+    monkeypatch.setattr(source._run.stage.run.instruments, "feed", no_memory)
     stage.worker.generate(1)
     drained.wait_for_end()
     source.close()

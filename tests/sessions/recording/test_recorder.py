@@ -406,7 +406,7 @@ def test_file_deleted_underneath(path):
     path.unlink()
     clock.advance(SYNC_SECONDS)
     recorder.append(make_token(1))
-    assert recorder.problem == "the file was deleted, with all before it; nothing is recorded since token 1"
+    assert recorder.problem == "the file was deleted, with all earlier events; nothing is recorded since token 1"
     assert not recorder.writing
     assert not path.exists()
 

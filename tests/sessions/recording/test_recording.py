@@ -11,6 +11,7 @@ import pytest
 from moe_watch.routing.events import State, Token, Vitals
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.reading.reader import read_session
+from moe_watch.sessions.recording.options import RecordingOptions
 from moe_watch.sessions.recording.recording import Recording
 from tests.sessions.kit import HEADER, ManualClock, files, make_token
 
@@ -23,8 +24,9 @@ def clock():
 @pytest.fixture
 def make(tmp_path, clock):
     def make_recording(**settings):
-        given = {"wanted": True, "output": None, "force": False, "folder": tmp_path, "clock": clock}
-        return Recording(**(given | settings), today=lambda: date(2026, 11, 20))
+        around = {name: settings.pop(name) for name in ("folder", "stream") if name in settings}
+        given = {"folder": tmp_path, "clock": clock} | around
+        return Recording(RecordingOptions(**settings), **given, today=lambda: date(2026, 11, 20))
 
     return make_recording
 
@@ -121,7 +123,9 @@ def test_switched_off_it_stays_off_whatever_became_of_the_file(make, tmp_path, c
     (tmp_path / "mine.moe.jsonl").unlink()
     recording.wanted = False
     recording.end()
-    assert recording.status.problem == "the file was deleted, with all before it; nothing is recorded since token 3"
+    assert (
+        recording.status.problem == "the file was deleted, with all earlier events; nothing is recorded since token 3"
+    )
     fill(recording, 3, first=3)
     clock.advance(60)
     recording.tick()

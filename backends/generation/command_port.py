@@ -1,0 +1,39 @@
+"""Commands of a run, and refusals of commands that cannot be carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moe_watch.backends.generation.inbox import Inbox
+from moe_watch.backends.protocol import Command, Failed
+
+
+class CommandPort:
+    """Queue of commands, and the way back for refusals.
+
+    Args:
+        inbox: the queue.
+        report: sends a refusal to the parent.
+        flush: sends all events so far, so that a refusal follows them.
+    """
+
+    def __init__(self, inbox: Inbox, report: Callable[[Failed], None], flush: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._report = report
+        self._flush = flush
+        self._refused_once: set[str] = set()
+
+    def take(self, timeout: float | None) -> Command | None:
+        """Remove and return the next command; waits up to `timeout` seconds, with None forever. None if empty."""
+        return self._inbox.take(timeout)
+
+    def refuse(self, command: str, why: str) -> None:
+        """Report that a command is not carried out, after all earlier events."""
+        self._flush()
+        self._report(Failed(message=why, fatal=False, command=command))
+
+    def refuse_once(self, command: str, why: str) -> None:
+        """Report a refusal unless it was reported before."""
+        if why not in self._refused_once:
+            self._refused_once.add(why)
+            self.refuse(command, why)
