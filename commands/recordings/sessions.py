@@ -221,7 +221,7 @@ def _condition(entry: Entry, run: Sequence[Entry]) -> str:
     after = run[1 + [each.path for each in run].index(entry.path) :]
     if after:
         words["unfinished"] = f"goes on in {one_line(after[0].name, NAME_WIDTH)}"
-    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(entry, run)
+    return words.get(entry.condition, f"{entry.condition}: {one_line(entry.problem, 80)}") + _first(entry, run)
 
 
 def _first(entry: Entry, run: Sequence[Entry]) -> str:

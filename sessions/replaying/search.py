@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import deque
@@ -11,11 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import msgspec
-
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.store import Store
+from moe_watch.sessions.reading.wire import token_text
 
 SOUGHT_SOURCES = frozenset({"generated", "injected"})
 """What is looked through: the prompt is known to whoever wrote it."""
@@ -23,19 +21,6 @@ LINES_AT_ONCE = 128
 """So many lines, a millisecond's work, are looked at before it is asked whether that is still wanted."""
 PAUSE_SECONDS = 0.0005
 """After each of these, so that the screen's thread need not wait for the interpreter's lock."""
-_OURS = re.compile(
-    rb'\{"event":"token","i":(\d{1,16}),"t":[\d.e+-]{1,24},"phase":"\w{6,7}","source":"(\w{6,9})","id":-?\d{1,16},'
-    rb'"text":("(?:[^"\\]|\\.)*+")'
-)
-"""The beginning of a token as moe-watch writes it: the rest of the line need not be looked at."""
-
-
-class _Token(msgspec.Struct, tag_field="event", tag="token"):
-    """The little of a token that is looked at."""
-
-    i: int
-    source: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +101,7 @@ class Search:
         """The first place in these bytes, or one that begins in them and ends behind them."""
         rolling, most, beyond = RollingText(self.text), len(self.text.casefold()), 0
         for line in self._lines(start):
-            token = _token(line.content)
+            token = token_text(line.content)
             if token is None:
                 continue
             found = rolling.add(*token)
@@ -196,17 +181,3 @@ class RollingText:
         self._held += length
         while self._tokens and self._held - self._tokens[0][1] >= len(self._tail):
             self._held -= self._tokens.popleft()[1]
-
-
-def _token(line: bytes) -> tuple[int, str, str] | None:
-    """Index, source and text of a line, if it is a token's; what cannot be read is none."""
-    with suppress(ValueError, RecursionError, msgspec.MsgspecError):
-        if ours := _OURS.match(line):
-            return int(ours[1]), ours[2].decode(), _decode_text(ours[3])
-        token = _decode_token(line)
-        return token.i, token.source, token.text
-    return None
-
-
-_decode_text = msgspec.json.Decoder(str).decode
-_decode_token = msgspec.json.Decoder(_Token).decode
