@@ -203,7 +203,7 @@ def numbered_beside(path: Path) -> list[Path]:
 
 
 def _continuations(path: Path, first: Store, beside: list[Path]) -> list[Store]:
-    """Open those of the files that continue the first one, by their headers."""
+    """Open the files that continue the first one, by their headers."""
     header = read_opening(first).header
     if header is None:
         return []

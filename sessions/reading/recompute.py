@@ -1,4 +1,4 @@
-"""Recomputation of a session's derived events from its tokens, so that no display trusts those of the file."""
+"""Recomputation of a session's derived events from its tokens, so that no display trusts the recorded ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Beginnings:
 
 
 class Recomputed:
-    """Stream transform that replaces chunks and keyframes by those that the instruments compute from the tokens.
+    """Stream transform that replaces recorded chunks and keyframes by events that the instruments compute.
 
     A keyframe before the first token starts the recording of a longer run; one with a later index continues it after
     missing tokens. These cannot be computed and are kept unchanged.
