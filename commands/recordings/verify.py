@@ -177,6 +177,10 @@ def _consequences(saved: Salvaged) -> list[str]:
         found.append("nothing had to be left out")
     if saved.missing_tokens:
         found.append(f"{saved.missing_tokens:,} tokens are missing: a `dropped` state stands where they were")
+    if saved.restored_contexts:
+        found.append(f"{saved.restored_contexts:,} `fresh_context` states are restored, where the prompt follows again")
+    if saved.merged_contexts:
+        found.append(f"{saved.merged_contexts:,} contexts have lost their start: their chunks count to the one before")
     if saved.computed:
         found.append(f"{saved.computed:,} chunks and keyframes after them are computed from the tokens that are left")
     return found

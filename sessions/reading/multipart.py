@@ -119,9 +119,9 @@ class JoinedStore:
         tail = read_tail(before.store)
         here = _tokens(before.store, tail)
         if others := self._others(opening.header):
-            self._leave_out(store, f"its header has another {', '.join(others)}")
+            self._leave_out(store, f"header differs in {', '.join(others)}")
         elif opening.keyframe is None or opening.keyframe.i < here:
-            self._leave_out(store, f"it does not continue after token {here}")
+            self._leave_out(store, f"does not continue after token {here}")
         else:
             self._parts[-1] = replace(before, size=tail.end - before.skipped)
             self._append(store, opening, missing=range(here, opening.keyframe.i))
@@ -150,7 +150,7 @@ class JoinedStore:
 def _left_out_note(names: Sequence[str], why: str) -> str:
     """Return one line for all files that are skipped for one reason."""
     more = f" and {len(names) - NAMED:,} more files" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}: skipped, because {why}"
+    return f"{', '.join(names[:NAMED])}{more}: skipped ({why})"
 
 
 class RunReader(SessionReader):

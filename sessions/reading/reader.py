@@ -121,7 +121,7 @@ class SessionReader:
         except ShapeError as error:
             if line is not None and self._is_torn(line):
                 name, number = self._store.where(self.line, self._lines.last_offset)
-                self.torn = f"{name}: line {number}, the last one, is cut off; read up to line {number - 1}"
+                self.torn = f"{name}: the last line is cut off; read up to line {number - 1}"
                 return None
             raise self._refusal(str(error), DAMAGED) from error
         except LineTooLongError as error:

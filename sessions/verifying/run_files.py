@@ -175,7 +175,7 @@ class _Join:
             text = f"{part.name} starts at token {header.continues.i} by its header, at token {frame.i} by its keyframe"
             self.findings.add("keyframes", text)
         if frame.i < self._next:
-            text = f"{part.name} starts at token {frame.i}, but the files before it end after token {self._next - 1}"
+            text = f"{part.name} repeats tokens {frame.i} to {self._next - 1} of the files before it"
             self.findings.add("repeated tokens", text, count=self._next - frame.i)
             return False
         if frame.i > self._next:

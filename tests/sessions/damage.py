@@ -78,7 +78,10 @@ SMALL: dict[str, tuple[Callable[[], bytes], str]] = {
     "half-a-surrogate-pair": (lambda: replaced(b'"("', b'"\\ud800"'), "line 4: not JSON"),
     "nan": (lambda: replaced(b'"logprob":-0.25', b'"logprob":NaN'), "line 4: not JSON (NaN is not a JSON number)"),
     "infinity": (lambda: replaced(b'"logprob":-0.25', b'"logprob":-Infinity'), "Infinity is not a JSON number"),
-    "number-too-large": (lambda: replaced(b'"logprob":-0.25', b'"logprob":-1e999'), "line 4: not an event: Number out of"),
+    "number-too-large": (
+        lambda: replaced(b'"logprob":-0.25', b'"logprob":-1e999'),
+        "line 4: not an event: Number out of",
+    ),
     "log-probability-above-zero": (lambda: with_token(logprob=0.5), "line 4: a log-probability of 0.5 is impossible"),
     "margin-above-one": (lambda: with_token(top_margin=1.5), "line 4: a top_margin of 1.5 is impossible"),
     "expert-out-of-range": (lambda: with_token(experts=[4, 1, 3, 0]), "line 4: layer 1 selects expert 4 of 4"),

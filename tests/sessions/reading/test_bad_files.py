@@ -272,4 +272,4 @@ class TestWhatChangesWhileItIsRead:
         reader = read_session(path)
         next(iter(reader))
         os.truncate(path, 100)
-        assert "was cut off while it was read" in refusal(lambda: list(reader))
+        assert "truncated while it was read" in refusal(lambda: list(reader))

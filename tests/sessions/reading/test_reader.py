@@ -127,7 +127,10 @@ HEADER_FAULTS = {
     "a number": (lambda line: b"17", r"not an event: Expected `object`, got `int`"),
     "no event name": (lambda line: b'{"schema":1}', "not an event: Object missing required field `event`"),
     "no schema": (lambda line: b'{"event":"session"}', "schema 0 does not exist"),
-    "no model": (lambda line: changed(line, model=None), r"not an event: Expected `object`, got `null` - at `\$.model`"),
+    "no model": (
+        lambda line: changed(line, model=None),
+        r"not an event: Expected `object`, got `null` - at `\$.model`",
+    ),
     "cut off": (lambda line: line[:-30], r"not JSON \(Input data was truncated\)"),
     "deep": (lambda line: b'{"event":"session","schema":1,"x":' + b"[" * 100_000, "nested too deeply"),
     "layers unordered": (lambda line: changed_model(line, layers=[2, 1]), "the model's layers are not in ascending"),
@@ -313,7 +316,7 @@ OPEN_CHUNK = {
 }
 OPEN_CHUNK_FAULTS = {
     "full": ({"tokens": 2}, "an open chunk of 2 tokens is impossible"),
-    "sums": ({"sums": {}}, "an open chunk with other sums than ours"),
+    "sums": ({"sums": {}}, "an open chunk with unknown sums"),
     "table": ({"counts": [[1, 1, 0, 0]]}, "open_chunk table holds 1 values instead of 2"),
     "rows": ({"start_rows": []}, "open_chunk start_rows holds 0 values instead of 2"),
     "more rows than tokens": ({"start_rows": [9, 3]}, "open_chunk start_rows holds 9"),
@@ -464,5 +467,5 @@ class TestExamine:
     def test_what_follows_from_an_error_is_found_too(self, write, lines):
         examined = list(read_session(write([*lines[:4], lines[2], *lines[4:]])).examine())
         assert [(each.line, each.problem) for each in examined if each.problem] == [
-            (5, "token 1 out of order; the one before was 2")
+            (5, "token 1 is out of order; the previous token is 2")
         ]

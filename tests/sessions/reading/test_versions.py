@@ -84,8 +84,8 @@ def test_a_file_of_experts_by_layer_comes_to_what_its_rows_hold():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"schema": 1}, "schema 1 has one number of experts per token"),
-        ({"experts_per_token": [2]}, "experts per token of 1 layers, where there are 2"),
+        ({"schema": 1}, "schema 1 allows only one number of experts per token"),
+        ({"experts_per_token": [2]}, "experts per token of 1 layers instead of 2"),
         ({"experts_per_token": [2, 5]}, "5 of 4 experts per token is impossible"),
         ({"experts_per_token": [2, 0]}, "selects at least one expert per token"),
         ({"experts_per_token": [2, True]}, "not an event: "),
