@@ -33,9 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzz the code that reads session files.")
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--guided", type=float, default=0.0, metavar="SECONDS", help="guided by coverage"
-    )
+    parser.add_argument("--guided", type=float, default=0.0, metavar="SECONDS", help="guided by coverage")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-found"))
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -83,8 +84,17 @@ def header(shape: SessionShape) -> Header:
     )
 
 
-def routings(shape: SessionShape, rng: np.random.Generator) -> Iterator[dict[str, list[int | None]]]:
-    """Yield the routing of tokens by routers with preferred experts, as fields of a token."""
+class RoutingFields(TypedDict):
+    """Fields of a token with its routing."""
+
+    experts: list[int | None]
+    weights: list[int | None]
+    entropy: list[int | None]
+    margin: list[int | None]
+
+
+def routings(shape: SessionShape, rng: np.random.Generator) -> Iterator[RoutingFields]:
+    """Yield the routing of tokens by routers with preferred experts."""
     bias = rng.normal(0, 1.0, (shape.layers, shape.experts))
     while True:
         logits = bias + rng.normal(0, 1.5, bias.shape)
@@ -93,7 +103,7 @@ def routings(shape: SessionShape, rng: np.random.Generator) -> Iterator[dict[str
         chosen = np.take_along_axis(pi, order, 1)
         entropy = -(pi * np.log(pi)).sum(1) / np.log(shape.experts)
         yield {
-            "experts": order.ravel().tolist(),
+            "experts": [*order.ravel().tolist()],
             "weights": _steps(chosen / chosen.sum(1, keepdims=True)),
             "entropy": _steps(entropy),
             "margin": _steps(chosen[:, 0] - chosen[:, 1]),

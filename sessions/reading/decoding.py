@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,9 @@ from msgspec.structs import FieldInfo
 from moe_watch.routing.events import LEAST_LOGPROB, Header, Token
 from moe_watch.sessions.reading.bounds import ABSENT_ID, MAX_INTEGER, MAX_TOKEN_ID, MOST_SECONDS
 from moe_watch.sessions.reading.validation import most_of
+
+TypeForm: TypeAlias = Any
+"""A type as a value, for msgspec; `typing` has no name for it before Python 3.15."""
 
 _SHARE = Annotated[float, Meta(ge=0, le=1)]
 _FIELDS = msgspec.structs.fields(Token)
@@ -41,14 +44,14 @@ def token_decoder(header: Header) -> Callable[[bytes], Token]:
 
 
 @lru_cache(maxsize=8)  # defining a type takes a millisecond
-def _kind(layers: int, experts: int, chosen: int, most: tuple[tuple[str, int], ...]) -> Any:
+def _kind(layers: int, experts: int, chosen: int, most: tuple[tuple[str, int], ...]) -> TypeForm:
     """Return a struct with `Token`'s fields, each with the range of its numbers in this model."""
     kinds = get_type_hints(Token) | _numbers() | _rows(layers, experts, chosen, dict(most))
     fields = [(field.name, kinds[field.name], *_default(field, chosen)) for field in _FIELDS]
     return msgspec.defstruct("SoundToken", fields, kw_only=True, gc=False, tag_field="event", tag="token")
 
 
-def _numbers() -> dict[str, Any]:
+def _numbers() -> dict[str, TypeForm]:
     return {
         "i": _integer(0, MAX_INTEGER),
         "t": Annotated[float, Meta(ge=0, le=MOST_SECONDS)],
@@ -59,7 +62,7 @@ def _numbers() -> dict[str, Any]:
     }
 
 
-def _rows(layers: int, experts: int, chosen: int, most: dict[str, int]) -> dict[str, Any]:
+def _rows(layers: int, experts: int, chosen: int, most: dict[str, int]) -> dict[str, TypeForm]:
     return {
         "experts": _row(chosen, _integer(0, max(0, experts - 1))),
         "weights": _row(chosen, _integer(0, most["weights"]) | None) | None,
@@ -69,15 +72,15 @@ def _rows(layers: int, experts: int, chosen: int, most: dict[str, int]) -> dict[
     }
 
 
-def _row(length: int, of: Any) -> Any:
+def _row(length: int, of: TypeForm) -> TypeForm:
     return Annotated[list[of], Meta(min_length=length, max_length=length)]
 
 
-def _integer(least: int, most: int) -> Any:
+def _integer(least: int, most: int) -> TypeForm:
     return Annotated[int, Meta(ge=least, le=most)]
 
 
-def _default(field: FieldInfo, chosen: int) -> tuple[Any, ...]:
+def _default(field: FieldInfo, chosen: int) -> tuple[object, ...]:
     """Return a field's default if the field may be absent; `experts` only if no layer selects any."""
     if field.name == "experts":
         return () if chosen else (msgspec.field(default_factory=list),)

@@ -127,9 +127,9 @@ class LineIndex:
 
     def _take(self, block: bytes, base: int) -> int:
         """Index the whole lines of a block that starts with a line; return their size in bytes."""
-        ends, kinds, position = self._ends, self._kinds, 0
+        ends, kinds, head, position = self._ends, self._kinds, TOKEN_HEAD, 0
         while (end := block.find(b"\n", position)) >= 0:
-            is_token = block.startswith(TOKEN_HEAD, position)  # nearly all are
+            is_token = block.startswith(head, position)  # nearly all are
             kinds.append(TOKEN if is_token else self._note(block[position:end]))
             position = end + 1
             ends.append(base + position)
