@@ -41,6 +41,11 @@ def exists_already(path: Path) -> UserError:
     return UserError(f"{path}: exists already", advice="choose another name, or replace it with --force")
 
 
+def reason_of(error: Exception) -> str:
+    """Return the reason of an error of the operating system, or the text of another error."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Convert errors of writing a file or folder to `UserError`."""
@@ -49,8 +54,8 @@ def writing(path: Path) -> Iterator[None]:
     except FileExistsError as error:
         raise exists_already(path) from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be written ({reason})", advice="choose another place with --output") from error
+        what = f"{path}: cannot be written ({reason_of(error)})"
+        raise UserError(what, advice="choose another place with --output") from error
 
 
 def is_taken(path: Path) -> bool:

@@ -164,5 +164,4 @@ def _move(path: Path, target: Path) -> Path:
 
 
 def _failure(path: Path, what: str, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UserError(f"{path}: {what} ({reason})", advice="check the owner and permissions of the folder")
+    return UserError(f"{path}: {what} ({paths.reason_of(error)})", advice="check the permissions of the folder")

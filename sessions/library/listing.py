@@ -247,7 +247,7 @@ def _files(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}", advice="name another folder") from error
+        raise UserError(f"{folder}: {paths.reason_of(error)}", advice="name another folder") from error
     return [folder / name for name in names]
 
 
@@ -265,7 +265,7 @@ def _entry(path: Path, cache: LibraryCache) -> Entry:
     try:
         status = path.stat()
     except OSError as error:
-        return Entry(path, 0, 0.0, None, f"{path}: {error.strerror}")
+        return Entry(path, 0, 0.0, None, f"{path}: {paths.reason_of(error)}")
     result = cache.get(path, status, ScanResult)
     try:
         if result is None:

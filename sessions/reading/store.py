@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from moe_watch.routing.errors import UserError
+from moe_watch.sessions.paths import reason_of
 from moe_watch.sessions.reading.compression import ZSTANDARD, DecompressionError, Decompressor
 
 READ_BYTES = 1 << 18
@@ -107,7 +108,7 @@ class FileStore:
         try:
             now = self._path.stat()
         except OSError as error:
-            reason = "removed" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            reason = "removed" if isinstance(error, FileNotFoundError) else reason_of(error)
             raise UserError(f"{self.name}: {reason} while it was followed", advice="open it again") from error
         if _identity(now) != self._identity:
             raise UserError(f"{self.name}: replaced by another file while it was followed", advice="open it again")
@@ -167,8 +168,8 @@ class Spool:
         except DecompressionError as error:
             self._problem = UserError(f"{self.name}: {error}", advice="the compressed data is damaged")
         except OSError as error:
-            reason = error.strerror or str(error)
-            self._problem = UserError(f"{self.name}: {reason}", advice="free space for temporary files, or set TMPDIR")
+            what = f"{self.name}: {reason_of(error)}"
+            self._problem = UserError(what, advice="free space for temporary files, or set TMPDIR")
         finally:
             os.close(descriptor)
             self.complete = True
@@ -234,7 +235,7 @@ def _open(path: Path) -> int:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file", advice="check the path") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}", advice="name another file") from error
+        raise UserError(f"{path}: {reason_of(error)}", advice="name another file") from error
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -249,5 +250,5 @@ def _read(descriptor: int | None, start: int, length: int, name: str) -> bytes:
         while len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
             data += more
     except OSError as error:
-        raise UserError(f"{name}: {error.strerror}", advice="name another file") from error
+        raise UserError(f"{name}: {reason_of(error)}", advice="name another file") from error
     return data

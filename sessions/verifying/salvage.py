@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -221,5 +220,5 @@ def _create(output: Path) -> Sink:
 
 
 def _cannot_write(output: Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UserError(f"{os.fspath(output)}: cannot be written ({reason})", advice="choose another place for the copy")
+    what = f"{output}: cannot be written ({paths.reason_of(error)})"
+    return UserError(what, advice="choose another place for the copy")

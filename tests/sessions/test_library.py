@@ -40,7 +40,7 @@ def aged(path, days):
 
 
 def part_of(first, path):
-    """A file that goes on with the run of another one."""
+    """A continuation file of another file's run."""
     header = msgspec.structs.replace(HEADER, continues=Continues(file=first.name, i=10))
     path.write_bytes(b"\n".join(map(to_json, [header, *map(make_token, range(10, 15)), ended(15)])) + b"\n")
     return path

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def refusal(read, *arguments):
-    """What reading says, one line; empty if it says nothing."""
+    """Read a file; return the one line that refuses it, empty if none does."""
     said = ""
     try:
         read(*arguments)
@@ -218,7 +218,7 @@ class TestWhatIsNoFile:
 
 @contextlib.contextmanager
 def unprivileged():
-    """As somebody to whom permissions apply."""
+    """Run as a user without root's permissions."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""Every number of every event has a range, and a damaged one is refused where it stands."""
+"""Every number of every event has a range, and a damaged one is refused with its line."""
 
 from __future__ import annotations
 

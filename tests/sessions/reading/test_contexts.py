@@ -1,4 +1,4 @@
-"""A recording with fresh contexts: whoever reads it has a series for each of them."""
+"""A recording with fresh contexts: every reader has one series per context."""
 
 from __future__ import annotations
 

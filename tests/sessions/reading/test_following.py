@@ -43,7 +43,7 @@ def recorder(path, clock):
 
 @pytest.fixture
 def pipe():
-    """A pipe's two ends; what is to be read is closed by the spool that reads it."""
+    """A pipe's two ends; the spool closes the one that it reads."""
     end, beginning = os.pipe()
     with os.fdopen(beginning, "wb", buffering=0) as writer:
         yield end, writer
@@ -263,7 +263,7 @@ class TestPipe:
         spool.close()
 
     def test_no_room_for_it(self):
-        """In a process of its own, where no file may become large."""
+        """Runs in a separate process with a limit of the file size."""
         script = (
             "import os, resource, signal; from moe_watch.sessions.reading.store import Spool\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

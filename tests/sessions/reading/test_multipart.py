@@ -18,7 +18,7 @@ def with_derived(events):
 
 
 def opening(i):
-    """How a part that goes on at token `i` begins."""
+    """Return the header and keyframe of a continuation file from token `i`."""
     instruments = Instruments(HEADER)
     for token in tokens(i):
         instruments.feed(token)

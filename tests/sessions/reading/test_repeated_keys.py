@@ -1,4 +1,4 @@
-"""A key that stands twice in a line is refused: readers differ in which one they take."""
+"""A repeated key in a line is refused: JSON readers differ in which value they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line grammar agrees with what is written, and is spelled out in one module."""
+"""The line grammar agrees with the encoder, and one module has it."""
 
 from __future__ import annotations
 

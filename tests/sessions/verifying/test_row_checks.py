@@ -1,4 +1,4 @@
-"""What every row must hold: nothing is found in what a router can compute, and the first step beyond that is."""
+"""Row checks: a row that a router can compute passes, and the first unit beyond that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be read of a damaged file becomes a clean one; nothing is lost without a word, and nothing overwritten."""
+"""The readable lines of a damaged file become a clean one; every loss is reported, and no file is overwritten."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ class TestNothingIsOverwritten:
         assert not copy.exists()
 
     def test_no_half_a_copy(self, whole, damaged, copy):
-        """What ends reading ends the copy, too."""
+        """An error of reading deletes the copy."""
         with pytest.raises(UserError, match="empty lines in a row"):
             salvage(damaged([*whole[:50], b"\n" * 20_000, *whole[50:]]), copy)
         assert not copy.exists()

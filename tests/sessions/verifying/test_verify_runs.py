@@ -1,4 +1,4 @@
-"""Whether the files of a run fit together is found where they meet."""
+"""Faults between the files of a run are found where they meet."""
 
 from __future__ import annotations
 
