@@ -1,12 +1,12 @@
-"""Damaged session files by the thousand: whatever stands in one, it is read, judged and salvaged, or refused in a line.
+"""Fuzzer of session files: every file is read, verified and salvaged, or refused with one line.
 
     python -m benchmarks.fuzz --files 100000 --keep /tmp/found
     python -m benchmarks.fuzz --guided 600 --keep /tmp/found
 
-The first one mutates recordings at random, the second one is led by coverage (`pip install atheris`) and runs for so
-many seconds. Both go through everything that reads sessions: the reader, a replay with jumps up to the summary and the
-fold of the dashboard, verify, salvage, and an export. Anything but a `UserError`, a file that takes longer than 20 s,
-and more than 4 GiB of memory is a find, and is kept with its traceback.
+The first command mutates recordings at random. The second is guided by coverage (`pip install atheris`) and runs for
+the given number of seconds. Both run all code that reads sessions: the reader, a replay with seeks up to the summary
+and the fold of the dashboard, verify, salvage, and an export. A crash is any exception other than `UserError`, a file
+that takes longer than 20 s, or more than 4 GiB of memory; its file is kept with the traceback.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MEMORY = 4 << 30
 
 
 def main() -> int:
-    """Run; the status is 1 if anything was found."""
-    parser = argparse.ArgumentParser(description="Read damaged session files by the thousand.")
+    """Run the fuzzer; return 1 if it found a crash."""
+    parser = argparse.ArgumentParser(description="Fuzz the code that reads session files.")
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--guided", type=float, default=0.0, metavar="SECONDS", help="led by coverage, for so long")
+    parser.add_argument("--guided", type=float, default=0.0, metavar="SECONDS", help="guided by coverage")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-found"))
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -75,8 +75,8 @@ def _outcome(path: Path, folder: Path, keep: Path, finds: Counter[str], name: st
 
 
 def _guided(seconds: float, keep: Path) -> None:
-    """Let atheris lead; it ends the program."""
-    atheris = importlib.import_module("atheris")  # has no types, and is not there on every machine
+    """Run atheris, which ends the program."""
+    atheris = importlib.import_module("atheris")  # untyped, and optional
     keep.mkdir(parents=True, exist_ok=True)
     seeds = Path(tempfile.mkdtemp(prefix="seeds-"))
     for number, data in enumerate([*sound(), *damaged()]):

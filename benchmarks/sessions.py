@@ -1,8 +1,8 @@
-"""What long sessions cost: their size, how fast they are written and opened, and how long a jump takes.
+"""Benchmark of long sessions: file size, speed of writing and opening, and duration of a seek.
 
 python -m benchmarks.sessions --tokens 1000000 --keep DIR
 
-The sessions are made once, which takes minutes and gigabytes, and used again while they lie in DIR.
+The sessions are generated once, which takes minutes and gigabytes, and reused from DIR.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -35,18 +35,20 @@ from moe_watch.sessions.replaying.source import ReplaySource
 from moe_watch.sessions.source import END, Jump
 
 WRITTEN = 20_000
-"""Tokens of which the time to write them is taken."""
+"""Number of tokens in the benchmark of writing."""
 MADE = 512
-"""Tokens' routings that are drawn once and then used in turn."""
+"""Number of routings that are generated once and then used in turn."""
 SEEKS = 100
+"""Number of seeks."""
 PLAYED = 5000
+"""Number of tokens that are played."""
 MEGABYTE = 1e6
 PROGRAM = (sys.executable, "-m", "moe_watch")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionShape:
-    """A model's routing, and how many bytes a token of it may take."""
+    """Size of a model's routing, and its budget in bytes per token."""
 
     layers: int
     experts: int
@@ -62,7 +64,7 @@ SHAPES = (SessionShape(48, 128, 8, 4000), SessionShape(32, 8, 2, 1000), POCKET)
 
 
 def header(shape: SessionShape) -> Header:
-    """The first line of a made session."""
+    """Return the header of a generated session."""
     model = ModelInfo(
         name="made",
         architecture="made",
@@ -82,8 +84,17 @@ def header(shape: SessionShape) -> Header:
     )
 
 
-def routings(shape: SessionShape, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Routing of tokens through routers with favourites: probabilities, and what is recorded of them."""
+class RoutingFields(TypedDict):
+    """Fields of a token with its routing."""
+
+    experts: list[int | None]
+    weights: list[int | None]
+    entropy: list[int | None]
+    margin: list[int | None]
+
+
+def routings(shape: SessionShape, rng: np.random.Generator) -> Iterator[RoutingFields]:
+    """Yield the routing of tokens by routers with preferred experts."""
     bias = rng.normal(0, 1.0, (shape.layers, shape.experts))
     while True:
         logits = bias + rng.normal(0, 1.5, bias.shape)
@@ -92,7 +103,7 @@ def routings(shape: SessionShape, rng: np.random.Generator) -> Iterator[dict[str
         chosen = np.take_along_axis(pi, order, 1)
         entropy = -(pi * np.log(pi)).sum(1) / np.log(shape.experts)
         yield {
-            "experts": order.ravel().tolist(),
+            "experts": [*order.ravel().tolist()],
             "weights": _steps(chosen / chosen.sum(1, keepdims=True)),
             "entropy": _steps(entropy),
             "margin": _steps(chosen[:, 0] - chosen[:, 1]),
@@ -105,7 +116,7 @@ def _steps(values: Floats) -> list[int | None]:
 
 
 def tokens(shape: SessionShape, number: int) -> Iterator[Token]:
-    """Decode tokens in a row, 50 a second."""
+    """Yield successive decode tokens, 50 per second."""
     rng = np.random.default_rng(7)
     made = [routing for routing, _ in zip(routings(shape, rng), range(MADE), strict=False)]
     drawn = rng.random((MADE, 3)).round(4).tolist()
@@ -126,7 +137,7 @@ def tokens(shape: SessionShape, number: int) -> Iterator[Token]:
 
 
 def events(shape: SessionShape, number: int) -> Iterator[Event]:
-    """A whole run: tokens, what the instruments make of them, and a reading of the machine a second."""
+    """Yield a whole run: tokens, the chunks and keyframes of the instruments, and vitals once a second."""
     instruments = Instruments(header(shape))
     for token in tokens(shape, number):
         yield token
@@ -136,7 +147,7 @@ def events(shape: SessionShape, number: int) -> Iterator[Event]:
 
 
 def make(path: Path, shape: SessionShape, number: int) -> None:
-    """Record a made run, unless it is there already."""
+    """Record a generated run, unless the file exists."""
     if path.exists():
         return
     part = path.with_suffix(".part")
@@ -150,7 +161,7 @@ def make(path: Path, shape: SessionShape, number: int) -> None:
 
 
 def writing_speed(folder: Path, shape: SessionShape) -> float:
-    """Tokens per second of a recorder that is given events as fast as it takes them."""
+    """Return the tokens per second of a recorder that receives events without a pause."""
     made = list(events(shape, WRITTEN))
     with tempfile.TemporaryDirectory(dir=folder) as name:
         recorder = Recorder.create(Path(name) / "written.moe.jsonl", header(shape))
@@ -162,14 +173,14 @@ def writing_speed(folder: Path, shape: SessionShape) -> float:
 
 
 def generation_speed() -> float:
-    """Tokens per second of the fastest generation there is: pocket's, by llama.cpp, without any hook."""
+    """Return the tokens per second of the fastest generation: the pocket model in llama.cpp, tap off."""
     command = [*PROGRAM, "bench", "pocket", "--backend", "llama.cpp", "--tokens", "400", "--json"]
     rows = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)["rows"]
     return float(next(row["tokens_per_second"] for row in rows if (row["name"], row["phase"]) == ("bare", "decode")))
 
 
 def sizes(path: Path) -> tuple[int, int, int]:
-    """Bytes of a session's token lines, of its keyframes, and of all."""
+    """Return the bytes of a session's token lines, of its keyframes, and of all lines."""
     index = LineIndex(FileStore(path))
     index.extend()
     return _bytes_of(TOKEN, index), _bytes_of(KEYFRAME, index), index.size
@@ -184,26 +195,28 @@ def _bytes_of(kind: int, index: LineIndex) -> int:
 
 
 def anonymous_memory() -> int:
-    """Bytes of this process's own memory, pages of files left out."""
+    """Return the anonymous memory of this process in bytes, file pages excluded."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise SystemExit("this system does not say RssAnon")
+    raise SystemExit("this system does not report RssAnon")
 
 
 def read(path: Path) -> dict[str, float]:
-    """Open a session, jump about in it, and play on; in a process of its own."""
+    """Open a session, seek in it, and play it; run in a separate process."""
     clock = Clock()
     source = ReplaySource(path)
     source.start()
-    assert source.timeline is not None
+    timeline = source.timeline
+    if timeline is None:
+        raise SystemExit(f"{path} has no token")
     opened = clock.read()
     source.pause()
     source.seek(END)
     while not source.ended:
         source.drain()
     found, drains = clock.read(), list[float]()
-    jumps = [_jump(source, i, drains) for i in _positions(source.timeline.tokens)]
+    jumps = [_jump(source, i, drains) for i in _positions(timeline.tokens)]
     source.set_pace(0)
     source.resume()
     clock, played = Clock(), 0
@@ -225,20 +238,20 @@ def read(path: Path) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """Seconds, by the clock on the wall and of this process's own work."""
+    """Seconds of wall time, and of processor time of this process."""
 
     wall: float
     cpu: float
 
 
 class Clock:
-    """Measures from when it is made."""
+    """Stopwatch that starts when it is created."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> Took:
-        """The time since then."""
+        """Return the time since then."""
         return Took(time.perf_counter() - self._wall, time.process_time() - self._cpu)
 
 
@@ -247,12 +260,12 @@ def _positions(number: int) -> list[int]:
 
 
 def _jump(source: ReplaySource, i: int, drains: list[float]) -> Took:
-    """Go there, and take in everything a screen needs; returns the seconds that took.
+    """Seek to a token and read everything a screen needs; return the duration.
 
     Args:
         source: the session.
-        i: the token.
-        drains: where to note how long the calls took in which the chunks there were computed.
+        i: index of the token.
+        drains: list to which the durations of the calls are added that compute the chunks there.
     """
     clock = Clock()
     source.seek(Jump("token", i))
@@ -260,7 +273,7 @@ def _jump(source: ReplaySource, i: int, drains: list[float]) -> Took:
     while (timeline := source.timeline) is not None and timeline.position < i:
         source.drain()
     took = clock.read()
-    for _ in range(20):  # a person does not jump again before the chunks there are computed
+    for _ in range(20):  # a user does not seek again before the chunks there are computed
         clock = Clock()
         source.drain()
         drains.append(clock.read().wall)
@@ -268,7 +281,7 @@ def _jump(source: ReplaySource, i: int, drains: list[float]) -> Took:
 
 
 def plain(path: Path) -> float:
-    """Seconds that `json.loads` takes for every line."""
+    """Return the seconds that `json.loads` takes for all lines."""
     began = time.perf_counter()
     with path.open("rb") as file:
         for line in file:
@@ -277,7 +290,7 @@ def plain(path: Path) -> float:
 
 
 def measure(shape: SessionShape, path: Path) -> list[tuple[str, str, str]]:
-    """One session's rows: what, how much, and what was promised."""
+    """Return the rows of one session: quantity, measured value, and promised bound."""
     of_tokens, of_frames, whole = sizes(path)
     child = [sys.executable, "-m", "benchmarks.sessions", "--read", str(path)]
     found = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout)
@@ -289,20 +302,19 @@ def measure(shape: SessionShape, path: Path) -> list[tuple[str, str, str]]:
         ("everything, per token", f"{whole / number:,.0f} bytes", f"at most {shape.budget:,}"),
         ("written", f"{rate:,.0f} tokens/s", _against(rate, generation_speed()) if shape == POCKET else ""),
         ("opened: header, extent, first lines", f"{found['open']:.2f} s", "at most 1"),
-        ("every line found", f"{found['found']:.2f} s, of it {found['found_cpu']:.2f} s processor", ""),
-        (f"{SEEKS} jumps, median", _milliseconds(found, "median"), "at most 50"),
-        (f"{SEEKS} jumps, longest", _milliseconds(found, "maximum"), "at most 50"),
-        ("longest call after a jump", f"{found['drain'] * 1000:.0f} ms", ""),
-        ("own memory after them (RssAnon)", f"{found['memory'] / MEGABYTE:.0f} MB", "at most 300"),
+        ("every line indexed", f"{found['found']:.2f} s, of it {found['found_cpu']:.2f} s processor", ""),
+        (f"{SEEKS} seeks, median", _milliseconds(found, "median"), "at most 50"),
+        (f"{SEEKS} seeks, longest", _milliseconds(found, "maximum"), "at most 50"),
+        ("longest call after a seek", f"{found['drain'] * 1000:.0f} ms", ""),
+        ("anonymous memory after them (RssAnon)", f"{found['memory'] / MEGABYTE:.0f} MB", "at most 300"),
         ("played, chunks computed", f"{found['played']:,.0f} tokens/s", ""),
-        ("json.loads of every line", f"{loads:.1f} s", f"{loads / found['found']:.0f} × finding the lines"),
+        ("json.loads of every line", f"{loads:.1f} s", f"{loads / found['found']:.0f} × the time of indexing"),
     ]
 
 
 def _tokens(path: Path) -> int:
     last = read_tail(FileStore(path)).last
-    assert last is not None
-    return last.i + 1
+    return 0 if last is None else last.i + 1
 
 
 def _against(rate: float, generation: float) -> str:
@@ -317,7 +329,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=1_000_000)
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the sessions lie, or are to be left")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder of the sessions, filled if they are missing")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read:
@@ -338,7 +350,7 @@ def measure_all(folder: Path, number: int) -> None:
     }
     needed = sum(number * shape.budget for shape, path in paths.items() if not path.exists())
     if shutil.disk_usage(folder).free < needed:
-        raise SystemExit(f"{folder}: {needed / 1e9:.1f} GB are needed there; name another folder with --keep or TMPDIR")
+        raise SystemExit(f"{folder}: {needed / 1e9:.1f} GB needed; choose another folder with --keep or TMPDIR")
     for shape, path in paths.items():
         make(path, shape, number)
         print(f"{shape}, {number:,} tokens; load average {os.getloadavg()[0]:.1f}\n")

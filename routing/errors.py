@@ -20,6 +20,11 @@ class UserError(Exception):
         super().__init__(f"{what}: {advice}" if advice else what)
 
 
+def reason_of(error: Exception) -> str:
+    """Return the reason of an error of the operating system, or the text of another error."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def system_error(name: object, error: Exception, *, advice: str, failed: str = "") -> UserError:
     """Return an error of the system as a `UserError`.
 
@@ -29,5 +34,5 @@ def system_error(name: object, error: Exception, *, advice: str, failed: str = "
         advice: what to do about it.
         failed: what failed, such as `cannot be written`.
     """
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = reason_of(error)
     return UserError(f"{name}: {failed} ({reason})" if failed else f"{name}: {reason}", advice=advice)

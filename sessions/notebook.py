@@ -242,7 +242,8 @@ class Session:
 _PROBABILITIES = "probabilities"
 _LABEL = "<U9"
 """NumPy type of a phase or source: the longest has nine characters."""
-_TOKEN_COLUMNS = ("i", "t", "phase", "source", "id", "text", "logprob", "top_margin", "choice_gap", "would_stop")
+_PREDICTION = ("logprob", "top_margin", "choice_gap", "would_stop")
+_TOKEN_COLUMNS = ("i", "t", "phase", "source", "id", "text", *_PREDICTION)
 
 
 class _Contents:
@@ -314,7 +315,8 @@ class _Contents:
 
 def _compact(tokens: TokenArrays) -> Arrays:
     """Return tokens in half the memory: ids fit in 32 bits, and multiples of 0.0001 in the 24 bits of a float32."""
-    found: Arrays = {name: getattr(tokens, name) for name in ("entropy", "margin", "churn", *_TOKEN_COLUMNS)}
+    found: Arrays = {name: getattr(tokens, name) for name in ("i", "t", "id", "entropy", "margin", "churn")}
+    found |= {name: getattr(tokens.prediction, name) for name in _PREDICTION}
     found["phase"], found["source"] = np.array(tokens.phase, _LABEL), np.array(tokens.source, _LABEL)
     found["text"] = np.array(tokens.text, object)
     found["experts"] = tokens.experts.astype(np.int32)

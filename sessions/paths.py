@@ -1,4 +1,4 @@
-"""Where sessions lie and what their files are called."""
+"""Paths and names of session files."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from moe_watch.routing.errors import UserError, system_error
 
 SUFFIX = ".moe.jsonl"
 COMPRESSED = ".zst"
-"""At the end of a file's name: what is written to it is compressed."""
+"""Ending of a compressed file."""
 MAX_NAME = 60
-"""Characters of a model's name in a file name; file systems allow 255 bytes in all."""
+"""Maximum length of a model's name in a file name; file systems allow 255 bytes in all."""
 
 
 def sessions_directory() -> Path:
-    """The folder for recordings in the platform's data directory. It need not exist."""
+    """Return the folder for recordings in the platform's data directory. It may not exist."""
     return platformdirs.user_data_path("moe-watch", appauthor=False) / "sessions"
 
 
 def session_stem(model: str, day: date) -> str:
-    """What a recording of this model on this day is called, before its number: `pocket-20261120`."""
+    """Return the name of a recording of this model on this day, without its number: `pocket-20261120`."""
     return f"{safe_name(model)}-{day:%Y%m%d}"
 
 
 def safe_name(model: str) -> str:
-    """A model's name with only `A-Z a-z 0-9 . _ -`, not hidden, and not too long for a file."""
+    """Return a model's name with only `A-Z a-z 0-9 . _ -`, without a leading dot, and short enough for a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[:MAX_NAME] or "model"
 
 
 def exists_already(path: Path) -> UserError:
-    """What to say about a file that is in the way."""
+    """Return the error for an output file that exists."""
     return UserError(f"{path}: exists already", advice="choose another name, or replace it with --force")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong with a file or folder that is to be written, as a `UserError`."""
+    """Convert errors of writing a file or folder to `UserError`."""
     try:
         yield
     except FileExistsError as error:
@@ -54,10 +54,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether there is a file of this name.
+    """Return whether the file exists.
 
     Raises:
-        UserError: there cannot be one.
+        UserError: the path is invalid.
     """
     with writing(path):
         try:
@@ -68,10 +68,10 @@ def is_taken(path: Path) -> bool:
 
 
 def check_replaceable(path: Path, *, force: bool) -> None:
-    """Refuse a name that is taken, unless by a regular file and `force` allows replacing it.
+    """Refuse an output path that exists, unless it is a regular file and `force` is set.
 
     Raises:
-        UserError: the file is in the way, or is a device or FIFO that a file must not take the place of.
+        UserError: the file exists, or is a device or FIFO, which is never replaced.
     """
     if not is_taken(path):
         return
@@ -82,28 +82,28 @@ def check_replaceable(path: Path, *, force: bool) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Create a folder, and those above it that are missing, for their owner alone."""
+    """Create a folder and its missing parents, for their owner alone."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):
         each.mkdir(mode=0o700, exist_ok=True)
 
 
 def create(path: Path) -> int:
-    """Create a file that only its owner may read, and its folders; returns a descriptor to write to.
+    """Create a file that only its owner can read, and its folders; return a descriptor to write to.
 
     Raises:
-        FileExistsError: there is one already.
-        OSError: it cannot be created.
+        FileExistsError: the file exists.
+        OSError: the file cannot be created.
     """
     make_private(path.parent)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file, for its owner alone, so that whoever reads it finds the old one or the new one.
+    """Replace a file atomically, for its owner alone: a reader gets the old content or the new.
 
     Raises:
-        OSError: it cannot be written; the old one is still there.
+        OSError: the file cannot be written; the old content remains.
     """
     make_private(path.parent)
     descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -121,10 +121,10 @@ def replace_file(path: Path, content: bytes) -> None:
 def create_numbered(
     folder: Path, stem: str, first: int = 1, *, between: str = "-", ending: str = SUFFIX
 ) -> tuple[int, Path]:
-    """Create `STEM-NUMBER.moe.jsonl` with the first number that is free; returns a descriptor and the path.
+    """Create `STEM-NUMBER.moe.jsonl` with the first free number; return a descriptor and the path.
 
     Raises:
-        OSError: it cannot be created.
+        OSError: the file cannot be created.
     """
     number = first
     while True:
@@ -136,17 +136,17 @@ def create_numbered(
 
 
 def stem_of(path: Path) -> str:
-    """A session file's name without what says that it is one."""
+    """Return a session file's name without its endings."""
     return path.name.removesuffix(COMPRESSED).removesuffix(SUFFIX) or path.name
 
 
 def ending_of(path: Path) -> str:
-    """What the names of files that go on with this one end in: `.moe.jsonl`, or `.moe.jsonl.zst`."""
+    """Return the ending of a file's continuation files: `.moe.jsonl`, or `.moe.jsonl.zst`."""
     return SUFFIX + COMPRESSED if path.name.endswith(COMPRESSED) else SUFFIX
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can do that."""
+    """Write a folder's entries to disk (fsync), if the system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -1,4 +1,4 @@
-"""Text from people, models and files, made fit for files, pipes and pages."""
+"""Conversion of untrusted text for files, pipes and pages, and phrases for messages."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import re
 from moe_watch.routing.events import ModelInfo
 
 UNKNOWN = "unknown"
-"""What a header says of a run that was imported, where nothing can be left open."""
+"""Value of a required header field that an imported trace does not have."""
 
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|!&~]")
 
 
 def whole_text(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, which a command line can contain and UTF-8 cannot."""
+    """Return the text with U+FFFD for lone surrogates, which a command line can contain and UTF-8 cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def markdown_text(text: str) -> str:
-    """One line of Markdown that reads as `text`: nothing in it is markup, and hidden characters show their code."""
+    """Return one line of Markdown that renders as `text`: markup is escaped, and hidden characters show their code."""
     shown = "".join(each if each.isprintable() else f"⟨{ord(each):04X}⟩" for each in text)
     return _MARKDOWN.sub(r"\\\g<0>", shown)
 
 
 def plural(number_of: int, noun: str) -> str:
-    """`1 token`, `1,200 tokens`."""
+    """Return a count with its noun: `1 token`, `1,200 tokens`."""
     return f"{number_of:,} {noun}{'' if number_of == 1 else 's'}"
 
 
 def top_k_text(experts_per_token: int | list[int]) -> str:
-    """`top-8`, or `top-4 to 8 by layer` where layers differ."""
+    """Return `top-8`, or `top-4 to 8 by layer` if layers differ."""
     if isinstance(experts_per_token, list) and len(set(experts_per_token)) > 1:
         return f"top-{min(experts_per_token)} to {max(experts_per_token)} by layer"
     k = experts_per_token[0] if isinstance(experts_per_token, list) and experts_per_token else experts_per_token
@@ -37,5 +37,5 @@ def top_k_text(experts_per_token: int | list[int]) -> str:
 
 
 def weights_text(model: ModelInfo) -> str:
-    """How a model's weights are stored, in words. No engine leaves that open; a trace of a run tells nothing of it."""
-    return "quantisation not known" if model.architecture == UNKNOWN else model.quantization or "not quantised"
+    """Return a model's quantization in words. Every engine reports it; the trace of another program does not."""
+    return "quantization not known" if model.architecture == UNKNOWN else model.quantization or "not quantized"

@@ -1,4 +1,4 @@
-"""Which moe-watch this is."""
+"""Version of moe-watch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import metadata
 
 
 def version() -> str:
-    """The installed version; `unknown` in a source tree that is not installed."""
+    """Return the installed version, `unknown` in a source tree that is not installed."""
     try:
         return metadata.version("moe-watch")
     except metadata.PackageNotFoundError:

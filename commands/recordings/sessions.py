@@ -219,7 +219,7 @@ def _condition(entry: Entry, facts: Facts, run: Sequence[Entry]) -> str:
     after = run[1 + [each.path for each in run].index(entry.path) :]
     if after:
         words["unfinished"] = f"continues in {one_line(after[0].name, NAME_WIDTH)}"
-    return words.get(entry.condition, f"{entry.condition}: {one_line(facts.problem, 80)}") + _first(facts, run)
+    return words.get(entry.condition, f"{entry.condition}: {one_line(entry.problem, 80)}") + _first(facts, run)
 
 
 def _first(facts: Facts, run: Sequence[Entry]) -> str:

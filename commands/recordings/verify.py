@@ -198,6 +198,10 @@ def _consequences(saved: Salvaged) -> list[str]:
         found.append("no line was left out")
     if saved.missing_tokens:
         found.append(f"{saved.missing_tokens:,} tokens are missing: a `dropped` state is in their place")
+    if saved.restored_contexts:
+        found.append(f"{saved.restored_contexts:,} `fresh_context` states are restored, where the prompt follows again")
+    if saved.merged_contexts:
+        found.append(f"{saved.merged_contexts:,} contexts have lost their start: their chunks count to the one before")
     if saved.computed:
         found.append(f"{saved.computed:,} chunks and keyframes after them are recomputed from the remaining tokens")
     return found

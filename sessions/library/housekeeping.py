@@ -1,4 +1,4 @@
-"""Renaming and deleting recorded sessions. Nothing is written over, and a run's files stay together."""
+"""Rename, delete and prune recorded sessions. No file is overwritten, and a multi-part session stays together."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from moe_watch.sessions import paths
 from moe_watch.sessions.library.listing import Entry, files_of_run, names_of
 
 MAX_BYTES_OF_NAME = 200
-"""File systems allow 255; the endings need some, and those of continuations."""
+"""File systems allow 255; the endings and the numbers of continuation files need some."""
 RUNNING_SECONDS = 60.0
-"""A session without an end that was written to so recently may still be recorded."""
+"""A session without an end, modified less than this many seconds ago, may still be recording."""
 
 _UNITS = {"d": "days", "w": "weeks", "h": "hours"}
 _BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def rename_session(path: Path, name: str, beside: Sequence[Entry]) -> Path:
-    """Give a session file another name in its folder; returns the new path.
+    """Rename a session file within its folder; return the new path.
 
     Args:
         path: the file.
@@ -30,7 +30,7 @@ def rename_session(path: Path, name: str, beside: Sequence[Entry]) -> Path:
         beside: the sessions in its folder.
 
     Raises:
-        UserError: it is no name, there is a file of this name, or the file is not a session or one of several of a run.
+        UserError: the name is invalid or taken, or the file is not a session or part of a multi-part session.
     """
     stem = _stem(name)
     found = next((entry for entry in beside if entry.path.name == path.name), None)
@@ -38,7 +38,7 @@ def rename_session(path: Path, name: str, beside: Sequence[Entry]) -> Path:
         _require_session(found)
     run = [] if found is None else files_of_run(found, beside)
     if len(run) > 1:
-        raise UserError(f"{names_of(run)} are one run, and name each other", advice="keep their names")
+        raise UserError(f"{names_of(run)} are one session and refer to each other by name", advice="keep their names")
     target = path.with_name(stem + paths.ending_of(path))
     try:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -50,27 +50,29 @@ def rename_session(path: Path, name: str, beside: Sequence[Entry]) -> Path:
 
 
 def require_whole_runs(doomed: Sequence[Entry], beside: Sequence[Entry]) -> None:
-    """Refuse to delete some files of a run and not the others.
+    """Refuse to delete some files of a multi-part session without the others.
 
     Args:
-        doomed: what is to be deleted.
+        doomed: the entries to delete.
         beside: the sessions in the folders of these.
 
     Raises:
-        UserError: a run would be torn apart.
+        UserError: a file of a session is missing in `doomed`.
     """
     paths_of_doomed = {entry.path for entry in doomed}
     for entry in doomed:
         run = files_of_run(entry, [each for each in beside if each.path.parent == entry.path.parent])
         if any(each.path not in paths_of_doomed for each in run):
-            raise UserError(f"{names_of(run)} are one run, not to be torn apart", advice="name all of them")
+            raise UserError(
+                f"{names_of(run)} are one session and can only be deleted together", advice="name all of them"
+            )
 
 
 def delete_session(entry: Entry) -> None:
-    """Remove a session file.
+    """Delete a session file.
 
     Raises:
-        UserError: it is not a session, or cannot be removed.
+        UserError: the file is not a session, or cannot be deleted.
     """
     _require_session(entry)
     try:
@@ -80,23 +82,23 @@ def delete_session(entry: Entry) -> None:
 
 
 def _require_session(entry: Entry) -> None:
-    """Refuse a file that is only named as a session: it may hold anything."""
+    """Refuse a file that has only the ending of a session: it may contain anything."""
     if entry.facts is None:
-        raise UserError(f"{entry.path} is not a session", advice="if it is not needed, remove it by hand")
+        raise UserError(f"{entry.path} is not a session", advice="if you do not need it, delete it yourself")
 
 
 def to_prune(entries: Sequence[Entry], keep: str, now: float) -> list[Entry]:
-    """Return the sessions that are not among the newest; parts of one run are one session, kept or deleted together.
+    """Return the sessions to delete so that the newest remain. A multi-part session is kept or deleted as one.
 
-    Files that are only named as sessions are no sessions: they are never pruned, and do not count.
+    Files with a session's ending that are no sessions are never pruned, and do not count.
 
     Args:
         entries: all sessions.
-        keep: how much of them: `20` sessions, `30d` (also `h`, `w`) of age, or `5GB` (also `KB`, `MB`, `TB`) of files.
+        keep: limit: `20` sessions, `30d` (also `h`, `w`) of age, or `5GB` (also `KB`, `MB`, `TB`) of files.
         now: seconds since the epoch.
 
     Raises:
-        UserError: `keep` cannot be read.
+        UserError: `keep` is invalid.
     """
     runs: dict[str, list[Entry]] = {}
     sessions = (each for each in entries if each.facts is not None)
@@ -107,7 +109,7 @@ def to_prune(entries: Sequence[Entry], keep: str, now: float) -> list[Entry]:
 
 
 def _kept(runs: list[list[Entry]], keep: str, now: float) -> list[list[Entry]]:
-    """Those of the runs, newest first, that `keep` allows."""
+    """Return the runs that `keep` allows, newest first."""
     number, unit = _parsed(keep)
     if not unit:
         return runs[: int(number)]
@@ -139,17 +141,19 @@ def _may_be_running(run: list[Entry], now: float) -> bool:
 
 
 def _stem(name: str) -> str:
-    """A new name without its endings."""
+    """Return a new name without its endings."""
     stem = "" if {"/", "\\"} & set(name) else paths.stem_of(Path(name))
     if not stem or stem.startswith(".") or not stem.isprintable():
-        raise UserError(f"{name!r} is no name for a session", advice="use letters, digits, `-`, `_` and `.`")
+        raise UserError(f"{name!r} is not a valid session name", advice="use letters, digits, `-`, `_` and `.`")
     if len(stem.encode(errors="replace")) > MAX_BYTES_OF_NAME:
-        raise UserError(f"a name of {len(stem)} characters is too long", advice="use a shorter one")
+        raise UserError(
+            f"the name of {len(stem)} characters is too long", advice=f"use at most {MAX_BYTES_OF_NAME} bytes"
+        )
     return stem
 
 
 def _move(path: Path, target: Path) -> Path:
-    """Put a file in the place of the empty one that keeps the name free of others."""
+    """Move a file onto the empty file that reserves its new name."""
     try:
         path.replace(target)
     except OSError as error:
@@ -160,4 +164,4 @@ def _move(path: Path, target: Path) -> Path:
 
 
 def _failure(path: Path, what: str, error: Exception) -> UserError:
-    return system_error(path, error, failed=what, advice="check who owns the folder")
+    return system_error(path, error, failed=what, advice="check the permissions of the folder")

@@ -1,22 +1,22 @@
-"""The sessions in a folder: what each is, how it ended, how its pressure fell. One unreadable file hides no other.
+"""List of the sessions in a folder, with model, condition, length and half-life of each.
 
-A file is scanned once, from beginning to end, and what was found is kept in a cache until the file changes. Chunks are
-taken as recorded; only tokens' number and place are looked at. `moe_watch.sessions.reading.reader` is who checks every
-line.
+An unreadable file does not hide the others. A file is scanned once, from start to end, and the result is cached until
+the file changes. The scan takes chunks as recorded, and counts tokens without reading them.
+`moe_watch.sessions.reading.reader` checks every line.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from moe_watch.routing.errors import UserError, system_error
+from moe_watch.routing.errors import UserError, reason_of, system_error
 from moe_watch.routing.events import SCHEMA_MINOR, Chunk, Event, Header, Keyframe, State, Token, from_json
 from moe_watch.routing.half_life.fit import in_words
 from moe_watch.routing.half_life.series import MidSeries
@@ -26,67 +26,77 @@ from moe_watch.sessions.library.cache import LibraryCache
 from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.reader import SessionReader, read_session
 from moe_watch.sessions.reading.store import open_whole
+from moe_watch.sessions.reading.wire import KEYFRAME_HEAD, TOKEN_HEAD, VITALS_HEAD, position_of
 
 SUFFIXES = (paths.SUFFIX, paths.SUFFIX + paths.COMPRESSED)
 PREVIEW_CHARACTERS = 2_000
 PREVIEW_TOKENS = 2_000
+"""Limits of a preview."""
 
 Condition = Literal["whole", "failed", "unfinished", "torn", "unreadable"]
-"""Ended and said so; ended by an error and said so; without an end, so still recording or killed; cut off in a line, as
-by a power cut; not a session, or damaged."""
+"""State of a file. `whole`: the run's end is recorded. `failed`: the run ended with an error, which is recorded.
+`unfinished`: no end is recorded; still recording, or killed. `torn`: the last line is cut off, as after a power cut.
+`unreadable`: not a session, or damaged."""
 
 
 class HalfLife(msgspec.Struct, frozen=True, kw_only=True):
-    """How mid-pressure fell, by the recorded chunks."""
+    """Fit of the recorded chunks' P_mid."""
 
     verdict: str | None = None
-    """None where nothing can be fitted."""
+    """None if nothing can be fitted."""
     half_life: float | None = None
-    """Chunks."""
+    """In chunks."""
     words: str
-    """The verdict, or why there is none, as one line."""
+    """The verdict in words, or the reason why there is none; one line."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scan found in a session file."""
+    """Facts of a session file, from its header and one scan."""
 
-    condition: Condition
-    problem: str = ""
-    """What is wrong with the file, as one line."""
     model: str
     quantization: str | None
     backend: str
     created: str
     """UTC, ISO 8601."""
     layers: list[int]
-    """The model's own index of each MoE layer."""
+    """Index of each MoE layer in the model."""
     experts: int
     experts_per_token: int | list[int]
     continues: str | None
-    """Name of the run's first file, if this is a later one."""
+    """Name of the session's first file, if this one is a continuation file."""
     tokens: int = 0
-    """In the file."""
+    """Number of tokens in the file."""
     end: int = 0
-    """Tokens of the run up to the end of the file."""
+    """Number of tokens of the run up to the end of the file."""
     chunks: int = 0
     ended: str | None = None
-    """Why the run ended, or the message of its error."""
+    """Finish reason of the run, or the message of its error."""
     half_life: HalfLife
+
+
+class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of a scan: the file's condition, and the facts of its readable part."""
+
+    condition: Condition
+    problem: str = ""
+    """Fault of the file, one line; empty if there is none."""
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of the library."""
+    """One session file in the list."""
 
     path: Path
     size: int
-    """Bytes."""
+    """In bytes."""
     modified: float
     """Seconds since the epoch."""
     facts: Facts | None
-    """None if there is no header that can be read."""
+    """None if the header cannot be read."""
     problem: str = ""
-    """What is wrong with the file, as one line."""
+    """Fault of the file, one line; empty if there is none."""
+    condition: Condition = "unreadable"
 
     @property
     def name(self) -> str:
@@ -94,18 +104,13 @@ class Entry:
         return paths.stem_of(self.path)
 
     @property
-    def condition(self) -> Condition:
-        """How the file is."""
-        return "unreadable" if self.facts is None else self.facts.condition
-
-    @property
     def run(self) -> str:
-        """Name of the first file of its run: parts of one run have the same."""
+        """Name of the session's first file; the same for all files of a multi-part session."""
         return (self.facts.continues if self.facts else None) or self.path.name
 
 
 def files_of_run(entry: Entry, beside: Sequence[Entry]) -> list[Entry]:
-    """All files of an entry's run in their order, the entry among them.
+    """Return all files of an entry's session in their order, the entry included.
 
     Args:
         entry: one file.
@@ -116,12 +121,12 @@ def files_of_run(entry: Entry, beside: Sequence[Entry]) -> list[Entry]:
 
 
 def names_of(run: Sequence[Entry]) -> str:
-    """The names of a run's files in a row."""
+    """Return the names of a session's files, separated by commas."""
     return ", ".join(entry.name for entry in run)
 
 
 def in_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Files by their runs: the files of a run in their order, the runs in that of the first ones met."""
+    """Group files by session: each session's files in order, the sessions in the order of their first entry."""
     named: dict[str, list[Entry]] = {}
     for entry in entries:
         named.setdefault(entry.run, []).append(entry)
@@ -129,7 +134,7 @@ def in_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _apart(left: list[Entry]) -> list[list[Entry]]:
-    """Files of runs of one name by their runs."""
+    """Group files with the same session name by session."""
     runs = []
     while left:
         runs.append(files_of_run(left[0], left))
@@ -138,9 +143,9 @@ def _apart(left: list[Entry]) -> list[list[Entry]]:
 
 
 def _of_one_run(a: Entry, b: Entry) -> bool:
-    """Whether one of two files in a folder goes on with the other, or both with a third.
+    """Return whether two files in a folder belong to one session.
 
-    What was begun at another time is of an earlier run of that name.
+    A file with another time of creation belongs to an earlier session of the same name.
     """
     begun = {entry.facts.created for entry in (a, b) if entry.facts is not None}
     return a.run == b.run and len(begun) < 2
@@ -148,22 +153,22 @@ def _of_one_run(a: Entry, b: Entry) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A look into a session."""
+    """The beginning of a session."""
 
     entry: Entry
     header: Header
     text: str
-    """How it begins, prompt included; untrusted text."""
+    """First text of the run, prompt included; untrusted."""
     cut: bool
-    """There is more of it."""
+    """The run has more text."""
 
 
 def list_sessions(folder: Path | None = None, cache: LibraryCache | None = None) -> list[Entry]:
-    """The sessions in a folder, newest first; none if there is no folder.
+    """Return the sessions in a folder, newest first; none if the folder does not exist.
 
     Args:
-        folder: the folder for recordings in the data directory by default.
-        cache: where the findings of earlier scans are kept, the user's own by default.
+        folder: by default the folder for recordings in the data directory.
+        cache: results of earlier scans, by default the user's cache.
 
     Raises:
         UserError: the folder cannot be read.
@@ -175,10 +180,10 @@ def list_sessions(folder: Path | None = None, cache: LibraryCache | None = None)
 
 
 def entry_of(path: Path, cache: LibraryCache | None = None) -> Entry:
-    """One session file.
+    """Return the entry of one session file.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file does not exist.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such session", advice="`moe-watch sessions` lists them")
@@ -191,35 +196,36 @@ def entry_of(path: Path, cache: LibraryCache | None = None) -> Entry:
 def find_session(name: str, folder: Path | None = None) -> Path:
     """Return the session file that `sessions` lists under a name, with or without the file's endings.
 
-    Only files in the folder that are named as sessions count. A path, or a file elsewhere that has the same name, is
-    never taken for one, since its caller may rename or delete what is returned.
+    Only files of the folder with a session's ending count. A path, or a file of the same name in another folder, is
+    never returned, since the caller may rename or delete the result.
 
     Raises:
-        UserError: there is no such session, or more than one.
+        UserError: no session has this name, or more than one.
     """
     folder = paths.sessions_directory() if folder is None else folder
     listed = "`moe-watch sessions` lists them"
     if Path(name).name != name:
-        advice = f"{listed}, and with --folder {Path(name).parent} those there"
+        advice = f"{listed}; for that folder, add --folder {Path(name).parent}"
         raise UserError(f"{name!r} is a path, not the name of a session", advice=advice)
     found = sorted(path for path in _files(folder) if name in (path.name, *_names_of(path)))
     if len(found) > 1:
-        raise UserError(f"{name!r} is {len(found)} sessions", advice=f"say {' or '.join(path.name for path in found)}")
+        names = " or ".join(path.name for path in found)
+        raise UserError(f"{len(found)} sessions are named {name!r}", advice=f"use {names}")
     if not found:
         raise UserError(f"{name}: no such session in {folder}", advice=listed)
     return found[0]
 
 
 def _names_of(path: Path) -> tuple[str, str]:
-    """A file's name without `.zst`, and without any of its endings."""
+    """Return a file's name without `.zst`, and without both endings."""
     return path.name.removesuffix(paths.COMPRESSED), paths.stem_of(path)
 
 
 def preview(entry: Entry) -> Preview:
-    """How a session begins. Reads no more than that.
+    """Read the beginning of a session, and no more.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the session cannot be read.
     """
     with closing(read_session(entry.path)) as reader:
         text = "".join(_first_texts(reader))
@@ -246,7 +252,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_session(found: os.DirEntry[str]) -> bool:
-    """Whether it is called as sessions are; what is hidden is not finished yet."""
+    """Return whether the file has a session's ending. A hidden one is still being written."""
     if found.name.startswith(".") or not found.name.endswith(SUFFIXES):
         return False
     try:
@@ -259,36 +265,36 @@ def _entry(path: Path, cache: LibraryCache) -> Entry:
     try:
         status = path.stat()
     except OSError as error:
-        return Entry(path, 0, 0.0, None, f"{path}: {error.strerror}")
-    facts = cache.get(path, status, Facts)
+        return Entry(path, 0, 0.0, None, f"{path}: {reason_of(error)}")
+    result = cache.get(path, status, ScanResult)
     try:
-        if facts is None:
-            facts = scan(path)
-            cache.put(path, status, facts)
+        if result is None:
+            result = scan(path)
+            cache.put(path, status, result)
     except UserError as error:
         return Entry(path, status.st_size, status.st_mtime, None, str(error))
-    return Entry(path, status.st_size, status.st_mtime, facts, facts.problem)
+    return Entry(path, status.st_size, status.st_mtime, result.facts, result.problem, result.condition)
 
 
 # -- one file
 
 
-def scan(path: Path) -> Facts:
-    """What is in a session file, in one quick pass.
+def scan(path: Path) -> ScanResult:
+    """Scan a session file in one quick pass.
 
     Raises:
-        UserError: it cannot be read, or has no header that can be.
+        UserError: the file or its header cannot be read.
     """
     store = open_whole(path)
     with closing(SessionReader(store)) as reader:
-        found, lines = _Scan(reader.header), Lines(store)
+        found, lines = _Scanner(reader.header), Lines(store)
         try:
             _skip_header(lines)
             while not found.problem and (line := lines.next()) is not None:
-                found.take(line, last=lines.at_end)
+                found.feed(line, last=lines.at_end)
         except LineTooLongError as error:
             found.break_off(lines.number, str(error))
-    return found.facts()
+    return found.result()
 
 
 def _skip_header(lines: Lines) -> None:
@@ -296,8 +302,8 @@ def _skip_header(lines: Lines) -> None:
         pass
 
 
-class _Scan:
-    """What the lines of a file come to. Most are tokens, and are told by how they begin."""
+class _Scanner:
+    """Scanner of a file's lines. Most are tokens, which it identifies by their first bytes."""
 
     def __init__(self, header: Header) -> None:
         self.problem = ""
@@ -306,19 +312,19 @@ class _Scan:
         self._series = MidSeries(header.pressure)
         self._tokens = self._chunks = self._end = 0
         self._last_token = b""
-        """The line of the last token, if it was not read."""
+        """Line of the last token, if it was not decoded."""
         self._ended: str | None = None
 
-    def take(self, line: Line, *, last: bool) -> None:
-        """Take in a line; only the last one can be torn."""
+    def feed(self, line: Line, *, last: bool) -> None:
+        """Scan a line; only the last one can be torn."""
         content = line.content
         if not content.strip() or (not last and self._is_passed_over(content)):
             return
         try:
-            self._feed(from_json(content))
+            self._add(from_json(content))
         except msgspec.ValidationError as error:
             if self._header.schema_minor <= SCHEMA_MINOR:
-                self.break_off(line.number, f"no event: {error}")
+                self.break_off(line.number, f"not an event: {error}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if last:
                 self._condition, self.problem = "torn", f"line {line.number} is cut off"
@@ -326,15 +332,16 @@ class _Scan:
                 self.break_off(line.number, "not JSON")
 
     def break_off(self, line: int, reason: str) -> None:
-        """Look no further: a line cannot be read."""
+        """Stop at a line that cannot be read."""
         self._condition, self.problem = "unreadable", f"line {line}: {reason}"
 
-    def facts(self) -> Facts:
-        """What was found so far."""
+    def result(self) -> ScanResult:
+        """Return the result for the lines so far."""
+        return ScanResult(condition=self._condition, problem=self.problem, facts=self._facts())
+
+    def _facts(self) -> Facts:
         model, continues = self._header.model, self._header.continues
         return Facts(
-            condition=self._condition,
-            problem=self.problem,
             model=model.name,
             quantization=model.quantization,
             backend=self._header.backend.name,
@@ -351,14 +358,14 @@ class _Scan:
         )
 
     def _is_passed_over(self, content: bytes) -> bool:
-        """Whether nothing but the number of such lines matters."""
-        if content.startswith(_TOKEN):
+        """Return whether the line is skipped: a token, which is counted, vitals, or a keyframe after a token."""
+        if content.startswith(TOKEN_HEAD):
             self._tokens += 1
             self._last_token = content
             return True
-        return content.startswith(_VITALS) or (self._tokens > 0 and content.startswith(_KEYFRAME))
+        return content.startswith(VITALS_HEAD) or (self._tokens > 0 and content.startswith(KEYFRAME_HEAD))
 
-    def _feed(self, event: Event) -> None:
+    def _add(self, event: Event) -> None:
         if isinstance(event, Token):
             self._tokens, self._end, self._last_token = self._tokens + 1, event.i + 1, b""
         elif isinstance(event, Chunk):
@@ -372,9 +379,8 @@ class _Scan:
             self._series.feed(event)
 
     def _end_of_run(self) -> int:
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return msgspec.json.decode(self._last_token, type=_Index).i + 1 if self._last_token else self._end
-        return self._end
+        last = position_of(self._last_token)
+        return self._end if last is None else last.i + 1
 
     def _half_life(self) -> HalfLife:
         fit = self._series.fit()
@@ -382,11 +388,3 @@ class _Scan:
             lacking = "" if self._series.mid else lacking_signals(self._header, self._header.pressure)
             return HalfLife(words=lacking or self._series.unavailable)
         return HalfLife(verdict=fit.verdict, half_life=fit.half_life, words=in_words(fit))
-
-
-class _Index(msgspec.Struct):
-    i: int
-
-
-_TOKEN, _VITALS, _KEYFRAME = (b'{"event":"%s",' % name for name in (b"token", b"vitals", b"keyframe"))
-"""How lines begin that moe-watch wrote."""

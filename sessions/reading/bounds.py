@@ -1,15 +1,14 @@
-"""The range of every number that an event may hold, so that a damaged one is refused and not computed with.
+"""Range of every number in an event. A number outside its range is refused before anything is computed from it.
 
-A range is as wide as what an engine, a machine or another recorder can really give: what moe-watch writes, it reads.
-Lists in the units of the header (weights, entropy, margin) and the tables of keyframes depend on the model; they are
-checked in `moe_watch.sessions.reading.validation`.
+A range includes every value that an engine, a machine or another recorder can give: moe-watch reads all that it writes.
+Ranges of lists in the header's units (weights, entropy, margin) and of a keyframe's tables depend on the model;
+`moe_watch.sessions.reading.validation` checks these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from math import log
-from typing import Any
 
 import msgspec
 
@@ -43,20 +42,22 @@ from moe_watch.routing.events import (
 )
 
 Bound = tuple[float, float]
+"""Smallest and largest value."""
 
 MAX_INTEGER = 1 << 53
-"""Larger integers are not exact in every JSON reader, and do not fit our arrays; larger numbers overflow sums."""
+"""Larger integers are inexact in some JSON readers and do not fit in int64 arrays; larger numbers overflow sums."""
 MAX_CELLS = 1 << 18
-"""Layers × experts; the largest known model has 94 × 512. A bound, so that a header cannot ask for all memory."""
+"""Maximum of layers × experts, so that a header cannot allocate all memory. The largest known model has 94 × 512."""
 ABSENT_ID = -1
-"""The id of a token whose recording does not have it."""
+"""Id of a token that was recorded without one."""
 MAX_TOKEN_ID = (1 << 31) - 1
-"""Engines hold token ids in 32 bits."""
+"""Engines store token ids in 32 bits."""
 MOST_SECONDS = 1e9
-"""Of a run: 31 years."""
+"""Maximum duration of a run: 31 years."""
 LEAST_UNIT = 1e-12
+"""Smallest unit of a header."""
 ROUNDING = 1e-9
-"""By which a sum of shares may exceed 1."""
+"""Tolerance by which a sum of shares may exceed 1."""
 
 COUNT: Bound = (0, MAX_INTEGER)
 SECONDS: Bound = (0, MOST_SECONDS)
@@ -65,13 +66,13 @@ SIGNED_SHARE: Bound = (-1 - ROUNDING, 1 + ROUNDING)
 IDS: Bound = (ABSENT_ID, MAX_TOKEN_ID)
 UNIT: Bound = (LEAST_UNIT, 1)
 SPEED: Bound = (1e-6, 1e9)
-"""Tokens per second, from one in eleven days on; and their ratio. They divide other numbers."""
+"""Tokens per second, from one in eleven days, and ratios of these. They are divisors, so 0 is excluded."""
 ANY: Bound = (-MAX_INTEGER, MAX_INTEGER)
-"""Of numbers that nothing is computed with; `verify` says which of them cannot be true."""
+"""Range of numbers that no computation uses; `verify` reports the impossible ones."""
 ENTROPY: Bound = (-ROUNDING, log(MAX_CELLS))
-"""Over ln E, or in nats where the reference's mode has it so."""
+"""Entropy over ln E; in nats in the reference's mode."""
 CELSIUS: Bound = (-273.15, 100_000)
-"""From absolute zero; drives without a limit report one of 65,261.85."""
+"""From absolute zero; drives without a temperature limit report 65,261.85."""
 
 BY_SHAPE = "checked against the model's shape in moe_watch.sessions.reading.validation"
 
@@ -134,11 +135,11 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
         **dict.fromkeys(("start_rows", "start_meso", "start_macro"), BY_SHAPE),
     },
 }
-"""By struct and field. A list, a tuple or a dictionary has the range of each of its numbers."""
+"""Ranges by struct and field. In a list, tuple or dictionary, the range applies to each number."""
 
 
 def out_of_bounds(value: msgspec.Struct) -> str:
-    """Say which number of an event, at any depth, cannot be; empty if all can."""
+    """Return a message for the first number of an event, at any depth, outside its range; empty if all are inside."""
     bounds = BOUNDS.get(type(value), {})
     for name in value.__struct_fields__:
         each = getattr(value, name)
@@ -154,17 +155,16 @@ def out_of_bounds(value: msgspec.Struct) -> str:
     return ""
 
 
-def _structs(value: Any) -> Iterable[msgspec.Struct]:
+def _structs(value: object) -> Iterable[msgspec.Struct]:
     if isinstance(value, msgspec.Struct):
         return (value,)
     return (each for each in value if isinstance(each, msgspec.Struct)) if isinstance(value, list) else ()
 
 
-def _outside(name: str, value: Any, bound: Bound) -> str:
-    kind = type(value)
-    if kind is int or kind is float:
+def _outside(name: str, value: object, bound: Bound) -> str:
+    if type(value) is int or type(value) is float:
         low, high = bound
-        return "" if low <= value <= high else f"{name} is {short(value)}, where {_range(bound)} is possible"
+        return "" if low <= value <= high else f"{name} is {short(value)}, outside {_range(bound)}"
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -173,12 +173,12 @@ def _outside(name: str, value: Any, bound: Bound) -> str:
 
 
 def _range(bound: Bound) -> str:
-    """In words, without what is added for rounding."""
+    """Return the range in words, without the tolerance for rounding."""
     low, high = (round(each) if abs(each - round(each)) <= ROUNDING else each for each in bound)
     return f"{low:g} to {high:g}"
 
 
 def short(value: object) -> str:
-    """A number for a message: integers may have thousands of digits."""
+    """Return a number for a message; of an integer with thousands of digits, their count."""
     text = str(value)
     return text if len(text) <= 24 else f"{len(text)} digits"

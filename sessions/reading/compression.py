@@ -1,4 +1,4 @@
-"""Sessions compressed with zstd, told by their content and not by their name."""
+"""Decompression of zstd sessions, which are detected by content and not by name."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterator
 import zstandard
 
 ZSTANDARD = b"\x28\xb5\x2f\xfd"
-"""What a zstd frame begins with."""
+"""Magic number of a zstd frame."""
 MAX_WINDOW = 1 << 27
-"""Bytes that unpacking may take: what `zstd --long` needs, and no more because a file asks for it."""
+"""Memory limit for decompression in bytes: the window of `zstd --long`. A file cannot request more."""
 
 PIECE = 512
-"""Bytes that are unpacked at once: a block of four gives up to 128 KiB, so that these give 16 MiB at most."""
+"""Bytes decompressed in one step. A block of 4 bytes gives up to 128 KiB, so one step gives 16 MiB at most."""
 MOST_TIMES = 200
-"""How much larger than its packed size a session may become. Ours are 2.5 to 4 times as large, and made-up ones 50."""
+"""Maximum compression ratio. Sessions of moe-watch have 2.5 to 4, synthetic ones 50."""
 ALWAYS_ALLOWED = 1 << 26
-"""Bytes that anything may unpack to."""
+"""Decompressed bytes that are accepted at any ratio."""
 
 
 class DecompressionError(ValueError):
-    """Bytes that are no zstd; `str()` says what is wrong."""
+    """Bytes that are not zstd; `str()` is the reason."""
 
 
 class Decompressor:
-    """Unpacks frames that come one after another, in pieces of any size. A frame that is cut off gives what it has."""
+    """Streaming decompressor of successive frames. A truncated frame gives its readable part."""
 
     def __init__(self) -> None:
         self._context = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
@@ -32,10 +32,10 @@ class Decompressor:
         self._packed = self._unpacked = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What these bytes unpack to, in pieces of bounded size.
+        """Yield the decompressed bytes in pieces of bounded size.
 
         Raises:
-            DecompressionError: they are no zstd, or unpack to far more than a session does.
+            DecompressionError: the bytes are not zstd, or exceed the maximum compression ratio.
         """
         for start in range(0, len(data), PIECE):
             piece = data[start : start + PIECE]
@@ -54,5 +54,5 @@ class Decompressor:
             raise DecompressionError(str(error)) from error
         self._unpacked += sum(map(len, unpacked))
         if self._unpacked > ALWAYS_ALLOWED + MOST_TIMES * self._packed:
-            raise DecompressionError(f"unpacks to more than {MOST_TIMES} times its size, as no session does")
+            raise DecompressionError(f"unpacks to more than {MOST_TIMES} times its size, which no session does")
         return b"".join(unpacked)

@@ -1,4 +1,4 @@
-"""The lines of a session's bytes, one after another, in the memory of one line."""
+"""Reader of the lines of a store, in the memory of one line."""
 
 from __future__ import annotations
 
@@ -7,67 +7,67 @@ from dataclasses import dataclass
 from moe_watch.sessions.reading.store import READ_BYTES, Store
 
 MAX_LINE = 16 * 1024 * 1024
-"""Bytes. A keyframe of 94 × 512 takes about 5 MB."""
+"""Maximum length of a line in bytes. A keyframe of 94 × 512 takes about 5 MB."""
 
 
 class LineTooLongError(ValueError):
-    """A line of more than `MAX_LINE` bytes. Asked again, `Lines` goes on behind it."""
+    """A line exceeds `MAX_LINE` bytes. The next call of `Lines.next` skips it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line and where it stands."""
+    """One line and its place in the store."""
 
     number: int
     """1-based."""
     offset: int
-    """Of its first byte."""
+    """Offset of its first byte."""
     content: bytes
-    """Without its end."""
+    """Bytes of the line without its newline."""
 
 
 class Lines:
-    """Reads lines from a store that may be growing.
+    """Reader of lines from a store that may grow.
 
     Args:
-        store: the bytes.
+        store: the session's bytes.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.number = 0
-        """Of the line read last."""
+        """Number of the line read last."""
         self.last_offset = 0
-        """Of its first byte."""
+        """Offset of its first byte."""
         self._buffer = b""
         self._base = 0
         """Offset of the buffer's first byte."""
         self._position = 0
-        """In the buffer."""
+        """Start of the next line in the buffer."""
         self._too_long = False
-        """The line read last is longer than any may be, and its end was not looked for."""
+        """The line read last exceeds the limit; its end is not found yet."""
 
     @property
     def offset(self) -> int:
-        """Of the next line."""
+        """Offset of the next line."""
         return self._base + self._position
 
     @property
     def at_end(self) -> bool:
-        """Nothing is left, and nothing will come."""
+        """All lines are read and no more will come."""
         return self._store.complete and self.offset >= self._store.size()
 
     def go_to(self, number: int, offset: int) -> None:
-        """Have the line of this number, which begins at this offset, read next."""
+        """Seek to the line with this number and offset."""
         self.number, self._base = number - 1, offset
         self._buffer, self._position, self._too_long = b"", 0, False
 
     def next(self) -> Line | None:
-        """The next line; None if there is no whole one. A last line without its end is one if no more will come.
+        """Return the next line, None if there is no whole line. In a complete store, the last line needs no newline.
 
         Raises:
-            LineTooLongError: it takes more than `MAX_LINE` bytes.
-            UserError: it cannot be read.
+            LineTooLongError: the line exceeds `MAX_LINE` bytes.
+            UserError: the line cannot be read.
         """
         if self._too_long and not self._skip():
             return None
@@ -81,7 +81,7 @@ class Lines:
         return Line(self.number, offset, content.rstrip(b"\r"))
 
     def _find_end(self) -> int | None:
-        """Where in the buffer the next line ends; reads on as far as that takes."""
+        """Return the end of the next line in the buffer, after reading as many blocks as needed."""
         searched = self._position
         while (end := self._buffer.find(b"\n", searched)) < 0 and self._room():
             searched = len(self._buffer) - self._position
@@ -99,7 +99,7 @@ class Lines:
         return len(self._buffer) - self._position <= MAX_LINE
 
     def _read(self) -> bool:
-        """Have the buffer begin with the next line and hold more of it; False if there is no more."""
+        """Move the buffer to the next line and read more of it; return False at the end of the store."""
         rest = self._buffer[self._position :]
         start = self.offset + len(rest)
         length = min(max(READ_BYTES, len(rest)), self._store.size() - start)
@@ -108,7 +108,7 @@ class Lines:
         return bool(more)
 
     def _skip(self) -> bool:
-        """Go behind the end of a line without keeping it; False if its end is not there."""
+        """Skip the rest of a line without storing it; return False if its end is not written yet."""
         while (end := self._buffer.find(b"\n", self._position)) < 0:
             self._position = len(self._buffer)
             if not self._read():

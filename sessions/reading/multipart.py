@@ -1,4 +1,4 @@
-"""A run whose recording goes on in further files, read as if it were one: docs/session-format.md, "Continuation"."""
+"""Reader of a multi-part session: joins the files of one run. docs/session-format.md, "Continuation"."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.store import Spool, Store, open_store, open_whole
 
 OPENING = 3
-"""Lines that tell what a part is: its header, its keyframe, and whether something is missing before it."""
+"""Lines that identify a part: header, keyframe, and a `dropped` state if events are missing before it."""
 MAX_PARTS = 200
-"""Further files of one run, at most. Each is held open while the run is read; systems allow some 250 to 1,000."""
+"""Maximum number of continuation files. Each stays open while the run is read; systems allow 250 to 1,000."""
 NAMED = 3
-"""Files that a note names; further ones with the same reason are counted."""
+"""Number of files that a note names; further ones with the same reason are counted."""
 THE_RUN = ("created", "sampling", "model", "units", "chunk_size", "pressure")
-"""Fields of a header without which a file is no part of a run: another run's, or events that mean something else."""
+"""Header fields that are equal in all files of a run. A difference means another run, or events in other units."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A stretch of one file's bytes, and its place in the whole."""
+    """One file's share of the joined bytes."""
 
     store: Store
     skipped: int
-    """Bytes at the file's beginning that are left out."""
+    """Number of bytes at the file's start that are not part of the joined bytes."""
     start: int
-    """Offset of its first byte in the whole."""
+    """Offset of its first byte in the joined bytes."""
     size: int
-    anew: bool = False
-    """What lies between it and the part before is missing."""
+    after_gap: bool = False
+    """Tokens are missing between the part before and this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a file begins, as far as it can be read."""
+    """First lines of a file, as far as they can be read."""
 
     header: Header | None
     keyframe: Keyframe | None
-    """Behind the header, with the run's state there."""
+    """Second line of a continuation file: the run's state there."""
     dropped: bool
-    """It says behind that that events are in no file."""
+    """The third line is a state `dropped`: some events are in no file."""
     offsets: tuple[int, ...]
-    """Of these lines, and of the next one."""
+    """Offsets of these lines, and of the next one."""
 
 
 class JoinedStore:
-    """The files of one run as one store: the first one, then what each other adds to it.
+    """Store that joins the files of one run: the first file, then the new lines of each continuation file.
 
-    Where something is missing between two of them, the later one begins with its keyframe, and `notes` say what.
+    If tokens are missing between two files, the lines of the later one begin with its keyframe, and `notes` report it.
 
     Args:
         first: the run's first file.
-        further: those that go on with it, in order.
+        further: its continuation files, in order.
     """
 
     complete = True
@@ -72,11 +72,11 @@ class JoinedStore:
     def __init__(self, first: Store, further: list[Store]) -> None:
         self.name = first.name
         self.notes: list[str] = []
-        """What the person should know of the parts, one line each."""
+        """Warnings about the files for the user, one line each."""
         self._header = read_opening(first).header
         self._parts = [_Part(first, 0, 0, first.size())]
         self._left_out: dict[str, list[str]] = {}
-        """Names of files that are not read, by the reason."""
+        """Names of files that are not read, by reason."""
         for store in further:
             self._join(store)
         self.notes[:0] = [_left_out_note(names, why) for why, names in self._left_out.items()]
@@ -93,9 +93,9 @@ class JoinedStore:
         part = self._part(offset)
         return part.store.name, 1 + _count_lines(part.store, part.skipped + offset - part.start)
 
-    def begins_anew(self, offset: int, /) -> bool:
+    def follows_gap(self, offset: int, /) -> bool:
         part = self._part(offset)
-        return part.anew and part.start == offset
+        return part.after_gap and part.start == offset
 
     def read(self, start: int, length: int) -> bytes:
         pieces = []
@@ -114,30 +114,30 @@ class JoinedStore:
         return self._parts[max(0, bisect_right(self._parts, offset, key=attrgetter("start")) - 1)]
 
     def _join(self, store: Store) -> None:
-        """Go on with a file, behind the last whole line of the one before it."""
+        """Append a file after the last whole line of the one before it."""
         before, opening = self._parts[-1], read_opening(store)
         tail = read_tail(before.store)
         here = _tokens(before.store, tail)
         if others := self._others(opening.header):
-            self._leave_out(store, f"its header differs in {', '.join(others)}")
+            self._leave_out(store, f"header differs in {', '.join(others)}")
         elif opening.keyframe is None or opening.keyframe.i < here:
-            self._leave_out(store, f"it does not go on after token {here}")
+            self._leave_out(store, f"does not continue after token {here}")
         else:
             self._parts[-1] = replace(before, size=tail.end - before.skipped)
             self._append(store, opening, missing=range(here, opening.keyframe.i))
 
     def _append(self, store: Store, opening: Opening, missing: range) -> None:
-        """Go on with a file before which these tokens are missing."""
+        """Append a file; `missing` are the tokens missing before it."""
         if missing:
             tokens = f"tokens {missing[0]} to {missing[-1]}"
             self.notes.append(f"{self.name}: {tokens} are missing before {store.name}")
         elif opening.dropped:
             self.notes.append(f"{self.name}: some events at token {missing.start} are missing before {store.name}")
         skipped = opening.offsets[1 if missing else 2]
-        self._parts.append(_Part(store, skipped, self.size(), store.size() - skipped, anew=bool(missing)))
+        self._parts.append(_Part(store, skipped, self.size(), store.size() - skipped, after_gap=bool(missing)))
 
     def _others(self, header: Header | None) -> list[str]:
-        """Which of the fields that tell a run are others in a file's header."""
+        """Return the fields of `THE_RUN` that differ in a file's header."""
         if header is None or self._header is None:
             return []
         return [name for name in differing_fields(self._header, header) if name in THE_RUN]
@@ -148,19 +148,19 @@ class JoinedStore:
 
 
 def _left_out_note(names: Sequence[str], why: str) -> str:
-    """Return one line for all files that are left out for one reason."""
+    """Return one line for all files that are skipped for one reason."""
     more = f" and {len(names) - NAMED:,} more files" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}: left out, for {why}"
+    return f"{', '.join(names[:NAMED])}{more}: skipped ({why})"
 
 
 class RunReader(SessionReader):
-    """The events of a run from all its files, the first one's header first.
+    """Reader of the events of a run from all its files; the header is the first file's.
 
     Args:
-        path: the run's first file. A later one is read alone, and `notes` say so.
+        path: the run's first file. A continuation file is read alone, and `notes` report that.
 
     Raises:
-        UserError: as for any session, with the name of the file and the line in it.
+        UserError: as `SessionReader`, with the name of the file and the line in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,17 +168,17 @@ class RunReader(SessionReader):
         if isinstance(store, Spool):
             store.wait()
         super().__init__(store)
-        self.notes = [*_said_of_joining(store), *_said_of_a_part(path, self.header)]
-        """What the person should know of the run's files, one line each; empty if it has but one."""
+        self.notes = [*_notes_of_joining(store), *_notes_of_part(path, self.header)]
+        """Warnings about the run's files for the user, one line each; empty for a session of one file."""
 
     @property
     def warnings(self) -> list[str]:
-        """What the person should know of what was read so far, one line each."""
+        """Warnings about the lines read so far, one line each."""
         return [*self.notes, *([self.torn] if self.torn else [])]
 
 
 def open_run(path: Path, *, follow: bool = False) -> Store:
-    """The bytes of a session file, and of those that go on with it unless it is followed.
+    """Open a session file, joined with its continuation files unless it is followed.
 
     Raises:
         UserError: the file cannot be read.
@@ -194,16 +194,16 @@ def open_run(path: Path, *, follow: bool = False) -> Store:
 
 
 def numbered_beside(path: Path) -> list[Path]:
-    """The files in the same folder that have the name of one that goes on with this one, by their numbers."""
+    """Return the files of the folder that are named as continuation files of this one, by their numbers."""
     name = re.compile(rf"{re.escape(stem_of(path))}\.(\d+){re.escape(ending_of(path))}")
-    with suppress(OSError):  # a folder that may not be listed
+    with suppress(OSError):  # the folder may not be listable
         numbered = [(int(found[1]), each) for each in path.parent.iterdir() if (found := name.fullmatch(each.name))]
         return [each for _, each in sorted(numbered)]
     return []
 
 
 def _continuations(path: Path, first: Store, beside: list[Path]) -> list[Store]:
-    """Those of the files that say they go on with the first one."""
+    """Open the files that continue the first one, by their headers."""
     header = read_opening(first).header
     if header is None:
         return []
@@ -219,76 +219,81 @@ def _continuations(path: Path, first: Store, beside: list[Path]) -> list[Store]:
 
 
 def too_many_parts(path: Path) -> UserError:
-    """Return the refusal of a run of more files than a recording can have."""
+    """Return the error for a run with more files than a recording can have."""
     return UserError(
-        f"{path}: more than {MAX_PARTS} files say that they continue it",
-        advice="move away the files that are not part of it, or give one of them alone",
+        f"{path}: more than {MAX_PARTS} files continue it, by their headers",
+        advice="move files of other sessions to another folder, or name a continuation file to read it alone",
     )
 
 
 def _opened_if(path: Path, name: str, first: Header) -> Store | None:
-    """A file, if it says that it goes on with the run whose first file has this name and was begun then."""
+    """Open a file if it continues, by its header, the run with this first file."""
     with suppress(UserError):
         store = open_whole(path)
         header = read_opening(store).header
-        if header is not None and goes_on_with(header, name, first):
+        if header is not None and continues_run(header, name, first):
             return store
         store.close()
     return None
 
 
-def goes_on_with(part: Header, name: str, first: Header) -> bool:
-    """Whether a file says that it goes on with the run whose first file has this name and header.
+def continues_run(part: Header, name: str, first: Header) -> bool:
+    """Return whether a header continues the run whose first file has this name and header.
 
-    One of the same name that was begun at another time is left from an earlier run.
+    A file with another time of creation was left by an earlier run of the same name.
     """
     return part.continues is not None and part.continues.file == name and part.created == first.created
 
 
 def differing_fields(first: Header, part: Header) -> list[str]:
-    """What differs between the headers of two files of a run, `continues` aside, which has to."""
+    """Return the fields that differ between the headers of two files of a run, `continues` excepted."""
     names = (name for name in first.__struct_fields__ if name != "continues")
     return [name for name in names if getattr(first, name) != getattr(part, name)]
 
 
-def _said_of_joining(store: Store) -> list[str]:
+def _notes_of_joining(store: Store) -> list[str]:
     if not isinstance(store, JoinedStore):
         return []
     files = store.files
     last = Path(files[-1]).name
-    read = [f"{files[0]}: {len(files)} parts are read as one recording, up to {last}"] if len(files) > 1 else []
+    read = [f"{files[0]}: {len(files)} files are read as one session, up to {last}"] if len(files) > 1 else []
     return read + store.notes
 
 
-def _said_of_a_part(path: Path, header: Header) -> list[str]:
-    """That a file is a later part of a run, and where the first one is."""
+def _notes_of_part(path: Path, header: Header) -> list[str]:
+    """Return a warning for a continuation file that is read alone, with the state of its first file."""
     before = header.continues
     if before is None:
         return []
     first = shown(before.file)
-    where = f"give {first} for the whole run" if _is_beside(path, header) else f"{first} is not there any more"
-    return [f"{path}: goes on at token {before.i} with what {first} began, read alone; {where}"]
+    advice = f"open {first} for the whole run" if first_of(path, header) else f"{first} is missing"
+    return [f"{path}: continuation file of {first} from token {before.i}, read alone; {advice}"]
 
 
-def _is_beside(path: Path, part: Header) -> bool:
-    """Whether the first file of a part's run lies in its folder."""
-    assert part.continues is not None
-    name = part.continues.file
-    if Path(name).name != name:
-        return False
+def first_of(path: Path, part: Header) -> Opening | None:
+    """Return the opening of a continuation file's first file, None if that is not in the same folder.
+
+    Args:
+        path: the continuation file.
+        part: its header.
+    """
+    name = "" if part.continues is None else part.continues.file
+    if not name or Path(name).name != name:
+        return None
     with suppress(UserError), closing(open_whole(path.parent / name)) as store:
-        header = read_opening(store).header
-        return header is not None and goes_on_with(part, name, header)
-    return False
+        opening = read_opening(store)
+        if opening.header is not None and continues_run(part, name, opening.header):
+            return opening
+    return None
 
 
 def shown(name: str) -> str:
-    """A name that a file gives, so that it can be shown on a line."""
+    """Return a file name from a header in a form that is safe to print on one line."""
     return name if name.isprintable() else ascii(name)
 
 
 def _tokens(store: Store, tail: Tail) -> int:
-    """Tokens of the run up to a file's end."""
+    """Return the number of tokens of the run up to a file's end."""
     if tail.last is not None:
         return tail.last.i + 1
     keyframe = read_opening(store).keyframe
@@ -296,12 +301,12 @@ def _tokens(store: Store, tail: Tail) -> int:
 
 
 def _count_lines(store: Store, end: int) -> int:
-    """Lines that end before an offset."""
+    """Return the number of lines that end before an offset."""
     return sum(store.read(at, min(BLOCK, end - at)).count(b"\n") for at in range(0, end, BLOCK))
 
 
 def read_opening(store: Store) -> Opening:
-    """How a file begins."""
+    """Read the first lines of a file."""
     lines, offsets, events = Lines(store), [0], list[Event]()
     with suppress(ValueError, RecursionError, msgspec.MsgspecError):
         while len(events) < OPENING and (line := lines.next()) is not None:

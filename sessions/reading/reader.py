@@ -1,7 +1,6 @@
-"""Reading a session file, one line at a time.
+"""Reader of a session file, one line at a time.
 
-Session files are untrusted: whatever stands in one, reading it ends in events or in a `UserError`, and takes no more
-memory than a line.
+Session files are untrusted: reading any file gives events or raises `UserError`, in the memory of one line.
 """
 
 from __future__ import annotations
@@ -24,22 +23,17 @@ from moe_watch.sessions.reading.repeated_keys import repeated_key
 from moe_watch.sessions.reading.store import Store, open_whole
 from moe_watch.sessions.reading.validation import MAX_INTEGER, EventChecker, ShapeError, check_header
 from moe_watch.sessions.reading.versions import is_newer, refusal
+from moe_watch.sessions.reading.wire import TOKEN_HEAD, event_name
 
-DAMAGED = "the file is damaged there; what comes before that line can still be read if you cut it off"
+DAMAGED = "the file is damaged; `moe-watch verify --salvage` copies its readable part to a new file"
 NOT_A_SESSION = "this is not a moe-watch session"
-TOKEN_HEAD = b'{"event":"token",'
-"""What a token begins with that moe-watch wrote. Others are read as well, but not as fast."""
 MOST_BLANK_LINES = 10_000
-"""In a row. None of ours are, and a file may hold nothing else."""
+"""Empty lines in a row that are skipped. moe-watch writes none, and an endless file could consist of them."""
 
 _EVENT_NAMES = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 _NOT_JSON_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
 _MALFORMED, _WHAT_AND_WHERE = re.compile(r"JSON is malformed: (.+) \((byte \d+)\)"), r"\1 at \2"
-"""How msgspec says it, and how it is said here."""
-
-
-class _Name(msgspec.Struct):
-    event: str
+"""Pattern of msgspec's message, and its replacement."""
 
 
 class _Version(msgspec.Struct):
@@ -50,39 +44,41 @@ class _Version(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What one line of a file turned out to be."""
+    """One line of a file, with its event or its problem."""
 
     line: int
     """1-based."""
     offset: int
-    """Of its first byte."""
+    """Offset of the line's first byte."""
     event: Event | Unknown | None
     """None if there is a problem."""
     problem: str = ""
-    """What is wrong with it, in a few words."""
+    """Reason why the line is no event, in a few words."""
     torn: bool = False
-    """It is the last line and was cut off, as a power cut leaves it."""
+    """The line is the last one and is cut off, as after a power cut."""
     content: bytes = b""
-    """The line as it stands, without its end; empty if it is longer than any may be."""
+    """The unchanged line without its newline; empty if the line exceeds the limit."""
 
 
 class SessionReader:
-    """The events of one file, beginning with its header.
+    """Reader of the events of one file, the header first.
 
     Args:
-        source: the file, or the bytes of one. They are closed with the reader.
+        source: the file, or a store of its bytes. `close` closes it.
 
     Raises:
-        UserError: at once if there is no header that can be read, later at the first line that is no event.
+        UserError: at once if the header cannot be read, later at the first line that is no event.
     """
 
     def __init__(self, source: Path | Store) -> None:
         self._store = open_whole(source) if isinstance(source, Path) else source
         self.torn = ""
-        """Set at the end if the last line was cut off, as a power cut leaves it: one line for the user."""
+        """Warning for the user, set at the end if the last line is cut off, as after a power cut."""
         self._lines = Lines(self._store)
         try:
-            self.header = self._read_header()
+            self.header_line = self._read_header_line()
+            """Line of the header, with fields of newer versions, without newline and byte order mark."""
+            self.header = self._parse_header(self.header_line)
         except BaseException:
             self.close()
             raise
@@ -101,14 +97,14 @@ class SessionReader:
 
     @property
     def at_end(self) -> bool:
-        """Everything was read, and nothing more will come."""
+        """All lines are read and no more will come."""
         return bool(self.torn) or self._lines.at_end
 
     def poll(self, *, skim: bool = False) -> Event | Unknown | None:
-        """The next event; None if there is none, of a file that grows: if there is none yet.
+        """Return the next event; None at the end, in a growing file also if the next line is not written yet.
 
         Args:
-            skim: do not look for experts that stand twice in a row of a token, which takes a quarter of the time.
+            skim: skip the check for duplicate experts in a layer, which takes a quarter of the time.
 
         Raises:
             UserError: the next line is no event, or cannot be read.
@@ -119,7 +115,7 @@ class SessionReader:
             line = self._next_line()
             if line is None:
                 return None
-            if self._store.begins_anew(line.offset):
+            if self._store.follows_gap(line.offset):
                 self._checker = EventChecker(self.header)
             return self._decode(line.content, skim=skim)
         except ShapeError as error:
@@ -132,10 +128,10 @@ class SessionReader:
             raise self._refusal(str(error), DAMAGED) from error
 
     def examine(self) -> Iterator[Examined]:
-        """Every line after the header, whether it is an event or not. Empty lines are left out.
+        """Yield every line after the header, with its event or its problem. Empty lines are skipped.
 
         Raises:
-            UserError: the file cannot be read any further.
+            UserError: the rest of the file cannot be read.
         """
         while True:
             offset = self._lines.offset
@@ -149,9 +145,11 @@ class SessionReader:
             yield self._examined(line)
 
     def go_to(self, line: int, offset: int) -> None:
-        """Have the line of this number, which begins at this offset, read next, as if none came before it.
+        """Seek to a line and forget all lines read before.
 
-        It should hold a keyframe, or be the one after the header.
+        Args:
+            line: number of a keyframe's line, or of the line after the header.
+            offset: offset of its first byte.
         """
         self._lines.go_to(line, offset)
         self._checker = EventChecker(self.header)
@@ -162,7 +160,7 @@ class SessionReader:
         self._store.close()
 
     def _next_line(self) -> Line | None:
-        """The next line that is not empty."""
+        """Return the next line that is not empty."""
         for _ in range(MOST_BLANK_LINES):
             line = self._lines.next()
             if line is None or line.content.strip():
@@ -175,21 +173,25 @@ class SessionReader:
         except ShapeError as error:
             return Examined(line.number, line.offset, None, str(error), self._is_torn(line), line.content)
 
-    def _read_header(self) -> Header:
+    def _read_header_line(self) -> bytes:
         try:
             line = self._next_line()
-            if line is None:
-                raise UserError(f"{self._store.name}: the file is empty", advice=NOT_A_SESSION)
-            content = line.content.removeprefix(BOM_UTF8)  # as editors on Windows put it there
-            self._check_version(content)
-            header = _parse(content)
-            assert isinstance(header, Header)
-            check_header(header)
-            _check_keys(content, header)
-        except ShapeError as error:
-            raise self._refusal(f"no session header, {error}", NOT_A_SESSION) from error
         except LineTooLongError as error:
             raise self._refusal(str(error), NOT_A_SESSION) from error
+        if line is None:
+            raise UserError(f"{self._store.name}: the file is empty", advice=NOT_A_SESSION)
+        return line.content.removeprefix(BOM_UTF8)  # Windows editors write one
+
+    def _parse_header(self, line: bytes) -> Header:
+        try:
+            self._check_version(line)
+            header = _parse(line)
+            if not isinstance(header, Header):
+                raise ShapeError("the first event is not 'session'")
+            check_header(header)
+            _check_keys(line, header)
+        except ShapeError as error:
+            raise self._refusal(f"no session header, {error}", NOT_A_SESSION) from error
         return header
 
     def _check_version(self, line: bytes) -> None:
@@ -201,7 +203,7 @@ class SessionReader:
         if version.event != "session":
             raise ShapeError(f"the first event is {version.event!r} instead of 'session'")
         if not 0 <= version.schema_minor <= MAX_INTEGER:
-            raise ShapeError("a minor version that cannot be")
+            raise ShapeError(f"schema_minor must be from 0 to {MAX_INTEGER}")
         if reason := refusal(version.schema):
             raise self._refusal(reason, "update moe-watch to read it") if version.schema > 0 else ShapeError(reason)
 
@@ -220,14 +222,9 @@ class SessionReader:
         return event
 
     def _newer(self, line: bytes) -> Unknown | None:
-        """The line as an event that only a newer minor version knows, if it is one."""
-        if not is_newer(self.header.schema_minor):
-            return None
-        try:
-            name = msgspec.json.decode(line, type=_Name).event
-        except (msgspec.DecodeError, RecursionError):
-            return None
-        return None if name in _EVENT_NAMES else Unknown(name, line)
+        """Return the line as an event of a newer minor version, None if it is not one."""
+        name = event_name(line) if is_newer(self.header.schema_minor) else None
+        return None if name is None or name in _EVENT_NAMES else Unknown(name, line)
 
     def _is_torn(self, line: Line) -> bool:
         return self._lines.at_end and not _is_json(line.content)
@@ -238,10 +235,10 @@ class SessionReader:
 
 
 def read_session(path: Path) -> SessionReader:
-    """The header of a session file and its events, in order, without reading the whole file.
+    """Open a session file; events are read one at a time.
 
     Raises:
-        UserError: the file cannot be read, or holds no session.
+        UserError: the file cannot be read, or is not a session.
     """
     return SessionReader(path)
 
@@ -259,7 +256,7 @@ def _check_keys(line: bytes, event: Event) -> None:
     except RecursionError as error:
         raise ShapeError("nested too deeply") from error
     if key is not None:
-        raise ShapeError(f"{key[:40]!r} stands twice")
+        raise ShapeError(f"key {key[:40]!r} is repeated")
 
 
 def _parse(line: bytes) -> Event:
@@ -273,9 +270,9 @@ def _json_fault(line: bytes, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, msgspec.ValidationError):
-        return f"no event: {error}"
+        return f"not an event: {error}"
     if found := _NOT_JSON_NUMBER.search(line):
-        return f"not JSON ({found[1].decode()} is no JSON number)"
+        return f"not JSON ({found[1].decode()} is not a JSON number)"
     return f"not JSON ({_MALFORMED.sub(_WHAT_AND_WHERE, str(error))})"
 
 

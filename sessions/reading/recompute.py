@@ -1,9 +1,8 @@
-"""A session's derived events computed anew from its tokens: what is shown never depends on trust in a file."""
+"""Recomputation of a session's derived events from its tokens, so that no display trusts the recorded ones."""
 
 from __future__ import annotations
 
 from math import isclose
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,19 +12,19 @@ from moe_watch.routing.events import Chunk, Event, Header, Keyframe, StreamItem,
 from moe_watch.routing.pressure.instruments import Instruments
 
 TOLERANCE = 1e-9
-"""How far recorded and recomputed numbers may lie apart, relative above 1 and absolute below: other machines may round
-the last digits of a sum or of `tanh` differently."""
+"""Tolerance between recorded and recomputed numbers, relative above 1 and absolute below: other machines may round the
+last digits of a sum or of `tanh` differently."""
 
 
 class Beginnings:
-    """Tells where a run's events begin: the keyframes before any token, and those after something that is missing."""
+    """Detector of the keyframes that start a stretch of events: before the first token, or after missing tokens."""
 
     def __init__(self) -> None:
         self._next = -1
-        """Index behind that of the last token; -1 before there is any event that says how far the run is."""
+        """Index of the next token; -1 before the first token or keyframe."""
 
     def see(self, event: StreamItem) -> bool:
-        """Take in the next event; returns whether it is a keyframe that what comes before it does not lead to."""
+        """Take the next event; return whether it is a keyframe that does not follow from the events before it."""
         if not isinstance(event, Token | Keyframe):
             return False
         begins = isinstance(event, Keyframe) and event.i > self._next
@@ -34,15 +33,15 @@ class Beginnings:
 
 
 class Recomputed:
-    """A file's events, chunks and keyframes replaced by those that the instruments give on its tokens.
+    """Stream transform that replaces recorded chunks and keyframes by events that the instruments compute.
 
-    A keyframe that comes before any token is where the recording of a longer run begins, one with a later index is
-    where it goes on after something that is missing: these are taken as they stand.
+    A keyframe before the first token starts the recording of a longer run; one with a later index continues it after
+    missing tokens. These cannot be computed and are kept unchanged.
 
     Args:
         header: the file's header.
-        differing: where to note recorded chunks and keyframes that differ from the recomputed ones by more than
-            `TOLERANCE`.
+        differing: set to which recorded chunks and keyframes are added that differ from the recomputed ones by more
+            than `TOLERANCE`.
     """
 
     def __init__(self, header: Header, differing: set[tuple[type, int]]) -> None:
@@ -52,10 +51,10 @@ class Recomputed:
         self._derived: dict[tuple[type, int], Event] = {}
         self._beginnings = Beginnings()
         self._chunks_before = 0
-        """Chunks that the keyframe at the beginning counts already: they cannot be computed from what follows it."""
+        """Number of chunks before the keyframe at the start; they cannot be computed from the events after it."""
 
     def take(self, event: Event | Unknown) -> list[Event | Unknown]:
-        """What stands in the place of the next event."""
+        """Take the next event; return the events that replace it."""
         begins = self._beginnings.see(event)
         if isinstance(event, Chunk):
             if event.index < self._chunks_before:
@@ -70,7 +69,7 @@ class Recomputed:
         return [event, *self._feed(event)]
 
     def state(self) -> Keyframe:
-        """The run's state after the events so far, as a keyframe there would have it."""
+        """Return the run's state after the events so far, as a keyframe."""
         return self._instruments.keyframe()
 
     def _feed(self, event: Event | Unknown) -> list[Event]:
@@ -83,21 +82,23 @@ class Recomputed:
             self._differing.add(_key(recorded))
 
 
-def agree(a: Any, b: Any) -> bool:
-    """Whether two values, of events or parts of events, are equal within `TOLERANCE`."""
+def agree(a: object, b: object) -> bool:
+    """Return whether two events, or parts of events, are equal within `TOLERANCE`."""
     if a == b:
         return True
     if isinstance(a, int | float) and isinstance(b, int | float):
         return isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    if isinstance(a, bytes) or isinstance(b, bytes):
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(agree, a, b))
+    if isinstance(a, bytes | list) and isinstance(b, bytes | list):  # one of them is a packed table
         return _tables_agree(a, b)
     if type(a) is not type(b):
         return False
     if isinstance(a, msgspec.Struct):
         return all(agree(getattr(a, name), getattr(b, name)) for name in a.__struct_fields__)
-    if isinstance(a, dict):
+    if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(agree(a[key], b[key]) for key in a)
-    return isinstance(a, list) and len(a) == len(b) and all(map(agree, a, b))
+    return False
 
 
 def _tables_agree(a: Table, b: Table) -> bool:

@@ -1,44 +1,43 @@
-"""Keys that stand twice in one JSON object. Readers differ in which of the two they take, so neither is taken.
+"""Detection of repeated keys in a JSON object. JSON readers differ in which value they use, so the line is refused.
 
-Nearly all lines are as moe-watch wrote them. Such a line has as many quotation marks as what was read of it has when it
-is written again: a key more shows. Only where these numbers differ are the keys compared.
+A line of moe-watch has the same number of quotation marks as its event encoded again; a repeated key adds to it. The
+keys are compared only if the numbers differ.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from moe_watch.routing.events import Event, Token, to_json
 
 _QUOTE, _BACKSLASH, _ESCAPED = b'"', b"\\", b'\\"'
 _ALWAYS = 7
-"""Keys of every token: event, i, t, phase, source, id, text."""
+"""Number of keys of every token: event, i, t, phase, source, id, text."""
 _TEXTS = 4
-"""Values of a token that are text: event, phase, source, text."""
+"""Number of values of a token that are text: event, phase, source, text."""
 
 
 def repeated_key(line: bytes, event: Event) -> str | None:
-    """Return a key that stands twice in an object of a line, if there is one.
+    """Return a key that occurs twice in an object of a line, None if there is none.
 
     Args:
         line: JSON.
-        event: what was read of it.
+        event: the line's event.
 
     Raises:
-        RecursionError: it is nested too deeply.
+        RecursionError: the line is nested too deeply.
     """
     expected = _quotes_of_token(event) if isinstance(event, Token) else _quotes(to_json(event))
     return None if _quotes(line) == expected else _look(line)
 
 
 def _quotes(line: bytes) -> int:
-    """Quotation marks around keys and texts; one less for each text that ends with a backslash."""
-    return line.count(_QUOTE) - (line.count(_ESCAPED) if _BACKSLASH in line else 0)  # most have none; one byte is fast
+    """Count the quotation marks around keys and texts, minus one for each text that ends with a backslash."""
+    return line.count(_QUOTE) - (line.count(_ESCAPED) if _BACKSLASH in line else 0)  # fast: most lines have none
 
 
 def _quotes_of_token(token: Token) -> int:
-    """The same of a token's line, without writing it."""
+    """Return the same count for a token, without encoding it."""
     prediction = (token.logprob, token.top_margin, token.choice_gap)
     optional = (*prediction, token.weights, token.entropy, token.margin, token.probs)
     keys = _ALWAYS + len(optional) - optional.count(None) + bool(token.experts) + token.would_stop
@@ -48,7 +47,7 @@ def _quotes_of_token(token: Token) -> int:
 def _look(line: bytes) -> str | None:
     found: list[str] = []
 
-    def note(pairs: list[tuple[str, Any]]) -> None:
+    def note(pairs: list[tuple[str, object]]) -> None:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:

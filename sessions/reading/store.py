@@ -1,7 +1,7 @@
-"""Where a session's bytes lie while they are read: a file, or what came through a pipe.
+"""Stores of a session's bytes: a file, or a spool of the bytes of a pipe.
 
-Bytes are read with `pread`, not through a map of the file: a mapped file that somebody cuts off kills whoever reads it,
-and a read ends in an error that can be told.
+Bytes are read with `pread` rather than mmap: truncating a mapped file kills its reader with SIGBUS, while `pread`
+returns an error that can be shown to the user.
 """
 
 from __future__ import annotations
@@ -13,57 +13,63 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from moe_watch.routing.errors import UserError, system_error
+from moe_watch.routing.errors import UserError, reason_of, system_error
 from moe_watch.sessions.reading.compression import ZSTANDARD, DecompressionError, Decompressor
 
 READ_BYTES = 1 << 18
+"""Bytes per read."""
 STANDARD_INPUT = "standard input"
 
 
 class Store(Protocol):
-    """A session's bytes, which may become more."""
+    """Random access to a session's bytes, which may grow."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name in messages."""
 
     @property
     def complete(self) -> bool:
         """No more bytes will come."""
 
     def size(self) -> int:
-        """Bytes there are now.
+        """Return the current size in bytes.
 
         Raises:
-            UserError: what was read is no longer there, or no more can be had.
+            UserError: the bytes read before are gone, or the store failed.
         """
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes from `start` on, fewer where there are no more.
+        """Return `length` bytes from `start`, fewer at the end.
 
         Raises:
-            UserError: they cannot be read.
+            UserError: the bytes cannot be read.
         """
 
     def where(self, line: int, offset: int, /) -> tuple[str, int]:
-        """In what and on which line of it a line stands, for messages; `offset` is that of its first byte."""
+        """Return file name and line number in that file for messages.
 
-    def begins_anew(self, offset: int, /) -> bool:
-        """Whether what comes before the line at this offset is missing, so that it need not follow from it."""
+        Args:
+            line: number of the line in the store.
+            offset: offset of its first byte.
+        """
+
+    def follows_gap(self, offset: int, /) -> bool:
+        """Return whether tokens are missing before the line at this offset: it need not follow from the line before."""
 
     def close(self) -> None:
-        """Let go of it. Safe to call twice."""
+        """Close the store. Safe to call twice."""
 
 
 class FileStore:
-    """A regular file: as it was when it was opened, or followed while it grows.
+    """Store of a regular file: its size when opened, or followed while it grows.
 
     Args:
         path: the file.
-        follow: take in what is written to it later.
+        follow: include bytes written after opening.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, *, follow: bool = False) -> None:
@@ -83,13 +89,13 @@ class FileStore:
         wanted = min(length, self._size - start)
         data = _read(self._descriptor, start, wanted, self.name)
         if len(data) < wanted:
-            raise UserError(f"{self.name}: was cut off while it was read", advice="open it again")
+            raise UserError(f"{self.name}: truncated while it was read", advice="open it again")
         return data
 
     def where(self, line: int, _offset: int, /) -> tuple[str, int]:
         return self.name, line
 
-    def begins_anew(self, _offset: int, /) -> bool:
+    def follows_gap(self, _offset: int, /) -> bool:
         return False
 
     def close(self) -> None:
@@ -101,23 +107,23 @@ class FileStore:
         try:
             now = self._path.stat()
         except OSError as error:
-            reason = "was removed" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            reason = "removed" if isinstance(error, FileNotFoundError) else reason_of(error)
             raise UserError(f"{self.name}: {reason} while it was followed", advice="open it again") from error
         if _identity(now) != self._identity:
-            raise UserError(f"{self.name}: was replaced by another file while it was followed", advice="open it again")
+            raise UserError(f"{self.name}: replaced by another file while it was followed", advice="open it again")
         if now.st_size < self._size:
-            raise UserError(f"{self.name}: was cut off while it was followed", advice="open it again")
+            raise UserError(f"{self.name}: truncated while it was followed", advice="open it again")
         return now.st_size
 
 
 class Spool:
-    """What comes through a descriptor, unpacked if it is compressed, kept in a temporary file without a name.
+    """Store of the bytes of a descriptor, decompressed if needed, in an unnamed temporary file.
 
-    The file can be read by its owner only and is gone when it is closed, however the program ends. A thread fills it.
+    Only its owner can read the file, and it is deleted when it is closed, however the program ends. A thread fills it.
 
     Args:
-        descriptor: read to its end, and closed.
-        name: what messages call it.
+        descriptor: read to its end, then closed.
+        name: name in messages.
     """
 
     def __init__(self, descriptor: int, name: str) -> None:
@@ -127,7 +133,7 @@ class Spool:
         self._size = 0
         self._problem: UserError | None = None
         self._lock = threading.Lock()
-        """Held while the file is used, so that it is not closed meanwhile."""
+        """Held during use of the file, so that it is not closed meanwhile."""
         self._thread = threading.Thread(target=self._fill, args=(descriptor,), daemon=True, name="spool")
         self._thread.start()
 
@@ -144,7 +150,7 @@ class Spool:
     def where(self, line: int, _offset: int, /) -> tuple[str, int]:
         return self.name, line
 
-    def begins_anew(self, _offset: int, /) -> bool:
+    def follows_gap(self, _offset: int, /) -> bool:
         return False
 
     def close(self) -> None:
@@ -152,7 +158,7 @@ class Spool:
             self._file.close()
 
     def wait(self) -> None:
-        """Wait until everything is there."""
+        """Wait until all bytes are in the file."""
         self._thread.join()
 
     def _fill(self, descriptor: int) -> None:
@@ -161,7 +167,7 @@ class Spool:
         except DecompressionError as error:
             self._problem = UserError(f"{self.name}: {error}", advice="the compressed data is damaged")
         except OSError as error:
-            self._problem = system_error(self.name, error, advice="make room for temporary files, or set TMPDIR")
+            self._problem = system_error(self.name, error, advice="free space for temporary files, or set TMPDIR")
         finally:
             os.close(descriptor)
             self.complete = True
@@ -175,7 +181,7 @@ class Spool:
             data = os.read(descriptor, READ_BYTES)
 
     def _append(self, data: bytes) -> bool:
-        """Write at the end; False if nobody wants it any more."""
+        """Append to the file; return False if the store is closed."""
         with self._lock:
             if self._file.closed:
                 return False
@@ -186,25 +192,25 @@ class Spool:
 
 
 def open_store(path: Path, *, follow: bool = False) -> Store:
-    """The bytes of a session file; of a compressed one, what it unpacks to.
+    """Open a session file, decompressed if needed.
 
     Raises:
-        UserError: it cannot be read, or is compressed and to be followed.
+        UserError: the file cannot be read, or is compressed and to be followed.
     """
     plain = FileStore(path, follow=follow)
     if _read(plain._descriptor, 0, len(ZSTANDARD), plain.name) != ZSTANDARD:
         return plain
     plain.close()
     if follow:
-        raise UserError(f"{path}: compressed with zstd, which cannot be followed", advice="leave out --follow")
+        raise UserError(f"{path}: a file compressed with zstd cannot be followed", advice="omit --follow")
     return Spool(os.open(path, os.O_RDONLY | os.O_CLOEXEC), str(path))
 
 
 def open_whole(path: Path) -> Store:
-    """The bytes of a session file when all of them are there: for one that is compressed, that takes its unpacking.
+    """Open a session file and wait until all its bytes are there, for a compressed one until it is decompressed.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     store = open_store(path)
     if isinstance(store, Spool):

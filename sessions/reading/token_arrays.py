@@ -1,6 +1,7 @@
-"""Tokens as arrays in natural units: what exports and notebooks are made of.
+"""Tokens as arrays in natural units, for exports, notebooks and `verify`.
 
-Shapes: `T` tokens, `L` MoE layers, `E` experts, `k` experts per token. `ABSENT` (-1) and NaN where nothing is known.
+Shapes: `T` tokens, `L` MoE layers, `E` experts, `k` experts per token. Absent integers are `ABSENT` (-1), absent floats
+are NaN.
 """
 
 from __future__ import annotations
@@ -18,56 +19,62 @@ from moe_watch.routing.usage.counts import overlap
 from moe_watch.sessions.reading.recompute import Beginnings
 
 BATCH_ROWS = 65_536
-"""Tokens × layers, and × experts where probabilities were recorded, that are held at once, but for the last token's."""
+"""Limit of a batch in tokens × layers, or in tokens × layers × experts if probabilities are recorded. The token that
+reaches the limit is included."""
 BATCH_CHARACTERS = 16_000_000
-"""Text that is held at once, but for the last token's."""
+"""Limit of a batch in characters of text. The token that reaches the limit is included."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionArrays:
+    """Distribution over the vocabulary from which each token was sampled."""
+
+    logprob: Floats
+    """[T], nats."""
+    top_margin: Floats
+    """[T], largest minus second largest probability."""
+    choice_gap: Floats
+    """[T], largest probability minus that of the token."""
+    would_stop: Flags
+    """[T], the model chose end of text at this token, and the run continued."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenArrays:
-    """Successive tokens, quantity by quantity."""
+    """Successive tokens, one array per quantity."""
 
     i: Ints
-    """[T]"""
+    """[T], token index."""
     t: Floats
     """[T], seconds since the run began."""
     phase: list[str]
     source: list[str]
     id: Ints
-    """[T], `ABSENT` where the recording does not have it."""
+    """[T], `ABSENT` if it was not recorded."""
     text: list[str]
-    logprob: Floats
-    """[T], nats."""
-    top_margin: Floats
-    """[T]"""
-    choice_gap: Floats
-    """[T]"""
-    would_stop: Flags
-    """[T]"""
+    prediction: PredictionArrays
     experts: Ints
-    """[T, L, K]: K is the largest number of experts per token of a layer; `ABSENT` behind those of the others."""
+    """[T, L, K], K the largest number of experts per token of a layer; layers with fewer are padded with `ABSENT`."""
     weights: Floats
-    """[T, L, K], NaN where there is no expert"""
+    """[T, L, K], NaN where `experts` is `ABSENT`."""
     entropy: Floats
     """[T, L], router entropy over ln E."""
     margin: Floats
     """[T, L], router margin."""
     churn: Floats
-    """[T, L], NaN where either of two successive tokens was not observed."""
+    """[T, L], NaN if the token or the one before it was not observed."""
     probabilities: Floats | None
-    """[T, L, E]; None if no token has them."""
+    """[T, L, E], router probabilities; None if no token has them."""
 
     def __len__(self) -> int:
         return len(self.i)
 
 
 class TokenBatches:
-    """Collects the tokens of one run, and hands them out in batches of bounded size.
-
-    Between the tokens of a batch none is missing.
+    """Collector of a run's tokens into batches of bounded size. No token is missing within a batch.
 
     Args:
-        header: of the run.
+        header: header of the run.
     """
 
     def __init__(self, header: Header) -> None:
@@ -77,12 +84,12 @@ class TokenBatches:
         self._rows = self._characters = 0
         self._beginnings = Beginnings()
         self._next = 0
-        """Index of the token that comes next, if none is missing."""
+        """Index of the next token if none is missing."""
         self._before: Ints | None = None
-        """Experts `[1, L, k]` of the token before the batch, if they are known and it was in the same context."""
+        """Experts `[1, L, k]` of the token before the batch; None if they are not known or it is in another context."""
 
     def take(self, event: Event | Unknown) -> Iterator[TokenArrays]:
-        """Take in the next event; gives the tokens that are complete with it, if it is time to hand them on."""
+        """Take the next event; yield a batch if the event completes one."""
         begins = self._beginnings.see(event)
         if isinstance(event, Token):
             if event.i != self._next:
@@ -100,7 +107,7 @@ class TokenBatches:
             yield from self._break_off(None)
 
     def rest(self) -> Iterator[TokenArrays]:
-        """The tokens that were not handed out yet, if there are any."""
+        """Yield the last batch, if any tokens remain."""
         if self._tokens:
             arrays = token_arrays(self._tokens, self._header, self._before)
             self._tokens, self._rows, self._characters = [], 0, 0
@@ -108,24 +115,24 @@ class TokenBatches:
             yield arrays
 
     def _break_off(self, before: Ints | None) -> Iterator[TokenArrays]:
-        """The tokens so far; those to come do not follow them, but one with these experts, if they are known."""
+        """Yield the batch so far. The next batch follows a token with the experts `before`, if they are known."""
         yield from self.rest()
         self._before = before
 
 
 def _before(frame: Keyframe, header: Header) -> Ints | None:
-    """Experts `[1, L, k]` of the token before a keyframe."""
+    """Return the experts `[1, L, k]` of the token before a keyframe."""
     experts = RowLayout.of(header.model).experts_before(frame)
     return None if experts is None else experts[None]
 
 
 def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = None) -> TokenArrays:
-    """Successive tokens of one context as arrays.
+    """Convert successive tokens of one context to arrays.
 
     Args:
-        tokens: at least one, as `moe_watch.sessions.reading.validation` allows them.
-        header: of their run.
-        before: experts `[1, L, k]` of the token before them; None if their context begins with them.
+        tokens: at least one; valid by `moe_watch.sessions.reading.validation`.
+        header: header of their run.
+        before: experts `[1, L, k]` of the token before them; None if they start a context.
     """
     units, layout = header.units, RowLayout.of(header.model)
     layers, by_layer = layout.layers, (len(tokens), layout.layers)
@@ -137,10 +144,12 @@ def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = 
         source=[token.source for token in tokens],
         id=np.array([token.id for token in tokens], np.int64),
         text=[token.text for token in tokens],
-        logprob=_floats([token.logprob for token in tokens]),
-        top_margin=_floats([token.top_margin for token in tokens]),
-        choice_gap=_floats([token.choice_gap for token in tokens]),
-        would_stop=np.array([token.would_stop for token in tokens], np.bool_),
+        prediction=PredictionArrays(
+            logprob=_floats([token.logprob for token in tokens]),
+            top_margin=_floats([token.top_margin for token in tokens]),
+            choice_gap=_floats([token.choice_gap for token in tokens]),
+            would_stop=np.array([token.would_stop for token in tokens], np.bool_),
+        ),
         experts=experts,
         weights=layout.table(_natural([token.weights for token in tokens], layout.size, units.weights), np.nan),
         entropy=_natural([token.entropy for token in tokens], layers, units.entropy).reshape(by_layer),
@@ -151,9 +160,9 @@ def token_arrays(tokens: Sequence[Token], header: Header, before: Ints | None = 
 
 
 def natural(steps: Ints, unit: float) -> Floats:
-    """Integers of token events in natural units, NaN for `ABSENT`.
+    """Convert integers of token events to natural units, `ABSENT` to NaN.
 
-    Where a whole number of steps makes one, they are divided by it: 3 steps of 0.0001 are 0.0003, to the last digit.
+    If 1 is a whole number of units, they are divided by that number: 3 units of 0.0001 give exactly `0.0003`.
     """
     known = np.where(steps == ABSENT, np.nan, steps)
     whole = round(1 / unit)
@@ -170,7 +179,7 @@ def _probabilities(tokens: Sequence[Token], header: Header) -> Floats | None:
 
 
 def _churn(experts: Ints, before: Ints | None) -> Floats:
-    """1 − Jaccard of each token's set and the one before `[T, L]`."""
+    """Return 1 − Jaccard similarity of each token's expert set and the one before it, `[T, L]`."""
     tokens, layers, chosen = experts.shape
     if not experts.size:
         return np.full((tokens, layers), np.nan)
@@ -184,7 +193,7 @@ def _natural(rows: list[list[int | None] | None], width: int, unit: float) -> Fl
 
 
 def _steps(rows: Sequence[Sequence[int | None] | None], width: int) -> Ints:
-    """Rows of integers `[T, width]`; a row that is not there is `ABSENT` throughout."""
+    """Return rows of integers `[T, width]`; a missing row is all `ABSENT`."""
     nothing: list[int | None] = [None] * width
     flat = list(chain.from_iterable(nothing if row is None else row for row in rows))
     return integers(flat).reshape(len(rows), width)

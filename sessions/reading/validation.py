@@ -1,18 +1,19 @@
-"""Whether what stands in a session file can be true: sizes, ids and order. JSON types are checked before.
+"""Validation of a session file's events: lengths, ids, ranges and order. msgspec checks the JSON types before.
 
-Files come from anywhere. What passes here may go into arrays without further checks.
+Files are untrusted. Events that pass can be converted to arrays without further checks.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import numpy as np
+from numpy.typing import DTypeLike
 
-from moe_watch.routing.arrays import unpacked
+from moe_watch.routing.arrays import AnyInts, Ints, unpacked
 from moe_watch.routing.events import LEAST_LOGPROB, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
 from moe_watch.routing.pressure.chunk_sums import SUMMED
 from moe_watch.routing.pressure.formulas import MODES
@@ -23,23 +24,26 @@ from moe_watch.sessions.reading.bounds import MAX_CELLS as MAX_CELLS
 from moe_watch.sessions.reading.bounds import MAX_INTEGER as MAX_INTEGER
 
 MAX_CHOSEN = 1 << 16
-"""Layers × experts per token; some 2,000 in the largest known model. Screens hold the last few hundred tokens'."""
+"""Maximum of layers × experts per token; about 2,000 in the largest known model. Screens keep some hundred tokens."""
 SIXTEEN_BITS = (1 << 16) - 1
+"""Largest integer of a quick check."""
 BYTES = 1 << 8
-"""Experts whose ids fit in one byte."""
+"""Number of experts up to which an id fits in one byte."""
 
 NumberRows = Sequence[Sequence[int | float]]
+Places = slice | Ints
+"""Entries of a flat row."""
 
 
 class ShapeError(ValueError):
-    """An event that cannot be; `str()` says what is wrong with it."""
+    """An invalid event; `str()` is the reason."""
 
 
 def check_header(header: Header) -> None:
-    """Refuse a header that describes no possible run.
+    """Refuse a header with impossible values.
 
     Raises:
-        ShapeError: what is impossible.
+        ShapeError: the impossible value.
     """
     model = header.model
     layers, experts = len(model.layers), model.experts
@@ -57,16 +61,16 @@ def check_header(header: Header) -> None:
 
 
 def _check_experts_per_token(header: Header) -> None:
-    """One number for all MoE layers, or from schema 2 on one for each."""
+    """Check experts per token: one number for all MoE layers, or, from schema 2, one per layer."""
     model, layers, experts = header.model, len(header.model.layers), header.model.experts
     given = model.experts_per_token
     if isinstance(given, list):
-        _require(header.schema >= model.schema, f"schema {header.schema} has one number of experts per token")
-        _require(len(given) == layers, f"experts per token of {len(given)} layers, where there are {layers}")
+        _require(header.schema >= model.schema, f"schema {header.schema} allows only one number of experts per token")
+        _require(len(given) == layers, f"experts per token of {len(given)} layers instead of {layers}")
     for k in given if isinstance(given, list) else [given]:
         _require(0 <= k <= experts, f"{short(k)} of {experts} experts per token is impossible")
         _require(not layers or k > 0, "a model with MoE layers selects at least one expert per token")
-    # Tables are as wide as the layer that selects most.
+    # The width of a table is the largest number of experts per token.
     most = layers * max(model.k_by_layer, default=0)
     _require(
         most <= MAX_CHOSEN, f"{layers} layers × {max(model.k_by_layer, default=0)} experts per token is impossible"
@@ -74,10 +78,10 @@ def _check_experts_per_token(header: Header) -> None:
 
 
 def check_alone(event: Event) -> None:
-    """Refuse an event, neither token nor keyframe, that cannot be whatever comes before it.
+    """Refuse an event, other than a token or keyframe, that is invalid in any context.
 
     Raises:
-        ShapeError: what is impossible.
+        ShapeError: the impossible value.
     """
     index = getattr(event, "i", None)
     _require(index is None or index >= 0, f"an index of {index} is impossible")
@@ -85,7 +89,7 @@ def check_alone(event: Event) -> None:
 
 
 def most_of(header: Header) -> dict[str, int]:
-    """The largest integers that a token's lists may hold, by the names of its fields."""
+    """Return the largest integers in a token's lists, by field name."""
     return {
         "entropy": round(1 / header.units.entropy),
         "margin": round(1 / header.units.margin),
@@ -95,7 +99,7 @@ def most_of(header: Header) -> dict[str, int]:
 
 
 class EventChecker:
-    """Checks the events of one run, in order."""
+    """Validator of the events of one run, in order."""
 
     def __init__(self, header: Header) -> None:
         self._model_layers = header.model.layers
@@ -103,19 +107,19 @@ class EventChecker:
         self._experts = header.model.experts
         self._layout = RowLayout.of(header.model)
         self._groups = _places_by_k(self._layout)
-        self._id_type = np.uint8 if self._experts <= BYTES else np.uint16
+        self._id_type: DTypeLike = np.uint8 if self._experts <= BYTES else np.uint16
         self._chunk_size = header.chunk_size
         self._most = most_of(header)
         self._next = 0
         self._begun = False
         self._counted = header.counts_only
-        """There are no tokens, but a keyframe for each step that was counted."""
+        """The file has no tokens, but a keyframe per counted step."""
 
     def check(self, event: Event | Unknown) -> None:
-        """Refuse an event that cannot follow those before it.
+        """Refuse an event that is invalid, or cannot follow the events before it.
 
         Raises:
-            ShapeError: what is impossible.
+            ShapeError: the reason.
         """
         if isinstance(event, Header):
             raise ShapeError("a second header; a session file holds one run")
@@ -130,11 +134,11 @@ class EventChecker:
         """Refuse a token of `moe_watch.sessions.reading.decoding` that cannot follow the events before it.
 
         Args:
-            token: one whose numbers are known to be in their ranges, and whose experts are there in all layers.
-            skim: do not look for experts that stand twice in a row.
+            token: a token with all numbers in their ranges, and experts in all layers.
+            skim: skip the check for duplicate experts in a layer.
 
         Raises:
-            ShapeError: what is impossible.
+            ShapeError: the reason.
         """
         self._check_index(token.i)
         if not skim:
@@ -156,8 +160,8 @@ class EventChecker:
     def _check_index(self, index: int) -> None:
         _require(0 <= index <= MAX_INTEGER, f"a token index of {index} is impossible")
         if self._begun and index < self._next:
-            kind = "twice" if index == self._next - 1 else "out of order"
-            raise ShapeError(f"token {index} {kind}; the one before was {self._next - 1}")
+            kind = "repeated" if index == self._next - 1 else "out of order"
+            raise ShapeError(f"token {index} is {kind}; the previous token is {self._next - 1}")
 
     @staticmethod
     def _check_prediction(token: Token) -> None:
@@ -183,7 +187,7 @@ class EventChecker:
                 self._check_row(index, selected, k)
 
     def _surely_sound(self, experts: list[int | None]) -> bool:
-        """Whether all rows are there, of different experts of the model; a quick look, for most tokens are so."""
+        """Return True if all layers have different experts of the model. A quick check: False is undecided."""
         known = cast("list[int]", experts)
         try:
             ids = np.frombuffer(bytearray(known) if self._experts <= BYTES else array("H", known), self._id_type)
@@ -193,7 +197,7 @@ class EventChecker:
 
     def _check_row(self, layer: int, selected: set[int | None], k: int) -> None:
         known = [expert for expert in selected if expert is not None]
-        _require(len(known) == len(selected), f"layer {layer} is null in part")
+        _require(len(known) == len(selected), f"layer {layer} is partly null")
         _require(min(known) >= 0, f"layer {layer} selects expert {min(known)}")
         _require(max(known) < self._experts, f"layer {layer} selects expert {max(known)} of {self._experts}")
         _require(len(selected) == k, f"layer {layer} selects an expert twice")
@@ -207,7 +211,7 @@ class EventChecker:
         known = [value for value in values if value is not None] if None in values else cast("list[int]", values)
         low, high = min(known, default=0), max(known, default=0)
         _require(low >= 0, f"{name} holds {low}, which is negative")
-        _require(high <= self._most[name], f"{name} holds {high}, where {self._most[name]} is the most there can be")
+        _require(high <= self._most[name], f"{name} holds {high}, above the maximum of {self._most[name]}")
 
     @staticmethod
     def _check_length(name: str, values: Sequence[object], length: int) -> None:
@@ -217,7 +221,7 @@ class EventChecker:
         if not self._begun or (self._counted and frame.i > self._next):
             _require(0 <= frame.i <= MAX_INTEGER, f"a keyframe after {frame.i} tokens is impossible")
             self._next, self._begun = frame.i, True
-        _require(frame.i == self._next, f"a keyframe after {frame.i} tokens, where {self._next} were seen")
+        _require(frame.i == self._next, f"a keyframe after {frame.i} tokens instead of {self._next}")
         _require(0 <= frame.complete_chunks <= frame.chunks, "a keyframe with an impossible number of chunks")
         for rows in (frame.rows_prefill, frame.rows_decode, frame.average_rows):
             self._check_counts("keyframe rows", rows, self._layers, most=frame.i)
@@ -242,7 +246,7 @@ class EventChecker:
 
     def _check_open_chunk(self, chunk: OpenChunk, seen: int) -> None:
         _require(0 < chunk.tokens < self._chunk_size, f"an open chunk of {chunk.tokens} tokens is impossible")
-        _require(set(chunk.sums) == set(chunk.observed) == set(SUMMED), "an open chunk with other sums than ours")
+        _require(set(chunk.sums) == set(chunk.observed) == set(SUMMED), "an open chunk with unknown sums")
         self._check_counts("an open chunk", [chunk.first, chunk.last], 2)
         self._check_sums(chunk)
         self._check_counts("open_chunk start_rows", chunk.start_rows, self._layers, most=seen)
@@ -251,7 +255,7 @@ class EventChecker:
             self._check_table("open_chunk table", table, most=1 + ROUNDING)
 
     def _check_sums(self, chunk: OpenChunk) -> None:
-        """A sum over a value of each token, or of each of its layers, is at most as often the largest one."""
+        """Check each sum against the number of its values times the largest value."""
         largest = {"router_entropy": self._most["entropy"], "router_margin": self._most["margin"]}
         values = chunk.tokens * max(1, self._layers)
         self._check_counts("an open chunk", list(chunk.observed.values()), len(SUMMED), most=values)
@@ -265,8 +269,8 @@ class EventChecker:
             return
         size = 8 * self._layers * self._experts
         _require(len(table) == size, f"{name} holds {len(table)} bytes instead of {size}")
-        sound = all(0 <= bound <= most for bound in _bounds(table))  # no number is neither
-        _require(sound, f"{name} holds a number that cannot be")
+        sound = all(0 <= bound <= most for bound in _bounds(table))  # NaN fails both comparisons
+        _require(sound, f"{name} holds a number out of range")
 
     def _check_rows(self, name: str, table: NumberRows, *, most: float = MAX_INTEGER) -> None:
         self._check_length(name, table, self._layers)
@@ -281,16 +285,16 @@ class EventChecker:
         _require(low >= 0 and high <= most, f"{name} holds {short(low if low < 0 else high)}")
 
 
-def _places_by_k(layout: RowLayout) -> list[tuple[int, Any]]:
-    """Each number of experts per token, and the entries of a flat row that belong to layers with it."""
+def _places_by_k(layout: RowLayout) -> list[tuple[int, Places]]:
+    """Return each number of experts per token with the entries of a flat row that belong to layers with it."""
     if layout.is_even:
         return [(layout.width, slice(None))] if layout.layers else []
     of_entries = np.repeat(layout.k, layout.k)
     return [(k, np.flatnonzero(of_entries == k)) for k in np.unique(layout.k).tolist()]
 
 
-def _are_different(rows: Any, experts: int) -> bool:
-    """Return whether ids `[N, k]` are of the model and different within each row; they are sorted in place."""
+def _are_different(rows: AnyInts, experts: int) -> bool:
+    """Return whether ids `[N, k]` are of the model and different within each row; sorts the rows in place."""
     rows.sort(axis=1)
     return not (rows[:, 1:] == rows[:, :-1]).any() and int(rows[:, -1:].max(initial=0)) < experts
 
@@ -301,7 +305,7 @@ def _bounds(table: bytes) -> tuple[float, ...]:
 
 
 def _fit_in(values: list[int | None], most: int) -> bool:
-    """Whether all are integers from 0 to the most there can be, told quickly; False may mean that it is not known."""
+    """Return True if all are integers from 0 to `most`. A quick check: False is undecided."""
     try:
         known = array("H", cast("list[int]", values))
     except (TypeError, OverflowError):

@@ -1,9 +1,9 @@
-"""The published versions of the session format, and what reading an older one means.
+"""Published versions of the session format.
 
-A minor version adds events and fields, each with a default that says what its absence meant before, and other ways to
-write a value, beside the one there was: so every line of an older minor version is a line of this one, and reading it
-migrates it. A major version changes what a line means: in schema 2 a row of experts has another length in each MoE
-layer. Minor versions count through both.
+A minor version adds events and fields, each with a default for its absence in older files, and further forms of a value
+beside the old one. Every line of an older minor version is therefore a line of this one, and reading it migrates it. A
+major version changes the meaning of a line: in schema 2 the length of a row of experts differs by MoE layer. The minor
+number keeps counting across major versions.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from moe_watch.routing.events import SCHEMA_BY_LAYER, SCHEMA_MINOR
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A published version."""
+    """One published version."""
 
     major: int
     minor: int
     events: frozenset[str] = frozenset()
-    """Events that it added."""
+    """Events added by it."""
     fields: frozenset[str] = frozenset()
-    """Fields that it added to older events, as `event.field`; nested ones with all names on the way."""
-
+    """Fields added to older events, as `event.field`; a nested field with its whole path."""
     forms: frozenset[str] = frozenset()
-    """Fields that it writes in another way: both ways are read."""
+    """Fields written in a new form; both forms are read."""
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
@@ -48,16 +47,16 @@ PUBLISHED = (
     ),
     Version(2, 2, forms=frozenset({"session.model.experts_per_token"})),
 )
-"""Every version that a file may have, oldest first; the last of each major one is what is written now."""
+"""All versions that a file may have, oldest first; the last of each major version is written today."""
 
 
 def refusal(major: int) -> str:
-    """Why a major version cannot be read, in a few words; empty if it can."""
+    """Return the reason why a major version cannot be read; empty if it can."""
     if major > SCHEMA_BY_LAYER:
-        return f"schema {major}, and this moe-watch reads schema {SCHEMA_BY_LAYER}"
+        return f"schema {major}, while this moe-watch reads up to schema {SCHEMA_BY_LAYER}"
     return "" if major >= PUBLISHED[0].major else f"schema {major} does not exist"
 
 
 def is_newer(minor: int) -> bool:
-    """Whether a file of this minor version may hold events that are not known here, to be passed on as they stand."""
+    """Return whether a file of this minor version may contain events of a newer version; these are kept unchanged."""
     return minor > SCHEMA_MINOR

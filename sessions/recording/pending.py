@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from moe_watch.routing.events import Event, Keyframe, State, Token, from_json
+from moe_watch.sessions.reading.wire import TOKEN_HEAD
 from moe_watch.sessions.recording.recorder import line_of
 
 KEPT_BYTES = 16 << 20
@@ -12,9 +13,6 @@ KEPT_BYTES = 16 << 20
 FIRST_WAIT = 2.0
 LONGEST_WAIT = 30.0
 """Seconds from one try to the next, doubled each time."""
-
-TOKEN_HEAD = b'{"event":"token",'
-"""First bytes of a token's line."""
 
 
 class Gap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import deque
@@ -11,11 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import msgspec
-
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.store import Store
+from moe_watch.sessions.reading.wire import token_text
 
 SOUGHT_SOURCES = frozenset({"generated", "injected"})
 """Sources of the tokens that are searched; not the prompt, which the user wrote."""
@@ -23,19 +21,6 @@ LINES_AT_ONCE = 128
 """Lines, a millisecond's work, between two checks of the stop flag."""
 PAUSE_SECONDS = 0.0005
 """Pause after each of these checks, so that the screen's thread need not wait for the interpreter lock."""
-_OURS = re.compile(
-    rb'\{"event":"token","i":(\d{1,16}),"t":[\d.e+-]{1,24},"phase":"\w{6,7}","source":"(\w{6,9})","id":-?\d{1,16},'
-    rb'"text":("(?:[^"\\]|\\.)*+")'
-)
-"""Start of a token's line as moe-watch writes it; the rest of the line is not decoded."""
-
-
-class _Token(msgspec.Struct, tag_field="event", tag="token"):
-    """Fields of a token that a search needs."""
-
-    i: int
-    source: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +100,7 @@ class Search:
         """Return the first occurrence that begins in these bytes; it may end after them."""
         rolling, most, beyond = RollingText(self.text), len(self.text.casefold()), 0
         for line in self._lines(start):
-            token = _token(line.content)
+            token = token_text(line.content)
             if token is None:
                 continue
             found = rolling.add(*token)
@@ -195,17 +180,3 @@ class RollingText:
         self._held += length
         while self._tokens and self._held - self._tokens[0][1] >= len(self._tail):
             self._held -= self._tokens.popleft()[1]
-
-
-def _token(line: bytes) -> tuple[int, str, str] | None:
-    """Return index, source and text of a token's line; None for other lines and for damaged ones."""
-    with suppress(ValueError, RecursionError, msgspec.MsgspecError):
-        if ours := _OURS.match(line):
-            return int(ours[1]), ours[2].decode(), _decode_text(ours[3])
-        token = _decode_token(line)
-        return token.i, token.source, token.text
-    return None
-
-
-_decode_text = msgspec.json.Decoder(str).decode
-_decode_token = msgspec.json.Decoder(_Token).decode

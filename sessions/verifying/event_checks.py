@@ -1,4 +1,4 @@
-"""What must hold from one event to the next: order, times, injections, and numbers that can be computed again."""
+"""Checks from event to event: order, times, injections, and recomputed chunks and keyframes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from moe_watch.sessions.verifying.issues import IssueCollector
 
 
 class EventChecks:
-    """Fed a run's events in order, finds what does not fit together.
+    """Checks of the order of a run's events.
 
     Args:
-        header: of the run.
-        findings: where to note it.
+        header: header of the run.
+        findings: collector of the faults.
     """
 
     def __init__(self, header: Header, findings: IssueCollector) -> None:
@@ -26,14 +26,14 @@ class EventChecks:
         self._begun = False
         self._time = 0.0
         self._injecting: deque[int] = deque()
-        """Ids of an injection that are still to come."""
+        """Ids of an injection that are not recorded yet."""
         self.tap: bool | None = None if header.continues else True
-        """Whether routing is observed; None if the file begins in the middle of a run and has not said yet."""
+        """State of the tap; None in a continuation file before its first `change`."""
         self.ended = False
-        """The last state was said to be the run's last."""
+        """The last state was `finished` or `error`, with no token after it."""
 
     def see(self, event: Event, line: int) -> None:
-        """Take in the next event."""
+        """Check the next event."""
         if isinstance(event, Token):
             self._see_token(event, line)
         elif isinstance(event, Keyframe):
@@ -50,23 +50,23 @@ class EventChecks:
             text = f"tokens {self._next} to {token.i - 1} are missing"
             self._findings.add("missing tokens", text, line, token.i - self._next)
         if token.t < self._time:
-            self._findings.add("time", f"token {token.i} comes at {token.t:g} s, after {self._time:g} s", line)
+            self._findings.add("time", f"token {token.i} at {token.t:g} s follows a token at {self._time:g} s", line)
         self._see_injected(token, line)
         self._next, self._time, self._begun, self.ended = token.i + 1, token.t, True, False
 
     def _see_injected(self, token: Token, line: int) -> None:
-        """The ids of an injection come one by one, and nothing but them."""
+        """Check that the tokens after an injection have its ids, in order, with no other token between them."""
         if token.source == "injected" and self._injecting:
             expected = self._injecting.popleft()
             if ABSENT_ID not in (token.id, expected) and token.id != expected:
-                self._findings.add("injection", f"token {token.id} is injected in place of {expected}", line)
+                self._findings.add("injection", f"token id {token.id} is injected instead of {expected}", line)
         elif token.source != "prompt" and self._injecting:
             self._findings.add("injection", f"{len(self._injecting)} injected tokens are missing", line)
             self._injecting.clear()
 
     def _see_perturbation(self, perturbation: Perturbation, line: int) -> None:
         if perturbation.i != self._next:
-            text = f"an injection at token {perturbation.i}, where token {self._next} comes next"
+            text = f"an injection at token {perturbation.i} instead of token {self._next}"
             self._findings.add("injection", text, line)
         self._injecting = deque(perturbation.ids)
 
@@ -85,16 +85,16 @@ class EventChecks:
         for rows, counts in ((frame.rows_prefill, frame.counts_prefill), (frame.rows_decode, frame.counts_decode)):
             for layer, k, row, count in zip(model.layers, model.k_by_layer, rows, counts, strict=True):
                 if sum(count) != row * k:
-                    text = f"layer {layer}: counts sum to {sum(count)}, where {row} rows × {k} are {row * k}"
+                    text = f"layer {layer}: counts sum to {sum(count)}, but {row} rows × {k} experts are {row * k}"
                     self._findings.add("counts", text, line)
 
 
 class DerivedChecks:
-    """Fed a run's events in order, computes chunks and keyframes again and compares them with the recorded ones.
+    """Checks that recorded chunks and keyframes equal the recomputed ones.
 
     Args:
-        header: of the run.
-        findings: where to note what differs.
+        header: header of the run.
+        findings: collector of the faults.
     """
 
     def __init__(self, header: Header, findings: IssueCollector) -> None:
@@ -102,16 +102,16 @@ class DerivedChecks:
         self._differing: set[tuple[type, int]] = set()
         self._recomputed = Recomputed(header, self._differing)
         self._due: dict[int, int] = {}
-        """Indices of chunks that are complete and were not recorded yet, and the lines that completed them."""
+        """Line that completed a chunk, by the index of each complete chunk that is not recorded yet."""
         self._missing: list[tuple[int, int]] = []
-        """The first chunk that was not recorded, and its line."""
+        """Index and line of the first chunk that is not recorded."""
         self._missed = 0
-        """How many were not."""
+        """Number of chunks that are not recorded."""
         self.chunks = 0
-        """Recorded ones so far."""
+        """Number of recorded chunks so far."""
 
     def see(self, event: Event | Unknown, line: int) -> None:
-        """Take in the next event."""
+        """Check the next event."""
         if isinstance(event, Chunk):
             self.chunks += 1
             self._due.pop(event.index, None)
@@ -125,15 +125,16 @@ class DerivedChecks:
             self._differ(event, line)
 
     def finish(self, *, ended: bool) -> None:
-        """Nothing more comes. A recording that was cut off may lack the chunk that its last token completes.
+        """Report missing chunks, after the last event.
 
-        One without any chunk is another writer's: that is not wrong, since they are computed from the tokens.
+        A truncated recording may lack the chunk that its last token completes. A recording of another writer may have
+        no chunks at all, which is no fault, since they are computed from the tokens.
         """
         if ended and self._due:
             self._miss()
         if self.chunks and self._missing:
             index, line = self._missing[0]
-            self._findings.add("chunks", f"chunk {index}, which is complete here, is not recorded", line, self._missed)
+            self._findings.add("chunks", f"chunk {index} is complete here, but not recorded", line, self._missed)
 
     def _miss(self) -> None:
         self._missing = self._missing or list(self._due.items())[:1]
@@ -142,6 +143,8 @@ class DerivedChecks:
 
     def _differ(self, event: Event | Unknown, line: int) -> None:
         if isinstance(event, Chunk):
-            self._findings.add("chunks", f"chunk {event.index} is not what the tokens give", line)
+            self._findings.add("chunks", f"chunk {event.index} differs from the chunk computed from the tokens", line)
         elif isinstance(event, Keyframe):
-            self._findings.add("keyframes", f"the keyframe after {event.i} tokens is not what they give", line)
+            self._findings.add(
+                "keyframes", f"the keyframe after {event.i} tokens differs from the one computed from them", line
+            )

@@ -1,4 +1,4 @@
-"""Whether a session file is whole, and whether what it holds can be true. `moe-watch verify`."""
+"""Verification of a session file: complete, readable and consistent. `moe-watch verify`."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from moe_watch.sessions.verifying.run_checks import RoutingChecks
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a file was found to be."""
+    """Result of verifying a file."""
 
     file: str
     header: Header
     lines: int
-    """Number of the last one."""
+    """Number of the last line."""
     tokens: int
     chunks: int
-    """Recorded ones."""
+    """Number of recorded chunks."""
     unknown: int
-    """Events of a newer version, which are not judged."""
+    """Number of events of a newer version, which are not checked."""
     findings: list[Issue]
-    """What is wrong, in the order of lines."""
+    """Faults, in the order of lines."""
     remarks: list[str]
-    """What is not wrong, and good to know; one line each."""
+    """Notes that are no faults, one line each."""
 
     @property
     def fine(self) -> bool:
-        """Nothing is wrong."""
+        """True if there are no faults."""
         return not self.findings
 
 
 def verify(path: Path) -> Report:
-    """Read a session file to its end and judge everything in it, in bounded memory.
+    """Read a session file to its end and check every event, in bounded memory.
 
     Raises:
-        UserError: the file cannot be read, or its first line is no header.
+        UserError: the file cannot be read, or its first line is not a header.
     """
     with closing(PlausibleReader(open_whole(path))) as reader:
         verification = _Verification(reader.header)
@@ -56,7 +56,7 @@ def verify(path: Path) -> Report:
 
 
 class _Verification:
-    """One file's."""
+    """Verification of one file."""
 
     def __init__(self, header: Header) -> None:
         self._header = header
@@ -66,12 +66,12 @@ class _Verification:
         self._routing = RoutingChecks(header, self._findings)
         self._batches = TokenBatches(header)
         self._places: deque[tuple[int, bool | None]] = deque()
-        """Lines of the tokens that are in no batch yet, and whether the tap was on."""
+        """Line and state of the tap for each token that is in no batch yet."""
         self._tokens = self._unknown = 0
         check_facts(header, self._findings)
 
     def take(self, examined: Examined) -> None:
-        """Judge the next line."""
+        """Check the next line."""
         if examined.event is None:
             kind = "torn end" if examined.torn else "unreadable lines"
             text = "the last line is cut off" if examined.torn else examined.problem
@@ -95,7 +95,7 @@ class _Verification:
         self._routing.see(batch, [line for line, _ in places], [tap for _, tap in places])
 
     def report(self, file: str, lines: int) -> Report:
-        """All that was found."""
+        """Return the report, after the last line."""
         for batch in self._batches.rest():
             self._judge(batch)
         self._routing.finish()
@@ -114,9 +114,9 @@ class _Verification:
     def _remarks(self) -> list[str]:
         found = []
         if self._unknown:
-            found.append(f"{self._unknown} events of a newer version are not judged")
+            found.append(f"{self._unknown} events of a newer version are not checked")
         if self._tokens and not self._derived.chunks:
-            found.append("no chunk is recorded: a replay computes them")
+            found.append("no chunk is recorded; a replay computes them")
         if not self._events.ended:
-            found.append("the recording ends in the middle of the run")
+            found.append("the recording ends before the run does")
         return found

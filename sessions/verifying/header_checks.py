@@ -1,4 +1,4 @@
-"""Whether a header's facts can be true of one model and one run. What is impossible for a reader is refused before."""
+"""Checks that a header's values are consistent. The reader refuses invalid values before."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from moe_watch.routing.router.gates import UNKNOWN_GATE, parse
 from moe_watch.sessions.verifying.issues import IssueCollector
 
 SIZE_TOLERANCE = 0.01
-"""Of a model's bytes, by which its experts and the rest together may differ from all."""
+"""Share of the model size by which the sum of its parts may differ."""
 QUANTITIES = ("parameters", "bytes", "non_expert_bytes", "context_length", "trained_length")
 
 
 def check_facts(header: Header, findings: IssueCollector) -> None:
-    """Note what in a header cannot be true."""
+    """Report inconsistent values of a header."""
     for text in (*_sizes(header.model), *_time(header), *_cost(header)):
         findings.add("header", text, 1)
 
 
 def remarks(header: Header) -> list[str]:
-    """What a reader should know, and what is not wrong."""
+    """Return notes for the user that are no faults."""
     found = []
     if parse(header.model.gate) is None and header.model.layers:
-        known = header.model.gate == UNKNOWN_GATE
-        gate = "the gate is not known" if known else f"gate {header.model.gate!r} is not known to this version"
-        found.append(f"{gate}: weights, entropy and margin are not judged")
+        unnamed = header.model.gate == UNKNOWN_GATE
+        gate = "the gate is unknown" if unnamed else f"gate {header.model.gate!r} is unknown in this version"
+        found.append(f"{gate}: weights, entropy and margin are not checked")
     if header.continues is not None:
-        found.append(f"goes on at token {header.continues.i} with what {header.continues.file} began")
+        found.append(f"continuation file of {header.continues.file} from token {header.continues.i}")
     return found
 
 
@@ -38,25 +38,24 @@ def _sizes(model: ModelInfo) -> list[str]:
     if of_experts is None:
         return found
     if len(of_experts) != len(model.layers) or min(of_experts, default=0) < 0:
-        return [*found, f"expert_bytes of {len(of_experts)} layers, where there are {len(model.layers)}"]
+        return [*found, f"expert_bytes has {len(of_experts)} layers, but the model has {len(model.layers)}"]
     experts = model.experts * sum(of_experts)
-    if model.bytes is not None and not _fits(experts + (model.non_expert_bytes or 0), model):
-        found.append(f"experts of {experts} bytes and a rest of {model.non_expert_bytes} are not {model.bytes} in all")
+    if model.bytes is not None and not _fits(experts, model.non_expert_bytes, model.bytes):
+        found.append(f"experts of {experts} bytes and {model.non_expert_bytes} other bytes do not sum to {model.bytes}")
     return found
 
 
-def _fits(parts: int, model: ModelInfo) -> bool:
-    """Whether the parts whose sizes are known can be all of the model, or a part of it if one is not known."""
-    assert model.bytes is not None
-    slack = SIZE_TOLERANCE * model.bytes
-    return parts <= model.bytes + slack and (model.non_expert_bytes is None or parts >= model.bytes - slack)
+def _fits(experts: int, rest: int | None, whole: int) -> bool:
+    """Return whether experts and the rest sum to the model size; an unknown rest may have any size."""
+    slack = SIZE_TOLERANCE * whole
+    return experts <= whole + slack if rest is None else abs(experts + rest - whole) <= slack
 
 
 def _time(header: Header) -> list[str]:
     try:
         datetime.fromisoformat(header.created)
     except ValueError:
-        return [f"created is {header.created[:40]!r}, which is no time"]
+        return [f"created is {header.created[:40]!r}, which is not an ISO 8601 time"]
     return []
 
 
@@ -64,4 +63,4 @@ def _cost(header: Header) -> list[str]:
     cost = header.cost
     if cost is None or cost.interval is None or cost.interval[0] <= cost.ratio <= cost.interval[1]:
         return []
-    return [f"a cost ratio of {cost.ratio:g} outside of its interval {cost.interval[0]:g} to {cost.interval[1]:g}"]
+    return [f"a cost ratio of {cost.ratio:g}, outside its interval {cost.interval[0]:g} to {cost.interval[1]:g}"]

@@ -1,40 +1,34 @@
-"""Tokens whose index was damaged so that it is too large: possible events, and contradicted by those after them."""
+"""Detection of tokens with a damaged index that is too large: valid events that the tokens after them contradict."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
-import msgspec
-
 from moe_watch.routing.events import Keyframe, Token
 from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.reader import Examined, SessionReader
 from moe_watch.sessions.reading.validation import MAX_INTEGER
+from moe_watch.sessions.reading.wire import token_index
 
 TOKENS_AHEAD = 5
-"""So many tokens behind one that is ahead of its place are asked."""
+"""Number of tokens after a suspect one that are compared with it."""
 LINES_AHEAD = 64
-"""They are looked for on so many lines."""
-
-
-class _Place(msgspec.Struct):
-    event: str
-    i: int
+"""Number of lines in which these tokens are searched."""
 
 
 class PlausibleReader(SessionReader):
-    """Examines a file, and takes a token that is far ahead for damaged where the tokens after it go on from before it.
+    """Reader that reports a token far ahead as damaged if the tokens after it continue from before it.
 
-    A reader that believes it would refuse all of those.
+    Accepting its index would mean refusing all tokens after it.
     """
 
     _next = 0
-    """Index of the token that comes next, if none is missing."""
+    """Index of the next token if none is missing."""
 
     def _examined(self, line: Line) -> Examined:
-        i = _index_of(line.content)
+        i = token_index(line.content)
         if i is not None and self._next < i <= MAX_INTEGER and self._is_contradicted(i):
-            problem = f"token {i}, where token {self._next} comes next and those after it go on from there"
+            problem = f"token {i} instead of token {self._next}; the tokens after it continue from {self._next}"
             return Examined(line.number, line.offset, None, problem, content=line.content)
         examined = super()._examined(line)
         if isinstance(examined.event, Token | Keyframe):
@@ -42,15 +36,15 @@ class PlausibleReader(SessionReader):
         return examined
 
     def _is_contradicted(self, i: int) -> bool:
-        """Whether to believe a token with this index means not to believe those after it.
+        """Return whether the tokens after it contradict a token with this index.
 
-        That is so if two of them belong before it; or one, and that is the one that follows the token expected here.
+        They do if two of them belong before it, or one that directly follows the expected token.
         """
         before = [each for each in self._indices_ahead() if self._next <= each <= i]
         return len(before) > 1 or before == [self._next + 1]
 
     def _indices_ahead(self) -> list[int]:
-        """Indices of the tokens on the lines to come."""
+        """Return the indices of the tokens on the next lines."""
         lines, found = Lines(self._store), list[int]()
         lines.go_to(self._lines.number + 1, self._lines.offset)
         with suppress(LineTooLongError):
@@ -58,14 +52,6 @@ class PlausibleReader(SessionReader):
                 line = lines.next()
                 if line is None or len(found) == TOKENS_AHEAD:
                     break
-                index = _index_of(line.content)
+                index = token_index(line.content)
                 found += [] if index is None else [index]
         return found
-
-
-def _index_of(content: bytes) -> int | None:
-    """The index of a token, if the line holds one; whether it holds a sound one is not looked at."""
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        place = msgspec.json.decode(content, type=_Place)
-        return place.i if place.event == "token" else None
-    return None

@@ -1,6 +1,6 @@
-"""Checks of the prediction that a token was drawn from.
+"""Checks of the distribution from which a token was sampled.
 
-`logprob`, `top_margin` and `choice_gap` are of one distribution, and are there where the header says so.
+`logprob`, `top_margin` and `choice_gap` are consistent, and present if the header lists them as captured.
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ from moe_watch.routing.events import Header
 from moe_watch.sessions.reading.token_arrays import TokenArrays
 
 SLACK = 5e-4
-"""Of probabilities: three numbers rounded to 0.0001, and the noise of an engine's float32."""
+"""Tolerance of probabilities: three numbers rounded to 0.0001, and the float32 error of an engine."""
 PREDICTED = ("logprob", "top_margin", "choice_gap")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFaults:
-    """Tokens where something does not hold."""
+    """Tokens that fail one check."""
 
     tokens: Flags
     """[T]"""
     words: Callable[[int], str]
-    """What is wrong with one of them."""
+    """Describe the fault of token `t` of the batch."""
 
 
 def prediction_faults(found: TokenArrays, header: Header) -> dict[str, TokenFaults]:
-    """Return what is wrong with successive tokens, by the name of the check."""
+    """Check successive tokens; return their faults by the name of the check."""
     return {"captured": _captured(found, header), "prediction": _contradicting(found)}
 
 
 def _captured(found: TokenArrays, header: Header) -> TokenFaults:
-    """Every generated token has all three if the header says that they were captured; none has any if it does not.
+    """Check that generated tokens have all three values if the header lists them as captured, and none otherwise.
 
-    A token that a run was made to take may have been impossible: its log-probability is no number, and absent.
+    A token of teacher forcing may have probability 0: its log-probability is −∞, and absent.
     """
-    there = {name: ~np.isnan(getattr(found, name)) for name in PREDICTED}
+    there = {name: ~np.isnan(getattr(found.prediction, name)) for name in PREDICTED}
     if "logprob" not in header.capture:
         anything: Flags = np.logical_or.reduce(list(there.values()))
-        return TokenFaults(anything, lambda t: f"{_first(there, t)} there, which the header says was not captured")
+        return TokenFaults(anything, lambda t: f"has {_first(there, t)}, which the header does not list as captured")
     generated = np.array([source == "generated" for source in found.source], np.bool_)
     impossible = (
-        there["top_margin"] & (found.choice_gap > 0) if header.teacher is not None else np.zeros_like(generated)
+        there["top_margin"] & (found.prediction.choice_gap > 0)
+        if header.teacher is not None
+        else np.zeros_like(generated)
     )
     absent = {name: generated & ~known for name, known in there.items()}
     absent["logprob"] &= ~impossible
     lacking: Flags = np.logical_or.reduce(list(absent.values()))
-    return TokenFaults(lacking, lambda t: f"no {_first(absent, t)}, which the header says was captured")
+    return TokenFaults(lacking, lambda t: f"has no {_first(absent, t)}, which the header lists as captured")
 
 
 def _first(names: dict[str, Flags], t: int) -> str:
@@ -58,21 +60,25 @@ def _first(names: dict[str, Flags], t: int) -> str:
 
 
 def _contradicting(found: TokenArrays) -> TokenFaults:
-    """The chosen token's probability p, the likeliest one's p + gap, and the second's p + gap − margin.
+    """Check that the three values are of one distribution.
 
-    These are probabilities of at most three tokens: none is negative, the first two sum to no more than 1, and the
-    chosen one is the first, or not above the second. NaN where something was not recorded contradicts nothing.
+    The sampled token has probability p, the most likely one p + gap, the second p + gap − margin. None is negative,
+    the first two sum to at most 1, and the sampled token is the first or at most as likely as the second. NaN, for a
+    value that is not recorded, passes.
     """
+    values = found.prediction
     with np.errstate(under="ignore"):
-        chosen = np.exp(found.logprob)
-    first = chosen + found.choice_gap
-    second = first - found.top_margin
-    is_first = found.choice_gap <= SLACK
+        chosen = np.exp(values.logprob)
+    first = chosen + values.choice_gap
+    second = first - values.top_margin
+    is_first = values.choice_gap <= SLACK
     wrong: Flags = (second < -SLACK) | (first + second > 1 + SLACK)
     wrong |= ~is_first & (chosen > second + SLACK)
 
     def words(t: int) -> str:
-        values = f"logprob {found.logprob[t]:g}, top_margin {found.top_margin[t]:g}, choice_gap {found.choice_gap[t]:g}"
-        return f"{values} are of no one distribution"
+        found = (
+            f"logprob {values.logprob[t]:g}, top_margin {values.top_margin[t]:g}, choice_gap {values.choice_gap[t]:g}"
+        )
+        return f"{found} contradict each other"
 
     return TokenFaults(wrong, words)

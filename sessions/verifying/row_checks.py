@@ -1,7 +1,7 @@
-"""What must hold in every token and layer, whatever the model: weights, entropy and margin come from one distribution.
+"""Checks of each row, one token in one layer, for any model: weights, entropy and margin are of one distribution.
 
-Each check is given successive tokens as arrays and says in which rows it does not hold. Nothing is asked of a gate that
-is not known, and nothing that depends on how experts are selected: models add biases and groups to that.
+A check takes successive tokens as arrays and returns the rows that fail. It skips an unknown gate, and assumes nothing
+about the selection of experts, which depends on biases and groups of the model.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from moe_watch.routing.row_layout import RowLayout
 from moe_watch.sessions.reading.token_arrays import TokenArrays
 
 NOISE = 1.0
-"""Steps that engines' own arithmetic, in float32, may add to the half step of rounding."""
+"""Tolerance in units for the float32 error of an engine, in addition to half a unit of rounding."""
 SUMMING_TO_ONE = frozenset({Weighting.RENORMALISED, Weighting.SOFTMAX_OF_SELECTED})
 CAPTURED = ("weights", "entropy", "margin")
 OF_A_CHOICE = frozenset({"entropy", "margin"})
-"""What a single expert does not have."""
+"""Quantities that a model with a single expert does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Rows where something does not hold."""
+    """Rows that fail one check."""
 
     rows: Flags
     """[T, L]"""
     words: Callable[[int, int], str]
-    """What is wrong in one of them, by token and layer."""
+    """Describe the fault of a row, by token and layer."""
 
 
 RowCheck = Callable[[TokenArrays, Header], Faults | None]
 
 
 def weight_sums(found: TokenArrays, header: Header) -> Faults | None:
-    """Weights that a gate divides by their sum must sum to its scale; those of a softmax to no more than it.
+    """Check the sum of the weights of a row.
 
-    Neither may those of a gate that keeps the sum away from 0.
+    The weights of a gate that normalizes them sum to its scale, or to at most its scale if the gate keeps the divisor
+    away from 0. The weights of a softmax over all experts sum to at most the scale.
     """
     gate = _scaled(header)
     if gate is None or gate.scale is None:
@@ -56,11 +57,11 @@ def weight_sums(found: TokenArrays, header: Header) -> Faults | None:
         wrong = excess > slack
     else:
         return None
-    return Faults(wrong, lambda t, at: f"weights sum to {sums[t, at]:.4f}, where {gate} allows {scale:g}")
+    return Faults(wrong, lambda t, at: f"weights sum to {sums[t, at]:.4f}, but gate {gate} allows {scale:g}")
 
 
 def weight_order(found: TokenArrays, header: Header) -> Faults | None:
-    """Experts stand by probability, and weights ascend with it."""
+    """Check that weights descend: experts are in descending order of router probability."""
     gate = _scaled(header)
     if gate is None or gate.weighting is Weighting.SPARSEMIXER:
         return None
@@ -69,13 +70,16 @@ def weight_order(found: TokenArrays, header: Header) -> Faults | None:
     def words(t: int, at: int) -> str:
         rank = int(rises[t, at].argmax())
         first, second = found.experts[t, at, rank : rank + 2]
-        return f"expert {second} weighs more than expert {first}, which stands before it"
+        return f"expert {second} has a larger weight than expert {first} before it"
 
     return Faults(rises.sum(-1) > 0, words)
 
 
 def entropy_against_margin(found: TokenArrays, header: Header) -> Faults | None:
-    """A distribution with this margin has an entropy between that of two values and that of one above equal others."""
+    """Check that the entropy is possible with the margin.
+
+    With a given margin, entropy is least for two values, and largest for one value above E − 1 equal values.
+    """
     experts = header.model.experts
     if experts < 2 or parse(header.model.gate) is None:
         return None
@@ -85,17 +89,15 @@ def entropy_against_margin(found: TokenArrays, header: Header) -> Faults | None:
 
     def words(t: int, at: int) -> str:
         between = f"{max(0.0, least[t, at]):.4f} and {min(1.0, most[t, at]):.4f}"
-        return (
-            f"entropy {found.entropy[t, at]:.4f} with margin {found.margin[t, at]:.4f}: it must lie between {between}"
-        )
+        return f"entropy {found.entropy[t, at]:.4f} with margin {found.margin[t, at]:.4f}, possible is {between}"
 
     return Faults((found.entropy < least) | (found.entropy > most), words)
 
 
 def margin_against_weights(found: TokenArrays, header: Header) -> Faults | None:
-    """The first two experts' probabilities differ by no more than their weights, if they are the likeliest two.
+    """Check that the margin is at most the difference of the first two weights, if these experts are the most likely.
 
-    A model whose selection is biased may choose others at some tokens, so this need not hold in every row.
+    With a selection bias, a model may select other experts for some tokens, so some rows of a valid file fail.
     """
     gate = _scaled(header)
     if gate is None or gate.scale is None or gate.scores is not Scores.SOFTMAX or found.weights.shape[-1] < 2:
@@ -108,13 +110,13 @@ def margin_against_weights(found: TokenArrays, header: Header) -> Faults | None:
     wrong = np.abs(excess) > slack if gate.weighting is Weighting.AS_THEY_ARE else excess > slack
 
     def words(t: int, at: int) -> str:
-        return f"margin {found.margin[t, at]:.4f}, and weights that differ by {difference[t, at]:.4f}"
+        return f"margin {found.margin[t, at]:.4f}, but the weights differ by {difference[t, at]:.4f}"
 
     return Faults(wrong, words)
 
 
 def probabilities(found: TokenArrays, header: Header) -> Faults | None:
-    """Probabilities sum to 1, and entropy and margin are theirs."""
+    """Check that router probabilities sum to 1, and give entropy and margin."""
     spread = found.probabilities
     if spread is None or header.model.experts < 2:
         return None
@@ -127,11 +129,13 @@ def probabilities(found: TokenArrays, header: Header) -> Faults | None:
     wrong: Flags = np.abs(sums - 1) > slack
     wrong |= np.abs(margins - found.margin) > 2 * header.units.weights + (0.5 + NOISE) * header.units.margin
     wrong |= ~np.isnan(sums) & (np.abs(entropies - found.entropy) > 0.01 + slack)
-    return Faults(wrong, lambda t, at: f"probabilities that sum to {sums[t, at]:.4f} do not give entropy and margin")
+    return Faults(
+        wrong, lambda t, at: f"router probabilities, with sum {sums[t, at]:.4f}, do not give entropy and margin"
+    )
 
 
 def captured(found: TokenArrays, header: Header) -> Faults | None:
-    """What the header says was captured stands beside every set of experts, and nothing else does."""
+    """Check that each expert set has all quantities that the header lists as captured, and no other."""
     observed = found.experts[..., 0] != ABSENT
     expected = set(header.capture) - (OF_A_CHOICE if header.model.experts == 1 else set())
     known: dict[str, Flags] = {
@@ -143,7 +147,9 @@ def captured(found: TokenArrays, header: Header) -> Faults | None:
 
     def words(t: int, at: int) -> str:
         name = next(name for name in CAPTURED if wrong[name][t, at])
-        return f"{name} there" if known[name][t, at] else f"no {name}, which the header says were captured"
+        state = "has" if known[name][t, at] else "has no"
+        listed = "lists" if name in expected else "does not list"
+        return f"{state} {name}, which the header {listed} as captured"
 
     anything: Flags = np.logical_or.reduce(list(wrong.values()))
     return Faults(anything, words)
@@ -157,11 +163,11 @@ EVERY_ROW: dict[str, RowCheck] = {
     "probabilities": probabilities,
 }
 MOST_ROWS: dict[str, RowCheck] = {"margin and weights": margin_against_weights}
-"""Those that a sound file may break in some rows, but not in most of a layer's."""
+"""Checks that a valid file may fail in some rows, but not in most rows of a layer."""
 
 
 def _sums(found: TokenArrays) -> Floats:
-    """Sum of the weights of each row `[T, L]`; NaN where one is not known."""
+    """Return the sum of the weights of each row `[T, L]`; NaN if one is absent."""
     computed = found.experts[..., 0] != ABSENT
     weights = np.where((found.experts == ABSENT) & computed[..., None], 0.0, found.weights)
     result: Floats = weights.sum(-1)
@@ -169,19 +175,19 @@ def _sums(found: TokenArrays) -> Floats:
 
 
 def _scaled(header: Header) -> Gate | None:
-    """The gate, if it is known and gives all experts the same scale."""
+    """Return the gate, None if it is unknown or has no common positive scale."""
     gate = parse(header.model.gate)
     return None if gate is None or gate.scale is None or gate.scale <= 0 else gate
 
 
 def _of_two(margin: Floats, experts: int) -> Floats:
-    """Entropy over ln E of two values that differ by this and sum to 1: the least there can be."""
+    """Return the least entropy over ln E for a margin: two values that sum to 1."""
     shares = np.stack([(1 + margin) / 2, (1 - margin) / 2], -1)
     return _entropy(shares, experts)
 
 
 def _of_one_above(margin: Floats, experts: int) -> Floats:
-    """Entropy over ln E of one value that is this much above E − 1 equal ones: the most there can be."""
+    """Return the largest entropy over ln E for a margin: one value above E − 1 equal values."""
     other = (1 - margin) / experts
     first = other + margin
     return _entropy(first[..., None], experts) + (experts - 1) * _entropy(other[..., None], experts)

@@ -1,6 +1,6 @@
-"""What must hold over a whole run: marks that a tap, a cache or a recorder leaves when it is broken.
+"""Checks over a whole run for the traces of a broken tap, cache or recorder.
 
-Published tools have reported such numbers without a sign that anything was wrong with them.
+Published tools have reported such numbers without any warning.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from moe_watch.sessions.verifying.prediction_checks import prediction_faults
 from moe_watch.sessions.verifying.row_checks import EVERY_ROW, MOST_ROWS
 
 FEWEST_ROWS = 64
-"""Of a layer, before its usage is judged."""
+"""Minimum rows of a layer for a check of its usage."""
 FEWEST_PAIRS = 32
-"""Tokens with the id of an earlier one, before it is judged whether routing depends on anything else."""
+"""Minimum number of tokens with the id of an earlier token for the check that routing depends on context."""
 MOST_IDS = 1 << 18
-"""Different ids that are remembered; the largest vocabularies have about as many."""
+"""Maximum number of token ids that are stored, about the size of the largest vocabularies."""
 CHANCE = 1e-9
-"""How rarely chance may make a layer's counts so even that they are said to be too even."""
+"""p-value below which a layer's usage is reported as too even."""
 
 
 class RoutingChecks:
-    """Fed a run's tokens in batches, finds what cannot be.
+    """Checks of a run's tokens, in batches.
 
     Args:
-        header: of the run.
-        findings: where to note it.
+        header: header of the run.
+        findings: collector of the faults.
     """
 
     def __init__(self, header: Header, findings: IssueCollector) -> None:
@@ -43,18 +43,24 @@ class RoutingChecks:
         self._usage = UsageCounts(layers, experts)
         self._layout = RowLayout.of(header.model)
         self._first: Ints = np.full((layers, self._layout.width), ABSENT, np.int64)
-        """[L, K] sorted ids of the first set in each layer, `ABSENT` before those of layers that select fewer."""
+        """[L, K] sorted ids of the first expert set of each layer, padded with `ABSENT` in front."""
         self._constant: Flags = np.ones(layers, np.bool_)
         self._decoded: Ints = np.zeros(layers, np.int64)
-        """[L] rows of decode tokens."""
+        """[L] number of rows of decode tokens."""
         self._tokens = 0
         self._rare_faults = {name: np.zeros(layers, np.int64) for name in MOST_ROWS}
         self._seen: dict[int, int] = {}
-        """Token ids, and a hash of the routing of the last token that had it."""
+        """Hash of the routing of the last token with an id, by token id."""
         self._pairs = self._equal_pairs = 0
 
     def see(self, found: TokenArrays, lines: list[int], tapped: list[bool | None]) -> None:
-        """Take in successive tokens, with their lines and whether the tap was on, None where that is not known."""
+        """Check successive tokens.
+
+        Args:
+            found: the tokens.
+            lines: line of each token.
+            tapped: state of the tap at each token, None if it is not known.
+        """
         self._tokens += len(found)
         self._check_predictions(found, lines)
         self._check_repeats(found, lines)
@@ -65,35 +71,35 @@ class RoutingChecks:
             self._compare_same_ids(found)
 
     def finish(self) -> None:
-        """Judge the run as a whole."""
+        """Check the run as a whole, after its last token."""
         for name, faults in self._rare_faults.items():
             for at in np.flatnonzero(faults > np.maximum(self._usage.rows, 1) / 2).tolist():
                 rows = self._usage.rows[at]
-                self._in_layer(name, at, f"they contradict each other in {faults[at]} of {rows} rows")
+                self._in_layer(name, at, f"margin and weights contradict each other in {faults[at]} of {rows} rows")
         self._judge_layers()
         if self._pairs >= FEWEST_PAIRS and self._pairs == self._equal_pairs:
             self._findings.add(
-                "context", f"all {self._pairs} tokens with an id seen before are routed as then: the context is lost"
+                "context",
+                f"all {self._pairs} repeated token ids have the routing of their earlier token: the context is lost",
             )
 
-    # -- token by token
+    # -- per token
 
     def _check_tap(self, found: TokenArrays, lines: list[int], tapped: list[bool | None]) -> None:
         for t, routed in enumerate((found.experts != ABSENT).any((1, 2))):
             if routed and tapped[t] is False:
-                self._findings.add("tap", f"token {found.i[t]} has routing, and the tap was off", lines[t])
+                self._findings.add("tap", f"token {found.i[t]} has routing, but the tap was off", lines[t])
             elif not routed and tapped[t] is True:
-                self._findings.add("tap", f"token {found.i[t]} has no routing, and the tap was on", lines[t])
+                self._findings.add("tap", f"token {found.i[t]} has no routing, but the tap was on", lines[t])
 
     def _check_repeats(self, found: TokenArrays, lines: list[int]) -> None:
-        """Two tokens of one moment with the same prediction and the same routing are one token twice."""
+        """Report a token with the time, id, prediction and routing of the token before it."""
         known = found.id[1:] != ABSENT
-        same = known & (np.diff(found.t) == 0) & (np.diff(found.id) == 0) & (np.diff(found.logprob) == 0)
+        same = known & (np.diff(found.t) == 0) & (np.diff(found.id) == 0) & (np.diff(found.prediction.logprob) == 0)
         for t in np.flatnonzero(same).tolist():
             if np.array_equal(_routing(found, t), _routing(found, t + 1), equal_nan=True):
-                self._findings.add(
-                    "repeated tokens", f"token {found.i[t + 1]} is the one before once more", lines[t + 1]
-                )
+                text = f"token {found.i[t + 1]} equals the token before it"
+                self._findings.add("repeated tokens", text, lines[t + 1])
 
     def _check_predictions(self, found: TokenArrays, lines: list[int]) -> None:
         for name, faults in prediction_faults(found, self._header).items():
@@ -114,7 +120,7 @@ class RoutingChecks:
             if faults is not None:
                 self._rare_faults[name] += faults.rows.sum(0)
 
-    # -- over the run
+    # -- per run
 
     def _count(self, found: TokenArrays) -> None:
         rows = np.sort(found.experts, -1)
@@ -143,14 +149,14 @@ class RoutingChecks:
     def _judge_layers(self) -> None:
         decoded = int(self._decoded.max(initial=0))
         for at in np.flatnonzero((self._decoded == 0) & (decoded > 0)).tolist():
-            self._in_layer("missing layers", at, f"no decode token of {decoded} has its routing")
+            self._in_layer("missing layers", at, f"none of {decoded} decode tokens has routing in this layer")
         selects = self._layout.k < self._header.model.experts
         enough = np.flatnonzero(selects & (self._usage.rows >= FEWEST_ROWS)).tolist()
         if enough:
             self._judge_usage(enough)
 
     def _judge_usage(self, layers: list[int]) -> None:
-        """Whether layers select always the same, or all equally often: one layer alone, or all of them a little."""
+        """Report layers with constant usage, and with too even usage: in one layer, or a little in all of them."""
         rows, counts = self._usage.rows, self._usage.counts
         chances = {at: chance_of_evenness(counts[at], int(rows[at])) for at in layers if not self._constant[at]}
         too_even = max(chances.values(), default=1.0) ** len(chances) < CHANCE
@@ -158,7 +164,7 @@ class RoutingChecks:
             if self._constant[at]:
                 self._in_layer("constant usage", at, f"all {rows[at]} rows select the same experts")
             elif chances[at] < CHANCE or too_even:
-                text = f"every expert is selected {counts[at].min()} to {counts[at].max()} times in {rows[at]} rows"
+                text = f"each expert is selected {counts[at].min()} to {counts[at].max()} times in {rows[at]} rows"
                 self._in_layer("uniform usage", at, text)
 
     def _in_layer(self, check: str, at: int, text: str) -> None:
@@ -166,14 +172,14 @@ class RoutingChecks:
 
 
 def chance_of_evenness(counts: Ints, rows: int) -> float:
-    """No less than the probability that rows of k different, equally likely experts are selected as evenly as this.
+    """Return an upper bound of the probability of usage at least this even, if all experts are equally likely.
 
     Args:
-        counts: `[E]`, summing to rows × k with k < E.
-        rows: how many.
+        counts: `[E]`, with sum rows × k and k < E.
+        rows: number of rows, each of k different experts.
 
-    The statistic is χ² with E − 1 degrees of freedom; its distribution is bounded from above, near 0 closely, and half
-    a step of the counts is added because they are whole.
+    The statistic is χ² with E − 1 degrees of freedom. The bound of its distribution is tight near 0; half a count is
+    added as a continuity correction.
     """
     experts = len(counts)
     share = counts.sum() / rows / experts
@@ -184,5 +190,5 @@ def chance_of_evenness(counts: Ints, rows: int) -> float:
 
 
 def _routing(found: TokenArrays, t: int) -> Floats:
-    """Everything observed of one token."""
+    """Return all observed values of one token."""
     return np.concatenate([each[t].ravel() for each in (found.experts, found.weights, found.entropy, found.margin)])

@@ -1,4 +1,4 @@
-"""Whether the files of a run that goes on in further ones fit together. `moe-watch verify`, after each file alone."""
+"""Verification of a multi-part session: its files fit together. `moe-watch verify` checks each file before."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from moe_watch.sessions.reading.multipart import (
     MAX_PARTS,
     THE_RUN,
     Opening,
+    continues_run,
     differing_fields,
-    goes_on_with,
+    first_of,
     numbered_beside,
     read_opening,
     shown,
@@ -28,22 +29,22 @@ from moe_watch.sessions.verifying.issues import Issue, IssueCollector
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What the files of one run were found to be together."""
+    """Result of verifying the files of one run together."""
 
     file: str
-    """The first one, or the only one that there is."""
+    """The run's first file, or a continuation file without one."""
     parts: list[str]
-    """Those that go on with it, in order."""
+    """Its continuation files, in order."""
     tokens: int
-    """Recorded in all of them."""
+    """Number of tokens recorded in all files."""
     findings: list[Issue]
-    """What is wrong; `line` is None throughout."""
+    """Faults; `line` is always None."""
     remarks: list[str]
-    """What is not wrong, and good to know; one line each."""
+    """Notes that are no faults, one line each."""
 
     @property
     def fine(self) -> bool:
-        """Nothing is wrong."""
+        """True if there are no faults."""
         return not self.findings
 
 
@@ -59,9 +60,9 @@ class _RunFile:
 
 
 def with_parts(paths: Sequence[Path]) -> list[Path]:
-    """Return these files, each followed by those that continue it, none twice.
+    """Return these files, each followed by its continuation files, without repetition.
 
-    A file that more files say they continue than a run can have is returned alone.
+    A file with more continuation files than a run can have is returned alone.
     """
     return list(dict.fromkeys(each for path in paths for each in (path, *_continuations(path))))
 
@@ -73,10 +74,10 @@ def _continuations(path: Path) -> list[Path]:
 
 
 def verify_runs(paths: Sequence[Path]) -> list[RunReport]:
-    """Judge how files fit together: one report for each run of several files that one of these begins.
+    """Check that files fit together: return one report per multi-part session whose first file is given.
 
-    There is one, too, for a file that goes on with another one that is not there. What is wrong within a file is not
-    said here: `moe_watch.sessions.verifying.file`.
+    A continuation file without its first file has a report, too. `moe_watch.sessions.verifying.file` reports the faults
+    within a file.
     """
     files = filter(None, map(_read, paths))
     reports = [_judge_alone(file) if file.header.continues else _judge(file) for file in files]
@@ -84,7 +85,7 @@ def verify_runs(paths: Sequence[Path]) -> list[RunReport]:
 
 
 def _read(path: Path) -> _RunFile | None:
-    """A file that has a header."""
+    """Read the first lines of a file, None if it has no header."""
     with suppress(UserError), closing(open_whole(path)) as store:
         opening = read_opening(store)
         return None if opening.header is None else _RunFile(path, opening.header, opening)
@@ -92,10 +93,10 @@ def _read(path: Path) -> _RunFile | None:
 
 
 def _parts(path: Path) -> tuple[list[_RunFile], list[_RunFile]]:
-    """Return the files that continue a run's first one, and those that continue an earlier run of its name.
+    """Return the continuation files of a run's first file, and the ones of an earlier run of the same name.
 
     Raises:
-        UserError: more files say that they continue it than a run can have.
+        UserError: the file has more continuation files than a run can have.
     """
     first = _read(path)
     if first is None or first.header.continues is not None:
@@ -105,7 +106,7 @@ def _parts(path: Path) -> tuple[list[_RunFile], list[_RunFile]]:
         for file in filter(None, map(_read, numbered_beside(path)))
         if file.header.continues is not None and file.header.continues.file == path.name
     ]
-    ours = [file for file in named if goes_on_with(file.header, path.name, first.header)]
+    ours = [file for file in named if continues_run(file.header, path.name, first.header)]
     if len(ours) > MAX_PARTS:
         raise too_many_parts(path)
     names = {file.path for file in ours}
@@ -120,7 +121,7 @@ def _judge(first: _RunFile) -> RunReport | None:
         findings.add("too many files", str(error))
         return RunReport(str(first.path), [], 0, findings.all(), [])
     remarks = [
-        f"{each.name} goes on with another run of this name, begun {shown(each.header.created)}" for each in others
+        f"{each.name} continues another run of this name, created {shown(each.header.created)}" for each in others
     ]
     if not parts and not remarks:
         return None
@@ -131,19 +132,17 @@ def _judge(first: _RunFile) -> RunReport | None:
 
 
 def _judge_alone(part: _RunFile) -> RunReport | None:
-    """A part whose first file is not there; None if it is, for then the run is judged with it."""
+    """Report a continuation file without its first file; None if that is there: its report includes this file."""
     before = part.header.continues
-    assert before is not None
-    first = _read(part.path.parent / before.file) if Path(before.file).name == before.file else None
-    if first is not None and goes_on_with(part.header, before.file, first.header):
+    if before is None or first_of(part.path, part.header) is not None:
         return None
     findings = IssueCollector()
-    findings.add("missing file", f"{shown(before.file)}, which it goes on with at token {before.i}, is not there")
+    findings.add("missing file", f"{shown(before.file)}, which it continues from token {before.i}, is missing")
     return RunReport(str(part.path), [], 0, findings.all(), [])
 
 
 class _Join:
-    """Reads the files of a run one after another, and compares how one ends with how the next begins.
+    """Comparison of the end of each file of a run with the start of the next.
 
     Args:
         first: the run's first file.
@@ -154,40 +153,42 @@ class _Join:
         self.tokens = 0
         self._first = first
         self._next = 0
-        """Index behind that of the last token."""
+        """Index of the next token if none is missing."""
         self._recomputed = Recomputed(first.header, set())
         self._read(first)
 
     def add(self, part: _RunFile) -> None:
-        """Take in the next file, if it can be one of this run."""
+        """Compare the next file, and read it if it can be part of this run."""
         fields = differing_fields(self._first.header, part.header)
         if fields:
             self.findings.add("other header", f"{part.name} differs from {self._first.name} in {', '.join(fields)}")
-        if not set(THE_RUN) & set(fields) and self._goes_on(part):
+        if not set(THE_RUN) & set(fields) and self._continues(part):
             self._read(part)
 
-    def _goes_on(self, part: _RunFile) -> bool:
-        """Whether a part begins where the files before it end, or later."""
+    def _continues(self, part: _RunFile) -> bool:
+        """Return whether a file starts at the end of the files before it, or later."""
         frame, header = part.opening.keyframe, part.header
         if frame is None:
-            self.findings.add("keyframes", f"{part.name} does not begin with a keyframe")
+            self.findings.add("keyframes", f"{part.name} does not start with a keyframe")
             return False
         if header.continues is not None and header.continues.i != frame.i:
-            text = f"{part.name}: after {header.continues.i} tokens by its header, after {frame.i} by its keyframe"
+            text = f"{part.name} starts at token {header.continues.i} by its header, at token {frame.i} by its keyframe"
             self.findings.add("keyframes", text)
         if frame.i < self._next:
-            text = f"{part.name} begins after {frame.i} tokens, where {self._next} are there before it"
+            text = f"{part.name} repeats tokens {frame.i} to {self._next - 1} of the files before it"
             self.findings.add("repeated tokens", text, count=self._next - frame.i)
             return False
         if frame.i > self._next:
-            text = f"{self._next} to {frame.i - 1} are missing before {part.name}"
+            text = f"tokens {self._next} to {frame.i - 1} are missing before {part.name}"
             self.findings.add("missing tokens", text, count=frame.i - self._next)
         elif not (part.opening.dropped or agree(frame, self._recomputed.state())):
-            self.findings.add("keyframes", f"{part.name} begins with one that the files before it do not lead to")
+            self.findings.add(
+                "keyframes", f"the keyframe of {part.name} differs from the state after the files before it"
+            )
         return True
 
     def _read(self, file: _RunFile) -> None:
-        """Compute on with what can be read of a file."""
+        """Continue the computation with the readable part of a file."""
         with suppress(UserError), closing(PlausibleReader(file.path)) as reader:
             for examined in reader.examine():
                 if examined.event is not None:

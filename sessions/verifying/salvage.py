@@ -1,32 +1,31 @@
-"""What can be read of a damaged session, as a clean file. `moe-watch verify --salvage`."""
+"""Salvage of a damaged session: copy its readable lines to a clean file. `moe-watch verify --salvage`."""
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.errors import UserError, system_error
 from moe_watch.routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
 from moe_watch.sessions import paths
-from moe_watch.sessions.reading.lines import Lines
 from moe_watch.sessions.reading.reader import Examined
 from moe_watch.sessions.reading.recompute import Recomputed
-from moe_watch.sessions.reading.store import Store, open_whole
+from moe_watch.sessions.reading.store import open_whole
 from moe_watch.sessions.recording.sinks import FileSink, Sink, ZstdSink
 from moe_watch.sessions.verifying.index_outliers import PlausibleReader
 
 REASONS_KEPT = 1000
-"""Lines whose reasons are kept one by one; more of them are counted."""
+"""Number of lines whose reasons are kept; further ones are only counted."""
 LINES_HELD = 256
-"""Lines that a compressed copy takes in at once."""
+"""Number of lines that a compressed copy buffers, and of events that wait for the token after a damaged line."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A line that is not in the copy."""
+    """One line that is not in the copy."""
 
     line: int
     """1-based."""
@@ -35,56 +34,86 @@ class LeftOut:
 
 @dataclass(slots=True)
 class Salvaged:
-    """What became of a file."""
+    """Result of a salvage."""
 
     output: Path
     lines: int = 0
-    """In the copy."""
+    """Number of lines in the copy."""
     tokens: int = 0
+    """Number of tokens in the copy."""
     left_out: list[LeftOut] = field(default_factory=list)
-    """The first `REASONS_KEPT`."""
+    """The first `REASONS_KEPT` skipped lines."""
     left_out_lines: int = 0
+    """Number of all skipped lines."""
     missing_tokens: int = 0
-    """That stand nowhere in the file, or on lines that were left out."""
+    """Number of tokens that are absent from the file, or on skipped lines."""
     computed: int = 0
-    """Chunks and keyframes that are computed anew, because what the recorded ones counted is lost."""
+    """Number of recomputed chunks and keyframes: the recorded ones count missing tokens."""
+    restored_contexts: int = 0
+    """Number of restored `fresh_context` states."""
+    merged_contexts: int = 0
+    """Number of contexts whose start is lost: recomputed numbers merge each with the context before it."""
 
 
 def salvage(path: Path, output: Path) -> Salvaged:
-    """Copy every line that can be read to a new file; compressed if its name ends in `.zst`.
+    """Copy every readable line to a new file, which is compressed if its name ends in `.zst`.
 
-    Lines are copied as they stand, events and fields of newer versions included. Where tokens are missing, a `dropped`
-    state says how many, and chunks and keyframes from there on are computed from the tokens that are left.
+    Lines are copied unchanged, including events and fields of newer versions. Where tokens are missing, a `dropped`
+    state gives their number, and chunks and keyframes after it are recomputed from the remaining tokens. If a damaged
+    line is followed by the prompt again, it was a `fresh_context` state, which is restored.
 
     Raises:
-        UserError: the file cannot be read, its first line is no header, or the copy exists or cannot be written.
+        UserError: the file cannot be read, its first line is not a header, or the copy exists or cannot be written.
     """
-    store = open_whole(path)
-    with closing(PlausibleReader(store)) as reader:
+    with closing(PlausibleReader(open_whole(path))) as reader:
         salvaged = Salvaged(output)
-        _write(output, _Salvage(reader.header, salvaged).lines(_first_line(store), reader.examine()))
+        _write(output, _Salvage(reader.header, salvaged).lines(reader.header_line, reader.examine()))
         return salvaged
 
 
 class _Salvage:
-    """One file's."""
+    """Stream transform from the lines of a damaged file to the lines of its copy."""
 
     def __init__(self, header: Header, salvaged: Salvaged) -> None:
         self._salvaged = salvaged
         self._recomputed = Recomputed(header, set())
         self._next = 0
-        """Index of the next token."""
+        """Index of the next token if none is missing."""
         self._time = 0.0
         self._due: list[Chunk] = []
-        """Chunks that are complete and were not met yet."""
+        """Computed chunks without a recorded line so far."""
+        self._contexts = _Contexts(salvaged)
+        self._held: list[Examined] = []
+        """Events after a damaged line, until the next token decides which state the line was."""
+        self._damaged = False
+        """A line before the next token is damaged."""
 
     def lines(self, header: bytes, examined: Iterator[Examined]) -> Iterator[bytes]:
-        """The copy's lines without their ends."""
+        """Yield the copy's lines without their newlines."""
         yield self._counted(header)
         for each in examined:
             if each.event is None:
                 self._leave_out(each.line, "cut off" if each.torn else each.problem)
+                self._damaged = True
+            elif self._damaged and not isinstance(each.event, Token) and len(self._held) < LINES_HELD:
+                self._held.append(each)
             else:
+                yield from self._released(each.event)
+                yield from map(self._counted, self._take(each.event, each))
+        yield from self._released(None)
+
+    def _released(self, event: Event | Unknown | None) -> Iterator[bytes]:
+        """Yield the lines of the held events, after the `fresh_context` state that `event` shows to be lost."""
+        held, self._held = self._held, []
+        if isinstance(event, Token):
+            starts = any(isinstance(each.event, State) and each.event.state == "fresh_context" for each in held)
+            if self._damaged and not starts and self._contexts.starts_with(event):
+                self._salvaged.restored_contexts += 1
+                state = State(state="fresh_context", i=self._next, t=self._time)
+                held.insert(0, Examined(0, 0, state, content=to_json(state)))
+            self._damaged = False
+        for each in held:
+            if each.event is not None:
                 yield from map(self._counted, self._take(each.event, each))
 
     def _take(self, event: Event | Unknown, examined: Examined) -> Iterator[bytes]:
@@ -92,6 +121,7 @@ class _Salvage:
             yield from self._before_token(event)
         elif isinstance(event, Keyframe) and not self._salvaged.tokens:
             self._next = event.i
+        self._contexts.feed(event)
         derived = [each for each in self._recomputed.take(event) if each is not event]
         if isinstance(event, Chunk | Keyframe) and self._counts_missing(event):
             self._salvaged.computed += 1
@@ -101,7 +131,7 @@ class _Salvage:
         yield from self._derived(derived)
 
     def _before_token(self, token: Token) -> Iterator[bytes]:
-        """What goes before a token: chunks whose lines are lost, and word of tokens that are."""
+        """Yield the lines before a token: chunks with lost lines, and a `dropped` state for missing tokens."""
         if self._salvaged.left_out_lines:
             yield from map(to_json, self._due)
         self._due = []
@@ -112,7 +142,7 @@ class _Salvage:
         self._salvaged.tokens += 1
 
     def _counts_missing(self, event: Chunk | Keyframe) -> bool:
-        """Whether tokens that are missing went into a recorded chunk or keyframe."""
+        """Return whether a recorded chunk or keyframe counts missing tokens."""
         return self._salvaged.missing_tokens > 0 or (isinstance(event, Chunk) and event.last >= self._next)
 
     def _derived(self, derived: list[Event | Unknown]) -> Iterator[bytes]:
@@ -131,17 +161,37 @@ class _Salvage:
             self._salvaged.left_out.append(LeftOut(line, reason))
 
 
-def _first_line(store: Store) -> bytes:
-    """The header as it stands, with fields that this version does not know."""
-    lines = Lines(store)
-    while (line := lines.next()) is not None and not line.content.strip():
-        pass
-    assert line is not None
-    return line.content.removeprefix(BOM_UTF8)
+class _Contexts:
+    """Contexts of the copy, compared with the context numbers of recorded chunks and keyframes."""
+
+    def __init__(self, salvaged: Salvaged) -> None:
+        self._salvaged = salvaged
+        self._numbers = ContextNumbers()
+        self._begun = False
+        """The file has a token or keyframe so far."""
+        self._continued = False
+        """The context has a token after its prompt."""
+
+    def starts_with(self, token: Token) -> bool:
+        """Return whether a token starts a context: the prompt is evaluated again only in a fresh one."""
+        return self._continued and token.source == "prompt"
+
+    def feed(self, event: Event | Unknown) -> None:
+        """Take the next event of the copy."""
+        if isinstance(event, Unknown):
+            return
+        known = self._numbers.current
+        if self._numbers.feed(event):
+            self._continued = False
+            if self._begun and isinstance(event, Chunk | Keyframe):
+                self._salvaged.merged_contexts += self._numbers.current - known
+        if isinstance(event, Token):
+            self._continued |= event.source != "prompt"
+        self._begun |= isinstance(event, Token | Keyframe)
 
 
 def _write(output: Path, lines: Iterator[bytes]) -> None:
-    """Write lines to a new file; nothing of it stays if that, or reading them, fails."""
+    """Write lines to a new file, which is deleted if writing or reading them fails."""
     sink = _create(output)
     try:
         for line in lines:

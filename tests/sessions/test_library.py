@@ -40,7 +40,7 @@ def aged(path, days):
 
 
 def part_of(first, path):
-    """A file that goes on with the run of another one."""
+    """A continuation file of another file's run."""
     header = msgspec.structs.replace(HEADER, continues=Continues(file=first.name, i=10))
     path.write_bytes(b"\n".join(map(to_json, [header, *map(make_token, range(10, 15)), ended(15)])) + b"\n")
     return path
@@ -64,7 +64,7 @@ def test_a_whole_session_is_told_with_its_facts(folder):
 
 def test_half_life_is_that_of_the_fit_command(folder):
     path = write_session(folder / "long.moe.jsonl", 110)
-    found, fit = scan(path).half_life, fit_file(path).fit
+    found, fit = scan(path).facts.half_life, fit_file(path).fit
     assert (found.verdict, found.half_life) == (fit.verdict, fit.half_life)
 
 
@@ -92,7 +92,7 @@ def test_each_condition_is_told(folder, golden_path):
     assert found["torn-token"][0] == "torn"
     assert found["damaged"] == ("unreadable", "line 5: not JSON")
     assert found["alien"][0] == "unreadable"
-    assert "line 5: no event" in found["alien"][1]
+    assert "line 5: not an event" in found["alien"][1]
     assert found["empty"][0] == found["other"][0] == "unreadable"
     assert "not a moe-watch session" in found["other"][1]
 
@@ -101,15 +101,15 @@ def test_a_torn_token_is_not_counted(folder, golden_path):
     lines = golden_path.read_bytes().splitlines(keepends=True)
     path = folder / "torn.moe.jsonl"
     path.write_bytes(b"".join(lines[:4]) + lines[4][:-30])
-    facts = scan(path)
-    assert (facts.condition, facts.tokens, facts.end) == ("torn", 3, 3)
+    found = scan(path)
+    assert (found.condition, found.facts.tokens, found.facts.end) == ("torn", 3, 3)
 
 
 def test_events_of_a_newer_minor_version_are_passed_over(folder, golden_path):
     lines = golden_path.read_bytes().replace(b'"schema_minor":2', b'"schema_minor":9').splitlines(keepends=True)
     path = folder / "newer.moe.jsonl"
     path.write_bytes(b"".join([*lines[:4], b'{"event":"dream"}\n', *lines[4:]]))
-    assert (scan(path).condition, scan(path).tokens) == ("whole", 9)
+    assert (scan(path).condition, scan(path).facts.tokens) == ("whole", 9)
 
 
 def test_tokens_of_another_writer_are_counted_too(folder, golden_path):
@@ -200,7 +200,7 @@ def test_a_session_is_found_by_its_name(folder):
         with pytest.raises(UserError, match="no such session"):
             find_session(name, folder)
     (folder / "run.moe.jsonl.zst").write_bytes(b"")
-    with pytest.raises(UserError, match=r"'run' is 2 sessions: say run\.moe\.jsonl or run\.moe\.jsonl\.zst"):
+    with pytest.raises(UserError, match=r"2 sessions are named 'run': use run\.moe\.jsonl or run\.moe\.jsonl\.zst"):
         find_session("run", folder)
     with pytest.raises(UserError, match="no such session"):
         entry_of(folder / "absent.moe.jsonl", LibraryCache(None))
@@ -265,7 +265,9 @@ def test_a_run_of_several_files_keeps_its_name(folder):
     first = write_session(folder / "run.moe.jsonl", 10)
     parts = [part_of(first, folder / f"run.{number}.moe.jsonl") for number in (2, 3)]
     for path in (first, *parts):
-        with pytest.raises(UserError, match=r"run, run\.2, run\.3 are one run, and name each other: keep their names"):
+        with pytest.raises(
+            UserError, match=r"run, run\.2, run\.3 are one session and refer to each other by name: keep their names"
+        ):
             rename_session(path, "walk", listed(folder))
     assert len(listed(folder)) == 3
 
@@ -276,7 +278,7 @@ def test_a_run_of_several_files_is_deleted_whole_or_not_at_all(folder):
     write_session(folder / "other.moe.jsonl", 5)
     found = {entry.name: entry for entry in listed(folder)}
     for name in ("run", "run.2"):
-        with pytest.raises(UserError, match=r"run, run\.2 are one run, not to be torn apart"):
+        with pytest.raises(UserError, match=r"run, run\.2 are one session and can only be deleted together"):
             require_whole_runs([found[name], found["other"]], listed(folder))
     require_whole_runs([found["run"], found["run.2"]], listed(folder))
     require_whole_runs([found["other"]], listed(folder))
@@ -361,7 +363,7 @@ def test_a_file_that_is_only_named_as_a_session_is_left_alone(folder):
     assert names(to_prune(listed(folder), "30d", NOW)) == ["old"], old
     assert names(to_prune(listed(folder), "1", NOW)) == []
     (entry,) = (each for each in listed(folder) if each.name == "bad")
-    with pytest.raises(UserError, match=r"bad\.moe\.jsonl is not a session: if it is not needed, remove it by hand"):
+    with pytest.raises(UserError, match=r"bad\.moe\.jsonl is not a session: if you do not need it, delete it yourself"):
         delete_session(entry)
     with pytest.raises(UserError, match=r"bad\.moe\.jsonl is not a session"):
         rename_session(bad, "other", listed(folder))

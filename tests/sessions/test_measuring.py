@@ -294,7 +294,7 @@ def test_report_and_figures(whole, copy):
     page = (copy / "report.md").read_text()
     assert "| 1 | 3 |" in page
     assert "by position alone" in page
-    assert "top-2, not quantised\n" in page
+    assert "top-2, not quantized\n" in page
     assert (copy / "results.json").read_bytes() == whole[1]
     if figures.can_draw():
         drawn = {path.name: path.read_bytes() for path in (copy / "figures").iterdir()}

@@ -31,8 +31,8 @@ def test_one_thing_is_not_several():
     ("architecture", "quantization", "said"),
     [
         ("mixtral", "4-bit affine", "4-bit affine"),
-        ("mixtral", None, "not quantised"),
-        (UNKNOWN, None, "quantisation not known"),
+        ("mixtral", None, "not quantized"),
+        (UNKNOWN, None, "quantization not known"),
     ],
 )
 def test_weights_are_called_unquantised_only_by_an_engine(architecture, quantization, said):

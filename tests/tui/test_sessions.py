@@ -184,7 +184,7 @@ async def test_the_files_of_one_run_are_deleted_together_and_keep_their_names(fo
         assert [each.split()[0] for each in rows(app)] == ["good.2", "good", "torn", "none"]
         await press(app, pilot, "n", "x", "enter")
         await read(app, pilot)
-        assert "good, good.2 are one run, and name each other: keep their names" in toasts(app)[-1]
+        assert "good, good.2 are one session and refer to each other by name: keep their names" in toasts(app)[-1]
         await press(app, pilot, "d")
         question = str(app.screen.query(Static).first().content)
         assert question.startswith("good.moe.jsonl, good.2.moe.jsonl, ")
@@ -216,7 +216,7 @@ async def test_n_renames_and_says_what_is_no_name(folder):
         assert [each.split()[0] for each in rows(app)] == ["good-2", "torn", "none"]
         await press(app, pilot, "n", *["slash" if key == "/" else key for key in "/x"], "enter")
         await read(app, pilot)
-        assert "is no name for a session" in toasts(app)[-1]
+        assert "is not a valid session name" in toasts(app)[-1]
         assert (folder / "good-2.moe.jsonl").exists()
 
 

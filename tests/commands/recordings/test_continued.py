@@ -48,7 +48,7 @@ def names(first):
 def test_one_line_on_standard_error_says_how_many_parts_were_read(capsys, first, command):
     further = {"fit": [], "export": ["--to", "csv"], "compare": [str(part(first, 3))]}[command]
     shown = said(capsys, command, str(first), *further)
-    line = f"moe-watch: {first}: 3 parts are read as one recording, up to {part(first, 3).name}"
+    line = f"moe-watch: {first}: 3 files are read as one session, up to {part(first, 3).name}"
     assert shown.err.splitlines()[0] == line
     assert len(shown.err.splitlines()) == 1 + (command == "compare")
 
@@ -57,7 +57,7 @@ def test_json_stays_one_object_on_standard_output(capsys, first):
     assert json.loads(said(capsys, "fit", str(first), "--json").out)["chunks"] == len(MEASURED)
     found = json.loads(said(capsys, "export", str(first), "--to", "npz", "--json").out)
     assert found["rows"]["tokens"] == TOKENS
-    assert "3 parts" in found["warnings"][0]
+    assert "3 files" in found["warnings"][0]
 
 
 def test_a_fit_says_which_chunks_it_does_not_have(capsys, lossy):
@@ -81,7 +81,7 @@ class TestVerify:
         part(first, 2).unlink()
         out = said(capsys, "verify", str(first), status=1).out
         assert f"the run in {first}: 1 kind of fault (with 1 more, 230 tokens)" in out
-        assert f"  missing tokens: 100 to 229 are missing before {part(first, 3).name}, and 129 more" in out
+        assert f"  missing tokens: tokens 100 to 229 are missing before {part(first, 3).name}, and 129 more" in out
         assert "2 of 2 files are fine" in out
 
     def test_json(self, capsys, first):
@@ -120,10 +120,10 @@ class TestSessions:
         before = sorted(first.parent.iterdir())
         name = names(first)[at]
         line = said(capsys, "sessions", "delete", name, "--yes", status=2).err
-        together = f"moe-watch: {', '.join(names(first))} are one run"
-        assert line == f"{together}, not to be torn apart: name all of them\n"
+        together = f"moe-watch: {', '.join(names(first))} are one session"
+        assert line == f"{together} and can only be deleted together: name all of them\n"
         line = said(capsys, "sessions", "rename", name, "other", status=2).err
-        assert line == f"{together}, and name each other: keep their names\n"
+        assert line == f"{together} and refer to each other by name: keep their names\n"
         assert sorted(first.parent.iterdir()) == before
 
     def test_all_of_them_are_deleted(self, capsys, first):

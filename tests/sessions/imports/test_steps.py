@@ -167,11 +167,11 @@ def test_only_a_recording_of_counts_may_skip_tokens(imported, tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     other = tmp_path / "other.moe.jsonl"
     other.write_bytes(b"".join([lines[0].replace(b'"counts"', b'"experts"'), *lines[1:]]))
-    with pytest.raises(UserError, match="line 3: a keyframe after 20 tokens, where 10 were seen"):
+    with pytest.raises(UserError, match="line 3: a keyframe after 20 tokens instead of 10"):
         list(SessionReader(other))
     back = tmp_path / "back.moe.jsonl"
     back.write_bytes(b"".join([lines[0], lines[2], lines[1]]))
-    with pytest.raises(UserError, match="line 3: a keyframe after 10 tokens, where 20 were seen"):
+    with pytest.raises(UserError, match="line 3: a keyframe after 10 tokens instead of 20"):
         list(SessionReader(back))
 
 

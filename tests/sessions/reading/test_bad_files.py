@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def refusal(read, *arguments):
-    """What reading says, one line; empty if it says nothing."""
+    """Read a file; return the one line that refuses it, empty if none does."""
     said = ""
     try:
         read(*arguments)
@@ -84,7 +84,7 @@ def test_is_judged(name, tmp_path):
     said, expected = refusal(verify, FIXTURES / name), SMALL[name][1]
     if said:
         assert expected in said
-        assert "damaged there" not in said
+        assert "the file is damaged" not in said
         return
     found = verify(FIXTURES / name)
     assert found.fine is False
@@ -218,7 +218,7 @@ class TestWhatIsNoFile:
 
 @contextlib.contextmanager
 def unprivileged():
-    """As somebody to whom permissions apply."""
+    """Run as a user without root's permissions."""
     if os.geteuid() != 0:
         yield
         return
@@ -272,4 +272,4 @@ class TestWhatChangesWhileItIsRead:
         reader = read_session(path)
         next(iter(reader))
         os.truncate(path, 100)
-        assert "was cut off while it was read" in refusal(lambda: list(reader))
+        assert "truncated while it was read" in refusal(lambda: list(reader))

@@ -1,4 +1,4 @@
-"""Every number of every event has a range, and a damaged one is refused where it stands."""
+"""Every number of every event has a range, and a damaged one is refused with its line."""
 
 from __future__ import annotations
 
@@ -90,22 +90,22 @@ def chunk(**signals):
         (msgspec.structs.replace(make_token(1), t=2e9), "a time of 2000000000.0 s is impossible"),
         (chunk(), ""),
         (chunk(router_entropy=12.0), ""),
-        (chunk(router_entropy=15.0), "router_entropy is 15.0, where 0 to 12.4766 is possible"),
-        (chunk(coherence=1.5), "coherence is 1.5, where 0 to 1 is possible"),
-        (chunk(delta_coherence=-2.0), "delta_coherence is -2.0, where -1 to 1 is possible"),
-        (chunk(mid=-1.5), "mid is -1.5, where -1 to 1 is possible"),
-        (chunk(residual=1e9), "residual is 1000000000.0, where 0 to 1 is possible"),
-        (Vitals(t=1.0, memory_used=-1), "memory_used is -1, where 0 to 9.0072e+15 is possible"),
+        (chunk(router_entropy=15.0), "router_entropy is 15.0, outside 0 to 12.4766"),
+        (chunk(coherence=1.5), "coherence is 1.5, outside 0 to 1"),
+        (chunk(delta_coherence=-2.0), "delta_coherence is -2.0, outside -1 to 1"),
+        (chunk(mid=-1.5), "mid is -1.5, outside -1 to 1"),
+        (chunk(residual=1e9), "residual is 1000000000.0, outside 0 to 1"),
+        (Vitals(t=1.0, memory_used=-1), "memory_used is -1, outside 0 to 9.0072e+15"),
         (Vitals(t=1.0, temperatures=[Temperature(sensor="nvme", celsius=40.0, high=65261.85)]), ""),
-        (Vitals(t=1.0, temperatures=[Temperature(sensor="cpu", celsius=-300.0)]), "celsius is -300.0, where -273.15"),
-        (Vitals(t=1.0, pressure=MemoryPressure(level="ok", source="PSI", stalled=1.2)), "stalled is 1.2, where 0 to 1"),
-        (Perturbation(i=1, t=0.0, text="x", ids=[-2], form="raw", source="key"), "ids is -2, where -1 to 2.14748e+09"),
-        (State(state="dropped", i=1, t=0.0, count=-5), "count is -5, where 0 to 9.0072e+15 is possible"),
-        (Refused(i=1, t=-1.0, command="inject", why=""), "t is -1.0, where 0 to 1e+09 is possible"),
-        (Cost(tap_off=1.0, tap_on=1.0, ratio=1e12), "ratio is 1000000000000.0, where 1e-06 to 1e+09 is possible"),
+        (Vitals(t=1.0, temperatures=[Temperature(sensor="cpu", celsius=-300.0)]), "celsius is -300.0, outside -273.15"),
+        (Vitals(t=1.0, pressure=MemoryPressure(level="ok", source="PSI", stalled=1.2)), "stalled is 1.2, outside 0 to"),
+        (Perturbation(i=1, t=0.0, text="x", ids=[-2], form="raw", source="key"), "ids is -2, outside -1 to 2.1"),
+        (State(state="dropped", i=1, t=0.0, count=-5), "count is -5, outside 0 to 9.0072e+15"),
+        (Refused(i=1, t=-1.0, command="inject", why=""), "t is -1.0, outside 0 to 1e+09"),
+        (Cost(tap_off=1.0, tap_on=1.0, ratio=1e12), "ratio is 1000000000000.0, outside 1e-06 to 1e+09"),
         (
             Fork(i=1, t=0.0, arm="text", replicate=-1, seed=1, text="", injected=[], generated=[]),
-            "replicate is -1, where 0 to 9.0072e+15 is possible",
+            "replicate is -1, outside 0 to 9.0072e+15",
         ),
     ],
 )  # fmt: skip
@@ -118,10 +118,10 @@ def test_what_cannot_be_is_refused(tmp_path, event, reason):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"sampling": Sampling(seed=1, temperature=-1.0)}, "temperature is -1.0, where 0 to 9.0072e+15 is possible"),
-        ({"sampling": Sampling(seed=1, top_p=7.0)}, "top_p is 7.0, where 0 to 1 is possible"),
-        ({"host": Host(system="x", machine="x", python="3", memory=-1)}, "memory is -1, where 0 to 9.0072e+15"),
-        ({"cost": Cost(tap_off=1.0, tap_on=0.0, ratio=1.0)}, "tap_on is 0.0, where 1e-06 to 1e+09 is possible"),
+        ({"sampling": Sampling(seed=1, temperature=-1.0)}, "temperature is -1.0, outside 0 to 9.0072e+15"),
+        ({"sampling": Sampling(seed=1, top_p=7.0)}, "top_p is 7.0, outside 0 to 1"),
+        ({"host": Host(system="x", machine="x", python="3", memory=-1)}, "memory is -1, outside 0 to 9.0072e+15"),
+        ({"cost": Cost(tap_off=1.0, tap_on=0.0, ratio=1.0)}, "tap_on is 0.0, outside 1e-06 to 1e+09"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused(tmp_path, fields, reason):

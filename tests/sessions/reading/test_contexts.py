@@ -1,4 +1,4 @@
-"""A recording with fresh contexts: whoever reads it has a series for each of them."""
+"""A recording with fresh contexts: every reader has one series per context."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_everyone_who_reads_it_says_the_same(capsys, session):
     assert (pressure["context"], pressure["fit"]["p_sequential"]) == (found.context, found.fit.p_sequential)
     assert moe_watch.open(session).fit().p_sequential == found.fit.p_sequential
     assert read_source(session).runs[0].fit.p_sequential == found.fit.p_sequential
-    assert scan(session).half_life.words == words
+    assert scan(session).facts.half_life.words == words
     assert run(["replay", "--headless", str(session)]) == 0
     assert words in capsys.readouterr().out
 

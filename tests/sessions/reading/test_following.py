@@ -43,7 +43,7 @@ def recorder(path, clock):
 
 @pytest.fixture
 def pipe():
-    """A pipe's two ends; what is to be read is closed by the spool that reads it."""
+    """A pipe's two ends; the spool closes the one that it reads."""
     end, beginning = os.pipe()
     with os.fdopen(beginning, "wb", buffering=0) as writer:
         yield end, writer
@@ -153,11 +153,11 @@ class TestGrowingFile:
     @pytest.mark.parametrize(
         ("spoil", "reason"),
         [
-            (lambda path: path.unlink(), "was removed while it was followed"),
-            (lambda path: os.truncate(path, 100), "was cut off while it was followed"),
+            (lambda path: path.unlink(), "removed while it was followed"),
+            (lambda path: os.truncate(path, 100), "truncated while it was followed"),
             (
                 lambda path: [path.rename(path.with_name("old")), path.write_bytes(line(HEADER))],
-                "was replaced by another file while it was followed",
+                "replaced by another file while it was followed",
             ),
         ],
         ids=["removed", "cut off", "replaced"],
@@ -181,11 +181,11 @@ class TestGrowingFile:
         os.truncate(path, 5000)
         source.seek(Jump("token", 2500))
         items = source.drain()
-        assert items[-1].message == f"{path}: was cut off while it was read: open it again"
+        assert items[-1].message == f"{path}: truncated while it was read: open it again"
 
     def test_compressed_file_cannot_be_followed(self, path):
         path.write_bytes(zstandard.compress(line(HEADER)))
-        with pytest.raises(UserError, match="compressed with zstd, which cannot be followed: leave out --follow"):
+        with pytest.raises(UserError, match="a file compressed with zstd cannot be followed: omit --follow"):
             followed(path, ManualClock())
 
 
@@ -263,7 +263,7 @@ class TestPipe:
         spool.close()
 
     def test_no_room_for_it(self):
-        """In a process of its own, where no file may become large."""
+        """Runs in a separate process with a limit of the file size."""
         script = (
             "import os, resource, signal; from moe_watch.sessions.reading.store import Spool\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -273,7 +273,7 @@ class TestPipe:
             "try:\n    spool.size()\nexcept Exception as error:\n    print(error)\n"
         )
         done = subprocess.run([sys.executable, "-c", script], input=bytes(100_000), capture_output=True, check=True)
-        assert done.stdout.decode() == "standard input: File too large: make room for temporary files, or set TMPDIR\n"
+        assert done.stdout.decode() == "standard input: File too large: free space for temporary files, or set TMPDIR\n"
 
 
 class TestCompressedFile:

@@ -1,4 +1,4 @@
-"""Whatever stands in a file: read, played, judged, salvaged and exported, or refused in one line, in bounded memory.
+"""Any content of a file is read, played, judged, salvaged and exported, or refused in one line, in bounded memory.
 
 Many more of them: `python -m benchmarks.fuzz`.
 """
@@ -25,7 +25,7 @@ FOUND = Path(__file__).parents[1] / "fuzz_found"
 ROOT = Path(__file__).parents[3]
 MEBIBYTE = 1 << 20
 MEMORY = 64 * MEBIBYTE
-"""That Python may hold more than before for a file of 50 kB; keyframes and windows of its header's size included."""
+"""Bytes that Python may allocate for a file of 50 kB; keyframes and windows of its header's size included."""
 
 freely = settings(
     deadline=None,

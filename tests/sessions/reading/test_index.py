@@ -4,7 +4,9 @@ import pytest
 
 from moe_watch.routing.events import Chunk, Marker, Perturbation, to_json
 from moe_watch.sessions.reading import lines as session_lines
-from moe_watch.sessions.reading.index import (
+from moe_watch.sessions.reading.index import LineIndex, read_tail
+from moe_watch.sessions.reading.store import FileStore
+from moe_watch.sessions.reading.wire import (
     BLANK,
     CHUNK,
     GARBAGE,
@@ -15,10 +17,7 @@ from moe_watch.sessions.reading.index import (
     TOKEN,
     VITALS,
     EventPosition,
-    LineIndex,
-    read_tail,
 )
-from moe_watch.sessions.reading.store import FileStore
 from tests.sessions.kit import HEADER, make_token, tokens
 
 KINDS = {"token": TOKEN, "chunk": CHUNK, "keyframe": KEYFRAME, "vitals": VITALS, "marker": MARKER}

@@ -18,7 +18,7 @@ def with_derived(events):
 
 
 def opening(i):
-    """How a part that goes on at token `i` begins."""
+    """Return the header and keyframe of a continuation file from token `i`."""
     instruments = Instruments(HEADER)
     for token in tokens(i):
         instruments.feed(token)
@@ -138,7 +138,7 @@ def test_a_part_from_before_the_end_is_left_out(write):
     second = write("run.2.moe.jsonl", [*opening(7), *tokens(5, first=7)])
     items, source = play(first)
     assert [item.i for item in items if isinstance(item, Token)] == list(range(10))
-    assert source.warnings == [f"{second}: left out, for it does not go on after token 10"]
+    assert source.warnings == [f"{second}: skipped (does not continue after token 10)"]
 
 
 def test_compressed_parts_are_played_as_one(run, events):

@@ -124,10 +124,13 @@ class TestFiles:
 
 HEADER_FAULTS = {
     "another event": (lambda line: b'{"event":"token"}', "the first event is 'token' instead of 'session'"),
-    "a number": (lambda line: b"17", r"no event: Expected `object`, got `int`"),
-    "no event name": (lambda line: b'{"schema":1}', "no event: Object missing required field `event`"),
+    "a number": (lambda line: b"17", r"not an event: Expected `object`, got `int`"),
+    "no event name": (lambda line: b'{"schema":1}', "not an event: Object missing required field `event`"),
     "no schema": (lambda line: b'{"event":"session"}', "schema 0 does not exist"),
-    "no model": (lambda line: changed(line, model=None), r"no event: Expected `object`, got `null` - at `\$.model`"),
+    "no model": (
+        lambda line: changed(line, model=None),
+        r"not an event: Expected `object`, got `null` - at `\$.model`",
+    ),
     "cut off": (lambda line: line[:-30], r"not JSON \(Input data was truncated\)"),
     "deep": (lambda line: b'{"event":"session","schema":1,"x":' + b"[" * 100_000, "nested too deeply"),
     "layers unordered": (lambda line: changed_model(line, layers=[2, 1]), "the model's layers are not in ascending"),
@@ -157,7 +160,7 @@ def test_header_that_cannot_be(write, lines, spoil, reason):
 def test_newer_major_version_is_refused_with_both_numbers(write, lines):
     newer = b'{"event":"session","schema":3,"nothing":"as before"}'
     assert refusal(write([newer, *lines[1:]])) == (
-        ", line 1: schema 3, and this moe-watch reads schema 2: update moe-watch to read it"
+        ", line 1: schema 3, while this moe-watch reads up to schema 2: update moe-watch to read it"
     )
 
 
@@ -165,24 +168,24 @@ TOKEN_FAULTS = {
     "expert out of range": ({"experts": [4, 1, 3, 0]}, "layer 1 selects expert 4 of 4"),
     "expert negative": ({"experts": [0, 1, -1, 0]}, "layer 2 selects expert -1"),
     "expert twice": ({"experts": [0, 1, 3, 3]}, "layer 2 selects an expert twice"),
-    "half a row": ({"experts": [0, 1, None, 3]}, "layer 2 is null in part"),
+    "half a row": ({"experts": [0, 1, None, 3]}, "layer 2 is partly null"),
     "too few experts": ({"experts": [0, 1, 2]}, "experts holds 3 values instead of 4"),
     "no experts": ({"experts": []}, "experts holds 0 values instead of 4"),
     "weights too long": ({"weights": [1, 2, 3, 4, 5]}, "weights holds 5 values instead of 4"),
     "weight negative": ({"weights": [1, 2, 3, -4]}, "weights holds -4, which is negative"),
-    "weight too large for any array": ({"weights": [1, 2, 3, 1 << 70]}, "weights holds 1180591620717411303424, where"),
+    "weight too large for any array": ({"weights": [1, 2, 3, 1 << 70]}, "weights holds 1180591620717411303424, above"),
     "entropy too short": ({"entropy": [1]}, "entropy holds 1 values instead of 2"),
-    "entropy above 1": ({"entropy": [1, 10001]}, "entropy holds 10001, where 10000 is the most there can be"),
+    "entropy above 1": ({"entropy": [1, 10001]}, "entropy holds 10001, above the maximum of 10000"),
     "margin too short": ({"margin": []}, "margin holds 0 values instead of 2"),
     "probabilities too short": ({"probs": [1]}, "probs holds 1 values instead of 8"),
-    "index before": ({"i": 0}, "token 0 out of order; the one before was 1"),
-    "index twice": ({"i": 1}, "token 1 twice; the one before was 1"),
+    "index before": ({"i": 0}, "token 0 is out of order; the previous token is 1"),
+    "index twice": ({"i": 1}, "token 1 is repeated; the previous token is 1"),
     "index negative": ({"i": -1}, "a token index of -1 is impossible"),
     "index huge": ({"i": 1 << 60}, "a token index of 1152921504606846976 is impossible"),
     "time negative": ({"t": -0.5}, "a time of -0.5 s is impossible"),
-    "time missing": ({"t": None}, r"no event: Expected `float`, got `null` - at `\$.t`"),
-    "phase unknown": ({"phase": "sleep"}, "no event: Invalid enum value 'sleep'"),
-    "event unknown": ({"event": "tokn"}, "no event: Invalid value 'tokn'"),
+    "time missing": ({"t": None}, r"not an event: Expected `float`, got `null` - at `\$.t`"),
+    "phase unknown": ({"phase": "sleep"}, "not an event: Invalid enum value 'sleep'"),
+    "event unknown": ({"event": "tokn"}, "not an event: Invalid value 'tokn'"),
 }
 
 
@@ -192,26 +195,26 @@ def test_token_that_cannot_be(write, lines, fields, reason):
     text = refusal(write(lines))
     assert text.startswith(", line 4: ")
     assert re.search(reason, text)
-    assert text.endswith("the file is damaged there; what comes before that line can still be read if you cut it off")
+    assert text.endswith("the file is damaged; `moe-watch verify --salvage` copies its readable part to a new file")
 
 
 def test_what_comes_before_a_bad_line_is_given_first(write, lines):
     path = write([*lines[:5], b"{}", *lines[5:]])
     events = iter(read_session(path))
     assert [type(next(events)) for _ in range(5)] == [Header, Token, Token, Token, Token]
-    with pytest.raises(UserError, match="line 6: no event: Object missing required field `event`"):
+    with pytest.raises(UserError, match="line 6: not an event: Object missing required field `event`"):
         next(events)
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity"])
 def test_numbers_that_json_does_not_have(write, lines, number):
     lines[3] = lines[3].replace(b'"logprob":-0.25', b'"logprob":' + number)
-    assert f", line 4: not JSON ({number.decode().strip('-')} is no JSON number): " in refusal(write(lines))
+    assert f", line 4: not JSON ({number.decode().strip('-')} is not a JSON number): " in refusal(write(lines))
 
 
 def test_number_too_large_for_a_float(write, lines):
     lines[3] = lines[3].replace(b'"logprob":-0.25', b'"logprob":1e999')
-    assert ", line 4: no event: Number out of range" in refusal(write(lines))
+    assert ", line 4: not an event: Number out of range" in refusal(write(lines))
 
 
 @pytest.mark.parametrize("number", [b"0.0001", b"7"])
@@ -269,7 +272,7 @@ def test_longest_line_allowed(write, lines, monkeypatch):
 
 NO_NUMBERS = struct.pack("<8d", *[1.0] * 7, float("nan"))
 KEYFRAME_FAULTS = {
-    "other index": ({"i": 6}, "a keyframe after 6 tokens, where 7 were seen"),
+    "other index": ({"i": 6}, "a keyframe after 6 tokens instead of 7"),
     "layers": ({"rows_decode": [1]}, "keyframe rows holds 1 values instead of 2"),
     "experts": ({"counts_prefill": [[1, 3, 1], [1, 0, 1]]}, "keyframe table holds 3 values instead of 4"),
     "negative": ({"counts_decode": [[-1, 2, 2, 2], [3, 1, 2, 2]]}, "keyframe table holds -1"),
@@ -278,18 +281,18 @@ KEYFRAME_FAULTS = {
     "packed table": ({"phases": "AAAA"}, "keyframe table holds 3 bytes instead of 64"),
     "packed numbers": (
         {"phases": base64.b64encode(NO_NUMBERS).decode()},
-        "keyframe table holds a number that cannot be",
+        "keyframe table holds a number out of range",
     ),
-    "packed badly": ({"phases": "no base64"}, "no event: Invalid base64 encoded string"),
+    "packed badly": ({"phases": "no base64"}, "not an event: Invalid base64 encoded string"),
     "chunks": ({"complete_chunks": 3}, "a keyframe with an impossible number of chunks"),
     "more rows than tokens": ({"rows_decode": [8, 4]}, "keyframe rows holds 8"),
     "an average above all": ({"average_meso": [[0.1, 0.1, 0.1, 1.5], [0.1] * 4]}, "keyframe table holds 1.5"),
     "packed average above all": (
         {"average_macro": base64.b64encode(struct.pack("<8d", *[1.5] * 8)).decode()},
-        "keyframe table holds a number that cannot be",
+        "keyframe table holds a number out of range",
     ),
-    "residual": ({"residual": 7.0}, "residual is 7.0, where 0 to 1 is possible"),
-    "coherence": ({"coherence": -0.5}, "coherence is -0.5, where 0 to 1 is possible"),
+    "residual": ({"residual": 7.0}, "residual is 7.0, outside 0 to 1"),
+    "coherence": ({"coherence": -0.5}, "coherence is -0.5, outside 0 to 1"),
 }
 
 
@@ -313,7 +316,7 @@ OPEN_CHUNK = {
 }
 OPEN_CHUNK_FAULTS = {
     "full": ({"tokens": 2}, "an open chunk of 2 tokens is impossible"),
-    "sums": ({"sums": {}}, "an open chunk with other sums than ours"),
+    "sums": ({"sums": {}}, "an open chunk with unknown sums"),
     "table": ({"counts": [[1, 1, 0, 0]]}, "open_chunk table holds 1 values instead of 2"),
     "rows": ({"start_rows": []}, "open_chunk start_rows holds 0 values instead of 2"),
     "more rows than tokens": ({"start_rows": [9, 3]}, "open_chunk start_rows holds 9"),
@@ -383,7 +386,7 @@ class TestTornEnd:
         assert not session.torn
 
     def test_whole_last_line_that_cannot_be_is_refused(self, write, lines):
-        assert f", line {len(lines) + 1}: no event: " in refusal(write([*lines, b"{}"], end=b""))
+        assert f", line {len(lines) + 1}: not an event: " in refusal(write([*lines, b"{}"], end=b""))
 
 
 class TestNewerMinorVersion:
@@ -401,7 +404,7 @@ class TestNewerMinorVersion:
         assert list(read_session(write(more))) == known
 
     def test_unknown_events_of_our_own_version_are_garbage(self, write, lines):
-        assert ", line 4: no event: Invalid value 'cache'" in refusal(
+        assert ", line 4: not an event: Invalid value 'cache'" in refusal(
             write([*lines[:3], b'{"event":"cache"}', *lines[3:]])
         )
 
@@ -464,5 +467,5 @@ class TestExamine:
     def test_what_follows_from_an_error_is_found_too(self, write, lines):
         examined = list(read_session(write([*lines[:4], lines[2], *lines[4:]])).examine())
         assert [(each.line, each.problem) for each in examined if each.problem] == [
-            (5, "token 1 out of order; the one before was 2")
+            (5, "token 1 is out of order; the previous token is 2")
         ]

@@ -1,4 +1,4 @@
-"""A key that stands twice in a line is refused: readers differ in which one they take."""
+"""A repeated key in a line is refused: JSON readers differ in which value they use."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_is_refused(tmp_path, lines, name, change, key):
     lines[at] = changed
     path = tmp_path / "twice.moe.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
-    with pytest.raises(UserError, match=f"line {at + 1}: .*'{key}' stands twice"):
+    with pytest.raises(UserError, match=f"line {at + 1}: .*key '{key}' is repeated"):
         list(read_session(path))
     if at:
         assert "unreadable lines" in {finding.check for finding in verify(path).findings}

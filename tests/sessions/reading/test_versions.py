@@ -85,11 +85,11 @@ def test_a_file_of_experts_by_layer_comes_to_what_its_rows_hold():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"schema": 1}, "schema 1 has one number of experts per token"),
-        ({"experts_per_token": [2]}, "experts per token of 1 layers, where there are 2"),
+        ({"schema": 1}, "schema 1 allows only one number of experts per token"),
+        ({"experts_per_token": [2]}, "experts per token of 1 layers instead of 2"),
         ({"experts_per_token": [2, 5]}, "5 of 4 experts per token is impossible"),
         ({"experts_per_token": [2, 0]}, "selects at least one expert per token"),
-        ({"experts_per_token": [2, True]}, "no event: "),
+        ({"experts_per_token": [2, True]}, "not an event: "),
     ],
     ids=["schema-1", "a-layer-short", "more-than-there-are", "none", "no-number"],
 )
@@ -165,7 +165,7 @@ def test_a_newer_major_version_is_refused_with_both_numbers(tmp_path):
     path = tmp_path / "newer.moe.jsonl"
     path.write_bytes(b'{"event":"session","schema":7,"all":"else"}\n')
     with pytest.raises(
-        UserError, match=f"schema 7, and this moe-watch reads schema {SCHEMA_BY_LAYER}: update moe-watch"
+        UserError, match=f"schema 7, while this moe-watch reads up to schema {SCHEMA_BY_LAYER}: update moe-watch"
     ):
         read_session(path)
 
@@ -175,7 +175,7 @@ def test_a_newer_major_version_is_refused_with_both_numbers(tmp_path):
     [
         (SCHEMA, ""),
         (SCHEMA_BY_LAYER, ""),
-        (SCHEMA_BY_LAYER + 1, "schema 3, and this moe-watch reads schema 2"),
+        (SCHEMA_BY_LAYER + 1, "schema 3, while this moe-watch reads up to schema 2"),
         (0, "schema 0 does not exist"),
     ],
 )

@@ -81,7 +81,7 @@ class TestOpen:
         session, warned = opened(joined)
         expected = moe_watch.open(whole)
         assert warned == session.notes
-        assert warned == [f"{joined}: 3 parts are read as one recording, up to {part(joined, 3).name}"]
+        assert warned == [f"{joined}: 3 files are read as one session, up to {part(joined, 3).name}"]
         assert len(session) == TOKENS
         assert session.missing.tolist() == []
         for name, values in expected.tokens().items():
@@ -132,19 +132,19 @@ class TestOpen:
 
     def test_a_later_part_says_where_the_run_is(self, spoilt):
         second = part(spoilt, 2)
-        said = f"{second}: goes on at token {FIRST_END} with what {spoilt.name} began, read alone; "
+        said = f"{second}: continuation file of {spoilt.name} from token {FIRST_END}, read alone; "
         session, warned = opened(second)
-        assert warned == [f"{said}give {spoilt.name} for the whole run"]
+        assert warned == [f"{said}open {spoilt.name} for the whole run"]
         assert session.tokens()["i"].tolist() == list(range(FIRST_END, SECOND_END))
         spoilt.unlink()
-        assert opened(second)[1] == [f"{said}{spoilt.name} is not there any more"]
+        assert opened(second)[1] == [f"{said}{spoilt.name} is missing"]
 
     @pytest.mark.parametrize("name", ["../run.moe.jsonl", "/etc/passwd", "", "a\x1b[2J\n", "\0"])
     def test_the_name_of_a_first_file_is_not_trusted(self, spoilt, name):
         header = from_json(part(spoilt, 2).read_bytes().splitlines()[0])
         change(part(spoilt, 2), 0, continues=msgspec.structs.replace(header.continues, file=name))
         (warned,) = opened(part(spoilt, 2))[1]
-        assert warned.endswith("is not there any more")
+        assert warned.endswith("is missing")
         assert warned.isprintable()
 
     def test_a_first_file_is_looked_for_in_the_same_folder_only(self, spoilt, tmp_path):
@@ -152,7 +152,7 @@ class TestOpen:
         change(part(spoilt, 2), 0, continues=msgspec.structs.replace(header.continues, file=f"../{spoilt.name}"))
         shutil.copy(spoilt, tmp_path / spoilt.name)
         (warned,) = opened(part(spoilt, 2))[1]
-        assert warned.endswith(f"../{spoilt.name} is not there any more")
+        assert warned.endswith(f"../{spoilt.name} is missing")
 
     def test_compressed(self, joined, tmp_path):
         for path in joined.parent.iterdir():
@@ -196,7 +196,7 @@ class TestExport:
     def test_as_if_it_were_one_file(self, whole, joined, tables):
         found, said = tables(joined)
         assert found == tables(whole)[0]
-        assert said == [f"{joined}: 3 parts are read as one recording, up to {part(joined, 3).name}"]
+        assert said == [f"{joined}: 3 files are read as one session, up to {part(joined, 3).name}"]
 
     def test_what_is_in_no_file_has_no_row(self, whole, lossy, tables):
         (found, said), (expected, _) = tables(lossy), tables(whole)

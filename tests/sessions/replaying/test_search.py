@@ -165,7 +165,7 @@ def test_a_file_that_is_cut_off_meanwhile_is_a_problem_in_a_line(tmp_path):
     path.write_bytes(path.read_bytes()[: size // 2])
     search = Search(store, "needle", 0, 0, size)
     wait_until(lambda: search.over, "the end of the search")
-    assert search.problem.startswith(f"{path}: was cut off while it was read")
+    assert search.problem.startswith(f"{path}: truncated while it was read")
     assert "\n" not in search.problem
 
 

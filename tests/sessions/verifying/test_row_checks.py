@@ -1,4 +1,4 @@
-"""What every row must hold: nothing is found in what a router can compute, and the first step beyond that is."""
+"""Row checks: a row that a router can compute passes, and the first unit beyond that fails."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_numbers_that_an_overflow_left_out_are_missed():
     header = header_of("softmax_top_k", 3)
     found = arrays([np.nan, 1.0, 2.0], header)
     assert faulty(found, header) == {"captured"}
-    assert EVERY_ROW["captured"](found, header).words(0, 0) == "no weights, which the header says were captured"
+    assert EVERY_ROW["captured"](found, header).words(0, 0) == "has no weights, which the header lists as captured"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What can be read of a damaged file becomes a clean one; nothing is lost without a word, and nothing overwritten."""
+"""The readable lines of a damaged file become a clean one; every loss is reported, and no file is overwritten."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import pytest
 import zstandard
 
 from moe_watch.commands.app import run
+from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Keyframe, State, Token, from_json
 from moe_watch.sessions.reading import lines as session_lines
 from moe_watch.sessions.verifying.file import verify
 from moe_watch.sessions.verifying.salvage import REASONS_KEPT, LeftOut, salvage
+from tests.routing.test_contexts import two_contexts
 from tests.sessions.faults import path_of, recorded, with_keyframe, write
 from tests.sessions.kit import replayed
+from tests.sessions.reading.test_contexts import write as write_contexts
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ class TestIndexTooLarge:
         path = damaged(self.spoil(whole, (57, index)))
         saved = salvage(path, copy)
         line = kinds(whole, Token)[57] + 1
-        reason = f"token {index}, where token 57 comes next and those after it go on from there"
+        reason = f"token {index} instead of token 57; the tokens after it continue from 57"
         assert saved.left_out == [LeftOut(line, reason)]
         assert (saved.tokens, saved.missing_tokens) == (144, 1)
         assert {finding.check for finding in verify(copy).findings} == {"dropped", "missing tokens"}
@@ -192,6 +195,64 @@ def test_a_compressed_file_to_a_compressed_copy(whole, damaged, tmp_path):
     assert unpacked == b"".join(whole)
 
 
+class TestDamagedFreshContext:
+    """The prompt is evaluated again only in a fresh context, so a damaged line before it was its state."""
+
+    @pytest.fixture(params=["measured-v2", "measured-v1"])
+    def lines(self, tmp_path, request):
+        path = write_contexts(tmp_path / "contexts.moe.jsonl", two_contexts(14, 13, extra=2), request.param)
+        return path.read_bytes().splitlines(keepends=True)
+
+    def boundary(self, lines):
+        return next(at for at in kinds(lines, State) if from_json(lines[at]).state == "fresh_context")
+
+    def contexts_of(self, path):
+        numbers = ContextNumbers()
+        found = {}
+        for item in replayed(path):
+            numbers.feed(item)
+            if isinstance(item, Chunk):
+                found[item.index] = numbers.of(item)
+        return found
+
+    @pytest.mark.parametrize("damage", [b'{"event":"state","state":"fresh_co\n', b"\xff\n", None], ids=repr)
+    def test_is_restored_at_its_place(self, lines, damaged, copy, tmp_path, damage):
+        at = self.boundary(lines)
+        saved = salvage(damaged([*lines[:at], damage or lines[at][:-9] + b"\n", *lines[at + 1 :]]), copy)
+        assert (saved.restored_contexts, saved.merged_contexts, saved.computed) == (1, 0, 0)
+        kept = copy.read_bytes().splitlines(keepends=True)
+        assert (kept[:at], kept[at + 1 :]) == (lines[:at], lines[at + 1 :])
+        state, before = from_json(kept[at]), from_json(lines[at])
+        assert (state.state, state.i) == ("fresh_context", before.i)
+        assert self.contexts_of(copy) == self.contexts_of(tmp_path / "contexts.moe.jsonl")
+
+    def test_is_restored_beside_missing_tokens(self, lines, damaged, copy):
+        at = self.boundary(lines)
+        tokens = [each for each in kinds(lines, Token) if each > at]
+        gone = {at, tokens[0]}
+        broken = [b"garbage\n" if each in gone else line for each, line in enumerate(lines)]
+        saved = salvage(damaged(broken), copy)
+        assert (saved.restored_contexts, saved.missing_tokens) == (1, 1)
+        assert set(self.contexts_of(copy).values()) == {0, 1}
+        assert {finding.check for finding in verify(copy).findings} <= {"dropped", "missing tokens", "captured", "tap"}
+
+    def test_a_lost_prompt_is_reported(self, tmp_path, damaged, copy):
+        path = write_contexts(tmp_path / "contexts.moe.jsonl", two_contexts(14, 13, extra=2))
+        lines = path.read_bytes().splitlines(keepends=True)
+        at = self.boundary(lines)
+        prompt = [each for each in kinds(lines, Token) if each > at and from_json(lines[each]).source == "prompt"]
+        broken = [line for each, line in enumerate(lines) if each not in {at, *prompt}]
+        saved = salvage(damaged(broken), copy)
+        assert (saved.restored_contexts, saved.merged_contexts) == (0, 1)
+
+    def test_no_state_is_invented(self, lines, damaged, copy):
+        at = self.boundary(lines)
+        whole = [*lines[:at], b"garbage\n", *lines[at : at + 2], b"garbage\n", *lines[at + 2 :]]
+        saved = salvage(damaged(whole), copy)
+        assert (saved.restored_contexts, saved.merged_contexts) == (0, 0)
+        assert copy.read_bytes() == b"".join(lines)
+
+
 class TestNothingIsOverwritten:
     def test_a_file_that_is_there(self, whole, damaged, copy):
         copy.write_text("mine")
@@ -217,7 +278,7 @@ class TestNothingIsOverwritten:
         assert not copy.exists()
 
     def test_no_half_a_copy(self, whole, damaged, copy):
-        """What ends reading ends the copy, too."""
+        """An error of reading deletes the copy."""
         with pytest.raises(UserError, match="empty lines in a row"):
             salvage(damaged([*whole[:50], b"\n" * 20_000, *whole[50:]]), copy)
         assert not copy.exists()

@@ -57,7 +57,7 @@ def nth_generated(events, n, **fields):
 def test_one_prediction_that_was_captured_and_is_absent(backend, name, path):
     (found,) = verify(write(path, faults.derived_anew(nth_generated(recorded(backend), 17, **{name: None})))).findings
     assert (found.check, found.count) == ("captured", 1)
-    assert found.text.endswith(f": no {name}, which the header says was captured")
+    assert found.text.endswith(f": has no {name}, which the header lists as captured")
 
 
 def test_a_prediction_that_was_not_captured_and_is_there(path):
@@ -98,7 +98,7 @@ def test_absent_ids_contradict_nothing(path):
 def test_it_is_said_where_and_how_often(path):
     (found,) = verify(write(path, faults.not_renormalised(recorded()))).findings
     assert (found.check, found.line, found.count) == ("weights", 3, 145)
-    assert found.text == "layer 0: weights sum to 0.8000, where top_k_softmax allows 1"
+    assert found.text == "layer 0: weights sum to 0.8000, but gate top_k_softmax allows 1"
 
 
 def test_probabilities_that_fit_are_fine(path):
@@ -130,7 +130,7 @@ def test_a_recording_killed_before_its_end_is_fine(path):
     path.write_bytes(b"".join(lines[:70]))
     report = verify(path)
     assert report.fine
-    assert report.remarks == ["the recording ends in the middle of the run"]
+    assert report.remarks == ["the recording ends before the run does"]
 
 
 def test_a_recording_begun_in_the_middle_is_fine(path):
@@ -144,22 +144,20 @@ def test_events_of_a_newer_version_are_counted_and_not_judged(path):
     report = verify(write(path, [*events[:5], Unknown("cache", b'{"event":"cache","hits":1}'), *events[5:]]))
     assert report.fine
     assert report.unknown == 1
-    assert report.remarks == ["1 events of a newer version are not judged"]
+    assert report.remarks == ["1 events of a newer version are not checked"]
 
 
 def test_a_gate_that_is_not_known_is_said_and_not_judged(path):
     spoilt = faults.in_model(faults.not_renormalised(recorded()), gate="later(7)")
     report = verify(write(path, spoilt))
     assert report.fine
-    assert report.remarks == [
-        "gate 'later(7)' is not known to this version: weights, entropy and margin are not judged"
-    ]
+    assert report.remarks == ["gate 'later(7)' is unknown in this version: weights, entropy and margin are not checked"]
 
 
 def test_a_recording_without_chunks_is_another_writers(path):
     report = verify(write(path, [event for event in recorded() if not isinstance(event, Chunk)]))
     assert report.fine
-    assert report.remarks == ["no chunk is recorded: a replay computes them"]
+    assert report.remarks == ["no chunk is recorded; a replay computes them"]
 
 
 def test_the_golden_session_is_whole_and_its_routing_made_up(golden_path):
@@ -202,7 +200,7 @@ class TestCommand:
         out = capsys.readouterr().out
         assert "1 kind of fault" in out
         assert "chunks: line " in out
-        assert "chunk 3, which is complete here, is not recorded" in out
+        assert "chunk 3 is complete here, but not recorded" in out
 
     def test_one_that_cannot_be_read_does_not_hide_the_others(self, capsys, tmp_path):
         assert run(["verify", str(tmp_path / "none"), str(path_of("mlx"))]) == 2

@@ -1,4 +1,4 @@
-"""Whether the files of a run fit together is found where they meet."""
+"""Faults between the files of a run are found where they meet."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def test_a_missing_part(spoilt):
     part(spoilt, 2).unlink()
     (found,) = report_of(spoilt).findings
     assert (found.check, found.count) == ("missing tokens", SECOND_END - FIRST_END)
-    assert found.text == f"{FIRST_END} to {SECOND_END - 1} are missing before {part(spoilt, 3).name}"
+    assert found.text == f"tokens {FIRST_END} to {SECOND_END - 1} are missing before {part(spoilt, 3).name}"
 
 
 def test_a_missing_first_file(spoilt):
     spoilt.unlink()
     found = verify_runs([part(spoilt, 2), part(spoilt, 3)])
     assert [finding.check for report in found for finding in report.findings] == ["missing file"] * 2
-    assert found[0].findings[0].text == f"{spoilt.name}, which it goes on with at token {FIRST_END}, is not there"
+    assert found[0].findings[0].text == f"{spoilt.name}, which it continues from token {FIRST_END}, is missing"
 
 
 def test_a_part_whose_first_file_is_there_is_judged_with_it(joined):
@@ -75,7 +75,7 @@ def test_another_seed(spoilt):
     assert found["other header"] == f"{part(spoilt, 2).name} differs from {spoilt.name} in sampling"
     assert "missing before" in found["missing tokens"]
     assert opened(spoilt)[0].notes[1:] == [
-        f"{part(spoilt, 2)}: left out, for its header differs in sampling",
+        f"{part(spoilt, 2)}: skipped (header differs in sampling)",
         f"{spoilt}: tokens {FIRST_END} to {SECOND_END - 1} are missing before {part(spoilt, 3)}",
     ]
 
@@ -93,7 +93,7 @@ def test_what_is_left_of_an_earlier_run_is_not_of_this_one(spoilt):
     found = report_of(spoilt)
     assert (found.fine, found.parts) == (True, [])
     assert found.remarks[0] == (
-        f"{part(spoilt, 2).name} goes on with another run of this name, begun 2020-01-01T00:00:00Z"
+        f"{part(spoilt, 2).name} continues another run of this name, created 2020-01-01T00:00:00Z"
     )
     assert opened(spoilt)[1] == []
 
@@ -101,7 +101,7 @@ def test_what_is_left_of_an_earlier_run_is_not_of_this_one(spoilt):
 def test_a_forged_keyframe_is_found_where_the_files_meet(spoilt):
     change(part(spoilt, 2), 1, residual=0.25)
     assert faults_of(spoilt) == {
-        "keyframes": f"{part(spoilt, 2).name} begins with one that the files before it do not lead to"
+        "keyframes": f"the keyframe of {part(spoilt, 2).name} differs from the state after the files before it"
     }
 
 
@@ -112,14 +112,14 @@ def test_tokens_that_are_there_twice(spoilt):
         file.write(lines[at])
     found = faults_of(spoilt)
     assert found["repeated tokens"] == (
-        f"{part(spoilt, 2).name} begins after {FIRST_END} tokens, where {FIRST_END + 1} are there before it"
+        f"{part(spoilt, 2).name} repeats tokens {FIRST_END} to {FIRST_END} of the files before it"
     )
 
 
 def test_a_header_and_a_keyframe_that_differ(spoilt):
     header = from_json(part(spoilt, 2).read_bytes().splitlines()[0])
     change(part(spoilt, 2), 0, continues=msgspec.structs.replace(header.continues, i=5))
-    assert f"after 5 tokens by its header, after {FIRST_END} by its keyframe" in faults_of(spoilt)["keyframes"]
+    assert f"starts at token 5 by its header, at token {FIRST_END} by its keyframe" in faults_of(spoilt)["keyframes"]
 
 
 def test_lost_tokens_are_found(tmp_path):
@@ -141,7 +141,7 @@ def test_more_files_than_a_run_can_have_are_refused_without_reading_them(golden_
     assert with_parts([first]) == [first]
     (found,) = report_of(first).findings
     assert found.check == "too many files"
-    assert "more than 5 files say that they continue it: move away" in found.text
+    assert "more than 5 files continue it, by their headers: move files" in found.text
     with pytest.raises(UserError, match="more than 5 files"):
         opened(first)
 
@@ -153,5 +153,5 @@ def test_files_left_out_for_one_reason_are_one_note(golden_path, tmp_path):
     later = msgspec.structs.replace(from_json(header), continues=Continues(file=first.name, i=9))
     for number in range(2, 9):
         part(first, number).write_bytes(to_json(later) + b"\n" + b"".join(lines))
-    (note,) = (note for note in opened(first)[0].notes if "left out" in note)
-    assert note.endswith("and 4 more files: left out, for it does not go on after token 9")
+    (note,) = (note for note in opened(first)[0].notes if "skipped" in note)
+    assert note.endswith("and 4 more files: skipped (does not continue after token 9)")
