@@ -72,10 +72,10 @@ def _foreign(
     require(table is None, f"--table with --to {form}", "it is one file: leave it out")
     require(not spreadsheet, f"--spreadsheet with --to {form}", "it holds numbers only: leave it out")
 
-    from moe_watch.sessions.export.foreign import ForeignPlan, export_foreign
+    from moe_watch.sessions.export.trace_export import TracePlan, export_trace
 
-    plan = ForeignPlan(form, output, phase, force)  # type: ignore[arg-type]  # choices of the options
-    return export_foreign(session_file(file), plan)
+    plan = TracePlan(form, output, phase, force)  # type: ignore[arg-type]  # choices of the options
+    return export_trace(session_file(file), plan)
 
 
 def _lines(exported: Exported) -> list[str]:

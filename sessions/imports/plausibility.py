@@ -144,7 +144,7 @@ def _check_range(found: Array, where: str) -> None:
     most = int(found.max(initial=0))
     if most > MAX_INTEGER:
         raise UserError(f"{where}: an expert id of {most}", advice=AS_WRITTEN)
-    if (least := int(found.min(initial=0))) < ABSENT:  # engines fill with -1; no program is known to write others
+    if (least := int(found.min(initial=0))) < ABSENT:  # engines fill with -1; no known program writes others
         raise UserError(f"{where}: an expert id of {least}", advice=AS_WRITTEN)
 
 

@@ -1,4 +1,4 @@
-"""Writer of imported traces as session files: a header that names what is absent, and only events with known data.
+"""Writer of imported traces as session files: a header that names absent data, and only events with known data.
 
 Routing per token becomes token events. Counts become keyframes, one for each counted step: the state of a run after
 tokens that are not recorded, so that no token is invented.

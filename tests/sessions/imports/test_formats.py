@@ -200,7 +200,7 @@ def test_a_format_of_another_name_is_refused(tmp_path):
         (
             "sglang stat",
             {"prompt_tokens": 3},
-            "--prompt-tokens has no effect on this format: it has counts but no tokens",
+            "has no effect on this format: it has counts but no tokens",
         ),
     ],
 )

@@ -209,7 +209,7 @@ def test_rows_that_fit_no_offset_are_refused(trace):
     short = made.vllm_response(without_prefix().tolist())
     refused(
         trace,
-        "8 rows for 12 tokens: give one whole response, or the number of tokens before the rows with --start",
+        "8 rows for 12 tokens: give one whole response, or the number",
         short,
     )
     wrong = made.vllm_response(made.described(without_prefix(), start=1))
