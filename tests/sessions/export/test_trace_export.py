@@ -78,7 +78,9 @@ def test_imported_counts_go_out_again(session, tmp_path, form):
     imported = import_trace(tmp_path / "first", MODEL, folder=tmp_path / "sessions").path
     export_trace(imported, TracePlan(form, tmp_path / "second"))
     np.testing.assert_array_equal(read_trace(tmp_path / "second", MODEL).counts, sum(counts_of(session).values()))
-    with pytest.raises(UserError, match="counts of selections, and no single ones: use --to layer-expert-count"):
+    with pytest.raises(
+        UserError, match="it has counts of selections but no single selections: use --to layer-expert-count"
+    ):
         export_trace(imported, TracePlan("layer-expert", tmp_path / "third"))
     assert not (tmp_path / "third").exists()
 
@@ -113,7 +115,7 @@ def test_layers_that_were_not_observed_have_no_selections(tmp_path):
 
 def test_more_than_colibri_counts_is_refused(session, tmp_path, monkeypatch):
     monkeypatch.setattr("moe_watch.sessions.export.trace_export.MOST_COLIBRI_COUNT", 3)
-    with pytest.raises(UserError, match="more than colibri counts: use --to layer-expert-count"):
+    with pytest.raises(UserError, match="beyond colibri's 32 bits: use --to layer-expert-count"):
         export_trace(session, TracePlan("coli-usage", tmp_path / "out"))
     assert [each.name for each in tmp_path.iterdir()] == [session.name]
 
