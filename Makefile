@@ -57,7 +57,7 @@ format: $(INSTALLED)-lint ## rewrite the style that `lint` checks
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)-test ## measure what watching and drawing cost
-	$(BIN)/python -m benchmarks.watching $(ARGS)
+	$(BIN)/python -m benchmarks.observation_cost $(ARGS)
 	$(BIN)/python -m benchmarks.heatmap
 
 pocket: $(TRAIN)/.installed ## train, export and evaluate pocket anew (40 to 60 minutes on two cores)
