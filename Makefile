@@ -57,7 +57,7 @@ format: $(INSTALLED)-lint ## rewrite the style that `lint` checks
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)-test ## measure what watching and drawing cost
-	$(BIN)/python -m benchmarks.watching $(ARGS)
+	$(BIN)/python -m benchmarks.observation_cost $(ARGS)
 	$(BIN)/python -m benchmarks.heatmap
 
 pocket: $(TRAIN)/.installed ## train, export and evaluate pocket anew (40 to 60 minutes on two cores)
@@ -71,7 +71,7 @@ truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## remake with transfo
 	$(TRAIN)/bin/python models/pocket/golden.py
 	$(TRAIN)/bin/python models/truth/make.py
 	$(TRAIN)/bin/python models/truth/make_gguf.py --llama-cpp $(LLAMA_CPP)
-	$(BIN)/python -m models.truth.table
+	$(BIN)/python -m models.truth.mlx_table
 	$(BIN)/python -m models.truth.llama_table
 	git diff --stat --exit-code -- tests/pocket tests/truth docs
 

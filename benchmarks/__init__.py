@@ -1,1 +1,1 @@
-"""Speeds as ratios, measured in one interleaved run each. `make bench` prints every table."""
+"""Benchmarks: speeds as ratios, each measured in one interleaved run. `make bench` prints every table."""

@@ -1,10 +1,10 @@
-"""How often a verdict other than `stable` comes out of a measurement: `python -m benchmarks.false_alarms RESULTS`.
+"""Rate of verdicts other than `stable` in a measurement: `python -m benchmarks.false_alarms RESULTS`.
 
-Beside the runs as they were it takes them less the straight line of their mean, a trend that they share, and the same
-values in random order, which hold no trend: what is called one there is an alarm that the noise alone gives.
+Fits the runs as measured, the runs less the straight line of their mean (a common trend), and their values in random
+order, which have no trend: any trend found there is a false alarm of the noise alone.
 
-Then curves whose half-life is known are planted on the noise of the same runs, which is what each differs by from the
-mean of all: how many of the 95 % intervals hold it?
+Then curves with known half-life are planted on the noise of the same runs, the difference of each from the mean of all,
+and the share of 95 % intervals that hold the half-life is counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAGS = (1, 2, 3, 5)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results.json of `moe-watch measure`")
     parser.add_argument("--shuffles", type=int, default=5, help="random orders of each run")
@@ -72,14 +72,14 @@ def _row(name: str, series: TrialSeries, mode: str) -> None:
 
 
 def wilson(hits: int, number: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share."""
+    """Return the 95 % Wilson interval of a share."""
     z, p = 1.96, hits / number
     middle, around = p + z * z / (2 * number), z * (p * (1 - p) / number + (z / (2 * number)) ** 2) ** 0.5
     return max(0.0, middle - around) / (1 + z * z / number), min(1.0, middle + around) / (1 + z * z / number)
 
 
 def _planted_on(groups: list[TrialSeries]) -> list[FoundOtherwise]:
-    """Every curve that has a half-life, on the noise of every run."""
+    """Plant every curve with a half-life on the noise of every run, and judge the fits."""
     noise = np.concatenate([_noise(np.array(each)) for each in groups])
     return [
         judge_series(each, "of these runs", list(planted.plant_on(each, noise)))
@@ -89,14 +89,14 @@ def _planted_on(groups: list[TrialSeries]) -> list[FoundOtherwise]:
 
 
 def _noise(values: planted.Floats) -> planted.Floats:
-    """What each run differs by from the mean of all, `[runs, chunks]`, as large as if that mean were known."""
+    """Return each run less the mean of all, `[runs, chunks]`, scaled to the variance around a known mean."""
     runs = len(values)
     around: planted.Floats = (values - values.mean(axis=0)) * (runs / (runs - 1)) ** 0.5
     return around
 
 
 def _print_noise(series: TrialSeries) -> None:
-    """How large and how persistent the noise is, each run around its own mean."""
+    """Print the standard deviation and the correlations of the noise, each run around its mean."""
     values = np.array(series)
     around = values - values.mean(axis=1, keepdims=True)
     found = [float((around[:, lag:] * around[:, :-lag]).mean() / (around**2).mean()) for lag in LAGS]

@@ -1,8 +1,8 @@
-"""The known-answer benchmark of the half-life fit: curves with a planted half-life, and what is made of them.
+"""Known-answer benchmark of the half-life fit: verdicts and intervals for curves with a planted half-life.
 
     python -m benchmarks.half_life [--seeds 400] [--json build/half-life.json]
 
-Prints every case, failures included, beside what the reference's own rule says about the same series.
+Prints every case, failures included, and the verdicts of the reference's rule on the same series.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from tests.routing.planted_looks import FoundWatching, watch_planted
 
 PHIS = (0.0, 0.3, 0.5, 0.6)
 REQUIRED_PHI = {"coverage": 0.6, "called stable": 0.5, "found within one chunk": 0.5}
-"""Noise more persistent than this is measured too, and nothing is required there."""
+"""Largest φ at which each share is required; noise with larger φ is measured, too."""
 REQUIRED = 0.9
 WATCHED_CHUNKS = (50, 100, 200, 500)
-"""Lengths of flat series that grow chunk by chunk, see `sequential_looks`."""
+"""Lengths of flat series that are fitted while they grow, see `sequential_looks`."""
 WATCHED_NOISE = (0.0, 0.3, 0.5, OTHER_NOISE[0])
 WATCHED_TRENDS = (linear(0.46, -0.003), exponential(0.46, 0.2, 12.0), exponential(0.46, 0.1, 20.0), cliff(0.46, 0.34))
 WATCHED_SEED = 20_000
-"""First seed of these: the factor for repeated looks was chosen on lower ones, and on 50,000 to 50,199."""
+"""First seed of growing series: the factor for sequential looks was chosen on lower ones, and on 50,000 to 50,199."""
 ALARMS = 0.1
-"""At most this share of flat series may ever be called something else."""
+"""Largest share of flat series that may ever get a verdict other than `stable`."""
 COST_CHUNKS = (50, 200, 500)
 OTHERWISE = (
     constant(0.46),
@@ -52,11 +52,11 @@ OTHERWISE = (
     exponential(0.46, 0.1, 20.0),
     cliff(0.46, 0.34),
 )
-"""Curves that are planted with noise that is not AR(1), too."""
+"""Curves that are also planted with noise other than AR(1)."""
 
 
 def shortfalls(found: list[Found], otherwise: list[FoundOtherwise]) -> list[str]:
-    """Every share below 90 % of those that are required somewhere, one line each, and whether it is required there."""
+    """Return a line for every share below 90 %, with the note whether 90 % is required there."""
     lines = []
     for each in found:
         shares = {
@@ -76,13 +76,13 @@ def shortfalls(found: list[Found], otherwise: list[FoundOtherwise]) -> list[str]
 
 
 def cost(chunks: int, repeats: int = 5) -> tuple[float, float]:
-    """Measure the processor time of one fit, in ms, the axis known: of a new series, and with its looks known."""
+    """Measure the processor time of one fit in ms, after a first fit: of a new series, and with its looks cached."""
     curve = 0.1 + 0.5 * 2.0 ** (-np.arange(chunks) / (chunks / 4))
     random = np.random.default_rng(0)
     series = [(curve + NOISE * random.standard_normal(chunks)).tolist() for _ in range(repeats + 1)]
     fit_half_life(series[0])
     found = []
-    for _ in ("new", "looks known"):
+    for _ in ("new", "looks cached"):
         began = time.process_time()
         for each in series[1:]:
             fit_half_life(each)
@@ -99,7 +99,7 @@ THEIRS = ("planted", "φ", "shape right", "cliff ±1", "error", "no half-life")
 
 
 def our_row(found: Found) -> str:
-    """What the fit makes of one case, as a line of the first table."""
+    """Return the fit's result of one case, as a line of the first table."""
     verdicts = ", ".join(f"{name} {_percent(share)}" for name, share in found.verdicts.items())
     half_life = "–" if found.half_life is None else f"{found.half_life:.1f}"
     covered = (found.covered, found.covered_given_right, found.blocks_covered)
@@ -109,25 +109,25 @@ def our_row(found: Found) -> str:
 
 
 def their_row(found: Found) -> str:
-    """What the reference's rule makes of the same series, as a line of the second table."""
+    """Return the result of the reference's rule on the same series, as a line of the second table."""
     shares = (found.reference_right, found.reference_located, found.reference_error, found.reference_missing)
     return _row(found.name, f"{found.phi:g}", *map(_percent, shares))
 
 
 def other_row(found: FoundOtherwise) -> str:
-    """What the fit makes of one curve with noise that is not AR(1), as a line of the third table."""
+    """Return the fit's result of one curve with noise other than AR(1), as a line of the third table."""
     shares = (found.called_stable, found.covered, found.covered_if_found)
     return _row(found.noise, found.name, *map(_percent, shares), _chunks(found.width))
 
 
 def print_others(found: list[FoundOtherwise]) -> None:
-    """The third table."""
+    """Print the third table."""
     _heading(*OTHERS)
     print("\n".join(map(other_row, found)))
 
 
 def print_watched(seeds: range) -> list[FoundWatching]:
-    """Print what is found in series that are looked at while they grow: flat ones, and planted trends."""
+    """Print the verdicts on series that are fitted while they grow: flat ones, and planted trends."""
     flat = [watch_planted(constant(0.46), noise, seeds, WATCHED_CHUNKS) for noise in WATCHED_NOISE]
     lengths = [f"ever in {chunks}" for chunks in WATCHED_CHUNKS]
     _heading("noise", *lengths, "at the end", "changes a run", *(f"{each}, each look at 0.02" for each in lengths))
@@ -144,7 +144,7 @@ def print_watched(seeds: range) -> list[FoundWatching]:
     for each in flat:
         for chunks, share in each.ever.items():
             if share > ALARMS:
-                print(f"NOT MET: {each.noise}: {share:.1%} of flat series ever called something else in {chunks}")
+                print(f"NOT MET: {each.noise}: {share:.1%} of flat series ever called a trend in {chunks}")
     return [*flat, *trends]
 
 
@@ -168,11 +168,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=400)
-    parser.add_argument("--watched-only", action="store_true", help="only the series that are watched while they grow")
+    parser.add_argument("--watched-only", action="store_true", help="only the series that are fitted while they grow")
     parser.add_argument("--json", type=Path, help="also write every number here")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
-    print(f"Watched while they grow, {arguments.seeds} seeds, noise {REAL_NOISE}:\n")
+    print(f"Fitted while they grow, {arguments.seeds} seeds, noise {REAL_NOISE}:\n")
     watched = print_watched(range(WATCHED_SEED, WATCHED_SEED + arguments.seeds))
     if arguments.watched_only:
         return
@@ -186,12 +186,12 @@ def main() -> None:
     print("\n".join(map(their_row, found)))
     noises = (*OTHER_NOISE, *UNSEEN_NOISE)
     otherwise = [judge_otherwise(each, noise, seeds) for noise in noises for each in OTHERWISE]
-    print(f"\nNoise that is not AR(1), standard deviation {REAL_NOISE}:\n")
+    print(f"\nNoise other than AR(1), standard deviation {REAL_NOISE}:\n")
     print_others(otherwise)
     print("\n" + ("\n".join(shortfalls(found, otherwise)) or "nothing below 90 %") + "\n")
     for chunks in COST_CHUNKS:
         new, known = cost(chunks)
-        print(f"one fit of {chunks} chunks: {new:.1f} ms of processor time, {known:.1f} where its looks are known")
+        print(f"one fit of {chunks} chunks: {new:.1f} ms of processor time, {known:.1f} with its looks cached")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         rows = {"cases": [asdict(each) for each in found], "other_noise": [asdict(each) for each in otherwise]}

@@ -1,4 +1,4 @@
-"""What a frame of the heatmap costs: processor time per frame, every frame different, in a real terminal.
+"""Processor time of one frame of the heatmap, every frame different, in a real terminal.
 
 python -m benchmarks.heatmap
 """
@@ -31,7 +31,7 @@ FPS = 12
 
 
 def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> None:
-    """Show `FRAMES` random frames at `FPS` in this terminal; writes milliseconds per frame."""
+    """Show `FRAMES` random frames at `FPS` in this terminal, and write the milliseconds per frame to `report`."""
     from textual.app import App, ComposeResult
 
     from moe_watch.tui.drawing.colours import HEATMAP_LEVELS
@@ -42,7 +42,7 @@ def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> No
     newest = [np.stack([rng.permutation(experts)[:2] for _ in range(layers)]) for _ in range(FRAMES)]
 
     class HeatmapBench(App[None]):
-        """One heatmap, alone."""
+        """App with one heatmap."""
 
         shown = 0
         began = 0.0
@@ -73,7 +73,7 @@ def child(layers: int, experts: int, panel: tuple[int, int], report: Path) -> No
 
 
 def measure(layers: int, experts: int, size: tuple[int, int], report: Path) -> float:
-    """Milliseconds of processor time per frame."""
+    """Measure the milliseconds of processor time per frame."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     command = [

@@ -1,10 +1,10 @@
-"""How far routing drifts when a model is quantised: every quantisation takes the tokens that float32 drew.
+"""Drift of the routing of quantized models: every quantization is forced to the tokens that float32 sampled.
 
     python -m benchmarks.quantization [--tokens 400] [--page docs/quantization.md]
 
-Makes pocket and two random models in float32, quantises them with llama.cpp's and mlx-lm's own quantisers, records each
+Makes pocket and two random models in float32, quantizes them with llama.cpp's and mlx-lm's own quantizers, records each
 with `--teacher`, and compares it with the float32 run as `moe-watch compare` does. With --page the tables are written
-into the page, between its marks.
+into the page, between its markers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.made_models import POCKET
+from benchmarks.random_models import POCKET
 from moe_watch.backends.model_files.gguf import read_gguf
 from moe_watch.routing.events import Header
 from moe_watch.routing.router.agreement import Agreement
@@ -44,32 +44,32 @@ MANY_EXPERTS = {
     "head_dim": 64,
     "mlp_only_layers": [],
 }
-"""Rows of 256 or multiples, so that K-quants are possible."""
+"""Rows are 256 or a multiple, so that K-quants are possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What became of the routing in one of them."""
+    """Routing of one variant compared with float32."""
 
     variant: Variant
     header: Header
     surprisal: float
-    """Of the teacher's tokens, nats."""
+    """Mean surprisal of the teacher's tokens, nats."""
     routing: Agreement
 
 
-# -- making and quantising
+# -- making and quantizing
 
 
 def pocket(folder: Path) -> tuple[Path, Path]:
-    """The model inside, which is stored in float16 values: in float32 as a folder, and as a GGUF file."""
+    """Return pocket, stored as float16 values: in float32 as a folder, and as a GGUF file."""
     copy = folder / "float32"
     shutil.copytree(POCKET, copy, ignore=shutil.ignore_patterns("*.gguf"))
     return copy, POCKET / "pocket.gguf"
 
 
 def variants(folder: Path, make: Callable[[Path], tuple[Path, Path]]) -> Iterator[Variant]:
-    """A model in all ways to store it; float32 comes first."""
+    """Yield a model in all quantizations; float32 comes first."""
     plain, file = make(folder)
     yield Variant("llama.cpp", "float32", file)
     yield Variant("mlx", "float32", plain)
@@ -84,7 +84,7 @@ def variants(folder: Path, make: Callable[[Path], tuple[Path, Path]]) -> Iterato
 
 
 def drifts(folder: Path, make: Callable[[Path], tuple[Path, Path]], tokens: int) -> list[Drift]:
-    """Record float32 drawing its own tokens, then everything taking them."""
+    """Record float32 with its sampled tokens, then every variant with teacher forcing on them."""
     found: list[Drift] = []
     teacher = folder / "teacher.moe.jsonl"
     for variant in variants(folder, make):
@@ -98,9 +98,8 @@ def drifts(folder: Path, make: Callable[[Path], tuple[Path, Path]], tokens: int)
 def _drift(variant: Variant, teacher: Path, output: Path) -> Drift:
     surprisal = record(variant, output, "--teacher", str(teacher))["surprisal"]
     compared = compare_tokens(teacher, output)
-    assert not isinstance(compared, str), compared
-    assert compared.routing is not None, compared.not_comparable
-    assert not compared.ended, compared.ended
+    if isinstance(compared, str) or compared.routing is None or compared.ended:
+        raise RuntimeError(f"{output}: {compared}")
     with contextlib.closing(read_session(output)) as session:
         return Drift(variant, session.header, surprisal, compared.routing)
 
@@ -109,7 +108,7 @@ def _drift(variant: Variant, teacher: Path, output: Path) -> Drift:
 
 
 def table(found: list[Drift]) -> str:
-    """All ways to store one model, over all layers."""
+    """Return the table of all quantizations of one model, over all layers."""
     lines = [
         "| engine | weights | router | sets equal | experts kept | top-1 equal | top-1 still chosen"
         " | usage JS | usage rank | surprisal |",
@@ -132,23 +131,23 @@ def _row(drift: Drift) -> str:
 
 
 def stored(drift: Drift) -> str:
-    """What a variant is called, and what the session's header says of its weights."""
-    return f"{drift.variant.name}: {drift.header.model.quantization or 'not quantised'}"
+    """Return a variant's name, and the quantization in the session's header."""
+    return f"{drift.variant.name}: {drift.header.model.quantization or 'not quantized'}"
 
 
 def router_type(drift: Drift) -> str:
-    """How the routers' own weights are stored: each quantiser has its own mind about them."""
-    path, quantised = drift.variant.path, drift.header.model.quantization is not None
+    """Return the type of the routers' weights: quantizers treat them differently."""
+    path, quantized = drift.variant.path, drift.header.model.quantization is not None
     if drift.variant.engine == "llama.cpp":
         types = {tensor.dtype for tensor in read_gguf(path).tensors if ".ffn_gate_inp." in tensor.name}
         return ", ".join(sorted(types))
     settings = json.loads((path / "config.json").read_text()).get("quantization", {})
     own = {entry["bits"] for name, entry in settings.items() if name.endswith(".gate") and isinstance(entry, dict)}
-    return ", ".join(f"{bits}-bit" for bits in sorted(own or {settings["bits"]})) if quantised else "F32"
+    return ", ".join(f"{bits}-bit" for bits in sorted(own or {settings["bits"]})) if quantized else "F32"
 
 
 def layer_table(found: list[Drift]) -> str:
-    """Sets that are equal, layer by layer."""
+    """Return the table of equal sets, layer by layer."""
     layers = range(len(found[0].routing.rows))
     lines = [
         f"| sets equal in layer | {' | '.join(map(str, layers))} |",
@@ -170,12 +169,12 @@ def _rows(found: list[Drift], layer: int) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """100 % only if it is all of them."""
+    """Return a share as text; 100 % only if it is exact."""
     return "100 %" if part == whole else f"{min(99.9, 100 * part / whole):.1f} %"
 
 
 def measured(tokens: int) -> Iterator[str]:
-    """Every model's tables."""
+    """Yield every model's tables."""
     from tests.backends import tiny
 
     yield f"Measured with llama-cpp-python {version('llama-cpp-python')}, mlx-lm {version('mlx-lm')}."

@@ -1,4 +1,7 @@
-"""What observing costs: the engine's own loop, ours, ours recorded and shown, in turn, in one worker process."""
+"""Benchmark of the observation cost: the engine's own loop, moe-watch's, and moe-watch's with recording and dashboard.
+
+All run in turn, in one worker process.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,18 @@ from moe_watch.sessions.recording.options import RecordingOptions
 from moe_watch.vitals.noise import NoiseMeter
 
 FEWEST_TOKENS = 20
-"""A recording's times are whole milliseconds, and of fewer tokens a rate could not be told."""
+"""A recording's times are whole milliseconds; fewer tokens do not determine a rate."""
 PREFILL_TOKENS = 256
 WARM_UP_ROUNDS = 1
 MEASURED: tuple[MeasuredVariant, ...] = get_args(MeasuredVariant)
-"""What the worker measures by itself."""
+"""Variants that the worker measures by itself."""
 
 Follow = Callable[[LiveSource], object]
-"""Starts a source, follows it to its end, and closes it."""
+"""Function that starts a source, follows it to its end, and closes it."""
 Variant = tuple[Phase, str]
-"""A phase, and the name of what is measured in it; the first one of each phase is what the others are compared to."""
+"""A phase and the name of a variant; the first variant of each phase is the baseline of the others."""
 Variants = Mapping[Variant, Callable[[], float]]
-"""How each is measured, in tokens per second."""
+"""Measurement of each variant, in tokens per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class VariantRates:
     rates: Sequence[float]
     """Tokens per second [rounds]."""
     ratio: Ratio
-    """To `bare` in the same phase."""
+    """Ratio to `bare` in the same phase."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -61,7 +64,7 @@ class VariantRates:
 
     @property
     def doubt(self) -> str | None:
-        """Why the ratio cannot be believed, by the rates alone."""
+        """Reason to doubt the ratio, from the rates alone; None if there is none."""
         return None if self.name == "bare" else doubt(self.ratio.value, self.ratio.interval)
 
 
@@ -74,13 +77,13 @@ class BenchResult:
 
     @property
     def doubt(self) -> str | None:
-        """Why the cost of the tap is not known; None if it is."""
+        """Reason that the observation cost is unknown; None if it is known."""
         against = self._row("tap on").ratio
         return doubt(against.value, against.interval, self.noise)
 
     @property
     def cost(self) -> Cost | None:
-        """Cost of the tap, as a header carries it; None if the measurement is too noisy."""
+        """Observation cost, as a header stores it; None if the measurement is too noisy."""
         if self.doubt is not None:
             return None
         tap = self._row("tap on")
@@ -96,16 +99,16 @@ class BenchResult:
 
 
 class Bench:
-    """A worker with a loaded model, and the measurements that it takes. Use as a context manager.
+    """A worker with a loaded model, and the measurements on it. Use as a context manager.
 
     Args:
-        settings: model, engine, prompt, and how many tokens to generate in a measurement.
-        on_progress: told how loading goes, on any thread.
-        dashboard: follows a source on a screen; without it that is not measured.
-        prefill_tokens: length of the prompt that is measured by itself.
+        settings: model, engine, prompt, and number of tokens to generate in a measurement (default `FEWEST_TOKENS`).
+        on_progress: called with the progress of loading, on any thread.
+        dashboard: follows a source on a screen; None leaves this variant out.
+        prefill_tokens: length of the prompt of prefill measurements.
 
     Raises:
-        UserError: on entering, the model cannot be used; later, a measurement failed. The worker's death is one too.
+        UserError: on entering, the model cannot be used; later, a measurement failed, or the worker died.
     """
 
     ready: Ready
@@ -119,6 +122,7 @@ class Bench:
         prefill_tokens: int = PREFILL_TOKENS,
     ) -> None:
         self._settings = _recorded(settings)
+        self._tokens = self._settings.spec.tokens or FEWEST_TOKENS
         self._dashboard = dashboard
         self._prefill_tokens = prefill_tokens
         self._worker = KeptWorker(self._settings.load(), on_progress)
@@ -136,14 +140,14 @@ class Bench:
         self,
         rounds: int,
         on_measured: Callable[[], None],
-        beside: Variants = MappingProxyType({}),
+        extra: Variants = MappingProxyType({}),
     ) -> BenchResult:
-        """Measure everything in each round, after one round to warm up.
+        """Measure all variants in each round, after one warm-up round.
 
         Args:
             rounds: at least `moe_watch.routing.stats.ratios.FEWEST_ROUNDS`, or there is no interval.
-            on_measured: called after every measurement; there are `measurements(rounds)`, and those of `beside`.
-            beside: what else is measured in the same rounds, in tokens per second.
+            on_measured: called after every measurement: `measurements(rounds)` times, and for the variants of `extra`.
+            extra: further variants, measured in the same rounds, in tokens per second.
         """
 
         def noted(measure: Callable[[], float]) -> Callable[[], float]:
@@ -155,7 +159,7 @@ class Bench:
             return measure_and_note
 
         with TemporaryDirectory(prefix="moe-watch-bench-") as name:
-            everything = {**self._variants(Path(name)), **beside}
+            everything = {**self._variants(Path(name)), **extra}
             variants = {variant: noted(measure) for variant, measure in everything.items()}
             meter = NoiseMeter()
             rates = interleave(variants, rounds, warm_up=WARM_UP_ROUNDS)
@@ -166,11 +170,11 @@ class Bench:
         return BenchResult(rows, noise)
 
     def measurements(self, rounds: int) -> int:
-        """How many measurements `run` takes."""
+        """Return the number of measurements of `run`."""
         return len(self._variants(Path())) * (rounds + WARM_UP_ROUNDS)
 
     def _variants(self, folder: Path) -> dict[Variant, Callable[[], float]]:
-        """What is measured, those first that say at once whether so many tokens can be generated."""
+        """Return the variants; the worker's come first, because they fail at once if the tokens exceed the context."""
         path = folder / "bench.moe.jsonl"
         variants: dict[Variant, Callable[[], float]] = {}
         for name in MEASURED:
@@ -183,15 +187,13 @@ class Bench:
         return variants
 
     def measure(self, variant: MeasuredVariant, phase: Phase) -> float:
-        """Tokens per second, once."""
-        tokens = self._prefill_tokens if phase == "prefill" else self._settings.spec.tokens
-        assert tokens is not None
-        return self._worker.measure(
-            Measure(variant=variant, phase=phase, prompt=self._settings.spec.prompt, tokens=tokens)
-        )
+        """Measure tokens per second, once."""
+        tokens = self._prefill_tokens if phase == "prefill" else self._tokens
+        prompt = self._settings.spec.prompt
+        return self._worker.measure(Measure(variant=variant, phase=phase, prompt=prompt, tokens=tokens))
 
     def _record(self, path: Path, follow: Follow) -> float:
-        """A whole run on the worker that is loaded already; its rate by the recording's times."""
+        """Record a whole run on the loaded worker; return its rate by the recorded times."""
         settings = replace(self._settings, recording=replace(self._settings.recording, output=path))
         source = LiveSource(settings, Surroundings(worker=self._worker.lend))
         follow(source)
@@ -215,11 +217,11 @@ def _without_screen(source: LiveSource) -> None:
 
 
 def recorded_rate(path: Path) -> float:
-    """Decode tokens per second of a recorded run, by its own times.
+    """Return the decode tokens per second of a recorded run, by its recorded times.
 
     Raises:
         UserError: the run failed.
-        KeyboardInterrupt: it was ended before it was over.
+        KeyboardInterrupt: the user ended it early.
     """
     with closing(read_session(path)) as session:
         events = list(session)

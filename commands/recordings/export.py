@@ -81,11 +81,11 @@ def _foreign(
     require(table is None, f"--table with --to {form}", "it is one file: omit it")
     require(not spreadsheet, f"--spreadsheet with --to {form}", "it has numbers only: omit it")
 
-    from moe_watch.sessions.export.foreign import ForeignPlan, export_foreign
+    from moe_watch.sessions.export.trace_export import TracePlan, export_trace
     from moe_watch.sessions.library.lookup import session_file
 
-    plan = ForeignPlan(form, output, phase, force)  # type: ignore[arg-type]  # choices of the options
-    return export_foreign(session_file(file), plan)
+    plan = TracePlan(form, output, phase, force)  # type: ignore[arg-type]  # choices of the options
+    return export_trace(session_file(file), plan)
 
 
 def _report(exported: Exported, form: str) -> ExportReport:

@@ -1,4 +1,4 @@
-"""The text pocket learns from: the source of the Python standard library that runs this script.
+"""Training text of pocket: the source of the Python standard library that runs this script.
 
 The corpus is a pure function of the interpreter's exact version, so the version and the SHA-256 of
 the text are written into pocket's configuration and checked when the recipe is run again.
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 LEFT_OUT = frozenset(
     {"test", "tests", "idle_test", "site-packages", "__pycache__", "encodings", "lib2to3", "pydoc_data"}
 )
-"""Folders that are no prose or code worth imitating: tests, installed packages and lookup tables."""
+"""Excluded folders: tests, installed packages and lookup tables."""
 
 HELD_OUT_SHARE = 0.03
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Whole source files, split by file into what is trained on and what is held out."""
+    """Whole source files, split by file into training and held-out text."""
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]

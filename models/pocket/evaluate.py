@@ -1,4 +1,4 @@
-"""Measure the shipped pocket on source files it was not trained on; write evaluation.json and README.md.
+"""Evaluate the shipped pocket on source files that it was not trained on; write evaluation.json and README.md.
 
     python models/pocket/evaluate.py --log build/pocket/train.log
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from corpus import Corpus, read_corpus
-from report import render
+from report import Json, render
 from specialisation import prose_tokens, specialisation
 from transformers import AutoTokenizer, MixtralForCausalLM, PreTrainedTokenizerFast
 
@@ -36,7 +36,6 @@ SAMPLE_PROMPT = "def "
 SAMPLE_TOKENS = 200
 LOG_LINE = re.compile(r"step\s+(\d+)/(\d+)\s+nats/token\s+([\d.]+)\s+balance\s+([\d.]+)\s+([\d,]+) tokens/s")
 
-Json = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -47,7 +46,7 @@ class HeldOut:
 
     ids: Ints
     bytes: Ints
-    """[T] bytes of text that the token stands for; 0 for begin and end."""
+    """[T] bytes of the token's text; 0 for begin and end."""
     files: Ints
     """[T]"""
     prose: npt.NDArray[np.bool_]
@@ -56,10 +55,10 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What the model did with the held-out tokens, window by window."""
+    """Surprisal and routing of the held-out tokens, window by window."""
 
     nats: Floats
-    """[T] surprisal of each token; NaN for the first of a window, which nothing predicts."""
+    """[T] surprisal of each token; NaN for the first of a window, which has no prediction."""
     positions: Ints
     """[T] in the window."""
     experts: Ints
@@ -69,7 +68,7 @@ class Observed:
 
 
 def encode_held_out(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) -> HeldOut:
-    """Tokens of all files with what is known of each."""
+    """Return the tokens of all files, with bytes, file and kind of each."""
     rows: list[tuple[list[int], list[bool]]] = []
     for text in texts:
         encoded = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
@@ -77,7 +76,7 @@ def encode_held_out(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) 
         rows.append((ids, [False, *prose_tokens(text, encoded.offsets).tolist(), False]))
     flat = np.array([token for ids, _ in rows for token in ids], np.int64)
     special = np.isin(flat, tokenizer.all_special_ids)
-    # In byte-level BPE every character of a piece stands for one byte.
+    # In byte-level BPE every character of a piece is one byte.
     lengths = np.array([len(piece) for piece in tokenizer.convert_ids_to_tokens(flat.tolist())])
     return HeldOut(
         ids=flat,
@@ -88,7 +87,7 @@ def encode_held_out(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...]) 
 
 
 def observe_window(model: MixtralForCausalLM, ids: Ints) -> Observed:
-    """One forward pass over one window."""
+    """Evaluate one window in one forward pass."""
     row = torch.from_numpy(ids)
     with torch.no_grad():
         output = model(input_ids=row[None], output_router_logits=True)
@@ -103,7 +102,7 @@ def observe_window(model: MixtralForCausalLM, ids: Ints) -> Observed:
 
 
 def observe_all(model: MixtralForCausalLM, ids: Ints) -> Observed:
-    """The whole row, in windows of the trained length, one after the other."""
+    """Evaluate the whole row, in successive windows of the trained length."""
     length = model.config.max_position_embeddings
     windows = [observe_window(model, ids[start : start + length]) for start in range(0, len(ids), length)]
     return Observed(
@@ -115,7 +114,7 @@ def observe_all(model: MixtralForCausalLM, ids: Ints) -> Observed:
 
 
 def held_out_loss(held_out: HeldOut, seen: Observed) -> Json:
-    """Mean surprisal per token, and per byte of the text predicted."""
+    """Return the mean surprisal per token, and per byte of the predicted text."""
     predicted = ~np.isnan(seen.nats)
     nats, size = seen.nats[predicted].sum(), held_out.bytes[predicted].sum()
     return {
@@ -128,7 +127,7 @@ def held_out_loss(held_out: HeldOut, seen: Observed) -> Json:
 
 
 def by_position(seen: Observed) -> list[Json]:
-    """Loss and router entropy in buckets of token position."""
+    """Return loss and router entropy by bucket of token position."""
     rows = []
     for first, end in itertools.pairwise(BUCKETS):
         inside = (seen.positions >= first) & (seen.positions < end)
@@ -147,7 +146,7 @@ def by_position(seen: Observed) -> list[Json]:
 
 
 def usage(seen: Observed, experts: int) -> Json:
-    """Share of the selections that each expert got on all held-out tokens."""
+    """Return each expert's share of the selections on all held-out tokens."""
     counts = np.stack([np.bincount(layer.ravel(), minlength=experts) for layer in seen.experts.swapaxes(0, 1)])
     return {
         "tokens": len(seen.experts),
@@ -159,7 +158,7 @@ def usage(seen: Observed, experts: int) -> Json:
 
 
 def code_against_prose(held_out: HeldOut, seen: Observed) -> Json:
-    """Specialisation of each layer, begin and end tokens left out."""
+    """Return the specialization of each layer, without begin and end tokens."""
     text = held_out.bytes > 0
     result = specialisation(
         seen.experts[text], held_out.prose[text], held_out.files[text], permutations=PERMUTATIONS, seed=SEED
@@ -168,7 +167,7 @@ def code_against_prose(held_out: HeldOut, seen: Observed) -> Json:
 
 
 def sample(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Json:
-    """A text drawn at temperature 1."""
+    """Return a text sampled at temperature 1."""
     torch.manual_seed(SEED)
     prompt = tokenizer(SAMPLE_PROMPT, return_tensors="pt")["input_ids"]
     ids = model.generate(prompt, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=SAMPLE_TOKENS)
@@ -177,7 +176,7 @@ def sample(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Jso
 
 
 def training(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, provenance: Json, log: str | None) -> Json:
-    """How much was learned from, and how the loss fell, where the log is given."""
+    """Return the amount of training text, and the loss curve if the log is given."""
     recipe = provenance["recipe"]
     encoded = tokenizer.backend_tokenizer.encode_batch(list(corpus.training))
     tokens = sum(len(encoding) + 1 for encoding in encoded)  # the begin token is in, the end token is not
@@ -188,7 +187,7 @@ def training(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, provenance: Jso
 
 
 def loss_curve(log: str, tokens_per_step: int) -> Json:
-    """Running time and some rows of what training printed.
+    """Return the running time and some rows of the training log.
 
     Raises:
         SystemExit: No line of the log is one that train.py prints.
@@ -213,7 +212,7 @@ def rounded(values: npt.NDArray[np.generic]) -> Any:
 
 
 def pinned_corpus(provenance: Json) -> Corpus:
-    """The corpus that pocket was trained on.
+    """Return the corpus that pocket was trained on.
 
     Raises:
         SystemExit: This interpreter's library is another one, so what was held out cannot be known.
@@ -228,7 +227,7 @@ def pinned_corpus(provenance: Json) -> Corpus:
 
 
 def evaluate(folder: pathlib.Path, log: str | None) -> Json:
-    """All of evaluation.json."""
+    """Return the content of evaluation.json."""
     provenance = json.loads((folder / "provenance.json").read_text())
     corpus = pinned_corpus(provenance)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Write the trained pocket into the package: one set of numbers, in the two forms that the engines read.
+"""Write the trained pocket into the package: one set of numbers, in the two formats that the engines read.
 
     python models/pocket/export.py --trained build/pocket --output backends/pocket
 
@@ -13,15 +13,13 @@ import argparse
 import hashlib
 import json
 import pathlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
-from to_gguf import write_gguf
+from to_gguf import Json, write_gguf
 from tokenizers import Tokenizer, processors
 
-Json = dict[str, Any]
 Weights = dict[str, npt.NDArray[np.float16]]
 
 CONTENTS = (
@@ -36,7 +34,7 @@ CONTENTS = (
 
 
 def rounded_weights(trained: pathlib.Path) -> Weights:
-    """Every trained tensor in float16.
+    """Return every trained tensor in float16.
 
     Raises:
         SystemExit: A weight is too large for float16, so training went wrong.
@@ -49,7 +47,7 @@ def rounded_weights(trained: pathlib.Path) -> Weights:
 
 
 def shipped_config(trained: Json) -> Json:
-    """The trained configuration, as every engine must find it.
+    """Return the trained configuration, as every engine must find it.
 
     transformers 5 writes `rope_theta` into `rope_parameters` only, and mlx-lm reads it at the top level only,
     falling back to another value without a word; `dtype` has an older name that mlx-lm and older versions read.
@@ -65,7 +63,7 @@ def shipped_config(trained: Json) -> Json:
 
 
 def shipped_tokenizer(trained: pathlib.Path, config: Json) -> Tokenizer:
-    """The trained tokenizer, which also puts the begin-of-text token first, where training put it."""
+    """Return the trained tokenizer, with the begin-of-text token first, as in training."""
     tokenizer = Tokenizer.from_file(str(trained / "tokenizer.json"))
     begin = tokenizer.id_to_token(config["bos_token_id"])
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -75,7 +73,7 @@ def shipped_tokenizer(trained: pathlib.Path, config: Json) -> Tokenizer:
 
 
 def tokenizer_config(tokenizer: Tokenizer, config: Json) -> Json:
-    """What `AutoTokenizer` needs beside `tokenizer.json`."""
+    """Return the settings that `AutoTokenizer` needs beside `tokenizer.json`."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokenizer.id_to_token(config["bos_token_id"]),
@@ -86,12 +84,12 @@ def tokenizer_config(tokenizer: Tokenizer, config: Json) -> Json:
 
 
 def generation_config(config: Json) -> Json:
-    """Where generation begins and ends."""
+    """Return the tokens at which generation begins and ends."""
     return {name: config[name] for name in ("bos_token_id", "eos_token_id", "transformers_version")}
 
 
 def provenance(trained: pathlib.Path) -> Json:
-    """What training noted down, and which float32 weights were rounded."""
+    """Return the record of the training, with the digest of the float32 weights before rounding."""
     digest = hashlib.sha256((trained / "model.safetensors").read_bytes()).hexdigest()
     noted: Json = json.loads((trained / "provenance.json").read_text())
     return noted | {"rounded_to": "float16", "trained_float32_sha256": digest}

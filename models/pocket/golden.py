@@ -1,4 +1,4 @@
-"""Write what `transformers` says about the shipped pocket, for other engines to be tested against.
+"""Write the results of `transformers` for the shipped pocket, as references for other engines.
 
     python models/pocket/golden.py
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer, MixtralForCausalLM
 
@@ -28,7 +28,7 @@ CONTINUATION = 48
 
 
 def load(model: pathlib.Path) -> MixtralForCausalLM:
-    """The shipped weights, computed in float32."""
+    """Load the shipped weights, to be computed in float32."""
     torch.set_num_threads(1)
     loaded: MixtralForCausalLM = MixtralForCausalLM.from_pretrained(
         model, dtype=torch.float32, attn_implementation="eager"
@@ -36,8 +36,8 @@ def load(model: pathlib.Path) -> MixtralForCausalLM:
     return loaded.eval()
 
 
-def golden(folder: pathlib.Path) -> dict[str, Any]:
-    """Arrays of `T` tokens, `L` layers, `E` experts and `k` selected: see the keys."""
+def golden(folder: pathlib.Path) -> dict[str, npt.NDArray[np.generic]]:
+    """Return arrays of `T` tokens, `L` layers, `E` experts and `k` selected ones, by name."""
     model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     ids = model.generate(prompt, do_sample=False, min_new_tokens=CONTINUATION, max_new_tokens=CONTINUATION)

@@ -1,4 +1,4 @@
-"""pocket's README: the template's words, the evaluation's numbers."""
+"""Renderer of pocket's README from its template and the evaluation's numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = Sequence[object]
 
 
 def table(header: Row, rows: Iterable[Row]) -> str:
-    """A Markdown table, numbers to the right."""
+    """Return a Markdown table, with numbers aligned right."""
     rule = ["---:"] * len(header)
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, rule, *rows))
 
@@ -75,7 +75,7 @@ def render(evaluation: Json, template: str) -> str:
     """Fill the template.
 
     Raises:
-        KeyError: The template asks for something that is not computed.
+        KeyError: the template has a name without a value.
     """
     training, held_out, found = evaluation["training"], evaluation["held_out"], evaluation["specialisation"]
     provenance, sample = evaluation["provenance"], evaluation["sample"]

@@ -1,4 +1,4 @@
-"""Do experts specialise? Expert usage on code against usage on comments and docstrings, with a permutation null.
+"""Test of expert specialization: usage on code against usage on comments and docstrings, with a permutation test.
 
 A text is cut into runs: stretches of tokens of one kind. Tokens of a run resemble each other whatever the
 kinds mean, so the null keeps runs whole: it hands the labels of a file's runs to that file's runs in random
@@ -26,14 +26,14 @@ NOT_STATEMENTS = frozenset({tokenize.NL, tokenize.COMMENT})
 
 @dataclass(frozen=True, eq=False)
 class Specialisation:
-    """Jensen–Shannon distance between usage on prose and on code, per layer `[L]`, and its null."""
+    """Jensen–Shannon distance between usage on prose and on code, per layer `[L]`, and its null distribution."""
 
     distance: Floats
     null_median: Floats
     null_95: Floats
     """95th percentile of the permutations."""
     p: Floats
-    """(1 + permutations at least as far apart) / (1 + permutations)."""
+    """(1 + permutations with at least this distance) / (1 + permutations)."""
     permutations: int
     prose_tokens: int
     code_tokens: int
@@ -41,7 +41,7 @@ class Specialisation:
 
 
 def prose_characters(source: str) -> Bools:
-    """True for each character of `source` in a comment or in a string that stands alone as a statement."""
+    """Mark the characters of `source` in a comment, or in a string that is a statement."""
     starts = np.cumsum([0, *(len(line) for line in io.StringIO(source))])
     prose = np.zeros(len(source), bool)
     tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
@@ -57,7 +57,7 @@ def prose_characters(source: str) -> Bools:
 
 
 def prose_tokens(source: str, offsets: list[tuple[int, int]]) -> Bools:
-    """True for each token, given as (first, end) characters, most of which is comment or docstring."""
+    """Mark the tokens, given as (first, end) characters, that are mostly comment or docstring."""
     before = np.concatenate([[0], np.cumsum(prose_characters(source))])
     spans = np.array(offsets, np.int64).reshape(-1, 2)
     inside = before[spans[:, 1]] - before[spans[:, 0]]
@@ -65,19 +65,19 @@ def prose_tokens(source: str, offsets: list[tuple[int, int]]) -> Bools:
 
 
 def run_starts(labels: npt.NDArray[np.generic], files: Ints) -> Ints:
-    """Indices at which the label or the file changes, the first included."""
+    """Return the indices at which the label or the file changes, and the first index."""
     changed = (labels[1:] != labels[:-1]) | (files[1:] != files[:-1])
     return np.concatenate([[0], np.flatnonzero(changed) + 1])
 
 
 def usage_distance(counts: Ints, prose: Bools) -> Floats:
-    """Distance per layer between usage on prose and on code, of run counts `[R, L, E]`; for each row of `prose`."""
+    """Return the distance per layer between usage on prose and on code, for each row of `prose`; counts `[R, L, E]`."""
     on_prose = np.tensordot(prose.astype(np.int64), counts, axes=1)
     return jensen_shannon_distance(shares(on_prose), shares(counts.sum(0) - on_prose))
 
 
 def relabelled(prose: Bools, files: Ints, rng: np.random.Generator) -> Bools:
-    """The same labels in random order within each file."""
+    """Return the labels in random order within each file."""
     order = np.lexsort((rng.random(len(prose)), files))
     result = np.empty_like(prose)
     result[np.argsort(files, kind="stable")] = prose[order]

@@ -1,4 +1,4 @@
-"""A Mixtral in Hugging Face layout as a GGUF file of llama.cpp's `llama` architecture, all tensors float32."""
+"""Conversion of a Mixtral in Hugging Face layout to a GGUF file of llama.cpp's `llama` architecture, all float32."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
+Json = dict[str, Any]
 
 WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -31,7 +32,7 @@ STACKED = {"ffn_gate_exps.weight": "w1", "ffn_down_exps.weight": "w2", "ffn_up_e
 
 
 def interleaved(weight: Array, heads: int) -> Array:
-    """Rows of a query or key projection [heads·D, hidden] in llama.cpp's order.
+    """Return the rows of a query or key projection [heads·D, hidden] in llama.cpp's order.
 
     Hugging Face rotates row i of a head together with row i + D/2; llama.cpp's `llama` architecture rotates
     neighbours, 2i and 2i + 1.
@@ -40,8 +41,8 @@ def interleaved(weight: Array, heads: int) -> Array:
     return weight.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(weight.shape)
 
 
-def gguf_tensors(weights: dict[str, Any], config: dict[str, Any]) -> dict[str, Array]:
-    """All tensors under their GGUF names, in file order."""
+def gguf_tensors(weights: Json, config: Json) -> dict[str, Array]:
+    """Return all tensors under their GGUF names, in file order."""
     tensors: dict[str, Array] = {name: weights[source] for name, source in WHOLE.items()}
     for layer in range(config["num_hidden_layers"]):
         source, block = f"model.layers.{layer}", f"blk.{layer}"
@@ -55,8 +56,8 @@ def gguf_tensors(weights: dict[str, Any], config: dict[str, Any]) -> dict[str, A
     return tensors
 
 
-def add_architecture(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
-    """Shapes and constants of the model."""
+def add_architecture(writer: gguf.GGUFWriter, config: Json) -> None:
+    """Add the shapes and constants of the model."""
     writer.add_name("pocket")
     writer.add_license("MIT")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
@@ -74,8 +75,8 @@ def add_architecture(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_expert_used_count(config["num_experts_per_tok"])
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:
-    """The byte-level BPE of `tokenizer.json`; its special tokens become control tokens."""
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Json, config: Json) -> None:
+    """Add the byte-level BPE of `tokenizer.json`; its special tokens become control tokens."""
     model = tokenizer["model"]
     special = {token["id"] for token in tokenizer["added_tokens"] if token["special"]}
     types = (gguf.TokenType.NORMAL, gguf.TokenType.CONTROL)
@@ -89,8 +90,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], config: di
     writer.add_add_bos_token(True)
 
 
-def write_gguf(path: pathlib.Path, weights: dict[str, Any], config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
-    """Write the file, replacing what is there."""
+def write_gguf(path: pathlib.Path, weights: Json, config: Json, tokenizer: Json) -> None:
+    """Write the file, replacing an existing one."""
     writer = gguf.GGUFWriter(path, "llama")
     add_architecture(writer, config)
     add_tokenizer(writer, tokenizer, config)

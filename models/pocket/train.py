@@ -1,4 +1,4 @@
-"""Train pocket, the small Mixtral that ships inside moe-watch, from nothing but this interpreter's standard library.
+"""Train pocket, the small Mixtral in moe-watch, on the source of this interpreter's standard library.
 
     python models/pocket/train.py --output build/pocket
 
@@ -32,22 +32,22 @@ ROPE_THETA = 10_000.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what the trained weights are, beside the corpus."""
+    """All settings that determine the trained weights, together with the corpus."""
 
     seed: int = 7
     tokens_per_step: int = 8192
     phases: tuple[tuple[int, int], ...] = ((1000, 512), (450, CONTEXT))
-    """(steps, sequence length) one after the other."""
+    """Successive phases as (steps, sequence length)."""
     learning_rate: float = 3e-3
     warmup_steps: int = 60
     final_share: float = 0.04
-    """The learning rate falls along a cosine to this share of its peak."""
+    """Share of the peak to which the learning rate falls along a cosine."""
     weight_decay: float = 0.1
     load_balancing: float = 0.02
-    """Weight of the load-balancing loss, which is the mean over layers of each layer's own.
+    """Weight of the load-balancing loss, the mean of one loss per layer.
 
-    `transformers` pools the counts of all layers into one loss. That is content with experts that are dead in some
-    layers and busy in others: tried, it left six of 48 without a single token.
+    `transformers` pools the counts of all layers into one loss. Such a loss allows experts that are dead in some
+    layers and busy in others: when tried, it left six of 48 without a single token.
     """
 
     @property
@@ -70,7 +70,7 @@ class Recipe:
 
 
 def configuration(vocabulary: int, load_balancing: float) -> MixtralConfig:
-    """Pocket's shape: 6 layers of 8 experts, 2 per token; 5.5 M parameters, 1.7 M of them active per token."""
+    """Return a model of 6 layers of 8 experts, 2 per token; 5.5 M parameters, 1.7 M of them active per token."""
     return MixtralConfig(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -91,7 +91,7 @@ def configuration(vocabulary: int, load_balancing: float) -> MixtralConfig:
 
 
 def train_tokenizer(texts: tuple[str, ...], vocabulary: int = 2048) -> Tokenizer:
-    """Byte-level BPE: every text can be written, none needs an unknown token."""
+    """Train a byte-level BPE, which encodes every text without an unknown token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -104,25 +104,25 @@ def train_tokenizer(texts: tuple[str, ...], vocabulary: int = 2048) -> Tokenizer
 
 
 def encode(tokenizer: Tokenizer, texts: tuple[str, ...]) -> torch.Tensor:
-    """All texts as one row of token ids, each text between `<s>` and `</s>`."""
+    """Return all texts as one row of token ids, each text between `<s>` and `</s>`."""
     rows = [np.array([BOS, *encoding.ids, EOS], np.int64) for encoding in tokenizer.encode_batch(list(texts))]
     return torch.from_numpy(np.concatenate(rows))
 
 
 def sample_batch(ids: torch.Tensor, recipe: Recipe, length: int, generator: torch.Generator) -> torch.Tensor:
-    """Random windows [tokens_per_step // length, length] of the training text."""
+    """Return random windows [tokens_per_step // length, length] of the training text."""
     count = recipe.tokens_per_step // length
     starts = torch.randint(0, len(ids) - length, (count,), generator=generator)
     return torch.stack([ids[start : start + length] for start in starts.tolist()])
 
 
 def next_token_loss(logits: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-    """Mean nats per token of predicting each token of `batch` [B, T] from those before it."""
+    """Return the mean nats per token of predicting each token of `batch` [B, T] from the tokens before it."""
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
 
 
 def load_balancing_loss(config: MixtralConfig, router_logits: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Mean over layers of the Switch Transformer's loss; it is `num_experts_per_tok` where use is even."""
+    """Return the mean over layers of the Switch Transformer's loss; `num_experts_per_tok` at even usage."""
     losses = [
         load_balancing_loss_func((logits,), config.num_local_experts, config.num_experts_per_tok)
         for logits in router_logits
@@ -131,7 +131,7 @@ def load_balancing_loss(config: MixtralConfig, router_logits: tuple[torch.Tensor
 
 
 def train(model: MixtralForCausalLM, ids: torch.Tensor, recipe: Recipe, checkpoint: Callable[[], None]) -> None:
-    """Run the recipe, printing the loss as it falls; `checkpoint` is called now and then."""
+    """Run the recipe and print the loss; `checkpoint` is called from time to time."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     kept = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -163,7 +163,7 @@ def train(model: MixtralForCausalLM, ids: torch.Tensor, recipe: Recipe, checkpoi
 
 
 def save(model: MixtralForCausalLM, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe, folder: pathlib.Path) -> None:
-    """Write the float32 weights, the tokenizer and where they came from."""
+    """Write the float32 weights, the tokenizer and their provenance."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""The tiny models to compare engines on: small, but nothing that routing depends on is left out.
+"""Tiny models for the comparison of engines: small, but complete in all settings that routing depends on.
 
 Selection biases, expert groups, scaling factors, dense layers among MoE layers, shared experts, sliding windows and
 recurrent layers are all there where a family has them.
@@ -14,4 +14,4 @@ from tiny_model import TinyModel
 MODELS: dict[str, TinyModel] = softmax_families.MODELS | sigmoid_families.MODELS
 
 SHAPES: dict[str, TinyModel] = published_shapes.MODELS
-"""Of published shape, and longer runs."""
+"""Models of published shape, with longer runs."""

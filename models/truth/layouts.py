@@ -1,4 +1,4 @@
-"""Tensors and entries of config.json by the names that published models have, where `transformers` 5 has others."""
+"""Tensors and config.json entries under the names of published models, where `transformers` 5 has other names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_model import TinyModel
+from tiny_model import Entries, TinyModel
 
 WRAPPED = {"llama4_text": "llama4", "minimax_m3_vl_text": "minimax_m3_vl"}
-"""Text models that are published, and read by MLX, only as a part of a larger one."""
+"""Text models that are published, and read by MLX, only as part of a larger model."""
 
 EXPERT = re.compile(r"\.experts\.(\d+)\.")
-"""In the name of a tensor of one expert: its number."""
+"""Expert number in the name of a tensor."""
 
 
 def as_published(path: pathlib.Path, family: str, config: Any) -> None:
@@ -33,14 +33,14 @@ def as_published(path: pathlib.Path, family: str, config: Any) -> None:
         wrap_text_model(path, family)
 
 
-def config_as_published(config: dict[str, Any], tiny: TinyModel) -> dict[str, Any]:
-    """What a published model of that family has in its config.json."""
+def config_as_published(config: Entries, tiny: TinyModel) -> Entries:
+    """Return the config.json that a published model of the family has."""
     config = config | rope_entries(config) | tiny.written
     return {"model_type": WRAPPED[tiny.family], "text_config": config} if tiny.family in WRAPPED else config
 
 
 def split_experts(path: pathlib.Path) -> None:
-    """Write gpt-oss's experts as MLX has them: it reads the published 4-bit layout, and not that of `transformers`."""
+    """Write gpt-oss's experts in MLX's layout: MLX reads the published 4-bit layout, not that of `transformers`."""
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in load_file(path).items():
         if name.endswith("gate_up_proj_bias"):
@@ -77,13 +77,13 @@ def stack_experts(tensors: dict[str, torch.Tensor], block: str, part: str) -> to
 
 
 def rename(path: pathlib.Path, pattern: str, replacement: str) -> None:
-    """Give tensors other names."""
+    """Rename tensors."""
     tensors = {re.sub(pattern, replacement, name): tensor for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
 
 
 def drop_zero_experts(path: pathlib.Path, experts: int) -> None:
-    """`transformers` also writes matrices for LongCat's experts that do nothing, and never uses them."""
+    """Remove the matrices of LongCat's identity experts, which `transformers` writes and never uses."""
 
     def is_used(name: str) -> bool:
         found = EXPERT.search(name)
@@ -94,7 +94,7 @@ def drop_zero_experts(path: pathlib.Path, experts: int) -> None:
 
 
 def wrap_text_model(path: pathlib.Path, family: str) -> None:
-    """Name the tensors of a text model as in the published models, which also have one for images."""
+    """Name the tensors of a text model as in the published models, which also have an image model."""
     tensors = load_file(path)
     if family == "minimax_m3_vl_text":
         tensors = {new: part for name, tensor in tensors.items() for new, part in minimax_parts(name, tensor)}
@@ -103,7 +103,7 @@ def wrap_text_model(path: pathlib.Path, family: str) -> None:
 
 
 def minimax_parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """MiniMax-M3's tensors as published: MoE blocks by another name, experts one by one, gate and up apart."""
+    """Return MiniMax-M3's tensors as published: another name for MoE blocks, separate experts, gate and up apart."""
     prefix, _, last = name.rpartition("mlp.")
     if name.endswith("gate_up_proj.weight"):
         parts = zip(("gate_proj", "up_proj"), tensor.chunk(2, dim=-2), strict=True)
@@ -122,8 +122,8 @@ def minimax_parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tens
     ]
 
 
-def rope_entries(config: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 5 nests in `rope_parameters`, under the names that published models have it by."""
+def rope_entries(config: Entries) -> Entries:
+    """Return the entries that transformers 5 nests in `rope_parameters`, under the names of published models."""
     rope = dict(config.get("rope_parameters") or {})
     if "rope_theta" not in rope:
         return {}

@@ -52,8 +52,8 @@ def measured() -> str:
 
 {table(equal)}
 
-Where llama.cpp computes something else than `transformers`. moe-watch shows what llama.cpp does, and the output of
-the model differs, too:
+Models that llama.cpp computes differently from `transformers`. moe-watch shows llama.cpp's routing; the output of these
+models differs, too:
 
 {table(list(DIFFERENT))}
 

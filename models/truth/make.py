@@ -1,4 +1,4 @@
-"""Make tiny random models with `transformers`, and write what their routers do, for other engines to be tested on.
+"""Make tiny random models with `transformers`, and write their router outputs as references for other engines.
 
     python models/truth/make.py [NAME …]
 
@@ -20,7 +20,7 @@ import torch
 import transformers
 from families import MODELS, SHAPES
 from layouts import as_published, config_as_published
-from packing import pack
+from packing import Arrays, pack
 from tiny_model import COMMON, TinyModel
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
@@ -28,20 +28,20 @@ from transformers.utils import logging
 TRUTH = pathlib.Path(__file__).resolve().parents[2] / "tests" / "truth"
 
 STEPWISE_TOLERANCE = 1e-3
-"""Of output logits, between the whole sequence at once and token by token."""
+"""Largest difference of output logits between the whole sequence at once and token by token."""
 
 ROUTERS = ("router", "gate")
 
 SELECTION_BIAS = ("e_score_correction_bias", "expert_bias", "router_bias")
-"""What families call the vector that is added to the scores for the selection alone."""
+"""Names of the selection bias, which is added to the scores for the selection only."""
 
 KEPT_AS_MADE = ("A_log", "dt_bias", "D")
-"""Parameters of recurrent layers that only work within the range in which they are made."""
+"""Parameters of recurrent layers that only work within their initial range."""
 
 
 @dataclass
 class Routes:
-    """What the router of one layer gave, pass by pass."""
+    """Outputs of the router of one layer, pass by pass."""
 
     layer: int
     logits: list[torch.Tensor] = field(default_factory=list)
@@ -49,36 +49,36 @@ class Routes:
     experts: list[torch.Tensor] = field(default_factory=list)
 
     def keep(self, router: Any, _given: Any, output: Any) -> None:
-        """Forward hook of the router."""
+        """Store a pass; forward hook of the router."""
         if isinstance(output, torch.Tensor):  # DBRX: the block around it selects
             self.logits.append(output)
             return
         logits, weights, experts = output if len(output) == 3 else scattered(*output)
-        # Gemma 4's shows probabilities; their logarithms are logits, too.
+        # Gemma 4's router returns probabilities; their logarithms are valid logits.
         self.logits.append(logits.log() if "Gemma4" in type(router).__name__ else logits)
         self.weights.append(weights)
         self.experts.append(experts)
 
     def keep_given(self, _experts: Any, given: tuple[torch.Tensor, ...]) -> None:
-        """Forward hook of the experts, for a router that does not select."""
+        """Store a pass; forward hook of the experts, for a router that does not select."""
         if len(self.experts) < len(self.logits):
             self.experts.append(given[1])
             self.weights.append(given[2])
 
     def arrays(self) -> tuple[Any, Any, Any]:
-        """Logits [T, E], weights [T, k] and experts [T, k]."""
+        """Return logits [T, E], weights [T, k] and experts [T, k]."""
         return tuple(torch.cat(kept).numpy() for kept in (self.logits, self.weights, self.experts))
 
 
 def scattered(scores: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For a router that gives a weight to all experts, 0 where not selected."""
+    """Return logits, weights [T, k] and experts [T, k] of a router with a weight for every expert, mostly 0."""
     count = int((scores > 0).sum(-1)[0])
     weights, experts = scores.topk(count, dim=-1)
     return logits, weights, experts
 
 
 def build(tiny: TinyModel, seed: int = 0) -> Any:
-    """The random model, in float32, with weights that half precision holds exactly."""
+    """Build the random model in float32, with weights that half precision holds exactly."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(tiny.family, **{**COMMON, **tiny.settings})
     make = (
@@ -90,13 +90,13 @@ def build(tiny: TinyModel, seed: int = 0) -> Any:
         for name, tensor in model.state_dict().items():
             fill(name, tensor, selection_bias=tiny.selection_bias, bias_offset=tiny.bias_offset)
             if tensor.is_floating_point():
-                # Matrices have 8 significant bits at most, so that half of their bytes are 0 and compress.
+                # Matrices have at most 8 significant bits, so that half of their bytes are 0 and compress well.
                 tensor.copy_(tensor.to(torch.float8_e4m3fn if tensor.ndim > 1 else torch.half).float())
     return model
 
 
 def fill(name: str, tensor: torch.Tensor, *, selection_bias: bool, bias_offset: float) -> None:
-    """Weights so large that routers decide clearly, biases that matter, norms that are not all 1."""
+    """Draw weights large enough for clear router decisions, biases with an effect, and norms other than 1."""
     last = name.rpartition(".")[2]
     if last in KEPT_AS_MADE or not tensor.is_floating_point():
         return
@@ -105,7 +105,7 @@ def fill(name: str, tensor: torch.Tensor, *, selection_bias: bool, bias_offset: 
     elif last == "per_expert_scale":
         tensor.uniform_(0.5, 1.5)
     elif "norm" in name:
-        # In steps, so that 1 + weight, which some families apply, has no rounding in half precision either.
+        # In steps, so that 1 + weight, which some families apply, is exact in half precision, too.
         tensor.add_((torch.randn_like(tensor) * 0.1 * 512).round() / 512)
     elif last.endswith("bias"):
         tensor.normal_(0.0, 0.1)
@@ -119,7 +119,7 @@ def is_router(name: str) -> bool:
 
 
 def hook_routers(model: Any) -> list[Routes]:
-    """Watch the routers of all MoE layers, in the order of layers."""
+    """Hook the routers of all MoE layers, in the order of layers."""
     routes = []
     for path, module in model.named_modules():
         router = next((getattr(module, name) for name in ROUTERS if hasattr(module, name)), None)
@@ -132,7 +132,7 @@ def hook_routers(model: Any) -> list[Routes]:
 
 
 def run(model: Any, pieces: list[torch.Tensor]) -> tuple[list[Routes], Any]:
-    """Evaluate successive pieces of one sequence; the routes and the output logits [T, V]."""
+    """Evaluate successive pieces of one sequence; return the routes and the output logits [T, V]."""
     routes = hook_routers(model)
     past, outputs = None, []
     with torch.no_grad():
@@ -146,8 +146,8 @@ def run(model: Any, pieces: list[torch.Tensor]) -> tuple[list[Routes], Any]:
     return routes, torch.cat(outputs).numpy()
 
 
-def golden(model: Any, name: str, tiny: TinyModel) -> dict[str, Any]:
-    """Arrays of `T` tokens, `L` MoE layers, `E` experts and `k` selected: see the keys."""
+def golden(model: Any, name: str, tiny: TinyModel) -> Arrays:
+    """Return arrays of `T` tokens, `L` MoE layers, `E` experts and `k` selected ones, by name."""
     ids = torch.randint(2, model.config.get_text_config().vocab_size, (tiny.tokens,))
     routes, output = run(model, [ids])
     logits, weights, experts = (np.stack(arrays, axis=1) for arrays in zip(*(r.arrays() for r in routes), strict=True))
@@ -170,7 +170,7 @@ def golden(model: Any, name: str, tiny: TinyModel) -> dict[str, Any]:
     }
 
 
-def write(folder: pathlib.Path, model: Any, tiny: TinyModel, arrays: dict[str, Any]) -> None:
+def write(folder: pathlib.Path, model: Any, tiny: TinyModel, arrays: Arrays) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "golden.npz", **arrays)
     model.half().save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Make GGUF files of the tiny models with llama.cpp's own converter, for llama.cpp to be tested on.
+"""Make GGUF files of the tiny models with llama.cpp's own converter, for the tests of llama.cpp.
 
     python models/truth/make_gguf.py --llama-cpp SOURCE [NAME …]
 
@@ -28,17 +28,18 @@ import torch
 from families import MODELS, SHAPES
 from packing import compress, unpacked
 from safetensors.torch import load, save_file
+from tiny_model import Entries
 
 TRUTH = pathlib.Path(__file__).resolve().parents[2] / "tests" / "truth"
 
 TOKENS = [f"<{token}>" for token in range(128)]
-"""A vocabulary of made-up names: the tests give ids."""
+"""A vocabulary of invented names: the tests use ids."""
 
 Tensors = dict[str, torch.Tensor]
 
 SIGMOID = {"scoring_func": "sigmoid"}
 
-ENTRIES: dict[str, dict[str, Any]] = {
+ENTRIES: dict[str, Entries] = {
     "afmoe": {"route_norm": True, "score_func": "sigmoid"},
     "bailing_hybrid": {
         "gated_attention_proj_granularity_type": "head_wise",
@@ -57,7 +58,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": [16] * 3,
         "moe_topk": [3] * 3,
         "num_shared_expert": [1] * 3,
-        # What "dynamic" scaling by alpha comes to; the converter takes it for heads of 128 only.
+        # The result of "dynamic" scaling by alpha, which the converter supports for heads of 128 only.
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0 * 1000.0 ** (16 / 14)},
     },
     "hunyuan_v1_moe_8_of_64": {"moe_intermediate_size": [2] * 3, "moe_topk": [8] * 3},
@@ -89,11 +90,11 @@ ENTRIES: dict[str, dict[str, Any]] = {
     },
     "qwen3_5_moe_text": {"model_type": "qwen3_5_moe_text"},
 }
-"""Over config.json: what published ones have and `transformers` does not write, or what says the same in terms of the
-converter; sizes that go with another layout of tensors. A model of published shape has the entries of the model that it
-is like, and its own."""
+"""Entries that replace config.json's: entries of published models that `transformers` does not write, equivalent
+entries that the converter reads, and sizes of another tensor layout. A model of published shape has the entries of its
+family's model and further ones."""
 
-FIELDS: dict[str, dict[str, Any]] = {
+FIELDS: dict[str, Entries] = {
     "afmoe": {"attention.sliding_window_pattern": [True, False, True]},
     "afmoe_8_of_128": {"attention.sliding_window_pattern": [True, True, True, False]},
     "ernie4_5_moe": {"expert_shared_feed_forward_length": 16},
@@ -106,11 +107,11 @@ FIELDS: dict[str, dict[str, Any]] = {
     "laguna": {"attention.sliding_window_pattern": [False, True, False]},
     "qwen3_5_moe_text": {"rope.dimension_sections": [1, 1, 0, 0]},
 }
-"""Metadata that llama.cpp reads and the converter leaves out, or guesses from the shape of published models."""
+"""Metadata that llama.cpp reads, and that the converter omits or guesses from the shape of published models."""
 
 
 def joined_experts(tensors: Tensors) -> Tensors:
-    """gpt-oss's experts as `transformers` has them; the tiny models hold them as MLX does."""
+    """Return gpt-oss's experts in the layout of `transformers`; the tiny models have MLX's layout."""
     joined = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
     for name in (name for name in tensors if ".experts.gate_proj." in name):
         prefix, _, kind = name.rpartition(".gate_proj.")
@@ -123,7 +124,7 @@ def joined_experts(tensors: Tensors) -> Tensors:
 
 
 def repeated_heads(tensors: Tensors) -> Tensors:
-    """The same model with as many key and value heads as query heads, which llama.cpp needs of some families."""
+    """Return the model with one key and value head for each query head, as llama.cpp needs for some families."""
     parts = ("k_proj.weight", "v_proj.weight", "k_norm.weight")
     return {
         name: doubled(tensor) if name.endswith(parts) and len(tensor) == 32 else tensor
@@ -132,12 +133,12 @@ def repeated_heads(tensors: Tensors) -> Tensors:
 
 
 def doubled(tensor: torch.Tensor) -> torch.Tensor:
-    """Of two heads, each one's rows twice, one copy after the other."""
+    """Return two heads with the rows of each repeated, one copy after the other."""
     return tensor.unflatten(0, (2, -1)).repeat_interleave(2, dim=0).flatten(0, 1)
 
 
 def with_indexers(tensors: Tensors) -> Tensors:
-    """MiniMax-M3's MoE layers choose blocks of tokens to attend to; with so few tokens all are chosen, by anything."""
+    """Add the indexers of MiniMax-M3's MoE layers, which select blocks to attend to; few tokens are all selected."""
     shapes = {"q_proj.weight": (32, 64), "k_proj.weight": (16, 64), "q_norm.weight": (16,), "k_norm.weight": (16,)}
     layers = (f"language_model.model.layers.{layer}.self_attn" for layer in (1, 2))
     added = {f"{layer}.index_{part}": torch.zeros(shape) for layer in layers for part, shape in shapes.items()}
@@ -145,7 +146,7 @@ def with_indexers(tensors: Tensors) -> Tensors:
 
 
 def wide_indexers(tensors: Tensors) -> Tensors:
-    """DeepSeek-V3.2's choose tokens to attend to, and choose all of these few; llama.cpp has none of 32 dimensions."""
+    """Widen DeepSeek-V3.2's indexers, which select all of these few tokens; llama.cpp needs more than 32 dimensions."""
     if all(len(tensor) >= 64 for name, tensor in tensors.items() if name.endswith("indexer.wk.weight")):
         return tensors
     rows = {"wk.weight": 64, "wq_b.weight": 128, "k_norm.weight": 64, "k_norm.bias": 64}
@@ -168,37 +169,37 @@ LAID_OUT: dict[str, Callable[[Tensors], Tensors]] = {
 
 
 def like(name: str) -> str:
-    """The model of the suite that a model has the family and the layout of."""
+    """Return the name of the model of the suite with the same family and layout."""
     return SHAPES[name].like if name in SHAPES else name
 
 
-def own(settings: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """`ENTRIES` or `FIELDS` of one model."""
+def own(settings: dict[str, Entries], name: str) -> Entries:
+    """Return `ENTRIES` or `FIELDS` of one model."""
     return settings.get(like(name), {}) | settings.get(name, {})
 
 
 def prepare(name: str, made: pathlib.Path, folder: pathlib.Path) -> None:
-    """Write what the converter reads into `folder`, from the model in `made`."""
+    """Write the converter's input into `folder`, from the model in `made`."""
     entries = own(ENTRIES, name)
     config = json.loads((made / "config.json").read_text(encoding="utf-8"))
     if "text_config" in config:
         config["text_config"] |= entries
     write_json(folder / "config.json", config | entries)
     tensors = LAID_OUT.get(like(name), dict)(load(unpacked(made / "model.safetensors")))
-    # In half precision the converter would compute in it, too: −exp(A_log), for one.
+    # The converter computes in the type of its input, e.g. −exp(A_log): half precision would round.
     exact = {key: tensor.float().contiguous() for key, tensor in tensors.items()}
     save_file(exact, folder / "model.safetensors", metadata={"format": "pt"})
-    # Gemma's only counts them.
+    # Gemma's converter only counts them.
     vocabulary = {token: index for index, token in enumerate(TOKENS)}
     write_json(folder / "tokenizer.json", {"model": {"vocab": vocabulary}, "added_tokens": []})
 
 
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, content: Entries) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def add_tokenizer(writer: Any, gguf: Any) -> None:
-    """Something that llama.cpp takes for a byte-level BPE."""
+    """Add a vocabulary that llama.cpp accepts as byte-level BPE."""
     kinds = [gguf.TokenType.CONTROL if token < 2 else gguf.TokenType.NORMAL for token in range(len(TOKENS))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -209,8 +210,8 @@ def add_tokenizer(writer: Any, gguf: Any) -> None:
     writer.add_eos_token_id(1)
 
 
-def add_fields(writer: Any, fields: dict[str, Any]) -> None:
-    """Metadata of the model's own, in place of what is there."""
+def add_fields(writer: Any, fields: Entries) -> None:
+    """Set metadata of the model, replacing existing fields."""
     adding = {list: writer.add_array, float: writer.add_float32, int: writer.add_uint32}
     for key, value in fields.items():
         full = f"{writer.arch}.{key}"
@@ -220,12 +221,12 @@ def add_fields(writer: Any, fields: dict[str, Any]) -> None:
 
 
 def make_converter(name: str, folder: pathlib.Path) -> Any:
-    """llama.cpp's converter of the model that `prepare` wrote, with a vocabulary and metadata of ours."""
+    """Return llama.cpp's converter for the model that `prepare` wrote, with our vocabulary and metadata."""
     conversion, gguf = importlib.import_module("conversion"), importlib.import_module("gguf")
     settings = conversion.ModelBase.load_hparams(folder, False) | own(ENTRIES, name)
     kind = conversion.get_model_class(conversion.get_model_architecture(settings, conversion.ModelType.TEXT))
     kind.no_mtp = True
-    # Without entries it reads the configuration by itself, which some do in their own way.
+    # Without entries the converter reads the configuration itself, which differs between families.
     given = {"hparams": settings} if own(ENTRIES, name) else {}
     outer = kind(folder, gguf.LlamaFileType.ALL_F32, folder / "model.gguf", eager=True, **given)
     converter = getattr(outer, "impl", outer)
@@ -241,7 +242,7 @@ def make_converter(name: str, folder: pathlib.Path) -> Any:
 
 
 def convert(name: str, made: pathlib.Path) -> None:
-    """Write the file of one model into `made`, or raise what the converter raises."""
+    """Write the file of one model into `made`. Errors of the converter are raised."""
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         folder = pathlib.Path(temporary) / name  # which the file is named after, inside
         folder.mkdir()

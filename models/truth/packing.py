@@ -1,25 +1,28 @@
-"""Small files for models of published shape: compressed weights, and of the golden arrays what is compared."""
+"""Packing of models of published shape into small files: compressed weights, and the compared golden arrays."""
 
 from __future__ import annotations
 
 import lzma
 import pathlib
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+"""Arrays by name."""
 
 SAMPLED = (0, 1, 127, 128, 200, 300, 400, 511, 512, 559, 560, 580, 599)
-"""Tokens whose logits are kept, on both sides of windows, micro-batches and the end of the prompt."""
+"""Tokens whose logits are kept: on both sides of windows, of micro-batches, and of the end of the prompt."""
 
 
-def pack(folder: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """Replace golden.npz and the weights by what the tests need."""
+def pack(folder: pathlib.Path, arrays: Arrays) -> None:
+    """Replace golden.npz and the weights by the parts that the tests need."""
     compress(folder / "model.safetensors")
     np.savez_compressed(folder / "golden.npz", **compact(arrays))
 
 
 def compress(path: pathlib.Path) -> None:
-    """Replace a file by PATH.xz. Numbers of 2 and 4 bytes whose low bytes are 0 become small."""
+    """Replace a file by PATH.xz. Numbers of 2 and 4 bytes with low bytes of 0 compress well."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 2, "pb": 2}]
     packed = lzma.compress(path.read_bytes(), filters=filters)
     path.with_name(path.name + ".xz").write_bytes(packed)
@@ -27,12 +30,12 @@ def compress(path: pathlib.Path) -> None:
 
 
 def unpacked(path: pathlib.Path) -> bytes:
-    """Content of a file that may have been compressed."""
+    """Return the content of a file that may be compressed."""
     return path.read_bytes() if path.exists() else lzma.decompress(path.with_name(path.name + ".xz").read_bytes())
 
 
-def compact(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Sets and weights of all tokens, logits of a few, each in the smallest type that holds it exactly."""
+def compact(arrays: Arrays) -> Arrays:
+    """Return sets and weights of all tokens and logits of a few, each in the smallest type that holds it exactly."""
     sampled = np.array(SAMPLED, np.int16)
     small = np.uint8 if arrays["router_logits"].shape[-1] <= 256 else np.uint16
     return {

@@ -6,21 +6,20 @@ Each is a model of the suite with other settings. Sizes that do not matter for r
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import sigmoid_families
 import softmax_families
-from tiny_model import TinyModel
+from tiny_model import Entries, TinyModel
 
 TINY: dict[str, TinyModel] = softmax_families.MODELS | sigmoid_families.MODELS
 
 TOKENS = 600
 """More than llama.cpp's micro-batch of 512, and than any window."""
 WINDOW = 128
-"""As published by gpt-oss, EXAONE-MoE and MiMo; others have larger ones, which a run of `TOKENS` would not leave."""
+"""Window of gpt-oss, EXAONE-MoE and MiMo; a run of `TOKENS` would not exceed the larger windows of other families."""
 
 NARROW = {"hidden_size": 32}
-"""For models with many experts, so that their files stay small."""
+"""Settings for models with many experts, so that their files stay small."""
 
 YARN = {
     "rope_type": "yarn",
@@ -28,20 +27,20 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 256,
 }
-"""As the model card of Qwen3 has it, of a length that the run exceeds."""
+"""Settings of Qwen3's model card, with a length that the run exceeds."""
 
 RENORMALISED = {"norm_topk_prob": True}
 
 
 def near(
     name: str,
-    settings: dict[str, Any],
-    written: dict[str, Any] | None = None,
+    settings: Entries,
+    written: Entries | None = None,
     *,
     negative_bias: bool = False,
     rounding_grows: bool = False,
 ) -> TinyModel:
-    """A model of the suite with other settings, and a longer run."""
+    """Return a model of the suite with other settings and a longer run."""
     tiny = TINY[name]
     return replace(
         tiny,
@@ -92,17 +91,17 @@ DEEPSEEK_V3 = NARROW | {
 }
 
 SPARSE = {"index_topk": 256, "index_n_heads": 16, "index_head_dim": 64}
-"""Attention to fewer tokens than the run has. With few heads many scores are 0, and any of these may be selected."""
+"""Attention to fewer tokens than the run has. With few heads many scores are 0: ties among them are arbitrary."""
 
 FEWER = DEEPSEEK_V3 | {"n_routed_experts": 64}
-"""For settings that have nothing to do with the number of experts."""
+"""Settings for models whose tested setting does not depend on the number of experts."""
 
 UNGROUPED = {"n_group": 1, "topk_group": 1}
 
 SCOUT = NARROW | {"num_local_experts": 16, "intermediate_size": 8}
 
 MAVERICK = NARROW | {"num_local_experts": 128, "intermediate_size": 2, "use_qk_norm": False}
-"""Without normalised queries and keys, as published; llama.cpp takes it for granted of 128 experts."""
+"""Without normalized queries and keys, as published; llama.cpp assumes it for 128 experts."""
 
 SOFTMAX: dict[str, TinyModel] = {
     "mixtral_2_of_8": near("mixtral", MIXTRAL),

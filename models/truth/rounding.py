@@ -1,4 +1,4 @@
-"""Measure how far rounding decides the sets of Qwen3.5: `transformers` against itself, in three ways.
+"""Measure the share of Qwen3.5's expert sets that rounding decides: `transformers` against itself, in three ways.
 
     python models/truth/rounding.py [--models 10] [--eps 1e-6]
 
@@ -23,13 +23,13 @@ TOKENS = 734
 
 
 def stacked(routes: list[Routes]) -> tuple[Any, Any]:
-    """Router logits [T, L, E] and selected experts [T, L, k], ascending."""
+    """Return router logits [T, L, E] and selected experts [T, L, k], ascending."""
     logits, _, experts = (np.stack(arrays, axis=1) for arrays in zip(*(r.arrays() for r in routes), strict=True))
     return logits, np.sort(experts)
 
 
 def three_ways(seed: int, eps: float) -> dict[str, tuple[Any, Any]]:
-    """One random model and one sequence, as one pass, token by token, and in float64."""
+    """Evaluate one random model on one sequence: as one pass, token by token, and in float64."""
     tiny = SHAPES["qwen3_5_moe_text_8_of_256"]
     model = build(replace(tiny, settings=tiny.settings | SETTINGS | {"rms_norm_eps": eps}), seed)
     ids = torch.randint(2, model.config.vocab_size, (TOKENS,))

@@ -1,4 +1,4 @@
-"""Tiny models whose routers take sigmoids, most of them with a selection bias."""
+"""Tiny models with sigmoid routers, most of them with a selection bias."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny models whose routers take a softmax, before or after the selection."""
+"""Tiny models with softmax routers, before or after the selection."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def qwen3_moe(**settings: Any) -> TinyModel:
 
 
 def gpt_oss(*, truncate: bool) -> TinyModel:
-    """Published models do not truncate the range of YaRN's ramp."""
+    """Return a gpt-oss; published ones do not truncate the range of YaRN's ramp."""
     yarn = {key: value for key, value in YARN.items() if "mscale" not in key}
     return TinyModel(
         "gpt_oss",

@@ -1,11 +1,14 @@
-"""What describes a tiny model, and what several of them have in common."""
+"""Description of a tiny model, and the settings that several share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-COMMON: dict[str, Any] = {
+Entries = dict[str, Any]
+"""Entries of a config.json."""
+
+COMMON: Entries = {
     "vocab_size": 128,
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -24,25 +27,25 @@ class TinyModel:
     """One model of the suite."""
 
     family: str
-    """What `transformers` calls the model type."""
-    settings: dict[str, Any]
-    """Of its configuration, over `COMMON`."""
-    written: dict[str, Any] = field(default_factory=dict)
+    """Model type in `transformers`."""
+    settings: Entries
+    """Entries of its configuration, over `COMMON`."""
+    written: Entries = field(default_factory=dict)
     """Entries of config.json that published models have and `transformers` does not write."""
     model_class: str = ""
-    """Of `transformers`, for a model type that no causal language model is registered by."""
+    """Class in `transformers`, for a model type without a registered causal language model."""
     scaled_later: float = 1.0
-    """What the block multiplies the sum over experts by, after the router's weights."""
+    """Factor of the sum over experts, applied by the block after the router's weights."""
     selection_bias: bool = True
     """The router has a selection bias other than 0, if the family has one at all."""
     bias_offset: float = 0.0
-    """Added to all selection biases."""
+    """Offset of all selection biases."""
     like: str = ""
-    """Name of the model of the suite that this one has another shape of."""
+    """Name of the model of the suite that it is another shape of."""
     tokens: int = 40
-    """Length of the run."""
+    """Length of the run in tokens."""
     rounding_grows: bool = False
-    """Token by token, `transformers` itself gives other numbers, and some other sets where two experts nearly tie."""
+    """Token by token, `transformers` itself gives other numbers, and other sets at some near ties."""
 
 
 DEEPSEEK = {

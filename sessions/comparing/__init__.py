@@ -1,1 +1,1 @@
-"""Comparison of sessions, measurements and bare series."""
+"""Comparison of sessions, measurements and P_mid series."""

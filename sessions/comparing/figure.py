@@ -1,4 +1,4 @@
-"""A comparison as one picture. Needs matplotlib, which the extra `report` brings."""
+"""Figure of a comparison. Needs matplotlib, which the extra `report` installs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 WIDTH, HEIGHT = 7.5, 3.4
-"""Inches; the height is that of one panel."""
+"""Inches; the height of one panel."""
 
 
 def draw(found: Comparison, path: Path) -> None:
-    """Draw mid-pressure of all sources and, as far as they are known, usage distance and agreement by layer.
+    """Draw mid-pressure of all sources and, where available, usage distance and agreement by layer.
 
-    The same comparison gives the same file, byte for byte, with one version of matplotlib.
+    With one version of matplotlib, the same comparison gives the same file, byte for byte.
 
     Raises:
         UserError: the file cannot be written.
@@ -61,7 +61,7 @@ def _label(at: int, source: ComparedSource) -> str:
 
 
 def _trajectories(axes: Axes, found: Comparison) -> None:
-    """Each run thin, the mean of a source's runs over chunks that all of them have, and its half-lives as marks."""
+    """Draw each run thin, the mean of a source's runs over their common chunks, and half-lives as dotted lines."""
     drawn = False
     for at, source in enumerate(found.sources):
         colour = f"C{at}"

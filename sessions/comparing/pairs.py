@@ -1,4 +1,4 @@
-"""What the comparison of two sources comes to: tests, how far usage lies apart, and agreement token by token."""
+"""Comparison of two sources: tests, distance of expert usage, and agreement token by token."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from moe_watch.sessions.comparing.tokens import TokenComparison, compare_tokens
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """A test, and what was permuted in it."""
+    """A test, and the objects that it permuted."""
 
     outcome: Permutation | NoTest
     permuted: str
     corrected: float | None = None
-    """p for as many tests of this kind as there are pairs, after Holm; None where there is no test."""
+    """p corrected by Holm's method for the tests of this kind over all pairs; None if there is no test."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageDistance:
-    """How far apart two sources use their experts, decode tokens only."""
+    """Distance of two sources' expert usage, decode tokens only."""
 
     distance: Floats
-    """Jensen–Shannon distance `[L]`, 0 equal to 1 disjoint; NaN where one has no rows."""
+    """Jensen–Shannon distance `[L]`, from 0 (equal) to 1 (disjoint); NaN where one has no rows."""
     rows_a: Ints
-    """Rows that usage was counted over `[L]`."""
+    """Number of rows behind the usage `[L]`."""
     rows_b: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePair:
-    """The first source and one of the others."""
+    """Comparison of the first source with one of the others."""
 
     a: ComparedSource
     b: ComparedSource
     half_life: Tested
     trend: Tested
     usage: UsageDistance | str
-    """Or why there is none."""
+    """The distance, or the reason that there is none."""
     tokens: TokenComparison | str
-    """Or why there is none."""
+    """The comparison, or the reason that there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Sources, and each of them against the first."""
+    """Sources, and each of them compared with the first."""
 
     sources: list[ComparedSource]
     pairs: list[SourcePair]
@@ -69,11 +69,11 @@ def compare(paths: list[Path], mode: str | None = None) -> Comparison:
     """Compare the first of several sources with each of the others.
 
     Args:
-        paths: sessions, folders of measurements, or files with series; two at least.
+        paths: sessions, folders of measurements, or files with series; at least two.
         mode: the pressure mode, see `read_source`.
 
     Raises:
-        UserError: one of them cannot be compared with anything.
+        UserError: one of them cannot be compared.
     """
     sources = [read_source(path, mode) for path in paths]
     pairs = [_pair(sources[0], other) for other in sources[1:]]
@@ -89,7 +89,7 @@ def compare(paths: list[Path], mode: str | None = None) -> Comparison:
 
 
 def _corrected(tests: list[Tested]) -> list[Tested]:
-    """Each test with its p corrected for all of them."""
+    """Return the tests with p corrected for all of them."""
     outcomes = [test.outcome for test in tests]
     corrected = iter(holm([each.p for each in outcomes if isinstance(each, Permutation)]))
     return [
@@ -109,7 +109,7 @@ def _half_life(a: ComparedSource, b: ComparedSource) -> Tested:
     if why := _no_test(a, b):
         return Tested(NoTest(why), permuted)
     if len(a.runs) == len(b.runs) == 1:
-        return Tested(NoTest("one run each: half-lives cannot be told from chance by a test, see intervals"), permuted)
+        return Tested(NoTest("one run each: no test can separate half-lives from chance, see intervals"), permuted)
     fits = a.fits + b.fits
     longest = min(fit.span for fit in fits)
     return Tested(
@@ -118,7 +118,7 @@ def _half_life(a: ComparedSource, b: ComparedSource) -> Tested:
 
 
 def _trend(a: ComparedSource, b: ComparedSource) -> Tested:
-    """Whether mid-pressure goes another way over the run: of single runs chunk by chunk, of groups by their means."""
+    """Test whether the trends of mid-pressure differ: of single runs chunk by chunk, of groups by their means."""
     if len(a.runs) == len(b.runs) == 1:
         return Tested(_trend_of_runs(a, b), "blocks of the difference, chunk by chunk, along the run")
     if why := _no_test(a, b):
@@ -139,19 +139,19 @@ def _at(run: ComparedRun, positions: list[int]) -> list[float]:
 
 
 def _rises(source: ComparedSource) -> list[float]:
-    """By how much mid-pressure rises in each run: mean of the last 30 % of its chunks minus that of the first 30 %."""
+    """Return the rise of mid-pressure in each run: mean of the last 30 % of chunks minus mean of the first 30 %."""
     falls = [entropy_collapse(run.mid) for run in source.runs]
     return [-fall.early_late for fall in falls if fall is not None]
 
 
 def _no_test(a: ComparedSource, b: ComparedSource) -> str:
-    """Why mid-pressure of two sources cannot be tested against each other; empty if it can."""
+    """Return the reason that mid-pressure of two sources cannot be tested; empty if it can."""
     for source in (a, b):
         for run in source.runs:
             if run.unavailable:
                 return f"{run.name}: {run.unavailable}"
     if a.mode != b.mode:
-        return f"their pressures are not the same quantity: {a.mode or 'mode not named'}, {b.mode or 'mode not named'}"
+        return f"their pressure modes differ: {a.mode or 'mode not named'}, {b.mode or 'mode not named'}"
     sizes = [source.header.chunk_size for source in (a, b) if source.header is not None]
     if len(set(sizes)) > 1:
         return f"their chunks have {sizes[0]} and {sizes[1]} tokens"
@@ -162,28 +162,27 @@ def _no_test(a: ComparedSource, b: ComparedSource) -> str:
 
 
 def _usage_distance(a: ComparedSource, b: ComparedSource) -> UsageDistance | str:
-    if a.header is None or b.header is None:
-        return f"{(a if a.header is None else b).path.name} holds no routing"
+    usage_a, usage_b = a.usage, b.usage
+    if a.header is None or usage_a is None:
+        return f"{a.path.name} holds no routing"
+    if b.header is None or usage_b is None:
+        return f"{b.path.name} holds no routing"
     one, other = a.header.model, b.header.model
     if (one.layers, one.experts) != (other.layers, other.experts):
-        return "the models have other layers, or another number of experts"
-    usage_a, usage_b, rows_a, rows_b = a.usage, b.usage, a.rows, b.rows
-    assert usage_a is not None
-    assert usage_b is not None
-    assert rows_a is not None
-    assert rows_b is not None
-    if not (rows_a * rows_b).any():
-        return "in no layer both hold a generated token whose routing is known"
-    return UsageDistance(jensen_shannon_distance(shares(usage_a), shares(usage_b)), rows_a, rows_b)
+        return "the models differ in layers or in the number of experts"
+    if not (usage_a.rows * usage_b.rows).any():
+        return "no layer has generated tokens with known routing in both"
+    distance = jensen_shannon_distance(shares(usage_a.counts), shares(usage_b.counts))
+    return UsageDistance(distance, usage_a.rows, usage_b.rows)
 
 
 def _tokens(a: ComparedSource, b: ComparedSource) -> TokenComparison | str:
     for source in (a, b):
         if source.kind != "session":
-            return f"{source.path.name} is no session; give one run of each to compare token by token"
+            return f"{source.path.name} is not a session; give one run of each to compare token by token"
     return compare_tokens(a.path, b.path)
 
 
 def mean_distance(usage: UsageDistance) -> float:
-    """Mean of the distance over layers where both have rows."""
+    """Return the mean distance over layers where both have rows."""
     return float(np.nanmean(usage.distance))

@@ -1,4 +1,4 @@
-"""What is compared: sessions, measurements of many runs, and bare series, each read into its runs."""
+"""Sources of a comparison: sessions, measurements of many runs, and P_mid series, each read into its runs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_sh
 from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED
 from moe_watch.routing.pressure.missing_signals import lacking_signals
-from moe_watch.routing.results import Quantity, RunSummary, UsageResult
+from moe_watch.routing.results import Quantity, RunSummary
 from moe_watch.routing.summary import Summary
-from moe_watch.sessions.fitting.bare_series import PressureSeries, parse_series, read_content
 from moe_watch.sessions.fitting.file_fit import SNIFFED, RecordedSeries, is_session
+from moe_watch.sessions.fitting.pressure_series import PressureSeries, parse_series, read_content
 from moe_watch.sessions.live.teacher_forcing import no_token
 from moe_watch.sessions.measuring.plan import read_plan
 from moe_watch.sessions.reading.multipart import RunReader
@@ -36,56 +36,64 @@ Kind = Literal["session", "measurement", "series"]
 
 @dataclass(frozen=True, slots=True)
 class ComparedRun:
-    """One run, as far as it is compared."""
+    """The quantities of one run that are compared."""
 
     name: str
     mid: list[float]
     """P_mid of measured chunks."""
     positions: list[int]
-    """Index of each of them in its run."""
+    """Index of each of these chunks in its run."""
     fit: Fit | None
     unavailable: str
-    """Why nothing was fitted; empty if it was."""
+    """Reason that there is no fit; empty if there is one."""
     collapse: EntropyCollapse | None
     summary: RunSummary | None = None
     """Summary of a session; None for a P_mid series."""
 
     @property
     def half_life(self) -> float:
-        """In chunks; infinite where the run has none."""
+        """Half-life in chunks; infinite if the run has none."""
         return inf if self.fit is None or self.fit.half_life is None else self.fit.half_life
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeUsage:
+    """Expert selections of the decode tokens of all runs of a source."""
+
+    counts: Ints
+    """Selections `[L, E]`."""
+    rows: Ints
+    """Rows with these selections `[L]`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ComparedSource:
-    """One of the things that are compared."""
+    """One compared source."""
 
     path: Path
     kind: Kind
     runs: list[ComparedRun]
     header: Header | None
-    """Of its first session; None for a bare series."""
+    """Header of its first session; None for a P_mid series."""
     mode: str | None
-    """The pressure mode of its runs, where it is known."""
+    """Pressure mode of its runs; None if unknown."""
     warnings: list[str] = field(default_factory=list)
-    """What a reader should know, one line each."""
+    """Warnings for the user, one line each."""
 
     @property
     def fits(self) -> list[Fit]:
-        """Of the runs that could be fitted."""
+        """Fits of the runs that could be fitted."""
         return [run.fit for run in self.runs if run.fit is not None]
 
     @property
-    def usage(self) -> Ints | None:
-        """Selections of decode tokens over all runs `[L, E]`; None for a bare series."""
-        found = [each.counts for each in self._decoded]
-        return np.sum(found, axis=0) if found else None
-
-    @property
-    def rows(self) -> Ints | None:
-        """Rows that those selections were made in `[L]`; None for a bare series."""
-        found = [each.rows for each in self._decoded]
-        return np.sum(found, axis=0) if found else None
+    def usage(self) -> DecodeUsage | None:
+        """Selections of decode tokens over all runs; None for a P_mid series."""
+        found = [summary.usage.decode for summary in self._summaries]
+        if not found:
+            return None
+        return DecodeUsage(
+            np.sum([each.counts for each in found], axis=0), np.sum([each.rows for each in found], axis=0)
+        )
 
     def mean(self, quantity: Quantity) -> float | None:
         """Return the mean over runs of a quantity of their summaries; None if no run has it."""
@@ -94,17 +102,12 @@ class ComparedSource:
         return float(np.mean(values)) if values else None
 
     @property
-    def _decoded(self) -> list[UsageResult]:
-        """Expert usage of decode tokens in each run."""
-        return [summary.usage.decode for summary in self._summaries]
-
-    @property
     def _summaries(self) -> list[RunSummary]:
         return [run.summary for run in self.runs if run.summary is not None]
 
 
 def letter(at: int) -> str:
-    """What a source is called by its place: A to Z, then 27, 28 and on."""
+    """Return the label of a source by its position: A to Z, then numbers from 27 on."""
     return ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1)
 
 
@@ -112,11 +115,11 @@ def read_source(path: Path, mode: str | None = None) -> ComparedSource:
     """Read a session file, a folder of `moe-watch measure`, or a file with one series or several.
 
     Args:
-        path: of the file or folder.
-        mode: the pressure mode: of sessions, the one to compute (their own by default); of series, the one they are in.
+        path: file or folder.
+        mode: pressure mode: for sessions, the mode to compute (by default the session's); for series, their mode.
 
     Raises:
-        UserError: nothing there can be compared.
+        UserError: it holds nothing that can be compared.
     """
     if mode is not None and mode not in MODES:
         raise UserError(f"there is no pressure mode called {mode!r}", advice=f"use {MODES_OFFERED}")
@@ -134,31 +137,31 @@ def _read_session(path: Path, mode: str | None) -> ComparedSource:
 
 
 def _read_folder(path: Path, mode: str | None) -> ComparedSource:
-    """The plain runs of a measurement; late twins are another experiment."""
+    """Read the baseline runs of a measurement; late twins are another experiment."""
     plan = read_plan(path)
     if plan is None:
-        raise UserError(f"{path}: no measurement", advice="give a folder that `moe-watch measure` made, or a session")
+        raise UserError(f"{path}: not a measurement", advice="give a folder of `moe-watch measure`, or a session")
     files = [path / run.file for run in plan.plain_runs()]
     there = [file for file in files if file.is_file()]
     if not there:
-        raise UserError(f"{path}: no run of the measurement is there", advice="give the same `moe-watch measure` again")
-    warnings = [] if len(there) == len(files) else [f"{path}: {len(there)} of {len(files)} runs are there"]
+        raise UserError(f"{path}: the measurement has no runs", advice="run the same `moe-watch measure` again")
+    warnings = [] if len(there) == len(files) else [f"{path}: {len(there)} of {len(files)} runs exist"]
     read = [_session_run(file, mode, warnings) for file in there]
     header = read[0][0]
     for file, (other, _) in zip(there, read, strict=True):
         if (other.model, other.pressure) != (header.model, header.pressure):
-            raise UserError(f"{file}: is of another model than {there[0].name}", advice="measure again in a new folder")
+            raise UserError(f"{file}: another model than {there[0].name}", advice="measure again in a new folder")
     runs = [run for _, run in read]
     return ComparedSource(path, "measurement", runs, header, header.pressure, [*_of_header(path, header), *warnings])
 
 
 def _of_header(path: Path, header: Header) -> list[str]:
-    """What the worker said of the model: a setting that the engine ignores makes it another one."""
+    """Return the header's warnings about the model: a setting that the engine ignores makes it another model."""
     return [f"{path}: {warning}" for warning in header.warnings]
 
 
 def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, ComparedRun]:
-    """Read one session; its chunks are computed anew from its tokens."""
+    """Read one session; its chunks are recomputed from its tokens."""
     with closing(RunReader(path)) as reader:
         header = _usable(reader.header, path, mode)
         series, summary = RecordedSeries(header.pressure), Summary()
@@ -172,13 +175,13 @@ def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Hea
     warnings += [*reader.warnings, *series.warnings(path, run.fit)]
     if len(series.contexts) > 1:
         there = f"of {series.contexts[0].number} to {series.current.number}"
-        which = f"context {series.judged.number} ({there}) is compared as far as pressure goes"
-        warnings.append(f"{path}: {which}; usage, entropy and churn are of all of them")
+        which = f"pressure is compared over context {series.judged.number} ({there})"
+        warnings.append(f"{path}: {which}; usage, entropy and churn over all contexts")
     return header, run
 
 
 def _in_mode(reader: RunReader, header: Header) -> Iterator[Event | Unknown]:
-    """The events of a run, with chunks in the pressure mode of this header in place of its own."""
+    """Yield the events of a run, with chunks in the pressure mode of this header."""
     recomputed = Recomputed(header, set())
     for event in reader:
         if isinstance(event, Header):
@@ -188,13 +191,15 @@ def _in_mode(reader: RunReader, header: Header) -> Iterator[Event | Unknown]:
 
 
 def _usable(header: Header, path: Path, mode: str | None) -> Header:
-    """The header, with the pressure mode to compute.
+    """Return the header, with the pressure mode to compute.
 
     Raises:
         UserError: the model has no experts.
     """
     if not header.model.layers:
-        raise UserError(f"{path}: {header.model.name} is dense, without experts", advice="give sessions of MoE models")
+        raise UserError(
+            f"{path}: {header.model.name} is dense: it has no experts", advice="give sessions of MoE models"
+        )
     return header if mode is None else msgspec.structs.replace(header, pressure=mode)
 
 
@@ -212,7 +217,7 @@ def _run(name: str, series: MidSeries, summary: RunSummary, lacking: str) -> Com
 
 
 def _read_series(path: Path, mode: str | None) -> ComparedSource:
-    """A bare series; or those of a JSON file with several runs, each as ChronoMoE's measurement writes one."""
+    """Read a P_mid series, or the series of a JSON file with several runs in the layout of ChronoMoE's measurement."""
     content = read_content(path)
     found = [parse_series(each, name) for name, each in _runs_within(content, str(path))]
     runs = [_series_run(path, series, mode) for series in found]
@@ -220,7 +225,7 @@ def _read_series(path: Path, mode: str | None) -> ComparedSource:
 
 
 def _runs_within(content: bytes, name: str) -> list[tuple[str, bytes]]:
-    """The series in a file, each with what messages call it."""
+    """Return the series in a file, each with its name in messages."""
     try:
         found = json.loads(content) if content.lstrip()[:1] == b"{" else None
     except (ValueError, RecursionError):

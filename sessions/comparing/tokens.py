@@ -1,4 +1,4 @@
-"""Two sessions token by token: where both took the same tokens, whether they routed them alike."""
+"""Comparison of two sessions token by token: agreement of the routing of equal tokens."""
 
 from __future__ import annotations
 
@@ -17,78 +17,78 @@ from moe_watch.sessions.reading.validation import ABSENT_ID
 from moe_watch.sessions.text import top_k_text
 
 BATCH = 256
-"""Tokens whose rows are compared at once."""
+"""Number of tokens whose rows are compared at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenComparison:
-    """What two sessions have in common from their beginnings on."""
+    """Common prefix of two sessions, and the agreement of their routing over it."""
 
     tokens: int
-    """So many tokens are the same, at the same positions; routing is compared over them."""
+    """Number of equal tokens at equal positions; routing is compared over them."""
     ended: str
-    """Why not more of them; empty if both sessions end there."""
+    """Reason that the prefix ends; empty if both sessions end there."""
     routing: Agreement | None
     not_comparable: str = ""
-    """Why there is no `routing`."""
+    """Reason that there is no `routing`."""
 
 
 def compare_tokens(a: Path, b: Path) -> TokenComparison | str:
-    """Compare two sessions over the tokens that both begin with; or say why it is not known which these are.
+    """Compare two sessions over their common prefix; return a reason instead if the prefix cannot be determined.
 
     Raises:
         UserError: one cannot be read.
     """
     with closing(RunReader(a)) as session_a, closing(RunReader(b)) as session_b:
-        walk = _Walk(_positions(session_a), _positions(session_b))
+        prefix = _CommonPrefix(_positions(session_a), _positions(session_b))
         why = _not_comparable(session_a.header, session_b.header)
         agreement = None if why else _agreement(session_a.header, session_b.header)
-        for tokens_a, tokens_b in walk.batches():
+        for tokens_a, tokens_b in prefix.batches():
             if agreement is not None:
                 agreement.feed(_rows(tokens_a, session_a.header), _rows(tokens_b, session_b.header))
-    if walk.unknown:
-        return walk.unknown
-    if agreement is not None and not walk.tokens:
-        agreement, why = None, walk.ended
-    return TokenComparison(walk.tokens, walk.ended, agreement, why)
+    if prefix.unknown:
+        return prefix.unknown
+    if agreement is not None and not prefix.tokens:
+        agreement, why = None, prefix.ended
+    return TokenComparison(prefix.tokens, prefix.ended, agreement, why)
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """A token and where its context begins."""
+    """A token and the number of its context."""
 
     token: Token
     context: int
-    """How many contexts the run had before this one."""
+    """Number of contexts before this one."""
 
 
-class _Walk:
-    """Goes through two runs side by side for as long as their tokens are the same."""
+class _CommonPrefix:
+    """Reader of two runs side by side, up to their first different token."""
 
     def __init__(self, a: Iterator[_Position], b: Iterator[_Position]) -> None:
         self._pairs = zip_longest(a, b)
         self.tokens = 0
         self.ended = ""
         self._no_id = ""
-        """Which session has no id for its first token."""
-        self._texts = _Texts()
+        """The session that has no id for its first token; empty if both have one."""
+        self._vocabularies = _VocabularyCheck()
 
     @property
     def unknown(self) -> str:
-        """Why it is not known which tokens are the same; empty if it is."""
+        """Reason that the common prefix cannot be determined; empty if it can."""
         if self._no_id and not self.tokens:
-            return f"{self._no_id} holds no token ids, so it is not known which tokens are the same"
-        return self._texts.contradiction
+            return f"{self._no_id} holds no token ids, so equal tokens cannot be determined"
+        return self._vocabularies.difference
 
     def batches(self) -> Iterator[tuple[list[Token], list[Token]]]:
-        """Tokens that are the same, of both runs, in batches that are not empty."""
+        """Yield the equal tokens of both runs, in batches that are not empty."""
         batch: tuple[list[Token], list[Token]] = ([], [])
         for a, b in self._pairs:
             self.ended = self._why_not(a, b)
             if self.ended or a is None or b is None:
                 break
             self.tokens += 1
-            self._texts.add(a.token, b.token)
+            self._vocabularies.add(a.token, b.token)
             batch[0].append(a.token)
             batch[1].append(b.token)
             if len(batch[0]) == BATCH:
@@ -98,7 +98,7 @@ class _Walk:
             yield batch
 
     def _why_not(self, a: _Position | None, b: _Position | None) -> str:
-        """Why these two are not the same token in the same context; empty if they are."""
+        """Return the reason that two positions are not the same token in the same context; empty if they are."""
         at = self.tokens
         if a is None or b is None:
             return f"{'the first' if a is None else 'the second'} ends after {at} tokens"
@@ -114,10 +114,10 @@ class _Walk:
         return ""
 
 
-class _Texts:
-    """Tells two vocabularies apart: in most places the same id then stands for another text.
+class _VocabularyCheck:
+    """Check for different vocabularies: most equal ids then have different texts.
 
-    One vocabulary may still show a token differently in two engines, as a special token or the space before a word.
+    With one vocabulary two engines may still decode a token differently: a special token, or the space before a word.
     """
 
     def __init__(self) -> None:
@@ -125,18 +125,18 @@ class _Texts:
         self._example = ""
 
     def add(self, a: Token, b: Token) -> None:
-        """Take in two tokens with the same id."""
+        """Count two tokens with the same id."""
         first, second = a.text.strip(), b.text.strip()
         if not (first and second):
             return
         self._known += 1
         if first != second:
             self._other += 1
-            self._example = self._example or f"token {a.i} has id {a.id} in both, for {a.text!r} and {b.text!r}"
+            self._example = self._example or f"token {a.i} has id {a.id} in both, but texts {a.text!r} and {b.text!r}"
 
     @property
-    def contradiction(self) -> str:
-        """Why equal ids are no equal tokens; empty if they are."""
+    def difference(self) -> str:
+        """Reason that equal ids are not equal tokens; empty if they are."""
         return f"the vocabularies differ: {self._example}" if 2 * self._other > self._known else ""
 
 
@@ -154,14 +154,14 @@ def _positions(events: Iterable[Event | Unknown]) -> Iterator[_Position]:
 
 
 def _not_comparable(a: Header, b: Header) -> str:
-    """Why rows of two models cannot be set side by side; empty if they can."""
+    """Return the reason that rows of two models cannot be compared; empty if they can."""
     one, other = a.model, b.model
     if (one.experts, one.layers, one.k_by_layer) == (other.experts, other.layers, other.k_by_layer):
         return ""
     if one.layers == other.layers and one.experts == other.experts and len(set(one.k_by_layer)) > 1:
         return "the models select different numbers of experts in some layers"
     if shape_text(a) == shape_text(b):
-        return f"the models' MoE layers are not the same ones: {_some(one.layers)} and {_some(other.layers)}"
+        return f"the models differ in their MoE layers: {_some(one.layers)} and {_some(other.layers)}"
     return f"the models differ in shape: {shape_text(a)} and {shape_text(b)}"
 
 
@@ -170,7 +170,7 @@ def _some(layers: list[int]) -> str:
 
 
 def shape_text(header: Header) -> str:
-    """A model's shape in words."""
+    """Return a model's shape in words."""
     model = header.model
     return f"{len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}"
 

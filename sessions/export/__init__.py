@@ -1,1 +1,1 @@
-"""Sessions as tables for other programs: Parquet, CSV, JSON, NPZ."""
+"""Export of sessions as tables (Parquet, CSV, JSON, NPZ) and as traces of other programs."""

@@ -1,10 +1,10 @@
-"""What the tables of a session consist of: columns, and batches of their values."""
+"""Building blocks of a session's tables: columns, and batches of their values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,15 @@ from moe_watch.routing.arrays import Flags, Floats
 Kind = Literal["integer", "number", "truth", "text", "label"]
 """A label is one of a few short words."""
 
-Values = npt.NDArray[Any] | list[str] | list[str | None]
-"""Of one column: integers and truth values as masked arrays, numbers with NaN for null, text as a list with None."""
+Cell = str | float | bool | None
+"""One value of a row; None for null. An integer is a float to the type checker."""
 
-Batch = dict[str, Values]
+Array = npt.NDArray[Any]
+Values = Array | list[str] | list[str | None]
+"""Values of one column: integers and truth values as masked arrays, numbers with NaN for null, text as a list with
+None."""
+
+Batch = Mapping[str, Values]
 """Some rows of a table, column by column."""
 
 
@@ -28,7 +33,7 @@ class Column:
     name: str
     kind: Kind
     meaning: str
-    """What it is and its unit, in a few words."""
+    """Its definition and unit, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +42,33 @@ class Table:
 
     name: str
     row: str
-    """What one row is."""
+    """Subject of one row."""
     columns: tuple[Column, ...]
 
 
-def batch_of(table: Table, rows: Sequence[Sequence[Any]]) -> Batch:
-    """Rows, each with a value or None for every column, as a batch."""
-    columns = zip(*rows, strict=True) if rows else ([] for _ in table.columns)
+def batch_of(table: Table, rows: Sequence[Sequence[Cell]]) -> Batch:
+    """Return rows, each with a value or None for every column, as a batch."""
+    columns: Iterable[Iterable[Cell]] = zip(*rows, strict=True) if rows else ([] for _ in table.columns)
     return {column.name: _values(column, values) for column, values in zip(table.columns, columns, strict=True)}
 
 
 def rows_in(batch: Batch) -> int:
-    """How many rows a batch has."""
+    """Return the number of rows of a batch."""
     return len(next(iter(batch.values())))
 
 
-def masked(values: npt.NDArray[Any], absent: Flags) -> npt.NDArray[Any]:
-    """An array with null where `absent` says so."""
-    result: npt.NDArray[Any] = np.ma.MaskedArray(values, absent)
+def masked(values: Array, absent: Flags) -> Array:
+    """Return an array with null where `absent` is true."""
+    result: Array = np.ma.MaskedArray(values, absent)
     return result
 
 
-def _values(column: Column, values: Iterable[Any]) -> Values:
+def _values(column: Column, values: Iterable[Cell]) -> Values:
     given = list(values)
     if column.kind == "number":
-        return _numbers(given)
+        return _numbers(cast("list[float | None]", given))
     if column.kind in ("text", "label"):
-        return given
+        return cast("list[str | None]", given)
     dtype: type[np.generic] = np.bool_ if column.kind == "truth" else np.int64
     known = np.array([0 if value is None else value for value in given], dtype)
     return masked(known, np.array([value is None for value in given], np.bool_))

@@ -1,4 +1,4 @@
-"""A session file as files of tables, in one pass and bounded memory."""
+"""Export of a session as files of tables, in one pass and bounded memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -18,7 +17,7 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Event, Header, Keyframe, Unknown
 from moe_watch.sessions import paths
 from moe_watch.sessions.export import tables
-from moe_watch.sessions.export.columns import Batch, Table, batch_of, rows_in
+from moe_watch.sessions.export.columns import Batch, Cell, Table, batch_of, rows_in
 from moe_watch.sessions.export.selection_counts import RunCounts
 from moe_watch.sessions.export.writers import Form, Writer, check_form, writer
 from moe_watch.sessions.reading.multipart import RunReader
@@ -26,21 +25,21 @@ from moe_watch.sessions.reading.recompute import Beginnings, Recomputed
 from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches
 
 ROWS_HELD = 4096
-"""Of a table whose rows come one by one."""
+"""Rows held in memory of a table that gets its rows one by one."""
 DESCRIPTION = "session.json"
-"""Header and columns, beside the tables in a folder."""
+"""File with header and columns, in the folder of the tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What to write, and where.
+    """Tables to write, their format and their place.
 
     Args:
-        form: of the files.
+        form: format of the files.
         output: a folder, or with `table` a file; None names it after the session, in the working folder.
-        table: the only table that is wanted.
-        force: replace files that are there already.
-        spreadsheet: in CSV, put an apostrophe before text that a spreadsheet would take for a formula.
+        table: the only table to write; None writes all.
+        force: replace existing files.
+        spreadsheet: in CSV, put an apostrophe before text that a spreadsheet would read as a formula.
     """
 
     form: Form
@@ -52,7 +51,7 @@ class ExportPlan:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written."""
+    """Result of an export: written files, numbers of rows, warnings."""
 
     output: Path
     """The folder, or the one file."""
@@ -62,18 +61,18 @@ class Exported:
 
 
 def export_session(path: Path, plan: ExportPlan) -> Exported:
-    """Write a session's tables, of all its files if it goes on in others.
+    """Write a session's tables, from all files of a multi-part session.
 
-    Chunks are computed from the tokens, as in a replay. A torn file is exported as far as it is whole.
+    Chunks are computed from the tokens, as in a replay. A torn file is exported up to its last whole line.
 
     Raises:
-        UserError: the session cannot be read, the format not be written, or a file is in the way.
+        UserError: the session cannot be read, the format cannot be written, or a file exists already.
     """
     check_form(plan.form)
     with closing(RunReader(path)) as session:
         known = tables.tables(session.header)
         if plan.table is not None and plan.table not in known:
-            raise UserError(f"there is no table called {plan.table!r}", advice=f"use one of {', '.join(known)}")
+            raise UserError(f"there is no table named {plan.table!r}", advice=f"use one of {', '.join(known)}")
         output = plan.output or _default_output(path, plan)
         with _Files(output, plan, known) as files:
             warnings = _fill(session, path, files)
@@ -87,7 +86,7 @@ def _default_output(path: Path, plan: ExportPlan) -> Path:
 
 
 def _fill(session: RunReader, path: Path, files: _Files) -> list[str]:
-    """Hand every row on; returns what the user should know about the session."""
+    """Write every row; return warnings about the session."""
     differing: set[tuple[type, int]] = set()
     rows = _Rows(session.header, files)
     recomputed = Recomputed(session.header, differing)
@@ -101,19 +100,19 @@ def _fill(session: RunReader, path: Path, files: _Files) -> list[str]:
 
 
 class _Rows:
-    """Turns events into batches of rows."""
+    """Converter of events to batches of rows."""
 
     def __init__(self, header: Header, files: _Files) -> None:
         self._header = header
         self._files = files
         self._batches = TokenBatches(header)
-        self._held: dict[str, list[list[Any]]] = {}
+        self._held: dict[str, list[list[Cell]]] = {}
         self._counts = RunCounts(header)
         self._beginnings = Beginnings()
         self._contexts = ContextNumbers()
 
     def take(self, event: Event | Unknown) -> None:
-        """Take in the next event of the session."""
+        """Add the rows of the next event of the session."""
         self._contexts.feed(event)
         for tokens in self._batches.take(event):
             self._write_tokens(tokens)
@@ -123,7 +122,7 @@ class _Rows:
             self._hold(*found)
 
     def rest(self) -> None:
-        """Write what is left, and what can only be known at the end."""
+        """Write the remaining rows, and the rows that are known only at the end."""
         for tokens in self._batches.rest():
             self._write_tokens(tokens)
         for phase, counts in self._counts.counts.items():
@@ -140,11 +139,11 @@ class _Rows:
             "probabilities": lambda: tables.probability_batch(tokens, self._header),
         }
         for name, make in makers.items():
-            if self._files.wants(name) and (batch := make()) is not None:
+            if self._files.includes(name) and (batch := make()) is not None:
                 self._files.write(name, batch)
         self._counts.add(tokens)
 
-    def _hold(self, name: str, rows: Sequence[list[Any]]) -> None:
+    def _hold(self, name: str, rows: Sequence[list[Cell]]) -> None:
         held = self._held.setdefault(name, [])
         held.extend(rows)
         if len(held) >= ROWS_HELD:
@@ -152,15 +151,15 @@ class _Rows:
 
     def _release(self, name: str) -> None:
         rows = self._held.pop(name)
-        if rows and self._files.wants(name):
+        if rows and self._files.includes(name):
             self._files.write(name, batch_of(self._files.tables[name], rows))
 
 
 class _Files:
-    """The files of an export: written beside their places, and put there when all is well.
+    """The files of an export: written under temporary names, and renamed when all are complete.
 
     Raises:
-        UserError: one is in the way, or cannot be written.
+        UserError: one exists already, or cannot be written.
     """
 
     def __init__(self, output: Path, plan: ExportPlan, known: dict[str, Table]) -> None:
@@ -171,7 +170,7 @@ class _Files:
         self._folder = output if plan.table is None else output.parent
         self._writers: dict[str, Writer] = {}
         self._beside: dict[Path, Path] = {}
-        """Where a file lies until it takes its place, by that place."""
+        """Temporary file of each final path."""
         self._check_places()
 
     def __enter__(self) -> _Files:
@@ -179,13 +178,13 @@ class _Files:
 
     def __exit__(self, *_: object) -> None:
         for each in self._writers.values():
-            with contextlib.suppress(Exception):  # another error is on its way; a file that is whole is closed already
+            with contextlib.suppress(Exception):  # another error is being raised; complete files are closed already
                 each.close()
         for path in self._beside.values():
             path.unlink(missing_ok=True)
 
-    def wants(self, name: str) -> bool:
-        """Whether this table is to be written."""
+    def includes(self, name: str) -> bool:
+        """Return whether this table is to be written."""
         return self._plan.table in (None, name)
 
     def write(self, name: str, batch: Batch) -> None:
@@ -195,7 +194,7 @@ class _Files:
         self.rows[name] = self.rows.get(name, 0) + rows_in(batch)
 
     def finish(self, header: Header) -> None:
-        """Complete all files and put them in their places."""
+        """Complete all files and rename them to their final paths."""
         if self._plan.table is not None:
             self.rows.setdefault(self._plan.table, 0)
         with paths.writing(self._output):
@@ -210,13 +209,13 @@ class _Files:
     def _put_in_place(self) -> None:
         if self._plan.table is None and self._plan.force:
             for place in {self._place(name) for name in self._tables_before()} - self._beside.keys():
-                place.unlink(missing_ok=True)  # of another session: it would be taken for a table of this one
+                place.unlink(missing_ok=True)  # a table of another session would be taken as one of this session
         for place, beside in list(self._beside.items()):
             beside.replace(place)
             del self._beside[place]
 
     def _tables_before(self) -> set[str]:
-        """Return the names of the tables that the export to be replaced wrote, by its own description."""
+        """Return the names of the tables in the description of the export to be replaced."""
         try:
             before = msgspec.json.decode((self._folder / DESCRIPTION).read_bytes(), type=_Description)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -236,7 +235,7 @@ class _Files:
         return self._output if self._plan.table else self._folder / f"{name}.{self._plan.form}"
 
     def _begin(self, place: Path) -> Path:
-        """An empty file, its owner's alone, beside the place that it will take."""
+        """Create an empty temporary file, private to its owner, in the folder of its final path."""
         paths.make_private(self._folder)
         descriptor, beside = tempfile.mkstemp(prefix=".export-", dir=self._folder)
         os.close(descriptor)
@@ -259,7 +258,7 @@ class _Description(msgspec.Struct):
 
 
 def _description(header: Header, written: Iterator[Table]) -> bytes:
-    """The header, and what the columns of the tables are."""
+    """Return the header and the meanings of the tables' columns as JSON."""
     described = {
         "session": msgspec.to_builtins(header),
         "tables": {

@@ -1,4 +1,4 @@
-"""Selections of a whole run by phase, whether its tokens are in the file or before it."""
+"""Selections of a whole run by phase, also of tokens before the file's first one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
 class RunCounts:
-    """Counts the selections of a run's tokens, in order."""
+    """Counter of the selections of a run's tokens, in order."""
 
     def __init__(self, header: Header) -> None:
         shape = len(header.model.layers), header.model.experts
@@ -31,6 +31,6 @@ class RunCounts:
             self.rows[phase] += (here[:, :, :1] != ABSENT).any(-1).sum(0)
 
     def begin_with(self, frame: Keyframe) -> None:
-        """Take over the counts of a run up to a keyframe, whether its tokens are in the file or not."""
+        """Replace the counts by a keyframe's, which include tokens that are not in the file."""
         self.counts = {phase: np.array(getattr(frame, f"counts_{phase}"), np.int64) for phase in PHASES}
         self.rows = {phase: np.array(getattr(frame, f"rows_{phase}"), np.int64) for phase in PHASES}

@@ -1,9 +1,8 @@
-"""The tables of a session, and their rows out of its events. Their columns are documented in docs/data.md."""
+"""Tables of a session, and the conversion of events to their rows. docs/data.md documents the columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -27,7 +26,7 @@ from moe_watch.routing.events import (
 )
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.routing.usage.counts import shares
-from moe_watch.sessions.export.columns import Batch, Column, Table, masked
+from moe_watch.sessions.export.columns import Array, Batch, Cell, Column, Table, masked
 from moe_watch.sessions.reading.token_arrays import TokenArrays
 
 TOKENS = Table(
@@ -39,14 +38,14 @@ TOKENS = Table(
         Column("phase", "label", "prefill or decode"),
         Column("source", "label", "prompt, injected or generated"),
         Column("id", "integer", "token id"),
-        Column("text", "text", "what it decodes to, as recorded"),
+        Column("text", "text", "decoded text, as recorded"),
         Column("logprob", "number", "log-probability at temperature 1, nats"),
         Column("top_margin", "number", "p of the likeliest token minus p of the second"),
         Column("choice_gap", "number", "p of the likeliest token minus p of this one"),
-        Column("would_stop", "truth", "the model chose end of text here, and was told to go on"),
-        Column("router_entropy", "number", "mean over the layers that were observed, 0..1"),
-        Column("router_margin", "number", "mean over the layers that were observed, 0..1"),
-        Column("churn", "number", "mean over the layers that were observed, 0..1"),
+        Column("would_stop", "truth", "the model sampled end of text here, and generation was made to continue"),
+        Column("router_entropy", "number", "mean over the observed layers, 0..1"),
+        Column("router_margin", "number", "mean over the observed layers, 0..1"),
+        Column("churn", "number", "mean over the observed layers, 0..1"),
     ),
 )
 
@@ -77,16 +76,16 @@ CHUNKS = Table(
     "chunks",
     "one stretch of decode tokens",
     (
-        Column("index", "integer", "of the chunk in the run"),
+        Column("index", "integer", "number of the chunk in the run, from 0"),
         Column("context", "integer", "number of its context in the run, from 0"),
         Column("first", "integer", "index of its first token"),
         Column("last", "integer", "index of its last token"),
         Column("tokens", "integer", "decode tokens in it"),
         Column("partial", "truth", "it was cut short"),
-        Column("warm_up", "truth", "it fed the averages only, and is never fitted"),
+        Column("warm_up", "truth", "it only fills the averages, and is never fitted"),
         *_MEASURES,
         Column("residual", "number", "carried to the next chunk, 0..1"),
-        Column("pause", "label", "why the run paused after it"),
+        Column("pause", "label", "reason of the pause after it"),
     ),
 )
 
@@ -95,10 +94,10 @@ USAGE = Table(
     "one expert of one layer in one phase, over the whole run",
     (
         Column("phase", "label", "prefill or decode"),
-        Column("l", "integer", "place of the layer among the MoE layers, from 0"),
-        Column("layer", "integer", "the model's own index of the layer"),
-        Column("expert", "integer", "id"),
-        Column("selections", "integer", "how often it was selected"),
+        Column("l", "integer", "position of the layer among the MoE layers, from 0"),
+        Column("layer", "integer", "index of the layer in the model"),
+        Column("expert", "integer", "expert id"),
+        Column("selections", "integer", "number of its selections"),
         Column("rows", "integer", "tokens observed in this layer and phase"),
         Column("share", "number", "of the selections in this layer and phase, 0..1"),
     ),
@@ -106,13 +105,13 @@ USAGE = Table(
 
 PROBABILITIES = Table(
     "probabilities",
-    "one expert of one layer at one token; only of runs that recorded them",
+    "one expert of one layer at one token; only in runs that recorded router probabilities",
     (
         Column("i", "integer", "index of the token"),
-        Column("l", "integer", "place of the layer among the MoE layers, from 0"),
-        Column("layer", "integer", "the model's own index of the layer"),
-        Column("expert", "integer", "id"),
-        Column("probability", "number", "of the router, 0..1"),
+        Column("l", "integer", "position of the layer among the MoE layers, from 0"),
+        Column("layer", "integer", "index of the layer in the model"),
+        Column("expert", "integer", "expert id"),
+        Column("probability", "number", "router probability, 0..1"),
     ),
 )
 
@@ -127,26 +126,26 @@ VITALS = Table(
         Column("swap_total", "integer", "bytes"),
         Column("swap_used", "integer", "bytes"),
         Column("process_memory", "integer", "bytes resident in the dashboard"),
-        Column("worker_memory", "integer", "bytes resident in the process that runs the model"),
-        Column("pressure_level", "label", "of memory: ok, warning or critical"),
-        Column("pressure_source", "text", "who says so"),
+        Column("worker_memory", "integer", "bytes resident in the worker, which runs the model"),
+        Column("pressure_level", "label", "memory pressure: ok, warning or critical"),
+        Column("pressure_source", "text", "origin of the memory pressure"),
         Column("pressure_stalled", "number", "share of the last 10 s in which some task waited for memory"),
-        Column("hottest_sensor", "text", "its name"),
-        Column("hottest_celsius", "number", "degrees"),
-        Column("throttling", "truth", "the system slows itself down"),
+        Column("hottest_sensor", "text", "name of the hottest sensor"),
+        Column("hottest_celsius", "number", "its temperature, °C"),
+        Column("throttling", "truth", "the system throttles"),
     ),
 )
 
 EVENTS = Table(
     "events",
-    "something that happened to the run",
+    "one event of the run other than a token, a chunk, a fork or vitals",
     (
         Column("event", "label", "perturbation, marker, refused, warning, state or change"),
         Column("i", "integer", "tokens of the run before it"),
         Column("t", "number", "seconds since the run began"),
-        Column("what", "label", "form of the injection, refused command, new state, or what was changed"),
+        Column("what", "label", "form of the injection, refused command, new state, or changed setting"),
         Column("why", "text", "source of the injection, or reason of the refusal or state"),
-        Column("text", "text", "what was injected, noted or said; the new value of what was changed"),
+        Column("text", "text", "injected text, note or message; the new value of a changed setting"),
     ),
 )
 
@@ -158,10 +157,10 @@ FORKS = Table(
         Column("t", "number", "seconds since the run began"),
         Column("arm", "label", "none, neutral or text"),
         Column("replicate", "integer", "number within its arm"),
-        Column("seed", "integer", "of its draws"),
-        Column("text", "text", "what was injected"),
-        Column("injected", "integer", "tokens of the text"),
-        Column("generated", "integer", "tokens of the continuation"),
+        Column("seed", "integer", "seed of its sampler"),
+        Column("text", "text", "injected text"),
+        Column("injected", "integer", "number of injected tokens"),
+        Column("generated", "integer", "number of tokens of the continuation"),
         *_MEASURES,
     ),
 )
@@ -171,10 +170,10 @@ _ORDER = "likeliest first; by id where no probabilities were recorded"
 
 
 def routing_table(experts_per_token: int) -> Table:
-    """One row per token and MoE layer; experts by router probability descending.
+    """Return the table with one row per token and MoE layer; experts by router probability, descending.
 
     Args:
-        experts_per_token: the largest number of a layer; in others the last columns are empty.
+        experts_per_token: largest number over the layers; in other layers the last columns are empty.
     """
     ranks = range(1, experts_per_token + 1)
     return Table(
@@ -183,19 +182,19 @@ def routing_table(experts_per_token: int) -> Table:
         (
             Column("i", "integer", "index of the token"),
             Column("phase", "label", "prefill or decode"),
-            Column("l", "integer", "place of the layer among the MoE layers, from 0"),
-            Column("layer", "integer", "the model's own index of the layer"),
+            Column("l", "integer", "position of the layer among the MoE layers, from 0"),
+            Column("layer", "integer", "index of the layer in the model"),
             *(Column(f"expert_{rank}", "integer", f"id of selection {rank}, {_ORDER}") for rank in ranks),
-            *(Column(f"weight_{rank}", "number", f"what its output was multiplied by, {rank}") for rank in ranks),
-            Column("router_entropy", "number", "over ln E, 0..1"),
+            *(Column(f"weight_{rank}", "number", f"router weight of selection {rank}") for rank in ranks),
+            Column("router_entropy", "number", "divided by ln E, 0..1"),
             Column("router_margin", "number", "first minus second router probability, 0..1"),
-            Column("churn", "number", "1 minus the overlap with the set of the token before, 0..1"),
+            Column("churn", "number", "1 minus the overlap with the expert set of the token before, 0..1"),
         ),
     )
 
 
 def tables(header: Header) -> dict[str, Table]:
-    """All tables that a session may have, by name."""
+    """Return all tables that a session may have, by name."""
     routing = routing_table(RowLayout.of(header.model).width)
     all_tables = (TOKENS, routing, CHUNKS, USAGE, PROBABILITIES, FORKS, EVENTS, VITALS)
     return {table.name: table for table in all_tables}
@@ -205,7 +204,7 @@ def tables(header: Header) -> dict[str, Table]:
 
 
 def token_batch(tokens: TokenArrays) -> Batch:
-    """Rows of `TOKENS`."""
+    """Return rows of `TOKENS`."""
     return {
         "i": masked(tokens.i, np.zeros(len(tokens), np.bool_)),
         "t": tokens.t,
@@ -224,7 +223,7 @@ def token_batch(tokens: TokenArrays) -> Batch:
 
 
 def routing_batch(tokens: TokenArrays, header: Header) -> Batch:
-    """Rows of the routing table, layers of a token together."""
+    """Return rows of the routing table, token by token."""
     size, layers, chosen = tokens.experts.shape
     experts = tokens.experts.reshape(-1, chosen)
     weights = tokens.weights.reshape(-1, chosen)
@@ -242,7 +241,7 @@ def routing_batch(tokens: TokenArrays, header: Header) -> Batch:
 
 
 def probability_batch(tokens: TokenArrays, header: Header) -> Batch | None:
-    """Rows of `PROBABILITIES`; None if these tokens have none."""
+    """Return rows of `PROBABILITIES`; None if these tokens have none."""
     if tokens.probabilities is None:
         return None
     size, layers, experts = tokens.probabilities.shape
@@ -255,8 +254,8 @@ def probability_batch(tokens: TokenArrays, header: Header) -> Batch | None:
     }
 
 
-def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> Iterator[list[Any]]:
-    """Rows of `USAGE` for one phase: `counts [L, E]` selections among `rows [L]` tokens."""
+def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> Iterator[list[Cell]]:
+    """Yield rows of `USAGE` for one phase: `counts [L, E]` selections among `rows [L]` tokens."""
     portions = shares(counts)
     for at, layer in enumerate(header.model.layers):
         for expert in range(header.model.experts):
@@ -266,8 +265,8 @@ def usage_rows(header: Header, phase: str, counts: Ints, rows: Ints) -> Iterator
 # -- rows of other events
 
 
-def rows_of(event: Event | Unknown) -> tuple[str, list[list[Any]]] | None:
-    """The table that an event other than a token has rows in, and these rows."""
+def rows_of(event: Event | Unknown) -> tuple[str, list[list[Cell]]] | None:
+    """Return the table and the rows of an event other than a token; None if it has none."""
     match event:
         case Chunk():
             return "chunks", [_chunk(event)]
@@ -290,17 +289,17 @@ def rows_of(event: Event | Unknown) -> tuple[str, list[list[Any]]] | None:
     return None
 
 
-def chunk_row(chunk: Chunk) -> dict[str, Any]:
-    """A row of `CHUNKS` by column."""
+def chunk_row(chunk: Chunk) -> Mapping[str, Cell]:
+    """Return a row of `CHUNKS` by column."""
     return {column.name: value for column, value in zip(CHUNKS.columns, _chunk(chunk), strict=True)}
 
 
-def _chunk(chunk: Chunk) -> list[Any]:
+def _chunk(chunk: Chunk) -> list[Cell]:
     facts = [chunk.index, chunk.context, chunk.first, chunk.last, chunk.tokens, chunk.partial, chunk.warm_up]
     return [*facts, *_measures(chunk.signals, chunk.pressures), chunk.residual, chunk.pause]
 
 
-def _fork(fork: Fork) -> list[Any]:
+def _fork(fork: Fork) -> list[Cell]:
     facts = [fork.i, fork.t, fork.arm, fork.replicate, fork.seed, fork.text, len(fork.injected), len(fork.generated)]
     return [*facts, *_measures(fork.signals, fork.pressures)]
 
@@ -312,7 +311,7 @@ def _measures(signals: Signals | None, pressures: Pressures | None) -> list[floa
     ]
 
 
-def _vitals(vitals: Vitals) -> list[Any]:
+def _vitals(vitals: Vitals) -> list[Cell]:
     hottest = max(vitals.temperatures, key=lambda each: each.celsius, default=None)
     pressure = vitals.pressure
     memory = VITALS.columns[1:8]
@@ -332,12 +331,12 @@ def _changes(change: Change) -> list[tuple[str, str]]:
     return [*found, *sampling]
 
 
-def _ids(values: Ints) -> Any:
+def _ids(values: Ints) -> Array:
     return masked(values, values == ABSENT)
 
 
 def _mean_of_known(values: Floats) -> Floats:
-    """Mean over layers `[T]` of what is not NaN; NaN where nothing is known."""
+    """Return the mean over layers `[T]` of values that are not NaN; NaN if all are."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         result: Floats = np.where(known, values, 0.0).sum(-1) / known.sum(-1)

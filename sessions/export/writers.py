@@ -1,13 +1,14 @@
-"""Files of tables. Every writer takes a table in batches and holds no more than one of them in memory."""
+"""Writers of table files. Every writer takes a table in batches and holds at most one of them in memory."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, Literal, Protocol, cast
 
 import msgspec
@@ -15,19 +16,19 @@ import numpy as np
 
 from moe_watch.backends.extras import install_command
 from moe_watch.routing.errors import UserError
-from moe_watch.sessions.export.columns import Batch, Column, Kind, Table, Values
+from moe_watch.sessions.export.columns import Array, Batch, Cell, Column, Kind, Table, Values
 
 Form = Literal["parquet", "csv", "npz", "json"]
 FORMS: tuple[Form, ...] = ("parquet", "csv", "npz", "json")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a cell for a formula."""
+"""First characters of a cell that a spreadsheet reads as a formula."""
 LABEL_CHARACTERS = 24
 """Longest label; `multistep_chunk_complete` is."""
 
 
 class Writer(Protocol):
-    """One table's file in the making."""
+    """Writer of one table's file."""
 
     def write(self, batch: Batch) -> None:
         """Append rows.
@@ -45,13 +46,13 @@ class Writer(Protocol):
 
 
 def writer(form: Form, path: Path, table: Table, *, spreadsheet: bool = False) -> Writer:
-    """A writer for an existing, empty file.
+    """Return a writer for an existing, empty file.
 
     Args:
-        form: its format.
+        form: format of the file.
         path: the file.
-        table: whose rows will come.
-        spreadsheet: in CSV, put an apostrophe before text that a spreadsheet would take for a formula.
+        table: the table to write.
+        spreadsheet: in CSV, put an apostrophe before text that a spreadsheet would read as a formula.
 
     Raises:
         UserError: a library that this format needs is not installed.
@@ -65,7 +66,7 @@ def writer(form: Form, path: Path, table: Table, *, spreadsheet: bool = False) -
 
 
 def check_form(form: Form) -> None:
-    """Say at once if a format cannot be written here.
+    """Check that a format can be written here, before any work.
 
     Raises:
         UserError: a library that it needs is not installed.
@@ -74,7 +75,7 @@ def check_form(form: Form) -> None:
         _pyarrow()
 
 
-def _pyarrow() -> Any:
+def _pyarrow() -> ModuleType:
     try:
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
@@ -86,7 +87,7 @@ def _pyarrow() -> Any:
 
 
 class ParquetWriter:
-    """Parquet, one row group per batch."""
+    """Writer of Parquet, one row group per batch."""
 
     def __init__(self, path: Path, table: Table) -> None:
         arrow = self._arrow = _pyarrow()
@@ -109,7 +110,7 @@ class ParquetWriter:
     def close(self) -> None:
         self._file.close()
 
-    def _column(self, values: Values, kind: Any) -> Any:
+    def _column(self, values: Values, kind: object) -> object:
         if isinstance(values, list):
             return self._arrow.array(values, kind)
         absent = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else np.isnan(values)
@@ -117,7 +118,7 @@ class ParquetWriter:
 
 
 class CsvWriter:
-    """CSV after RFC 4180, UTF-8: text in quotes, null as nothing between two commas."""
+    """Writer of CSV by RFC 4180, UTF-8: text in quotes, null as an empty cell."""
 
     def __init__(self, path: Path, table: Table, *, spreadsheet: bool) -> None:
         self._table = table
@@ -149,7 +150,7 @@ _CELLS: dict[Kind, Callable[[Any], str]] = {"integer": str, "number": repr, "tru
 
 
 class JsonWriter:
-    """A JSON list of objects, one on each line."""
+    """Writer of a JSON list of objects, one on each line."""
 
     def __init__(self, path: Path, table: Table) -> None:
         self._names = [column.name for column in table.columns]
@@ -169,10 +170,10 @@ class JsonWriter:
 
 
 class NpzWriter:
-    """NumPy arrays by column, -1 and NaN for null.
+    """Writer of NumPy arrays by column, -1 and NaN for null.
 
-    An array's length stands at its beginning, so values are kept in temporary files until all are there. Text is
-    stored as its bytes in UTF-8, and `NAME_end`, where each row's text ends in them.
+    A `.npy` file begins with the array's length, so values are kept in temporary files until all are known. Text is
+    stored as its UTF-8 bytes, and `NAME_end` with the end of each row's text in them.
     """
 
     def __init__(self, path: Path, table: Table) -> None:
@@ -222,19 +223,19 @@ _DTYPES: dict[Kind, np.dtype[Any]] = {
 
 
 class _GrowingArray:
-    """One array whose length is not known yet, in a temporary file without a name."""
+    """One array of unknown length, in an unnamed temporary file."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
         self.length = 0
         self._file = tempfile.TemporaryFile(prefix="moe-watch-")  # noqa: SIM115 - closed by `close`
 
-    def append(self, values: np.ndarray[Any, Any]) -> None:
+    def append(self, values: Array) -> None:
         self._file.write(np.ascontiguousarray(values, self.dtype).tobytes())
         self.length += len(values)
 
     def write_to(self, file: IO[bytes]) -> None:
-        """The array as a `.npy` file."""
+        """Write the array as a `.npy` file."""
         described = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
@@ -248,17 +249,17 @@ class _GrowingArray:
         self._file.close()
 
 
-def optional(values: Values) -> list[Any]:
-    """Values with None for null."""
+def optional(values: Values) -> Sequence[Cell]:
+    """Return values with None for null."""
     if isinstance(values, list):
         return values
-    found: list[Any] = values.tolist()
+    found: list[Cell] = values.tolist()
     if isinstance(values, np.ma.MaskedArray):
         return found
     return [None if value != value else value for value in found] if np.isnan(values).any() else found
 
 
-def _filled(values: Values) -> np.ndarray[Any, Any]:
+def _filled(values: Values) -> Array:
     if isinstance(values, list):
         return np.array(["" if value is None else value for value in values], f"<U{LABEL_CHARACTERS}")
     if isinstance(values, np.ma.MaskedArray):

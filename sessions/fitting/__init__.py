@@ -1,1 +1,1 @@
-"""Half-life fits of session files and of bare number series."""
+"""Half-life fits of session files and of P_mid series."""

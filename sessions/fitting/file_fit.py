@@ -1,4 +1,4 @@
-"""The half-life of what is in a file: a session, whose chunks are computed again, or a bare series."""
+"""Half-life fit of a file: a session, with recomputed chunks, or a P_mid series."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from moe_watch.routing.half_life.series import ContextSeries, MidSeries
 from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED, WARM_UP_CHUNKS
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.routing.pressure.missing_signals import lacking_signals
-from moe_watch.sessions.fitting.bare_series import PressureSeries, parse_series, read_content
+from moe_watch.sessions.fitting.pressure_series import PressureSeries, parse_series, read_content
 from moe_watch.sessions.reading.multipart import RunReader, shown
 from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.recompute import Beginnings
 
 SNIFFED = 4096
-"""Bytes in which a session shows that it is one."""
+"""Number of first bytes by which a session is recognised."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileFit:
-    """The half-life of a file's series."""
+    """Half-life fit of a file's series."""
 
     fit: Fit
     collapse: EntropyCollapse | None
-    """Of router entropy over the same chunks, where the file has it."""
+    """Collapse of router entropy over the same chunks, if the file has it."""
     warnings: list[str] = field(default_factory=list)
-    """What a reader should know about the file, one line each."""
+    """Warnings about the file for the user, one line each."""
     context: int = 0
-    """Number of the context that was fitted, from 0."""
+    """Number of the fitted context, from 0."""
     contexts: Sequence[ContextSeries] = ()
-    """All contexts of a session; empty for a bare series."""
+    """All contexts of a session; empty for a P_mid series."""
 
 
 class RecordedSeries(MidSeries):
-    """The mid-pressure series of a recording, between whose files some of the run may be missing.
+    """The mid-pressure series of a recording, with gaps where chunks are missing between its files.
 
     Args:
-        mode: the pressure mode that the chunks are in.
+        mode: pressure mode of the chunks.
     """
 
     def __init__(self, mode: str) -> None:
         super().__init__(mode)
         self.gaps: list[tuple[int, int]] = []
-        """First and last index of chunks that lie between others and are in no file."""
+        """First and last index of each stretch of chunks that is in no file."""
         self._beginnings = Beginnings()
         self._next: int | None = None
-        """Index of the chunk that comes next, if none is missing."""
+        """Index of the next chunk, if none is missing."""
 
     def feed(self, item: StreamItem) -> bool:
-        """Take in one item; returns whether it made the series longer."""
+        """Add one item; return whether the series became longer."""
         if self._beginnings.see(item) and not self.current.mid:
-            self._begun = False  # nothing is measured yet: whether the start is known depends on this keyframe
+            self._begun = False  # no chunk is measured yet: this keyframe decides whether the start is known
         if isinstance(item, Chunk):
             if self._next is not None and item.index > self._next:
                 self.gaps.append((self._next, item.index - 1))
@@ -65,13 +65,13 @@ class RecordedSeries(MidSeries):
         return super().feed(item)
 
     def warnings(self, path: Path, fit: Fit | None) -> list[str]:
-        """What a reader of a fit to this series should know, one line each."""
+        """Return warnings about a fit of this series, one line each."""
         if not self.gaps:
             return []
         gaps = ", ".join(_stretch(*gap) for gap in self.gaps)
         said = [
-            f"{path}: chunks {gaps} are in no file: the curve is fitted around them; noise, and what the reference "
-            "counts, take the chunks on either side for successive"
+            f"{path}: chunks {gaps} are in no file: the curve is fitted around them; the noise model and the "
+            "reference's counts treat the chunks on either side as successive"
         ]
         within = None if fit is None or fit.half_life is None else self._within(fit.first + fit.half_life)
         crossed = None if fit is None or fit.crossing is None else self._within(fit.crossing)
@@ -82,7 +82,7 @@ class RecordedSeries(MidSeries):
         return said
 
     def _within(self, position: float) -> tuple[int, int] | None:
-        """The stretch that a position lies in, or that it is the first observed one behind."""
+        """Return the gap that contains a position, or that ends just before it."""
         return next((gap for gap in self.gaps if gap[0] - 1 < position <= gap[1] + 1), None)
 
 
@@ -95,7 +95,7 @@ def fit_file(path: Path, mode: str | None = None, context: int | None = None) ->
 
     Args:
         path: a session, CSV, a JSON list, or JSON of ChronoMoE's measurement.
-        mode: the pressure mode: of a session, the one to compute (its own by default); of a series, the one it is in.
+        mode: pressure mode: for a session, the mode to compute (by default the session's); for a series, its mode.
         context: number of the context to fit, from 0; by default the newest one that is long enough.
 
     Raises:
@@ -106,7 +106,7 @@ def fit_file(path: Path, mode: str | None = None, context: int | None = None) ->
     if is_session(read_content(path, SNIFFED)):
         return _fit_session(path, mode, context)
     if context is not None:
-        raise UserError(f"{path}: a bare series has no contexts", advice="leave --context out")
+        raise UserError(f"{path}: a P_mid series has no contexts", advice="leave --context out")
     series = parse_series(read_content(path), str(path))
     try:
         return _fit_series(series, mode)
@@ -115,18 +115,18 @@ def fit_file(path: Path, mode: str | None = None, context: int | None = None) ->
 
 
 def session_series(reader: SessionReader, mode: str | None = None) -> RecordedSeries:
-    """The mid-pressure series of a session, computed from its tokens.
+    """Return the mid-pressure series of a session, computed from its tokens.
 
     Args:
-        reader: at its beginning; it is read to its end.
-        mode: the pressure mode to compute, the session's own by default.
+        reader: reader at its beginning; it is read to its end.
+        mode: pressure mode to compute; by default the session's.
 
     Raises:
         UserError: the file is damaged.
     """
     instruments, beginnings = Instruments(reader.header, mode, keyframes=False), Beginnings()
     series = RecordedSeries(instruments.mode)
-    counted = 0  # chunks before this one cannot be computed, and are taken as recorded
+    counted = 0  # chunks before this one cannot be recomputed, and are taken as recorded
     for event in reader:
         if beginnings.see(event) and isinstance(event, Keyframe):
             counted = event.chunks if instruments.mode == reader.header.pressure else 0
@@ -139,7 +139,7 @@ def session_series(reader: SessionReader, mode: str | None = None) -> RecordedSe
 
 
 def is_session(beginning: bytes) -> bool:
-    """Whether a file begins as one of moe-watch's own does, whole or damaged."""
+    """Return whether a file begins as a session of moe-watch does, whole or damaged."""
     first = beginning.lstrip().split(b"\n", 1)[0]
     return first.startswith(b"{") and b'"event"' in first
 
@@ -177,9 +177,9 @@ def chosen_context(series: MidSeries, context: int | None, path: Path) -> Contex
 
 
 def _advice(reader: RunReader) -> str:
-    """What to do where nothing can be fitted."""
+    """Return the advice for a file without a series to fit."""
     if reader.header.continues is not None:
-        return f"fit {shown(reader.header.continues.file)}, which it goes on with"
+        return f"fit {shown(reader.header.continues.file)}, which it continues"
     return f"record a longer run from its beginning; the first {WARM_UP_CHUNKS} chunks are warm-up"
 
 

@@ -1,1 +1,1 @@
-"""Routing that other programs recorded, as session files. What a format lacks stays absent."""
+"""Import of traces of other programs as session files. Data that a format lacks stays absent."""

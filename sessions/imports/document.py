@@ -1,12 +1,13 @@
-"""A foreign file, opened once: which kind of file it is, by its content, and what is in it."""
+"""A file of another program, opened once: its kind, detected by content, and its decoded content."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from moe_watch.backends.model_files.gguf import MAGIC as GGUF
 from moe_watch.routing.errors import UserError
@@ -25,41 +26,51 @@ from moe_watch.sessions.imports.safe_loading import (
 Kind = Literal["gguf", "arrays", "tensors", "json", "json lines", "events", "text", "bytes"]
 
 MAX_TEXT = 1 << 30
-"""Bytes of a file of text; decoded JSON takes some ten times as much memory."""
+"""Bytes of a text file; decoded JSON takes some ten times the memory."""
 PYTORCH = (".pt", ".pth")
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
 LONGEST_HEADER = 100_000_000
 """Bytes of a safetensors header; the limit that the format itself sets."""
 EVENT = re.compile(r"(?:data|event|id|retry)?:")
-"""The beginning of a line of server-sent events."""
+"""Beginning of a line of server-sent events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file and its content."""
+    """A file and its decoded content."""
 
     path: Path
     kind: Kind
-    value: Any = None
-    """Decoded JSON; of JSON Lines and server-sent events, the list of all; arrays, or arrays by name."""
+    value: object = None
+    """Decoded JSON; of JSON Lines and server-sent events, the list of all; an array, or arrays by name."""
     text: str = ""
-    """Of a file of text that is not JSON; lines end with a line feed."""
+    """Content of a text file that is not JSON; lines end with a line feed."""
     data: bytes = b""
-    """Of a file of bytes that no kind is known of."""
+    """Content of a binary file of unknown kind."""
 
     @property
-    def records(self) -> list[Any]:
-        """The objects of JSON Lines, of a JSON list, or the only one."""
+    def records(self) -> list[object]:
+        """The objects of JSON Lines or of a JSON list; of other content, the only object."""
         return self.value if isinstance(self.value, list) else [self.value]
 
-    def has(self, *keys: str) -> bool:
-        """Return whether the first object of JSON, or the arrays, have all these names."""
+    @property
+    def first(self) -> Mapping[str, object]:
+        """The first object of JSON, or the arrays by name; empty if the file has neither."""
         first = self.records[0] if self.records else None
-        return isinstance(first, dict) and all(key in first for key in keys)
+        return first if isinstance(first, dict) else {}
+
+    @property
+    def mapping(self) -> Mapping[str, object] | None:
+        """The only object of JSON, or the arrays by name; None if the file has neither."""
+        return self.value if isinstance(self.value, dict) else None
+
+    def has(self, *keys: str) -> bool:
+        """Return whether the first object of JSON, or the arrays by name, have all these keys."""
+        return all(key in self.first for key in keys)
 
 
 def open_document(path: Path) -> Document:
-    """Open a foreign file.
+    """Open a file of another program.
 
     Raises:
         UserError: it cannot be read, is empty, or is damaged.
@@ -82,7 +93,7 @@ def open_document(path: Path) -> Document:
 
 def _of_zip(path: Path) -> Document:
     content = read_bytes(path)
-    if is_pytorch(content) or path.suffix in PYTORCH:  # the name decides only where the archive is damaged
+    if is_pytorch(content) or path.suffix in PYTORCH:  # the name matters only for a damaged archive
         return Document(path, "arrays", read_pt(path))
     return Document(path, "arrays", read_npz(content, str(path)))
 
@@ -118,8 +129,8 @@ def _of_json(path: Path, text: str) -> Document:
     return Document(path, "json lines", _lines(path, text))
 
 
-def _lines(path: Path, text: str) -> list[Any]:
-    found = []
+def _lines(path: Path, text: str) -> list[object]:
+    found: list[object] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -130,9 +141,9 @@ def _lines(path: Path, text: str) -> list[Any]:
     return found
 
 
-def _events(path: Path, text: str) -> list[Any]:
-    """The JSON of server-sent events, as `curl -N` saves them."""
-    found = []
+def _events(path: Path, text: str) -> list[object]:
+    """Return the decoded JSON of server-sent events, as `curl -N` saves them."""
+    found: list[object] = []
     for number, line in enumerate(text.split("\n"), 1):
         data = line.removeprefix("data:").strip()
         if line.startswith("data:") and data and data != "[DONE]":

@@ -1,7 +1,7 @@
-"""The table of routing formats: each is read, read when told more, or recognised and refused, with the reason.
+"""Table of trace formats: each is read, read with options, or recognised and refused, with the reason.
 
-A format is recognised by what is in a file, never by its name. The order matters where one form is a special case of
-another: the first that recognises a file has it. docs/data.md has the same table; a test compares them.
+A format is detected by a file's content, never by its name. The order matters where one format is a special case of
+another: the first that recognises a file reads it. docs/data.md has the same table; a test compares them.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from typing import Literal
 from moe_watch.sessions.imports.document import Document
 from moe_watch.sessions.imports.readers import (
     colibri,
+    csv_tables,
     imatrix,
-    others,
-    profiles,
-    records,
+    json_lines,
+    profiler_json,
+    refused_files,
     responses,
     sglang,
-    tables,
     tensorrt,
 )
 from moe_watch.sessions.imports.traces import ImportOptions, Trace
 
-Status = Literal["read", "asks", "refused"]
-STATUSES: dict[Status, str] = {"read": "read", "asks": "read when told more", "refused": "refused"}
-OF_ANSWERS = frozenset({"run", "choice", "start", "dtype"})
+Status = Literal["read", "options", "refused"]
+STATUSES: dict[Status, str] = {"read": "read", "options": "read with options", "refused": "refused"}
+RESPONSE_OPTIONS = frozenset({"run", "choice", "start", "dtype"})
 EXPERTS, CHOSEN = "`--experts`", "`--experts-per-token`"
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format of another program."""
+    """One trace format."""
 
     name: str
-    """For `--from`, and in messages."""
+    """Name for `--from` and in messages."""
     title: str
-    """Whose it is and what it looks like."""
+    """Program that writes it, and its layout."""
     reason: str
-    """Options that it needs, what else may be asked, or why it is refused."""
+    """Options that it needs or may need, or the reason of its refusal."""
     recognise: Callable[[Document], bool]
     read: Callable[[Document, ImportOptions], Trace] | None = None
     """None if it is refused."""
     advice: str = ""
     """Advice for the user, if it is refused."""
     needs: tuple[str, ...] = ()
-    """Options that are always needed."""
+    """Options that it always needs."""
     takes: frozenset[str] = frozenset()
-    """Options beside those of every format that it can use; others are refused, not ignored."""
+    """Options that it accepts beyond the options of every format; others are refused, not ignored."""
 
     @property
     def status(self) -> Status:
-        """Return "read", or what is in the way of reading it as it is."""
+        """Return whether it is read, read with options, or refused."""
         if self.read is None:
             return "refused"
-        return "asks" if self.needs else "read"
+        return "options" if self.needs else "read"
 
 
 FORMATS: tuple[Format, ...] = (
@@ -63,14 +63,14 @@ FORMATS: tuple[Format, ...] = (
         "session",
         "moe-watch's own session file",
         "it is a session already",
-        others.is_session,
+        refused_files.is_session,
         advice="replay it, or export it",
     ),
     Format(
         "chronomoe",
         "ChronoMoE's measurement (`trajectory.mid_pressures`), JSON",
-        "a series of pressures has no routing; `fit` and `compare` read it",
-        others.is_pressure_series,
+        "a P_mid series has no routing; `fit` and `compare` read it",
+        refused_files.is_pressure_series,
         advice="run `moe-watch fit` on it",
     ),
     Format(
@@ -86,78 +86,78 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "verifiers",
         "verifiers' runs: turns with `prompt_ids`, `completion_ids` and `routed_experts`; JSON, JSON Lines",
-        "`--experts`; of several turns, `--run`",
+        "`--experts`; with several turns, `--run`",
         responses.is_verifiers,
         responses.read_verifiers,
         needs=(EXPERTS,),
-        takes=OF_ANSWERS,
+        takes=RESPONSE_OPTIONS,
     ),
     Format(
         "sglang-response",
-        "SGLang's answer: `routed_experts` in `meta_info`, `sgl_ext` or `sglext`, base64 of int32; JSON, JSON Lines, "
+        "SGLang's response: `routed_experts` in `meta_info`, `sgl_ext` or `sglext`, base64 of int32; JSON, JSON Lines, "
         "server-sent events",
-        "`--experts`, and `--layers` or `--experts-per-token` for its shape; of several answers, `--run`",
+        "`--experts`, and `--layers` or `--experts-per-token` for its shape; with several responses, `--run`",
         responses.is_sglang,
         responses.read_sglang,
         needs=(EXPERTS, CHOSEN),
-        takes=OF_ANSWERS,
+        takes=RESPONSE_OPTIONS,
     ),
     Format(
         "vllm",
-        "vLLM's answer, also through gateways and Dynamo: `routed_experts` as base64 of `.npy`, lists, or "
+        "vLLM's response, also through gateways and Dynamo: `routed_experts` as base64 of `.npy`, lists, or "
         "`{data, shape, dtype, start}`; JSON, JSON Lines; or `.npy`, `.npz` of [tokens, layers, top-k]",
-        "`--experts`; bare base64: `--dtype`, `--layers`, `--experts-per-token`; of several answers, `--run`, of "
+        "`--experts`; bare base64: `--dtype`, `--layers`, `--experts-per-token`; with several responses, `--run`, with "
         "several choices, `--choice`",
         responses.is_vllm,
         responses.read_vllm,
         needs=(EXPERTS,),
-        takes=OF_ANSWERS,
+        takes=RESPONSE_OPTIONS,
     ),
     Format(
         "stream",
         "a stream of server-sent events without routing, as `curl -N` saves it",
-        "vLLM and SGLang's chat send routed experts with whole answers, not in the stream's text",
+        "vLLM and SGLang's chat send routed experts with whole responses, not in the stream's text",
         responses.is_stream,
-        advice="ask again without `stream`",
+        advice="send the request again without `stream`",
     ),
     Format(
         "megatron",
         "Megatron-LM's RouterTracer: `step`, `layer`, `rank`, `top_indices`; JSON Lines",
         "`--experts`; batches of several sequences are counts",
-        records.is_step_lines,
-        records.read_step_lines,
+        json_lines.is_step_lines,
+        json_lines.read_step_lines,
         needs=(EXPERTS,),
     ),
     Format(
         "moe-trace",
         "moe-trace: `phase`, `token_index`, `layer`, `expert_ids`; JSON Lines",
         "`--experts`",
-        records.is_token_lines,
-        records.read_token_lines,
+        json_lines.is_token_lines,
+        json_lines.read_token_lines,
         needs=(EXPERTS,),
     ),
     Format(
         "moe-vis",
         "moe-vis' trace of Ollama: `layer`, `experts`, and lines of `wlayer`; JSON Lines",
         "`--experts`; batches of several sequences are counts",
-        records.is_call_lines,
-        records.read_call_lines,
+        json_lines.is_call_lines,
+        json_lines.read_call_lines,
         needs=(EXPERTS,),
     ),
     Format(
         "atlas",
         "an atlas of routing: `prompts` with `tokens` and `routing`; JSON",
-        "`--experts` if `num_experts` is not there; of several prompts, `--run`",
-        profiles.is_atlas,
-        profiles.read_atlas,
+        "`--experts` if `num_experts` is missing; with several prompts, `--run`",
+        profiler_json.is_atlas,
+        profiler_json.read_atlas,
         takes=frozenset({"run"}),
     ),
     Format(
         "profile",
         "a profile of activation counts: `activation_counts` by layer; JSON",
-        "`--experts-per-token` if `top_k` is not there",
-        profiles.is_profile,
-        profiles.read_profile,
+        "`--experts-per-token` if `top_k` is missing",
+        profiler_json.is_profile,
+        profiler_json.read_profile,
         needs=(CHOSEN,),
     ),
     Format(
@@ -170,7 +170,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "tensorrt-llm-meta",
         "TensorRT-LLM's `meta_info.json`",
-        "it has the numbers of experts, and no counts",
+        "it has the numbers of experts but no counts",
         tensorrt.is_meta,
         advice="give rank0.safetensors beside it",
     ),
@@ -184,7 +184,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "imatrix-dat",
         "llama.cpp's importance matrix in its older form, `imatrix.dat`",
-        "it has sums of squares, and no counts per expert",
+        "it has sums of squares but no counts per expert",
         imatrix.is_legacy,
         advice="write it again with llama-imatrix --output-format gguf",
     ),
@@ -192,33 +192,33 @@ FORMATS: tuple[Format, ...] = (
         "bigmoeonedge",
         "BigMoeOnEdge's route trace: comments, then `turn,phase,step,layer,slot,expert,…`, or "
         "`phase,token,layer,rank,expert` of llama.cpp's forks; CSV",
-        "of several turns, `--run`; without its comments, `--experts`",
-        tables.is_slots,
-        tables.read_slots,
+        "with several turns, `--run`; without its comments, `--experts`",
+        csv_tables.is_slots,
+        csv_tables.read_slots,
         takes=frozenset({"run"}),
     ),
     Format(
         "csv",
         "`token,layer,expert_1,expert_2,…`, also `phase`; the table `routing` of an export; CSV",
         "`--experts`; without `phase`, `--prompt-tokens`; with one `expert` in each row, `--experts-per-token`",
-        tables.is_wide,
-        tables.read_wide,
+        csv_tables.is_wide,
+        csv_tables.read_wide,
         needs=(EXPERTS,),
     ),
     Format(
         "layer-expert",
         "llama.cpp's moe-trace: `layer,expert`, a row per selection; CSV",
-        "`--experts`, `--experts-per-token`; only counts, for rows do not tell tokens apart",
-        tables.is_selections,
-        tables.read_selections,
+        "`--experts`, `--experts-per-token`; only counts: rows do not name their tokens",
+        csv_tables.is_selections,
+        csv_tables.read_selections,
         needs=(EXPERTS, CHOSEN),
     ),
     Format(
         "layer-expert-count",
         "SGLang's recorder of early 2025: `layer_id,expert_id,count`; CSV",
         "`--experts`, `--experts-per-token`",
-        tables.is_counts,
-        tables.read_counts,
+        csv_tables.is_counts,
+        csv_tables.read_counts,
         needs=(EXPERTS, CHOSEN),
     ),
     Format(
@@ -240,21 +240,21 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "packed",
         "a compressed file (gzip, zstd) or Parquet",
-        "only what is in it can be read",
-        others.is_packed,
+        "only its unpacked content can be read",
+        refused_files.is_packed,
         advice="unpack it, or write it as CSV",
     ),
 )
-"""In the order in which they are tried."""
+"""Formats, in the order in which they are tried."""
 
 READABLE: tuple[str, ...] = tuple(each.name for each in FORMATS if each.read is not None)
 
 
 def recognised(document: Document) -> Format | None:
-    """Return the format that a document is of; None if none recognises it."""
+    """Return the format of a document; None if no format recognises it."""
     return next((each for each in FORMATS if each.recognise(document)), None)
 
 
 def named(name: str) -> Format | None:
-    """Return the format of this name that can be read."""
+    """Return the readable format of this name; None if there is none."""
     return next((each for each in FORMATS if each.name == name and each.read is not None), None)

@@ -1,4 +1,4 @@
-"""Bytes, arrays and tensors out of files that came from anywhere. Nothing in them is ever executed."""
+"""Loading of bytes, arrays and tensors from untrusted files. Nothing in them is ever executed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moe_watch.routing.errors import UserError, system_error
 from moe_watch.sessions.reading.multipart import shown
 
 MAX_BYTES = 4 * 1024**3
-"""Of a file, and of an array in one: all of it is held in memory."""
+"""Size limit of a file, and of an array in one: all of it is held in memory."""
 NUMPY = b"\x93NUMPY"
 ZIP = b"PK\x03\x04"
 BROKEN_ZIP = (
@@ -35,11 +35,11 @@ BROKEN_ZIP = (
     OverflowError,
     MemoryError,
 )
-"""What `zipfile` raises over a damaged file."""
+"""Errors that `zipfile` raises for a damaged file."""
 SAFE_PT = "numpy.savez('dump.npz', logical_count=torch.load('dump.pt', weights_only=True)['logical_count'].cpu())"
-"""How to get the counts out of a file of PyTorch where there is PyTorch."""
+"""Command that converts the counts in a PyTorch file, where PyTorch is installed."""
 SAFE_TORCH = (2, 6)
-"""The first PyTorch whose `weights_only` keeps a file from running code (CVE-2025-32434)."""
+"""First PyTorch version in which `weights_only` keeps a file from running code (CVE-2025-32434)."""
 NAME_IN_PICKLE_ZIP = "data.pkl"
 SAFETENSORS_TYPES = {
     "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
@@ -70,13 +70,13 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_start(path: Path, length: int = 64) -> bytes:
-    """Read a file's first bytes. FIFOs and devices, which may have no end or no writer, are not opened for reading.
+    """Read a file's first bytes. FIFOs and devices, which may have no end or no writer, are not read.
 
     Raises:
         UserError: it cannot be read, or is not a regular file.
     """
     try:
-        # A FIFO without a writer would block, and a terminal would become this process's own.
+        # A FIFO without a writer would block, and a terminal would become the process's controlling terminal.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             _require_regular(path, os.fstat(descriptor).st_mode)
@@ -99,7 +99,7 @@ def read_npz(content: bytes, where: str) -> dict[str, Array]:
     """Read the arrays of an `.npz` file, by name.
 
     Raises:
-        UserError: it holds something else, or more than fits.
+        UserError: it holds anything but arrays of numbers, or unpacks to more than `MAX_BYTES`.
     """
     found: dict[str, Array] = {}
     try:
@@ -110,22 +110,22 @@ def read_npz(content: bytes, where: str) -> dict[str, Array]:
                 if name.endswith(".npy"):
                     found[name.removesuffix(".npy")] = read_npy(archive.read(name), f"{where}, {shown(name[:60])}")
     except BROKEN_ZIP as error:
-        raise UserError(f"{where}: no whole .npz file ({error})", advice="write it again") from error
+        raise UserError(f"{where}: damaged .npz file ({error})", advice="write it again") from error
     return found
 
 
 def read_npy(content: bytes, where: str) -> Array:
-    """Read the array of an `.npy` file; one of Python objects is refused.
+    """Read the array of an `.npy` file; an array of Python objects is refused.
 
     Raises:
-        UserError: it is no array of numbers.
+        UserError: it is not an array of numbers.
     """
     file: IO[bytes] = io.BytesIO(content)
     try:
         found = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # a damaged header is parsed as Python: tokens, syntax, types and sizes may all be wrong
+    except Exception as error:  # NumPy parses the header as Python: tokens, syntax, types and sizes may all be wrong
         reason = " ".join(str(error).split())
-        raise UserError(f"{where}: no array of numbers ({reason})", advice="write it with numpy.save") from error
+        raise UserError(f"{where}: not an array of numbers ({reason})", advice="write it with numpy.save") from error
     return numbers(found, where)
 
 
@@ -133,16 +133,16 @@ def read_safetensors(content: bytes, where: str) -> dict[str, Array]:
     """Read the tensors of a safetensors file, by name.
 
     Raises:
-        UserError: it is damaged, or holds something else than integers and float32 or float64 numbers.
+        UserError: it is damaged, or holds other types than integers, float32 and float64.
     """
     length = int.from_bytes(content[:8], "little")
     data = memoryview(content)[8 + length :]
     try:
-        header = msgspec.json.decode(content[8 : 8 + length], type=dict[str, dict[str, Any]])
+        header = msgspec.json.decode(content[8 : 8 + length], type=dict[str, dict[str, object]])
         header.pop("__metadata__", None)
         entries = msgspec.convert(header, dict[str, _TensorEntry])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{where}: no safetensors header ({error})", advice="write it again") from error
+        raise UserError(f"{where}: damaged safetensors header ({error})", advice="write it again") from error
     return {name: _tensor(entry, data, f"{where}, {shown(name[:60])}") for name, entry in entries.items()}
 
 
@@ -162,7 +162,7 @@ def _tensor(entry: _TensorEntry, data: memoryview, where: str) -> Array:
 
 
 def is_pytorch(content: bytes) -> bool:
-    """Return whether a zip archive is a file of PyTorch: it holds a pickle."""
+    """Return whether a zip archive is a PyTorch file: it holds a pickle."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return any(name.endswith(NAME_IN_PICKLE_ZIP) for name in archive.namelist())
@@ -170,24 +170,24 @@ def is_pytorch(content: bytes) -> bool:
         return False
 
 
-def read_pt(path: Path) -> Any:
-    """Read a file of PyTorch, tensors as arrays. Loaded with `weights_only`: such files are programs otherwise.
+def read_pt(path: Path) -> object:
+    """Read a PyTorch file, tensors as arrays. It is loaded with `weights_only`: otherwise such a file can run code.
 
     Raises:
-        UserError: PyTorch is missing or too old, or the file holds more than tensors and plain values.
+        UserError: PyTorch is not installed or too old, or the file holds more than tensors and plain values.
     """
     try:
         import torch
     except ImportError as error:
-        advice = f'where it is, run: python -c "import numpy, torch; {SAFE_PT}"'
-        raise UserError(f"{path}: a file of PyTorch, which is not installed", advice=advice) from error
+        advice = f'where PyTorch is installed, run: python -c "import numpy, torch; {SAFE_PT}"'
+        raise UserError(f"{path}: a PyTorch file, but PyTorch is not installed", advice=advice) from error
     _require_safe_torch(path, str(torch.__version__))
     try:
         return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except UserError:
         raise
-    except Exception as error:  # PyTorch names no errors of its own; whatever is wrong, the file cannot be used
-        what = f"{path}: PyTorch does not load it safely: it is cut off, or holds more than tensors and plain values"
+    except Exception as error:  # PyTorch raises errors of any type; with any of them the file is unusable
+        what = f"{path}: PyTorch cannot load it safely: it is cut off, or holds more than tensors and plain values"
         raise UserError(what, advice="save the tensors alone") from error
 
 
@@ -200,12 +200,12 @@ def _require_safe_torch(path: Path, version: str) -> None:
     found = re.match(r"(\d+)\.(\d+)", version)
     if found is None or (int(found[1]), int(found[2])) < SAFE_TORCH:
         least = ".".join(map(str, SAFE_TORCH))
-        what = f"{path}: a file of PyTorch, and PyTorch {version} may run code that is hidden in one"
+        what = f"{path}: a PyTorch file, and PyTorch {version} may run code that is hidden in one"
         raise UserError(what, advice=f"install PyTorch {least} or newer")
 
 
-def _plain(value: Any) -> Any:
-    """Tensors as arrays, in lists and dictionaries."""
+def _plain(value: object) -> object:
+    """Return tensors as arrays, also in lists and dictionaries."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -214,10 +214,10 @@ def _plain(value: Any) -> Any:
 
 
 def numbers(found: Array, where: str) -> Array:
-    """Return the array if it is one of numbers.
+    """Return the array if it holds numbers.
 
     Raises:
-        UserError: it is not.
+        UserError: it holds other values.
     """
     if found.dtype.kind not in "iuf":
         raise UserError(f"{where}: {found.dtype} instead of numbers", advice="see docs/data.md for the formats")

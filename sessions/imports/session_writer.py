@@ -1,7 +1,7 @@
-"""An imported trace as a session file: a header that says what is there, and only events that can be had.
+"""Writer of imported traces as session files: a header that names absent data, and only events with known data.
 
-Routing per token becomes tokens. Counts become keyframes, one for each step that was counted: the state of a run after
-tokens that nobody recorded, so that no token is made up.
+Routing per token becomes token events. Counts become keyframes, one for each counted step: the state of a run after
+tokens that are not recorded, so that no token is invented.
 """
 
 from __future__ import annotations
@@ -37,24 +37,26 @@ from moe_watch.sessions.recording.recorder import Recorder
 from moe_watch.sessions.text import UNKNOWN
 from moe_watch.sessions.version import version
 
-IN_ORDER = "steps stand in the order of the dump: if the recorder's buffer ran over, that is not the order in time"
+IN_ORDER = (
+    "steps are in the order of the dump: after an overflow of the recorder's buffer, that is not their time order"
+)
 
 SURELY_FIT = 1 << 17
-"""Layers × experts whose keyframe is shorter than a line may be, whatever is counted."""
+"""Layers × experts up to which a keyframe fits in a line with any counts."""
 
 
 def write_trace(
     trace: Trace, source: Path, output: Path | None, *, model: str | None, force: bool, folder: Path | None = None
 ) -> Path:
-    """Record a trace; returns the file.
+    """Write a trace as a session; return its file.
 
     Args:
-        trace: what was imported.
-        source: the file that it comes from.
-        output: where to record it; None makes a name in `folder`.
-        model: what the model is called.
+        trace: the imported trace.
+        source: the file that it was read from.
+        output: the session file; None makes a name in `folder`.
+        model: name of the model; None takes the trace's.
         force: replace `output` if it exists.
-        folder: for files without a given name, the one for recordings by default.
+        folder: folder for files without a given name; by default the folder for recordings.
 
     Raises:
         UserError: the trace is impossible, or the file cannot be written.
@@ -77,11 +79,11 @@ def write_trace(
 
 
 def header_of(trace: Trace, source: Path, model: str, now: datetime) -> Header:
-    """The header of an imported run. What no field can leave open is said in its warnings."""
+    """Return the header of an imported run. Its warnings name the required fields that are unknown."""
     routed = isinstance(trace, RoutedTrace)
     absent = [
-        f"imported from {source.name}, {trace.what}: when it ran, temperature and seed are not known",
-        *(() if routed else ("only counts of selections: no tokens, and nothing that needs their order",)),
+        f"imported from {source.name}, {trace.what}: its time, temperature and seed are unknown",
+        *(() if routed else ("only counts of selections: no tokens, and no quantity that depends on their order",)),
         *((IN_ORDER,) if isinstance(trace, CountedTrace) and trace.steps is not None else ()),
         *(("no token ids",) if isinstance(trace, RoutedTrace) and trace.ids is None else ()),
         *(("no text",) if isinstance(trace, RoutedTrace) and trace.texts is None else ()),
@@ -106,7 +108,7 @@ def header_of(trace: Trace, source: Path, model: str, now: datetime) -> Header:
 
 
 def _checked(header: Header, trace: Trace, source: Path) -> Iterator[Event]:
-    """The events of a trace, each as a reader of the file would accept it."""
+    """Yield the events of a trace, each checked as a reader of the file checks it."""
     checker = EventChecker(header)
     try:
         check_header(header)
@@ -119,7 +121,7 @@ def _checked(header: Header, trace: Trace, source: Path) -> Iterator[Event]:
 
 
 def _check_length(event: Event, header: Header, source: Path) -> None:
-    """Refuse a keyframe that no reader would take in: it has a line to itself, with several numbers per expert."""
+    """Refuse a keyframe that readers would reject: its line, with several numbers per expert, is too long."""
     cells = len(header.model.layers) * header.model.experts
     if isinstance(event, Keyframe) and cells > SURELY_FIT and len(to_json(event)) > MAX_LINE:
         what = f"{source}: {len(header.model.layers)} layers × {header.model.experts:,} experts"
@@ -141,7 +143,7 @@ def _events(header: Header, trace: Trace) -> Iterator[Event]:
 
 
 def _tokens(trace: RoutedTrace) -> Iterator[Token | Change]:
-    """Tokens, and changes where routing begins or ceases to be there: nothing is observed with the tap off."""
+    """Yield tokens, and changes where routing begins or ends: rows are unobserved with the tap off."""
     tapped = True
     for i, experts in enumerate(trace.experts):
         prompt = i < trace.prompt_tokens
@@ -157,12 +159,12 @@ def _tokens(trace: RoutedTrace) -> Iterator[Token | Change]:
             text="" if trace.texts is None else trace.texts[i],
             experts=nullable(experts),
         )
-    if not tapped:  # a screen at the end shows the run, and not that its last token has no routing
+    if not tapped:  # at the end the dashboard shows the run, not that its last token has no routing
         yield Change(i=len(trace.experts), t=0.0, tap=True)
 
 
 def _totals(trace: CountedTrace) -> Ints:
-    """What was counted up to the end of each step `[S, L, E]`; steps that no layer got further in go with the next."""
+    """Return the counts up to the end of each step `[S, L, E]`; steps without further tokens join the next one."""
     totals = trace.counts[None] if trace.steps is None else trace.steps.cumsum(0)
     tokens = totals.sum(-1).max(-1)
     found: Ints = totals[np.append(tokens[1:] > tokens[:-1], True)]
@@ -170,7 +172,7 @@ def _totals(trace: CountedTrace) -> Ints:
 
 
 def _keyframe(instruments: Instruments, trace: CountedTrace, counts: Ints) -> Keyframe:
-    """The state of fresh instruments, but for what was counted `[L, E]`: without tokens there are no averages."""
+    """Return the state of fresh instruments with the counts `[L, E]` set: without tokens there are no averages."""
     rows = counts.sum(-1) // trace.shape.experts_per_token
     nothing = np.zeros_like(counts).tolist(), np.zeros_like(rows).tolist()
     here = counts.tolist(), rows.tolist()

@@ -1,4 +1,4 @@
-"""Foreign traces before they are sessions: routing per token, or only counts of selections."""
+"""Imported traces before they are written as sessions: routing per token, or only counts of selections."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from moe_watch.routing.events import Phase
 from moe_watch.sessions.reading.validation import MAX_CELLS
 
 MAX_LAYER = 1 << 20
-"""A bound for what is typed and for what stands in files."""
-NO_PROMPT = "the trace does not tell which tokens are the prompt's: all are taken as generated"
-NO_PHASE = "the file does not tell prefill and decode apart: all selections are taken as {}"
+"""Largest layer index, typed or in a file."""
+NO_PROMPT = "the trace does not state which tokens are the prompt's: all are taken as generated"
+NO_PHASE = "the file does not separate prefill and decode: all selections are taken as {}"
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """Facts about a trace that the user gives where the file does not hold them."""
+    """Facts about a trace that the user gives because the file does not hold them."""
 
     model: str | None = None
     experts: int | None = None
     experts_per_token: int | None = None
     layers: list[int] | None = None
-    """The model's own index of each layer in the trace."""
+    """Index in the model of each layer in the trace."""
     prompt_tokens: int | None = None
-    """How many tokens at the beginning are the prompt's."""
+    """Number of prompt tokens, at the beginning of the trace."""
     phase: Phase | None = None
-    """Of counts that do not tell prefill and decode apart."""
+    """Phase of counts that do not separate prefill and decode."""
     choice: int = 0
-    """Index of the answer in a response with several."""
+    """Index of the choice in a response with several."""
     run: int | None = None
     """Index of the run in a file with several."""
     start: int | None = None
     """Tokens before the first row of routing."""
     dtype: str | None = None
-    """Of expert ids that come as bare base64."""
+    """Type of expert ids that come as bare base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouterShape:
-    """The routers of the model that a trace is of."""
+    """Layers, experts and experts per token of a trace's model."""
 
     layers: list[int]
     experts: int
@@ -50,18 +50,18 @@ class RouterShape:
 
 @dataclass(frozen=True, slots=True)
 class RoutedTrace:
-    """Which experts each token went to."""
+    """Expert sets of each token."""
 
     engine: str
     what: str
-    """What kind of file it was."""
+    """Name of the format in messages and in the header."""
     shape: RouterShape
     experts: Ints
-    """[T, L, k], `ABSENT` in rows that were not observed."""
+    """[T, L, k], `ABSENT` in unobserved rows."""
     prompt_tokens: int
-    """The first tokens, which are the prompt's; the others were generated."""
+    """Number of prompt tokens, which come first; the others were generated."""
     ids: Ints | None = None
-    """[T] token ids, -1 where the file has none; None if it has none at all."""
+    """[T] token ids, -1 where absent; None if the file has none at all."""
     texts: list[str] | None = None
     """[T]; None if the file has none."""
     model: str | None = None
@@ -70,7 +70,7 @@ class RoutedTrace:
 
 @dataclass(frozen=True, slots=True)
 class CountedTrace:
-    """How often each expert was selected, over all tokens of one phase."""
+    """Number of selections of each expert, over all tokens of one phase."""
 
     engine: str
     what: str
@@ -83,14 +83,14 @@ class CountedTrace:
     model: str | None = None
     warnings: list[str] = field(default_factory=list)
     steps: Ints | None = None
-    """[S, L, E] of the counts, step by step; None if the file has only their sum."""
+    """[S, L, E] counts by step; None if the file has only their sum."""
 
 
 Trace = RoutedTrace | CountedTrace
 
 
 def phase_of_counts(options: ImportOptions, warnings: list[str]) -> Phase:
-    """Return the phase of counts that do not tell it: the user's, or prefill with a warning."""
+    """Return the phase of counts that do not state it: the user's, or prefill with a warning."""
     if options.phase is not None:
         return options.phase
     warnings.append(NO_PHASE.format("prefill"))
@@ -98,34 +98,34 @@ def phase_of_counts(options: ImportOptions, warnings: list[str]) -> Phase:
 
 
 def layers_of(number: int, options: ImportOptions, where: str) -> list[int]:
-    """The model's own index of each layer in a trace; places from 0 if nobody says it.
+    """Return the index in the model of each layer in a trace; counted from 0 if the user gave none.
 
     Raises:
-        UserError: another number of layers was named.
+        UserError: the user gave another number of layers.
     """
     if options.layers is None:
         return list(range(number))
     if len(options.layers) != number:
-        raise UserError(f"{where}: {number} layers, and --layers names {len(options.layers)}", advice="name each once")
+        raise UserError(f"{where}: {number} layers, but --layers names {len(options.layers)}", advice="name each once")
     return options.layers
 
 
 def known_experts(options: ImportOptions, where: str, stated: int | None = None) -> int:
-    """Number of experts per layer.
+    """Return the number of experts per layer, stated by the file or given by the user.
 
     Args:
-        options: the user's.
-        where: what messages call the file.
-        stated: the number that the file states; None if it states none.
+        options: facts that the user gave.
+        where: name of the file in messages.
+        stated: number that the file states; None if it states none.
 
     Raises:
-        UserError: it is unknown (the highest selected id does not tell), or file and user disagree.
+        UserError: it is unknown (the highest selected id does not determine it), or file and user disagree.
     """
     return _known(stated, options.experts, "experts", "--experts", where)
 
 
 def known_experts_per_token(options: ImportOptions, where: str, stated: int | None = None) -> int:
-    """Number of experts per token, stated by the file or given by the user.
+    """Return the number of experts per token, stated by the file or given by the user.
 
     Raises:
         UserError: it is unknown, or file and user disagree.
@@ -134,47 +134,47 @@ def known_experts_per_token(options: ImportOptions, where: str, stated: int | No
 
 
 def known_prompt_tokens(options: ImportOptions, where: str, stated: int | None) -> int | None:
-    """Number of tokens of the prompt, stated by the file or given by the user; None if by neither.
+    """Return the number of prompt tokens, stated by the file or given by the user; None if by neither.
 
     Raises:
         UserError: file and user disagree.
     """
     if stated is None:
         return options.prompt_tokens
-    return _known(stated, options.prompt_tokens, "tokens of prompt", "--prompt-tokens", where)
+    return _known(stated, options.prompt_tokens, "prompt tokens", "--prompt-tokens", where)
 
 
 def _known(stated: int | None, given: int | None, what: str, option: str, where: str) -> int:
     if stated is not None and given not in (None, stated):
-        raise UserError(f"{where}: {stated} {what}", advice=f"leave out {option} {given}")
+        raise UserError(f"{where}: {stated} {what}, not {given}", advice=f"leave out {option}")
     found = given if stated is None else stated
     if found is None:
-        advice = f"say {option} N, as the model's configuration has it"
-        raise UserError(f"{where}: does not tell how many {what} the model has", advice=advice)
+        advice = f"use {option} N, with the number in the model's configuration"
+        raise UserError(f"{where}: does not state the model's number of {what}", advice=advice)
     return found
 
 
 def parse_layers(text: str) -> list[int]:
-    """Layer indices as a person types them: `1-26`, `0,2,4`.
+    """Parse layer indices as a user types them: `1-26`, `0,2,4`.
 
     Raises:
-        UserError: they cannot be read, or are not in ascending order.
+        UserError: they cannot be parsed, or are not in ascending order.
     """
     found: list[int] = []
     for part in text.split(","):
         ends = re.fullmatch(r"\s*(\d{1,7})(?:\s*-\s*(\d{1,7}))?\s*", part)
         first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, -1)
         if ends is None or not first <= last <= MAX_LAYER or (found and first <= found[-1]):
-            raise UserError(f"--layers is {text!r}", advice="use ascending indices, like 1-26 or 0,2,4")
+            raise UserError(f"--layers is {text!r}", advice="use ascending indices, such as 1-26 or 0,2,4")
         found.extend(range(first, last + 1))
     return found
 
 
 def check_size(shape: RouterShape, where: str) -> None:
-    """Refuse what no session may be.
+    """Refuse a shape that no session may have.
 
     Raises:
-        UserError: there are too many experts, or too few.
+        UserError: it has too many experts, or too few.
     """
     cells = len(shape.layers) * shape.experts
     if not 0 < shape.experts_per_token <= shape.experts or cells > MAX_CELLS:

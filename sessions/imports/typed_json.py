@@ -1,10 +1,11 @@
-"""Foreign JSON as typed values: msgspec structs, and arrays in every encoding that servers use."""
+"""Conversion of decoded JSON to typed values: msgspec structs, and arrays in every encoding that servers use."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, TypeVar, get_origin
+from types import GenericAlias
+from typing import Annotated, TypeVar, get_origin
 
 import msgspec
 import numpy as np
@@ -16,16 +17,16 @@ T = TypeVar("T")
 
 FORMATS = "see docs/data.md for the formats"
 DTYPES = ("uint8", "int16", "uint16", "int32", "int64")
-"""Types that expert ids are stored in."""
+"""Types in which programs store expert ids."""
 BY_SIZE = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 """Integer type by bytes per element; ids are never negative, so the sign makes no difference."""
 MOST_DIMENSIONS = 4
 
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
-"""Of a token, a layer, a step."""
+"""Index of a token, a layer or a step."""
 ExpertId = Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)]
-"""In a record; -1 is none."""
+"""Expert id in a record; -1 if absent."""
 
 
 class Described(msgspec.Struct):
@@ -42,16 +43,16 @@ Payload = str | list[list[list[int]]] | Described
 """Expert ids `[tokens, layers, top-k]` as servers return them; a string is base64 of `.npy` or of bare integers."""
 
 
-def typed(value: Any, kind: type[T], where: str) -> T:
-    """Convert foreign JSON to a typed value.
+def typed(value: object, kind: type[T], where: str) -> T:
+    """Convert decoded JSON to a typed value.
 
     Args:
         value: decoded JSON, or arrays in its place.
-        kind: a type that msgspec knows, or `Array`.
-        where: what messages call it.
+        kind: a type that msgspec supports, or `Array`.
+        where: its name in messages.
 
     Raises:
-        UserError: something in it has another type; the message names it.
+        UserError: a value in it has another type; the message names it.
     """
     try:
         return msgspec.convert(value, kind, dec_hook=_array_hook)
@@ -59,7 +60,9 @@ def typed(value: Any, kind: type[T], where: str) -> T:
         raise UserError(f"{where}: {error}", advice=FORMATS) from error
 
 
-def _array_hook(kind: type, value: Any) -> Any:
+def _array_hook(kind: type, value: object) -> object:
+    if kind is object:
+        return value
     if (get_origin(kind) or kind) is not np.ndarray:
         raise NotImplementedError(kind)
     if isinstance(value, np.ndarray):
@@ -69,10 +72,10 @@ def _array_hook(kind: type, value: Any) -> Any:
     except OverflowError as error:
         raise ValueError("a number of more than 64 bits") from error
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error  # msgspec says where of other errors only
+        raise ValueError(str(error)) from error  # msgspec adds the path to other errors only
 
 
-def array_of(value: Any, where: str) -> Array:
+def array_of(value: object, where: str) -> Array:
     """Convert nested lists of numbers to an array; an array is returned as it is.
 
     Raises:
@@ -84,14 +87,14 @@ def array_of(value: Any, where: str) -> Array:
         return _from_lists(value)
     except (ValueError, OverflowError, msgspec.ValidationError) as error:
         reason = "a number of more than 64 bits" if isinstance(error, OverflowError) else error
-        raise UserError(f"{where}: no array of numbers ({reason})", advice=FORMATS) from error
+        raise UserError(f"{where}: not an array of numbers ({reason})", advice=FORMATS) from error
 
 
-def _from_lists(value: Any) -> Array:
+def _from_lists(value: object) -> Array:
     """Convert nested lists to int64, or to float64 if there are fractions.
 
     Raises:
-        ValueError: something else is in them, or rows differ in length.
+        ValueError: they hold values other than numbers, or rows differ in length.
         OverflowError: an integer has more than 64 bits.
     """
     depth = _depth(value)
@@ -104,14 +107,16 @@ def _from_lists(value: Any) -> Array:
     return found
 
 
-def _nested(kind: Any, depth: int) -> Any:
+def _nested(kind: type, depth: int) -> type | GenericAlias:
+    """Return the type of lists of numbers, nested to a depth."""
+    found: type | GenericAlias = kind
     for _ in range(depth):
-        kind = list[kind]
-    return kind
+        found = GenericAlias(list, (found,))
+    return found
 
 
-def _depth(value: Any) -> int:
-    """Return how deep lists are nested, by the first element of each."""
+def _depth(value: object) -> int:
+    """Return the depth of nested lists, by the first element of each."""
     depth = 0
     while isinstance(value, list) and depth < MOST_DIMENSIONS:
         value, depth = value[0] if value else None, depth + 1
@@ -119,7 +124,7 @@ def _depth(value: Any) -> int:
 
 
 def described_array(found: Described, where: str) -> Array:
-    """Decode integers that come with their shape. A type that is not stated follows from shape and length.
+    """Decode integers that come with their shape. A missing type follows from shape and length.
 
     Raises:
         UserError: shape, type and length do not fit.
@@ -140,7 +145,7 @@ def described_array(found: Described, where: str) -> Array:
 
 
 def _bytes_of(text: str, where: str) -> bytes:
-    """Decode base64, or base85, in which Dynamo's vLLM worker sends arrays; the length tells whether it was that."""
+    """Decode base64, or base85, which Dynamo's vLLM worker uses for arrays; the caller checks the length."""
     try:
         return from_base64(text, where)
     except UserError:
@@ -160,20 +165,20 @@ def npy_in_base64(text: str, where: str) -> Array:
     """Decode base64 of an `.npy` file.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not base64, or not an `.npy` file.
     """
     return read_npy(from_base64(text, where), where)
 
 
 def integers_in(data: bytes, dtype: str, where: str) -> Array:
-    """Decode little-endian integers in a row.
+    """Decode consecutive little-endian integers.
 
     Raises:
         UserError: the bytes are not a whole number of them.
     """
     kind = np.dtype(dtype).newbyteorder("<")
     if len(data) % kind.itemsize:
-        raise UserError(f"{where}: {len(data):,} bytes are not whole numbers of {dtype}", advice="check its dtype")
+        raise UserError(f"{where}: {len(data):,} bytes are not a multiple of {dtype}", advice="check its dtype")
     return np.frombuffer(data, kind)
 
 
@@ -181,7 +186,7 @@ def from_base64(text: str, where: str) -> bytes:
     """Decode base64.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not base64.
     """
     try:
         return base64.b64decode(text, validate=True)

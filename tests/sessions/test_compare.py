@@ -109,7 +109,7 @@ def test_a_session_without_tokens_or_experts_is_refused(write: Write) -> None:
     with pytest.raises(UserError, match=r"empty\.moe\.jsonl: holds no token"):
         read_source(write("empty", [State(state="error", i=0, t=0.0)]))
     dense = msgspec.structs.replace(MODEL, layers=[], experts=0, experts_per_token=0)
-    with pytest.raises(UserError, match="made/up model is dense, without experts"):
+    with pytest.raises(UserError, match="made/up model is dense: it has no experts"):
         read_source(write("dense", [], msgspec.structs.replace(HEADER, model=dense)))
 
 
@@ -145,24 +145,23 @@ def test_a_measurement_is_all_its_plain_runs(tmp_path: Path, write: Write) -> No
     write("late-001", run_of(LONG, 9), folder=folder)
     source = read_source(folder)
     assert [run.name for run in source.runs] == [f"run-00{number}.moe.jsonl" for number in (1, 2, 3)]
-    assert source.warnings == [f"{folder}: 3 of 4 runs are there"]
-    assert source.rows is not None
-    assert source.rows.tolist() == [3 * LONG] * LAYERS
+    assert source.warnings == [f"{folder}: 3 of 4 runs exist"]
     assert source.usage is not None
-    assert source.usage.sum(-1).tolist() == [3 * LONG * K] * LAYERS
+    assert source.usage.rows.tolist() == [3 * LONG] * LAYERS
+    assert source.usage.counts.sum(-1).tolist() == [3 * LONG * K] * LAYERS
 
 
 def test_a_folder_that_is_no_measurement_is_refused(tmp_path: Path, write: Write) -> None:
-    with pytest.raises(UserError, match="no measurement: give a folder that `moe-watch measure` made"):
+    with pytest.raises(UserError, match="not a measurement: give a folder of `moe-watch measure`"):
         read_source(tmp_path)
-    with pytest.raises(UserError, match="no run of the measurement is there"):
+    with pytest.raises(UserError, match="the measurement has no runs"):
         read_source(measurement(tmp_path / "m", write, [], planned=2))
 
 
 def test_a_measurement_of_two_models_is_refused(tmp_path: Path, write: Write) -> None:
     folder = measurement(tmp_path / "m", write, range(2))
     write("run-002", run_of(LONG, 1), _header(experts=7), folder)
-    with pytest.raises(UserError, match=r"run-002\.moe\.jsonl: is of another model than run-001\.moe\.jsonl"):
+    with pytest.raises(UserError, match=r"run-002\.moe\.jsonl: another model than run-001\.moe\.jsonl"):
         read_source(folder)
 
 
@@ -202,7 +201,7 @@ def test_groups_are_tested_run_by_run(tmp_path: Path, write: Write) -> None:
     assert isinstance(pair.trend.outcome, Permutation)
     assert (pair.trend.outcome.ways, pair.trend.permuted) == (70, "runs between the two")
     assert pair.half_life.outcome == NoTest("no run has a half-life within 40 chunks")
-    assert pair.tokens == "a is no session; give one run of each to compare token by token"
+    assert pair.tokens == "a is not a session; give one run of each to compare token by token"
 
 
 def test_half_lives_of_groups(tmp_path: Path) -> None:
@@ -231,7 +230,7 @@ def test_pressures_that_are_not_the_same_quantity_are_not_tested(write: Write) -
     other = msgspec.structs.replace(HEADER, pressure="chronomoe-v1")
     coarse = msgspec.structs.replace(HEADER, chunk_size=5)
     pair = only_pair(a, write("b", run_of(LONG, 2), other))
-    why = "their pressures are not the same quantity: measured-v2, chronomoe-v1"
+    why = "their pressure modes differ: measured-v2, chronomoe-v1"
     assert (pair.trend.outcome, pair.half_life.outcome) == (NoTest(why), NoTest(why))
     assert only_pair(a, write("c", run_of(LONG, 2), coarse)).trend.outcome == NoTest("their chunks have 4 and 5 tokens")
 
@@ -341,7 +340,7 @@ def test_models_of_other_shapes_are_not_compared(write: Write) -> None:
     shapes = "3 layers × 5 experts, top-2 and 3 layers × 7 experts, top-2"
     assert (found.tokens, found.routing, found.not_comparable) == (9, None, f"the models differ in shape: {shapes}")
     assert compared(a, write("c", run_of(9, 1), elsewhere)).not_comparable == (
-        "the models' MoE layers are not the same ones: 1, 2, 4 and 0, 1, 2"
+        "the models differ in their MoE layers: 1, 2, 4 and 0, 1, 2"
     )
 
 
@@ -394,13 +393,13 @@ def test_what_is_not_there_is_null_with_its_reason(write: Write, tmp_path: Path)
     (pair,) = found["pairs"]
     assert pair["usage_distance"] == {"mean": None, "unavailable": "s.json holds no routing"}
     assert pair["agreement"]["tokens"] is None
-    assert "no session" in pair["agreement"]["unavailable"]
+    assert "not a session" in pair["agreement"]["unavailable"]
 
 
 def test_usage_of_a_session_without_generated_tokens_is_not_known(write: Write) -> None:
     prompt = [make_token(at, "prompt") for at in range(5)]
     pair = only_pair(write("a", prompt), write("b", run_of(5, 1)))
-    assert pair.usage == "in no layer both hold a generated token whose routing is known"
+    assert pair.usage == "no layer has generated tokens with known routing in both"
     assert printed_comparison(compare([pair.a.path, pair.b.path]))["pairs"][0]["usage_distance"]["mean"] is None
 
 
@@ -434,7 +433,7 @@ def test_absent_ids_are_not_equal_ids(write: Write, without: str) -> None:
     bare = changed(made, id=-1)
     a, b = write("a", made if without == "the second" else bare), write("b", made if without == "the first" else bare)
     which = "the second" if without == "the second" else "the first"
-    said = f"{which} holds no token ids, so it is not known which tokens are the same"
+    said = f"{which} holds no token ids, so equal tokens cannot be determined"
     assert compare_tokens(a, b) == said
     assert printed_comparison(compare([a, b]))["pairs"][0]["agreement"] == {"tokens": None, "unavailable": said}
 
@@ -450,7 +449,7 @@ def test_equal_ids_of_other_texts_are_other_vocabularies(write: Write) -> None:
     made = changed(run_of(60, 1), text=" a")
     other = changed(made, text="b ")
     assert compare_tokens(write("a", made), write("b", other)) == (
-        f"the vocabularies differ: token 0 has id {made[0].id} in both, for ' a' and 'b '"
+        f"the vocabularies differ: token 0 has id {made[0].id} in both, but texts ' a' and 'b '"
     )
 
 

@@ -10,8 +10,8 @@ from moe_watch.routing.events import Chunk, Keyframe, to_json
 from moe_watch.routing.half_life.fit_json import fit_result
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.routing.summary import Summary
-from moe_watch.sessions.fitting.bare_series import PressureSeries, parse_series
 from moe_watch.sessions.fitting.file_fit import fit_file
+from moe_watch.sessions.fitting.pressure_series import PressureSeries, parse_series
 from tests.routing.planted import exponential
 from tests.sessions.kit import HEADER, replayed, tokens
 
@@ -96,8 +96,8 @@ class TestForms:
         ("[0.5, 1e200]", "given, value 2 is 1e+200"),
         ('[0.5, "a"]', 'given, value 2 is "a"'),
         ("mid\n0.5\nnan\n", "given, line 3 is nan"),
-        ("mid\n0.5\nhello\n", "given, line 3: 'hello' is no number"),
-        ("mid,x\n0.5,1\n,2\n", "given, line 3: '' is no number"),
+        ("mid\n0.5\nhello\n", "given, line 3: 'hello' is not a number"),
+        ("mid,x\n0.5,1\n,2\n", "given, line 3: '' is not a number"),
         ("fast,slow\n0.5,1\n", "given, line 1: no column called `mid` among fast, slow"),
         ("1,2,3\n4,5,6\n", "given: 3 columns without names: name one of them `mid`"),
         ("0.5,0.4\n0.4,0.3\n", "given: 2 columns without names"),

@@ -2,7 +2,7 @@
 
 What an engine reaches is in `shapes_expected`. A test fails, too, if more sets are equal than expected: an ignored
 setting is then heeded. Take the model out of the table there (or add it to `MLX_CORRECTED`, if moe-watch heeds it and
-mlx-lm does not), and write the pages with `python -m models.truth.table` and `python -m models.truth.llama_table`.
+mlx-lm does not), and write the pages with `python -m models.truth.mlx_table` and `python -m models.truth.llama_table`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""colibri's two files: `.coli_usage`, how often each expert was selected, and the trace of `ROUTE_TRACE`.
+"""Readers of colibri's two files: `.coli_usage`, the selections of each expert, and the trace of `ROUTE_TRACE`.
 
-Usage is a line `LAYER EXPERT COUNT` for each expert that was selected at all, after lines whose layer is negative:
-`-1 LAYERS EXPERTS` and `-2 VERSION ENGINE`; older files lack them. Its engine "inkling" writes the same in binary,
-after `IKU1`. A trace has a line for each row of each call of a layer: `CALL ROW LAYER ID:GATE …`.
+Usage has a line `LAYER EXPERT COUNT` for each expert with any selection, after lines with a negative layer:
+`-1 LAYERS EXPERTS` and `-2 VERSION ENGINE`; older files lack them. The engine "inkling" of colibri writes the same in
+binary, after `IKU1`. A trace has a line for each row of each call of a layer: `CALL ROW LAYER ID:GATE …`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.document import Document
-from moe_watch.sessions.imports.readers.calls import Call, read_calls
-from moe_watch.sessions.imports.readers.sparse import counts_trace
+from moe_watch.sessions.imports.readers.layer_calls import Call, read_calls
+from moe_watch.sessions.imports.readers.sparse_counts import counts_trace
 from moe_watch.sessions.imports.traces import MAX_LAYER, CountedTrace, ImportOptions, Trace
 from moe_watch.sessions.reading.validation import MAX_CELLS
 
@@ -57,7 +57,7 @@ def read_trace(document: Document, options: ImportOptions) -> Trace:
     """Read a routing trace.
 
     Raises:
-        UserError: it is damaged, or holds no passes of one model.
+        UserError: it is damaged, or does not hold passes of one model.
     """
     where = str(document.path)
     return read_calls(_calls(document.text, where), options, where, engine=ENGINE, what="colibri's routing trace")
@@ -68,7 +68,7 @@ def _first_line(document: Document) -> str:
 
 
 def _usage(text: str, where: str) -> tuple[dict[tuple[int, int], int], int | None]:
-    """Selections by layer and expert, and the number of experts if the file states it."""
+    """Return selections by layer and expert, and the number of experts; None if the file does not state it."""
     counts: dict[tuple[int, int], int] = {}
     layers, experts = MAX_LAYER, None
     for number, line in enumerate(text.split("\n"), 1):
@@ -76,7 +76,7 @@ def _usage(text: str, where: str) -> tuple[dict[tuple[int, int], int], int | Non
             continue
         found = USAGE_LINE.fullmatch(line)
         if found is None:
-            raise UserError(f"{where}, line {number}: no layer, expert and count", advice=AS_WRITTEN)
+            raise UserError(f"{where}, line {number}: not a layer, an expert and a count", advice=AS_WRITTEN)
         layer, expert, count = (int(each) for each in found.groups())
         if layer == SIZES:
             layers, experts = expert, count
@@ -84,9 +84,9 @@ def _usage(text: str, where: str) -> tuple[dict[tuple[int, int], int], int | Non
             raise UserError(f"{where}: colibri's usage in version {expert}", advice="only version 1 can be read")
         elif layer >= 0:
             if expert < 0 or layer > layers or (experts is not None and expert >= experts):
-                what = f"{where}, line {number}: expert {expert} of layer {layer}, in a model of {layers} × {experts}"
+                what = f"{where}, line {number}: expert {expert} of layer {layer} in a model of {layers} × {experts}"
                 raise UserError(what, advice=AS_WRITTEN)
-            counts[layer, expert] = counts.get((layer, expert), 0) + count  # as colibri itself adds them up
+            counts[layer, expert] = counts.get((layer, expert), 0) + count  # colibri sums repeated lines, too
     return counts, experts
 
 
@@ -94,14 +94,14 @@ def _binary(data: bytes, where: str) -> tuple[dict[tuple[int, int], int], int]:
     head = len(BINARY) + 8
     layers, experts = struct.unpack_from("<II", data, len(BINARY)) if len(data) >= head else (0, 0)
     if not 0 < layers * experts <= MAX_CELLS or len(data) != head + 4 * layers * experts:
-        what = f"{where}: {len(data):,} bytes are no usage of {layers} layers × {experts} experts"
+        what = f"{where}: {len(data):,} bytes do not fit the usage of {layers} layers × {experts} experts"
         raise UserError(what, advice=AS_WRITTEN)
     table = np.frombuffer(data, "<u4", offset=head).reshape(layers, experts)
     return {(int(layer), int(expert)): int(table[layer, expert]) for layer, expert in np.argwhere(table)}, experts
 
 
 def _calls(text: str, where: str) -> Iterator[Call]:
-    """Calls of a layer, each with all its rows."""
+    """Yield the calls of layers, each with all its rows."""
     open_call: tuple[int, int] | None = None
     rows: list[list[int]] = []
     begun = 0
@@ -110,7 +110,7 @@ def _calls(text: str, where: str) -> Iterator[Call]:
             continue
         found = TRACE_LINE.fullmatch(line)
         if found is None:
-            raise UserError(f"{where}, line {number}: no call, row, layer and experts", advice=AS_WRITTEN)
+            raise UserError(f"{where}, line {number}: not a call, a row, a layer and experts", advice=AS_WRITTEN)
         call, row, layer = (int(each) for each in found.groups()[:3])
         if (call, layer) != open_call:
             if open_call is not None:

@@ -105,7 +105,7 @@ def test_other_shapes_are_said_and_the_rest_is_compared(capsys: Capture, session
     wider = msgspec.structs.replace(HEADER, model=msgspec.structs.replace(MODEL, experts=9))
     said = text(capsys, session("one"), session("other", header=wider))
     assert "routing: n/a: the models differ in shape" in said
-    assert "usage, decode tokens: n/a: the models have other layers, or another number of experts" in said
+    assert "usage, decode tokens: n/a: the models differ in layers or in the number of experts" in said
     assert "all 5,040 ways" in said
 
 
@@ -150,8 +150,8 @@ def test_bad_input_is_one_line(capsys: Capture, session: Callable[..., str], tmp
     assert complaint(capsys) == "moe-watch: no files to compare: give two or more"
     assert complaint(capsys, one) == "moe-watch: 1 file to compare: give two or more"
     assert "holds no token: give a session that got further" in complaint(capsys, one, empty)
-    assert "is dense, without experts: give sessions of MoE models" in complaint(capsys, one, flat)
-    assert "no measurement" in complaint(capsys, one, str(tmp_path))
+    assert "is dense: it has no experts: give sessions of MoE models" in complaint(capsys, one, flat)
+    assert "not a measurement" in complaint(capsys, one, str(tmp_path))
     assert "no-such-file" in complaint(capsys, one, str(tmp_path / "no-such-file"))
     assert "text.txt" in complaint(capsys, one, str(tmp_path / "text.txt"))
     assert "no pressure mode called 'x'" in complaint(capsys, one, one, "--pressure", "x")

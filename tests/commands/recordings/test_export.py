@@ -42,7 +42,7 @@ def test_one_table_goes_to_one_file(capsys, golden_path, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "csv", "--table", "nothing"], "no table called 'nothing'"),
+        (["--to", "csv", "--table", "nothing"], "no table named 'nothing'"),
         (["--to", "json", "--spreadsheet"], "--spreadsheet with --to json: it is for CSV"),
         (["--to", "excel"], "'excel' is not one of"),
         (["--to", "coli-usage", "--table", "usage"], "--table with --to coli-usage: it is one file"),

@@ -52,7 +52,7 @@ def test_counts_say_that_they_are_no_tokens(capsys, dump, tmp_path):
     assert run(["import", dump, "--experts-per-token", "2", "-o", str(tmp_path / "here.moe.jsonl")]) == 0
     shown = capsys.readouterr()
     assert "counts over 20 tokens, and no tokens" in shown.out
-    assert "does not tell prefill and decode apart" in shown.err
+    assert "does not separate prefill and decode" in shown.err
     assert (tmp_path / "here.moe.jsonl").is_file()
 
 
@@ -68,7 +68,7 @@ def test_json_is_one_object_on_standard_output(capsys, dump):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say --experts-per-token N"),
+        ([], "use --experts-per-token N"),
         (["--experts-per-token", "0"], "--experts-per-token is 0: use 1 or more"),
         (["--prompt-tokens", "-1"], "--prompt-tokens is -1: use 0 or more"),
         (["--choice", "-1"], "--choice is -1"),

@@ -234,7 +234,7 @@ def test_one_table_is_one_file_even_without_rows(golden_path, tmp_path):
     assert found.rows == {"forks": 0}
     assert json.loads((tmp_path / "forks.json").read_text()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["forks.json"]
-    with pytest.raises(UserError, match="no table called 'layers': use one of tokens, routing"):
+    with pytest.raises(UserError, match="no table named 'layers': use one of tokens, routing"):
         export_session(golden_path, ExportPlan("json", table="layers"))
 
 

@@ -71,7 +71,7 @@ def test_counts_become_a_session_without_tokens(imported, dump):
     np.testing.assert_array_equal(session.counts("prefill"), made_counts().sum(0)[1:])
     np.testing.assert_allclose(session.usage("prefill").sum(-1), 1)
     assert np.isnan(session.usage("decode")).all()
-    assert any("does not tell prefill and decode apart" in warning for warning in session.header.warnings)
+    assert any("does not separate prefill and decode" in warning for warning in session.header.warnings)
     assert any("no tokens" in warning for warning in session.header.warnings)
 
 
@@ -231,21 +231,23 @@ def test_a_file_of_pytorch_that_is_a_program_is_not_run(imported, tmp_path):
 def test_without_pytorch_it_is_said_how_to_go_on(imported, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "dump.pt").write_bytes(b"PK\x03\x04")
-    refused(imported, r"not installed: where it is, run: python -c .*weights_only=True", tmp_path / "dump.pt")
+    refused(
+        imported, r"not installed: where PyTorch is installed, run: python -c .*weights_only=True", tmp_path / "dump.pt"
+    )
 
 
 def test_arrays_of_python_objects_are_refused(imported, tmp_path):
     np.savez(tmp_path / "objects.npz", logical_count=np.array([Program(tmp_path / "ran")], object))
-    refused(imported, "no array of numbers", tmp_path / "objects.npz")
+    refused(imported, "not an array of numbers", tmp_path / "objects.npz")
     assert not (tmp_path / "ran").exists()
     (tmp_path / "cut.npz").write_bytes((tmp_path / "objects.npz").read_bytes()[:-30])
-    refused(imported, "no whole .npz file", tmp_path / "cut.npz")
+    refused(imported, "damaged .npz file", tmp_path / "cut.npz")
 
 
 def test_what_counts_do_not_tell_is_never_guessed(imported, dump, tmp_path):
-    refused(imported, "do not tell the experts per token: say --experts-per-token N", dump, ImportOptions())
-    refused(imported, "layer 1 are no multiple of 3: check", dump, ImportOptions(experts_per_token=3))
-    refused(imported, "6 experts: leave out --experts 8", dump, ImportOptions(experts=8, experts_per_token=2))
+    refused(imported, "do not state the experts per token: use --experts-per-token N", dump, ImportOptions())
+    refused(imported, "layer 1 are not a multiple of 3: check", dump, ImportOptions(experts_per_token=3))
+    refused(imported, "6 experts, not 8: leave out --experts", dump, ImportOptions(experts=8, experts_per_token=2))
     session = imported(dump, ImportOptions(experts_per_token=2, layers=[4, 7, 9], model="mine"))
     assert session.layers.tolist() == [7, 9]
     assert session.header.model.name == "mine"
@@ -254,15 +256,15 @@ def test_what_counts_do_not_tell_is_never_guessed(imported, dump, tmp_path):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ([[0, 0]], "nothing was counted"),
-        ([[-1, 3]], "no counts of selections"),
-        ([[0.5, 1.5]], "no counts of selections"),
-        ([[1e300, 2]], "no counts of selections"),
+        ([[0, 0]], "all counts are 0"),
+        ([[-1, 3]], "not counts of selections"),
+        ([[0.5, 1.5]], "not counts of selections"),
+        ([[1e300, 2]], "not counts of selections"),
         ([[2]], "2 of 1 experts"),
-        ([1, 2], "no counts of selections"),
+        ([1, 2], "not counts of selections"),
         ([[1, 1], [2]], "rows of different lengths"),
         ("few", r"Expected `array`, got `str` - at `\$.logical_count`"),
-        (None, "neither logical_count nor records in it"),
+        (None, "neither logical_count nor records"),
     ],
 )
 def test_bad_counts_are_refused_in_a_line(imported, tmp_path, counts, message):
@@ -346,14 +348,17 @@ def test_an_importance_matrix_becomes_a_session(imported, imatrix):
 def test_an_importance_matrix_that_does_not_tell_is_asked_about(imported, imatrix):
     counts = made_counts().sum(0).tolist()
     refused(
-        imported, "how many experts a token is sent to: say --experts-per-token N", imatrix(counts, 99), ImportOptions()
+        imported,
+        "does not state the experts per token: use --experts-per-token N",
+        imatrix(counts, 99),
+        ImportOptions(),
     )
     assert imported(imatrix(counts, 99)).header.model.experts_per_token == 2
 
 
 def test_other_gguf_files_are_refused(imported, imatrix, tmp_path):
-    refused(imported, "no importance matrix", imatrix([[1, 1]], 1, kind="model"))
-    refused(imported, "no experts were counted", imatrix([[0, 0]], 5), ImportOptions())
+    refused(imported, "not an importance matrix", imatrix([[1, 1]], 1, kind="model"))
+    refused(imported, "no counts of experts", imatrix([[0, 0]], 5), ImportOptions())
     refused(imported, "looks like imatrix, not vllm", imatrix([[1, 1]], 1), form="vllm")
     (tmp_path / "cut.gguf").write_bytes(imatrix(made_counts().sum(0).tolist(), 100).read_bytes()[:200])
     refused(imported, "truncated", tmp_path / "cut.gguf")

@@ -96,7 +96,7 @@ def test_routing_per_token_is_that_of_the_run(example, tmp_path):
     np.testing.assert_array_equal(trace.experts, expected)
     assert trace.prompt_tokens == example.prompt
     if example.prompt == 0:
-        assert any("does not tell which tokens are the prompt's" in each for each in trace.warnings)
+        assert any("does not state which tokens are the prompt's" in each for each in trace.warnings)
 
 
 @examples({name: each for name, each in READ.items() if each.holds == "counts"})
@@ -119,7 +119,7 @@ def test_an_import_is_a_session_that_is_fine(example, tmp_path):
 def test_what_a_file_does_not_tell_is_asked_for_by_name(example, tmp_path):
     text = refusal(written(example, tmp_path), ImportOptions())
     assert f"({example.format})" in text
-    assert re.search(r"say (--experts|--experts-per-token|--layers|--dtype)\b", text)
+    assert re.search(r"use (--experts|--experts-per-token|--layers|--dtype)\b", text)
 
 
 def test_token_ids_and_text_are_taken_where_they_are(tmp_path):
@@ -142,10 +142,10 @@ def test_iterations_are_steps(tmp_path):
 def test_without_the_file_beside_it_the_experts_per_token_are_asked_for(tmp_path):
     path = tmp_path / "rank0.safetensors"
     path.write_bytes(made.tensorrt())
-    assert "say --experts-per-token N" in refusal(path, ImportOptions())
+    assert "use --experts-per-token N" in refusal(path, ImportOptions())
     np.testing.assert_array_equal(read_trace(path, BOTH).counts, made.counts())
     (tmp_path / "meta_info.json").write_text('{"num_experts": 99, "num_experts_per_token": 2}')
-    assert "counts of 16 experts, and meta_info.json beside it has 99" in refusal(path, ImportOptions())
+    assert "counts of 16 experts, but meta_info.json in its folder has 99" in refusal(path, ImportOptions())
 
 
 # -- formats that are refused
@@ -163,11 +163,11 @@ def test_a_refused_format_is_named_with_the_reason_and_what_to_do(example, tmp_p
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"a": 1, "b": 2}', "JSON of no known format, with a, b: docs/data.md has the formats"),
-        ('{"a": 1}\n{"a": 2}\n', "JSON Lines of no known format, with a"),
-        ("[1, 2]", "a list that may be counts or expert ids: say whose it is with --from"),
-        ("step,router,choice\n1,2,3\n", "text of no known format, with columns step, router, choice"),
-        (b"\x00\x01\x02", "not UTF-8 text, and no known format"),
+        ('{"a": 1, "b": 2}', "JSON of unknown format, with a, b: convert it to one of the formats in docs/data.md"),
+        ('{"a": 1}\n{"a": 2}\n', "JSON Lines of unknown format, with a"),
+        ("[1, 2]", "a list that may be counts or expert ids: name the format with --from"),
+        ("step,router,choice\n1,2,3\n", "text of unknown format, with columns step, router, choice"),
+        (b"\x00\x01\x02", "neither UTF-8 text nor a known format"),
         ('{"a": 1}\n{"a": ', "line 2: not JSON"),
         ('{"a": \n', "not JSON"),
         ("{'a':\n1}", "neither JSON nor JSON Lines"),
@@ -191,13 +191,17 @@ def test_a_format_of_another_name_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("csv", {"start": 3}, "(csv): --start is of no use here: leave it out"),
-        ("sglang per token", {"start": 3}, "(sglang): --start is of no use here"),
-        ("moe-trace", {"run": 0}, "(moe-trace): --run is of no use here"),
-        ("bigmoeonedge", {"choice": 1}, "(bigmoeonedge): --choice is of no use here"),
-        ("profile", {"dtype": "int32"}, "(profile): --dtype is of no use here"),
-        ("csv", {"phase": "decode"}, "(csv): --phase is of no use here: it has tokens: say --prompt-tokens"),
-        ("sglang stat", {"prompt_tokens": 3}, "--prompt-tokens is of no use here: it has counts, and no tokens"),
+        ("csv", {"start": 3}, "(csv): --start has no effect on this format: leave it out"),
+        ("sglang per token", {"start": 3}, "(sglang): --start has no effect on this format"),
+        ("moe-trace", {"run": 0}, "(moe-trace): --run has no effect on this format"),
+        ("bigmoeonedge", {"choice": 1}, "(bigmoeonedge): --choice has no effect on this format"),
+        ("profile", {"dtype": "int32"}, "(profile): --dtype has no effect on this format"),
+        ("csv", {"phase": "decode"}, "(csv): --phase has no effect on this format: it has tokens: use --prompt-tokens"),
+        (
+            "sglang stat",
+            {"prompt_tokens": 3},
+            "has no effect on this format: it has counts but no tokens",
+        ),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(name, options, said, tmp_path):
@@ -215,7 +219,7 @@ def test_layers_get_the_indices_that_are_given(example, tmp_path):
         assert any("does not state its number of tokens: 22" in each for each in read_trace(path, wrong).warnings)
     else:
         assert re.search(
-            "4 layers, and --layers names 2|22 rows of int32 for 12 tokens|an expert twice", refusal(path, wrong)
+            "4 layers, but --layers names 2|22 rows of int32 for 12 tokens|an expert twice", refusal(path, wrong)
         )
 
 
@@ -225,12 +229,12 @@ def test_layers_get_the_indices_that_are_given(example, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps([made.vllm_response()] * 2), "2 answers of vLLM: say which with --run 0 up to 1"),
-        (made.lines([made.vllm_response()] * 3), "3 answers of vLLM: say which with --run 0 up to 2"),
-        (made.lines([made.sglang_generate()] * 2), "2 answers of SGLang: say which with --run 0 up to 1"),
-        (made.lines([made.verifiers()] * 2), "2 answers of verifiers: say which with --run 0 up to 1"),
-        (made.bigmoeonedge(turns=2), "BigMoeOnEdge's route trace of turns 0, 1: say which with --run TURN"),
-        (json.dumps(made.atlas() | {"prompts": made.atlas()["prompts"] * 2}), "an atlas of 2 prompts: say which"),
+        (json.dumps([made.vllm_response()] * 2), "2 responses of vLLM: choose one with --run 0 up to 1"),
+        (made.lines([made.vllm_response()] * 3), "3 responses of vLLM: choose one with --run 0 up to 2"),
+        (made.lines([made.sglang_generate()] * 2), "2 responses of SGLang: choose one with --run 0 up to 1"),
+        (made.lines([made.verifiers()] * 2), "2 responses of verifiers: choose one with --run 0 up to 1"),
+        (made.bigmoeonedge(turns=2), "BigMoeOnEdge's route trace of turns 0, 1: choose one with --run TURN"),
+        (json.dumps(made.atlas() | {"prompts": made.atlas()["prompts"] * 2}), "an atlas of 2 prompts: choose one"),
     ],
 )
 def test_of_several_runs_one_is_asked_for(content, said, tmp_path):
@@ -277,9 +281,9 @@ def test_batches_of_several_sequences_are_only_counted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"experts": [[1, 2]] * 4}, "4 rows of 2 experts, where it states 5 of 2"),
-        ({"n_tokens": 1, "experts": [[1, 2]]}, "layer 1 has 5 rows, and layer 0 has 1"),
-        ({"n_used": 3, "experts": [[1, 2, 3]] * 5}, "2 experts, and 3 in the rows before"),
+        ({"experts": [[1, 2]] * 4}, "4 rows of 2 experts, but it states 5 of 2"),
+        ({"n_tokens": 1, "experts": [[1, 2]]}, "layer 1 has 5 rows, but layer 0 has 1"),
+        ({"n_used": 3, "experts": [[1, 2, 3]] * 5}, "2 experts, but 3 in the rows before"),
         ({"experts": [[1, 1.5]] * 5}, "Expected `int`, got `float`"),
         ({"experts": [[1, 1]] * 5}, "selects an expert twice"),
         ({"experts": [[1, 16]] * 5}, "selects expert 16 of 16"),
@@ -297,13 +301,13 @@ def test_calls_that_contradict_themselves_are_refused(change, said, tmp_path):
     ("text", "said"),
     [
         ("0 0 0 1:0.5 2:0.5\n0 2 0 1:0.5 2:0.5\n", "line 2: row 2 after 1 rows"),
-        ("0 0 0 1:0.5 2:0.5\nx\n", "line 2: no call, row, layer and experts"),
-        ("-1 4 16\n0 16 3\n", "line 2: expert 16 of layer 0, in a model of 4 × 16"),
-        ("-1 4 16\n9 1 3\n", "line 2: expert 1 of layer 9, in a model of 4 × 16"),
+        ("0 0 0 1:0.5 2:0.5\nx\n", "line 2: not a call, a row, a layer and experts"),
+        ("-1 4 16\n0 16 3\n", "line 2: expert 16 of layer 0 in a model of 4 × 16"),
+        ("-1 4 16\n9 1 3\n", "line 2: expert 1 of layer 9 in a model of 4 × 16"),
         ("-1 4 16\n-2 2 7\n0 1 2\n", "colibri's usage in version 2: only version 1 can be read"),
-        ("-1 4 16\n0 1\n", "line 2: no layer, expert and count"),
-        (b"IKU1" + bytes(40), "bytes are no usage of 0 layers × 0 experts"),
-        (b"IKU1\x01\0\0\0\x02\0\0\0\x01\0\0\0", "16 bytes are no usage of 1 layers × 2 experts"),
+        ("-1 4 16\n0 1\n", "line 2: not a layer, an expert and a count"),
+        (b"IKU1" + bytes(40), "bytes do not fit the usage of 0 layers × 0 experts"),
+        (b"IKU1\x01\0\0\0\x02\0\0\0\x01\0\0\0", "16 bytes do not fit the usage of 1 layers × 2 experts"),
     ],
 )
 def test_damaged_files_of_colibri_are_refused_with_their_line(text, said, tmp_path):
@@ -316,8 +320,8 @@ def test_damaged_files_of_colibri_are_refused_with_their_line(text, said, tmp_pa
     ("change", "said"),
     [
         (lambda text: text.replace("0,0,0,0,0,", "0,0,0,0,1,", 1), "slot 1 of token 0 twice in layer 0"),
-        (lambda text: text.replace("\n0,0,0,0,0,", "\n0,0,0,0,7,", 1), "slots 1, 7, where a token has 2 experts"),
-        (lambda text: text.replace("\n0,0,0,0,1,", "\n0,1,0,0,1,", 1), "token 0 is of two phases"),
+        (lambda text: text.replace("\n0,0,0,0,0,", "\n0,0,0,0,7,", 1), "slots 1, 7, but a token has 2 experts"),
+        (lambda text: text.replace("\n0,0,0,0,1,", "\n0,1,0,0,1,", 1), "token 0 has two phases"),
         (lambda text: text.replace("n_expert=16", "n_expert=3"), "of 3: check --experts"),
         (lambda text: text.split("turn,")[0] + "turn,phase,step,layer,slot,expert\n", "no rows"),
     ],

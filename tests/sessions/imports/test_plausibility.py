@@ -73,7 +73,7 @@ def table(phase_of, columns="token,phase,layer,expert_1,expert_2"):
 def test_a_phase_is_understood(trace, prompt, answer):
     found = trace(table(lambda t: prompt if t < PROMPT else answer))
     assert found.prompt_tokens == PROMPT
-    assert said_in(found.warnings, "phase 0 is taken for prefill") == (prompt == "0")
+    assert said_in(found.warnings, "phase 0 is taken as prefill") == (prompt == "0")
 
 
 @pytest.mark.parametrize("phase", ["", "thinking", "2", "true", "-", "prefil", "eos"])
@@ -90,7 +90,7 @@ def test_a_table_without_phases_is_warned_of_and_can_be_told_them(trace):
     plain = table(lambda t: "x", "token,note,layer,expert_1,expert_2")
     found = trace(plain)
     assert found.prompt_tokens == 0
-    assert said_in(found.warnings, "does not tell which tokens are the prompt's")
+    assert said_in(found.warnings, "does not state which tokens are the prompt's")
     told = trace(plain, ImportOptions(experts=EXPERTS, prompt_tokens=4))
     assert (told.prompt_tokens, told.warnings) == (4, [])
 
@@ -101,7 +101,7 @@ def test_the_passes_of_a_dump_say_which_are_the_prompt_s(trace):
     found = trace({"records": stated})
     assert (found.prompt_tokens, found.warnings) == (PROMPT + 2, [])
     mixed = [each | {"forward_mode": 3} for each in passes]
-    assert said_in(trace({"records": mixed}).warnings, "passes of more than one token are taken for the prompt")
+    assert said_in(trace({"records": mixed}).warnings, "passes of more than one token are taken as the prompt")
     assert trace({"records": mixed}).prompt_tokens == PROMPT
 
 
@@ -126,7 +126,7 @@ def in_passes():
 )
 def test_a_prompt_that_contradicts_the_file_is_refused(trace, content, stated):
     assert trace(content, with_prompt(stated)).prompt_tokens == stated
-    said = f"{stated} tokens of prompt: leave out --prompt-tokens {stated + 1}"
+    said = f"{stated} prompt tokens, not {stated + 1}: leave out --prompt-tokens"
     refused(trace, said, content, with_prompt(stated + 1))
 
 
@@ -140,14 +140,14 @@ def test_a_prompt_that_is_only_assumed_can_be_told_otherwise(trace):
 def test_a_prompt_longer_than_the_trace_is_refused(trace):
     plain = table(lambda t: "x", "token,note,layer,expert_1,expert_2")
     assert trace(plain, with_prompt(TOKENS)).prompt_tokens == TOKENS
-    said = f"{TOKENS} tokens, and {TOKENS + 1} of prompt: check --prompt-tokens"
+    said = f"{TOKENS} tokens, but {TOKENS + 1} prompt tokens: check --prompt-tokens"
     refused(trace, said, plain, with_prompt(TOKENS + 1))
 
 
 def test_a_token_of_two_phases_is_refused(trace):
     lines = table(lambda t: "prefill" if t < PROMPT else "decode").splitlines()
     lines[2] = lines[2].replace("prefill", "decode")
-    refused(trace, "line 3: token 0 is of another phase in other layers", "\n".join(lines))
+    refused(trace, "line 3: token 0 has another phase in other layers", "\n".join(lines))
 
 
 def test_json_lines_have_phases_too(trace):
@@ -155,7 +155,7 @@ def test_json_lines_have_phases_too(trace):
     assert trace(made.lines([row | {"phase": row["phase"].title()} for row in rows])).prompt_tokens == PROMPT
     refused(trace, "record 1: a phase of 'warm-up'", made.lines([row | {"phase": "warm-up"} for row in rows]))
     without = [{key: value for key, value in row.items() if key != "phase"} for row in rows]
-    assert said_in(trace(made.lines(without)).warnings, "does not tell which tokens are the prompt's")
+    assert said_in(trace(made.lines(without)).warnings, "does not state which tokens are the prompt's")
     refused(trace, "some tokens have a phase and some have none", made.lines([*rows[:20], *without[20:]]))
 
 
@@ -207,18 +207,22 @@ def test_rows_that_begin_later_do_not_need_the_answers_ids(trace):
 
 def test_rows_that_fit_no_offset_are_refused(trace):
     short = made.vllm_response(without_prefix().tolist())
-    refused(trace, "8 rows for 12 tokens: give one whole response, or say with --start", short)
+    refused(
+        trace,
+        "8 rows for 12 tokens: give one whole response, or the number",
+        short,
+    )
     wrong = made.vllm_response(made.described(without_prefix(), start=1))
     refused(trace, "8 rows from token 1 on for 12 tokens", wrong)
     stated = made.vllm_response(made.described(without_prefix(), start=START), routed_experts_prompt_start=1)
-    refused(trace, "rows begin at token 3, or at 1", stated)
+    refused(trace, "rows begin at token 3, not at 1", stated)
     told = ImportOptions(experts=EXPERTS, start=4)
     refused(trace, "rows begin at token 3", made.vllm_response(made.described(without_prefix(), start=START)), told)
     negative = made.vllm_response(made.described(without_prefix(), start=-3))
     refused(trace, "rows begin at token -3", negative)
     apart = made.vllm_response(made.described(without_prefix(), start=3))
     apart["prompt_routed_experts"] = made.evaluated()[:START].tolist()
-    refused(trace, "rows begin at token 3, with the prompt's apart", apart)
+    refused(trace, "rows begin at token 3, and the prompt's rows are apart", apart)
 
 
 def test_the_prompt_is_as_long_as_the_usage_says(trace):
@@ -242,7 +246,7 @@ def test_the_usage_of_several_choices_is_of_all_of_them(trace):
 
 def test_positions_after_a_cached_prefix_name_the_flag(trace):
     passes = made.sglang_passes(made.routing(), first=START)
-    said = "positions begin at 3: the tokens before were taken from SGLang's radix cache"
+    said = "positions begin at 3: SGLang took the tokens before from its radix cache"
     refused(trace, said, {"records": passes})
     refused(trace, "--disable-radix-cache", {"records": passes})
 
@@ -263,9 +267,9 @@ def test_bare_numbers_are_of_the_only_type_that_gives_a_row_per_token(trace, dty
 
 def test_bare_numbers_are_not_read_by_guess(trace):
     response = bare("<i4")
-    refused(trace, "bare numbers whose type is not told: say --dtype", response)
+    refused(trace, "bare numbers of unknown type: use --dtype", response)
     del response["prompt_token_ids"]
-    refused(trace, "bare numbers whose type is not told: say --dtype", response, SHAPED)
+    refused(trace, "bare numbers of unknown type: use --dtype", response, SHAPED)
     halves = ImportOptions(experts=EXPERTS, experts_per_token=K, layers=list(range(LAYERS)), dtype="int16")
     refused(trace, ["selects an expert twice", "expert 0"][1], response, halves)
     refused(trace, "22 rows of int16 for 12 tokens", bare("<i4"), halves)
@@ -285,7 +289,7 @@ def test_sglangs_numbers_are_int32_as_it_documents(trace):
     assert (found.shape.layers, found.shape.experts_per_token) == ([3, 4, 5, 6], K)
     cut = made.sglang_generate()
     cut["meta_info"]["routed_experts"] = cut["meta_info"]["routed_experts"][:-4]
-    refused(trace, "bytes are not whole numbers of int32", cut, BOTH)
+    refused(trace, "bytes are not a multiple of int32", cut, BOTH)
     wider = ImportOptions(experts=EXPERTS, experts_per_token=3)
     refused(trace, "bare numbers without a shape", made.sglang_generate(), wider)
 
@@ -345,11 +349,14 @@ def test_counts_of_more_selections_than_tokens_are_refused(trace):
 
 
 def test_the_numbers_that_a_file_states_are_not_overruled(trace):
-    refused(trace, "16 experts: leave out --experts 8", made.bigmoeonedge(), ImportOptions(experts=8))
+    refused(trace, "16 experts, not 8: leave out --experts", made.bigmoeonedge(), ImportOptions(experts=8))
     told = ImportOptions(experts_per_token=3)
-    refused(trace, "2 experts per token: leave out --experts-per-token 3", made.bigmoeonedge(), told)
+    refused(trace, "2 experts per token, not 3: leave out --experts-per-token", made.bigmoeonedge(), told)
     refused(
-        trace, "16 experts: leave out --experts 8", made.coli_usage(), ImportOptions(experts=8, experts_per_token=2)
+        trace,
+        "16 experts, not 8: leave out --experts",
+        made.coli_usage(),
+        ImportOptions(experts=8, experts_per_token=2),
     )
 
 

@@ -88,7 +88,7 @@ def test_a_response_of_vllm_becomes_a_session(imported):
 
 def test_what_the_session_does_not_have_is_said_in_its_header(imported):
     warnings = imported(response(made_routing())).header.warnings
-    assert "temperature and seed are not known" in warnings[0]
+    assert "temperature and seed are unknown" in warnings[0]
     assert "no text" in warnings
     assert "no token ids" not in warnings
     warnings = imported({"routed_experts": made_routing().tolist()}).header.warnings
@@ -131,16 +131,16 @@ def test_routed_experts_come_in_several_forms(imported, form):
 def test_bare_base64_needs_its_shape(imported):
     experts = made_routing()
     bare = {"routed_experts": base64.b64encode(experts.astype("<i2").tobytes()).decode()}
-    refused(imported, "whose type is not told: say --dtype, and --layers and --experts-per-token", bare)
+    refused(imported, "of unknown type: use --dtype, and --layers and --experts-per-token", bare)
     typed = ImportOptions(experts=8, dtype="int16")
-    refused(imported, "bare numbers without a shape: say --layers and --experts-per-token", bare, typed)
+    refused(imported, "bare numbers without a shape: use --layers and --experts-per-token", bare, typed)
     known = ImportOptions(experts=8, layers=[3, 4, 5], experts_per_token=2, dtype="int16")
     session = imported(bare, known)
     assert session.layers.tolist() == [3, 4, 5]
     np.testing.assert_array_equal(session.experts(), experts)
     refused(
         imported,
-        "no rows of 3 layers × 7 experts",
+        "do not fit rows of 3 layers × 7 experts",
         bare,
         ImportOptions(experts=8, layers=[3, 4, 5], experts_per_token=7, dtype="int16"),
     )
@@ -168,7 +168,7 @@ def test_arrays_alone_need_to_be_told_whose_they_are(imported, tmp_path):
     experts = made_routing()
     path = tmp_path / "routing.npy"
     np.save(path, experts)
-    refused(imported, "counts or expert ids: say whose it is with --from", path)
+    refused(imported, "counts or expert ids: name the format with --from", path)
     np.testing.assert_array_equal(imported(path, form="vllm").experts(), experts)
     np.savez(tmp_path / "routing.npz", routed_experts=experts)
     options = ImportOptions(experts=8, prompt_tokens=10, model="mine")
@@ -179,16 +179,16 @@ def test_arrays_alone_need_to_be_told_whose_they_are(imported, tmp_path):
 
 def test_what_a_response_does_not_tell_is_never_guessed(imported):
     given = response(made_routing())
-    refused(imported, "does not tell how many experts the model has: say --experts N", given, ImportOptions())
+    refused(imported, "does not state the model's number of experts: use --experts N", given, ImportOptions())
     refused(imported, "selects expert [67] of 6: check --experts", given, ImportOptions(experts=6))
     refused(imported, "top-2, is impossible", given, ImportOptions(experts=1))
     refused(
         imported,
-        "50 tokens, and 60 of prompt",
+        "50 tokens, but 60 prompt tokens",
         {"routed_experts": made_routing().tolist()},
         ImportOptions(experts=8, prompt_tokens=60),
     )
-    refused(imported, "3 layers, and --layers names 1", given, ImportOptions(experts=8, layers=[1]))
+    refused(imported, "3 layers, but --layers names 1", given, ImportOptions(experts=8, layers=[1]))
     refused(imported, "no choice 1: use --choice 0", given, ImportOptions(experts=8, choice=1))
 
 
@@ -196,21 +196,21 @@ def test_what_a_response_does_not_tell_is_never_guessed(imported):
     ("source", "message"),
     [
         ({"choices": []}, "no choice 0"),
-        ({"choices": [3]}, r"Expected `object`, got `int` - at `\$.choices\[0\]`"),
+        ({"choices": [3]}, r"choice 0: Expected `object`, got `int`"),
         ({"choices": [{"text": "x"}]}, "serve with --enable-return-routed-experts"),
         ({"routed_experts": [[1, 2], [3, 4]]}, "Expected `array`, got `int`"),
         ({"routed_experts": [[[1.5, 2]]]}, "Expected `int`, got `float`"),
-        ({"routed_experts": [[[1, 2]], [[1]]]}, "no array of numbers"),
+        ({"routed_experts": [[[1, 2]], [[1]]]}, "not an array of numbers"),
         ({"routed_experts": [[["a", "b"]]]}, "Expected `int`, got `str`"),
         ({"routed_experts": [[[0, 0]]]}, "no routing in it"),
         ({"routed_experts": [[[1, 2, 1]]]}, "selects an expert twice"),
         ({"routed_experts": "k05VTVBZnonsense!"}, "not base64"),
-        ({"routed_experts": base64.b64encode(b"\x93NUMPY\x01\x00garbage").decode()}, "no array of numbers"),
+        ({"routed_experts": base64.b64encode(b"\x93NUMPY\x01\x00garbage").decode()}, "not an array of numbers"),
         ({"routed_experts": {"data": "AAAA", "shape": [1, 1, 2]}}, r"3 bytes are not of shape \[1, 1, 2\]"),
         ({"routed_experts": {"data": "AAA=", "shape": [1, 1, 2], "dtype": "int32"}}, "2 bytes are not .* dtype int32"),
         ({"routed_experts": {"data": "AAAA", "shape": [-1, 1, 2]}}, r"a shape of \[-1, 1, 2\]"),
         ({"routed_experts": {"data": "AAAA", "shape": [1, 1, 2], "dtype": "object"}}, "a dtype of 'object'"),
-        ({"other": 1}, "JSON of no known format, with other"),
+        ({"other": 1}, "JSON of unknown format, with other"),
         ([], "counts or expert ids"),
     ],
 )
@@ -245,7 +245,7 @@ def test_records_of_one_request_become_tokens(imported):
     np.testing.assert_array_equal(session.experts(), experts)
     assert session.tokens()["id"].tolist() == list(range(500, 550))
     assert len(session.tokens("prefill")["i"]) == 20
-    assert any("taken for the prompt" in warning for warning in session.header.warnings)
+    assert any("taken as the prompt" in warning for warning in session.header.warnings)
 
 
 def test_records_of_several_requests_are_refused(imported):
@@ -285,17 +285,17 @@ def test_a_table_may_be_plain_and_have_holes(imported, tmp_path):
 def test_a_row_for_each_expert_is_read_when_that_is_said(imported, tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("token,layer,expert,weight\n" + "".join(f"{t},0,{e},0.5\n" for t in range(3) for e in (t, 7 - t)))
-    refused(imported, "line 3: token 0 twice in layer 0: give one run, or say --experts-per-token N", path)
+    refused(imported, "line 3: token 0 twice in layer 0: give one run, or use --experts-per-token N", path)
     told = ImportOptions(experts=8, experts_per_token=2)
     assert imported(path, told).experts().tolist() == [[[0, 7]], [[1, 6]], [[2, 5]]]
     refused(
         imported,
-        "2 experts per token: leave out --experts-per-token 3",
+        "2 experts per token, not 3: leave out --experts-per-token",
         path,
         ImportOptions(experts=8, experts_per_token=3),
     )
     path.write_text(path.read_text() + "3,0,1,0.5\n")
-    refused(imported, "line 8: 1 experts, and 2 in the rows before", path, told)
+    refused(imported, "line 8: 1 experts, but 2 in the rows before", path, told)
 
 
 def test_columns_about_experts_are_no_experts(imported, tmp_path):
@@ -307,19 +307,19 @@ def test_columns_about_experts_are_no_experts(imported, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("\n", "text of no known format, with columns nothing"),
+        ("\n", "text of unknown format, with columns nothing"),
         ("expert_1\n1\n", "no column called token among expert_1"),
         ("token,layer\n1,2\n", "no column of experts"),
         ("token,layer,expert_1\n", "no rows"),
         ("token,layer,expert_1\n1,2\n", "line 2: 2 cells instead of 3"),
-        ("token,layer,expert_1\n1,2,x\n", "line 2: 'x' is no index"),
-        ("token,layer,expert_1,expert_2\n1,2,3,\n", "line 2: '' is no index"),
-        ("token,layer,expert_1\n1,-2,3\n", "'-2' is no index"),
+        ("token,layer,expert_1\n1,2,x\n", "line 2: 'x' is not an index"),
+        ("token,layer,expert_1,expert_2\n1,2,3,\n", "line 2: '' is not an index"),
+        ("token,layer,expert_1\n1,-2,3\n", "'-2' is not an index"),
         ("token,layer,expert_1\n1,2,3\n1,2,4\n", "token 1 twice in layer 2"),
         ("token,layer,expert_1\n1,2,9\n", "selects expert 9 of 8"),
         ("token,layer,expert_1\n0,0,1\n16000000,1,1\n" + "".join(f"1,{n},1\n" for n in range(2, 99)), "have no row"),
         ("token,layer,expert_1\n" + "".join(f"{n},{n},1\n" for n in range(5000)), "for 5,000 tokens × 5,000"),
-        ("token,layer,expert_1\n99999999999,2,3\n", "is no index"),
+        ("token,layer,expert_1\n99999999999,2,3\n", "is not an index"),
     ],
 )
 def test_bad_tables_are_refused_with_their_line(imported, tmp_path, content, message):

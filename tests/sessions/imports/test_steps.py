@@ -123,7 +123,8 @@ def test_steps_that_are_no_whole_tokens_are_summed(imported):
 
 
 @pytest.mark.parametrize(
-    ("add", "reason"), [((-40, 40), "a negative count"), ((1.5, 1.5), "no whole number"), ((2.0**62, 0), "more than")]
+    ("add", "reason"),
+    [((-40, 40), "a negative count"), ((1.5, 1.5), "not a whole number"), ((2.0**62, 0), "more than")],
 )
 def test_steps_whose_sums_alone_could_be_counts_are_refused(imported, add, reason):
     counts = made_counts(2).astype(np.float64)
@@ -146,7 +147,8 @@ def test_more_steps_than_a_session_holds_are_put_together(imported, monkeypatch)
     path = imported(counts)
     assert [frame.i for frame in keyframes(path)] == [20, 40, 60, 70]
     assert any(
-        "7 steps are more than a session holds: 2 at a time" in each for each in SessionReader(path).header.warnings
+        "7 steps are more than a session holds: each 2 are summed" in each
+        for each in SessionReader(path).header.warnings
     )
 
 

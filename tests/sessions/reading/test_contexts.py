@@ -123,7 +123,7 @@ class TestFit:
     def test_a_bare_series_has_none(self, tmp_path):
         path = tmp_path / "series.json"
         path.write_text(json.dumps([0.5] * 10))
-        with pytest.raises(UserError, match="a bare series has no contexts"):
+        with pytest.raises(UserError, match="a P_mid series has no contexts"):
             fit_file(path, context=0)
 
     def test_in_text_and_in_json(self, capsys, session, mode):
@@ -153,7 +153,7 @@ def test_everyone_who_reads_it_says_the_same(capsys, session):
 
 
 def test_compare_says_which_context_it_is_about(session):
-    assert "context 1 (of 0 to 1) is compared as far as pressure goes" in read_source(session).warnings[-1]
+    assert "pressure is compared over context 1 (of 0 to 1)" in read_source(session).warnings[-1]
 
 
 def test_compare_says_which_contexts_a_later_part_has(tmp_path):
@@ -166,7 +166,7 @@ def test_compare_says_which_contexts_a_later_part_has(tmp_path):
     written += [each for event in events[cut:] for each in [event, *instruments.feed(event)]]
     path = tmp_path / "run.2.moe.jsonl"
     path.write_bytes(b"".join(to_json(event) + b"\n" for event in written))
-    assert "context 4 (of 3 to 4) is compared as far as pressure goes" in read_source(path).warnings[-1]
+    assert "pressure is compared over context 4 (of 3 to 4)" in read_source(path).warnings[-1]
 
 
 def test_notebook_and_export_number_the_contexts(session, tmp_path):

@@ -234,7 +234,7 @@ class TestFit:
             fit_file(spoilt)
 
     def test_a_later_part_names_the_file_to_fit(self, joined):
-        with pytest.raises(UserError, match=f"after the first measured one: fit {joined.name}, which it goes on with"):
+        with pytest.raises(UserError, match=f"after the first measured one: fit {joined.name}, which it continues"):
             fit_file(part(joined, 2))
 
     @pytest.mark.parametrize(("mode", "taken"), [(None, True), ("chronomoe-v1", False)])

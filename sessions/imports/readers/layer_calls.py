@@ -1,9 +1,9 @@
-"""Routing that a file has as calls of MoE layers in order, each with the rows of all tokens in the batch.
+"""Traces of calls of MoE layers in order, each with the rows of all tokens in the batch.
 
-Files of this kind do not number tokens. A step, one pass through the model, ends where a layer comes up again, and its
-rows are tokens in a row: so it is in a run of one sequence. A pass of several tokens is the prompt's. Where passes of
-several tokens come after the first single one, or only such passes do, sequences were evaluated together, and which
-rows belong to which cannot be told: then only counts are taken.
+Files of this kind do not number tokens. A step, one pass through the model, ends where a layer is called again, and its
+rows are consecutive tokens, as in a run of one sequence. A pass of several tokens is the prompt's. If passes of several
+tokens follow the first single-token pass, or the file has several passes and all are of several tokens, sequences were
+evaluated together, and the rows cannot be assigned to them: then only counts are imported.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from moe_watch.routing.arrays import Ints
 from moe_watch.routing.errors import UserError
-from moe_watch.sessions.imports.count_steps import in_steps
-from moe_watch.sessions.imports.plausibility import counted, routed
-from moe_watch.sessions.imports.readers.cells import Cell, trace_of
+from moe_watch.sessions.imports.count_steps import counts_by_step
+from moe_watch.sessions.imports.plausibility import validated_counts, validated_routing
+from moe_watch.sessions.imports.readers.rows import Row, trace_of
 from moe_watch.sessions.imports.traces import (
     NO_PROMPT,
     CountedTrace,
@@ -28,8 +28,10 @@ from moe_watch.sessions.imports.traces import (
     phase_of_counts,
 )
 
-PROMPT = "passes of more than one token are taken for the prompt"
-BATCHES = "passes of several tokens that are not one prompt: which row belongs to which text is not told, only counts"
+PROMPT = "passes of more than one token are taken as the prompt"
+BATCHES = (
+    "passes of several tokens that are not one prompt: rows cannot be assigned to sequences, only counts are imported"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,16 @@ class Call:
     where: str
     """File and line."""
     step: int | None = None
-    """The pass, where the file numbers them."""
+    """Number of the pass, if the file has one."""
 
 
 def read_calls(
     calls: Iterable[Call], options: ImportOptions, where: str, *, engine: str, what: str, warnings: Sequence[str] = ()
 ) -> Trace:
-    """Make a trace of calls in order.
+    """Build a trace from calls in order.
 
     Raises:
-        UserError: they are no passes of one model.
+        UserError: they are not passes of one model.
     """
     steps = _steps(calls)
     if not steps:
@@ -62,14 +64,14 @@ def read_calls(
     if batched:
         return _counts(steps, options, where, engine, what, [*warnings, BATCHES])
     firsts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-    told = options.prompt_tokens is not None
-    cells = [
-        Cell(first + at, call.layer, row, None if told else "prefill" if size > 1 else "decode", call.where)
+    given = options.prompt_tokens is not None
+    rows = [
+        Row(first + at, call.layer, row, None if given else "prefill" if size > 1 else "decode", call.where)
         for step, first, size in zip(steps, firsts, sizes, strict=False)
         for call in step
         for at, row in enumerate(call.rows)
     ]
-    found = trace_of(cells, options, where, engine=engine, what=what)
+    found = trace_of(rows, options, where, engine=engine, what=what)
     found.warnings[:0] = warnings
     if options.prompt_tokens is None:
         found.warnings.append(PROMPT if single else NO_PROMPT)
@@ -77,7 +79,7 @@ def read_calls(
 
 
 def _steps(calls: Iterable[Call]) -> list[list[Call]]:
-    """Calls by pass through the model."""
+    """Group calls by pass through the model."""
     steps: list[list[Call]] = []
     seen: set[int] = set()
     number: int | None = None
@@ -91,11 +93,11 @@ def _steps(calls: Iterable[Call]) -> list[list[Call]]:
 
 
 def _size(step: list[Call]) -> int:
-    """Tokens of one pass: the rows of each of its layers."""
+    """Return the number of tokens of one pass, which is the number of rows of each layer."""
     size = len(step[0].rows)
     for call in step:
         if len(call.rows) != size or not size:
-            what = f"{call.where}: layer {call.layer} has {len(call.rows)} rows, and layer {step[0].layer} has {size}"
+            what = f"{call.where}: layer {call.layer} has {len(call.rows)} rows, but layer {step[0].layer} has {size}"
             raise UserError(what, advice="trace a run in which every layer is evaluated for every token")
     return size
 
@@ -103,7 +105,7 @@ def _size(step: list[Call]) -> int:
 def _counts(
     steps: list[list[Call]], options: ImportOptions, where: str, engine: str, what: str, warnings: list[str]
 ) -> CountedTrace:
-    """Selections of each pass."""
+    """Build a trace of counts from the selections of each pass."""
     experts = known_experts(options, where)
     layers = sorted({call.layer for step in steps for call in step})
     chosen = len(steps[0][0].rows[0])
@@ -114,16 +116,17 @@ def _counts(
             np.add.at(counts[at, places[call.layer]], _checked(call, chosen, options, where), 1)
     named = layers if options.layers is None else layers_of(len(layers), options, where)
     known = ImportOptions(experts=experts, experts_per_token=options.experts_per_token or chosen, layers=named)
-    shape, whole, rows = counted(counts.sum(0), known, where)
+    shape, whole, rows = validated_counts(counts.sum(0), known, where)
     said = [*warnings]
     phase = phase_of_counts(options, said)
-    return CountedTrace(engine, what, shape, whole, rows, phase, warnings=said, steps=in_steps(counts, shape, said))
+    by_step = counts_by_step(counts, shape, said)
+    return CountedTrace(engine, what, shape, whole, rows, phase, warnings=said, steps=by_step)
 
 
 def _checked(call: Call, chosen: int, options: ImportOptions, where: str) -> Ints:
-    """The ids of one call, each row of different experts of the model."""
+    """Return the ids of one call, after checking that each row has different experts of the model."""
     if any(len(row) != chosen for row in call.rows):
         raise UserError(f"{call.where}: rows of other lengths than {chosen}", advice="give one run")
     named = ImportOptions(experts=options.experts, layers=[call.layer])
-    _, ids = routed(np.array(call.rows, np.int64)[:, None], named, call.where or where, [])
+    _, ids = validated_routing(np.array(call.rows, np.int64)[:, None], named, call.where or where, [])
     return ids.ravel()

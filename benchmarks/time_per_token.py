@@ -1,10 +1,10 @@
-"""Where the time goes: what each step of observing takes per generated token, on llama.cpp.
+"""Time of each step of observation per generated token, on llama.cpp.
 
-python -m benchmarks.per_token [MODEL.gguf …]
+python -m benchmarks.time_per_token [MODEL.gguf …]
 
-First what the thread that runs the model takes in all, beside the engine's own loop, and how often it waits for
-another thread. Then each step, lower quartiles, timed where it happens in the loop: after an evaluation the processor's
-caches hold the model, and the same Python takes two to three times what it takes in a loop of its own.
+First the time of the thread that runs the model, beside the engine's own loop, and the number of its waits for other
+threads. Then each step, as lower quartiles, timed at its place in the loop: after an evaluation the processor's caches
+hold the model, and the same Python takes two to three times its time in a separate loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from itertools import islice
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 
@@ -46,30 +46,30 @@ from moe_watch.vitals.noise import NoiseMeter
 
 PROMPT = "def parse_"
 FEWEST = 60
-"""Tokens in one measurement of the model's thread."""
+"""Smallest number of tokens in one measurement of the model's thread."""
 LONG_ENOUGH = 200_000
-"""µs that it takes at least."""
+"""Shortest measurement, µs."""
 USUAL = 0.98
-"""Share of the tokens that count for the thread's time: whatever else the machine does takes milliseconds at once."""
+"""Share of the tokens that count for the thread's time: interruptions by the machine take milliseconds each."""
 VARIANTS: tuple[MeasuredVariant, ...] = get_args(MeasuredVariant)
 Result = TypeVar("Result")
 
 
 class Stopwatch:
-    """Times named steps."""
+    """Timer of named steps."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = defaultdict(list)
 
     def time(self, name: str, step: Callable[[], Result], tokens: int = 1) -> Result:
-        """Do it, and note what it took per token."""
+        """Run a step, and store its time per token."""
         began = time.perf_counter()
         result = step()
         self._seconds[name].append((time.perf_counter() - began) / tokens)
         return result
 
     def lines(self) -> list[str]:
-        """A Markdown table's rows, in µs."""
+        """Return the rows of a Markdown table, in µs."""
         return [f"| {name} | {1e6 * np.percentile(taken, 25):.1f} |" for name, taken in self._seconds.items()]
 
 
@@ -77,7 +77,7 @@ class Stopwatch:
 
 
 class ModelThread:
-    """Measures what the thread that runs the model takes per token.
+    """Meter of the time per token of the thread that runs the model.
 
     Args:
         engine: with a loaded model.
@@ -90,7 +90,7 @@ class ModelThread:
         """µs per token, bare."""
 
     def table(self, rounds: int) -> str:
-        """Medians of so many rounds."""
+        """Return a table of medians over rounds."""
         tokens = max(FEWEST, math.ceil(LONG_ENOUGH / self.pace))
         taken: dict[MeasuredVariant, list[tuple[float, float, float]]] = defaultdict(list)
         order = random.Random(0)
@@ -101,7 +101,7 @@ class ModelThread:
         return "\n".join([*head, *(_row(name, taken[name]) for name in VARIANTS)])
 
     def measure(self, variant: MeasuredVariant, tokens: int) -> tuple[float, float, float]:
-        """Of one token: µs by the clock, and of processor time, and how often the thread waited."""
+        """Measure per token: µs by the clock, µs of processor time, and waits of the thread."""
         with closing(self._steps(variant, tokens)) as steps:
             next(steps)
             before = _waits()
@@ -133,7 +133,7 @@ def _now() -> tuple[float, float]:
 
 
 def _waits() -> float:
-    """How often this thread waited for anything so far; NaN where the system does not say."""
+    """Return the number of waits of this thread so far; NaN if the system does not report it."""
     thread = getattr(resource, "RUSAGE_THREAD", None)
     return math.nan if thread is None else resource.getrusage(thread).ru_nvcsw
 
@@ -142,13 +142,13 @@ def _waits() -> float:
 
 
 class Loop:
-    """A worker's and its parent's work on generated tokens, step by step.
+    """The work of a worker and its parent on generated tokens, step by step.
 
     Args:
         engine: with a loaded model.
-        watch: told what each step takes.
-        path: where to record.
-        batch: tokens handed over together.
+        watch: timer of the steps.
+        path: session file to record.
+        batch: tokens per message.
     """
 
     def __init__(self, engine: LlamaEngine, watch: Stopwatch, path: Path, batch: int) -> None:
@@ -178,30 +178,30 @@ class Loop:
 
     def _step(self, i: int) -> Evaluated:
         timed, loop = self._watch.time, self._engine
-        choice = timed("drawing, and log-probability and margins", lambda: self._next_token.draw(self._context))
+        choice = timed("sampling, log-probability and margins", lambda: self._next_token.draw(self._context))
         loop.observe(bool(i % 2))  # the difference is the callback
-        timed(f"evaluating, tap {'on' if i % 2 else 'off'}", lambda: evaluate(self._context, [choice.id]))
+        timed(f"evaluation, tap {'on' if i % 2 else 'off'}", lambda: evaluate(self._context, [choice.id]))
         if not i % 2:
             loop.observe(True)
             evaluate(self._context, [choice.id])
-        routing = timed("reading the routing out", lambda: loop._loaded.tap.routing(loop._rows, 1))
-        text = timed("text", lambda: self._detokenizer.add(choice.id))
+        routing = timed("reading the routing", lambda: loop._loaded.tap.routing(loop._rows, 1))
+        text = timed("detokenizer", lambda: self._detokenizer.add(choice.id))
         return Evaluated([TokenFacts(i, time.monotonic(), "generated", choice.id, text)], routing)
 
     def _hand_over(self, steps: list[Evaluated]) -> None:
-        def timed(name: str, step: Callable[[], Any]) -> Any:
+        def timed(name: str, step: Callable[[], Result]) -> Result:
             return self._watch.time(name, step, self._batch)
 
         tokens: list[Token] = timed("token events, with entropy and margin", lambda: self._observer.tokens(steps))
-        frame: bytes = timed("msgpack", lambda: encode(Batch(list(tokens))))
-        timed("pipe", lambda: self._writing.send_bytes(frame))
-        timed("parent: reading", lambda: decode_message(frame))
+        message = timed("msgpack", lambda: encode(Batch(list(tokens))))
+        timed("pipe", lambda: self._writing.send_bytes(message))
+        timed("parent: reading", lambda: decode_message(message))
         timed("parent: instruments", lambda: [self._instruments.feed(token) for token in tokens])
         timed("parent: recording", lambda: [self._recorder.append(token) for token in tokens])
 
 
 def step_table(engine: LlamaEngine, tokens: int, batch: int) -> str:
-    """What each step takes per token, handed over in batches."""
+    """Return a table of the time of each step per token, with tokens sent in batches."""
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         Loop(engine, watch, Path(folder) / "run.moe.jsonl", batch).run(tokens)
@@ -209,7 +209,7 @@ def step_table(engine: LlamaEngine, tokens: int, batch: int) -> str:
 
 
 def tables(model: str, rounds: int, tokens: int) -> str:
-    """Measure one model; returns its tables."""
+    """Measure one model and return its tables."""
     engine = catalog.load_engine(
         "llama.cpp", catalog.locate(model, "llama.cpp"), options=EngineOptions(), progress=lambda _: None
     )
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="of the model's thread as a whole")
     parser.add_argument("--tokens", type=int, default=640, help="timed step by step")
     arguments = parser.parse_args()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # llama.cpp says a lot while it loads
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # llama.cpp prints a lot while it loads
     sys.setswitchinterval(GIVE_WAY)  # as in a worker
     for model in arguments.models:
         meter = NoiseMeter()

@@ -1,7 +1,7 @@
-"""Routing of a session in the forms that other programs read: selections or counts, as one file of text.
+"""Export of a session's routing in trace formats of other programs: selections or counts, as one text file.
 
-`layer,expert` is what llama.cpp's moe-trace writes, `layer_id,expert_id,count` what SGLang's recorder of early 2025
-wrote, and `.coli_usage` colibri's usage history. None of them holds tokens, text or phases.
+`layer,expert` is the format of llama.cpp's moe-trace, `layer_id,expert_id,count` of SGLang's recorder of early 2025,
+and `.coli_usage` of colibri's usage history. None of them holds tokens, text or phases.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.recompute import Beginnings
 from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches
 
-ForeignForm = Literal["layer-expert", "layer-expert-count", "coli-usage"]
-FOREIGN_FORMS: tuple[ForeignForm, ...] = get_args(ForeignForm)
-ENDINGS: dict[ForeignForm, str] = {
+TraceForm = Literal["layer-expert", "layer-expert-count", "coli-usage"]
+TRACE_FORMS: tuple[TraceForm, ...] = get_args(TraceForm)
+ENDINGS: dict[TraceForm, str] = {
     "layer-expert": ".layer-expert.csv",
     "layer-expert-count": ".layer-expert-count.csv",
     "coli-usage": ".coli_usage",
@@ -38,45 +38,45 @@ MOST_COLIBRI_COUNT = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignPlan:
-    """A file to write.
+class TracePlan:
+    """Trace file to write.
 
     Args:
-        form: of the file.
+        form: format of the file.
         output: the file; None names it after the session, in the working folder.
-        phase: the only phase that is wanted; None takes both.
-        force: replace a file that is there already.
+        phase: the only phase to write; None writes both.
+        force: replace an existing file.
     """
 
-    form: ForeignForm
+    form: TraceForm
     output: Path | None = None
     phase: Phase | None = None
     force: bool = False
 
 
-def export_foreign(path: Path, plan: ForeignPlan) -> Exported:
-    """Write the routing of a session, of all its files if it has several.
+def export_trace(path: Path, plan: TracePlan) -> Exported:
+    """Write the routing of a session, from all files of a multi-part session.
 
     Raises:
-        UserError: the session cannot be read, does not hold what the form needs, or a file is in the way.
+        UserError: the session cannot be read, lacks data that the format needs, or the file exists already.
     """
     output = plan.output or Path(paths.stem_of(path) + ENDINGS[plan.form])
     paths.check_replaceable(output, force=plan.force)
     with closing(RunReader(path)) as session:
         if plan.form == "layer-expert" and session.header.counts_only:
-            what = f"{path}: counts of selections, and no single ones"
+            what = f"{path}: it has counts of selections but no single selections"
             raise UserError(what, advice="use --to layer-expert-count")
         rows = _replace(output, _lines(session, plan))
         return Exported(output, {plan.form: rows}, session.warnings)
 
 
 def _replace(output: Path, lines: Iterator[str]) -> int:
-    """Write lines to a file, for its owner alone, that takes its place when it is whole; returns their number.
+    """Write lines to a private temporary file and rename it when it is complete; return the number of lines.
 
     The first line, which names columns or sizes, is not counted.
 
     Raises:
-        UserError: the file cannot be written, or a line not be made.
+        UserError: the file cannot be written, or a line cannot be made.
     """
     with paths.writing(output):
         paths.make_private(output.parent)
@@ -101,7 +101,7 @@ def _replace(output: Path, lines: Iterator[str]) -> int:
     return written
 
 
-def _lines(session: RunReader, plan: ForeignPlan) -> Iterator[str]:
+def _lines(session: RunReader, plan: TracePlan) -> Iterator[str]:
     if plan.form == "layer-expert":
         return _selections(session, plan.phase)
     counts = _counts(session, plan.phase)
@@ -109,7 +109,7 @@ def _lines(session: RunReader, plan: ForeignPlan) -> Iterator[str]:
 
 
 def _selections(session: RunReader, phase: Phase | None) -> Iterator[str]:
-    """`layer,expert` in the order in which tokens and layers were evaluated."""
+    """Yield `layer,expert` in the order in which tokens and layers were evaluated."""
     layers = np.array(session.header.model.layers, np.int64)
     yield "layer,expert\n"
     for tokens in _batches(session):
@@ -127,7 +127,7 @@ def _batches(session: RunReader) -> Iterator[TokenArrays]:
 
 
 def _counts(session: RunReader, phase: Phase | None) -> Ints:
-    """Selections `[L, E]` of the whole run in one phase, or in both."""
+    """Return selections `[L, E]` of the whole run in one phase, or in both."""
     counted, batches, beginnings = RunCounts(session.header), TokenBatches(session.header), Beginnings()
     for event in session:
         for tokens in batches.take(event):
@@ -147,10 +147,10 @@ def _count_rows(header: Header, counts: Ints) -> Iterator[str]:
 
 
 def _coli_usage(header: Header, counts: Ints) -> Iterator[str]:
-    """Colibri's text form, without the line that says which engine wrote it: colibri refuses those of others."""
+    """Yield colibri's text format without the line that names the engine: colibri refuses other engines' files."""
     if counts.max(initial=0) > MOST_COLIBRI_COUNT:
         advice = "use --to layer-expert-count"
-        raise UserError(f"an expert was selected {counts.max():,} times, more than colibri counts", advice=advice)
+        raise UserError(f"an expert was selected {counts.max():,} times, beyond colibri's 32 bits", advice=advice)
     layers = max(header.model.layers, default=-1) + 1
     yield f"-1 {layers} {header.model.experts}\n"
     for layer, row in zip(header.model.layers, counts.tolist(), strict=True):

@@ -1,6 +1,6 @@
 """Measure how far MLX and `transformers` are apart on the tiny models, and write the tables of docs/families.md.
 
-python -m models.truth.table
+python -m models.truth.mlx_table
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def measured() -> str:
 
 {table(list(GATES))}
 
-Some of these models mlx-lm alone computes otherwise than `transformers`. moe-watch adds to the loaded model what is
-missing, and says so in the session's warnings. The same models as mlx-lm loads them:
+Some of these models mlx-lm alone computes differently from `transformers`. moe-watch adds the missing settings to the
+loaded model, and the session's warnings report it. The same models as mlx-lm loads them:
 
 {table(list(CORRECTED), corrected=False)}
 

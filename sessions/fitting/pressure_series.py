@@ -1,38 +1,37 @@
-"""Mid-pressure series that were not recorded by moe-watch: CSV, a JSON list, or ChronoMoE's result files.
+"""Reader of P_mid series without a session: CSV, a JSON list, or ChronoMoE's result files.
 
-Such files come from anywhere: whatever stands in one, reading it ends in numbers or in a `UserError`.
+Such files are untrusted: any content gives numbers or a `UserError`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.pressure.formulas import Mode
 
 MAX_BYTES = 16 * 1024 * 1024
-"""Of a file with a series; what is larger is something else."""
+"""Size limit of a file with a series; a larger file holds something else."""
 LARGEST = 1e100
-"""Beyond it, squares overflow."""
+"""Largest value; squares of larger ones overflow."""
 
 MID_COLUMNS = ("mid", "p_mid", "mid_pressure", "mid_pressures", "pressure_mid", "pressures_mid", "pressure", "p")
-"""Names of a CSV column with mid-pressure, in the order in which they are looked for; case does not matter."""
+"""Names of a CSV column with mid-pressure, in order of preference; case does not matter."""
 POSITION_COLUMNS = ("chunk", "index", "chunk_index", "chunks")
 LEFT_OUT_COLUMNS = ("warm_up", "partial")
-"""Rows in which one of these is true are never fitted."""
+"""Columns that exclude a row from the fit if true."""
 FALSE = frozenset({"", "0", "false", "no"})
 DELIMITERS = ("\t", ";", ",")
 
 REFERENCE_MODE: Mode = "chronomoe-v1"
 OWN_KEY = "session_chunks"
-"""In a trajectory of moe-watch's measurement, which names its mode once for all runs."""
+"""Key in a trajectory of moe-watch's measurement, which names its mode once for all runs."""
 
 FORMS = "give a session, a CSV column, a JSON list of numbers, or JSON with trajectory.mid_pressures"
 
@@ -43,25 +42,25 @@ class PressureSeries:
 
     mid: list[float]
     positions: list[int] | None = None
-    """Index of each chunk, if the file has one."""
+    """Index of each chunk, if the file has it."""
     mode: str | None = None
-    """The pressure mode, if the file names it."""
+    """Pressure mode, if the file names it."""
     entropies: list[float] | None = None
     """Router entropy of the same chunks, if the file has it."""
 
 
 def parse_series(content: bytes, name: str) -> PressureSeries:
-    """The series in a file's content.
+    """Parse the series in a file's content.
 
     Args:
         content: the whole file.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
-        UserError: it holds no series, or something in it is no finite number.
+        UserError: it holds no series, or a value in it is not a finite number.
     """
     if len(content) > MAX_BYTES:
-        raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MB, and no session", advice=FORMS)
+        raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MB, and not a session", advice=FORMS)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,32 +80,33 @@ def _from_json(text: str, name: str) -> PressureSeries:
     if isinstance(found, list):
         return PressureSeries(_numbers(found, name))
     trajectory = found.get("trajectory")
-    if not isinstance(trajectory, dict) or not isinstance(trajectory.get("mid_pressures"), list):
+    mid = trajectory.get("mid_pressures") if isinstance(trajectory, dict) else None
+    if not isinstance(trajectory, dict) or not isinstance(mid, list):
         what = "a measurement of many runs" if isinstance(found.get("runs"), list) else "JSON without a series"
         raise UserError(f"{name}: {what}", advice=FORMS)
     return PressureSeries(
-        mid=_numbers(trajectory["mid_pressures"], f"{name}, trajectory.mid_pressures"),
-        positions=_indices(trajectory),
-        mode=_mode(found),
-        entropies=_entropies(trajectory),
+        mid=_numbers(mid, f"{name}, trajectory.mid_pressures"),
+        positions=_indices(trajectory, len(mid)),
+        mode=_mode(found, trajectory),
+        entropies=_entropies(trajectory, len(mid)),
     )
 
 
-def _mode(found: dict[str, Any]) -> str | None:
-    """The pressure mode that a measurement names. ChronoMoE's own name none: they are in ChronoMoE's mode."""
+def _mode(found: Mapping[str, object], trajectory: Mapping[str, object]) -> str | None:
+    """Return the pressure mode that a measurement names. ChronoMoE's files name none: it is ChronoMoE's mode."""
     if isinstance(found.get("pressure"), str):
         return str(found["pressure"])
-    ours = OWN_KEY in found["trajectory"]
+    ours = OWN_KEY in trajectory
     return REFERENCE_MODE if isinstance(found.get("protocol"), str) and not ours else None
 
 
-def _numbers(values: Sequence[Any], name: str) -> list[float]:
+def _numbers(values: Sequence[object], name: str) -> list[float]:
     if not values:
         raise UserError(f"{name}: the series is empty", advice="a fit needs at least 5 chunks")
     return [_number(value, f"{name}, value {at}") for at, value in enumerate(values, 1)]
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where} is {_short(json.dumps(value))}", advice="every chunk needs a number")
     try:
@@ -118,23 +118,24 @@ def _number(value: Any, where: str) -> float:
     return number
 
 
-def _indices(trajectory: dict[str, Any]) -> list[int] | None:
-    """Chunk indices, if there is a sensible one for each value."""
+def _indices(trajectory: Mapping[str, object], length: int) -> list[int] | None:
+    """Return the chunk indices; None unless there is one for each value, ascending."""
     found = trajectory.get("chunk_indices")
-    if not isinstance(found, list) or len(found) != len(trajectory["mid_pressures"]):
+    if not isinstance(found, list) or len(found) != length:
         return None
     return _ascending(found)
 
 
-def _ascending(found: list[Any]) -> list[int] | None:
-    if not all(type(each) is int and abs(each) < 1 << 53 for each in found):
+def _ascending(found: Sequence[object]) -> list[int] | None:
+    indices = [each for each in found if type(each) is int and abs(each) < 1 << 53]
+    if len(indices) != len(found):
         return None
-    return found if all(a < b for a, b in pairwise(found)) else None
+    return indices if all(a < b for a, b in pairwise(indices)) else None
 
 
-def _entropies(trajectory: dict[str, Any]) -> list[float] | None:
+def _entropies(trajectory: Mapping[str, object], length: int) -> list[float] | None:
     found = trajectory.get("entropies")
-    if not isinstance(found, list) or len(found) != len(trajectory["mid_pressures"]):
+    if not isinstance(found, list) or len(found) != length:
         return None
     try:
         return _numbers(found, "entropies")
@@ -161,7 +162,7 @@ def _from_csv(text: str, name: str) -> PressureSeries:
 
 
 def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that hold something, with the number of their line; lines that begin with # are remarks."""
+    """Yield the rows that are not empty, with their line number; lines that begin with # are comments."""
     lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip() and line.lstrip()[0] != "#"]
     if not lines:
         raise UserError(f"{name}: no number in it", advice=FORMS)
@@ -174,7 +175,7 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _unnamed(rows: list[tuple[int, list[str]]], name: str) -> int:
-    """The column of values where columns have no names: the only one, or the second after chunk indices."""
+    """Return the column of values of a file without column names: the only one, or the second after chunk indices."""
     width = len(rows[0][1])
     if width == 1 or (width == 2 and _places([_cell(cells, 0) for _, cells in rows]) is not None):
         return width - 1
@@ -208,7 +209,7 @@ def _cell(cells: list[str], at: int) -> str:
 
 def _parsed(cell: str, where: str) -> float:
     if not _is_number(cell):
-        raise UserError(f"{where}: {_short(repr(cell))} is no number", advice="every chunk needs a number")
+        raise UserError(f"{where}: {_short(repr(cell))} is not a number", advice="every chunk needs a number")
     return _number(float(cell), where)
 
 
@@ -225,7 +226,7 @@ def _short(text: str) -> str:
 
 
 def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The beginning of a file, one byte more than the limit at most; of a compressed one, what it unpacks to.
+    """Return the first bytes of a file, at most one more than the limit; of a compressed file, unpacked.
 
     Raises:
         UserError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Files that are recognised only to say why they are not imported."""
+"""Detection of files that are refused, so that the message can give the reason."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 
 def is_session(document: Document) -> bool:
     """Return whether a file is a session of moe-watch."""
-    records = document.records if document.kind in ("json", "json lines") else []
-    return bool(records) and isinstance(records[0], dict) and records[0].get("event") == "session"
+    return document.kind in ("json", "json lines") and document.first.get("event") == "session"
 
 
 def is_pressure_series(document: Document) -> bool:
-    """Return whether a file is a measurement of ChronoMoE, or in its form."""
-    if document.kind != "json" or not isinstance(document.value, dict):
+    """Return whether a file is a measurement of ChronoMoE, or has its layout."""
+    if document.kind != "json" or document.mapping is None:
         return False
-    trajectory = document.value.get("trajectory")
+    trajectory = document.mapping.get("trajectory")
     return isinstance(trajectory, dict) and "mid_pressures" in trajectory
 
 

@@ -1,12 +1,12 @@
-"""Random models of a stated shape for both engines, to measure what is slower than pocket."""
+"""Random models of a given shape for both engines, for measurements on models slower than pocket."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import moe_watch
 
@@ -15,16 +15,16 @@ POCKET = Path(moe_watch.__file__).parent / "backends" / "pocket"
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A model of random weights: float32 for MLX; for llama.cpp the same ones, its experts in float16."""
+    """A model of random weights: float32 for MLX; for llama.cpp the same weights, with experts in float16."""
 
     name: str
-    """Of the folder and the file."""
+    """Name of the folder and the file."""
     layers: int
     experts: int
     experts_per_token: int
     hidden: int
     expert_width: int
-    family: dict[str, Any] = field(default_factory=dict)
+    family: Mapping[str, object] = field(default_factory=dict)
     """Further keys of its config.json."""
 
     def __str__(self) -> str:
@@ -32,8 +32,8 @@ class RandomModel:
         return f"{shape}, hidden {self.hidden}, experts {self.expert_width} wide"
 
     @property
-    def config(self) -> dict[str, Any]:
-        """Its config.json, with pocket's tokens."""
+    def config(self) -> dict[str, object]:
+        """Its config.json, with pocket's special tokens."""
         tokens = json.loads((POCKET / "config.json").read_text())
         kept = ("vocab_size", "bos_token_id", "eos_token_id", "rope_theta", "max_position_embeddings", "rms_norm_eps")
         return {name: tokens[name] for name in kept} | {
@@ -49,7 +49,7 @@ class RandomModel:
 
 
 FEW_LARGE = RandomModel("few-large", 32, 8, 2, 384, 768, {"model_type": "mixtral", "num_local_experts": 8})
-"""As many layers and experts as Mixtral 8x7B has."""
+"""Layers and experts of Mixtral 8x7B."""
 
 MANY_SMALL = RandomModel(
     *("many-small", 48, 128, 8, 256, 128),
@@ -63,11 +63,11 @@ MANY_SMALL = RandomModel(
         "norm_topk_prob": True,
     },
 )
-"""As many layers and experts as Qwen3-30B-A3B has."""
+"""Layers and experts of Qwen3-30B-A3B."""
 
 
 def make_folder(shape: RandomModel, folder: Path) -> Path:
-    """Write a model folder for MLX; returns it."""
+    """Write a model folder for MLX and return its path."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
@@ -84,7 +84,7 @@ def make_folder(shape: RandomModel, folder: Path) -> Path:
 
 
 def make_file(shape: RandomModel, folder: Path) -> Path:
-    """Write a GGUF file for llama.cpp; returns it."""
+    """Write a GGUF file for llama.cpp and return its path."""
     import gguf
 
     from models.pocket.to_gguf import add_tokenizer

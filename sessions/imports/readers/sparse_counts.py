@@ -1,4 +1,4 @@
-"""Counts that a file has for some layers and experts; all others were never selected."""
+"""Traces of counts for some layers and experts; all others were never selected."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from moe_watch.routing.errors import UserError
-from moe_watch.sessions.imports.plausibility import counted
+from moe_watch.sessions.imports.plausibility import validated_counts
 from moe_watch.sessions.imports.traces import (
     CountedTrace,
     ImportOptions,
@@ -31,20 +31,20 @@ def counts_trace(
     model: str | None = None,
     warnings: Sequence[str] = (),
 ) -> CountedTrace:
-    """Make a trace of selections by layer and expert.
+    """Build a trace from selections by layer and expert.
 
     Args:
-        counts: none of them negative.
-        options: the user's.
-        where: what messages call the file.
-        engine: whose counts they are.
-        what: what kind of file it is.
-        experts: the number of experts, where the file states it.
-        model: what the file calls the model.
-        warnings: about the file.
+        counts: numbers of selections, none negative.
+        options: facts that the user gave.
+        where: name of the file in messages.
+        engine: program that wrote the counts.
+        what: name of the format in messages.
+        experts: number of experts, if the file states it.
+        model: name of the model in the file.
+        warnings: warnings about the file.
 
     Raises:
-        UserError: they are no counts of such a model.
+        UserError: they are not counts of such a model.
     """
     number = known_experts(options, where, experts)
     beyond = next((place for place in counts if place[1] >= number), None)
@@ -60,7 +60,7 @@ def counts_trace(
     for (layer, expert), count in counts.items():
         table[places[layer], expert] = count
     known = ImportOptions(experts=number, experts_per_token=options.experts_per_token, layers=named)
-    shape, whole, rows = counted(table, known, where)
+    shape, whole, rows = validated_counts(table, known, where)
     said = [*warnings]
     phase = phase_of_counts(options, said)
     return CountedTrace(engine, what, shape, whole, rows, phase, model=model, warnings=said)

@@ -1,6 +1,6 @@
-"""What observing costs in transformers: `output_router_logits=True`, against without, on the same weights.
+"""Observation cost in transformers: `output_router_logits=True` against the default, on the same weights.
 
-Run as a script, by a Python that has torch: reads what to do from standard input, prints rates in tokens per second.
+Runs as a script, by a Python that has torch: reads a request from standard input, prints rates in tokens per second.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,13 +17,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT / "build" / "train" / "bin" / "python"
-"""What `make pocket` and `make truth` install for themselves."""
+"""Python that `make pocket` and `make truth` install."""
 TOKENS = 20
 WITHOUT, WITH = "bare transformers", "output_router_logits=True"
 
 
-def measured(config: dict[str, Any], rounds: int, python: Path | None) -> str:
-    """A table of a random model of this config.json, or in a line why there is none."""
+def measured(config: Mapping[str, object], rounds: int, python: Path | None) -> str:
+    """Return the table of a random model of this config.json, or a line with the reason that there is none."""
     from moe_watch.routing.stats.ratios import table
 
     python = python or (Path(sys.executable) if find_spec("torch") else TRAINING)
@@ -30,7 +31,7 @@ def measured(config: dict[str, Any], rounds: int, python: Path | None) -> str:
         return "n/a: torch is not installed; `make pocket` does, or give --torch PYTHON"
     asked = json.dumps({"config": config, "rounds": rounds})
     done = subprocess.run(
-        [python, "-m", "benchmarks.in_transformers"], input=asked, capture_output=True, text=True, cwd=ROOT
+        [python, "-m", "benchmarks.transformers_cost"], input=asked, capture_output=True, text=True, cwd=ROOT
     )
     if done.returncode:
         return f"n/a: {next(reversed(done.stderr.splitlines()), 'it failed')}"
@@ -38,7 +39,7 @@ def measured(config: dict[str, Any], rounds: int, python: Path | None) -> str:
 
 
 def main() -> None:
-    """Measure what was asked for on standard input."""
+    """Measure the model of the request on standard input."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def _rate(model: Any, *, router_logits: bool) -> float:
-    """Greedy tokens per second; routing is read as NumPy where it is asked for."""
+    """Measure greedy tokens per second; router logits, if requested, are converted to NumPy."""
     import torch
 
     ids, cache, began = torch.tensor([[1, 2, 3]]), None, 0.0

@@ -1,6 +1,6 @@
-"""What watching costs: pocket and two made models, on both engines, and what else there is to observe routing with.
+"""Observation cost of pocket and two random models, on both engines, beside other ways to observe routing.
 
-python -m benchmarks.watching --rounds 8
+python -m benchmarks.observation_cost --rounds 8
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import in_transformers
-from benchmarks.made_models import FEW_LARGE, MANY_SMALL, RandomModel, make_file, make_folder
+from benchmarks import transformers_cost
+from benchmarks.random_models import FEW_LARGE, MANY_SMALL, RandomModel, make_file, make_folder
 from moe_watch.backends.protocol import BackendChoice
 from moe_watch.backends.run_spec import RunSpec
 from moe_watch.routing.stats.ratios import FEWEST_ROUNDS, table
@@ -34,14 +34,14 @@ class Case:
     title: str
     backend: BackendChoice
     tokens: int
-    """Generated in one measurement, which takes half a second to two."""
+    """Tokens generated in one measurement, which takes half a second to two."""
     prompt: int
-    """Tokens of the prompt that is measured by itself."""
+    """Tokens of the prompt in prefill measurements."""
     shape: RandomModel | None = None
-    """None is pocket."""
+    """The random model; None is pocket."""
 
     def model(self, folder: Path) -> str:
-        """What to load; made if need be."""
+        """Return the model to load; a random one is made first."""
         if self.shape is None:
             return "pocket"
         return str((make_file if self.backend == "llama.cpp" else make_folder)(self.shape, folder))
@@ -59,7 +59,7 @@ CASES = (
 
 @contextmanager
 def no_compiler() -> Iterator[None]:
-    """Have workers started now do without a compiled callback."""
+    """Start workers without a compiled callback."""
     before = os.environ.get("CC")
     os.environ["CC"] = "none"
     try:
@@ -71,7 +71,7 @@ def no_compiler() -> Iterator[None]:
 
 
 def result_of(case: Case, model: str, rounds: int) -> BenchResult:
-    """Measure one model on one engine; on llama.cpp also as it is without a compiler."""
+    """Measure one model on one engine; on llama.cpp also without a compiled callback."""
     spec = RunSpec(prompt=PROMPT, tokens=case.tokens)
     settings = RunSettings(spec=spec, model=model, backend=case.backend)
     with ExitStack() as stack:
@@ -80,12 +80,12 @@ def result_of(case: Case, model: str, rounds: int) -> BenchResult:
             return bench.run(rounds, lambda: None)
         with no_compiler():
             in_python = stack.enter_context(Bench(settings, lambda _: None))
-        beside: Variants = {("decode", IN_PYTHON): lambda: in_python.measure("tap on", "decode")}
-        return bench.run(rounds, lambda: None, beside)
+        extra: Variants = {("decode", IN_PYTHON): lambda: in_python.measure("tap on", "decode")}
+        return bench.run(rounds, lambda: None, extra)
 
 
 def show(title: str, result: BenchResult) -> None:
-    """Print the tables of one case, and the noise beside them."""
+    """Print the tables of one case, and the noise of the machine."""
     rows = result.rows
     print(f"## {title}\n")
     for phase in ("decode", "prefill"):
@@ -111,7 +111,7 @@ def main() -> None:
     for shape in (FEW_LARGE, MANY_SMALL):
         title = f"{shape}, in transformers"
         if arguments.only in title:
-            print(f"## {title}\n\n{in_transformers.measured(shape.config, arguments.rounds, arguments.torch)}\n")
+            print(f"## {title}\n\n{transformers_cost.measured(shape.config, arguments.rounds, arguments.torch)}\n")
 
 
 if __name__ == "__main__":

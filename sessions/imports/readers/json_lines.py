@@ -1,4 +1,4 @@
-"""JSON Lines of routing: a line per token and layer, or per call of a layer.
+"""Readers of JSON Lines: a line per token and layer, or per call of a layer.
 
 `moe-trace` writes a line per token and layer, with `phase`, `token_index`, `layer` and `expert_ids`. The patch of
 moe-vis for Ollama writes a line per call of a layer with `experts` of all tokens in the batch, and lines with `wlayer`
@@ -15,8 +15,8 @@ import msgspec
 
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.document import Document
-from moe_watch.sessions.imports.readers.calls import Call, read_calls
-from moe_watch.sessions.imports.readers.cells import Cell, trace_of
+from moe_watch.sessions.imports.readers.layer_calls import Call, read_calls
+from moe_watch.sessions.imports.readers.rows import Row, trace_of
 from moe_watch.sessions.imports.traces import ImportOptions, RoutedTrace, Trace
 from moe_watch.sessions.imports.typed_json import ExpertId, Index, typed
 
@@ -24,7 +24,7 @@ AnyRecord = TypeVar("AnyRecord")
 
 DECODER = "decoder"
 PROJECTIONS = ("down", "gate_up", "up", "gate")
-"""Of an expert: all are selected together, so the records of one of them are enough."""
+"""Matrices of an expert; they are used together, so the records of one of them are enough."""
 
 
 class _TokenLine(msgspec.Struct):
@@ -37,7 +37,7 @@ class _TokenLine(msgspec.Struct):
 
 
 class _CallLine(msgspec.Struct):
-    """A line of moe-vis; of its weights if it has no experts."""
+    """A line of moe-vis; a line without experts holds weights."""
 
     layer: Index | None = None
     experts: list[list[ExpertId]] | None = None
@@ -47,7 +47,7 @@ class _CallLine(msgspec.Struct):
 
 
 class _StepLine(msgspec.Struct):
-    """A line of Megatron-LM's RouterTracer; `topk` was the ids themselves at first, and is their number now."""
+    """A line of Megatron-LM's RouterTracer; `topk` held the ids at first, and holds their number now."""
 
     step: Index
     layer: Index
@@ -59,19 +59,19 @@ class _StepLine(msgspec.Struct):
 
 
 def is_token_lines(document: Document) -> bool:
-    """Return whether a file is of moe-trace."""
+    """Return whether a file is a trace of moe-trace."""
     return _is_json(document) and document.has("token_index", "layer", "expert_ids")
 
 
 def is_call_lines(document: Document) -> bool:
-    """Return whether a file is of moe-vis."""
+    """Return whether a file is a trace of moe-vis."""
     if not _is_json(document) or document.has("step"):
         return False
     return document.has("layer", "experts") or document.has("wlayer", "weights")
 
 
 def is_step_lines(document: Document) -> bool:
-    """Return whether a file is of Megatron-LM's RouterTracer."""
+    """Return whether a file is a trace of Megatron-LM's RouterTracer."""
     if not _is_json(document):
         return False
     return document.has("step", "layer", "rank") and (document.has("top_indices") or document.has("topk"))
@@ -81,20 +81,20 @@ def read_token_lines(document: Document, options: ImportOptions) -> RoutedTrace:
     """Read a line per token and layer.
 
     Raises:
-        UserError: it is damaged, or no routing of one run.
+        UserError: it is damaged, or is not the routing of one run.
     """
     where = str(document.path)
-    cells = [
-        Cell(line.token_index, line.layer, line.expert_ids, line.phase, at) for line, at in _each(document, _TokenLine)
+    rows = [
+        Row(line.token_index, line.layer, line.expert_ids, line.phase, at) for line, at in _each(document, _TokenLine)
     ]
-    return trace_of(cells, options, where, engine="moe-trace", what="moe-trace's JSON Lines")
+    return trace_of(rows, options, where, engine="moe-trace", what="moe-trace's JSON Lines")
 
 
 def read_call_lines(document: Document, options: ImportOptions) -> Trace:
     """Read a line per call of a layer.
 
     Raises:
-        UserError: it is damaged, or holds no passes of one model.
+        UserError: it is damaged, or does not hold passes of one model.
     """
     where = str(document.path)
     return read_calls(list(_calls(document)), options, where, engine="Ollama", what="moe-vis's trace of Ollama")
@@ -104,7 +104,7 @@ def read_step_lines(document: Document, options: ImportOptions) -> Trace:
     """Read a line per step and layer.
 
     Raises:
-        UserError: it is damaged, is of several ranks, or holds no passes of one model.
+        UserError: it is damaged, has several ranks, or does not hold passes of one model.
     """
     where = str(document.path)
     lines = list(_each(document, _StepLine))
@@ -114,7 +114,7 @@ def read_step_lines(document: Document, options: ImportOptions) -> Trace:
         raise UserError(what, advice="give the file of one rank")
     decoder = [(line, at) for line, at in lines if line.block == DECODER]
     others = len(lines) - len(decoder)
-    warnings = [f"{others} records of other blocks than the decoder are left out"] if others else []
+    warnings = [f"{others} records outside the decoder are left out"] if others else []
     calls = [Call(line.layer, _indices(line, at), at, line.step) for line, at in decoder]
     return read_calls(
         calls, options, where, engine="Megatron-LM", what="Megatron-LM's routing trace", warnings=warnings
@@ -132,7 +132,7 @@ def _each(document: Document, kind: type[AnyRecord]) -> Iterator[tuple[AnyRecord
 
 
 def _calls(document: Document) -> Iterator[Call]:
-    """Calls of one projection of the experts: the patch writes one for each."""
+    """Yield the calls of one projection of the experts: the patch writes a line for each projection."""
     lines = [(line, at) for line, at in _each(document, _CallLine) if line.experts is not None]
     present = {_projection(line.name) for line, _ in lines}
     kept = next((each for each in PROJECTIONS if each in present), "")
@@ -143,7 +143,7 @@ def _calls(document: Document) -> Iterator[Call]:
 
 
 def _projection(name: str) -> str:
-    """The projection in a tensor's name like `ffn_moe_down-12`; empty if there is none."""
+    """Return the projection in a tensor's name such as `ffn_moe_down-12`; empty if there is none."""
     return next((each for each in PROJECTIONS if f"_{each}-" in f"{name}-"), "")
 
 
@@ -156,8 +156,8 @@ def _indices(line: _StepLine, at: str) -> list[list[int]]:
 
 
 def _check_sizes(rows: list[list[int]], tokens: int | None, chosen: int | None, at: str) -> None:
-    """Refuse rows of other numbers than a record states."""
+    """Refuse rows that differ from the numbers in the record."""
     widths = {len(row) for row in rows}
     if (tokens is not None and len(rows) != tokens) or (chosen is not None and widths != {chosen} and rows):
         found = f"{len(rows)} rows of {', '.join(map(str, sorted(widths)))} experts"
-        raise UserError(f"{at}: {found}, where it states {tokens} of {chosen}", advice="give it as it was written")
+        raise UserError(f"{at}: {found}, but it states {tokens} of {chosen}", advice="give it as it was written")

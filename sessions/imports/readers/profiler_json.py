@@ -1,6 +1,6 @@
-"""JSON that routing profilers write: how often each expert was active, or the routing of prompts.
+"""Readers of the JSON that routing profilers write: activation counts of experts, or the routing of prompts.
 
-`activation_counts` has a list of counts for each layer. The atlas form has `prompts`, each with its tokens as text and
+`activation_counts` has a list of counts for each layer. An atlas has `prompts`, each with its tokens as text and
 `routing`: for each token the experts of every layer.
 """
 
@@ -10,8 +10,8 @@ import msgspec
 
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.document import Document
-from moe_watch.sessions.imports.readers.cells import Cell, trace_of
-from moe_watch.sessions.imports.readers.sparse import counts_trace
+from moe_watch.sessions.imports.readers.rows import Row, trace_of
+from moe_watch.sessions.imports.readers.sparse_counts import counts_trace
 from moe_watch.sessions.imports.traces import (
     MAX_LAYER,
     CountedTrace,
@@ -39,7 +39,7 @@ class _LayerRouting(msgspec.Struct):
 
 
 class _Prompt(msgspec.Struct):
-    """One prompt that was evaluated."""
+    """One evaluated prompt."""
 
     routing: list[list[_LayerRouting]]
     tokens: list[str] | None = None
@@ -56,14 +56,14 @@ class _Atlas(msgspec.Struct):
 
 def is_profile(document: Document) -> bool:
     """Return whether a file is a profile of counts."""
-    return document.kind == "json" and isinstance(document.value, dict) and document.has("activation_counts")
+    return document.kind == "json" and document.mapping is not None and document.has("activation_counts")
 
 
 def is_atlas(document: Document) -> bool:
     """Return whether a file has the routing of prompts."""
-    if document.kind != "json" or not isinstance(document.value, dict):
+    if document.kind != "json" or document.mapping is None:
         return False
-    prompts = document.value.get("prompts")
+    prompts = document.mapping.get("prompts")
     return isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], dict) and "routing" in prompts[0]
 
 
@@ -80,11 +80,11 @@ def read_profile(document: Document, options: ImportOptions) -> CountedTrace:
         if not (name.isascii() and name.isdigit() and len(name) < 8 and int(name) <= MAX_LAYER):
             raise UserError(f"{where}: a layer called {name[:40]!r}", advice="name layers by their index")
         if min(row, default=0) < 0 or len(row) != len(next(iter(profile.activation_counts.values()))):
-            raise UserError(f"{where}: layer {name}: no counts of all experts", advice="give it as it was written")
+            raise UserError(f"{where}: layer {name}: not a count for each expert", advice="give it as it was written")
         counts |= {(int(name), expert): count for expert, count in enumerate(row)}
     experts = max((expert for _, expert in counts), default=-1) + 1
     if profile.num_experts not in (None, experts):
-        what = f"{where}: {experts} counts in a layer, and num_experts is {profile.num_experts}"
+        what = f"{where}: {experts} counts in a layer, but num_experts is {profile.num_experts}"
         raise UserError(what, advice="give it as it was written")
     chosen = (
         options.experts_per_token if profile.top_k is None else known_experts_per_token(options, where, profile.top_k)
@@ -98,27 +98,27 @@ def read_atlas(document: Document, options: ImportOptions) -> RoutedTrace:
     """Read the routing of one prompt.
 
     Raises:
-        UserError: it is damaged, or has several prompts and none was chosen.
+        UserError: it is damaged, or has several prompts and the user chose none.
     """
     where = str(document.path)
     atlas = typed(document.value, _Atlas, where)
     if options.run is None and len(atlas.prompts) > 1:
         what = f"{where}: an atlas of {len(atlas.prompts)} prompts"
-        raise UserError(what, advice=f"say which with --run 0 up to {len(atlas.prompts) - 1}")
+        raise UserError(what, advice=f"choose one with --run 0 up to {len(atlas.prompts) - 1}")
     if not 0 <= (options.run or 0) < len(atlas.prompts):
         raise UserError(f"{where}: no run {options.run}", advice=f"use --run 0 up to {len(atlas.prompts) - 1}")
     prompt = atlas.prompts[options.run or 0]
     if atlas.top_k is not None:
         known_experts_per_token(options, where, atlas.top_k)
-    cells = [
-        Cell(token, each.layer, each.experts, None, f"{where}, token {token}")
+    rows = [
+        Row(token, each.layer, each.experts, None, f"{where}, token {token}")
         for token, layers in enumerate(prompt.routing)
         for each in layers
     ]
-    if not cells:
+    if not rows:
         raise UserError(f"{where}: no routing in it", advice="give it as it was written")
     found = trace_of(
-        cells,
+        rows,
         options,
         where,
         engine="unknown",
@@ -127,7 +127,7 @@ def read_atlas(document: Document, options: ImportOptions) -> RoutedTrace:
         experts=atlas.num_experts,
     )
     if atlas.top_k not in (None, found.shape.experts_per_token):
-        what = f"{where}: {found.shape.experts_per_token} experts in a row, and top_k is {atlas.top_k}"
+        what = f"{where}: {found.shape.experts_per_token} experts in a row, but top_k is {atlas.top_k}"
         raise UserError(what, advice="give it as it was written")
     return _with_texts(found, prompt.tokens, where)
 
@@ -136,7 +136,7 @@ def _with_texts(found: RoutedTrace, texts: list[str] | None, where: str) -> Rout
     if texts is None:
         return found
     if len(texts) != len(found.experts):
-        what = f"{where}: {len(texts)} tokens, and routing of {len(found.experts)}"
+        what = f"{where}: {len(texts)} tokens, but routing of {len(found.experts)}"
         raise UserError(what, advice="give it as it was written")
     return RoutedTrace(
         found.engine, found.what, found.shape, found.experts, found.prompt_tokens, None, texts, found.model,

@@ -1,10 +1,10 @@
-"""CSV files of routing: a row per token and layer, per slot, per selection, or per expert.
+"""Readers of CSV files: a row per token and layer, per slot, per selection, or per expert.
 
 `token,layer,expert_1,expert_2,…` is the routing table of `moe-watch export`, with `i` for the token. BigMoeOnEdge's
-route trace has one row per slot, after lines of comments with the model's numbers; forks of llama.cpp's `moe-trace`
-write `phase,token,layer,rank,expert`. llama.cpp's own `moe-trace` example
-(pull request 28544) writes `layer,expert` for every selection; SGLang's recorder of early 2025 wrote
-`layer_id,expert_id,count`. Columns are found by name; those that are not about experts are left out.
+route trace has one row per slot, after comment lines with the model's numbers; forks of llama.cpp's `moe-trace` write
+`phase,token,layer,rank,expert`. The `moe-trace` example of llama.cpp (pull request 28544) writes `layer,expert` for
+every selection; SGLang's recorder of early 2025 wrote `layer_id,expert_id,count`. Columns are found by name; all other
+columns are ignored.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.document import Document
-from moe_watch.sessions.imports.readers.cells import Cell, trace_of
-from moe_watch.sessions.imports.readers.sparse import counts_trace
+from moe_watch.sessions.imports.readers.rows import Row, trace_of
+from moe_watch.sessions.imports.readers.sparse_counts import counts_trace
 from moe_watch.sessions.imports.traces import (
     MAX_LAYER,
     CountedTrace,
@@ -37,7 +37,7 @@ MAX_TOKENS = 1 << 24
 MAX_COUNT = 1 << 53
 EXPERT_COLUMN = re.compile(r"expert(?:_?\d+)?")
 FACT = re.compile(r"(?:^|\s)(\w+)=(\S+)")
-NO_ORDER = "one row per selection, without tokens: only counts"
+NO_ORDER = "one row per selection without its token: only counts are imported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Line:
 
 
 def heading_of(document: Document) -> list[str]:
-    """Return the names of a CSV file's columns, in lower case; empty if it is no text."""
+    """Return the names of a CSV file's columns, in lower case; empty if it is not text."""
     line = _first_line(document)
     try:
         return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=_delimiter(line)), [])]
@@ -62,12 +62,12 @@ def _first_line(document: Document) -> str:
 
 
 def _delimiter(heading: str) -> str:
-    """The character between cells: names of columns contain none of them."""
+    """Return the character between cells; column names contain none of `DELIMITERS`."""
     return next((each for each in DELIMITERS if each in heading), ",")
 
 
 def is_wide(document: Document) -> bool:
-    """Return whether a file has a row per token and layer, or is meant to: some of its columns are there."""
+    """Return whether a file has a row per token and layer; some of the columns are enough."""
     heading = heading_of(document)
     some = {*TOKEN, *LAYER} & {*heading} or any(EXPERT_COLUMN.fullmatch(name) for name in heading)
     return bool(some) and not (is_slots(document) or is_selections(document) or is_counts(document))
@@ -90,10 +90,10 @@ def is_counts(document: Document) -> bool:
 
 
 def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
-    """Read a row per token and layer. Rows may come in any order; what is missing was not observed.
+    """Read a row per token and layer. Rows may be in any order; missing rows were not observed.
 
     Raises:
-        UserError: it is no such table.
+        UserError: it is not such a table.
     """
     where = str(document.path)
     heading = heading_of(document)
@@ -102,8 +102,8 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
     if not experts:
         raise UserError(f"{where}, line 1: no column of experts", advice=ADVICE)
     phase = heading.index(PHASE) if PHASE in heading else None
-    cells = [
-        Cell(
+    rows = [
+        Row(
             _number(line.cells[token], line.where, MAX_TOKENS),
             _number(line.cells[layer], line.where, MAX_LAYER),
             _experts([line.cells[at] for at in experts], line.where),
@@ -112,33 +112,33 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
         )
         for line in _lines(document, heading)
     ]
-    if not cells:
+    if not rows:
         raise UserError(f"{where}: no rows", advice=ADVICE)
     if len(experts) == 1:
-        cells = _together(cells, options)
-    return trace_of(cells, options, where, engine="unknown", what="a table of routing")
+        rows = _merged(rows, options)
+    return trace_of(rows, options, where, engine="unknown", what="a table of routing")
 
 
-def _together(cells: list[Cell], options: ImportOptions) -> list[Cell]:
-    """Cells with all experts of a token, where each row has one of them; two runs in one file would look the same.
+def _merged(rows: list[Row], options: ImportOptions) -> list[Row]:
+    """Merge rows of one expert each into rows of a token's experts. Two runs in one file would look the same.
 
     Raises:
-        UserError: a token has several rows in a layer, and the user does not say that it has several experts.
+        UserError: a token has several rows in a layer, and the user did not give the experts per token.
     """
-    found: dict[tuple[int, int], Cell] = {}
-    for cell in cells:
-        first = found.setdefault((cell.token, cell.layer), cell)
-        if first is cell:
+    found: dict[tuple[int, int], Row] = {}
+    for row in rows:
+        first = found.setdefault((row.token, row.layer), row)
+        if first is row:
             continue
         if options.experts_per_token in (None, 1):
-            what = f"{cell.where}: token {cell.token} twice in layer {cell.layer}"
-            raise UserError(what, advice="give one run, or say --experts-per-token N if each row is one of its experts")
-        first.experts.extend(cell.experts)
+            what = f"{row.where}: token {row.token} twice in layer {row.layer}"
+            raise UserError(what, advice="give one run, or use --experts-per-token N if each row has one expert")
+        first.experts.extend(row.experts)
     return list(found.values())
 
 
 def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
-    """Read a row per slot. In BigMoeOnEdge's, phase 0 is prefill and 1 decode, `step` the position in the context.
+    """Read a row per slot. In BigMoeOnEdge's trace phase 0 is prefill, 1 decode, and `step` the context position.
 
     Raises:
         UserError: it is damaged, or has several turns.
@@ -154,21 +154,21 @@ def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
     phases: dict[tuple[int, int], tuple[str | None, str]] = {}
     for line in _of_turn(list(_lines(document, heading)), turn, options, where):
         number = [_number(line.cells[at], line.where, MAX_TOKENS) for at in (step, layer, slot, expert)]
-        cell = slots.setdefault((number[0], number[1]), {})
-        if number[2] in cell:
+        ids = slots.setdefault((number[0], number[1]), {})
+        if number[2] in ids:
             what = f"{line.where}: slot {number[2]} of token {number[0]} twice in layer {number[1]}"
             raise UserError(what, advice="give one run")
-        cell[number[2]] = number[3]
+        ids[number[2]] = number[3]
         here = None if phase is None else line.cells[phase].strip().casefold()
         if phases.setdefault((number[0], number[1]), (here, line.where))[0] != here:
-            raise UserError(f"{line.where}: token {number[0]} is of two phases", advice="give one run")
+            raise UserError(f"{line.where}: token {number[0]} has two phases", advice="give one run")
     if not slots:
         raise UserError(f"{where}: no rows", advice="give a trace of --route-trace")
     chosen = known_experts_per_token(options, where, _fact(facts, "n_expert_used") or max(map(max, slots.values())) + 1)
-    cells = [Cell(*place, _in_order(slots[place], chosen, phases[place][1]), *phases[place]) for place in sorted(slots)]
+    rows = [Row(*place, _in_order(slots[place], chosen, phases[place][1]), *phases[place]) for place in sorted(slots)]
     model = facts.get("model")
     return trace_of(
-        cells,
+        rows,
         options,
         where,
         engine="BigMoeOnEdge" if known else "unknown",
@@ -180,7 +180,7 @@ def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
 
 
 def read_selections(document: Document, options: ImportOptions) -> CountedTrace:
-    """Read one `layer,expert` row per selection as counts: where one token ends and the next begins is not told.
+    """Read one `layer,expert` row per selection as counts: rows do not name their tokens.
 
     Raises:
         UserError: it is damaged, or does not fit the number of experts.
@@ -212,7 +212,7 @@ def read_counts(document: Document, options: ImportOptions) -> CountedTrace:
 
 
 def _lines(document: Document, heading: list[str]) -> Iterator[_Line]:
-    """The rows below the heading, each as wide as it; comments and blank lines are left out."""
+    """Yield the rows below the heading, each of its width; comments and blank lines are left out."""
     path = document.path
     numbered = [
         (number, line)
@@ -233,13 +233,13 @@ def _lines(document: Document, heading: list[str]) -> Iterator[_Line]:
 
 
 def _of_turn(lines: list[_Line], turn: int | None, options: ImportOptions, where: str) -> list[_Line]:
-    """The rows of one turn of a conversation."""
+    """Return the rows of one turn of a conversation."""
     if turn is None:
         return lines
     turns = sorted({_number(line.cells[turn], line.where, MAX_TOKENS) for line in lines})
     if options.run is None and len(turns) > 1:
         named = ", ".join(map(str, turns[:8])) + (", …" if len(turns) > 8 else "")
-        raise UserError(f"{where}: BigMoeOnEdge's route trace of turns {named}", advice="say which with --run TURN")
+        raise UserError(f"{where}: BigMoeOnEdge's route trace of turns {named}", advice="choose one with --run TURN")
     chosen = turns[0] if options.run is None and turns else options.run
     found = [line for line in lines if int(line.cells[turn]) == chosen]
     if lines and not found:
@@ -248,7 +248,7 @@ def _of_turn(lines: list[_Line], turn: int | None, options: ImportOptions, where
 
 
 def _facts(document: Document) -> dict[str, str]:
-    """Return what the comments before the heading state about the model."""
+    """Return the facts about the model in the comments before the heading."""
     found: dict[str, str] = {}
     for line in document.text.split("\n"):
         if line.strip() and not line.startswith("#"):
@@ -265,7 +265,7 @@ def _fact(facts: dict[str, str], name: str) -> int | None:
 
 def _in_order(slots: dict[int, int], chosen: int, where: str) -> list[int]:
     if sorted(slots) != list(range(chosen)):
-        what = f"{where}: slots {', '.join(map(str, sorted(slots)))}, where a token has {chosen} experts"
+        what = f"{where}: slots {', '.join(map(str, sorted(slots)))}, but a token has {chosen} experts"
         raise UserError(what, advice="give the trace as it was written")
     return [slots[slot] for slot in range(chosen)]
 
@@ -279,7 +279,7 @@ def _column(heading: list[str], names: tuple[str, ...], where: str) -> int:
 
 
 def _experts(cells: list[str], where: str) -> list[int]:
-    """The ids in a row; all empty means that the layer was not observed."""
+    """Return the ids in a row; -1 if all cells are empty: the layer was not observed."""
     if not any(cell.strip() for cell in cells):
         return [-1] * len(cells)
     return [_number(cell, where, MAX_LAYER) for cell in cells]
@@ -288,5 +288,5 @@ def _experts(cells: list[str], where: str) -> list[int]:
 def _number(cell: str, where: str, most: int) -> int:
     text = cell.strip()
     if not (text.isascii() and text.isdigit()) or len(text) > 16 or int(text) > most:
-        raise UserError(f"{where}: {cell[:40]!r} is no index", advice=ADVICE)
+        raise UserError(f"{where}: {cell[:40]!r} is not an index", advice=ADVICE)
     return int(text)
