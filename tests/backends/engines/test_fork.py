@@ -202,7 +202,7 @@ def test_every_kind_of_cache_is_left_alone(
     engine: Any = engines["mlx, tiny"]
     begin(engine)
     make, advance = CACHES[name]
-    monkeypatch.setattr(engine, "_cache", [make()])
+    monkeypatch.setattr(engine._context, "cache", [make()])
     twin = make()
     for step in range(40):
         advance(engine._context.cache[0], step)

@@ -39,11 +39,11 @@ def test_only_the_files_of_the_folder_that_was_named_are_read(tmp_path: pathlib.
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ({"num_experts_per_tok": 0}, "says num_experts_per_tok 0, of 4 experts"),
-        ({"num_experts_per_tok": 5}, "says num_experts_per_tok 5, of 4 experts"),
-        ({"num_experts_per_tok": -1}, "says num_experts_per_tok -1, of 4 experts"),
-        ({"moe_topk": [2, 9]}, "says moe_topk 9, of 4 experts"),
-        ({"text_config": {"num_experts_per_tok": 7}}, "says num_experts_per_tok 7, of 4 experts"),
+        ({"num_experts_per_tok": 0}, "has num_experts_per_tok 0, of 4 experts"),
+        ({"num_experts_per_tok": 5}, "has num_experts_per_tok 5, of 4 experts"),
+        ({"num_experts_per_tok": -1}, "has num_experts_per_tok -1, of 4 experts"),
+        ({"moe_topk": [2, 9]}, "has moe_topk 9, of 4 experts"),
+        ({"text_config": {"num_experts_per_tok": 7}}, "has num_experts_per_tok 7, of 4 experts"),
     ],
 )
 def test_an_impossible_number_of_selected_experts_is_refused(
