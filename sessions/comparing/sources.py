@@ -103,7 +103,7 @@ class ComparedSource:
 
 
 def letter(at: int) -> str:
-    """Return the label of a source by its position: A to Z, then 27, 28, …"""
+    """Return the label of a source by its position: A to Z, then 27, 28 and so on."""
     return ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1)
 
 

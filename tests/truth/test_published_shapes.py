@@ -1,8 +1,9 @@
 """Both engines against `transformers` on tiny models of published shape, over a prompt of several micro-batches.
 
-What an engine reaches is in `published_shapes_expected`. A test fails, too, if more sets are equal than expected: an
-ignored setting is then heeded. Take the model out of the table there (or add it to `MLX_CORRECTED`, if moe-watch heeds it and
-mlx-lm does not), and write the pages with `python -m models.truth.mlx_table` and `python -m models.truth.llama_table`.
+`published_shapes_expected` has the expected result of each engine. A test also fails if more sets are equal than
+expected: the engine then applies a setting that it ignored before. Take the model out of the table there (or add it to
+`MLX_CORRECTED`, if moe-watch applies the setting and mlx-lm does not), and write the pages with
+`python -m models.truth.mlx_table` and `python -m models.truth.llama_table`.
 """
 
 from __future__ import annotations
