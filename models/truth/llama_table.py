@@ -8,11 +8,11 @@ from __future__ import annotations
 import pathlib
 from importlib.metadata import version
 
-from tests.truth import shapes_page
-from tests.truth.compare import Golden, read_golden
+from tests.truth import published_shapes_page
 from tests.truth.expected import GATES
-from tests.truth.llama import Comparison, Runs, compare, runs
+from tests.truth.llama_comparison import Comparison, Runs, compare, runs
 from tests.truth.llama_expected import DIFFERENT, NOT_CONVERTED
+from tests.truth.mlx_comparison import Golden, read_golden
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "families-llama.md"
 
@@ -69,7 +69,9 @@ Not tried, because there is no file:
 def main() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n\n{shapes_page.llama_section()}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(
+        f"{before}{BEGIN}\n{measured()}\n\n{published_shapes_page.llama_section()}\n{END}{after}", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

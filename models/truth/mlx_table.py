@@ -8,9 +8,9 @@ from __future__ import annotations
 import pathlib
 from importlib.metadata import version
 
-from tests.truth import shapes_page
-from tests.truth.compare import Comparison, Golden, compare, read_golden, watch
+from tests.truth import published_shapes_page
 from tests.truth.expected import CORRECTED, GATES
+from tests.truth.mlx_comparison import Comparison, Golden, compare, read_golden, run_model
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "families.md"
 
@@ -19,7 +19,7 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 def measure(name: str, *, corrected: bool) -> tuple[Golden, Comparison, str]:
     golden = read_golden(name)
-    seen = watch(name, golden.ids, corrected=corrected)
+    seen = run_model(name, golden.ids, corrected=corrected)
     return golden, compare(seen, golden), seen.gate
 
 
@@ -55,7 +55,9 @@ loaded model, and the session's warnings report it. The same models as mlx-lm lo
 def main() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{measured()}\n\n{shapes_page.mlx_section()}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(
+        f"{before}{BEGIN}\n{measured()}\n\n{published_shapes_page.mlx_section()}\n{END}{after}", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

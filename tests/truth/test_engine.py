@@ -12,8 +12,8 @@ from moe_watch.backends.generation.observation import Evaluated, Observer, Token
 from moe_watch.routing.events import Sampling, Token
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
-from tests.truth.compare import MODELS, read_golden, watch
 from tests.truth.expected import CORRECTED, GATES
+from tests.truth.mlx_comparison import MODELS, read_golden, run_model
 
 
 def as_folder(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -41,7 +41,7 @@ def test_token_events_say_what_was_routed(name: str, tmp_path: pathlib.Path) -> 
         seen += Observer(engine.model).tokens([Evaluated(facts, step)])
     drawn = [engine.draw() for _ in range(4)]
     assert [token.routing.tokens for token in drawn] == [1] * 4
-    observation = watch(name, golden.ids).observation()
+    observation = run_model(name, golden.ids).observation()
     events = np.array([token.experts for token in seen]).reshape(tokens, layers, -1)
     np.testing.assert_array_equal(events, observation.experts)
     for quantity in ("weights", "entropy", "margin"):

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import mlx_lm.models
 import pytest
 
-from tests.truth import shapes
+from tests.truth import published_shapes as shapes
 from tests.truth.expected import GATES
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "families.md").read_text(encoding="utf-8")

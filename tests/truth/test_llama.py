@@ -15,10 +15,10 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 from moe_watch.backends.llama.ignored_settings import ignored, ignored_settings
 from moe_watch.backends.model_files.gguf import read_gguf
 from moe_watch.routing.arrays import ABSENT
-from tests.truth.compare import MODELS, probabilities, read_golden
 from tests.truth.expected import GATES
-from tests.truth.llama import compare, runs
+from tests.truth.llama_comparison import compare, runs
 from tests.truth.llama_expected import BEYOND_THE_RUN, DIFFERENT, NOT_CONVERTED, OTHER_GATES, gate_of
+from tests.truth.mlx_comparison import MODELS, probabilities, read_golden
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "families-llama.md"
 
@@ -86,7 +86,7 @@ def test_token_by_token_is_the_sequence_at_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_the_same_token_comes_next(name: str) -> None:
-    assert runs(name).drawn == read_golden(name).output_logits[-1].argmax()
+    assert runs(name).sampled == read_golden(name).output_logits[-1].argmax()
 
 
 @pytest.mark.parametrize("name", CONVERTED)

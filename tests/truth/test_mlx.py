@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.truth.compare import MODELS, Golden, Seen, compare, probabilities, read_golden, scale, watch
 from tests.truth.expected import CORRECTED, GATES
+from tests.truth.mlx_comparison import MODELS, EngineRun, Golden, compare, probabilities, read_golden, run_model, scale
 
 UNIT = 1e-4
 FILES = ("config.json", "model.safetensors", "golden.npz")
@@ -20,8 +20,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def seen(request: pytest.FixtureRequest) -> Seen:
-    return watch(request.param, read_golden(request.param).ids)
+def seen(request: pytest.FixtureRequest) -> EngineRun:
+    return run_model(request.param, read_golden(request.param).ids)
 
 
 def both(names: list[str]) -> pytest.MarkDecorator:
@@ -46,17 +46,17 @@ def test_the_files_are_small_and_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("seen", GATES, indirect=True, ids=list(GATES))
-def test_the_gate_is_named(seen: Seen, request: pytest.FixtureRequest) -> None:
+def test_the_gate_is_named(seen: EngineRun, request: pytest.FixtureRequest) -> None:
     assert seen.gate == GATES[request.node.callspec.id]
 
 
 @both(list(GATES))
-def test_layers_are_numbered_as_in_the_model(seen: Seen, golden: Golden) -> None:
+def test_layers_are_numbered_as_in_the_model(seen: EngineRun, golden: Golden) -> None:
     assert seen.layers == golden.layers.tolist()
 
 
 @both(list(GATES))
-def test_mlx_routes_as_transformers(seen: Seen, golden: Golden) -> None:
+def test_mlx_routes_as_transformers(seen: EngineRun, golden: Golden) -> None:
     comparison = compare(seen, golden)
     assert comparison.rows == len(golden.ids) * len(golden.layers)
     assert comparison.unequal == []
@@ -66,7 +66,7 @@ def test_mlx_routes_as_transformers(seen: Seen, golden: Golden) -> None:
 
 
 @both([name for name in GATES if "per_expert" not in GATES[name]])
-def test_weights_follow_from_the_logits(seen: Seen, golden: Golden) -> None:
+def test_weights_follow_from_the_logits(seen: EngineRun, golden: Golden) -> None:
     """The gate is the right one: with what it says, logits and sets give the weights that were applied."""
     computed = seen.computed()
     expected = np.take_along_axis(golden.all_weights(), computed.experts, axis=-1)
@@ -74,7 +74,7 @@ def test_weights_follow_from_the_logits(seen: Seen, golden: Golden) -> None:
 
 
 @both(list(GATES))
-def test_order_entropy_and_margin_are_those_of_the_probabilities(seen: Seen, golden: Golden) -> None:
+def test_order_entropy_and_margin_are_those_of_the_probabilities(seen: EngineRun, golden: Golden) -> None:
     observation, expected = seen.observation(), probabilities(seen.gate, golden.router_logits)
     assert (np.diff(np.take_along_axis(expected, observation.experts, axis=-1)) <= 1e-6).all()
     two_best = np.sort(expected, axis=-1)[..., -2:]
@@ -85,8 +85,10 @@ def test_order_entropy_and_margin_are_those_of_the_probabilities(seen: Seen, gol
 
 
 @both(list(GATES))
-def test_token_by_token_is_the_sequence_at_once(seen: Seen, golden: Golden, request: pytest.FixtureRequest) -> None:
-    stepwise = watch(request.node.callspec.id, golden.ids, stepwise=True)
+def test_token_by_token_is_the_sequence_at_once(
+    seen: EngineRun, golden: Golden, request: pytest.FixtureRequest
+) -> None:
+    stepwise = run_model(request.node.callspec.id, golden.ids, stepwise=True)
     np.testing.assert_array_equal(np.sort(stepwise.experts), np.sort(seen.experts))
     np.testing.assert_allclose(stepwise.output_logits, seen.output_logits, rtol=0, atol=1e-3)
 
@@ -95,7 +97,7 @@ def test_token_by_token_is_the_sequence_at_once(seen: Seen, golden: Golden, requ
 def test_what_is_added_to_a_model_is_what_mlx_lm_lacks(name: str) -> None:
     """Without it the output is another one. The first token has met no difference before its first router."""
     golden = read_golden(name)
-    seen = watch(name, golden.ids, corrected=False)
+    seen = run_model(name, golden.ids, corrected=False)
     assert np.abs(seen.output_logits - golden.output_logits).max() > 0.1
     np.testing.assert_allclose(seen.logits[0, 0], golden.router_logits[0, 0], rtol=0, atol=1e-4)
 
@@ -103,7 +105,7 @@ def test_what_is_added_to_a_model_is_what_mlx_lm_lacks(name: str) -> None:
 @pytest.mark.parametrize("wrong", ["gate", "layer", "token"])
 def test_the_comparison_notices(wrong: str) -> None:
     golden = read_golden("deepseek_v2")
-    seen = watch("deepseek_v2", golden.ids)
+    seen = run_model("deepseek_v2", golden.ids)
     assert compare(seen, golden).unequal == []
     assert seen.applied is not None
     if wrong == "gate":

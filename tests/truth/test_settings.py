@@ -20,8 +20,8 @@ from moe_watch.backends.mlx.settings.dropped_tensors import _unused
 from moe_watch.backends.mlx.settings.ignored import windowed_layers
 from moe_watch.backends.mlx.tap import RouterTap
 from moe_watch.backends.model_files.config import read_config
-from tests.truth.compare import MODELS, Array, read_golden
 from tests.truth.expected import CORRECTED, GATES
+from tests.truth.mlx_comparison import MODELS, Array, read_golden
 
 Altered = Callable[..., pathlib.Path]
 

@@ -28,7 +28,7 @@ from moe_watch.routing.events import Header, Token
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.sessions.comparing.tokens import compare_tokens
 from moe_watch.sessions.reading.reader import read_session
-from tests.truth.compare import MODELS
+from tests.truth.mlx_comparison import MODELS
 
 EVEN = MODELS / "nemotron_h" / "model.gguf"
 """Four blocks, of which 1 and 3 are MoE layers with 3 of 8 experts."""

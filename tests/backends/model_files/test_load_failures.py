@@ -28,7 +28,7 @@ from moe_watch.sessions.reading.reader import read_session
 from tests.backends import llama_files, tiny
 from tests.backends.worker.test_process import GREEDY, Failed, Listener
 from tests.run_specs import run_settings, run_start
-from tests.truth.compare import MODELS
+from tests.truth.mlx_comparison import MODELS
 
 ROWS = 1 << 19
 """Of every expert's matrices in a model that is too large: half a gigabyte in each tensor."""

@@ -1,8 +1,9 @@
 """Both engines against `transformers` on tiny models of published shape, over a prompt of several micro-batches.
 
-What an engine reaches is in `shapes_expected`. A test fails, too, if more sets are equal than expected: an ignored
-setting is then heeded. Take the model out of the table there (or add it to `MLX_CORRECTED`, if moe-watch heeds it and
-mlx-lm does not), and write the pages with `python -m models.truth.mlx_table` and `python -m models.truth.llama_table`.
+`published_shapes_expected` has the expected result of each engine. A test also fails if more sets are equal than
+expected: the engine then applies a setting that it ignored before. Take the model out of the table there (or add it to
+`MLX_CORRECTED`, if moe-watch applies the setting and mlx-lm does not), and write the pages with
+`python -m models.truth.mlx_table` and `python -m models.truth.llama_table`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.arrays import ABSENT
-from tests.truth import compare, shapes
-from tests.truth.compare import scale
+from tests.truth import mlx_comparison as mlx
+from tests.truth import published_shapes as shapes
 from tests.truth.expected import GATES
-from tests.truth.shapes_expected import (
+from tests.truth.mlx_comparison import scale
+from tests.truth.published_shapes_expected import (
     EXACT,
     LLAMA_APART,
     LLAMA_DIFFERENT,
@@ -30,7 +32,7 @@ from tests.truth.shapes_expected import (
 )
 
 try:
-    from tests.truth import llama
+    from tests.truth import llama_comparison as llama
 except ImportError:
     llama = None  # type: ignore[assignment]
 
@@ -47,19 +49,19 @@ POINTS = 2.0
 """Percentage points by which the share of equal sets of a model that differs may be another one on another machine."""
 
 
-def check_equal(found: compare.Comparison | llama.Comparison, bounds: Bounds) -> None:
+def check_equal(found: mlx.Comparison | llama.Comparison, bounds: Bounds) -> None:
     assert len(found.unequal) <= bounds.unequal, f"sets that differ: {found.unequal[:10]}"
     assert found.weights is None or found.weights <= bounds.weights
     assert found.probabilities <= bounds.probabilities
     assert found.output_logits <= bounds.output_logits
 
 
-def check_different(found: compare.Comparison | llama.Comparison, known: Different) -> None:
+def check_different(found: mlx.Comparison | llama.Comparison, known: Different) -> None:
     """The output differs, too: what was seen is what the engine does."""
     share = 100 * (1 - len(found.unequal) / found.rows)
     assert share == pytest.approx(known.share, abs=POINTS), (
         f"{share:.2f} % of sets are equal, and {known.share} % were expected, because {known.reason}. "
-        "Was this fixed? Then update tests/truth/shapes_expected.py, and write the pages with their scripts"
+        "Was this fixed? Then update tests/truth/published_shapes_expected.py, and write the pages with their scripts"
     )
     assert found.output_logits > 0.01
 
@@ -94,15 +96,15 @@ def test_shapes_are_near_published_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_CORRECTED])
 def test_mlx_routes_as_transformers(name: str) -> None:
-    golden, seen = shapes.read_golden(name), shapes.on_mlx(name)
+    golden, seen = shapes.read_golden(name), shapes.run_on_mlx(name)
     assert seen.layers == golden.layers.tolist()
-    check_equal(compare.compare(seen, golden), MLX_APART.get(name, EXACT))
+    check_equal(mlx.compare(seen, golden), MLX_APART.get(name, EXACT))
 
 
 @pytest.mark.parametrize("name", [name for name in EXACT_ON_MLX if not name.startswith("gemma4")])
 def test_on_mlx_weights_follow_from_the_logits(name: str) -> None:
     """The gate is the right one: with what it says, logits and sets give the weights that were applied."""
-    golden, seen = shapes.read_golden(name), shapes.on_mlx(name)
+    golden, seen = shapes.read_golden(name), shapes.run_on_mlx(name)
     computed = seen.computed()
     assert computed.weights is not None
     expected = np.take_along_axis(golden.all_weights(), computed.experts, axis=-1)
@@ -111,7 +113,10 @@ def test_on_mlx_weights_follow_from_the_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", MLX_DIFFERENT)
 def test_what_mlx_lm_ignores_is_as_measured(name: str) -> None:
-    check_different(compare.compare(shapes.on_mlx(name, plain=True), shapes.read_golden(name)), MLX_DIFFERENT[name])
+    check_different(
+        mlx.compare(shapes.run_on_mlx(name, plain=True), shapes.read_golden(name)),
+        MLX_DIFFERENT[name],
+    )
 
 
 def test_moe_watch_corrects_the_models_that_it_is_said_to() -> None:
@@ -120,8 +125,8 @@ def test_moe_watch_corrects_the_models_that_it_is_said_to() -> None:
     assert equal == set()
 
 
-def compare_mlx(name: str) -> compare.Comparison:
-    return compare.compare(shapes.on_mlx(name), shapes.read_golden(name))
+def compare_mlx(name: str) -> mlx.Comparison:
+    return mlx.compare(shapes.run_on_mlx(name), shapes.read_golden(name))
 
 
 @needs_llama
@@ -138,7 +143,10 @@ def test_llama_cpp_routes_as_transformers(name: str) -> None:
 @needs_llama
 @pytest.mark.parametrize("name", LLAMA_DIFFERENT)
 def test_what_llama_cpp_ignores_is_as_measured(name: str) -> None:
-    check_different(llama.compare(llama.run_shape(name), shapes.read_golden(name)), LLAMA_DIFFERENT[name])
+    check_different(
+        llama.compare(llama.run_shape(name), shapes.read_golden(name)),
+        LLAMA_DIFFERENT[name],
+    )
 
 
 @pytest.mark.parametrize("engine", ["mlx", pytest.param("llama.cpp", marks=needs_llama)])
@@ -150,7 +158,7 @@ def test_the_comparison_notices(engine: str, axis: int) -> None:
     rolled = {key: np.roll(getattr(golden, key), 1, axis) for key in ("experts", "weights", "router_logits")}
     moved = replace(golden, **rolled)
     found = (
-        compare.compare(shapes.on_mlx(name), moved) if engine == "mlx" else llama.compare(llama.run_shape(name), moved)
+        mlx.compare(shapes.run_on_mlx(name), moved) if engine == "mlx" else llama.compare(llama.run_shape(name), moved)
     )
     assert len(found.unequal) > found.rows // 2
     assert found.weights is not None

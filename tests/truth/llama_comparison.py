@@ -1,4 +1,4 @@
-"""What llama.cpp makes of the tiny models, seen through moe-watch's engine, and how far `transformers` is from that."""
+"""Comparison of llama.cpp and `transformers` on the tiny models: llama.cpp read through moe-watch's engine."""
 
 from __future__ import annotations
 
@@ -15,34 +15,44 @@ from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.routing.arrays import ABSENT
 from moe_watch.routing.events import Sampling
-from tests.truth import shapes
-from tests.truth.compare import MODELS, Array, Golden, Seen, probabilities, read_golden, scale, spread, stacked
+from tests.truth import published_shapes as shapes
+from tests.truth.mlx_comparison import (
+    MODELS,
+    Array,
+    EngineRun,
+    Golden,
+    probabilities,
+    read_golden,
+    scale,
+    spread,
+    stacked,
+)
 
 UNIT = 1e-4
-"""Of recorded weights."""
+"""Unit of recorded weights."""
 
 MICRO_BATCH = 128
-"""Tokens, for models of published shape: so that a prompt has several."""
+"""Tokens per micro-batch for models of published shape, so that a prompt has several."""
 
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """One model's sequence, evaluated twice."""
+    """Two runs of one model on its sequence."""
 
-    at_once: Seen
-    """Not computed in the last layer: all tokens but the last. `output_logits` [1, V] are the last one's."""
-    stepwise: Seen
+    at_once: EngineRun
+    """In the last layer only the last token is computed. `output_logits` [1, V] are the last token's."""
+    stepwise: EngineRun
     architecture: str
-    """llama.cpp's name."""
+    """Name in llama.cpp."""
     dtype: str | None
-    """How the engine says it computes."""
-    drawn: int
-    """The most likely token after the sequence."""
+    """Data type that the engine reports."""
+    sampled: int
+    """Most likely token after the sequence."""
 
 
 @cache
 def runs(name: str) -> Runs:
-    """Load a model as the worker does, and give it the golden sequence."""
+    """Load a model as the worker does, and evaluate the golden sequence."""
     loaded = load_model(
         catalog.locate(str(MODELS / name / "model.gguf"), "llama.cpp"),
         options=EngineOptions(threads=1),
@@ -52,19 +62,19 @@ def runs(name: str) -> Runs:
     engine.configure(Sampling(temperature=0.0, seed=0), reseed=True)
     ids = read_golden(name).ids.tolist()
     try:
-        at_once = watch(engine, loaded, [ids])
+        at_once = run_pieces(engine, loaded, [ids])
         engine.reset()
-        stepwise = watch(engine, loaded, [[token] for token in ids])
+        stepwise = run_pieces(engine, loaded, [[token] for token in ids])
         return Runs(at_once, stepwise, loaded.info.architecture, loaded.backend.dtype, engine.draw().id)
     finally:
         engine.close()
 
 
 @cache
-def run_shape(name: str) -> Seen:
-    """Run a model of published shape: the prompt in five micro-batches, and then token by token.
+def run_shape(name: str) -> EngineRun:
+    """Run a model of published shape: the prompt in five micro-batches, then token by token.
 
-    `output_logits` are those from the end of the prompt on.
+    `output_logits` begin at the last token of the prompt.
     """
     location = catalog.locate(str(shapes.folder(name) / "model.gguf"), "llama.cpp")
     loaded = load_model(location, options=EngineOptions(threads=1, micro_batch=MICRO_BATCH), progress=ignore)
@@ -72,23 +82,23 @@ def run_shape(name: str) -> Seen:
     engine.configure(Sampling(temperature=0.0, seed=0), reseed=True)
     ids = shapes.read_golden(name).ids.tolist()
     try:
-        return watch(engine, loaded, [ids[: shapes.PROMPT], *([token] for token in ids[shapes.PROMPT :])])
+        return run_pieces(engine, loaded, [ids[: shapes.PROMPT], *([token] for token in ids[shapes.PROMPT :])])
     finally:
         engine.close()
 
 
 def ignore(_: object) -> None:
-    """Of progress."""
+    """Ignore progress."""
 
 
-def watch(engine: LlamaEngine, loaded: LoadedLlamaModel, pieces: list[list[int]]) -> Seen:
+def run_pieces(engine: LlamaEngine, loaded: LoadedLlamaModel, pieces: list[list[int]]) -> EngineRun:
     """Evaluate successive pieces of a sequence, and read the output after each."""
     routings: list[RouterOutputs] = []
     outputs = []
     for piece in pieces:
         routings += engine.prefill(piece, ignore)
         outputs.append(output_logits(loaded))
-    return Seen(
+    return EngineRun(
         layers=loaded.info.layers,
         gate=loaded.info.gate,
         logits=stacked(routings, "logits"),
@@ -99,26 +109,26 @@ def watch(engine: LlamaEngine, loaded: LoadedLlamaModel, pieces: list[list[int]]
 
 
 def output_logits(loaded: LoadedLlamaModel) -> Array:
-    """[V], of the last token."""
+    """Return the last token's logits [V]."""
     last = lib.llama_get_logits_ith(loaded.context, -1)
     return np.ctypeslib.as_array(last, (loaded.tokenizer.vocabulary,)).copy()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far llama.cpp and `transformers` are apart, over what was computed: largest absolute differences."""
+    """Largest absolute differences of llama.cpp and `transformers`, over the computed rows."""
 
     rows: int
     """Tokens × layers."""
     unequal: list[tuple[int, int]]
-    """Token and position of the MoE layer, where the selected sets differ. A tie is no excuse."""
+    """Token and position of the MoE layer for each set that differs, ties included."""
     weights: float | None
-    """Over the factor that the gate scales all weights by; None if the engine does not know the weights."""
+    """Divided by the gate's factor; None if the engine does not report weights."""
     probabilities: float
     output_logits: float
 
 
-def compare(seen: Seen, golden: Golden) -> Comparison:
+def compare(seen: EngineRun, golden: Golden) -> Comparison:
     computed = seen.experts[..., 0] != ABSENT
     same = (np.sort(seen.experts) == np.sort(golden.experts)).all(-1)
     rows = computed[golden.kept]
@@ -133,14 +143,14 @@ def compare(seen: Seen, golden: Golden) -> Comparison:
     )
 
 
-def output_difference(seen: Seen, golden: Golden) -> Array:
-    """[…, V], of the last tokens, whose logits were read, as far as they were kept."""
+def output_difference(seen: EngineRun, golden: Golden) -> Array:
+    """Return the difference […, V] for the tokens whose logits were both read and kept."""
     first = len(golden.ids) - len(seen.output_logits)
     both = golden.kept >= first
     return np.asarray(seen.output_logits[golden.kept[both] - first] - golden.output_logits[both])
 
 
-def weights_apart(seen: Seen, golden: Golden, computed: Array) -> float | None:
+def weights_apart(seen: EngineRun, golden: Golden, computed: Array) -> float | None:
     observed = seen.observation()
     if observed.weights is None:
         return None

@@ -1,4 +1,4 @@
-"""What MLX and `transformers` make of the same tiny models: MLX seen through the tap, `transformers` from a file.
+"""Comparison of MLX and `transformers` on the same tiny models: MLX read through the tap, `transformers` from a file.
 
 Each folder of `models` holds a random model and what `transformers` computed with it; models/truth/make.py wrote it.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 from mlx_lm.models.cache import make_prompt_cache
@@ -29,7 +30,7 @@ MODELS = pathlib.Path(__file__).with_name("models")
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """What `transformers` computed in float32."""
+    """Results of `transformers`, computed in float32."""
 
     ids: Array
     """[T]"""
@@ -44,21 +45,21 @@ class Golden:
     output_logits: Array
     """[T, V]"""
     sampled: Array | None = None
-    """[S], the tokens whose logits are kept, which then have S rows; all, if None."""
+    """[S] tokens whose logits are kept; both logits then have S rows. None keeps all."""
 
     @property
     def kept(self) -> Array:
-        """Tokens that the rows of both logits belong to."""
+        """Tokens of the rows of both logits."""
         return np.arange(len(self.ids)) if self.sampled is None else self.sampled
 
     def all_weights(self) -> Array:
-        """[T, L, E]: 0 for experts that were not selected."""
+        """Return weights [T, L, E], 0 for experts that were not selected."""
         return spread(self.experts, self.weights, self.router_logits.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What the tap saw of MLX."""
+class EngineRun:
+    """Routing that the tap read from one run of an engine, and the run's output logits."""
 
     layers: list[int]
     gate: str
@@ -75,7 +76,7 @@ class Seen:
         return observe(self.logits, self.experts, self.gate, self.applied)
 
     def computed(self) -> Observation:
-        """With the weights that follow from the logits."""
+        """Return the observation with the weights that follow from the logits."""
         return observe(self.logits, self.experts, self.gate)
 
 
@@ -83,20 +84,26 @@ def read_golden(name: str) -> Golden:
     return Golden(**np.load(MODELS / name / "golden.npz"))
 
 
-def watch(name: str, ids: Array, *, stepwise: bool = False, corrected: bool = True) -> Seen:
+def run_model(name: str, ids: Array, *, stepwise: bool = False, corrected: bool = True) -> EngineRun:
     """Run a model over a sequence, all at once or token by token, and read the tap after each pass.
 
     `corrected` False leaves the model as mlx-lm loads it.
     """
     folder = MODELS / name
     model = open_model(folder, read_config(folder))[0] if corrected else load_model(folder)[0]
+    return run_pieces(model, RouterTap(model), np.split(ids, len(ids)) if stepwise else [ids])
+
+
+def run_pieces(model: nn.Module, tap: RouterTap, pieces: list[Array]) -> EngineRun:
+    """Evaluate successive pieces of a sequence in float32, and read the tap after each."""
     model.set_dtype(mx.float32)
-    tap, cache = RouterTap(model), make_prompt_cache(model)
-    routings, outputs = [], []
-    for piece in np.split(ids, len(ids)) if stepwise else [ids]:
+    cache = make_prompt_cache(model)
+    routings: list[RouterOutputs] = []
+    outputs = []
+    for piece in pieces:
         outputs.append(np.array(model(mx.array(piece)[None], cache=cache))[0])
         routings.append(tap.frame.read(len(piece)))
-    return Seen(
+    return EngineRun(
         layers=[layer.index for layer in tap.layers],
         gate=tap.gate,
         logits=stacked(routings, "logits"),
@@ -107,12 +114,12 @@ def watch(name: str, ids: Array, *, stepwise: bool = False, corrected: bool = Tr
 
 
 def stacked(routings: list[RouterOutputs], what: str) -> Array:
-    """One quantity of successive passes as [T, L, …]."""
+    """Return one quantity of successive passes as [T, L, …]."""
     return np.concatenate([np.stack(getattr(routing, what), axis=1) for routing in routings])
 
 
 def spread(experts: Array, values: Array, count: int) -> Array:
-    """Values [T, L, k] of the selected experts as [T, L, E], 0 elsewhere."""
+    """Return values [T, L, k] of the selected experts as [T, L, E], 0 elsewhere."""
     everywhere = np.zeros((*experts.shape[:-1], count))
     np.put_along_axis(everywhere, experts.astype(np.int64), values, axis=-1)
     return everywhere
@@ -125,27 +132,27 @@ def probabilities(gate: str, logits: Array) -> Array:
 
 
 def scale(gate: str) -> float:
-    """What the gate multiplies all weights by."""
+    """Return the factor by which the gate multiplies all weights."""
     known = gates.parse(gate)
     return 1.0 if known is None or known.scale is None else known.scale
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far MLX and `transformers` are apart: largest absolute differences."""
+    """Largest absolute differences of MLX and `transformers`."""
 
     rows: int
     """Tokens × layers."""
     unequal: list[tuple[int, int]]
-    """Token and position of the MoE layer, where the selected sets differ."""
+    """Token and position of the MoE layer for each set that differs."""
     weights: float
-    """Over the factor that the gate scales all weights by."""
+    """Divided by the gate's factor."""
     probabilities: float
-    """Of the tokens whose logits are kept, as those of the output."""
+    """Over the tokens whose logits are kept, as for the output logits."""
     output_logits: float
 
 
-def compare(seen: Seen, golden: Golden) -> Comparison:
+def compare(seen: EngineRun, golden: Golden) -> Comparison:
     observed, count = seen.observation(), golden.router_logits.shape[-1]
     assert observed.weights is not None, f"the weights of {seen.gate} were not observed"
     weights = spread(observed.experts, observed.weights * 1e-4, count)

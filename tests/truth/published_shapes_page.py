@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-from tests.truth import compare, shapes
-from tests.truth.compare import Golden
-from tests.truth.shapes_expected import LLAMA_DIFFERENT, LLAMA_NOT_CONVERTED, MLX_CORRECTED, MLX_DIFFERENT, Different
+from tests.truth import mlx_comparison as mlx
+from tests.truth import published_shapes as shapes
+from tests.truth.mlx_comparison import Golden
+from tests.truth.published_shapes_expected import (
+    LLAMA_DIFFERENT,
+    LLAMA_NOT_CONVERTED,
+    MLX_CORRECTED,
+    MLX_DIFFERENT,
+    Different,
+)
 
 HEAD = """\
 | model | gate | experts | MoE layers | equal sets | % | weights | probabilities | output logits |
@@ -64,8 +71,8 @@ def reasons(different: dict[str, Different]) -> str:
 
 def mlx_section() -> str:
     def measure(name: str, *, plain: bool = False) -> tuple[str, Found]:
-        seen = shapes.on_mlx(name, plain=plain)
-        return seen.gate, compare.compare(seen, shapes.read_golden(name))
+        seen = shapes.run_on_mlx(name, plain=plain)
+        return seen.gate, mlx.compare(seen, shapes.read_golden(name))
 
     corrected = ", ".join(name for name in MLX_DIFFERENT if name in MLX_CORRECTED) or "none"
     equal = [name for name in shapes.names() if name not in MLX_DIFFERENT or name in MLX_CORRECTED]
@@ -88,7 +95,7 @@ Models with a setting that mlx-lm ignores, as mlx-lm loads them. Their output di
 
 
 def llama_section() -> str:
-    from tests.truth import llama  # the page of MLX needs no llama.cpp
+    from tests.truth import llama_comparison as llama  # the page of MLX needs no llama.cpp
 
     def measure(name: str) -> tuple[str, Found]:
         seen = llama.run_shape(name)
