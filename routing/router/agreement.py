@@ -83,7 +83,7 @@ class Ties:
 
 
 @dataclass(slots=True)
-class UsageCounts:
+class UsageAgreement:
     """Selections in rows that both runs computed, `[L, E]` for each run."""
 
     a: Ints
@@ -122,7 +122,7 @@ class Agreement:
         """Experts that both runs selected, summed over rows."""
         self.rank_of_top_1: Ints = np.zeros((layers, self.recorded.width + 1), np.int64)
         """Rows by the rank that the second run gives the first run's top-1 expert; last column: not selected."""
-        self.usage = UsageCounts(*(np.zeros((layers, experts), np.int64) for _ in range(2)))
+        self.usage = UsageAgreement(*(np.zeros((layers, experts), np.int64) for _ in range(2)))
         self.difference: Floats = np.full(layers, np.nan)
         """Largest difference of weights among rows with equal expert sets; NaN where there is no such row."""
         self.largest: LargestDifference | None = None

@@ -22,7 +22,7 @@ from moe_watch.sessions.live.stages import (
     Closed,
     CurrentRun,
     Ending,
-    Failed,
+    FailedRun,
     Finished,
     Idle,
     Loading,
@@ -110,7 +110,7 @@ class LiveRun:
 
     def restart(self) -> None:
         """Replace a worker that died."""
-        if isinstance(self.stage, Failed):
+        if isinstance(self.stage, FailedRun):
             self.worker.close()
             self.load()
 
@@ -121,7 +121,7 @@ class LiveRun:
                 self.stage = Resuming(run)
             case Void() if isinstance(command, Perturb):
                 return
-            case Loading() | Failed() | Closed():
+            case Loading() | FailedRun() | Closed():
                 return
         self.worker.send(command)
 
@@ -194,7 +194,7 @@ class LiveRun:
     def _fail(self, message: str, *, derive: bool = True) -> None:
         """Record that the run cannot continue, and close the file."""
         stage = self.stage
-        if isinstance(stage, Failed | Closed):
+        if isinstance(stage, FailedRun | Closed):
             return
         if not self._has_run:
             self.fatal_error = UserError(message)
@@ -204,7 +204,7 @@ class LiveRun:
             self._emit(error, derive=derive)
             self.recording.end()
         finally:
-            self.stage = Failed()
+            self.stage = FailedRun()
         if isinstance(stage, Ending):
             self._shut()
 

@@ -12,7 +12,7 @@ from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.run import LiveRun
 from moe_watch.sessions.live.serial_thread import Mailbox
 from moe_watch.sessions.live.settings import RunSettings
-from moe_watch.sessions.live.stages import Closed, Failed, Finished, Loading, UnderWay, Void, is_paused
+from moe_watch.sessions.live.stages import Closed, FailedRun, Finished, Loading, UnderWay, Void, is_paused
 from moe_watch.sessions.source import Ability, Origin, PaceStatus, RecordingStatus
 from moe_watch.sessions.text import whole_text
 
@@ -35,7 +35,7 @@ class LiveSource:
     def abilities(self) -> frozenset[Ability]:
         stage = self._run.stage
         match stage:
-            case Failed():
+            case FailedRun():
                 return frozenset({"restart"})
             case Loading() | Closed():
                 return frozenset()
@@ -60,7 +60,7 @@ class LiveSource:
 
     @property
     def ended(self) -> bool:
-        return isinstance(self._run.stage, Finished | Void | Failed | Closed) and not self._stream
+        return isinstance(self._run.stage, Finished | Void | FailedRun | Closed) and not self._stream
 
     @property
     def fatal_error(self) -> UserError | None:

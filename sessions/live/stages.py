@@ -78,7 +78,7 @@ class Void:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedRun:
     """The worker died, or this program failed; a new worker can be started."""
 
 
@@ -91,12 +91,12 @@ UnderWay: TypeAlias = Streaming | Paused | Resuming | Ending
 """The worker has a run."""
 Idle: TypeAlias = Finished | Void
 """The worker has a model and no run."""
-Stage: TypeAlias = Loading | UnderWay | Idle | Failed | Closed
+Stage: TypeAlias = Loading | UnderWay | Idle | FailedRun | Closed
 
 
 def run_of(stage: Stage) -> CurrentRun | None:
     """Return the run of a stage; None if there is none, or if it is lost with its worker."""
-    return None if isinstance(stage, Loading | Failed | Closed) else stage.run
+    return None if isinstance(stage, Loading | FailedRun | Closed) else stage.run
 
 
 def is_paused(stage: Stage) -> bool:

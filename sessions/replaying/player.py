@@ -14,8 +14,8 @@ from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.recompute import Recomputed
 from moe_watch.sessions.replaying.gc_pause import no_collection
 from moe_watch.sessions.replaying.playhead import Playhead
-from moe_watch.sessions.replaying.progress import Progress, Schedule
-from moe_watch.sessions.replaying.session import Session
+from moe_watch.sessions.replaying.progress import PlaybackProgress, Schedule
+from moe_watch.sessions.replaying.session import ReplaySession
 from moe_watch.sessions.source import END, STEP, Jump
 
 ITEMS_PER_DRAIN = 256
@@ -35,7 +35,7 @@ class Pass:
 
     reader: SessionReader
     instruments: Recomputed
-    progress: Progress
+    progress: PlaybackProgress
     schedule: Schedule
     ready: deque[Event | Unknown] = field(default_factory=deque)
     """Events that are read, recomputed and not shown yet."""
@@ -167,7 +167,7 @@ class Player:
         follow: the file may grow; the run is over with its last state.
     """
 
-    def __init__(self, session: Session, playhead: Playhead, clock: Clock, *, follow: bool) -> None:
+    def __init__(self, session: ReplaySession, playhead: Playhead, clock: Clock, *, follow: bool) -> None:
         self.session = session
         self._playhead = playhead
         self._clock = clock
@@ -175,14 +175,14 @@ class Player:
         self._jumps: deque[Jump] = deque()
         """Seeks since the last drain, and those whose target is not indexed yet."""
         live_edge = follow and playhead.speed != 0
-        first = self._pass(Progress(session.positions), live_edge=live_edge)
+        first = self._pass(PlaybackProgress(session.positions), live_edge=live_edge)
         first.ready.append(session.header)
         self._phase: Landing | CatchingUp | Playing = Playing(first)
         if live_edge:
             self._jumps.append(END)
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> PlaybackProgress:
         """Position after the events that were shown."""
         return self._phase.present.progress
 
@@ -250,9 +250,9 @@ class Player:
         items[:] = [session.header, *plan.earlier]
         newest = next((event.index for event in reversed(plan.earlier) if isinstance(event, Chunk)), -1)
         self._playhead.reset()
-        again = self._pass(Progress(session.positions, newest), live_edge=live_edge)
+        again = self._pass(PlaybackProgress(session.positions, newest), live_edge=live_edge)
         return Landing(again, target, as_recorded=bool(session.index.chunks))
 
-    def _pass(self, progress: Progress, *, live_edge: bool) -> Pass:
+    def _pass(self, progress: PlaybackProgress, *, live_edge: bool) -> Pass:
         session = self.session
         return Pass(session.reader, session.instruments(), progress, Schedule(self._playhead, live_edge))

@@ -14,7 +14,7 @@ FINAL_STATES = frozenset({"finished", "error"})
 
 
 @dataclass(slots=True)
-class Progress:
+class PlaybackProgress:
     """Position after the events that were shown since the stream began, or began again after a seek."""
 
     positions: Positions
@@ -70,7 +70,7 @@ class Schedule:
         """Count a step as done: the position moved."""
         self.steps = max(0, self.steps - 1)
 
-    def is_due(self, event: Event | Unknown, progress: Progress) -> bool:
+    def is_due(self, event: Event | Unknown, progress: PlaybackProgress) -> bool:
         """Return whether the next event is to be shown now."""
         if self.stepping and (self.steps or progress.positions.after(event) is None):
             return True

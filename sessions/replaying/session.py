@@ -11,7 +11,7 @@ from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.recompute import Recomputed
 from moe_watch.sessions.reading.store import Store
 from moe_watch.sessions.replaying.count_steps import StepPositions
-from moe_watch.sessions.replaying.progress import Progress
+from moe_watch.sessions.replaying.progress import PlaybackProgress
 from moe_watch.sessions.replaying.seeking import Positions, TokenPositions
 from moe_watch.sessions.source import Timeline
 
@@ -57,7 +57,7 @@ class IndexedFile:
         return self.index.lines > lines
 
 
-class Session:
+class ReplaySession:
     """A session whose header is read.
 
     Args:
@@ -107,7 +107,7 @@ class Session:
         """Continue reading at a line, counted from 0."""
         self.reader.go_to(line + 1, self.index.start_of(line))
 
-    def timeline(self, progress: Progress) -> Timeline | None:
+    def timeline(self, progress: PlaybackProgress) -> Timeline | None:
         """Return the extent of the session and the position in it; None while there is no token."""
         if self.extent is None:
             return None

@@ -12,7 +12,7 @@ from moe_watch.sessions.reading.store import Store
 from moe_watch.sessions.replaying.player import SECONDS_PER_DRAIN, Player
 from moe_watch.sessions.replaying.playhead import Playhead
 from moe_watch.sessions.replaying.search import Search
-from moe_watch.sessions.replaying.session import IndexedFile, Session
+from moe_watch.sessions.replaying.session import IndexedFile, ReplaySession
 from moe_watch.sessions.source import Ability, Jump, Origin, PaceStatus, Timeline
 
 SECONDS_TO_OPEN = 0.25
@@ -163,7 +163,7 @@ class ReplaySource:
         """Index what was added to the file, and begin to play once its header is there."""
         has_more = file.extend(lambda: self._clock() >= deadline)
         if self._player is None and file.has_header:
-            self._player = Player(Session(file), self._playhead, self._clock, follow=self._follow)
+            self._player = Player(ReplaySession(file), self._playhead, self._clock, follow=self._follow)
         elif self._player is not None and has_more:
             self._player.session.measure()
 

@@ -31,7 +31,7 @@ from moe_watch.tui.state.run_pressure import RunPressure
 from moe_watch.tui.state.settings import CurrentSettings
 from moe_watch.tui.state.status import RunStatus, Status
 from moe_watch.tui.state.stream_pieces import Piece, StreamPieces, event_pieces, token_piece
-from moe_watch.tui.state.token_counts import TokenCounts
+from moe_watch.tui.state.token_counts import TokenTotals
 from moe_watch.tui.state.token_rate import TokenRate
 from moe_watch.tui.state.token_window import Ids, TokenWindow
 from moe_watch.tui.state.trajectory import PressureTrack
@@ -57,7 +57,7 @@ class RunView:
         self.state = RunStatus() if header is None else RunStatus("waiting")
         self.settings = CurrentSettings()
         self.cost: Cost | None = None
-        self.counts = TokenCounts()
+        self.counts = TokenTotals()
         self.rate = TokenRate()
         self.stream = StreamPieces()
         self.routing = RoutingWindows(header)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class TokenCounts:
+class TokenTotals:
     """Numbers of tokens, injections and lost events so far. Mutable integers: `replace(counts)` is a snapshot."""
 
     tokens: int = 0

@@ -57,7 +57,7 @@ class TokenIdFields(msgspec.Struct, frozen=True):
         return _first_ids((self.token_ids, self.completion_token_ids, self.completion_ids, self.output_ids))
 
 
-class TokenCounts(msgspec.Struct, frozen=True):
+class ResponseTokenCounts(msgspec.Struct, frozen=True):
     """Numbers of tokens in a part."""
 
     prompt_tokens: Count | None = None
@@ -70,7 +70,7 @@ class ResponsePart:
 
     routing: RoutingFields = field(default_factory=RoutingFields)
     ids: TokenIdFields = field(default_factory=TokenIdFields)
-    counts: TokenCounts = field(default_factory=TokenCounts)
+    counts: ResponseTokenCounts = field(default_factory=ResponseTokenCounts)
     extensions: Mapping[str, ResponsePart] = field(default_factory=dict)
     """By key, in the order of `EXTENSIONS`."""
     usage: ResponsePart | None = None
@@ -79,7 +79,7 @@ class ResponsePart:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ResponseChoice:
     """One choice of one response, with all parts that belong to it, the nearest first."""
 
     parts: list[tuple[str, ResponsePart]]
@@ -153,7 +153,7 @@ def read_part(value: object, where: str) -> ResponsePart:
     return ResponsePart(
         routing=typed(value, RoutingFields, where),
         ids=typed(value, TokenIdFields, where),
-        counts=typed(value, TokenCounts, where),
+        counts=typed(value, ResponseTokenCounts, where),
         extensions={key: read_part(keys[key], f"{where}, {key}") for key in EXTENSIONS if keys.get(key) is not None},
         usage=None if keys.get(USAGE) is None else read_part(keys[USAGE], f"{where}, {USAGE}"),
         choices=None if choices is None else _read_choices(choices, where),
@@ -166,7 +166,7 @@ def _read_choices(choices: object, where: str) -> list[ResponsePart]:
     return [read_part(each, f"{where}, choice {at}") for at, each in enumerate(found)]
 
 
-def choice_of(response: ResponsePart, index: int, where: str) -> Choice:
+def choice_of(response: ResponsePart, index: int, where: str) -> ResponseChoice:
     """Return one choice of a response, with all that belongs to it.
 
     Raises:
@@ -179,7 +179,7 @@ def choice_of(response: ResponsePart, index: int, where: str) -> Choice:
     parts = list(_parts("", chosen))
     if chosen is not response:
         parts += _parts("", response if len(choices) == 1 else _without_sums(response))
-    return Choice(parts, index, where, response.model)
+    return ResponseChoice(parts, index, where, response.model)
 
 
 def _parts(name: str, part: ResponsePart) -> Iterator[tuple[str, ResponsePart]]:
@@ -194,7 +194,7 @@ def _without_sums(response: ResponsePart) -> ResponsePart:
     """Return a response of several choices without its number of generated tokens, a sum over all choices."""
     if response.usage is None:
         return response
-    prompt = TokenCounts(prompt_tokens=response.usage.counts.prompt_tokens)
+    prompt = ResponseTokenCounts(prompt_tokens=response.usage.counts.prompt_tokens)
     return replace(response, usage=ResponsePart(counts=prompt))
 
 

@@ -22,7 +22,7 @@ from moe_watch.sessions.imports.readers.response_parts import (
     AS_SENT,
     EXTENSIONS,
     MOST_TOKEN_ID,
-    Choice,
+    ResponseChoice,
     choice_of,
     read_part,
 )
@@ -112,7 +112,7 @@ def read_vllm(document: Document, options: ImportOptions) -> RoutedTrace:
     if document.kind == "arrays" or not any(isinstance(each, dict) for each in document.records):
         value, where = document.value, str(document.path)
         found = array_of(value["routed_experts"] if isinstance(value, dict) else value, where)
-        return _trace(Choice([], 0, where, None), PayloadRows(found, certain=True), None, options, "vLLM")
+        return _trace(ResponseChoice([], 0, where, None), PayloadRows(found, certain=True), None, options, "vLLM")
     return _read(document, options, "vLLM")
 
 
@@ -164,7 +164,7 @@ def _read(document: Document, options: ImportOptions, engine: str) -> RoutedTrac
     return _trace(choice, _joined(prompt, rows, choice.where), len(prompt.ids), options, engine)
 
 
-def _choice(document: Document, options: ImportOptions, engine: str) -> Choice:
+def _choice(document: Document, options: ImportOptions, engine: str) -> ResponseChoice:
     runs = list(_runs(document))
     where = str(document.path)
     if options.run is None and len(runs) > 1:
@@ -215,7 +215,7 @@ def _joined(prompt: PayloadRows, generated: PayloadRows, where: str) -> PayloadR
 
 
 def _trace(
-    choice: Choice, rows: PayloadRows, prompt_tokens: int | None, options: ImportOptions, engine: str
+    choice: ResponseChoice, rows: PayloadRows, prompt_tokens: int | None, options: ImportOptions, engine: str
 ) -> RoutedTrace:
     """Place rows at their tokens."""
     where = choice.where
