@@ -35,8 +35,8 @@ from moe_watch.tui.screens.performers import Performer, Performers
 from moe_watch.tui.screens.sessions import SessionsScreen
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.frame_rate import FrameRate
+from moe_watch.tui.state.pressure.trends import Trends
 from moe_watch.tui.state.run import RunView
-from moe_watch.tui.state.trends import Trends
 from moe_watch.tui.terminal.job_control import leave_on_signals, suspend
 from moe_watch.tui.terminal.sanitize_filter import SanitizeFilter
 from moe_watch.tui.text.sanitize import one_line

@@ -7,7 +7,7 @@ import pytest
 
 from moe_watch.routing.events import Change, Chunk, Sampling
 from moe_watch.tui.screens.ask import AskScreen
-from moe_watch.tui.state.injections import GO_ON
+from moe_watch.tui.state.pressure.injections import GO_ON
 from tests.tui.conftest import lines, press, running, settle, shown, style_at, toasts
 from tests.tui.events import INJECTED, MadeUpRun, at_boundary, main_run, tap_off
 from tests.tui.scripted import LIVE, REPLAY, REPLAYING

@@ -12,8 +12,8 @@ from moe_watch.tui.drawing.colours import DARK, LIGHT
 from moe_watch.tui.input.actions import ACTIONS
 from moe_watch.tui.screens.ask import AskScreen
 from moe_watch.tui.screens.help import HelpScreen
-from moe_watch.tui.state.injections import GO_ON
 from moe_watch.tui.state.pace import scale_of
+from moe_watch.tui.state.pressure.injections import GO_ON
 from moe_watch.tui.widgets.bars.tabs import TABS
 from tests.tui.conftest import lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run

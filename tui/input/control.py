@@ -21,8 +21,8 @@ from moe_watch.sessions.source import (
 )
 from moe_watch.tui.input.seeking import SEEK_SECONDS, parse_jump, share_of, stop_beside
 from moe_watch.tui.state.frame import Queued, is_paused
-from moe_watch.tui.state.injections import GO_ON
 from moe_watch.tui.state.pace import scale_of
+from moe_watch.tui.state.pressure.injections import GO_ON
 from moe_watch.tui.state.run import RunView
 
 

@@ -17,10 +17,10 @@ from moe_watch.sessions.source import (
 from moe_watch.sessions.text import plural
 from moe_watch.tui.state.origin_words import OriginWords, words_of
 from moe_watch.tui.state.pace import pace_in_words, scale_of
+from moe_watch.tui.state.pressure.trends import Trend
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.snapshot import snapshot
 from moe_watch.tui.state.status import Status
-from moe_watch.tui.state.trends import Trend
 from moe_watch.tui.text.sanitize import one_line
 
 _WHY_FINISHED = {

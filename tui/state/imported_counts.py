@@ -9,7 +9,7 @@ from moe_watch.routing.events import Keyframe
 from moe_watch.routing.router.observe import effective_experts
 from moe_watch.routing.usage.counts import dead, usage_entropy
 from moe_watch.sessions.text import plural
-from moe_watch.tui.state.token_window import TokenWindow, mean_of_known
+from moe_watch.tui.state.tokens.token_window import TokenWindow, mean_of_known
 
 
 class CountedWindow(TokenWindow):

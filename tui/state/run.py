@@ -26,15 +26,15 @@ from moe_watch.routing.events import (
     Token,
     Vitals,
 )
-from moe_watch.tui.state.routing_windows import RoutingWindows
-from moe_watch.tui.state.run_pressure import RunPressure
+from moe_watch.tui.state.pressure.run_pressure import RunPressure
+from moe_watch.tui.state.pressure.trajectory import PressureTrack
 from moe_watch.tui.state.settings import CurrentSettings
 from moe_watch.tui.state.status import RunStatus, Status
-from moe_watch.tui.state.stream_pieces import Piece, StreamPieces, event_pieces, token_piece
-from moe_watch.tui.state.token_counts import TokenTotals
-from moe_watch.tui.state.token_rate import TokenRate
-from moe_watch.tui.state.token_window import Ids, TokenWindow
-from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.state.tokens.routing_windows import RoutingWindows
+from moe_watch.tui.state.tokens.stream_pieces import Piece, StreamPieces, event_pieces, token_piece
+from moe_watch.tui.state.tokens.token_counts import TokenTotals
+from moe_watch.tui.state.tokens.token_rate import TokenRate
+from moe_watch.tui.state.tokens.token_window import Ids, TokenWindow
 from moe_watch.tui.state.vitals_history import VitalsHistory
 
 

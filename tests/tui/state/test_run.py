@@ -21,9 +21,9 @@ from moe_watch.routing.events import (
     Unknown,
 )
 from moe_watch.routing.usage.counts import overlap
-from moe_watch.tui.state.injections import GO_ON
+from moe_watch.tui.state.pressure.injections import GO_ON
 from moe_watch.tui.state.run import RunView
-from moe_watch.tui.state.stream_pieces import PIECES_KEPT, PIECES_SLACK, Piece, StreamPieces
+from moe_watch.tui.state.tokens.stream_pieces import PIECES_KEPT, PIECES_SLACK, Piece, StreamPieces
 from tests.tui.events import CAPTURE, MadeUpRun, header, main_run
 
 

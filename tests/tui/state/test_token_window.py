@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_watch.routing.usage.counts import overlap
-from moe_watch.tui.state.token_window import TokenRouting, TokenWindow
+from moe_watch.tui.state.tokens.token_window import TokenRouting, TokenWindow
 
 LAYERS, EXPERTS, K, SIZE, UNIT = 3, 5, 2, 6, 0.01
 

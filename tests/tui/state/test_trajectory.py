@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from moe_watch.routing.events import Chunk, Keyframe, Perturbation, Pressures
-from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.state.pressure.trajectory import PressureTrack
 
 
 def chunk(index, mid, *, warm_up=False, partial=False):

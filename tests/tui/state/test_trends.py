@@ -10,7 +10,7 @@ import pytest
 from moe_watch.routing.half_life.fit import fit_half_life, in_words
 from moe_watch.routing.half_life.wording import by_weight
 from moe_watch.routing.pressure.external_energy import boundaries_of, external_energy
-from moe_watch.tui.state.trends import REST
+from moe_watch.tui.state.pressure.trends import REST
 from moe_watch.tui.widgets.panels.pressure.pause_reasons import pause_reasons
 from tests.routing.planted import REAL_NOISE, constant, plant
 from tests.tui.conftest import lines, press, running, settle, shown, style_at

@@ -10,8 +10,8 @@ from textual.events import MouseScrollUp
 
 from moe_watch.routing.events import Token
 from moe_watch.sessions.source import RecordingStatus
-from moe_watch.tui.state import stream_pieces
-from moe_watch.tui.state.stream_pieces import CHARACTERS_KEPT
+from moe_watch.tui.state.tokens import stream_pieces
+from moe_watch.tui.state.tokens.stream_pieces import CHARACTERS_KEPT
 from moe_watch.tui.widgets.panels import stream as stream_panel
 from tests.tui.conftest import lines, press, running, settle, shown, style_at
 from tests.tui.events import MadeUpRun, header, main_run

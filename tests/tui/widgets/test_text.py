@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from moe_watch.tui.state.stream_pieces import Piece
+from moe_watch.tui.state.tokens.stream_pieces import Piece
 from moe_watch.tui.text.sanitize import inert, one_line
 from moe_watch.tui.widgets.panels.token_wrap import TokenWrap
 

@@ -15,7 +15,7 @@ from moe_watch.tui.drawing.chart import Chart, ChartAxis
 from moe_watch.tui.drawing.line import Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.imported_counts import CountedWindow
-from moe_watch.tui.state.token_window import TokenWindow, mean_of_known
+from moe_watch.tui.state.tokens.token_window import TokenWindow, mean_of_known
 from moe_watch.tui.text.format import NOT_AVAILABLE, count, number
 from moe_watch.tui.widgets.frame_widget import Panel
 

@@ -17,7 +17,7 @@ from moe_watch.tui.drawing.colours import ENTROPY_LIMITS, SURPRISAL_LIMITS
 from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.run import RunView
-from moe_watch.tui.state.stream_pieces import PIECES_KEPT, Piece
+from moe_watch.tui.state.tokens.stream_pieces import PIECES_KEPT, Piece
 from moe_watch.tui.text.format import clock_time, count, number, percent, probability, size
 from moe_watch.tui.text.sanitize import inert, one_line
 from moe_watch.tui.text.word_wrap import SENTENCE_LIMIT, wrapped

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 
-from moe_watch.tui.state.stream_pieces import Piece
+from moe_watch.tui.state.tokens.stream_pieces import Piece
 from moe_watch.tui.text.sanitize import inert
 
 TAB = "⇥ "

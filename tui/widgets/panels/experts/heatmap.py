@@ -19,7 +19,7 @@ from moe_watch.routing.arrays import Floats, Ints
 from moe_watch.tui.drawing.line import Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.run import RunView
-from moe_watch.tui.state.token_window import experts_of
+from moe_watch.tui.state.tokens.token_window import experts_of
 from moe_watch.tui.text.format import count, percent
 from moe_watch.tui.widgets.frame_widget import Panel
 from moe_watch.tui.widgets.panels.experts.cell_layout import CellLayout

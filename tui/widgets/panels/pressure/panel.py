@@ -15,9 +15,9 @@ from moe_watch.routing.pressure.formulas import MODES, Mode, mode_words
 from moe_watch.sessions.text import plural
 from moe_watch.tui.drawing.line import Part, cells_of
 from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.pressure.trajectory import PressureTrack
+from moe_watch.tui.state.pressure.trends import Trend
 from moe_watch.tui.state.run import RunView
-from moe_watch.tui.state.trajectory import PressureTrack
-from moe_watch.tui.state.trends import Trend
 from moe_watch.tui.text.format import count, number
 from moe_watch.tui.widgets.frame_widget import Panel
 from moe_watch.tui.widgets.panels.pressure.candidate_table import candidate_table

@@ -11,8 +11,8 @@ from moe_watch.routing.pressure.external_energy import ExternalEnergy
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS, Mode, reachability
 from moe_watch.routing.stats.bootstrap import Estimate
 from moe_watch.sessions.text import plural
-from moe_watch.tui.state.trajectory import PressureTrack
-from moe_watch.tui.state.trends import Trend
+from moe_watch.tui.state.pressure.trajectory import PressureTrack
+from moe_watch.tui.state.pressure.trends import Trend
 from moe_watch.tui.text.format import number, signed
 
 Tone = Literal["plain", "verdict", "warning", "injection"]

@@ -14,7 +14,7 @@ from moe_watch.routing.half_life.fit import Fit
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.tui.drawing.chart import Chart, ChartAxis, x_axis_labels
 from moe_watch.tui.drawing.colours import Palette
-from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.state.pressure.trajectory import PressureTrack
 from moe_watch.tui.text.format import number
 
 SLOW_SETTLES = 1500

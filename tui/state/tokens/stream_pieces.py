@@ -8,7 +8,7 @@ from sys import intern
 from typing import Literal
 
 from moe_watch.routing.events import Change, Marker, Perturbation, Refused, RunWarning, State, Token
-from moe_watch.tui.state.injections import injection_label
+from moe_watch.tui.state.pressure.injections import injection_label
 from moe_watch.tui.state.settings import change_labels
 
 PIECES_KEPT = 20_000

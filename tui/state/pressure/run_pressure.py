@@ -11,8 +11,8 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Event, Fork, Header, Keyframe, Perturbation, State
 from moe_watch.routing.pressure.formulas import MODES
 from moe_watch.routing.pressure.instruments import CUTTING_STATES, Instruments
-from moe_watch.tui.state.injections import injection_label
-from moe_watch.tui.state.trajectory import PressureTrack
+from moe_watch.tui.state.pressure.injections import injection_label
+from moe_watch.tui.state.pressure.trajectory import PressureTrack
 
 FORKS_KEPT = 20_000
 

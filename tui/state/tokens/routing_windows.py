@@ -8,7 +8,7 @@ from moe_watch.routing.events import Header, Keyframe, Token
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.sessions.text import plural
 from moe_watch.tui.state.imported_counts import CountedWindow, counted_windows
-from moe_watch.tui.state.token_window import Ids, TokenRouting, TokenWindow
+from moe_watch.tui.state.tokens.token_window import Ids, TokenRouting, TokenWindow
 
 
 class RoutingWindows:

@@ -13,8 +13,8 @@ from moe_watch.routing.events import Chunk, Keyframe, Perturbation, State
 from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS
 from moe_watch.routing.pressure.instruments import complete_chunks, lacks_start
-from moe_watch.tui.state.injections import InjectionHistory, InjectionPoint
-from moe_watch.tui.state.measured_start import MeasuredStart
+from moe_watch.tui.state.pressure.injections import InjectionHistory, InjectionPoint
+from moe_watch.tui.state.pressure.measured_start import MeasuredStart
 from moe_watch.tui.text.format import count
 
 CHUNKS_KEPT = 4000

@@ -1,0 +1,1 @@
+"""State of the pressure panel: trajectory, start, injections, fits."""

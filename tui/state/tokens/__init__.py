@@ -1,0 +1,1 @@
+"""State of tokens: counts, rate, windows of the last tokens, pieces of the stream."""
