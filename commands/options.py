@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Stop = Literal["eos", "never"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+Options = dict[str, Any]
+"""Options of a command by name, as click passes them."""
+
 DEFAULT_MODEL = "pocket"
 
 EXAMPLE = "run.moe.jsonl"
@@ -88,7 +91,7 @@ def engine_options(command: Command) -> Command:
     return command
 
 
-def engine_options_of(options: dict[str, Any]) -> EngineOptions:
+def engine_options_of(options: Options) -> EngineOptions:
     """Remove the engine's options from a command's options, and return them.
 
     Raises:
@@ -211,7 +214,7 @@ def checked_output(output: Path | None) -> Path | None:
     return output
 
 
-def check_generation(options: dict[str, Any]) -> None:
+def check_generation(options: Options) -> None:
     """Check the options of `generation_options`.
 
     Raises:
@@ -229,7 +232,7 @@ def check_generation(options: dict[str, Any]) -> None:
         require(not given, f"--teacher and {' and '.join(given)} given", "the session has all tokens: keep one of them")
 
 
-def sampler_of(options: dict[str, Any], stop: Stop) -> SamplerOptions:
+def sampler_of(options: Options, stop: Stop) -> SamplerOptions:
     """Take the sampler out of a command's options.
 
     Args:
@@ -242,7 +245,7 @@ def sampler_of(options: dict[str, Any], stop: Stop) -> SamplerOptions:
     return SamplerOptions(**given, stop=options.pop("stop", None) or stop)
 
 
-def injections_of(options: dict[str, Any]) -> InjectionSchedule | None:
+def injections_of(options: Options) -> InjectionSchedule | None:
     """Take the schedule of injections out of a command's options."""
     from moe_watch.backends.run_spec import InjectionSchedule
 
@@ -250,7 +253,7 @@ def injections_of(options: dict[str, Any]) -> InjectionSchedule | None:
     return None if text is None else InjectionSchedule(text=text, every=every)
 
 
-def prompt_of(options: dict[str, Any]) -> str | None:
+def prompt_of(options: Options) -> str | None:
     """Take the prompt out of a command's options; None if there is none.
 
     Raises:

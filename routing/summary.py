@@ -57,6 +57,16 @@ class Summary:
         return None if self._totals is None else self._totals.result()
 
 
+class _Means:
+    """Means over the decode tokens of a run."""
+
+    def __init__(self, layers: int) -> None:
+        self.entropy = _LayerMean(layers)
+        self.margin = _LayerMean(layers)
+        self.overlap = _LayerMean(layers)
+        self.surprisal = _LayerMean(1)
+
+
 class _Totals:
     """Sums of one run."""
 
@@ -72,10 +82,7 @@ class _Totals:
         self.series = MidSeries(header.pressure)
         self.ending: State | None = None
         self.usage = {phase: UsageCounts(self.layers, header.model.experts) for phase in ("prefill", "decode")}
-        self.entropy = _LayerMean(self.layers)
-        self.margin = _LayerMean(self.layers)
-        self.overlap = _LayerMean(self.layers)
-        self.surprisal = _LayerMean(1)
+        self.means = _Means(self.layers)
         self.before: Ints | None = None
         self.next = 0
         """Index of the last token + 1."""
@@ -102,12 +109,12 @@ class _Totals:
 
     def _decode(self, token: Token, experts: Ints) -> None:
         self.would_stop += token.would_stop
-        self.entropy.add_steps(token.entropy)
-        self.margin.add_steps(token.margin)
+        self.means.entropy.add_steps(token.entropy)
+        self.means.margin.add_steps(token.margin)
         if token.logprob is not None:
-            self.surprisal.add(np.array([-token.logprob]))
+            self.means.surprisal.add(np.array([-token.logprob]))
         if self.before is not None:
-            self.overlap.add(overlap(experts, self.before))
+            self.means.overlap.add(overlap(experts, self.before))
 
     def _keyframe(self, frame: Keyframe) -> None:
         if self.header.counts_only:  # there are no tokens to count
@@ -125,7 +132,7 @@ class _Totals:
 
     def result(self) -> RunSummary:
         model, units, ending = self.header.model, self.header.units, self.ending
-        surprisal = self.surprisal.result()
+        surprisal = self.means.surprisal.result()
         return RunSummary(
             model=model.name,
             backend=self.header.backend.name,
@@ -136,9 +143,9 @@ class _Totals:
             tokens=TokenCounts(**{source: self.sources[source] for source in TokenCounts.__struct_fields__}),
             would_stop=self.would_stop,
             usage=PhaseUsage(prefill=_usage(self.usage["prefill"]), decode=_usage(self.usage["decode"])),
-            router_entropy=self.entropy.result(units.entropy),
-            router_margin=self.margin.result(units.margin),
-            churn=_complement(self.overlap.result()),
+            router_entropy=self.means.entropy.result(units.entropy),
+            router_margin=self.means.margin.result(units.margin),
+            churn=_complement(self.means.overlap.result()),
             surprisal=surprisal.mean if surprisal else None,
             chunk_size=self.header.chunk_size,
             pressure=self._pressure(),

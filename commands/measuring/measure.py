@@ -10,6 +10,7 @@ import click
 from moe_watch.commands.options import (
     COUNT,
     MAX_SEED,
+    Options,
     check_sampler,
     chosen_model,
     engine_options,
@@ -220,7 +221,7 @@ class _View:
         return f"{kind} {run.number} of {len(self._plan.seeds)}"
 
 
-def _plan(folder: Path, options: dict[str, Any]) -> Plan:
+def _plan(folder: Path, options: Options) -> Plan:
     """Return the plan of a command's options.
 
     Raises:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from moe_watch.commands.options import (
     MAX_SEED,
+    Options,
     check_generation,
     checked_output,
     chosen_model,
@@ -30,7 +31,7 @@ PROMPT = "Explain how photosynthesis works in plants, covering the light-depende
 
 
 def run_settings(
-    options: dict[str, Any],
+    options: Options,
     *,
     stop: Literal["eos", "never"],
     rate: float = 0.0,
