@@ -27,11 +27,11 @@ from moe_watch.tui.input.actions import BY_ID, bindings, holder
 from moe_watch.tui.input.command_palette import ActionProvider
 from moe_watch.tui.input.control import Control
 from moe_watch.tui.input.intake import Intake
+from moe_watch.tui.screens.action_handlers import Performer, Performers
 from moe_watch.tui.screens.dashboard import DashboardScreen
 from moe_watch.tui.screens.dialogs import Dialogs
 from moe_watch.tui.screens.find import FindScreen
 from moe_watch.tui.screens.help import HelpScreen
-from moe_watch.tui.screens.performers import Performer, Performers
 from moe_watch.tui.screens.sessions import SessionsScreen
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.frame_rate import FrameRate

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moe_watch.routing.events import Vitals
-from moe_watch.vitals.heat import Temperatures, Throttling
 from moe_watch.vitals.memory import ProcessMemory, Swap, SystemMemory
 from moe_watch.vitals.pressure import system_pressure
 from moe_watch.vitals.provider import Provider, UnavailableError
+from moe_watch.vitals.temperature import Temperatures, Throttling
 
 
 class VitalsSampler:

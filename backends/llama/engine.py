@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken, Unobserved
-from moe_watch.backends.llama.bare import LlamaBare
+from moe_watch.backends.llama.baseline_loop import LlamaBare
 from moe_watch.backends.llama.context import clear, evaluate, prefill_step
 from moe_watch.backends.llama.fork import SavedPosition
 from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model

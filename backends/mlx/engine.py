@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken
-from moe_watch.backends.mlx.bare import MlxBare
+from moe_watch.backends.mlx.baseline_loop import MlxBare
 from moe_watch.backends.mlx.loading import LoadedMlxModel, first_use, load_model
 from moe_watch.backends.mlx.sampling import MlxSampler, Prediction
 from moe_watch.backends.mlx.tap import ForwardCapture

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from moe_watch.backends import engine_log
 from moe_watch.backends.engine_options import check_ranges, check_support
-from moe_watch.backends.extras import install_command
 from moe_watch.backends.model_files import hub, hub_gguf
 from moe_watch.backends.model_files.gguf import is_gguf
 from moe_watch.backends.model_files.hub_gguf import GgufName
 from moe_watch.backends.model_files.safetensors import unreadable
+from moe_watch.backends.optional_packages import install_command
 from moe_watch.backends.protocol import BackendChoice, EngineOptions
 from moe_watch.backends.system.deferred_imports import import_mlx_lm
 from moe_watch.backends.system.open_files import clamped_limits

@@ -86,7 +86,7 @@ def _is_from_transformers(method: Any) -> bool:
 def _answer(request: bytes) -> bytes:
     limits = (SECONDS, MEMORY, LONGEST_TEXT, os.getpid())
     with subprocess.Popen(
-        command("moe_watch.backends.text.template_process", *limits),
+        command("moe_watch.backends.text.template_renderer", *limits),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment(),

@@ -49,9 +49,9 @@ def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, 
 
 
 def _check_figure(figure: Path, force: bool) -> None:
-    from moe_watch.backends.extras import install_command
-    from moe_watch.sessions.comparing.figure import FORMATS
-    from moe_watch.sessions.measuring.figures import can_draw
+    from moe_watch.backends.optional_packages import install_command
+    from moe_watch.sessions.comparing.plot import FORMATS
+    from moe_watch.sessions.measuring.plots import can_draw
 
     require(figure.suffix in FORMATS, f"--figure is {figure}", f"name it {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     require(force or not figure.exists(), f"{figure} exists", "overwrite it with --force")
@@ -59,7 +59,7 @@ def _check_figure(figure: Path, force: bool) -> None:
 
 
 def _draw(found: Comparison, figure: Path) -> None:
-    from moe_watch.sessions.comparing.figure import draw
+    from moe_watch.sessions.comparing.plot import draw
 
     draw(found, figure)
     say(f"the figure is {figure}", err=True)

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.half_life.bootstrap import block_refits
+from moe_watch.routing.half_life.block_interval import block_refits
 from moe_watch.routing.half_life.candidates import Candidate, Candidates
 from moe_watch.routing.half_life.chronomoe import ReferenceNumbers, reference_numbers
 from moe_watch.routing.half_life.draws import Draws
+from moe_watch.routing.half_life.interval import posterior_draws
 from moe_watch.routing.half_life.noise import lag_1
-from moe_watch.routing.half_life.posterior import posterior_draws
 from moe_watch.routing.half_life.sequential_looks import sequential_test
 from moe_watch.routing.half_life.shapes import TRENDS, TimeAxis, time_axis
 from moe_watch.routing.half_life.trend_detection import trend_p

@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, Protocol, cast
 import msgspec
 import numpy as np
 
-from moe_watch.backends.extras import install_command
+from moe_watch.backends.optional_packages import install_command
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.export.columns import Array, Batch, Cell, Column, Kind, Table, Values
 

@@ -18,9 +18,9 @@ from moe_watch.sessions.imports.readers import (
     json_lines,
     profiler_json,
     refused_files,
-    responses,
     sglang,
     tensorrt,
+    vllm_sglang_dynamo,
 )
 from moe_watch.sessions.imports.traces import ImportOptions, Trace
 
@@ -87,8 +87,8 @@ FORMATS: tuple[Format, ...] = (
         "verifiers",
         "verifiers' runs: turns with `prompt_ids`, `completion_ids` and `routed_experts`; JSON, JSON Lines",
         "`--experts`; with several turns, `--run`",
-        responses.is_verifiers,
-        responses.read_verifiers,
+        vllm_sglang_dynamo.is_verifiers,
+        vllm_sglang_dynamo.read_verifiers,
         needs=(EXPERTS,),
         takes=RESPONSE_OPTIONS,
     ),
@@ -97,8 +97,8 @@ FORMATS: tuple[Format, ...] = (
         "SGLang's response: `routed_experts` in `meta_info`, `sgl_ext` or `sglext`, base64 of int32; JSON, JSON Lines, "
         "server-sent events",
         "`--experts`, and `--layers` or `--experts-per-token` for its shape; with several responses, `--run`",
-        responses.is_sglang,
-        responses.read_sglang,
+        vllm_sglang_dynamo.is_sglang,
+        vllm_sglang_dynamo.read_sglang,
         needs=(EXPERTS, CHOSEN),
         takes=RESPONSE_OPTIONS,
     ),
@@ -108,8 +108,8 @@ FORMATS: tuple[Format, ...] = (
         "`{data, shape, dtype, start}`; JSON, JSON Lines; or `.npy`, `.npz` of [tokens, layers, top-k]",
         "`--experts`; bare base64: `--dtype`, `--layers`, `--experts-per-token`; with several responses, `--run`, with "
         "several choices, `--choice`",
-        responses.is_vllm,
-        responses.read_vllm,
+        vllm_sglang_dynamo.is_vllm,
+        vllm_sglang_dynamo.read_vllm,
         needs=(EXPERTS,),
         takes=RESPONSE_OPTIONS,
     ),
@@ -117,7 +117,7 @@ FORMATS: tuple[Format, ...] = (
         "stream",
         "a stream of server-sent events without routing, as `curl -N` saves it",
         "vLLM and SGLang's chat send routed experts with whole responses, not in the stream's text",
-        responses.is_stream,
+        vllm_sglang_dynamo.is_stream,
         advice="send the request again without `stream`",
     ),
     Format(

@@ -31,7 +31,7 @@ from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.routing.router.gates import UNKNOWN_GATE
 from moe_watch.sessions import paths
 from moe_watch.sessions.imports.traces import CountedTrace, RoutedTrace, Trace, check_size
-from moe_watch.sessions.reading.lines import MAX_LINE
+from moe_watch.sessions.reading.line_reader import MAX_LINE
 from moe_watch.sessions.reading.validation import ABSENT_ID, EventChecker, ShapeError, check_header
 from moe_watch.sessions.recording.recorder import Recorder
 from moe_watch.sessions.text import UNKNOWN

@@ -23,10 +23,10 @@ from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.missing_signals import lacking_signals
 from moe_watch.sessions import paths
 from moe_watch.sessions.library.cache import LibraryCache
-from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.line_grammar import KEYFRAME_HEAD, TOKEN_HEAD, VITALS_HEAD, position_of
+from moe_watch.sessions.reading.line_reader import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.reader import SessionReader, read_session
 from moe_watch.sessions.reading.store import open_whole
-from moe_watch.sessions.reading.wire import KEYFRAME_HEAD, TOKEN_HEAD, VITALS_HEAD, position_of
 
 SUFFIXES = (paths.SUFFIX, paths.SUFFIX + paths.COMPRESSED)
 PREVIEW_CHARACTERS = 2_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moe_watch.sessions.measuring import figures
+from moe_watch.sessions.measuring import plots as figures
 from moe_watch.sessions.measuring.estimates import Estimates
 from moe_watch.sessions.measuring.folder import creating, write
 from moe_watch.sessions.measuring.report import report

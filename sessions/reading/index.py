@@ -18,13 +18,11 @@ from itertools import islice
 import msgspec
 
 from moe_watch.routing.events import Chunk, Event, Marker, Perturbation, from_json
-from moe_watch.sessions.reading import lines
-from moe_watch.sessions.reading.store import Store
-from moe_watch.sessions.reading.validation import check_alone
-from moe_watch.sessions.reading.wire import BLANK as BLANK
-from moe_watch.sessions.reading.wire import GARBAGE as GARBAGE
-from moe_watch.sessions.reading.wire import KEYFRAME as KEYFRAME
-from moe_watch.sessions.reading.wire import (
+from moe_watch.sessions.reading import line_reader as lines
+from moe_watch.sessions.reading.line_grammar import BLANK as BLANK
+from moe_watch.sessions.reading.line_grammar import GARBAGE as GARBAGE
+from moe_watch.sessions.reading.line_grammar import KEYFRAME as KEYFRAME
+from moe_watch.sessions.reading.line_grammar import (
     POSITION_BYTES,
     TOKEN_HEAD,
     decoded_position,
@@ -32,9 +30,11 @@ from moe_watch.sessions.reading.wire import (
     position_of,
     quick_position,
 )
-from moe_watch.sessions.reading.wire import TOKEN as TOKEN
-from moe_watch.sessions.reading.wire import VITALS as VITALS
-from moe_watch.sessions.reading.wire import EventPosition as EventPosition
+from moe_watch.sessions.reading.line_grammar import TOKEN as TOKEN
+from moe_watch.sessions.reading.line_grammar import VITALS as VITALS
+from moe_watch.sessions.reading.line_grammar import EventPosition as EventPosition
+from moe_watch.sessions.reading.store import Store
+from moe_watch.sessions.reading.validation import check_alone
 
 BLOCK = 1 << 20
 """Bytes indexed in one step, which takes a millisecond or two."""

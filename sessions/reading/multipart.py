@@ -16,7 +16,7 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Header, Keyframe, State, from_json
 from moe_watch.sessions.paths import ending_of, stem_of
 from moe_watch.sessions.reading.index import BLOCK, Tail, read_tail
-from moe_watch.sessions.reading.lines import Lines
+from moe_watch.sessions.reading.line_reader import Lines
 from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.store import Spool, Store, open_store, open_whole
 

@@ -18,12 +18,12 @@ import msgspec
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Header, Unknown, from_json
 from moe_watch.sessions.reading.decoding import token_decoder
-from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.line_grammar import TOKEN_HEAD, event_name
+from moe_watch.sessions.reading.line_reader import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.repeated_keys import repeated_key
 from moe_watch.sessions.reading.store import Store, open_whole
 from moe_watch.sessions.reading.validation import MAX_INTEGER, EventChecker, ShapeError, check_header
 from moe_watch.sessions.reading.versions import is_newer, refusal
-from moe_watch.sessions.reading.wire import TOKEN_HEAD, event_name
 
 DAMAGED = "the file is damaged; `moe-watch verify --salvage` copies its readable part to a new file"
 NOT_A_SESSION = "this is not a moe-watch session"

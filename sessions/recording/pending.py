@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from moe_watch.routing.events import Event, Keyframe, State, Token, from_json
-from moe_watch.sessions.reading.wire import TOKEN_HEAD
+from moe_watch.sessions.reading.line_grammar import TOKEN_HEAD
 from moe_watch.sessions.recording.recorder import line_of
 
 KEPT_BYTES = 16 << 20

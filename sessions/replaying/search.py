@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from moe_watch.routing.errors import UserError
-from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.line_grammar import token_text
+from moe_watch.sessions.reading.line_reader import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.store import Store
-from moe_watch.sessions.reading.wire import token_text
 
 SOUGHT_SOURCES = frozenset({"generated", "injected"})
 """Sources of the tokens that are searched; not the prompt, which the user wrote."""

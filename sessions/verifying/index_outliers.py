@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 
 from moe_watch.routing.events import Keyframe, Token
-from moe_watch.sessions.reading.lines import Line, Lines, LineTooLongError
+from moe_watch.sessions.reading.line_grammar import token_index
+from moe_watch.sessions.reading.line_reader import Line, Lines, LineTooLongError
 from moe_watch.sessions.reading.reader import Examined, SessionReader
 from moe_watch.sessions.reading.validation import MAX_INTEGER
-from moe_watch.sessions.reading.wire import token_index
 
 TOKENS_AHEAD = 5
 """Number of tokens after a suspect one that are compared with it."""

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from moe_watch.commands.app import run
-from moe_watch.sessions.measuring import figures
+from moe_watch.sessions.measuring import plots as figures
 from moe_watch.sessions.measuring.plan import read_plan
 from tests.processes import LONG, wait_until
 

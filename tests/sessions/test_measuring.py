@@ -11,7 +11,7 @@ import signal
 import msgspec
 import pytest
 
-from moe_watch.backends.extras import install_command
+from moe_watch.backends.optional_packages import install_command
 from moe_watch.backends.run_spec import ForkPlan, RunSpec
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Fork, State, Token, to_json
@@ -19,7 +19,7 @@ from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.routing.stats.timing_noise import Noise
 from moe_watch.routing.summary import Summary
 from moe_watch.sessions.live.shared_worker import KeptWorker
-from moe_watch.sessions.measuring import figures
+from moe_watch.sessions.measuring import plots as figures
 from moe_watch.sessions.measuring.estimates import analyse
 from moe_watch.sessions.measuring.machine_noise import NOISE_FILE, range_in_words, read_noise
 from moe_watch.sessions.measuring.output import write_all

@@ -11,7 +11,6 @@ import pytest
 from moe_watch.routing.events import MemoryPressure, Temperature, Vitals
 from moe_watch.vitals import sysctl
 from moe_watch.vitals.cgroup import GroupMemory
-from moe_watch.vitals.heat import NO_SENSORS, Temperatures, Throttling
 from moe_watch.vitals.memory import ProcessMemory, Swap, SystemMemory
 from moe_watch.vitals.pressure import (
     CRITICAL_STALL,
@@ -23,6 +22,7 @@ from moe_watch.vitals.pressure import (
 )
 from moe_watch.vitals.provider import UnavailableError
 from moe_watch.vitals.sampler import VitalsSampler
+from moe_watch.vitals.temperature import NO_SENSORS, Temperatures, Throttling
 
 QUIET = """\
 some avg10=0.00 avg60=0.00 avg300=0.00 total=0

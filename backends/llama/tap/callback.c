@@ -1,7 +1,7 @@
 /* Tap on the MoE routers of llama.cpp's graphs: called for every node, it copies the routers' outputs.
  *
- * It includes no header of llama.cpp or ggml: the offsets of a tensor's fields, the names of the nodes, and the function
- * that copies bytes from a device's memory are passed in by its loader (backends/llama/tap/callback.py).
+ * It includes no header of llama.cpp or ggml: the offsets of a tensor's fields, the names of the nodes, and the
+ * function that copies bytes from a device's memory are passed in by its loader (backends/llama/tap/callback.py).
  */
 #include <stdbool.h>
 #include <stddef.h>

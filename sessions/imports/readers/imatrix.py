@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from moe_watch.backends.extras import install_command
 from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
+from moe_watch.backends.optional_packages import install_command
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.document import Document
 from moe_watch.sessions.imports.plausibility import validated_counts

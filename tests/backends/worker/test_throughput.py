@@ -74,7 +74,7 @@ def test_nothing_is_measured_during_a_run(engine):
 def test_bare_generates_without_opening_a_frame():
     if catalog.missing_packages(catalog.ENGINES["mlx"]):
         pytest.skip("no mlx here")
-    from moe_watch.backends.mlx.bare import MlxBare
+    from moe_watch.backends.mlx.baseline_loop import MlxBare
     from moe_watch.backends.mlx.tap import RouterTap
     from tests.backends import tiny
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import moe_watch
-from moe_watch.backends.extras import install_command
+from moe_watch.backends.optional_packages import install_command
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Change, Chunk, Fork, Header, Sampling, Token, from_json
 from moe_watch.sessions.export.exporter import DESCRIPTION, ExportPlan, export_session

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 
 from moe_watch.routing.events import Chunk, Marker, Perturbation, to_json
-from moe_watch.sessions.reading import lines as session_lines
+from moe_watch.sessions.reading import line_reader as session_lines
 from moe_watch.sessions.reading.index import LineIndex, read_tail
-from moe_watch.sessions.reading.store import FileStore
-from moe_watch.sessions.reading.wire import (
+from moe_watch.sessions.reading.line_grammar import (
     BLANK,
     CHUNK,
     GARBAGE,
@@ -18,6 +17,7 @@ from moe_watch.sessions.reading.wire import (
     VITALS,
     EventPosition,
 )
+from moe_watch.sessions.reading.store import FileStore
 from tests.sessions.kit import HEADER, make_token, tokens
 
 KINDS = {"token": TOKEN, "chunk": CHUNK, "keyframe": KEYFRAME, "vitals": VITALS, "marker": MARKER}

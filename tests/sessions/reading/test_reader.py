@@ -12,7 +12,7 @@ import zstandard
 
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Header, Keyframe, Token, Unknown, from_json, to_json
-from moe_watch.sessions.reading import lines as session_lines
+from moe_watch.sessions.reading import line_reader as session_lines
 from moe_watch.sessions.reading.reader import read_session
 from tests.sessions.kit import HEADER, tokens
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from moe_watch.routing.events import Marker, to_json
-from moe_watch.sessions.reading.lines import MAX_LINE
+from moe_watch.sessions.reading.line_reader import MAX_LINE
 from moe_watch.sessions.reading.store import FileStore
 from moe_watch.sessions.replaying.search import Match, Search
 from moe_watch.sessions.replaying.source import ReplaySource

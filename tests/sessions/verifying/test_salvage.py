@@ -11,7 +11,7 @@ from moe_watch.commands.app import run
 from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Keyframe, State, Token, from_json
-from moe_watch.sessions.reading import lines as session_lines
+from moe_watch.sessions.reading import line_reader as session_lines
 from moe_watch.sessions.verifying.file import verify
 from moe_watch.sessions.verifying.salvage import REASONS_KEPT, LeftOut, salvage
 from tests.routing.test_contexts import two_contexts

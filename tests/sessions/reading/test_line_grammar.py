@@ -9,7 +9,7 @@ import pytest
 
 from moe_watch.routing.events import Event, Keyframe, Token, from_json, to_json
 from moe_watch.routing.pressure.instruments import Instruments
-from moe_watch.sessions.reading import wire
+from moe_watch.sessions.reading import line_grammar as wire
 from tests.sessions.kit import HEADER, make_token
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -24,7 +24,7 @@ def test_no_other_module_spells_out_how_a_line_begins():
         for path in (ROOT / package).rglob("*.py")
         if '{"event"' in path.read_text(encoding="utf-8").replace("\\", "").replace("{{", "{")
     ]
-    assert found == ["sessions/reading/wire.py"]
+    assert found == ["sessions/reading/line_grammar.py"]
 
 
 def test_every_event_has_a_kind_and_no_two_heads_are_equal():

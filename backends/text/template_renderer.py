@@ -1,6 +1,6 @@
 """Process that renders one chat template: JSON on standard input, JSON on standard output.
 
-`python -m moe_watch.backends.text.template_process SECONDS BYTES CHARACTERS PARENT`. The Jinja environment is the one
+`python -m moe_watch.backends.text.template_renderer SECONDS BYTES CHARACTERS PARENT`. The Jinja environment is the one
 that `transformers` uses; llama-cpp-python follows it as well.
 """
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from moe_watch.backends.extras import install_command
+from moe_watch.backends.optional_packages import install_command
 
 
 def test_an_environment_with_pip(monkeypatch: pytest.MonkeyPatch) -> None:

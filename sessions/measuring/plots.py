@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_watch.backends.extras import install_command
+from moe_watch.backends.optional_packages import install_command
 from moe_watch.sessions.measuring.estimates import Estimates
 from moe_watch.sessions.measuring.report import half_life_text
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_watch.routing.half_life.bootstrap import REFITS, block_length, block_refits
+from moe_watch.routing.half_life.block_interval import REFITS, block_length, block_refits
 from moe_watch.routing.half_life.draws import Fitted, percentiles
 from moe_watch.routing.half_life.shapes import time_axis
 from tests.routing.planted import linear, plant

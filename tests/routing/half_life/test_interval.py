@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.half_life.draws import Fitted
-from moe_watch.routing.half_life.posterior import DRAWS, noise_models, posterior_draws, trial_posteriors
+from moe_watch.routing.half_life.interval import DRAWS, noise_models, posterior_draws, trial_posteriors
 from moe_watch.routing.half_life.shapes import TRENDS, curve_values, time_axis
 from moe_watch.routing.half_life.trend_detection import ar1_noise
 from tests.routing.planted import cliff, exponential, linear, plant, plant_with, wander
