@@ -1,12 +1,12 @@
-# Set-up, tests and checks. `make help` lists what there is.
+# Set-up, tests and checks. `make help` lists the targets.
 
 PYTHON ?= python3
 ARGS ?=
 # Test processes: one per processor. JOBS=0 runs the tests in make's own terminal, one after another.
 JOBS ?= logical
-# Tests start a make of their own, which must not take over what this one was told.
+# Tests start another make, which must not inherit the variables of this one.
 unexport ARGS JOBS MAKEFLAGS
-# Without bytecode every start of Python would compile everything anew: the tests start hundreds.
+# Without bytecode every start of Python would compile everything again, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
 SHELL := bash
@@ -21,14 +21,14 @@ LLAMA_CPP := build/llama_cpp_python-0.3.36/vendor/llama.cpp
 INSTALLED := $(VENV)/.installed
 
 # uv from the PATH, or this version of it, put into $(VENV) by pip.
-# (The redirection makes old versions of make ask the shell, which alone knows `command`.)
+# (The redirection makes old versions of make call the shell; `command` is a shell built-in.)
 UV_VERSION := 0.13.8
 UV_FOUND := $(shell command -v uv 2>/dev/null)
 UV := $(or $(UV_FOUND),$(BIN)/uv)
 MAKE_VENV = $(if $(UV_FOUND),$(UV) venv --quiet --python "$$(command -v "$(PYTHON)")","$(PYTHON)" -m venv)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/$(VENV)
 
-# Each target installs what it needs beside what is there; the versions are those of uv.lock.
+# Each target adds its packages to the environment; uv.lock pins the versions.
 SYNC = $(UV) sync --quiet --frozen --inexact --no-default-groups
 WATCH_NEEDS := --extra mlx
 TEST_NEEDS := --extra all --group test
@@ -45,29 +45,30 @@ watch: $(INSTALLED)-watch ## open the dashboard on pocket (ARGS=… for moe-watc
 test: $(INSTALLED)-test ## run all tests (ARGS=… for pytest)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(INSTALLED)-lint ## check style, types and the direction of imports
+lint: $(INSTALLED)-lint ## check style, types, directions of imports and language
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy models/*/*.py
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.house.language
 
 format: $(INSTALLED)-lint ## rewrite the style that `lint` checks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)-test ## measure what watching and drawing cost
+bench: $(INSTALLED)-test ## measure the cost of observing and of drawing
 	$(BIN)/python -m benchmarks.observation_cost $(ARGS)
 	$(BIN)/python -m benchmarks.heatmap
 
-pocket: $(TRAIN)/.installed ## train, export and evaluate pocket anew (40 to 60 minutes on two cores)
+pocket: $(TRAIN)/.installed ## train, export and evaluate pocket again (40 to 60 minutes on two cores)
 	mkdir -p $(POCKET)
 	set -o pipefail; $(TRAIN)/bin/python -u models/pocket/train.py --output $(POCKET) | tee $(POCKET)/train.log
 	$(TRAIN)/bin/python models/pocket/export.py --trained $(POCKET) --output backends/pocket
 	$(TRAIN)/bin/python models/pocket/evaluate.py --log $(POCKET)/train.log
 	$(TRAIN)/bin/python models/pocket/golden.py
 
-truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## remake with transformers what engines are tested against
+truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## make the golden files of transformers again
 	$(TRAIN)/bin/python models/pocket/golden.py
 	$(TRAIN)/bin/python models/truth/make.py
 	$(TRAIN)/bin/python models/truth/make_gguf.py --llama-cpp $(LLAMA_CPP)
@@ -83,13 +84,13 @@ $(LLAMA_CPP):
 wheel: $(UV) ## build the wheel into dist/
 	$(UV) build --quiet --wheel --out-dir dist
 
-clean: ## remove everything that make makes
+clean: ## remove everything that these targets make
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 check-python:
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 	  "moe-watch needs Python 3.11 or newer, and $(PYTHON) is %d.%d. " % sys.version_info[:2] + \
-	  "Say which one to use: make … PYTHON=/path/to/python3.13")'
+	  "Name another one: make … PYTHON=/path/to/python3.13")'
 
 $(BIN)/python: | check-python
 	$(MAKE_VENV) $(VENV)
@@ -106,7 +107,7 @@ $(INSTALLED)-watch $(INSTALLED)-test $(INSTALLED)-lint: pyproject.toml uv.lock |
 	$(SYNC) $(NEEDS)
 	@touch $@
 
-# PyPI's torch brings gigabytes of CUDA on Linux, so torch comes from its own index, or from where TORCH_FROM says.
+# PyPI's torch includes gigabytes of CUDA on Linux, so torch comes from its own index, or from TORCH_FROM.
 TORCH_FROM ?= --torch-backend cpu
 $(TRAIN)/.installed: pyproject.toml uv.lock | $(UV) check-python
 	$(UV) venv --quiet --clear --python "$$(command -v "$(PYTHON)")" $(TRAIN)
