@@ -106,7 +106,7 @@ def test_ctrl_c_ends_the_run_whole(session):
         terminal.wait_for(lambda text: session.exists() and session.stat().st_size > 20_000)
         terminal.press("\x03")
         assert terminal.wait_for_exit() == 0
-        assert "ended: stopped by hand" in terminal.text
+        assert "ended: stopped by the user" in terminal.text
     assert any(event.get("why") == "user" for event in events_of(session)[-2:])
 
 

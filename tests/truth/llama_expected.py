@@ -60,7 +60,7 @@ DIFFERENT = {
     "afmoe": Difference(
         "llama.cpp leaves the rotation out in every fourth layer, whatever its attention; `transformers` in layers of "
         "full attention. Published models are laid out so that this is the same, the tiny one is not",
-        29, 0.1315, 2.847, "layer_types (which layers are not rotated)",
+        29, 0.1315, 2.847, "layer_types (selects the layers without rotation)",
     ),
     "deepseek_v2": Difference(
         "llama.cpp ranks groups of experts by the sum of their two best, as DeepSeek-V3 does; DeepSeek-V2 does by the "

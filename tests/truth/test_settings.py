@@ -238,7 +238,7 @@ def test_what_is_not_known_is_said_once(altered: Altered) -> None:
     said = opened(altered("mixtral", weave_experts=3, weft={"angle": 0.5}, unused=None, off=False, none=[]))[1]
     assert len(said) == 1
     assert said[0].startswith("not known whether mlx-lm ")
-    assert said[0].endswith("'s mixtral heeds weave_experts 3, angle 0.5")
+    assert said[0].endswith("'s mixtral applies weave_experts 3, angle 0.5")
 
 
 @pytest.mark.parametrize(

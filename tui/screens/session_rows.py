@@ -34,7 +34,7 @@ _ENDS = {
     "eos": "end of text",
     "length": "token limit reached",
     "context": "the context was full",
-    "user": "stopped by hand",
+    "user": "stopped by the user",
 }
 
 

@@ -27,7 +27,7 @@ _WHY_FINISHED = {
     "eos": "end of text",
     "length": "token limit reached",
     "context": "the context is full",
-    "user": "stopped by hand",
+    "user": "stopped by the user",
 }
 EVERY_CHUNK = "multistep_chunk_complete"
 """Pause reason of ChronoMoE's multistep mode, which pauses after every chunk."""

@@ -151,7 +151,7 @@ def test_a_damaged_row_is_found(session: pathlib.Path, tmp_path: pathlib.Path) -
     for experts, reason in (
         ([*token["experts"][:3], 1, 1], "layer 3 selects an expert twice"),
         (token["experts"][:4], "experts holds 4 values instead of 5"),
-        ([*token["experts"][:2], None, *token["experts"][3:]], "layer 1 is null in part"),
+        ([*token["experts"][:2], None, *token["experts"][3:]], "layer 1 is partly null"),
     ):
         path = tmp_path / "damaged.moe.jsonl"
         path.write_bytes(b"\n".join([*lines[:at], json.dumps(token | {"experts": experts}).encode(), *lines[at + 1 :]]))

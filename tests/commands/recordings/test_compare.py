@@ -72,7 +72,7 @@ def test_both_engines_agree_on_every_token_and_expert(tmp_path: Path, capsys: Ca
     assert f"expert sets equal: {rows} of {rows} rows (100 %)" in said
     assert f"top-1 equal: {rows} of {rows} rows (100 %)" in said
     assert f"order equal: {rows} of {rows} rows (100 %)" in said
-    assert "not compared: 3 rows that only the first one has" in said
+    assert "not compared: 3 rows only in the first session" in said
     (pair,) = result(capsys, *files)["pairs"]
     routing = pair["agreement"]["routing"]
     assert (routing["rows"], routing["sets"], routing["top_1"], routing["order"]) == (rows, 1.0, 1.0, 1.0)

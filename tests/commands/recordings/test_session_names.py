@@ -67,8 +67,8 @@ def test_one_name_of_nothing_keeps_no_other_from_being_judged(capsys, recorded):
 
 
 def test_a_teacher_by_name(recorded):
-    assert settings("--teacher", NAME).teacher == settings("--teacher", str(recorded)).teacher
-    assert settings("--teacher", NAME).teacher is not None
+    assert settings("--teacher", NAME).spec.teacher == settings("--teacher", str(recorded)).spec.teacher
+    assert settings("--teacher", NAME).spec.teacher is not None
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["on the path", "beside Python only"])

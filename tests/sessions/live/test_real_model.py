@@ -106,7 +106,7 @@ def test_killed_worker_leaves_a_whole_file_and_can_be_restarted(live):
 def test_model_that_is_not_there(live):
     source = live(run_settings(model="/nowhere/at/all", prompt="a"))
     summary, shown = headless(source)
-    assert summary == {}
+    assert summary is None
     assert [type(item) for item in shown] == [State]
     assert "/nowhere/at/all" in str(source.fatal_error)
 

@@ -130,7 +130,7 @@ async def test_a_failed_run_keeps_its_panels_and_says_what_was_saved():
         ("eos", "end of text"),
         ("length", "token limit reached"),
         ("context", "the context is full"),
-        ("user", "stopped by hand"),
+        ("user", "stopped by the user"),
     ],
 )
 async def test_a_finished_run_says_why_and_what_next(why, words):
