@@ -220,7 +220,7 @@ def test_queries_keys_and_values_are_bounded(altered: Altered) -> None:
         ("mixtral", {"norm_topk_prob": False}, "norm_topk_prob false (divides weights by their sum)"),
         ("deepseek_v3", {"scoring_func": "softmax"}, 'scoring_func "softmax" (turns router logits into scores)'),
         ("olmoe", {"sliding_window": 16}, "sliding_window 16 (limits attention to this number of tokens)"),
-        ("glm4_moe", {"rope_scaling": {"type": "longrope", "factor": 2.0}}, 'rope_scaling "longrope" (stretches the '),
+        ("glm4_moe", {"rope_scaling": {"type": "longrope", "factor": 2.0}}, 'rope_scaling "longrope" (scales the '),
         ("llama4_text", {}, None),
     ],
 )
