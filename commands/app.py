@@ -13,7 +13,7 @@ from moe_watch.commands.command_list import CommandList
 from moe_watch.routing.errors import UserError
 
 FINE, NOT_FINE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses: success; the run, recording or measurement failed; bad usage or input; Ctrl-C."""
+"""Exit statuses: success; a failed run, recording or measurement, or faults found; bad usage or input; Ctrl-C."""
 
 EXAMPLES = """
 \b

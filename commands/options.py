@@ -109,17 +109,19 @@ _ENGINE = (
         "--context",
         type=COUNT,
         metavar="N",
-        help="Context length in tokens. Default: the length of the model; llama.cpp: 8,192 at most.",
+        help="Context length in tokens. Default: the model's own; for llama.cpp, at most 8,192.",
     ),
     click.option(
         "--threads", type=COUNT, metavar="N", help="llama.cpp: number of threads. Default: all cores but one."
     ),
     click.option("--gpu-layers", type=COUNT, metavar="N", help="llama.cpp: number of layers on the GPU; -1 for all."),
-    click.option("--batch", type=COUNT, metavar="N", help="llama.cpp: tokens evaluated in one call."),
-    click.option("--micro-batch", type=COUNT, metavar="N", help="llama.cpp: tokens evaluated at once."),
+    click.option("--batch", type=COUNT, metavar="N", help="llama.cpp: prompt tokens evaluated in one call."),
+    click.option(
+        "--micro-batch", type=COUNT, metavar="N", help="llama.cpp: prompt tokens evaluated at once; a batch is split."
+    ),
     click.option("--mmap/--no-mmap", default=None, help="llama.cpp: map the model file into memory, or read it."),
     click.option(
-        "--mlock/--no-mlock", default=None, help="llama.cpp: lock the model in memory, so that it is not swapped."
+        "--mlock/--no-mlock", default=None, help="llama.cpp: lock the model in memory, so that it is not swapped out."
     ),
     click.option("--kv-type", metavar="TYPE", help="llama.cpp: type of the KV cache: f32, f16, bf16, q8_0, q4_0, …"),
     click.option(
@@ -128,7 +130,7 @@ _ENGINE = (
         "tensor_overrides",
         multiple=True,
         metavar="PATTERN=BUFFER",
-        help="llama.cpp: memory for tensors whose names match, e.g. ffn_.*_exps=CPU. Repeatable.",
+        help="llama.cpp: keep the tensors whose names match in this memory, e.g. ffn_.*_exps=CPU. Repeatable.",
     ),
     click.option(
         "--trust-remote-code",
@@ -151,7 +153,7 @@ _GENERATION = (
         type=float,
         default=1.0,
         show_default=True,
-        help="Sample from the likeliest tokens up to this probability.",
+        help="Sample from the likeliest tokens up to this total probability.",
     ),
     click.option(
         "--top-k",
@@ -170,7 +172,7 @@ _GENERATION = (
     click.option(
         "--stop",
         type=click.Choice(["eos", "never"]),
-        help="End the run at the end of the model's text, or never.  [default: never]",
+        help="At the end of the model's text: end the run (eos), or continue (never).  [default: never]",
     ),
     click.option("--perturb", metavar="TEXT", help="Text to inject on a schedule; needs --every."),
     click.option(

@@ -78,7 +78,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_results(undisturbed, tmp_p
     status, err = interrupt(tmp_path, number)
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     if number == signal.SIGINT:
-        assert f"stopped with 1 run whole in {tmp_path}; the same command continues from there" in err
+        assert f"stopped with 1 run complete in {tmp_path}; the same command continues from there" in err
     assert not (tmp_path / "results.json").exists()
     first = (tmp_path / "run-001.moe.jsonl").read_bytes()
     assert run([*MEASURE, "--out", str(tmp_path)]) == 0

@@ -140,7 +140,7 @@ class PressureTrack:
 
     @property
     def delta(self) -> float | None:
-        """P_mid after the last injection minus P_mid before it, if it is in the current context."""
+        """P_mid of the complete chunk after the last injection minus that before it; None if in another context."""
         return None if self.last_injection is None else self.injections.delta
 
     def averaged(self, chunk: Chunk) -> int:
