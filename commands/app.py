@@ -82,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         from moe_watch.backends.system.out_of_memory import SMALLER
 
         return _bad_input(f"not enough memory: {SMALLER}, or a shorter recording")
-    except SystemExit:  # click exits so when the reader of the output has closed it
+    except SystemExit:  # click exits with this status if the reader of the output has closed it
         _drop_output()
         return FINE
     except OSError as error:

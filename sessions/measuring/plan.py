@@ -88,7 +88,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def donor_of(self, run: PlannedRun) -> PlannedRun:
-        """Return the baseline run that gives the text before a late run's prompt: the next one; after the last, the first."""
+        """Return the baseline run with the text before a late run's prompt: the next one; for the last, the first."""
         return self.plain_runs()[run.number % len(self.seeds)]
 
     def late_twin(self, run: PlannedRun, other_text: str) -> PlannedRun:

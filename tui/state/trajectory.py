@@ -52,7 +52,7 @@ class PressureTrack:
         """Number of complete chunks, which first count as warm-up: of the current context, or of the run in a mode that
         does not begin again with a fresh context. Chunks before the recording are included."""
         self.entered_at: int | None = None
-        """Token after which chunks are computed here, after a seek beyond the earlier ones."""
+        """Token from which on chunks are computed here, after a seek past the earlier ones."""
         self.next_chunk = 0
         """Index of the next chunk."""
         self._first_chunk: int | None = None
