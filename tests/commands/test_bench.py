@@ -96,7 +96,7 @@ def test_a_quiet_measurement_is_kept(finds, capsys, kept):
     [
         (made(1.59), "observing cannot make a model faster, and the ratio is 1.590 [1.574, 1.606]"),
         (made(0.98, rounds=3), "no 95 % interval"),
-        (made(0.98, Noise(cores=2, load=4.0, others=0.5, steal=0.0)), "others took 50 % of the processors"),
+        (made(0.98, Noise(cores=2, load=4.0, others=0.5, steal=0.0)), "other processes took 50 % of the processors"),
     ],
     ids=["faster-with-the-tap", "three-values", "busy-machine"],
 )
