@@ -225,7 +225,7 @@ def check_generation(options: dict[str, Any]) -> None:
     require(seed is None or 0 <= seed <= MAX_SEED, f"--seed is {seed}", f"use 0 up to {MAX_SEED}")
     require(every >= 0, f"--every is {every}", "use at least 1 chunk")
     require(text != "", "--perturb is empty", "give the text that is to be injected")
-    require(bool(text) == (every > 0), "--perturb and --every go together", "give text and chunks")
+    require(bool(text) == (every > 0), "--perturb and --every go together", "give both")
     if options["teacher"] is not None:
         given = [f"--{name}" for name in ("prompt", "tokens", "perturb") if options[name] is not None]
         require(not given, f"--teacher and {' and '.join(given)} given", "the session has all tokens: keep one of them")

@@ -46,8 +46,8 @@ def complaint(capsys, *arguments: str) -> str:
         (["--teacher", "x", "--prompt", "y"], "--teacher and --prompt given"),
         (["--teacher", "x", "--prompt-file", __file__, "--tokens", "5"], "--teacher and --prompt and --tokens given"),
         (["--teacher", "x", "--perturb", "y", "--every", "1"], "--teacher and --perturb given"),
-        (["--perturb", "x"], "--perturb and --every need each other"),
-        (["--every", "3"], "--perturb and --every need each other"),
+        (["--perturb", "x"], "--perturb and --every go together"),
+        (["--every", "3"], "--perturb and --every go together"),
         (["--perturb", "x", "--every", "-1"], "--every is -1: use at least 1 chunk"),
         (["--perturb", "", "--every", "3"], "--perturb is empty: give the text"),
         (["--prompt", "x", "--prompt-file", "y"], "--prompt and --prompt-file both given"),
@@ -109,7 +109,7 @@ def test_measure_says_what_is_wrong(capsys, tmp_path, arguments, said):
     ("arguments", "said"),
     [
         (["--context", "99999"], "--context is 99999: use at most 2,048 tokens, which the model supports"),
-        (["-ot", "ffn_.*_exps=NOWHERE"], "--override-tensor: there is no buffer 'NOWHERE': there is "),
+        (["-ot", "ffn_.*_exps=NOWHERE"], "--override-tensor: there is no buffer 'NOWHERE': use "),
         (["--kv-type", "q8_0", "-ot", "(=CPU"], "Mismatched '(' and ')' in regular expression"),
     ],
 )
