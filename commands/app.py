@@ -13,7 +13,7 @@ from moe_watch.commands.command_list import CommandList
 from moe_watch.routing.errors import UserError
 
 FINE, NOT_FINE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses: success; the run, recording or measurement failed; bad usage or input; Ctrl-C."""
+"""Exit statuses: success; a failed run, recording or measurement, or faults found; bad usage or input; Ctrl-C."""
 
 EXAMPLES = """
 \b
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         from moe_watch.backends.system.out_of_memory import SMALLER
 
         return _bad_input(f"not enough memory: {SMALLER}, or a shorter recording")
-    except SystemExit:  # click exits so when the reader of the output has closed it
+    except SystemExit:  # click exits with this status if the reader of the output has closed it
         _drop_output()
         return FINE
     except OSError as error:

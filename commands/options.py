@@ -112,17 +112,19 @@ _ENGINE = (
         "--context",
         type=COUNT,
         metavar="N",
-        help="Context length in tokens. Default: the length of the model; llama.cpp: 8,192 at most.",
+        help="Context length in tokens. Default: the model's own; for llama.cpp, at most 8,192.",
     ),
     click.option(
         "--threads", type=COUNT, metavar="N", help="llama.cpp: number of threads. Default: all cores but one."
     ),
     click.option("--gpu-layers", type=COUNT, metavar="N", help="llama.cpp: number of layers on the GPU; -1 for all."),
-    click.option("--batch", type=COUNT, metavar="N", help="llama.cpp: tokens evaluated in one call."),
-    click.option("--micro-batch", type=COUNT, metavar="N", help="llama.cpp: tokens evaluated at once."),
+    click.option("--batch", type=COUNT, metavar="N", help="llama.cpp: prompt tokens evaluated in one call."),
+    click.option(
+        "--micro-batch", type=COUNT, metavar="N", help="llama.cpp: prompt tokens evaluated at once; a batch is split."
+    ),
     click.option("--mmap/--no-mmap", default=None, help="llama.cpp: map the model file into memory, or read it."),
     click.option(
-        "--mlock/--no-mlock", default=None, help="llama.cpp: lock the model in memory, so that it is not swapped."
+        "--mlock/--no-mlock", default=None, help="llama.cpp: lock the model in memory, so that it is not swapped out."
     ),
     click.option("--kv-type", metavar="TYPE", help="llama.cpp: type of the KV cache: f32, f16, bf16, q8_0, q4_0, …"),
     click.option(
@@ -131,7 +133,7 @@ _ENGINE = (
         "tensor_overrides",
         multiple=True,
         metavar="PATTERN=BUFFER",
-        help="llama.cpp: memory for tensors whose names match, e.g. ffn_.*_exps=CPU. Repeatable.",
+        help="llama.cpp: keep the tensors whose names match in this memory, e.g. ffn_.*_exps=CPU. Repeatable.",
     ),
     click.option(
         "--trust-remote-code",
@@ -154,7 +156,7 @@ _GENERATION = (
         type=float,
         default=1.0,
         show_default=True,
-        help="Sample from the likeliest tokens up to this probability.",
+        help="Sample from the likeliest tokens up to this total probability.",
     ),
     click.option(
         "--top-k",
@@ -173,7 +175,7 @@ _GENERATION = (
     click.option(
         "--stop",
         type=click.Choice(["eos", "never"]),
-        help="End the run at the end of the model's text, or never.  [default: never]",
+        help="At the end of the model's text: end the run (eos), or continue (never).  [default: never]",
     ),
     click.option("--perturb", metavar="TEXT", help="Text to inject on a schedule; needs --every."),
     click.option(
@@ -226,7 +228,7 @@ def check_generation(options: Options) -> None:
     require(seed is None or 0 <= seed <= MAX_SEED, f"--seed is {seed}", f"use 0 up to {MAX_SEED}")
     require(every >= 0, f"--every is {every}", "use at least 1 chunk")
     require(text != "", "--perturb is empty", "give the text that is to be injected")
-    require(bool(text) == (every > 0), "--perturb and --every go together", "give text and chunks")
+    require(bool(text) == (every > 0), "--perturb and --every go together", "give both")
     if options["teacher"] is not None:
         given = [f"--{name}" for name in ("prompt", "tokens", "perturb") if options[name] is not None]
         require(not given, f"--teacher and {' and '.join(given)} given", "the session has all tokens: keep one of them")

@@ -32,7 +32,7 @@ from moe_watch.sessions.recording.options import RecordingOptions
 from moe_watch.vitals.noise import NoiseMeter
 
 FEWEST_TOKENS = 20
-"""A recording's times are whole milliseconds; fewer tokens do not determine a rate."""
+"""Fewest tokens of a measurement: recorded times are whole milliseconds, too coarse for the rate of fewer."""
 PREFILL_TOKENS = 256
 WARM_UP_ROUNDS = 1
 MEASURED: tuple[MeasuredVariant, ...] = get_args(MeasuredVariant)

@@ -33,10 +33,10 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
 
     MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
 
-    Each round measures in turn the engine's own loop; moe-watch with the tap off, and on; with a recording; and with
-    the dashboard as well. Ratios are to the engine's own loop in the same round. The cost of the tap is stored, and the
-    dashboard shows it from then on. If the measurement is too noisy, nothing is stored and the exit status is 1: close
-    other programs, or measure more rounds.
+    Each round measures, in turn: the engine's own loop; moe-watch with the tap off; with the tap on; with a recording
+    as well; with recording and dashboard. Ratios are to the engine's own loop in the same round. The cost of the tap
+    is stored, and the dashboard shows it from then on. If the measurement is too noisy, nothing is stored and the
+    exit status is 1: close other programs, or measure more rounds.
     """
     from moe_watch.sessions.bench import Bench
     from moe_watch.tui.offscreen import run_unseen

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 DEFAULT_RUNS = 8
 MOST_RUNS = 10_000
-"""These need some 400 MB of memory. A hundred runs are more than any of the intervals needs."""
+"""Largest number of runs, with some 400 MB of memory. A hundred are more than any of the intervals needs."""
 FEWEST_CHUNKS = 5
-"""Minimum of a fit."""
+"""Fewest measured chunks of a run: the minimum of a fit."""
 NEUTRAL = " This is a sentence among others."
-"""Does not ask to continue. The worker cuts or repeats it to the length of the other text."""
+"""Default of --neutral: it does not ask to continue. The worker cuts or repeats it to the length of the other text."""
 
 
 @click.command()
@@ -70,7 +70,7 @@ NEUTRAL = " This is a sentence among others."
     type=float,
     default=1.0,
     show_default=True,
-    help="Sample from the likeliest tokens up to this probability.",
+    help="Sample from the likeliest tokens up to this total probability.",
 )
 @click.option(
     "--top-k",

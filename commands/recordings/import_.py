@@ -37,19 +37,24 @@ Contents of each format, and what it lacks: docs/data.md.
 @click.option("--experts", type=COUNT, metavar="N", help="Experts per layer, if not in the file.")
 @click.option("--experts-per-token", type=COUNT, metavar="N", help="Experts per token, if not in the file.")
 @click.option("--layers", metavar="LIST", help="Index in the model of each layer in the file, such as 1-26.")
-@click.option("--prompt-tokens", type=COUNT, metavar="N", help="Number of tokens of the prompt.")
+@click.option("--prompt-tokens", type=COUNT, metavar="N", help="Number of prompt tokens, at the start of the trace.")
 @click.option("--phase", type=click.Choice(["prefill", "decode"]), help="Phase of counts, if not in the file.")
 @click.option(
-    "--run", type=COUNT, metavar="N", help="Number of the run, in a file with several answers, turns or prompts."
+    "--run", type=COUNT, metavar="N", help="Number of the run, in a file with several responses, turns or prompts."
 )
 @click.option(
-    "--choice", type=COUNT, default=0, show_default=True, metavar="N", help="Number of the choice, in a response."
+    "--choice",
+    type=COUNT,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Number of the choice, in a response with several.",
 )
 @click.option("--start", type=COUNT, metavar="N", help="Tokens before the first row, if not in the file.")
 @click.option(
     "--dtype",
     type=click.Choice(["uint8", "int16", "uint16", "int32", "int64"]),
-    help="Type of expert ids in plain base64, if neither file nor format defines it.",
+    help="Type of expert ids in bare base64, if neither file nor format defines it.",
 )
 @recording_options
 @click.option("--json", "as_json", is_flag=True, help="Print facts of the session as one JSON object.")

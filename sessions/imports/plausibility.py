@@ -26,7 +26,7 @@ from moe_watch.sessions.reading.validation import MAX_INTEGER
 FEWEST_ROWS = 8
 """Number of rows from which on one expert in all of them is no coincidence."""
 IMPROBABLE = 20.0
-"""Natural logarithm of the odds against chance from which on it is ruled out."""
+"""Natural logarithm of the odds against chance from which on chance is ruled out."""
 AS_WRITTEN = "give it as the engine wrote it"
 
 

@@ -231,7 +231,7 @@ class LiveRun:
             self._stream.append(item)
             return
         run = run_of(self.stage)
-        if run is None:  # from a worker that was given up
+        if run is None:  # from a worker that was replaced
             return
         match item:
             case Branch():

@@ -1,4 +1,4 @@
-"""Stages of a live run. The stage alone says where the run is and what can be done to it."""
+"""Stages of a live run. The stage alone determines the status of the run and the commands that it accepts."""
 
 from __future__ import annotations
 

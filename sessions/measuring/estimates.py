@@ -32,14 +32,14 @@ class Estimates:
     plain: list[FittedRun]
     late: list[FittedRun]
     mean: Floats
-    """P_mid of each measured chunk, mean over plain runs `[chunks]`."""
+    """P_mid of each measured chunk, mean over baseline runs `[chunks]`."""
     spread: Floats | None
-    """Standard deviation over plain runs (ddof 1) `[chunks]`; None for a single run."""
+    """Standard deviation over baseline runs (ddof 1) `[chunks]`; None for a single run."""
     mean_fit: Fit
     """Fit of that mean, which averages out the noise that runs do not share."""
     control: PositionControl | None
     boundaries: list[Boundary]
-    """Forked boundaries of all plain runs."""
+    """Forked boundaries of all baseline runs."""
     energy: ExternalEnergy | None
 
     @property

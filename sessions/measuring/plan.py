@@ -32,7 +32,7 @@ class PlannedRun:
 
     kind: RunKind
     number: int
-    """From 1; a late run has the number of its plain twin."""
+    """From 1; a late run has the number of its baseline run."""
     seed: int
     prompt: str
 
@@ -71,13 +71,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def forked_boundaries(self) -> int:
-        """Number of forked boundaries per plain run. The end of the last chunk is none: no chunk follows it."""
+        """Number of forked boundaries per baseline run. The end of the last chunk is none: no chunk follows it."""
         forks = self.spec.forks
         return 0 if forks is None else len(range(forks.first, WARM_UP_CHUNKS + self.chunks, forks.every))
 
     @property
     def branches(self) -> int:
-        """Number of continuations at all forked boundaries of a plain run."""
+        """Number of continuations at all forked boundaries of a baseline run."""
         return 0 if self.spec.forks is None else self.forked_boundaries * 3 * self.spec.forks.replicates
 
     def plain_runs(self) -> list[PlannedRun]:
@@ -88,11 +88,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def donor_of(self, run: PlannedRun) -> PlannedRun:
-        """Return the plain run that gives the text before a late run's prompt: the next one; the first for the last."""
+        """Return the baseline run with the text before a late run's prompt: the next one; for the last, the first."""
         return self.plain_runs()[run.number % len(self.seeds)]
 
     def late_twin(self, run: PlannedRun, other_text: str) -> PlannedRun:
-        """Return the control of a plain run."""
+        """Return the control of a baseline run."""
         return PlannedRun("late", run.number, run.seed, f"{other_text}\n\n{run.prompt}")
 
     def sampling(self, run: PlannedRun) -> Sampling:

@@ -117,7 +117,7 @@ def _entropy(axes: Axes, findings: Estimates) -> None:
 
 
 def _control(axes: Axes, findings: Estimates) -> None:
-    """Draw both means against position: if late twins follow the plain curve, position explains the trend."""
+    """Draw both means against position: if late twins follow the baseline curve, position explains the trend."""
     size = findings.plan.spec.chunk_size
     for runs, colour, name in ((findings.plain, MEAN, "plain"), (findings.late, OTHER, "late twins")):
         mid = np.array([each.run.mid for each in runs])

@@ -18,7 +18,7 @@ CAPTIONS = {
     "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",
     "half_lives": "Half-lives with 95 % intervals; a run without one has its verdict in its place",
     "entropy": "Router entropy of every run (thin) and their mean",
-    "control": "Mean mid-pressure of plain runs and of their late twins, by age and by position",
+    "control": "Mean mid-pressure of baseline runs and of their late twins, by age and by position",
     "external_energy": "P_mid after the text minus P_mid after neutral text, at every forked boundary",
 }
 
@@ -57,7 +57,7 @@ def report(findings: Estimates, figures: Sequence[Path], without_figures: str = 
 
 
 _CONTROL = (
-    "A late twin has the prompt of its run, and text of another run before it. Plain and late chunks of the same age"
+    "A late twin has the prompt of its run, and text of another run before it. Baseline and late chunks of the same age"
     " differ in position alone; chunks at the same position differ in age alone. The text before the prompt"
     " differs too, so the part by position includes the effect of any text there."
 )

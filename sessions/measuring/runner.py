@@ -48,7 +48,7 @@ class MeasuredRuns:
     plan: Plan
     plain: list[RecordedRun]
     late: list[RecordedRun]
-    """Twins of the plain runs, in the same order; empty without a control."""
+    """Twins of the baseline runs, in the same order; empty without a control."""
 
 
 def measure(plan: Plan, folder: Path, watcher: Watcher) -> MeasuredRuns:

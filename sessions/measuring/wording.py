@@ -35,7 +35,7 @@ def control_lines(control: PositionControl | None) -> list[str]:
     if control is None:
         return [f"position: {NO_CONTROL}"]
     return [
-        f"over {control.shift:.0f} chunks mid-pressure changes by {estimate_text(control.trend)}: of it"
+        f"over {control.shift:.0f} chunks mid-pressure changes by {estimate_text(control.trend)}:"
         f" {estimate_text(control.position)} by position alone, {estimate_text(control.age)} by age alone",
         f"position and age: {_separation(control)}",
     ]
@@ -70,7 +70,7 @@ def _separation(control: PositionControl) -> str:
     if position and age:
         return "both have an effect"
     if position:
-        return "only position has a detectable effect in these runs; a trend in a plain run is drift"
+        return "only position has a detectable effect in these runs; a trend in a baseline run is drift"
     if age:
         return "age has an effect, position has no detectable one in these runs"
     return "neither has a detectable effect in these runs"

@@ -42,11 +42,11 @@ BLOCK = 1 << 20
 MOST_LANDMARKS = 1 << 20
 """Landmarks that are kept."""
 MOST_LANDMARK_BYTES = 1 << 28
-"""Total size of their lines. A run of a million tokens has 50,000 chunks of 45 MB in all."""
+"""Total bytes of the landmarks' lines. A run of a million tokens has 50,000 chunks, 45 MB in total."""
 MANY_LINES = 1 << 20
-"""Lines from which on a file with lines of less than `LEAST_AVERAGE` bytes is refused."""
+"""Number of lines above which indexing stops if they have less than `LEAST_AVERAGE` bytes on average."""
 LEAST_AVERAGE = 16
-"""Bytes per line on average, at least: no event is shorter."""
+"""Least average length of these lines, in bytes: no event is shorter."""
 
 MOST_TAIL_LINES = 1 << 16
 """Lines at the end of a file that are searched for the last token."""

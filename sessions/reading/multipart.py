@@ -21,7 +21,7 @@ from moe_watch.sessions.reading.reader import SessionReader
 from moe_watch.sessions.reading.store import Spool, Store, open_store, open_whole
 
 OPENING = 3
-"""Lines that identify a part: header, keyframe, and a `dropped` state if events are missing before it."""
+"""First lines of a continuation file: header, keyframe, and a `dropped` state if events are missing before it."""
 MAX_PARTS = 200
 """Maximum number of continuation files. Each stays open while the run is read; systems allow 250 to 1,000."""
 NAMED = 3
@@ -41,7 +41,7 @@ class _Part:
     """Offset of its first byte in the joined bytes."""
     size: int
     after_gap: bool = False
-    """Tokens are missing between the part before and this one."""
+    """Tokens are missing between the file before and this one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,7 +228,7 @@ class EventChecker:
         for counts in (frame.counts_prefill, frame.counts_decode):
             self._check_rows("keyframe table", counts)
         for table in (frame.average_meso, frame.average_macro):
-            self._check_table("keyframe table", table, most=1 + ROUNDING)  # of shares
+            self._check_table("keyframe table", table, most=1 + ROUNDING)  # its values are shares
         self._check_table("keyframe table", frame.phases, most=MAX_INTEGER)
         self._check_last_experts(frame.last_experts)
         _check_bounds(frame)

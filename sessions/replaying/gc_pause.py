@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Disable garbage collection while a seek allocates many long lists, and prevent one because of them afterwards."""
+    """Disable garbage collection while a seek allocates many long lists, and the one they would cause afterwards."""
     was_on = gc.isenabled()
     gc.disable()
     try:

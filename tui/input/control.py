@@ -27,7 +27,7 @@ from moe_watch.tui.state.run import RunView
 
 
 class Control:
-    """Sends commands to the present source, and stores what has not taken effect yet.
+    """Sender of commands to the present source; stores the commands that have not taken effect yet.
 
     A command that the source has no interface for is ignored; `abilities` does not list it.
     """

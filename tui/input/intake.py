@@ -1,4 +1,4 @@
-"""Intake of a source's events: a backlog, folded into the view a share of a frame at a time."""
+"""Intake of a source's events: a backlog, folded into the view for a share of each frame's time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moe_watch.tui.state.run import RunView, stage_of
 
 
 class Intake:
-    """Drains a source, feeds a view, and measures since when nothing came.
+    """Drains a source, feeds a view, and measures the time since the last event.
 
     Args:
         view: state of the run.

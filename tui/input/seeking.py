@@ -12,17 +12,17 @@ from moe_watch.sessions.source import Jump, Timeline
 SEEK_SECONDS = 5.0
 """Recorded seconds per press of an arrow key."""
 GRACE_SECONDS = 1.0
-"""Recorded seconds after a mark during which `[` goes to the mark before it: playback continues between key presses."""
+"""Recorded seconds after a marker in which `[` goes to the one before it: playback continues between key presses."""
 _TOKEN = re.compile(r"([0-9][0-9,_]{0,19})")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
 _TIME = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,6}):([0-9]{1,2}(?:\.[0-9]{1,3})?)|([0-9]{1,9}(?:\.[0-9]{1,3})?) ?s")
 
 
 def stop_beside(timeline: Timeline, step: int, *, playing: bool) -> Jump | None:
-    """Return the jump to the next or previous mark or injection; None if there is none.
+    """Return the jump to the next or previous marker or injection; None if there is none.
 
     Args:
-        timeline: the present position, and all marks and injections.
+        timeline: the present position, and all markers and injections.
         step: 1 for the next one, -1 for the previous one.
         playing: playback is active, so the position moves.
     """

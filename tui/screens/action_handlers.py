@@ -21,7 +21,7 @@ PACE_SECONDS = 2.0
 
 
 class Performers:
-    """Performers of all actions except those of the program, which the app has.
+    """Performers of all actions except the actions of the program, which the app has.
 
     Args:
         app: shows messages.

@@ -128,7 +128,7 @@ class DashboardScreen(Screen[None]):
             self.action_tab(TABS[(TABS.index(self.tab_bar.active) + step) % len(TABS)])
 
     def action_next_panel(self, step: int) -> None:
-        """Focus the panel after or before the focused one; in a narrow terminal first the visible one. Show it."""
+        """Focus and show the next or previous panel; in a narrow terminal first the visible one."""
         if not self.one_column:
             (self.focus_next if step > 0 else self.focus_previous)()
             return

@@ -19,7 +19,7 @@ HISTORY_KEPT = 50
 
 
 class Dialogs:
-    """Asks the user for a text, and sends the command for it.
+    """Dialogs that ask the user for a text and send the command for it.
 
     Args:
         app: shows the screens.

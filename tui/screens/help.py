@@ -1,4 +1,4 @@
-"""Help: every key, from the registry of actions, and the meaning of the marks in the panels."""
+"""Help: every key, from the registry of actions, and the meaning of the symbols in the panels."""
 
 from __future__ import annotations
 

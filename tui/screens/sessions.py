@@ -161,7 +161,7 @@ class SessionsScreen(ModalScreen[Path | None]):
         self.query_one("#sessions-facts", Static).update(facts)
         self.query_one("#sessions-text", Static).update("")
 
-    # Doing
+    # Actions
 
     @on(OptionList.OptionSelected)
     def replay(self) -> None:

@@ -47,7 +47,7 @@ NOT_RECORDED = RecordingStatus("off")
 
 
 def is_paused(pace: PaceStatus, view: RunView) -> bool:
-    """Return whether `resume` has an effect."""
+    """Return whether `resume` has an effect. It has none on a recorded pause: playback continues."""
     return pace.paused or (scale_of(pace).pauses_run and view.status == "paused")
 
 

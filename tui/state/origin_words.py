@@ -1,4 +1,4 @@
-"""Words of the screen that depend on where the events come from. No other module of the dashboard asks for it."""
+"""Words of the screen that depend on the origin of the events, live or replayed. No other module checks the origin."""
 
 from __future__ import annotations
 

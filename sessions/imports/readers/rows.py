@@ -13,9 +13,9 @@ from moe_watch.sessions.imports.plausibility import validated_routing
 from moe_watch.sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens, layers_of
 
 MOST_ABSENT = 1000
-"""Largest number of absent tokens if fewer tokens are present: each takes a line in a session."""
+"""Largest number of absent tokens, or the number of present ones if larger. Each takes a line in a session."""
 MOST_SPREAD = 16
-"""Largest number of table cells (token and layer) for each row of a file."""
+"""Largest number of table cells (tokens × layers) per row of a file."""
 FEW_CELLS = 1 << 22
 """Table cells that are always allowed."""
 LATE_PREFILL = "prefill after the first decode token is taken as generated"

@@ -35,7 +35,7 @@ ENGINE = "SGLang"
 WHAT = "SGLang's expert distribution"
 COUNTS, RECORDS, MAP = "logical_count", "records", "last_physical_to_logical_map"
 MOST_PASS_CELLS = 50_000_000
-"""Largest passes × layers × experts up to which passes are kept apart: they are held in memory."""
+"""Largest passes × layers × experts for which counts are kept per pass: they are held in memory."""
 EXTEND, DECODE = 1, 2
 """Values of SGLang's `ForwardMode` in a record: passes of a prompt, and of one token per sequence."""
 AS_WRITTEN = "give the dump as it was written"

@@ -52,7 +52,7 @@ class PressureTrack:
         """Number of complete chunks, which first count as warm-up: of the current context, or of the run in a mode that
         does not begin again with a fresh context. Chunks before the recording are included."""
         self.entered_at: int | None = None
-        """Token after which chunks are computed here, after a seek beyond the earlier ones."""
+        """Token from which on chunks are computed here, after a seek past the earlier ones."""
         self.next_chunk = 0
         """Index of the next chunk."""
         self._first_chunk: int | None = None
@@ -140,7 +140,7 @@ class PressureTrack:
 
     @property
     def delta(self) -> float | None:
-        """P_mid after the last injection minus P_mid before it, if it is in the current context."""
+        """P_mid of the complete chunk after the last injection minus that before it; None if in another context."""
         return None if self.last_injection is None else self.injections.delta
 
     def averaged(self, chunk: Chunk) -> int:

@@ -54,7 +54,7 @@ class RoutingWindows:
 
     def add(self, token: Token) -> None:
         """Process an observed token."""
-        # An even row is used as it is: NumPy takes longer to reshape one token than many.
+        # With one k for all layers the flat row is kept: NumPy reshapes many tokens as fast as one.
         experts = token.experts if self._layout.is_even else self._layout.experts(token)
         self.by_phase[token.phase].add(TokenRouting(experts, token.entropy, self._before))
         self._before = self.newest = experts

@@ -16,7 +16,7 @@ class TokenTotals:
     decoded: int = 0
     """Decode tokens."""
     perturbations: int = 0
-    """Injections."""
+    """Number of injections."""
     dropped: int = 0
     """Events that the source reports as lost."""
     context_start: int = 0

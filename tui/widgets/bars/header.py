@@ -20,7 +20,7 @@ from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 DETAIL_LEVELS = (5, 4, 3, 2, 1)
-"""Levels from everything down to 60 columns: the program's name is left out first, then words, then the file's name."""
+"""Levels of detail, from everything to 60 columns: without the program's name, fewer words, without the file's name."""
 _SUFFIX = ".moe.jsonl"
 
 

@@ -55,7 +55,7 @@ class TokenWrap:
         self.lines: list[WrappedLine] = [WrappedLine(0)]
         self._column = 0
         self._word: tuple[int, int, int] = (0, 0, 0)
-        """Begin of the incomplete word: index of its span, offset in that span's text, column."""
+        """Start of the incomplete word: index of its span, offset in that span's text, column."""
         self._indent = 0
         """Number of spaces that the current line of the text begins with."""
         self._leading = True
