@@ -27,6 +27,6 @@ def check_sampling(sampling: Sampling) -> None:
     if not sampling.temperature >= 0:
         raise UserError(f"temperature {sampling.temperature} is negative", advice="give 0 (greedy) or more")
     if not 0 < sampling.top_p <= 1:
-        raise UserError(f"top-p {sampling.top_p} is no share", advice="give more than 0 and at most 1")
+        raise UserError(f"top-p {sampling.top_p} is out of range", advice="give more than 0 and at most 1")
     if sampling.top_k < 0:
         raise UserError(f"top-k {sampling.top_k} is negative", advice="give 0 (all) or more")

@@ -1,6 +1,6 @@
 """Rate of verdicts other than `stable` in a measurement: `python -m benchmarks.false_alarms RESULTS`.
 
-Fits the runs as measured, the runs less the straight line of their mean (a common trend), and their values in random
+Fits the runs as measured, the runs minus the straight line of their mean (a common trend), and their values in random
 order, which have no trend: any trend found there is a false alarm of the noise alone.
 
 Then curves with known half-life are planted on the noise of the same runs, the difference of each from the mean of all,
@@ -38,7 +38,7 @@ def main() -> None:
     for name, series in (("runs", plain), ("late twins", late)):
         if series:
             _row(name, series, found["pressure"])
-            _row(f"{name}, less the line of their mean", _less_shared_line(series), found["pressure"])
+            _row(f"{name}, minus the line of their mean", _less_shared_line(series), found["pressure"])
     _row("runs, in random order", _shuffled(plain, options.shuffles), found["pressure"])
     _print_noise(plain)
     print()
@@ -89,7 +89,7 @@ def _planted_on(groups: list[TrialSeries]) -> list[FoundOtherwise]:
 
 
 def _noise(values: planted.Floats) -> planted.Floats:
-    """Return each run less the mean of all, `[runs, chunks]`, scaled to the variance around a known mean."""
+    """Return each run minus the mean of all, `[runs, chunks]`, scaled to the variance around a known mean."""
     runs = len(values)
     around: planted.Floats = (values - values.mean(axis=0)) * (runs / (runs - 1)) ** 0.5
     return around

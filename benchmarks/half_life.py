@@ -56,7 +56,7 @@ OTHERWISE = (
 
 
 def shortfalls(found: list[Found], otherwise: list[FoundOtherwise]) -> list[str]:
-    """Return a line for every share below 90 %, with the note whether 90 % is required there."""
+    """Return a line for every share below 90 % for which a bound exists, with the note whether it applies at that φ."""
     lines = []
     for each in found:
         shares = {

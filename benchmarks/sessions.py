@@ -302,7 +302,7 @@ def measure(shape: SessionShape, path: Path) -> list[tuple[str, str, str]]:
         ("everything, per token", f"{whole / number:,.0f} bytes", f"at most {shape.budget:,}"),
         ("written", f"{rate:,.0f} tokens/s", _against(rate, generation_speed()) if shape == POCKET else ""),
         ("opened: header, extent, first lines", f"{found['open']:.2f} s", "at most 1"),
-        ("every line indexed", f"{found['found']:.2f} s, of it {found['found_cpu']:.2f} s processor", ""),
+        ("every line indexed", f"{found['found']:.2f} s, {found['found_cpu']:.2f} s of processor time", ""),
         (f"{SEEKS} seeks, median", _milliseconds(found, "median"), "at most 50"),
         (f"{SEEKS} seeks, longest", _milliseconds(found, "maximum"), "at most 50"),
         ("longest call after a seek", f"{found['drain'] * 1000:.0f} ms", ""),
@@ -322,7 +322,7 @@ def _against(rate: float, generation: float) -> str:
 
 
 def _milliseconds(found: dict[str, float], name: str) -> str:
-    return f"{found[name] * 1000:.0f} ms, of it {found[f'{name}_cpu'] * 1000:.0f} ms processor"
+    return f"{found[name] * 1000:.0f} ms, {found[f'{name}_cpu'] * 1000:.0f} ms of processor time"
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class Token(_Event, tag="token", frozen=True, kw_only=True, gc=False):
     top_margin: float | None = None
     choice_gap: float | None = None
     would_stop: bool = False
-    """The sampler picked end of text here, and the run continued by its settings."""
+    """The sampler picked end of text here; with `stop` `never` this token was sampled in its place."""
     experts: list[int | None] = []
     """Flat [L·k], by router probability descending; null for layers the engine did not compute."""
     weights: list[int | None] | None = None

@@ -110,7 +110,7 @@ class FitResult(Struct, frozen=True, kw_only=True):
     ]
     p: Annotated[float, Meta(description="p-value of the trend test, for a single look at this length.")]
     p_sequential: Annotated[
-        float, Meta(description="p-value for a series that was watched while it grew. The verdict follows it.")
+        float, Meta(description="p-value over all looks while the series grew. The verdict uses it.")
     ]
     looks: Annotated[int, Meta(description="Number of sequential looks at the series.")]
     phi: Annotated[float, Meta(description="Correlation of the noise of successive chunks, 0 to 0.95.")]
@@ -146,7 +146,7 @@ class ContextResult(Struct, frozen=True, kw_only=True):
     verdict: Annotated[str | None, Meta(description="Verdict of the fit; null without a fit.")]
     half_life: Annotated[float | None, Meta(description="Half-life in chunks; null if not observed.")]
     p_sequential: Annotated[
-        float | None, Meta(description="p-value for a series that was watched while it grew; null without a fit.")
+        float | None, Meta(description="p-value over all looks while the series grew; null without a fit.")
     ]
     words: Annotated[str | None, Meta(description="The verdict as a sentence; null without a fit.")]
     fit_unavailable: Annotated[str | None, Meta(description="Why there is no fit; null if there is one.")]

@@ -88,7 +88,7 @@ class ProcessMemory:
 
 
 def _require_share(name: str, part: int, total: int) -> None:
-    """Refuse a part outside 0 to its total, which some containers report."""
+    """Refuse a part outside 0 to its total, as containers with separate limits may report."""
     _require(0 <= part <= total, f"the system reports {part:,} bytes {name} of {total:,}")
 
 

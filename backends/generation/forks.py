@@ -180,6 +180,6 @@ def check_plan(plan: ForkPlan, engine: Engine) -> None:
             raise UserError(f"the {name} of a fork is empty", advice="give some text")
     if plan.replicates < 1 or plan.every < 1 or plan.first < 0:
         raise UserError(
-            f"{plan.replicates} continuations every {plan.every} chunks, from chunk {plan.first} on, are none",
+            f"cannot fork {plan.replicates} continuations every {plan.every} chunks from chunk {plan.first} on",
             advice="give 1 or more continuations, 1 or more chunks, and a first one of 0 or more",
         )

@@ -32,8 +32,8 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
     prompt = engine.encode(spec.prompt, turn=is_turn(engine, spec), first=True)
     if not prompt and spec.prompt:
         raise UserError(
-            f"the tokenizer of {engine.model.name} makes no tokens of the prompt",
-            advice="give another prompt, or a model file that holds its tokenizer",
+            f"the tokenizer of {engine.model.name} returns no tokens for the prompt",
+            advice="give another prompt, or a model file that contains its tokenizer",
         )
     _check_prompt(prompt, engine.context_length)
     return prompt
@@ -108,8 +108,8 @@ def _check_text(context: Sequence[TeacherTokens], detokenizer: Detokenizer) -> N
         return
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     raise UserError(
-        f"the teacher session reads {theirs[at : at + 12]!a} where this model's tokenizer makes "
-        f"{ours[at : at + 12]!a} of the same tokens",
+        f"the teacher session has the text {theirs[at : at + 12]!a}, and this model's tokenizer decodes "
+        f"the same tokens to {ours[at : at + 12]!a}",
         advice="give a session of a model with the same tokenizer",
     )
 

@@ -64,6 +64,8 @@ class ForwardCapture:
     def _check_numbers(self, logits: list[Any]) -> None:
         """Refuse NaN and ∞: with one such logit no router probability of its layer is known.
 
+        The model itself may still select among the other experts.
+
         Raises:
             UserError: a logit is not finite.
         """

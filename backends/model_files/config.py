@@ -50,7 +50,7 @@ def read_config(folder: Path) -> Config:
 
 
 def _sections(config: Config) -> Iterator[Config]:
-    """Yield the config and its sections (`text_config`, …): multimodal families nest the language model's config."""
+    """Yield the config and its sections (`text_config`, `ffn_config`, …), which multimodal families nest."""
     yield config
     for name, value in config.items():
         if isinstance(value, dict) and not name.startswith(NOT_LANGUAGE):

@@ -50,7 +50,7 @@ def weight_facts(config: Config, tensors: Sequence[TensorInfo]) -> WeightFacts:
 
 
 def fingerprint(metadata: Mapping[str, object], tensors: Iterable[TensorInfo]) -> str:
-    """Return SHA-256 of metadata and tensor table; it does not depend on the distribution of tensors over files."""
+    """Return SHA-256 of metadata and tensor table (names, types, shapes, sizes); the split into files has no effect."""
     table = sorted((tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors)
     content = json.dumps([metadata, table], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()

@@ -11,7 +11,7 @@ from moe_watch.backends.model_files.config import Config, quantization
 from moe_watch.backends.model_files.safetensors import TensorInfo
 
 MODELOPT = "hf_quant_config.json"
-"""File beside config.json with the quantisation settings of NVIDIA ModelOpt."""
+"""File beside config.json with the quantization settings of NVIDIA ModelOpt."""
 
 PLAIN = frozenset({"F16", "BF16", "F32", "F64"})
 PACKED = frozenset({"U8", "I8", "U32", "I32", "F4"})

@@ -99,7 +99,7 @@ def _answer(request: bytes) -> bytes:
         return answer
     if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise TemplateError(f"it takes more than {SECONDS} s")
-    raise TemplateError(f"its process left with exit status {process.returncode}")
+    raise TemplateError(f"its process ended with exit status {process.returncode}")
 
 
 def _communicate(process: subprocess.Popen[bytes], request: bytes) -> bytes:

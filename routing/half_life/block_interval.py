@@ -19,7 +19,7 @@ from moe_watch.routing.half_life.noise import apportion
 from moe_watch.routing.half_life.shapes import PARAMETERS, TimeAxis
 
 REFITS = 400
-"""Draws."""
+"""Number of refits, divided among the shapes by Akaike weight."""
 
 
 def block_refits(axis: TimeAxis, fitted: Iterable[Fitted], random: np.random.Generator) -> Draws:

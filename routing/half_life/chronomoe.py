@@ -40,7 +40,7 @@ class ReferenceNumbers:
     """Position of the chunk before that drop."""
     mean: float
     std: float
-    """Of the population (ddof 0)."""
+    """Standard deviation of the population (ddof 0)."""
     min: float
     max: float
 

@@ -54,11 +54,11 @@ class TrialPosterior:
     """Log evidence of the combination, up to a constant."""
     height: Floats
     height_variance: Floats
-    """Over σ²."""
+    """Variance of the height, over σ²."""
     level: Floats
-    """At height 0."""
+    """Mean of the level at height 0."""
     level_variance: Floats
-    """Over σ², at a given height."""
+    """Variance of the level at a given height, over σ²."""
     tilt: Floats
     """Fall of the level when the height rises by 1."""
     squares: Floats

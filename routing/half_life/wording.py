@@ -41,7 +41,9 @@ def doubt(fit: Fit) -> str:
     if best is fit.chosen:
         return ""
     if fit.chosen.shape != "constant":
-        return f"a trend was found at an earlier look, and none since has withdrawn it: {best.shape} is not chosen yet"
+        return (
+            f"a trend was found at an earlier look, and no later look has withdrawn it: {best.shape} is not chosen yet"
+        )
     if fit.p_sequential > LIMIT:
         return f"{best.shape} rejected: noise alone gives such curves (p = {as_watched(fit)}; limit {LIMIT:g})"
     return f"{best.shape} rejected: it changes by less than {100 * MIN_CHANGE:.0f} % of its start"

@@ -77,7 +77,7 @@ class InstrumentSettings:
     experts: int
     """E."""
     seed: int
-    """Of the phases."""
+    """Seed of the phases."""
 
     @classmethod
     def of(cls, header: Header, mode: str | None, *, keyframes: bool) -> InstrumentSettings:

@@ -21,7 +21,7 @@ TAIL = 0.025
 """Probability of a median below a 95 % interval, and of a median above it."""
 
 FEWEST_ROUNDS = 6
-"""Least number of rounds for an interval: of 5 rounds the whole range has a coverage of 1 - 2 / 2**5 = 0.9375."""
+"""Least number of rounds for an interval: the range of 5 rounds covers the median with only 1 - 2 / 2**5 = 0.9375."""
 
 
 def interleave(

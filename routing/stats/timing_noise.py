@@ -1,4 +1,4 @@
-"""Load of the machine during a timing, and checks if a measured observation cost is too noisy."""
+"""Load of the machine during a timing, and the check that a measured observation cost is not too noisy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FASTEST = 1.02
 graph's nodes ahead."""
 
 WIDEST = 0.2
-"""Largest width of a 95 % interval over its ratio. A wider one does not separate no cost from a cost of a tenth."""
+"""Largest width of a 95 % interval over its ratio. A wider one cannot separate a cost of 0 from a cost of 10 %."""
 
 BUSIEST = 0.25
 """Largest share of all processors' time for other processes. Beyond it they compete with the measured thread."""

@@ -110,7 +110,7 @@ def experts_for(counts: Ints, share: float = 0.9) -> Ints:
 
 
 def dead(counts: Ints) -> Ints:
-    """Return the number of experts without a selection, per layer `[L]`. Give the window's size with it."""
+    """Return the number of experts without a selection, per layer `[L]`. Report the size of the window with it."""
     return np.asarray((counts == 0).sum(-1), np.int64)
 
 

@@ -14,7 +14,7 @@ from moe_watch.routing.usage.counts import jensen_shannon_distance
 Waves = npt.NDArray[np.complex128]
 
 MESO_HALF_LIFE = 50
-"""Tokens."""
+"""Half-life of `meso` in rows of a layer (tokens that the layer computed)."""
 MACRO_HALF_LIFE = 500
 
 
@@ -88,7 +88,7 @@ def _move(average: Floats, chosen: Selections, keep: float) -> None:
 
 
 def _move_computed(average: Floats, chosen: Selections, keep: float) -> None:
-    """Move one average `[L, E]`, in place, in the layers that were computed, by an equal share for each expert."""
+    """Move one average `[L, E]`, in place, in the computed layers, by an equal share for each selected expert."""
     present = chosen.present
     steps = np.broadcast_to(((1 - keep) / np.asarray(chosen.experts_per_row()))[..., None], present.shape)
     flat = average.reshape(-1)

@@ -48,7 +48,10 @@ def inverse_frequencies(dims: int, base: float, scaling: Config) -> npt.NDArray[
 
 
 def _range(dims: int, base: float, scaling: Config) -> tuple[float, float]:
-    """Return the first and last pair of dimensions of the ramp, with `beta_fast` and `beta_slow` turns."""
+    """Return the first and last pair of dimensions of the ramp.
+
+    They make `beta_fast` and `beta_slow` turns within the original context.
+    """
 
     def pair(turns: float) -> float:
         length = scaling["original_max_position_embeddings"]

@@ -210,7 +210,7 @@ BEGIN = TeacherTokens("prompt", [0, 50], "<s>Q")
         (
             [BEGIN, TeacherTokens("generated", [50, 51], "zz")],
             {},
-            "the teacher session reads 'zz' where this model's tokenizer makes 'QR' of the same tokens: "
+            "the teacher session has the text 'zz', and this model's tokenizer decodes the same tokens to 'QR': "
             "give a session of a model with the same tokenizer",
         ),
         (

@@ -237,7 +237,7 @@ def test_changes_asked_for_in_a_fork_hold_after_it(engine: Engine) -> None:
         ),
         (
             ForkPlan(text="a", neutral="b", replicates=0),
-            "0 continuations every 1 chunks, from chunk 0 on, are none: "
+            "cannot fork 0 continuations every 1 chunks from chunk 0 on: "
             "give 1 or more continuations, 1 or more chunks, and a first one of 0 or more",
         ),
     ],

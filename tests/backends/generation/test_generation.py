@@ -370,6 +370,6 @@ def test_a_tokenizer_that_makes_nothing_of_a_prompt_is_named(
     [state] = run(engine, start("def")).events
     assert isinstance(state, State)
     assert state.message == (
-        f"the tokenizer of {engine.model.name} makes no tokens of the prompt: "
-        "give another prompt, or a model file that holds its tokenizer"
+        f"the tokenizer of {engine.model.name} returns no tokens for the prompt: "
+        "give another prompt, or a model file that contains its tokenizer"
     )

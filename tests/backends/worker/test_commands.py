@@ -52,7 +52,7 @@ def test_a_start_that_cannot_begin_is_refused_and_the_run_goes_on(short: Engine)
     session = run(short, start(tokens=12), *script)
     assert session.refusals == [
         "the prompt has 61 tokens, the context holds 40: shorten the prompt",
-        "top-p 2.0 is no share: give more than 0 and at most 1",
+        "top-p 2.0 is out of range: give more than 0 and at most 1",
     ]
     assert session.states == [("finished", "length", PROMPT_TOKENS + 12)]
     assert session.generated == run(short, start(tokens=12)).generated
@@ -134,6 +134,9 @@ def test_a_change_does_not_disturb_what_it_does_not_concern(mixtral: Engine) -> 
 def test_impossible_commands_are_refused_and_the_run_goes_on(mixtral: Engine) -> None:
     script = [(PROMPT_TOKENS + 1, SetSampling(top_p=2.0)), (PROMPT_TOKENS + 2, Load(model="pocket"))]
     session = run(mixtral, start(tokens=10), *script)
-    assert session.refusals == ["top-p 2.0 is no share: give more than 0 and at most 1", "a model is loaded already"]
+    assert session.refusals == [
+        "top-p 2.0 is out of range: give more than 0 and at most 1",
+        "a model is loaded already",
+    ]
     assert session.refused == ["sampling", "load"]
     assert len(session.generated) == 10
