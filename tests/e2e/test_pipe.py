@@ -73,7 +73,7 @@ def test_a_run_is_watched_through_a_pipe_while_it_goes_on():
     with shell(f"{record} 2>/dev/null | {{ {REPLAY} --follow -; echo left with $?; }}") as terminal:
         terminal.wait_for("streaming")
         psutil.Process(worker_of(terminal.process.pid).ppid()).terminate()
-        terminal.wait_for("stopped by hand")
+        terminal.wait_for("stopped by the user")
         terminal.press("q")
         terminal.wait_for("left with 0")
 

@@ -146,7 +146,7 @@ def test_rendering_ends_with_the_process_that_asked_for_it() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[3]) as asking:
         me = psutil.Process(asking.pid)
-        wait_until(lambda: any("template_process" in " ".join(each.cmdline()) for each in me.children()), "a renderer")
+        wait_until(lambda: any("template_renderer" in " ".join(each.cmdline()) for each in me.children()), "a renderer")
         [child] = me.children()
         wait_until(lambda: child.cpu_times().user > 0.3, "it to render, with its parent's end watched for")
         os.kill(asking.pid, signal.SIGKILL)
