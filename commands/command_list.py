@@ -62,7 +62,8 @@ class CommandList(click.Group):
         except click.UsageError as error:
             name = args[0]
             if name == "pocket" or "/" in name or name.endswith(".gguf") or Path(name).is_dir():
-                error.message = f"{error.message.rstrip('.')}: to watch a model, use `moe-watch watch MODEL`"
+                said = f"{error.message.rstrip('.')}: to watch a model, use `moe-watch watch MODEL`"
+                raise click.UsageError(said, ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
