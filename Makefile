@@ -45,12 +45,13 @@ watch: $(INSTALLED)-watch ## open the dashboard on pocket (ARGS=… for moe-watc
 test: $(INSTALLED)-test ## run all tests (ARGS=… for pytest)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(INSTALLED)-lint ## check style, types and the direction of imports
+lint: $(INSTALLED)-lint ## check style, types, the direction of imports and the language
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy models/*/*.py
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.house.language
 
 format: $(INSTALLED)-lint ## rewrite the style that `lint` checks
 	$(BIN)/ruff check --fix .
