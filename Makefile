@@ -45,7 +45,7 @@ watch: $(INSTALLED)-watch ## open the dashboard on pocket (ARGS=… for moe-watc
 test: $(INSTALLED)-test ## run all tests (ARGS=… for pytest)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(INSTALLED)-lint ## check style, types, directions of imports and language
+lint: $(INSTALLED)-lint ## check style, types, the direction of imports and the language
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

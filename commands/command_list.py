@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -47,6 +48,23 @@ class CommandList(click.Group):
                 command: click.Command = getattr(found, module.rpartition(".")[2])
                 return command
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. An error names `watch` if the first argument is a model.
+
+        Raises:
+            UsageError: there is no such command.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            name = args[0]
+            if name == "pocket" or "/" in name or name.endswith(".gguf") or Path(name).is_dir():
+                said = f"{error.message.rstrip('.')}: to watch a model, use `moe-watch watch MODEL`"
+                raise click.UsageError(said, ctx) from None
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write names and short help of all commands, one section per heading."""

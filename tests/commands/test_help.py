@@ -55,6 +55,13 @@ def test_an_unknown_command_is_one_line(capsys):
     assert "(see `moe-watch --help`)" in line
 
 
+@pytest.mark.parametrize("model", ["pocket", "./x.gguf", "mlx-community/OLMoE-1B-7B-0125-Instruct-4bit"])
+def test_a_model_in_place_of_a_command_names_watch(capsys, model):
+    assert run([model]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"No such command '{model}': to watch a model, use `moe-watch watch MODEL`" in line
+
+
 def loaded_by(*arguments: str) -> set[str]:
     """Return the modules loaded once `moe-watch` ran with these arguments."""
     code = (
