@@ -22,7 +22,7 @@ LEFT = "left the dashboard"
 
 
 def main(folder: Path, worker: type[EndlessWorker] = EndlessWorker) -> None:
-    """Watch until told to leave; then say so, on the screen and in a file, for where there is no screen any more."""
+    """Watch until asked to exit; then report it on the screen, and in a file for when the terminal is closed."""
     source = LiveSource(run_settings(prompt="def", chunk_size=4), Stage(folder, worker).around)
     app.MoeWatchApp(source, clock=time.monotonic).run()
     (folder / "left").write_text(LEFT)

@@ -33,7 +33,7 @@ OFF = RecordingStatus("off")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder for recordings, with a good session, a torn one, and a file that is none; newest first."""
+    """The folder for recordings, with a good session, a truncated one, and a file that is no session; newest first."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = paths.sessions_directory()

@@ -21,7 +21,7 @@ NO_MOUSE = b"\x1b[?1003l"
 
 
 class Recorded:
-    """Hands bytes on to a terminal emulator and keeps them."""
+    """Writer that passes bytes to a terminal emulator and stores them."""
 
     def __init__(self, stream) -> None:
         self.bytes = b""
