@@ -145,7 +145,7 @@ Open = Callable[[pathlib.Path | str], Engine]
 
 @contextmanager
 def opening() -> Iterator[Open]:
-    """Something that loads files (or `pocket`), and lets go of them in the end."""
+    """Yield a loader of files (or `pocket`), and release the models at the end."""
     from moe_watch.backends.llama.engine import load
 
     engines: list[Engine] = []

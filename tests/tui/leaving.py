@@ -1,6 +1,6 @@
 """The dashboard on a live run that nothing but its end can stop, as a program: `python -m tests.tui.leaving FOLDER`.
 
-`--deaf` ignores the system's word that the terminal was closed, as `nohup` does; on a busy machine it comes late.
+`--deaf` ignores the system's signal that the terminal was closed, as `nohup` does; on a busy machine it comes late.
 `--slow` has a worker that is gone only once there is a file `go` in the folder.
 """
 
@@ -30,7 +30,7 @@ def main(folder: Path, worker: type[EndlessWorker] = EndlessWorker) -> None:
 
 
 def slow(folder: Path) -> type[EndlessWorker]:
-    """A worker that takes its time to end."""
+    """Worker that takes long to end."""
 
     class Slow(EndlessWorker):
         def close(self) -> None:

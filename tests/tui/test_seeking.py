@@ -102,7 +102,7 @@ def screen(app):
 
 
 def tail_below(rule, text):
-    """The lines below a rule, less those in which the text may be wrapped otherwise than when it began earlier."""
+    """Return the lines below a rule, without the first ones: their wrapping depends on where the text begins."""
     found = text.split("\n")
     at = next(at for at, line in enumerate(found) if rule in line)
     return found[at + 5 :]

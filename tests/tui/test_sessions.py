@@ -283,7 +283,7 @@ def test_half_life_in_a_word(folder):
 
 
 async def test_a_replay_that_was_left_is_let_go_of(folder):
-    """Held by no list, no worker, no frame: not even the garbage collector need come."""
+    """No list, worker or frame references it: it is freed without the garbage collector."""
     async with running(main_run(5), origin=REPLAYING, abilities=REPLAY) as (app, pilot, _):
         left = []
         for _ in range(4):

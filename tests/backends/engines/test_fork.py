@@ -198,7 +198,7 @@ def state(value: Any) -> Any:
 def test_every_kind_of_cache_is_left_alone(
     name: str, engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The branch writes into its copy only, and the copy holds what the original holds."""
+    """The branch writes into its copy only, and the copy's content equals the original's."""
     engine: Any = engines["mlx, tiny"]
     begin(engine)
     make, advance = CACHES[name]
@@ -221,7 +221,7 @@ def test_every_kind_of_cache_is_left_alone(
 
 
 def test_every_kind_of_cache_that_a_model_makes_is_tried() -> None:
-    """A new one of mlx-lm's must be added above; those for batches are never made by `make_prompt_cache`."""
+    """A new cache class of mlx-lm must be added above; `make_prompt_cache` never returns the batch classes."""
     kinds = {
         kind
         for kind in vars(caches).values()
