@@ -34,7 +34,7 @@ def chat_folder(folders: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 def changed(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
-    """A copy of a model folder with other entries in its config.json; None takes an entry out."""
+    """Copy a model folder with changed entries in its config.json; None removes an entry."""
 
     def change(folder: pathlib.Path, **entries: Any) -> pathlib.Path:
         copy = tmp_path / "changed"

@@ -18,7 +18,7 @@ from tests.backends import tiny
 
 QWEN3 = tiny.QWEN3 | {"mlp_only_layers": []}
 QWEN2 = tiny.QWEN2 | {"mlp_only_layers": []}
-"""llama.cpp knows no dense layers among those of Qwen's."""
+"""llama.cpp supports no dense layers in Qwen's MoE models."""
 
 ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
 
@@ -145,7 +145,7 @@ Open = Callable[[pathlib.Path | str], Engine]
 
 @contextmanager
 def opening() -> Iterator[Open]:
-    """Something that loads files (or `pocket`), and lets go of them in the end."""
+    """Yield a loader of files (or `pocket`), and release the models at the end."""
     from moe_watch.backends.llama.engine import load
 
     engines: list[Engine] = []
@@ -163,7 +163,7 @@ def opening() -> Iterator[Open]:
             engine.close()
 
 
-# -- families whose routers are otherwise
+# -- families with other routers
 
 
 def layers_with(config: dict[str, Any], vectors: dict[str, int]) -> dict[str, np.ndarray]:
@@ -181,7 +181,7 @@ def write_sigmoid(path: pathlib.Path, *, logits_near: float = 0.0) -> pathlib.Pa
 
     Args:
         path: of the file.
-        logits_near: what all tokens' logits lie around, but those of the first token of a context.
+        logits_near: centre of the logits of all tokens except the first one of a context.
     """
 
     def change(writer: gguf.GGUFWriter) -> None:

@@ -41,7 +41,7 @@ def _pocket() -> gguf.GGUFReader:
 
 
 def metadata() -> dict[str, Value]:
-    """Everything that pocket's file says but its architecture."""
+    """Return all metadata of pocket's file except its architecture."""
     fields = {key: field for key, field in _pocket().fields.items() if not key.startswith("GGUF.")}
     del fields["general.architecture"]
     return {key: (field.types[0], field.contents(), *field.types[1:2]) for key, field in fields.items()}
@@ -66,7 +66,7 @@ def write(
     Args:
         path: of the new file.
         changed: entries to set; a key that begins with a dot is the architecture's own.
-        dropped: keys to leave out, likewise.
+        dropped: keys to leave out, with the same rule for a leading dot.
         of: makes the file's tensors from pocket's.
         types: to quantise tensors as, by name.
         architecture: as llama.cpp names it.

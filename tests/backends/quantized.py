@@ -29,7 +29,7 @@ class Variant:
 
     @property
     def options(self) -> list[str]:
-        """What `moe-watch record` is given."""
+        """Return the arguments of `moe-watch record`."""
         cache = ["--kv-type", self.cache] if self.engine == "llama.cpp" else []
         return [str(self.path), "--backend", self.engine, *cache]
 
@@ -39,7 +39,7 @@ def quantize_gguf(source: Path, target: Path, kind: str) -> Path:
 
     Args:
         source: in float32.
-        target: written, replacing what is there.
+        target: file to write; an existing one is replaced.
         kind: as llama.cpp names it, e.g. `Q4_K_M`. Rows that do not fit it are stored in another type.
 
     Raises:
@@ -58,7 +58,7 @@ def quantize_gguf(source: Path, target: Path, kind: str) -> Path:
 
 
 def quantize_folder(source: Path, target: Path, bits: int) -> Path:
-    """Quantise a model folder with mlx-lm's own converter; what is left as it is stays float32."""
+    """Quantise a model folder with mlx-lm's own converter; tensors that are not quantised stay float32."""
     from mlx_lm import convert
 
     with _silenced():
@@ -74,7 +74,7 @@ def made(config: dict[str, Any], folder: Path) -> tuple[Path, Path]:
 
 
 def record(variant: Variant, output: Path, *options: str) -> dict[str, Any]:
-    """Record one run, as a person would; returns its summary.
+    """Record one run as a user would, and return its summary.
 
     Raises:
         RuntimeError: it did not work.

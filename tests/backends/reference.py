@@ -1,4 +1,4 @@
-"""What a model's routers do, from a copy of it that nobody watches: no hook, no cache, the whole text at once."""
+"""Reference routing of a model, from a copy without a tap: no hook, no cache, the whole text in one pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reference:
     output: np.ndarray
     """[T, V] logits of the next token"""
     inputs: list[Any]
-    """Per MoE layer [1, T, D]: what its block was given."""
+    """Per MoE layer [1, T, D]: the input of its block."""
     blocks: list[Any]
     """Per MoE layer: the block."""
 

@@ -1,4 +1,4 @@
-"""A run in this process: the real engine and the real run loop, with commands that come at known moments."""
+"""A run in this process: the real engine and the real run loop, with commands that arrive at known positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
 
 
 class ManualClock:
-    """Stands still unless it is told to go on."""
+    """Clock that advances only when a test or an inbox advances it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -27,7 +27,7 @@ class ManualClock:
 
 
 class ScriptedInbox:
-    """Commands that each come once the context holds so many tokens. When a run waits for ever, the next one comes."""
+    """Inbox that returns each command at its context length in tokens, or at once if a run waits without a timeout."""
 
     def __init__(self, engine: Engine, clock: ManualClock, script: Sequence[tuple[int, Command]]) -> None:
         self._engine = engine
@@ -44,7 +44,7 @@ class ScriptedInbox:
 
 
 class Session:
-    """What a run told its parent."""
+    """Batches and refusals that a run sent to its parent."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -52,7 +52,7 @@ class Session:
         self.batches: list[Batch] = []
         self.refusals: list[str] = []
         self.refused: list[str] = []
-        """Which commands they are about."""
+        """The refused command of each."""
         self.following: Start | None = None
 
     def run(self, start: Start, *script: tuple[int, Command]) -> Session:

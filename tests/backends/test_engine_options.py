@@ -31,7 +31,7 @@ QUANTISED = gguf.GGMLQuantizationType.Q8_0
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("gguf")
-    config = tiny.MIXTRAL | {"hidden_size": 128}  # heads of 32 numbers, which quantised caches are made of
+    config = tiny.MIXTRAL | {"hidden_size": 128}  # heads of 32 numbers, the block size of quantised caches
     llama_files.write_gguf(folder / "wide.gguf", config)
     llama_files.write_gguf(folder / "quantised.gguf", config, experts_as=QUANTISED)
     llama_files.write_gguf(folder / "narrow.gguf")
@@ -63,7 +63,7 @@ def generated(engine: Engine, tokens: int = 20) -> list[tuple[int, list[list[int
     return [(-1, rows), *((one.id, [layer[0].tolist() for layer in one.routing.experts]) for one in drawn)]
 
 
-# -- what is used is said
+# -- options in use are reported
 
 
 def test_what_the_engine_chooses_is_said(opened: Any) -> None:
@@ -98,7 +98,7 @@ def test_every_type_of_cache_runs(opened: Any, kv_type: str) -> None:
 
 
 def test_a_coarse_cache_is_another_computation(opened: Any) -> None:
-    """A cache that were not used would leave every log-probability as it is."""
+    """An unused cache type would leave every log-probability as it is."""
 
     def logprobs(engine: Engine) -> list[float]:
         engine.configure(Sampling(temperature=0.0, seed=0, stop="never"), reseed=True)
@@ -183,7 +183,7 @@ def test_tensors_are_put_where_they_shall_be(opened: Any, capfd: pytest.CaptureF
     assert generated(engine) == generated(opened())
 
 
-# -- what cannot be done is refused
+# -- impossible options are refused
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_json(capsys, kept, engine):
             assert (low, row["ratio"], high) == (1, 1, 1)
     bare, _, tap = result["rows"][:3]
     cost = result["cost"]
-    if cost is None:  # this machine was too noisy, which is for it to say
+    if cost is None:  # this machine was too noisy, and the command reports it
         assert status == 1
         assert result["cost_unavailable"] in captured.err
         assert not kept.exists()
@@ -149,7 +149,7 @@ def test_json(capsys, kept, engine):
 @pytest.mark.model
 @pytest.mark.parametrize("engine", ENGINES[-1:])
 def test_tables(capsys, engine):
-    assert run(["bench", "--backend", engine, *TINY]) in (0, 1)  # by the noise of this machine
+    assert run(["bench", "--backend", engine, *TINY]) in (0, 1)  # because of this machine's noise
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].startswith(f"pocket on {engine} (")
     number, interval = r"[\d,.]+", r"[\d.]+ \[[\d.]+, [\d.]+\]"

@@ -23,7 +23,7 @@ def same_on_every_machine(monkeypatch):
 
 
 class AtOnce(Executor):
-    """Does the work where it is asked for."""
+    """Executor that does the work at once, in the calling thread."""
 
     def submit(self, work, /, *arguments, **named):
         done = Future()
@@ -52,14 +52,14 @@ async def running(items=None, *, size=(120, 40), **options):
 
 
 async def settle(app, pilot):
-    """Draw what has arrived."""
+    """Draw all pending events."""
     await pilot.pause()
     app.tick()
     await pilot.pause()
 
 
 async def press(app, pilot, *keys):
-    """Press keys, and draw what they did."""
+    """Press keys, and draw their effect."""
     await pilot.press(*keys)
     app.tick()
     await pilot.pause()

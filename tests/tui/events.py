@@ -111,7 +111,7 @@ def header(layers: int = 6, experts: int = 8, k: int = 2, **changes) -> Header:
 
 
 class MadeUpRun:
-    """Makes the items of a run one after another; equal seeds make equal runs."""
+    """Generator of the items of a run, one after another; equal seeds give equal runs."""
 
     def __init__(self, head: Header | None = None, *, seed: int = 7, rate: float = 30.0) -> None:
         self.header = head or header()
@@ -160,7 +160,7 @@ class MadeUpRun:
         yield from self.followed(State(state=name, i=self.i, t=self.t, **fields))
 
     def followed(self, item: StreamItem) -> Iterator[StreamItem]:
-        """An item and what the instruments derive from it."""
+        """Yield an item, then the items that the instruments derive from it."""
         yield item
         yield from self._instruments.feed(item)
 
@@ -262,7 +262,7 @@ def with_mid(items, curve, seed=3):
 
 
 def halving(chunk):
-    """P_mid that falls to half of its way in 15 chunks."""
+    """P_mid that covers half of its fall in 15 chunks."""
     return 0.12 + 0.45 * 2 ** (-max(0, chunk - 10) / 15)
 
 

@@ -1,6 +1,6 @@
 """The dashboard on a live run that nothing but its end can stop, as a program: `python -m tests.tui.leaving FOLDER`.
 
-`--deaf` ignores the system's word that the terminal was closed, as `nohup` does; on a busy machine it comes late.
+`--deaf` ignores the system's signal that the terminal was closed, as `nohup` does; on a busy machine it comes late.
 `--slow` has a worker that is gone only once there is a file `go` in the folder.
 """
 
@@ -22,7 +22,7 @@ LEFT = "left the dashboard"
 
 
 def main(folder: Path, worker: type[EndlessWorker] = EndlessWorker) -> None:
-    """Watch until told to leave; then say so, on the screen and in a file, for where there is no screen any more."""
+    """Watch until asked to exit; then report it on the screen, and in a file for when the terminal is closed."""
     source = LiveSource(run_settings(prompt="def", chunk_size=4), Stage(folder, worker).around)
     app.MoeWatchApp(source, clock=time.monotonic).run()
     (folder / "left").write_text(LEFT)
@@ -30,7 +30,7 @@ def main(folder: Path, worker: type[EndlessWorker] = EndlessWorker) -> None:
 
 
 def slow(folder: Path) -> type[EndlessWorker]:
-    """A worker that takes its time to end."""
+    """Worker that takes long to end."""
 
     class Slow(EndlessWorker):
         def close(self) -> None:

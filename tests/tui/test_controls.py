@@ -227,7 +227,7 @@ async def test_a_prompt_is_never_one_line_and_has_no_moment():
         assert (app.screen.form, app.screen.at_once) == ("raw", False)
 
 
-# What cannot be done
+# Impossible actions
 
 
 @pytest.mark.parametrize(

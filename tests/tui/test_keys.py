@@ -1,4 +1,4 @@
-"""Every key, and what reached the source."""
+"""Every key, and the command that reached the source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where panels stand, at every size of the terminal."""
+"""Placement of panels at every size of the terminal."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ PARTS = ("header", "banner", "timeline", "footer", "experts", "entropy", "pressu
 
 
 def eventful():
-    """A run with all that a screen shows of the past: marks, injections, a fresh context, changes, readings."""
+    """A run with everything that a screen shows of the past: marks, injections, a fresh context, changes, readings."""
     run = MadeUpRun(header())
 
     def mark(note):
@@ -76,7 +76,7 @@ async def replaying(path, *, size=(120, 40)):
 
 
 async def landed(app, pilot):
-    """Draw until a jump has led where it leads."""
+    """Draw until a seek is complete."""
     before = None
     while before != (before := (app.view.runs, app.view.tokens, app.view.chunks)):
         await settle(app, pilot)
@@ -93,7 +93,7 @@ def cut(events, i):
 
 
 def keyframe_before(events, i):
-    """The one that a jump to token `i` begins with."""
+    """Return the keyframe that a seek to token `i` starts from."""
     return [event for event in events if isinstance(event, Keyframe) and event.i <= i - WINDOW_TOKENS][-1]
 
 
@@ -102,7 +102,7 @@ def screen(app):
 
 
 def tail_below(rule, text):
-    """The lines below a rule, less those in which the text may be wrapped otherwise than when it began earlier."""
+    """Return the lines below a rule, without the first ones: their wrapping depends on where the text begins."""
     found = text.split("\n")
     at = next(at for at, line in enumerate(found) if rule in line)
     return found[at + 5 :]

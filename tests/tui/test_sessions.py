@@ -33,7 +33,7 @@ OFF = RecordingStatus("off")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder for recordings, with a good session, a torn one, and a file that is none; newest first."""
+    """The folder for recordings, with a good session, a truncated one, and a file that is no session; newest first."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = paths.sessions_directory()
@@ -283,7 +283,7 @@ def test_half_life_in_a_word(folder):
 
 
 async def test_a_replay_that_was_left_is_let_go_of(folder):
-    """Held by no list, no worker, no frame: not even the garbage collector need come."""
+    """No list, worker or frame references it: it is freed without the garbage collector."""
     async with running(main_run(5), origin=REPLAYING, abilities=REPLAY) as (app, pilot, _):
         left = []
         for _ in range(4):

@@ -21,7 +21,7 @@ NO_MOUSE = b"\x1b[?1003l"
 
 
 class Recorded:
-    """Hands bytes on to a terminal emulator and keeps them."""
+    """Writer that passes bytes to a terminal emulator and stores them."""
 
     def __init__(self, stream) -> None:
         self.bytes = b""
@@ -74,7 +74,7 @@ STATES = {
 
 
 def close_terminal(terminal):
-    """Close its only other end, as a window that is closed does."""
+    """Close the only other end of a terminal, as closing its window does."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, terminal._master)
     os.close(null)
@@ -105,7 +105,7 @@ def test_a_terminal_that_is_closed_while_the_run_ends_leaves_no_process(dashboar
     dashboard.press("q")
     wait_until((tmp_path / "closing").exists, "the worker is being closed")
     close_terminal(dashboard)
-    os.kill(dashboard.process.pid, signal.SIGCONT)  # the system sends it as well; here it surely comes in time
+    os.kill(dashboard.process.pid, signal.SIGCONT)  # the system sends it as well; sent here, it arrives in time
     (tmp_path / "go").touch()
     assert_left(dashboard, tmp_path)
 
@@ -139,7 +139,7 @@ def shell(tmp_path):
 def test_ctrl_z_suspends_and_fg_goes_on(shell, tmp_path):
     shell.press("\x1a")
     shell.wait_for(lambda text: "Stopped" in text and "STREAM" not in text)
-    shell.press("bg; echo in the background\n")  # where it may not have the terminal, and is stopped once more
+    shell.press("bg; echo in the background\n")  # it may not use the terminal, and is stopped again
     shell.wait_for("\nin the background")
     shell.press("fg\n")
     shell.wait_for("STREAM")

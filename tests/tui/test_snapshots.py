@@ -80,7 +80,7 @@ def snap(snap_compare, request):
 
 @pytest.fixture
 def sessions_folder(tmp_path, monkeypatch):
-    """The folder for recordings, with what can be in it."""
+    """The folder for recordings, with each kind of file that can be in it."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = paths.sessions_directory()

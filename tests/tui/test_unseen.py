@@ -25,7 +25,7 @@ def written(monkeypatch) -> list[str]:
 
 
 class EndsOnceShown(Scripted):
-    """Over when the model's name has been drawn, or after more frames than that can take."""
+    """Source that ends once the model's name has been drawn, or after more frames than drawing it can take."""
 
     frames: list[str]
     drained = 0

@@ -40,7 +40,7 @@ TOKENS = 60
 def with_k(path: pathlib.Path, by_block: list[int]) -> pathlib.Path:
     """Write the same model with another number of experts per token in each block, 0 in those without experts.
 
-    Its vocabulary is made one that a prompt can be written in.
+    The vocabulary is replaced by one that can encode a prompt.
     """
     reader = gguf.GGUFReader(EVEN)
     architecture = reader.fields["general.architecture"].contents()
@@ -111,7 +111,7 @@ def test_the_header_says_it_and_rows_are_flat(session: pathlib.Path) -> None:
 
 
 def test_routing_is_that_of_the_even_model_as_far_as_it_must_be(folder: pathlib.Path, session: pathlib.Path) -> None:
-    """Up to the last MoE layer the models are the same: there the uneven one keeps two of the even one's three."""
+    """The models differ in the last MoE layer only: the uneven one selects two of the even one's three experts."""
     model = with_k(folder / "same.gguf", [0, 3, 0, 3])
     even = record(model, folder / "same.moe.jsonl", "--teacher", str(session))
     layout = RowLayout(K)

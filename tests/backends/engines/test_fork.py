@@ -1,4 +1,4 @@
-"""Coming back to a place in a context: what is tried in between leaves no trace."""
+"""Return to a position in a context: continuations tried in between leave no trace."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine
 
 
 def facts(tokens: list[SampledToken]) -> list[Facts]:
-    """All that can be told of tokens: two lists are equal only if they were computed alike, bit by bit."""
+    """Return all observable facts of tokens: two lists are equal only if the computations were bit-identical."""
     return [(token.id, token.logprob, [rows.tolist() for rows in token.routing.logits]) for token in tokens]
 
 
@@ -118,7 +118,7 @@ def test_text_in_a_fork_is_text_in_a_run(engine: Engine) -> None:
 
 
 def test_a_fork_can_fill_the_whole_context(engine: Engine) -> None:
-    """The kept place takes no room away."""
+    """The stored position leaves the capacity of the context unchanged."""
     room = min(engine.context_length, 2048) - len(PROMPT) - 5
     text = np.random.default_rng(0).integers(10, 200, room).tolist()
     begin(engine)
@@ -155,7 +155,7 @@ def test_a_fork_needs_an_empty_pipeline(mixtral: Engine) -> None:
         pass
 
 
-# -- what MLX models keep their context in
+# -- caches of MLX models
 
 
 def attention(cache: Any, step: int) -> None:
@@ -186,7 +186,7 @@ CACHES: dict[str, tuple[Callable[[], Any], Callable[[Any, int], None]]] = {
 
 
 def state(value: Any) -> Any:
-    """Everything that a cache holds, as plain lists."""
+    """Return the whole content of a cache as plain lists."""
     if isinstance(value, list | tuple):
         return [state(each) for each in value]
     if isinstance(value, mx.array):
@@ -198,7 +198,7 @@ def state(value: Any) -> Any:
 def test_every_kind_of_cache_is_left_alone(
     name: str, engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The branch writes into its copy only, and the copy holds what the original holds."""
+    """The branch writes into its copy only, and the copy's content equals the original's."""
     engine: Any = engines["mlx, tiny"]
     begin(engine)
     make, advance = CACHES[name]
@@ -221,7 +221,7 @@ def test_every_kind_of_cache_is_left_alone(
 
 
 def test_every_kind_of_cache_that_a_model_makes_is_tried() -> None:
-    """A new one of mlx-lm's must be added above; those for batches are never made by `make_prompt_cache`."""
+    """A new cache class of mlx-lm must be added above; `make_prompt_cache` never returns the batch classes."""
     kinds = {
         kind
         for kind in vars(caches).values()

@@ -1,4 +1,4 @@
-"""Forks of models that keep their context otherwise: windows, recurrent states, both, compressed, in chunks."""
+"""Forks of models with other kinds of cache: windows, recurrent states, both, compressed, in chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pause after every chunk, and what may follow it."""
+"""A pause after every chunk, and the commands that may follow it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.backends.scripted import Session, start
 
 PROMPT_TOKENS = 10
 WAITING = 10_000
-"""More tokens than there will be: the command comes when the run waits for one."""
+"""More tokens than any run here generates: the command is sent when the run waits for one."""
 SAMPLED = Sampling(seed=4, stop="never")
 
 
@@ -22,7 +22,7 @@ def run(engine: Engine, *script: tuple[int, Any], **options: Any) -> Session:
 
 
 def kinds(session: Session) -> list[Any]:
-    """What happened between tokens, at which token."""
+    """Return the state, reason and token index of each state event."""
     return [(event.state, event.why, event.i) for event in session.events if isinstance(event, State)]
 
 
@@ -102,7 +102,7 @@ def test_multistep_begins_in_the_middle_of_a_chunk(mixtral: Engine) -> None:
 
 
 def test_the_instruments_hear_of_it_before_the_chunk_it_holds_for(mixtral: Engine) -> None:
-    """A chunk that ends in a pause says so, from the first one on that multistep holds for."""
+    """Mark a chunk that ends in a pause, from the first chunk with multistep on."""
     script = [(PROMPT_TOKENS + 9, SetMultistep(on=True)), (WAITING, Resume()), (WAITING, SetMultistep(on=False))]
     session = run(mixtral, *script, multistep=False, tokens=20)
     header = Header(

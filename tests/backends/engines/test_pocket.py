@@ -1,4 +1,4 @@
-"""The embedded model, through the engine, against what `transformers` says of it."""
+"""The embedded model, through the engine, compared with `transformers`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SHAPE = tiny.MIXTRAL | {"hidden_size": 256, "intermediate_size": 256}
 KINDS = ("Q8_0", "Q4_K_M", "8-bit", "4-bit")
 PROMPT = "def parse("
 PROMPT_TOKENS = len(PROMPT) + 1
-"""One for each byte, and the one that begins the text."""
+"""One token for each byte, and the token that begins the text."""
 TOKENS = 40
 
 pytestmark = pytest.mark.model
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.model
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Variant]:
-    """One random model, stored in every way."""
+    """Return one random model, stored in each format."""
     folder = tmp_path_factory.mktemp("quantized")
     plain, file = made(SHAPE, folder)
     found = {"float32": Variant("llama.cpp", "float32", file)}

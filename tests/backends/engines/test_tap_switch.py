@@ -1,4 +1,4 @@
-"""Observing can be switched off and on while a run goes on."""
+"""Observation can be switched off and on during a run."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_mlx_modules_are_untouched_while_the_tap_is_off(mixtral: Any) -> None:
     assert type(mixtral._loaded.model).__mro__[1:] == hooked.__mro__[1:]
 
 
-# -- what is computed from it
+# -- metrics computed from it
 
 
 def chunks(engine: Engine, session: Session) -> list[Chunk]:

@@ -1,4 +1,4 @@
-"""Taking another session's tokens instead of drawing."""
+"""Teacher forcing: tokens are taken from another session instead of being sampled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine
 
 
 def pieces(session: Session) -> list[TeacherTokens]:
-    """A session's tokens as another run is given them."""
+    """Return a session's tokens in the form that another run takes."""
     found: list[list[Token]] = []
     begins = True
     for event in session.events:

@@ -1,4 +1,4 @@
-"""Continuations of a run, tried beside it at its chunk boundaries."""
+"""Continuations of a run, generated at its chunk boundaries without changing it."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_seeds_are_independent_and_reproducible(engine: Engine) -> None:
 
 
 def test_a_branch_s_seed_is_fixed_for_ever() -> None:
-    """Sessions of today must be comparable with those of tomorrow."""
+    """Sessions must stay comparable across versions."""
     assert [branch_seed(7, 10, arm, 3) for arm in ("none", "neutral", "text")] == [
         448044287,
         1579495800,

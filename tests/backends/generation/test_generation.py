@@ -1,4 +1,4 @@
-"""The course of a run: what is generated, injected, paused and finished, and in which order it is told."""
+"""The course of a run: generation, injections, pauses, the end, and the order of their events."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_schedule_ends_with_the_run(mixtral: Engine) -> None:
 
 
 def test_what_follows_an_injection_follows_from_the_whole_text(mixtral: Engine) -> None:
-    """Greedy, the same tokens come with the same routing when all before them is one prompt."""
+    """With greedy sampling, tokens and routing are the same when all tokens before them are one prompt."""
     session = run(mixtral, start(tokens=20, chunk_size=5), (PROMPT_TOKENS + 3, Perturb(text="\nclass A:")))
     [perturbation] = session.perturbations
     end = perturbation.i + len(perturbation.ids)

@@ -48,7 +48,7 @@ def test_layers_that_were_not_computed_are_null() -> None:
 
 
 def words(form: RowFormat, token: int, order: Sequence[int] = (0, 1)) -> np.ndarray:
-    """What a tap writes of one token: in each layer the experts 3 and 1 are selected, with a probability of its own."""
+    """Return a tap's rows of one token: each layer selects experts 3 and 1, with different probabilities."""
     rows = []
     for layer in order:
         scores = np.array([0.1, 0.2 + 0.01 * token, 0.1 + 0.1 * layer, 0.6 - 0.01 * token - 0.1 * layer], np.float32)
@@ -190,7 +190,7 @@ def test_no_token_waits_longer_than_twenty_milliseconds(interval: float, sizes: 
     for i in range(sum(sizes)):
         clock.now += interval
         outbox.put_tokens(step(i))
-    outbox.flush()  # waits for what is under way
+    outbox.flush()  # waits for pending work
     assert [len(batch.items) for batch in batches] == sizes
     assert all((size - 1) * interval <= 0.020 for size in sizes)
 
@@ -207,7 +207,7 @@ def test_what_goes_wrong_while_tokens_are_sent_comes_out() -> None:
 
 
 def test_tokens_are_sent_while_more_arrive() -> None:
-    """Putting the next ones does not wait for it."""
+    """Putting the next tokens does not wait for it."""
     may_send, batches = threading.Event(), list[Batch]()
 
     def send(batch: Batch) -> None:

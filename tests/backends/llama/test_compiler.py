@@ -106,7 +106,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled_tap()
 
 
-# -- what lies in the cache
+# -- files in the cache
 
 
 Damage = Callable[[pathlib.Path], None]
@@ -185,7 +185,7 @@ def test_code_that_was_planted_is_not_run(cache: pathlib.Path, tmp_path: pathlib
 def test_what_another_user_owns_is_not_loaded(
     cache: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither from a folder of another's, where nothing is kept either, nor a file in a folder of one's own."""
+    """Load no file of another user: neither from that user's folder (nothing is stored there), nor from one's own."""
     compiled_tap()
     [kept] = cache.iterdir()
     loaded: list[str] = []

@@ -34,7 +34,7 @@ def refusal(path: pathlib.Path) -> str:
 
 
 def written(path: pathlib.Path, architecture: str, tensors: dict[str, Any], **metadata: Any) -> pathlib.Path:
-    """A file with these metadata, valid or not."""
+    """Write a file with these metadata, valid or not."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in metadata.items():
         name = key.replace("__", ".")

@@ -1,4 +1,4 @@
-"""llama.cpp the way people meet it: in the worker process, and from the command line."""
+"""llama.cpp as users run it: in the worker process, and from the command line."""
 
 from __future__ import annotations
 

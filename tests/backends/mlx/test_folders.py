@@ -28,7 +28,7 @@ def test_a_folder_of_any_name_is_read(name: str, tmp_path: pathlib.Path) -> None
 
 
 def test_only_the_files_of_the_folder_that_was_named_are_read(tmp_path: pathlib.Path) -> None:
-    """`m[12]` stands for `m1` and `m2`, where brackets are taken for a pattern."""
+    """`m[12]` matches `m1` and `m2` if the brackets are read as a glob pattern."""
     other = tiny.write_model(tmp_path / "m1", seed=1)
     named = tiny.write_model(tmp_path / "m[12]", seed=2)
     assert load_folder(named)._loaded.info.fingerprint == load_folder(other)._loaded.info.fingerprint

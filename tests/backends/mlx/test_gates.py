@@ -100,7 +100,7 @@ ARGS: dict[str, Any] = {
     "activation_situ_beta": 1.0,
     "activation_situ_linear_beta": 1.0,
 }
-"""Everything that the configurations of these families call something."""
+"""Union of the configuration keys of these families."""
 
 
 def make(block: Callable[[Any], nn.Module], **changed: Any) -> Callable[[], nn.Module]:
@@ -196,7 +196,7 @@ def watch(model: OneLayer, x: mx.array) -> tuple[str, RouterOutputs]:
 
 
 def applied_weights(model: OneLayer, x: mx.array) -> np.ndarray:
-    """[T, k], from a block that nobody watches."""
+    """Return the weights [T, k] that a block without a tap applies."""
     container = next(module for module in model.modules() if isinstance(module, SwitchGLU | SwitchMLP))
     original = type(container)
 

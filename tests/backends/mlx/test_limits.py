@@ -26,7 +26,7 @@ NAME = "<extra>"
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """Its tokenizer has one token more than the model has rows, as that of a fine-tune may have."""
+    """Its tokenizer has one token more than the model has rows, as a fine-tune's may have."""
     folder = tiny.write_model(tmp_path_factory.mktemp("m") / "wide", chat_template=tiny.CHAT_TEMPLATE)
     tokenizer = tiny.byte_tokenizer()
     tokenizer.add_special_tokens([NAME])

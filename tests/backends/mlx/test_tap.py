@@ -24,7 +24,7 @@ IDS = mx.array([PROMPT])
 
 
 def test_every_moe_layer_is_seen_through_its_type() -> None:
-    """A `__call__` set on an instance is never called: every layer must show up, in every pass."""
+    """A `__call__` set on an instance is never called: every layer must be recorded, in every pass."""
     tap = RouterTap(model := tiny.random_model(tiny.QWEN3))
     assert [layer.index for layer in tap.layers] == [1, 2]
     frames = []

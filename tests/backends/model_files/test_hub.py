@@ -24,7 +24,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one model folder under `MODEL`, and nothing else."""
+    """HTTP handler that serves one model folder under `MODEL`, and nothing else."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)

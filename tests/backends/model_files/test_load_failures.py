@@ -31,16 +31,16 @@ from tests.run_specs import run_settings, run_start
 from tests.truth.mlx_comparison import MODELS
 
 ROWS = 1 << 19
-"""Of every expert's matrices in a model that is too large: half a gigabyte in each tensor."""
+"""Rows of every expert's matrices in a model that is too large: half a gigabyte in each tensor."""
 
 MEMORY = 400 * 2**20
-"""Bytes that a worker may have for itself; a tiny model needs a quarter of it."""
+"""Bytes that a worker may allocate; a tiny model needs a quarter of it."""
 
 limited = pytest.mark.skipif(sys.platform != "linux", reason="memory can be limited like this on Linux only")
 
 
 def shape_of(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a tensor of the model that is too large."""
+    """Return the shape of a tensor of the model that is too large."""
     if "_exps" not in name and "switch_mlp" not in name:
         return shape
     return (4, 64, ROWS) if "down" in name else (4, ROWS, 64)

@@ -144,7 +144,7 @@ def test_files_that_a_config_names(config: dict[str, Any], found: list[str], tmp
 
 
 def test_an_architecture_that_is_code_runs_with_the_flag_only(tmp_path: pathlib.Path, marker: pathlib.Path) -> None:
-    """The settings that such code reads are not known, unlike those of mlx-lm's code."""
+    """The settings that such code reads are unknown, unlike the settings of mlx-lm's code."""
     folder = tiny.write_model(tmp_path / "own", tiny.MIXTRAL | {"model_file": "arch.py"})
     code = "import pathlib\nfrom mlx_lm.models import mixtral\nfrom mlx_lm.models.mixtral import ModelArgs\n"
     code += f"pathlib.Path({str(marker)!r}).touch()\nclass Model(mixtral.Model):\n    pass\n"

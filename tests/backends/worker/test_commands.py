@@ -1,4 +1,4 @@
-"""What a person asks of a run while it goes on."""
+"""Commands of the user during a run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_start_that_cannot_begin_is_refused_and_the_run_goes_on(short: Engine)
 
 
 def test_after_its_end_a_run_gives_way_to_any_other(short: Engine) -> None:
-    """Nothing goes on that could be kept: the next run says itself why it cannot begin."""
+    """No run is left to continue: the next run reports itself why it cannot begin."""
     following = start("x" * 60)
     session = run(short, start(tokens=5), (10_000, following))
     assert session.refusals == []
@@ -124,7 +124,7 @@ def test_several_changes_of_sampling_add_up(mixtral: Engine) -> None:
 
 
 def test_a_change_does_not_disturb_what_it_does_not_concern(mixtral: Engine) -> None:
-    """Waiting for a token under way draws nothing anew."""
+    """Waiting for a pending token samples nothing again."""
     script = (PROMPT_TOKENS + 10, SetSampling(temperature=1.0))
     sampling = Sampling(seed=3, stop="never")
     session = run(mixtral, start(tokens=30, sampling=sampling), script)

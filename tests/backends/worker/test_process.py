@@ -1,4 +1,4 @@
-"""The worker as a process: what it says, how it ends, and what is said of it when it dies."""
+"""The worker as a process: its messages, its exit, and the report of a crash."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GREEDY = Sampling(temperature=0.0, seed=0, stop="never")
 
 
 class Listener:
-    """Everything that a worker said."""
+    """All messages of a worker."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

@@ -320,7 +320,7 @@ async def test_a_fit_that_fails_is_said_to_have_failed():
         assert "no verdict: the fit itself failed: ZeroDivisionError: no spread" in shown(app.dashboard.pressure)
 
 
-# What a mode can reach
+# Limits of a mode
 
 
 @pytest.mark.parametrize(
