@@ -274,8 +274,8 @@ class _Contents:
     def _read(self, reader: RunReader) -> None:
         recomputed, batches = Recomputed(self.header, set()), TokenBatches(self.header)
         for recorded in reader:
-            for event in recomputed.take(recorded):
-                self._pieces.extend(map(_compact, batches.take(event)))
+            for event in recomputed.feed(recorded):
+                self._pieces.extend(map(_compact, batches.feed(event)))
                 self._feed(event)
         self._pieces.extend(map(_compact, batches.rest()))
 
@@ -283,7 +283,7 @@ class _Contents:
         self._contexts.feed(event)
         if isinstance(event, Chunk):
             self.chunks.append(self._contexts.named(event))
-        if self._beginnings.see(event) and isinstance(event, Keyframe):
+        if self._beginnings.feed(event) and isinstance(event, Keyframe):
             for phase in self.before:
                 recorded = self._recorded(phase)
                 self.before[phase] = np.array(getattr(event, f"counts_{phase}"), np.int64) - recorded

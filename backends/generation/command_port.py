@@ -23,9 +23,9 @@ class CommandPort:
         self._flush = flush
         self._refused_once: set[str] = set()
 
-    def take(self, timeout: float | None) -> Command | None:
+    def pop(self, timeout: float | None) -> Command | None:
         """Remove and return the next command; waits up to `timeout` seconds, with None forever. None if empty."""
-        return self._inbox.take(timeout)
+        return self._inbox.pop(timeout)
 
     def refuse(self, command: str, why: str) -> None:
         """Report that a command is not carried out, after all earlier events."""

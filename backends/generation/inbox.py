@@ -14,7 +14,7 @@ from moe_watch.backends.protocol import Command, Shutdown, decode_command
 class Inbox(Protocol):
     """Queue of commands for a run."""
 
-    def take(self, timeout: float | None) -> Command | None:
+    def pop(self, timeout: float | None) -> Command | None:
         """Remove and return the next command; waits up to `timeout` seconds, with None forever. None if empty."""
 
 
@@ -38,7 +38,7 @@ class PipeInbox:
             pass
         os._exit(0)
 
-    def take(self, timeout: float | None) -> Command | None:
+    def pop(self, timeout: float | None) -> Command | None:
         try:
             return self._commands.get(block=timeout != 0, timeout=timeout)
         except queue.Empty:

@@ -198,7 +198,7 @@ class GenerationRun:
     def _await_continuation(self) -> None:
         """Wait for an injection that continues the finished run."""
         while (injection := self._next_asked(at_once=True)) is None:
-            self._obey(self._commands.take(None))
+            self._obey(self._commands.pop(None))
         self._mode = "sampling"
         self._emitter.state("resumed", why="perturbation")
         self._inject(injection)
@@ -294,13 +294,13 @@ class GenerationRun:
 
     def _listen(self) -> None:
         """Handle commands until it is time for the next token."""
-        while (command := self._commands.take(self._limit.wait())) is not None:
+        while (command := self._commands.pop(self._limit.wait())) is not None:
             self._obey(command)
         self._apply_changes()
 
     def _obey_all(self) -> None:
         """Handle the queued commands."""
-        while (command := self._commands.take(0)) is not None:
+        while (command := self._commands.pop(0)) is not None:
             self._obey(command)
 
     def _obey(self, command: Command | None) -> None:
@@ -336,7 +336,7 @@ class GenerationRun:
         self._paused = "user"
         self._emitter.state("paused", why="user")
         while self._paused:
-            self._obey(self._commands.take(None))
+            self._obey(self._commands.pop(None))
         self._emitter.state("resumed", why="user")
 
     def _await_step(self) -> None:
@@ -344,7 +344,7 @@ class GenerationRun:
         self._paused, injection = "chunk", None
         self._emitter.state("paused", why="chunk")
         while self._paused and injection is None:
-            self._obey(self._commands.take(None))
+            self._obey(self._commands.pop(None))
             injection = self._next_asked(at_once=False)
         self._paused = None
         self._emitter.state("resumed", why="perturbation" if injection else "user")

@@ -192,7 +192,7 @@ def _probe(model: Any, architecture: str, settings: ContextSettings, token: int)
     context = new_context(model, settings, tap)
     try:
         evaluate(context, [token])
-        rows = sorted(tap.take(), key=lambda rows: rows.layer)
+        rows = sorted(tap.pop(), key=lambda rows: rows.layer)
     finally:
         lib.llama_free(context)
     check_rows(rows)
@@ -223,7 +223,7 @@ def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
         UserError: it does not.
     """
     evaluate(context, [token])
-    seen = sorted(tap.take(), key=lambda rows: rows.layer)
+    seen = sorted(tap.pop(), key=lambda rows: rows.layer)
     clear(context)
     check_rows(seen)
     if [rows.layer for rows in seen] != probe.layers or not (probe.gate is UNKNOWN or are_scores(probe.gate, seen)):

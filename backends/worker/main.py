@@ -80,7 +80,7 @@ def serve(inbox: Inbox, send: Send) -> int:
 
 
 def _load(inbox: Inbox, send: Send) -> Engine:
-    command = inbox.take(None)
+    command = inbox.pop(None)
     if not isinstance(command, Load):
         raise UserError(f"the first command must be Load, not {type(command).__name__}")
 
@@ -100,14 +100,14 @@ def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
     measurements = Measurements(engine)
     following: Start | None = None
     while True:
-        command, following = following or inbox.take(None), None
+        command, following = following or inbox.pop(None), None
         match command:
             case Start():
                 outbox = Outbox(send, Observer(engine.model), time.monotonic)
                 run = GenerationRun(engine, command, inbox=inbox, outbox=outbox, refuse=send, clock=time.monotonic)
                 following = run.run()
             case Measure():
-                send(Measured(measurements.take(command)))
+                send(Measured(measurements.measure(command)))
             case Load():
                 send(Failed(message="a model is loaded already", fatal=False, command="load"))
             case Perturb():

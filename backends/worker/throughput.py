@@ -32,7 +32,7 @@ class Measurements:
     def _bare(self) -> Bare:
         return self._engine.bare()
 
-    def take(self, asked: Measure) -> float:
+    def measure(self, asked: Measure) -> float:
         """Measure tokens per second. The first generated token is not counted: the prompt is evaluated before it.
 
         Raises:

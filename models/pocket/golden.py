@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer, MixtralForCausalLM
 
@@ -36,7 +36,7 @@ def load(model: pathlib.Path) -> MixtralForCausalLM:
     return loaded.eval()
 
 
-def golden(folder: pathlib.Path) -> dict[str, npt.NDArray[np.generic]]:
+def golden(folder: pathlib.Path) -> dict[str, Any]:
     """Return arrays of `T` tokens, `L` layers, `E` experts and `k` selected ones, by name."""
     model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer(PROMPT, return_tensors="pt")["input_ids"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import lzma
 import pathlib
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Arrays = dict[str, npt.NDArray[np.generic]]
-"""Arrays by name."""
+Arrays = dict[str, Any]
+"""NumPy arrays by name; NumPy types the keywords of `savez_compressed` as flags."""
 
 SAMPLED = (0, 1, 127, 128, 200, 300, 400, 511, 512, 559, 560, 580, 599)
 """Tokens whose logits are kept: on both sides of windows, of micro-batches, and of the end of the prompt."""

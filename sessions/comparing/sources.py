@@ -187,7 +187,7 @@ def _in_mode(reader: RunReader, header: Header) -> Iterator[Event | Unknown]:
         if isinstance(event, Header):
             yield header
         elif not isinstance(event, Chunk) or header.pressure == reader.header.pressure:
-            yield from recomputed.take(event)
+            yield from recomputed.feed(event)
 
 
 def _usable(header: Header, path: Path, mode: str | None) -> Header:

@@ -91,8 +91,8 @@ def _fill(session: RunReader, path: Path, files: _Files) -> list[str]:
     rows = _Rows(session.header, files)
     recomputed = Recomputed(session.header, differing)
     for event in session:
-        for each in recomputed.take(event):
-            rows.take(each)
+        for each in recomputed.feed(event):
+            rows.feed(each)
     rows.rest()
     chunks = sum(kind is Chunk for kind, _ in differing)
     differ = [f"{path}: {chunks} recorded chunks differ from those computed from its tokens, which are exported"]
@@ -111,12 +111,12 @@ class _Rows:
         self._beginnings = Beginnings()
         self._contexts = ContextNumbers()
 
-    def take(self, event: Event | Unknown) -> None:
+    def feed(self, event: Event | Unknown) -> None:
         """Add the rows of the next event of the session."""
         self._contexts.feed(event)
-        for tokens in self._batches.take(event):
+        for tokens in self._batches.feed(event):
             self._write_tokens(tokens)
-        if self._beginnings.see(event) and isinstance(event, Keyframe):
+        if self._beginnings.feed(event) and isinstance(event, Keyframe):
             self._counts.begin_with(event)
         elif (found := tables.rows_of(self._contexts.named(event) if isinstance(event, Chunk) else event)) is not None:
             self._hold(*found)

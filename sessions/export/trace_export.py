@@ -122,7 +122,7 @@ def _selections(session: RunReader, phase: Phase | None) -> Iterator[str]:
 def _batches(session: RunReader) -> Iterator[TokenArrays]:
     batches = TokenBatches(session.header)
     for event in session:
-        yield from batches.take(event)
+        yield from batches.feed(event)
     yield from batches.rest()
 
 
@@ -130,9 +130,9 @@ def _counts(session: RunReader, phase: Phase | None) -> Ints:
     """Return selections `[L, E]` of the whole run in one phase, or in both."""
     counted, batches, beginnings = RunCounts(session.header), TokenBatches(session.header), Beginnings()
     for event in session:
-        for tokens in batches.take(event):
+        for tokens in batches.feed(event):
             counted.add(tokens)
-        if beginnings.see(event) and isinstance(event, Keyframe):
+        if beginnings.feed(event) and isinstance(event, Keyframe):
             counted.begin_with(event)
     for tokens in batches.rest():
         counted.add(tokens)

@@ -56,7 +56,7 @@ class RecordedSeries(MidSeries):
 
     def feed(self, item: StreamItem) -> bool:
         """Add one item; return whether the series became longer."""
-        if self._beginnings.see(item) and not self.current.mid:
+        if self._beginnings.feed(item) and not self.current.mid:
             self._begun = False  # no chunk is measured yet: this keyframe decides whether the start is known
         if isinstance(item, Chunk):
             if self._next is not None and item.index > self._next:
@@ -128,7 +128,7 @@ def session_series(reader: SessionReader, mode: str | None = None) -> RecordedSe
     series = RecordedSeries(instruments.mode)
     counted = 0  # chunks before this one cannot be recomputed, and are taken as recorded
     for event in reader:
-        if beginnings.see(event) and isinstance(event, Keyframe):
+        if beginnings.feed(event) and isinstance(event, Keyframe):
             counted = event.chunks if instruments.mode == reader.header.pressure else 0
             instruments = Instruments(reader.header, mode, keyframes=False)
         elif isinstance(event, Keyframe | Unknown) or (isinstance(event, Chunk) and event.index >= counted):

@@ -91,8 +91,8 @@ def _read(path: Path, planned: PlannedRun, plan: Plan) -> RecordedRun:
         gathering = _Gathering(RecordedRun(planned, reader.header))
         recomputed = Recomputed(reader.header, set())
         for event in reader:
-            for each in recomputed.take(event):
-                gathering.take(each)
+            for each in recomputed.feed(event):
+                gathering.feed(each)
         _require(not reader.torn, "its last line is cut off")
     finally:
         reader.close()
@@ -112,7 +112,7 @@ class _Gathering:
         self._forks: list[Fork] = []
         self.ending: State | None = None
 
-    def take(self, event: Event | Unknown) -> None:
+    def feed(self, event: Event | Unknown) -> None:
         if isinstance(event, Token):
             self._take_token(event)
         elif isinstance(event, Chunk) and not (event.partial or event.warm_up):

@@ -23,7 +23,7 @@ class Beginnings:
         self._next = -1
         """Index of the next token; -1 before the first token or keyframe."""
 
-    def see(self, event: StreamItem) -> bool:
+    def feed(self, event: StreamItem) -> bool:
         """Take the next event; return whether it is a keyframe that does not follow from the events before it."""
         if not isinstance(event, Token | Keyframe):
             return False
@@ -53,9 +53,9 @@ class Recomputed:
         self._chunks_before = 0
         """Number of chunks before the keyframe at the start; they cannot be computed from the events after it."""
 
-    def take(self, event: Event | Unknown) -> list[Event | Unknown]:
+    def feed(self, event: Event | Unknown) -> list[Event | Unknown]:
         """Take the next event; return the events that replace it."""
-        begins = self._beginnings.see(event)
+        begins = self._beginnings.feed(event)
         if isinstance(event, Chunk):
             if event.index < self._chunks_before:
                 return [event]

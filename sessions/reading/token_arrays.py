@@ -88,9 +88,9 @@ class TokenBatches:
         self._before: Ints | None = None
         """Experts `[1, L, k]` of the token before the batch; None if they are not known or it is in another context."""
 
-    def take(self, event: Event | Unknown) -> Iterator[TokenArrays]:
+    def feed(self, event: Event | Unknown) -> Iterator[TokenArrays]:
         """Take the next event; yield a batch if the event completes one."""
-        begins = self._beginnings.see(event)
+        begins = self._beginnings.feed(event)
         if isinstance(event, Token):
             if event.i != self._next:
                 yield from self._break_off(None)

@@ -50,7 +50,7 @@ class Pass:
             event = self.reader.poll()
             if event is None:
                 return None
-            self.ready.extend(self.instruments.take(event))
+            self.ready.extend(self.instruments.feed(event))
         return self.ready[0]
 
     def show(self, event: Event | Unknown, items: list[StreamItem]) -> None:
@@ -104,12 +104,12 @@ class Landing:
         if event is None:
             return False
         if not self._as_recorded:
-            present.ready.extend(present.instruments.take(event))
+            present.ready.extend(present.instruments.feed(event))
             return True
         present.show(event, items)
         self._behind.append(event)
         if len(self._behind) > MOST_BEHIND:
-            present.instruments.take(self._behind.popleft())
+            present.instruments.feed(self._behind.popleft())
         return True
 
 
@@ -127,7 +127,7 @@ class CatchingUp:
         """Feed events to the instruments until there is `enough`; return the phase that follows."""
         present = self.present
         while self._behind:
-            for event in present.instruments.take(self._behind.popleft()):
+            for event in present.instruments.feed(self._behind.popleft()):
                 if isinstance(event, Chunk) and event.index > present.progress.newest_chunk:
                     present.show(event, items)
             if enough():

@@ -32,7 +32,7 @@ class EventChecks:
         self.ended = False
         """The last state was `finished` or `error`, with no token after it."""
 
-    def see(self, event: Event, line: int) -> None:
+    def feed(self, event: Event, line: int) -> None:
         """Check the next event."""
         if isinstance(event, Token):
             self._see_token(event, line)
@@ -110,7 +110,7 @@ class DerivedChecks:
         self.chunks = 0
         """Number of recorded chunks so far."""
 
-    def see(self, event: Event | Unknown, line: int) -> None:
+    def feed(self, event: Event | Unknown, line: int) -> None:
         """Check the next event."""
         if isinstance(event, Chunk):
             self.chunks += 1
@@ -118,7 +118,7 @@ class DerivedChecks:
         if isinstance(event, Token) and self._due:
             self._miss()
         known = len(self._differing)
-        for derived in self._recomputed.take(event):
+        for derived in self._recomputed.feed(event):
             if isinstance(derived, Chunk) and derived is not event:
                 self._due[derived.index] = line
         if len(self._differing) > known:

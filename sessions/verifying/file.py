@@ -51,7 +51,7 @@ def verify(path: Path) -> Report:
     with closing(PlausibleReader(open_whole(path))) as reader:
         verification = _Verification(reader.header)
         for examined in reader.examine():
-            verification.take(examined)
+            verification.feed(examined)
         return verification.report(str(path), reader.line)
 
 
@@ -70,7 +70,7 @@ class _Verification:
         self._tokens = self._unknown = 0
         check_facts(header, self._findings)
 
-    def take(self, examined: Examined) -> None:
+    def feed(self, examined: Examined) -> None:
         """Check the next line."""
         if examined.event is None:
             kind = "torn end" if examined.torn else "unreadable lines"
@@ -82,17 +82,17 @@ class _Verification:
             self._see(examined.event, examined.line)
 
     def _see(self, event: Event, line: int) -> None:
-        self._events.see(event, line)
-        self._derived.see(event, line)
+        self._events.feed(event, line)
+        self._derived.feed(event, line)
         if isinstance(event, Token):
             self._tokens += 1
             self._places.append((line, self._events.tap))
-        for batch in self._batches.take(event):
+        for batch in self._batches.feed(event):
             self._judge(batch)
 
     def _judge(self, batch: TokenArrays) -> None:
         places = [self._places.popleft() for _ in range(len(batch))]
-        self._routing.see(batch, [line for line, _ in places], [tap for _, tap in places])
+        self._routing.feed(batch, [line for line, _ in places], [tap for _, tap in places])
 
     def report(self, file: str, lines: int) -> Report:
         """Return the report, after the last line."""

@@ -53,7 +53,7 @@ class RoutingChecks:
         """Hash of the routing of the last token with an id, by token id."""
         self._pairs = self._equal_pairs = 0
 
-    def see(self, found: TokenArrays, lines: list[int], tapped: list[bool | None]) -> None:
+    def feed(self, found: TokenArrays, lines: list[int], tapped: list[bool | None]) -> None:
         """Check successive tokens.
 
         Args:

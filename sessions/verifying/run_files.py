@@ -192,6 +192,6 @@ class _Join:
         with suppress(UserError), closing(PlausibleReader(file.path)) as reader:
             for examined in reader.examine():
                 if examined.event is not None:
-                    self._recomputed.take(examined.event)
+                    self._recomputed.feed(examined.event)
                 if isinstance(examined.event, Token):
                     self.tokens, self._next = self.tokens + 1, examined.event.i + 1

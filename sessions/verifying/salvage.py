@@ -122,7 +122,7 @@ class _Salvage:
         elif isinstance(event, Keyframe) and not self._salvaged.tokens:
             self._next = event.i
         self._contexts.feed(event)
-        derived = [each for each in self._recomputed.take(event) if each is not event]
+        derived = [each for each in self._recomputed.feed(event) if each is not event]
         if isinstance(event, Chunk | Keyframe) and self._counts_missing(event):
             self._salvaged.computed += 1
         else:

@@ -34,7 +34,7 @@ class ScriptedInbox:
         self._clock = clock
         self._script = list(script)
 
-    def take(self, timeout: float | None) -> Command | None:
+    def pop(self, timeout: float | None) -> Command | None:
         if timeout is None:
             return self._script.pop(0)[1] if self._script else Stop()
         if self._script and self._engine.position >= self._script[0][0]:

@@ -72,10 +72,10 @@ class Tap(ABC):
 
     @abstractmethod
     def peek(self) -> list[RouterRows]:
-        """Return the same as `take` without clearing it; empty if there was a problem."""
+        """Return the same as `pop` without clearing it; empty if there was a problem."""
 
     @abstractmethod
-    def take(self) -> list[RouterRows]:
+    def pop(self) -> list[RouterRows]:
         """Return and clear the router rows read since the last call, in order.
 
         Raises:
@@ -86,9 +86,9 @@ class Tap(ABC):
         """Return the routing of one evaluation of `tokens` tokens, which is everything read since the last call.
 
         Raises:
-            RuntimeError: as for `take`.
+            RuntimeError: as for `pop`.
         """
-        return routing(self.take(), form.layers, tokens, form.logits, is_scored=form.is_scored)
+        return routing(self.pop(), form.layers, tokens, form.logits, is_scored=form.is_scored)
 
 
 # -- in C
@@ -183,7 +183,7 @@ class CompiledTap(Tap):
     def peek(self) -> list[RouterRows]:
         return [] if self._state.problem else list(_records(self._buffer[self._taken : self._state.used]))
 
-    def take(self) -> list[RouterRows]:
+    def pop(self) -> list[RouterRows]:
         words, problem, self._state.problem = self._words(), self._state.problem, 0
         if problem:
             raise RuntimeError(f"the tap failed: {PROBLEMS[problem]}")
@@ -276,7 +276,7 @@ class PythonTap(Tap):
                 self._read(named[1].decode(), int(named[2]), node)
             if applied is not None:
                 self._applied.append((int(applied[2]), read_weights(node)[0]))
-        except Exception as error:  # it cannot propagate through llama.cpp, so `take` raises it
+        except Exception as error:  # it cannot propagate through llama.cpp, so `pop` raises it
             self._error = error
         return True
 
@@ -284,7 +284,7 @@ class PythonTap(Tap):
         if name == READ_AT and node.ne[2] > 0:
             self._seen.append(read_router(layer, node))
 
-    def take(self) -> list[RouterRows]:
+    def pop(self) -> list[RouterRows]:
         seen, self._seen = self._seen, []
         error, self._error = self._error, None
         if error is not None:

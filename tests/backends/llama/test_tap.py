@@ -52,7 +52,7 @@ def seen_by(tap: Tap, engine: Engine) -> list[RouterRows]:
     context = new_context(engine._loaded.model, settings, tap)
     try:
         evaluate(context, IDS)
-        return tap.take()
+        return tap.pop()
     finally:
         lib.llama_free(context)
 
@@ -90,7 +90,7 @@ def test_a_buffer_that_is_too_small_is_told(pocket: Engine) -> None:
     tap._state.capacity = 64
     with pytest.raises(RuntimeError, match="its buffer is full"):
         seen_by(tap, pocket)
-    assert tap.take() == []
+    assert tap.pop() == []
 
 
 def test_tensors_of_another_type_are_told(pocket: Engine) -> None:
@@ -111,7 +111,7 @@ def test_an_error_in_python_comes_out_where_it_can(pocket: Engine, monkeypatch: 
     tap = PythonTap(apart=False)
     with pytest.raises(RuntimeError, match=r"ffn_moe_probs-5.* has type 0"):
         seen_by(tap, pocket)
-    assert tap.take() == []
+    assert tap.pop() == []
 
 
 def test_a_layer_without_all_rows_and_without_one_is_an_error() -> None:

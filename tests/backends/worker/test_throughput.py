@@ -47,7 +47,7 @@ def draw(engine: Engine, number: int = 6) -> list[SampledToken]:
 @pytest.mark.parametrize(("variant", "phase"), EVERYTHING)
 def test_the_engine_observes_the_same_afterwards(engine, variant, phase):
     before = draw(engine)
-    assert Measurements(engine).take(Measure(variant=variant, phase=phase, prompt="import os", tokens=12)) > 0
+    assert Measurements(engine).measure(Measure(variant=variant, phase=phase, prompt="import os", tokens=12)) > 0
     after = draw(engine)
     assert [each.id for each in after] == [each.id for each in before]
     for old, new in zip(before, after, strict=True):
@@ -58,10 +58,10 @@ def test_the_engine_observes_the_same_afterwards(engine, variant, phase):
 def test_a_prompt_is_cut_to_the_context_and_too_many_tokens_are_refused(engine, monkeypatch):
     monkeypatch.setattr(engine, "context_length", 20)
     taken = Measurements(engine)
-    assert taken.take(Measure(variant="tap on", phase="prefill", prompt="def f(x):", tokens=256)) > 0
+    assert taken.measure(Measure(variant="tap on", phase="prefill", prompt="def f(x):", tokens=256)) > 0
     assert engine.position == 19
     with pytest.raises(UserError, match="the context of pocket holds 20: measure fewer tokens"):
-        taken.take(Measure(variant="tap on", phase="decode", prompt="def f(x):", tokens=20))
+        taken.measure(Measure(variant="tap on", phase="decode", prompt="def f(x):", tokens=20))
 
 
 def test_nothing_is_measured_during_a_run(engine):

@@ -166,7 +166,7 @@ class TestOpen:
 class TestChurn:
     def test_after_something_missing_it_is_known_by_the_keyframe_only(self):
         few = [make_token(i) for i in (0, 1, 5, 6)]
-        arrays = [each for token in few for each in self.batches.take(token)]
+        arrays = [each for token in few for each in self.batches.feed(token)]
         arrays += self.batches.rest()
         churn = np.concatenate([each.churn for each in arrays])
         assert np.isnan(churn[:, 0]).tolist() == [True, False, True, False]
