@@ -88,8 +88,8 @@ def entropy_against_margin(found: TokenArrays, header: Header) -> Faults | None:
     most = _of_one_above(np.maximum(found.margin - by_margin, 0.0), experts) + by_entropy
 
     def words(t: int, at: int) -> str:
-        between = f"{max(0.0, least[t, at]):.4f} and {min(1.0, most[t, at]):.4f}"
-        return f"entropy {found.entropy[t, at]:.4f} with margin {found.margin[t, at]:.4f}, possible is {between}"
+        possible = f"{max(0.0, least[t, at]):.4f} to {min(1.0, most[t, at]):.4f}"
+        return f"entropy {found.entropy[t, at]:.4f} with margin {found.margin[t, at]:.4f}, possible is {possible}"
 
     return Faults((found.entropy < least) | (found.entropy > most), words)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -85,7 +87,9 @@ def test_entropy_ends_where_a_margin_lets_it(shares, beyond):
     fine = arrays(list(np.log(shares)), header, entropy=[entropy + beyond])
     assert not entropy_against_margin(fine, header).rows.any()
     wrong = arrays(list(np.log(shares)), header, entropy=[entropy + 5 * beyond])
-    assert entropy_against_margin(wrong, header).rows.all()
+    faults = entropy_against_margin(wrong, header)
+    assert faults.rows.all()
+    assert re.search(r"with margin 0\.2000, possible is 0\.\d{4} to [01]\.\d{4}$", faults.words(0, 0))
 
 
 @pytest.mark.parametrize(("sums_to", "fine"), [(10_000, True), (10_002, True), (9_998, True), (10_003, False)])
