@@ -13,8 +13,8 @@ SCHEMA = 1
 """Schema of a file with the same number of experts per token in all MoE layers; any reader of schema 1 can read it."""
 SCHEMA_BY_LAYER = 2
 """Schema of a file with different numbers of experts per token."""
-SCHEMA_MINOR = 2
-"""Shared by both schemas: 2.2 is 1.2 with experts per token by layer."""
+SCHEMA_MINOR = 3
+"""Shared by both schemas: 2.3 is 1.3 with experts per token by layer."""
 
 
 class Units(msgspec.Struct, frozen=True):
