@@ -67,6 +67,8 @@ def cli(context: click.Context) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Every error that the user can repair is one line on stderr."""
+    if sys.stdout is None:  # closed by the shell (`>&-`): the next file to be opened would get its descriptor
+        return _bad_input("standard output is closed: redirect it to a file or to /dev/null")
     try:
         status = cli.main(args=arguments, prog_name="moe-watch", standalone_mode=False)
     except UserError as error:

@@ -8,6 +8,7 @@ the file changes. The scan takes chunks as recorded, and counts tokens without r
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -205,7 +206,9 @@ def find_session(name: str, folder: Path | None = None) -> Path:
     folder = paths.sessions_directory() if folder is None else folder
     listed = "`moe-watch sessions` lists them"
     if Path(name).name != name:
-        advice = f"{listed}; for that folder, add --folder {Path(name).parent}"
+        parent, stem = shlex.quote(str(Path(name).parent)), shlex.quote(paths.stem_of(Path(name)))
+        advice = f"give a name and its folder: `moe-watch sessions --folder {parent} show {stem}`"
+        advice = listed if stem == ".." else advice
         raise UserError(f"{name!r} is a path, not the name of a session", advice=advice)
     found = sorted(path for path in _files(folder) if name in (path.name, *_names_of(path)))
     if len(found) > 1:

@@ -31,6 +31,11 @@ class Decompressor:
         self._frame = self._context.decompressobj()
         self._packed = self._unpacked = 0
 
+    @property
+    def nothing_unpacked(self) -> bool:
+        """True if there were bytes, and they end inside the first block."""
+        return self._packed > 0 and self._unpacked == 0 and not self._frame.eof
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the decompressed bytes in pieces of bounded size.
 

@@ -176,9 +176,15 @@ class Spool:
         data = os.read(descriptor, READ_BYTES)
         while len(data) < len(ZSTANDARD) and (more := os.read(descriptor, READ_BYTES)):
             data += more
-        unpack = Decompressor().feed if data.startswith(ZSTANDARD) else _same
+        decompressor = Decompressor() if data.startswith(ZSTANDARD) else None
+        unpack = _same if decompressor is None else decompressor.feed
         while data and all(map(self._append, unpack(data))):
             data = os.read(descriptor, READ_BYTES)
+        if decompressor is not None and decompressor.nothing_unpacked:
+            self._problem = UserError(
+                f"{self.name}: the compressed data ends inside its first block, so nothing can be read",
+                advice="copy the file again",
+            )
 
     def _append(self, data: bytes) -> bool:
         """Append to the file; return False if the store is closed."""

@@ -97,3 +97,13 @@ def test_no_terminal_to_take_keys_from(session):
     )
     assert done.returncode == 2
     assert done.stderr == b"moe-watch: there is no terminal to read keys from: use --headless\n"
+
+
+@pytest.mark.parametrize("arguments", ["--help", "sessions", "record pocket --tokens 2 --json"])
+def test_closed_output_is_refused(tmp_path, arguments):
+    done = subprocess.run(
+        f"{PROGRAM_LINE} {arguments} >&-", shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == "moe-watch: standard output is closed: redirect it to a file or to /dev/null\n"
+    assert not list(tmp_path.iterdir())

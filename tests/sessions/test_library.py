@@ -208,8 +208,10 @@ def test_a_session_is_found_by_its_name(folder):
 
 def test_a_path_is_not_the_name_of_a_session(folder):
     path = write_session(folder / "run.moe.jsonl", 5)
-    for name in (str(path), "../sessions/run", "./run.moe.jsonl/.."):
-        with pytest.raises(UserError, match=r"is a path, not the name of a session: .*--folder"):
+    with pytest.raises(UserError, match="`moe-watch sessions` lists them"):
+        find_session("./run.moe.jsonl/..", folder)
+    for name in (str(path), "../sessions/run"):
+        with pytest.raises(UserError, match=r"not the name of a session: .*`moe-watch sessions --folder \S+ show run"):
             find_session(name, folder)
 
 

@@ -96,7 +96,7 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
         UserError: it is not such a table.
     """
     where = str(document.path)
-    heading = heading_of(document)
+    heading = _checked_heading(document)
     token, layer = _column(heading, TOKEN, where), _column(heading, LAYER, where)
     experts = [at for at, name in enumerate(heading) if EXPERT_COLUMN.fullmatch(name)]
     if not experts:
@@ -117,6 +117,18 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
     if len(experts) == 1:
         rows = _merged(rows, options)
     return trace_of(rows, options, where, engine="unknown", what="a table of routing")
+
+
+def _checked_heading(document: Document) -> list[str]:
+    """Return the names of the columns.
+
+    Raises:
+        UserError: a name occurs twice, so that one of the two columns would be read as something else, or not at all.
+    """
+    heading = heading_of(document)
+    if repeated := [name for name in dict.fromkeys(heading) if name and heading.count(name) > 1]:
+        raise UserError(f"{document.path}, line 1: two columns are named {repeated[0]!r}", advice="name each once")
+    return heading
 
 
 def _merged(rows: list[Row], options: ImportOptions) -> list[Row]:
@@ -144,7 +156,7 @@ def read_slots(document: Document, options: ImportOptions) -> RoutedTrace:
         UserError: it is damaged, or has several turns.
     """
     where = str(document.path)
-    heading = heading_of(document)
+    heading = _checked_heading(document)
     facts = _facts(document)
     step, layer, slot, expert = (_column(heading, names, where) for names in (STEP, LAYER, SLOT, (EXPERT,)))
     known = heading[step] == "step"
