@@ -7,6 +7,27 @@ from collections.abc import Sequence
 from moe_watch.routing.errors import UserError
 
 
+THOUGH_EXPERTS = "though it has experts: its routing cannot be observed reliably"
+"""End of the message for a model that is neither dense nor observable."""
+
+
+def check_without_experts(name: str, layers: Sequence[int]) -> None:
+    """Refuse routers in a model that is dense by its files: its experts would go unseen.
+
+    Args:
+        name: name of the model.
+        layers: model layer index of each router that the engine evaluates.
+
+    Raises:
+        UserError: there is a router.
+    """
+    if layers:
+        raise UserError(
+            f"{name} is dense by its files, but layer {layers[0]} has a router: its routing cannot be observed reliably",
+            advice="give another model",
+        )
+
+
 def check_same_experts(experts: Sequence[tuple[int, int]]) -> None:
     """Refuse layers with different numbers of experts. The number of selected experts may differ.
 
@@ -16,6 +37,8 @@ def check_same_experts(experts: Sequence[tuple[int, int]]) -> None:
     Raises:
         UserError: the numbers differ.
     """
+    if not experts:
+        return
     first_layer, first = experts[0]
     for layer, number in experts:
         if number != first:
