@@ -27,7 +27,7 @@ from moe_watch.sessions.fitting.file_fit import RecordedSeries, chosen_context
 from moe_watch.sessions.reading.multipart import RunReader, shown
 from moe_watch.sessions.reading.recompute import Beginnings, Recomputed
 from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches, token_arrays
-from moe_watch.sessions.text import top_k_text
+from moe_watch.sessions.text import routers_text
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -61,7 +61,7 @@ class Session:
 
     def __repr__(self) -> str:
         model = self.header.model
-        shape = f"{len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}"
+        shape = routers_text(len(model.layers), model.experts, model.experts_per_token)
         return f"<moe_watch session {str(self.path)!r}: {model.name!r}, {shape}>"
 
     def __len__(self) -> int:

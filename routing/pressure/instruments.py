@@ -322,7 +322,12 @@ class Instruments:
         return event
 
     def _signals(self, chunk: ChunkSums) -> Signals | None:
-        """Return the signals of a chunk; None if one that pressure needs was not recorded at every token."""
+        """Return the signals of a chunk; None if one that pressure needs was not recorded at every token.
+
+        A dense model has no router, and so no signals.
+        """
+        if not self._settings.layout.layers:
+            return None
         coherence, before = self._memory.phases.value(), self._memory.coherence
         change = 0.0 if before is None else coherence - before
         self._memory.coherence = coherence
