@@ -277,7 +277,7 @@ class Instruments:
         if self._settings.is_measured:
             chunk.feed_signals(tokens, chosen, self._before)
         self._move_phases(tokens, chosen)
-        if self._settings.mode == "chronomoe-v1":
+        if self._settings.mode == "chronomoe-v1" and self._settings.layout.layers:
             self._last = LastToken.of(tokens[-1], self._settings.layout.layers, self._settings.units)
 
     def _move_phases(self, tokens: list[Token], chosen: Selections) -> None:

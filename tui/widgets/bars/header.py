@@ -130,8 +130,8 @@ class HeaderBar(FrameWidget):
 
     def _cost(self, frame: Frame, detail: int) -> Part:
         ink = self.palette
-        cost, header = frame.view.cost, frame.view.header
-        if header is not None and header.model.is_dense:
+        cost = frame.view.cost
+        if frame.view.is_dense:
             return "no tap", on(ink.muted, ink.bar)
         if frame.view.tap_off_at is not None:
             return "tap off", on(ink.status.warn, ink.bar)
@@ -214,6 +214,8 @@ def _changed_details(frame: Frame) -> list[str]:
 
 def _cost_details(frame: Frame) -> str:
     cost = frame.view.cost
+    if frame.view.is_dense:
+        return "tap cost: none"
     if cost is None:
         return "tap cost: not measured yet for this model and engine on this machine; `moe-watch bench` does"
     interval = "" if cost.interval is None else f" [{cost.interval[0]:.3f}, {cost.interval[1]:.3f}]"
