@@ -411,7 +411,7 @@ class Instruments:
             (self._usage["decode"], frame.rows_decode, frame.counts_decode),
         ):
             window.rows = np.array(rows, np.int64)
-            window.counts = np.array(counts, np.int64)
+            window.counts = np.array(counts, np.int64).reshape(shape)  # of a dense model (0, 0)
             window.tokens = int(window.rows.max(initial=0))
         memory.averages.rows = np.array(frame.average_rows, np.int64)
         memory.averages.meso = unpacked(frame.average_meso).reshape(shape)
