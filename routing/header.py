@@ -183,6 +183,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
         return not {"weights", "entropy", "margin"}.isdisjoint(self.capture)
 
     @property
+    def is_dense(self) -> bool:
+        """True if the run is of a model without MoE layers. Imported counts are of an MoE model, with layers or not."""
+        return self.model.is_dense and not self.counts_only
+
+    @property
     def counts_only(self) -> bool:
         """True if the recording was imported from counts: it has keyframes and no tokens."""
         return self.capture == ["counts"]

@@ -98,7 +98,9 @@ def trained_length(config: Config) -> int | None:
 
 def quantization(config: Config) -> str | None:
     """Return the quantization that a config claims, e.g. `4-bit affine, groups of 64`; None if it claims none."""
-    settings = next(filter(None, (section.get(name) for section in config_sections(config) for name in QUANTIZATIONS)), None)
+    settings = next(
+        filter(None, (section.get(name) for section in config_sections(config) for name in QUANTIZATIONS)), None
+    )
     if not isinstance(settings, dict):
         return None
     if "bits" not in settings:

@@ -33,7 +33,9 @@ ENCODERS = frozenset(
 """Architectures of llama.cpp that return embeddings."""
 OTHER_KINDS = {
     **dict.fromkeys(ENCODERS, "is an encoder, which returns embeddings and generates no text"),
-    **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "is a diffusion model, which does not generate token by token"),
+    **dict.fromkeys(
+        ("dream", "llada", "llada-moe", "rnd1"), "is a diffusion model, which does not generate token by token"
+    ),
     "t5": "is an encoder-decoder model",
     "wavtokenizer-dec": "generates sound, not text",
 }

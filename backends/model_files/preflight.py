@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from moe_watch.backends.model_files.catalog import ModelLocation
-from moe_watch.backends.model_files.config import Config, check_selection, read_config
+from moe_watch.backends.model_files.config import Config, check_selection, expert_count, read_config
 from moe_watch.backends.model_files.dense import check_generates, check_task, is_dense
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import check_model
@@ -46,6 +46,15 @@ def preflight(location: ModelLocation) -> None:
         if location.origin == "hub" and error.advice == AGAIN:
             raise UserError(error.what, advice=f"run `{_download_again(location)}`") from error
         raise
+
+
+def is_dense_model(location: ModelLocation) -> bool:
+    """Return whether a model that passed `preflight` is dense; False if it is not downloaded yet."""
+    if location.path is None:
+        return False
+    if location.format == "gguf":
+        return (read_parts(location.path)[0].number("expert_count") or 0) < 2
+    return expert_count(read_config(location.path)) is None
 
 
 def _download_again(location: ModelLocation) -> str:

@@ -192,9 +192,7 @@ def write(folder: pathlib.Path, model: Any, tiny: TinyModel, arrays: Arrays) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "names", nargs="*", choices=[*TINY, []], metavar="NAME", help="all, if none is given"
-    )
+    parser.add_argument("names", nargs="*", choices=[*TINY, []], metavar="NAME", help="all, if none is given")
     parser.add_argument("--output", type=pathlib.Path, default=TRUTH)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

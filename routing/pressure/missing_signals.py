@@ -18,7 +18,7 @@ def lacking_signals(header: Header, mode: str) -> str:
     Imports have experts only, and routers with an unknown gate have no entropy and no margin. A recording that lacks
     only `logprob` in its header may still have margins of tokens. A dense model has no router.
     """
-    if header.model.is_dense:
+    if header.is_dense:
         return DENSE
     if header.counts_only:
         return "pressure needs tokens in order, which this recording does not have"

@@ -84,9 +84,7 @@ def test_predictions_equal_those_of_transformers(model: tuple[str, Engine]) -> N
     assert logprobs.std() > 1, "predictions that are all alike show nothing"
     ranked = np.sort(np.exp(expected[rows - 1]), -1)
     np.testing.assert_allclose([t.top_margin for t in seen], ranked[:, -1] - ranked[:, -2], rtol=0, atol=TOLERANCE)
-    np.testing.assert_allclose(
-        [t.choice_gap for t in seen], ranked[:, -1] - np.exp(logprobs), rtol=0, atol=TOLERANCE
-    )
+    np.testing.assert_allclose([t.choice_gap for t in seen], ranked[:, -1] - np.exp(logprobs), rtol=0, atol=TOLERANCE)
 
 
 def test_a_dense_model_has_no_routing(model: tuple[str, Engine]) -> None:
@@ -103,7 +101,9 @@ def test_a_dense_model_has_no_routing(model: tuple[str, Engine]) -> None:
     facts = [TokenFacts(i, 0.0, "prompt", 2, "x") for i in range(3)]
     events = [event for step in steps for event in Observer(info).tokens([Evaluated(facts[: step.tokens], step)])]
     assert len(events) == 3
-    assert all((token.experts, token.weights, token.entropy, token.margin) == ([], None, None, None) for token in events)
+    assert all(
+        (token.experts, token.weights, token.entropy, token.margin) == ([], None, None, None) for token in events
+    )
 
 
 def test_the_tap_can_be_turned_off_and_on(model: tuple[str, Engine]) -> None:

@@ -189,8 +189,8 @@ class RunView:
 
     @property
     def is_dense(self) -> bool:
-        """The model has no MoE layers, so there is no routing to show. Imported counts are of an MoE model."""
-        return self.header is not None and self.header.model.is_dense and not self.counts_only
+        """The model has no MoE layers, so there is no routing to show."""
+        return self.header is not None and self.header.is_dense
 
     @property
     def no_token_text(self) -> str:
