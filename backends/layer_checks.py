@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from moe_watch.routing.errors import UserError
 
-
-THOUGH_EXPERTS = "though it has experts: its routing cannot be observed reliably"
+UNRELIABLE = "its routing cannot be observed reliably"
+THOUGH_EXPERTS = f"though it has experts: {UNRELIABLE}"
 """End of the message for a model that is neither dense nor observable."""
 
 
@@ -23,7 +23,7 @@ def check_without_experts(name: str, layers: Sequence[int]) -> None:
     """
     if layers:
         raise UserError(
-            f"{name} is dense by its files, but layer {layers[0]} has a router: its routing cannot be observed reliably",
+            f"{name} is dense by its files, but layer {layers[0]} has a router: {UNRELIABLE}",
             advice="give another model",
         )
 

@@ -21,7 +21,7 @@ from mlx_lm.utils import get_total_parameters, load_tokenizer
 
 from moe_watch.backends.engine_options import check_context
 from moe_watch.backends.ignored_settings import listed
-from moe_watch.backends.layer_checks import THOUGH_EXPERTS, check_same_experts, check_without_experts
+from moe_watch.backends.layer_checks import THOUGH_EXPERTS, UNRELIABLE, check_same_experts, check_without_experts
 from moe_watch.backends.mlx.layers import unseen_experts
 from moe_watch.backends.mlx.open_model import open_model
 from moe_watch.backends.mlx.quantization import quantization_of, quantization_warnings
@@ -253,8 +253,7 @@ def _check_experts(model: nn.Module, tap: RouterTap, name: str, *, is_dense: boo
     check_without_experts(name, [layer.index for layer in tap.layers])
     if (path := unseen_experts(model)) is not None:
         raise UserError(
-            f"{name} is dense by its files, but mlx-lm's {path} is a module for experts: its routing cannot be "
-            "observed reliably",
+            f"{name} is dense by its files, but mlx-lm's {path} is a module for experts: {UNRELIABLE}",
             advice="give another model",
         )
 

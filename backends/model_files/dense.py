@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from moe_watch.backends.layer_checks import UNRELIABLE
 from moe_watch.backends.model_files.config import SELECTED_COUNTS, Config, config_sections, expert_count
 from moe_watch.backends.model_files.gguf import GgufFile
 from moe_watch.backends.model_files.safetensors import TensorInfo
@@ -57,13 +58,12 @@ def is_dense(config: Config, tensors: Sequence[TensorInfo], name: str) -> bool:
         return False
     if (claimed := _selected(config)) is not None:
         raise UserError(
-            f"the config.json of {name} has {claimed} and no number of experts: its routing cannot be observed reliably",
+            f"the config.json of {name} has {claimed}, but no number of experts: {UNRELIABLE}",
             advice=ANOTHER,
         )
     if (found := _moe_tensor([tensor.name for tensor in tensors])) is not None:
         raise UserError(
-            f"{name} has the expert tensor {found!r}, but its config.json gives no number of experts above 1: its "
-            "routing cannot be observed reliably",
+            f"{name} has the tensor {found!r}, but its config.json gives no number of experts above 1: {UNRELIABLE}",
             advice=ANOTHER,
         )
     return True

@@ -76,15 +76,13 @@ def _count(name: str, file: GgufFile, expert_tensor: str | None) -> int:
             advice="give a conversion in which all layers have the same number",
         )
     experts = file.number("expert_count") or 0
+    if experts > 1:
+        return experts
     if expert_tensor is None:
-        if experts > 1:
-            raise UserError(f"{name} claims {experts} experts ({key}), but has no tensor of any", advice=CONVERT)
         return 0
     if experts == 1:
         raise UserError(f"{name} has one expert per layer: its routers select nothing", advice="give another model")
-    if experts < 1:
-        raise UserError(f"{name} has routers, but {key} does not give the number of experts", advice=CONVERT)
-    return experts
+    raise UserError(f"{name} has routers, but {key} does not give the number of experts", advice=CONVERT)
 
 
 def _check_used(name: str, file: GgufFile, experts: int) -> None:
