@@ -1,4 +1,4 @@
-"""Files of dense models pass; a model whose settings and tensors disagree about experts is refused, never run as dense."""
+"""Files of dense models pass; settings and tensors that disagree about experts are refused, never run as dense."""
 
 from __future__ import annotations
 
