@@ -12,7 +12,6 @@ from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.engine_log import summarize
 from moe_watch.backends.engine_options import MIN_BATCH, check_context
-from moe_watch.backends.layer_checks import check_without_experts
 from moe_watch.backends.llama import model_facts as llama_facts
 from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
@@ -38,6 +37,7 @@ from moe_watch.backends.llama.tap.gate import (
 )
 from moe_watch.backends.llama.text import LlamaTokenizer
 from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.dense import check_without_experts
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.sizes import WeightFacts
 from moe_watch.backends.protocol import EngineOptions

@@ -21,14 +21,14 @@ from mlx_lm.utils import get_total_parameters, load_tokenizer
 
 from moe_watch.backends.engine_options import check_context
 from moe_watch.backends.ignored_settings import listed
-from moe_watch.backends.layer_checks import THOUGH_EXPERTS, UNRELIABLE, check_same_experts, check_without_experts
+from moe_watch.backends.layer_checks import check_same_experts
 from moe_watch.backends.mlx.layers import unseen_experts
 from moe_watch.backends.mlx.open_model import open_model
 from moe_watch.backends.mlx.quantization import quantization_of, quantization_warnings
 from moe_watch.backends.mlx.tap import RouterTap
 from moe_watch.backends.model_files import config as model_config
 from moe_watch.backends.model_files.catalog import ModelLocation
-from moe_watch.backends.model_files.dense import is_dense
+from moe_watch.backends.model_files.dense import THOUGH_EXPERTS, UNRELIABLE, check_without_experts, is_dense
 from moe_watch.backends.model_files.preflight import read_tensor_tables
 from moe_watch.backends.model_files.remote_code import files_with_code, needs_code
 from moe_watch.backends.model_files.safetensors import AGAIN

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from moe_watch.backends.layer_checks import UNRELIABLE
 from moe_watch.backends.model_files.config import SELECTED_COUNTS, Config, config_sections, expert_count
 from moe_watch.backends.model_files.gguf import GgufFile
 from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.sizes import EXPERT_CONTAINERS
 from moe_watch.routing.errors import UserError
 
+UNRELIABLE = "its routing cannot be observed reliably"
+THOUGH_EXPERTS = f"though it has experts: {UNRELIABLE}"
+"""End of the message for a model that is neither dense nor observable."""
 ANOTHER = "give another model"
 GENERATOR = "give a decoder-only language model"
 
@@ -72,6 +74,22 @@ def is_dense(config: Config, tensors: Sequence[TensorInfo], name: str) -> bool:
 def expert_tensor(tensors: Sequence[TensorInfo]) -> str | None:
     """Return the name of a GGUF file's first tensor of a router or of routed experts; None if it has none."""
     return next((tensor.name for tensor in tensors if EXPERT_TENSORS.fullmatch(tensor.name)), None)
+
+
+def check_without_experts(name: str, layers: Sequence[int]) -> None:
+    """Refuse routers in a model that is dense by its files: its experts would go unseen.
+
+    Args:
+        name: name of the model.
+        layers: model layer index of each router that the engine evaluates.
+
+    Raises:
+        UserError: there is a router.
+    """
+    if layers:
+        raise UserError(
+            f"{name} is dense by its files, but layer {layers[0]} has a router: {UNRELIABLE}", advice=ANOTHER
+        )
 
 
 def check_generates(name: str, file: GgufFile) -> None:

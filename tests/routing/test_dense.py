@@ -61,7 +61,7 @@ def test_a_keyframe_is_whole_after_a_round_through_json():
 
 @pytest.mark.parametrize("after", [711, 715, 1010], ids=["boundary", "in a chunk", "later"])
 def test_instruments_continue_from_a_keyframe(after):
-    """Instruments that begin at a keyframe derive the same chunks as those that saw the whole run."""
+    """Instruments that begin at a keyframe derive the same chunks as instruments of the whole run."""
     whole, rest, expected, seen = Instruments(RUN[0]), None, [], []
     for event in RUN[1:]:
         if isinstance(event, Chunk | Keyframe):

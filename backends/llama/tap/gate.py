@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moe_watch.backends.engine import Floats
-from moe_watch.backends.layer_checks import THOUGH_EXPERTS, check_same_experts
+from moe_watch.backends.layer_checks import check_same_experts
 from moe_watch.backends.llama.bindings import GgmlTensor, operation
 from moe_watch.backends.llama.tap.callback import READ_AT, PythonTap, RouterRows, read_weights
+from moe_watch.backends.model_files.dense import THOUGH_EXPERTS
 from moe_watch.routing.arrays import Flags
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import NO_GATE

@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
 from moe_watch.backends.engine import Engine
-from moe_watch.backends.layer_checks import check_without_experts
 from moe_watch.backends.llama import loading as llama_loading
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.tap.gate import check_rows
 from moe_watch.backends.mlx import loading as mlx_loading
 from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.backends.model_files.dense import check_without_experts
 from moe_watch.backends.model_files.gguf import read_gguf
 from moe_watch.backends.protocol import Measure
 from moe_watch.backends.worker.throughput import Measurements
