@@ -81,11 +81,11 @@ class Setting:
 
 NEUTRAL: dict[str, Setting] = {
     "clip_qkv": Setting("bounds queries, keys and values"),
-    "hidden_act": Setting("is the activation of the experts or the MLP", ("silu", "swish")),
-    "hidden_activation": Setting("is the activation of the experts or the MLP", ("gelu_pytorch_tanh",)),
-    "mlp_hidden_act": Setting("is the activation of the experts or the MLP", ("relu2",)),
+    "hidden_act": Setting("is the experts' activation", ("silu", "swish")),
+    "hidden_activation": Setting("is the experts' activation", ("gelu_pytorch_tanh",)),
+    "mlp_hidden_act": Setting("is the experts' activation", ("relu2",)),
     "mamba_hidden_act": Setting("is the state-space layers' activation", ("silu",)),
-    "ffn_act_fn": Setting("is the activation of the experts or the MLP", ({"name": "silu"},)),
+    "ffn_act_fn": Setting("is the experts' activation", ({"name": "silu"},)),
     "swiglu_alpha": Setting("shapes the experts' activation", (1.702,)),
     "swiglu_limit": Setting("bounds the experts' activation", (7.0,)),
     "scoring_func": Setting("turns router logits into scores", ("noaux_tc",)),
@@ -146,6 +146,7 @@ ALIASES: dict[str, str] = {
     "rms_norm_eps": "layernorm_epsilon",
     "layer_types": "hybrid_layer_pattern",
     "sliding_window_pattern": "layer_types",
+    "_sliding_window_pattern": "layer_types",
     "global_attn_every_n_layers": "layer_types",
     "no_rope_layer_interval": "no_rope_layers",
     "moe_renormalize": "norm_topk_prob",

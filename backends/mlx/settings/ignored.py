@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from moe_watch.backends.mlx.layers import moe_layers
 from moe_watch.backends.mlx.settings.source_reads import names_read
-from moe_watch.backends.model_files.config import NOT_LANGUAGE, Config
+from moe_watch.backends.model_files.config import NOT_LANGUAGE, SELECTED_COUNTS, Config
 from moe_watch.backends.model_files.config_keys import ALIASES, HARMLESS, NEUTRAL, ROPE_NEUTRAL, Setting
 from moe_watch.routing.router.gates import Gate, Weighting
 
@@ -147,12 +147,15 @@ class _Check:
     def _unread(self, key: str, value: Any, table: dict[str, Setting], section: Config) -> None:
         setting = table.get(key)
         is_off = value is None or value == [] or value == {} or value == ""
+        if key in SELECTED_COUNTS and not self._gates:  # 0 or 1, or the model would not count as dense
+            return
         if is_off or (value is False and not (setting and setting.false_counts)):
             return
         if setting is None:
             self._not_known.setdefault(key, f"{key} {shown(value)}")
         elif not (_is_among(value, setting.neutral) or self._makes_no_difference(key, value, section)):
-            self._ignored.setdefault(key, Ignored(key, value, setting.what))
+            what = setting.what if self._gates else setting.what.replace("the experts'", "the MLP's")
+            self._ignored.setdefault(key, Ignored(key, value, what))
 
     def _is_alias(self, key: str, section: Config) -> bool:
         """Return whether another key has the same meaning, which is checked in its place."""
@@ -199,9 +202,16 @@ class _Check:
         """Return whether layers have windows or chunks that the family's code does not set itself."""
         if not isinstance(types, list) or not any(kind in WINDOWED for kind in types):
             return False
+        if (every := self._window_interval()) is not None:
+            return any((kind == "sliding_attention") != ((at + 1) % every != 0) for at, kind in enumerate(types))
         if "chunked_attention" in types:
             return not _is_every_fourth([kind == "full_attention" for kind in types])
         return "sliding_window" in self._read and bool(windowed_layers(section))
+
+    def _window_interval(self) -> int | None:
+        """Return n of a family in which every n-th layer attends to all tokens; None for other families."""
+        given = (getattr(getattr(each, "args", None), "sliding_window_pattern", None) for each in self._modules)
+        return next((each for each in given if isinstance(each, int) and each > 0), None)
 
     def _rotation(self, section: Config) -> None:
         """Compare the RoPE type with the modules that rotate, and its numbers with the keys that the code reads."""

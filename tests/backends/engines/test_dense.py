@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import gguf
 import mlx.core as mx
 import pytest
+from mlx_lm.models import gemma3_text
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
@@ -17,6 +18,7 @@ from moe_watch.backends.llama import loading as llama_loading
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.tap.gate import check_rows
 from moe_watch.backends.mlx import loading as mlx_loading
+from moe_watch.backends.mlx.settings.ignored import unread_settings
 from moe_watch.backends.mlx.tap import RouterTap
 from moe_watch.backends.model_files.dense import check_without_experts
 from moe_watch.backends.model_files.gguf import read_gguf
@@ -185,14 +187,31 @@ def test_a_window_that_mlx_lm_gives_to_no_layer_is_named(with_entries: Load) -> 
     assert warning.startswith("sliding_window 64 (limits attention to this number of tokens) is ignored by mlx-lm ")
 
 
-@pytest.mark.parametrize("entries", [{"sliding_window": None}, {"sliding_window": 2048}, {"hidden_act": "silu"}])
+@pytest.mark.parametrize(
+    "entries", [{"sliding_window": None}, {"sliding_window": 2048}, {"hidden_act": "silu"}, {"num_experts_per_tok": 0}]
+)
 def test_entries_without_an_effect_are_not_named(with_entries: Load, entries: dict[str, object]) -> None:
     assert with_entries({"model_type": "mistral"} | entries).warnings == []
 
 
+@pytest.mark.parametrize(("full", "named"), [({5}, False), ({2, 5}, True)], ids=["every sixth", "every third"])
+def test_the_pattern_of_windows_in_a_family_is_compared_with_the_config(full: set[int], named: bool) -> None:
+    """Gemma 3: mlx-lm reads the interval, and current configs list the layers."""
+    kinds = ["full_attention" if layer in full else "sliding_attention" for layer in range(6)]
+    config = tiny.DENSE | {
+        "model_type": "gemma3_text", "num_hidden_layers": 6, "head_dim": 16, "sliding_window": 64,
+        "layer_types": kinds, "_sliding_window_pattern": 6,
+    }  # fmt: skip
+    family = gemma3_text.Model(gemma3_text.ModelArgs.from_dict(config))
+    found = unread_settings(config, family)
+    assert found is not None
+    assert [setting.key for setting in found.ignored] == ["layer_types"] * named
+    assert found.not_known == []
+
+
 def test_another_activation_is_named(with_entries: Load) -> None:
     (warning,) = with_entries({"hidden_act": "gelu"}).warnings
-    assert warning.startswith('hidden_act "gelu" (is the activation of the experts or the MLP) is ignored by mlx-lm')
+    assert warning.startswith('hidden_act "gelu" (is the MLP\'s activation) is ignored by mlx-lm')
 
 
 def test_half_precision_is_loaded(tmp_path: pathlib.Path) -> None:
