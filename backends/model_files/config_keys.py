@@ -146,6 +146,7 @@ ALIASES: dict[str, str] = {
     "rms_norm_eps": "layernorm_epsilon",
     "layer_types": "hybrid_layer_pattern",
     "sliding_window_pattern": "layer_types",
+    "_sliding_window_pattern": "layer_types",
     "global_attn_every_n_layers": "layer_types",
     "no_rope_layer_interval": "no_rope_layers",
     "moe_renormalize": "norm_topk_prob",

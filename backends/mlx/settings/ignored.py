@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from moe_watch.backends.mlx.layers import moe_layers
 from moe_watch.backends.mlx.settings.source_reads import names_read
-from moe_watch.backends.model_files.config import NOT_LANGUAGE, Config
+from moe_watch.backends.model_files.config import NOT_LANGUAGE, SELECTED_COUNTS, Config
 from moe_watch.backends.model_files.config_keys import ALIASES, HARMLESS, NEUTRAL, ROPE_NEUTRAL, Setting
 from moe_watch.routing.router.gates import Gate, Weighting
 
@@ -28,6 +28,16 @@ ROPE_CLASSES = {
 """Part of the class name of the module that computes a RoPE type."""
 
 WINDOWED = ("sliding_attention", "chunked_attention")
+SLIDES_EVERYWHERE = frozenset({"mistral"})
+"""Families whose code reads a window for the layers of `layer_types`; without that list all layers have it."""
+ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "silu": ("silu", "swish"),
+    "gelu_approx": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
+    "gelu": ("gelu",),
+    "relu2": ("relu2",),
+    "relu": ("relu",),
+}
+"""Activations of a config.json by the function of MLX that computes them."""
 NORMALISES = ("norm_topk_prob", "moe_renormalize", "moe_norm_topk_prob")
 SCORES = {"softmax": "softmax", "sigmoid": "sigmoid", "sqrtsoftplus": "sqrt_softplus"}
 LONGEST_VALUE = 40
@@ -131,16 +141,21 @@ class _Check:
                 self._section(value)
             elif key not in self._read and not self._is_alias(key, section):
                 self._unread(key, value, NEUTRAL, section)
+            elif key == "sliding_window" and self._slides_nowhere(section):
+                self._ignored.setdefault(key, Ignored(key, value, NEUTRAL[key].what))
 
     def _unread(self, key: str, value: Any, table: dict[str, Setting], section: Config) -> None:
         setting = table.get(key)
         is_off = value is None or value == [] or value == {} or value == ""
+        if key in SELECTED_COUNTS and not self._gates:  # 0 or 1, or the model would not count as dense
+            return
         if is_off or (value is False and not (setting and setting.false_counts)):
             return
         if setting is None:
             self._not_known.setdefault(key, f"{key} {shown(value)}")
         elif not (_is_among(value, setting.neutral) or self._makes_no_difference(key, value, section)):
-            self._ignored.setdefault(key, Ignored(key, value, setting.what))
+            what = setting.what if self._gates else setting.what.replace("the experts'", "the MLP's")
+            self._ignored.setdefault(key, Ignored(key, value, what))
 
     def _is_alias(self, key: str, section: Config) -> bool:
         """Return whether another key has the same meaning, which is checked in its place."""
@@ -153,6 +168,8 @@ class _Check:
         match key:
             case "sliding_window":
                 return not windowed_layers(section)
+            case "hidden_act" | "hidden_activation":
+                return self._is_built_in(value)
             case "layer_types":
                 return not self._has_other_layers(value, section)
             case "no_rope_layers":
@@ -168,13 +185,33 @@ class _Check:
             case _:
                 return False
 
+    def _is_built_in(self, activation: Any) -> bool:
+        """Return whether an activation is the only one in the code of a dense family.
+
+        Families of MoE models are listed by their fixed activation in `NEUTRAL`.
+        """
+        used = [name for name in ACTIVATIONS if name in self._read]
+        return not self._gates and len(used) == 1 and activation in ACTIVATIONS[used[0]]
+
+    def _slides_nowhere(self, section: Config) -> bool:
+        """Return whether all layers should have a window, which the family's code gives to none of them."""
+        kind, types = section.get("model_type"), section.get("layer_types")
+        return kind in SLIDES_EVERYWHERE and types is None and bool(windowed_layers(section))
+
     def _has_other_layers(self, types: Any, section: Config) -> bool:
         """Return whether layers have windows or chunks that the family's code does not set itself."""
         if not isinstance(types, list) or not any(kind in WINDOWED for kind in types):
             return False
+        if (every := self._window_interval()) is not None:
+            return any((kind == "sliding_attention") != ((at + 1) % every != 0) for at, kind in enumerate(types))
         if "chunked_attention" in types:
             return not _is_every_fourth([kind == "full_attention" for kind in types])
         return "sliding_window" in self._read and bool(windowed_layers(section))
+
+    def _window_interval(self) -> int | None:
+        """Return n of a family in which every n-th layer attends to all tokens; None for other families."""
+        given = (getattr(getattr(each, "args", None), "sliding_window_pattern", None) for each in self._modules)
+        return next((each for each in given if isinstance(each, int) and each > 0), None)
 
     def _rotation(self, section: Config) -> None:
         """Compare the RoPE type with the modules that rotate, and its numbers with the keys that the code reads."""
