@@ -52,23 +52,30 @@ class QuickEstimate:
         return self.total <= available
 
 
-def estimate_gguf(file: GgufFile, weights: int, *, is_float32: bool = False) -> QuickEstimate:
+def estimate_gguf(
+    file: GgufFile, weights: int, *, is_float32: bool = False, context: int | None = None
+) -> QuickEstimate:
     """Return the estimate for llama.cpp.
 
     Args:
         file: header of the first part. Its tensors are not used.
         weights: bytes of all tensors of all parts.
         is_float32: every tensor is float32, so that the KV cache is too.
+        context: tokens; None is the default of a run.
     """
     trained = file.number("context_length") or LONGEST_DEFAULT_CONTEXT
-    context = max(1, min(trained, LONGEST_DEFAULT_CONTEXT))
+    context = context or max(1, min(trained, LONGEST_DEFAULT_CONTEXT))
     listed = LISTED.match(str(file.metadata.get("tokenizer.ggml.tokens", "")))
     vocabulary = int(listed[1]) if listed else file.number("vocab_size") or USUAL_VOCABULARY
     return _estimate(weights, gguf_shape(file), context, vocabulary, 4 if is_float32 else 2)
 
 
 def estimate_folder(
-    config: Config, tensors: Sequence[TensorInfo], *, on_cpu: bool = sys.platform != "darwin"
+    config: Config,
+    tensors: Sequence[TensorInfo],
+    *,
+    on_cpu: bool = sys.platform != "darwin",
+    context: int | None = None,
 ) -> QuickEstimate:
     """Return the estimate for MLX.
 
@@ -76,6 +83,7 @@ def estimate_folder(
         config: content of config.json.
         tensors: tensor tables of all files.
         on_cpu: MLX computes on the CPU, where the loader casts weights that are not quantized to float32.
+        context: tokens; None is the default of a run.
     """
     weights = sum(tensor.bytes for tensor in tensors)
     stored = {tensor.dtype for tensor in tensors}
@@ -85,7 +93,7 @@ def estimate_folder(
     number = 4 if stored == {"F32"} or (is_plain and on_cpu) else 2
     vocabulary = text_section(config).get("vocab_size")
     known = vocabulary if isinstance(vocabulary, int) else USUAL_VOCABULARY
-    context = context_length(config) or LONGEST_DEFAULT_CONTEXT
+    context = context or context_length(config) or LONGEST_DEFAULT_CONTEXT
     return _estimate(weights, config_shape(config), context, known, number)
 
 
