@@ -182,7 +182,7 @@ def models(folder: Path, full: Path | None) -> Iterator[tuple[str, str, str, Eng
         ("qwen3_moe, float32", tiny.QWEN3, "float32", None),
         ("glm4_moe, float32", tiny.GLM4, "float32", None),
     ):
-        yield name, "mlx", str(_folder(folder / name, config, dtype, bits)), EngineOptions(context=2048)
+        yield name, "mlx", str(_folder(folder / name, config, dtype, bits)), EngineOptions(context=2048 if bits is None else 256)
     for shape in (FEW_LARGE, MANY_SMALL):
         yield f"{shape.name}: {shape}", "mlx", str(make_folder(shape, folder)), EngineOptions(context=512)
 
