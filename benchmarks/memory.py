@@ -2,27 +2,21 @@
 
     python -m benchmarks.memory [--full FOLDER] [--page docs/memory.md]
 
-Each model is measured in a process of its own: the engine's own buffer sizes after loading, MLX's peak counter after a
-prompt that fills the context, and the memory of the process by kind. `--full` adds files of `full_size_models` in that
-folder (olmoe-1b-7b.gguf, qwen3-30b-a3b.gguf, mixtral-8x7b.gguf), one at a time; they need up to 18 GB.
+Each model is measured in a separate process: the engine's own buffer sizes after loading, MLX's peak counter after a
+prompt that fills the context, and the memory of the process by kind. `--full` adds olmoe-1b-7b.gguf, qwen3-30b-a3b.gguf
+and mixtral-8x7b.gguf of that folder, one at a time, which need up to 18 GB; `tests.backends.memory.full_size_models`
+writes them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
-
-from benchmarks.full_size_models import write_model
 from benchmarks.random_models import FEW_LARGE, MANY_SMALL, make_folder
 from moe_watch.backends.engine_sizes import EngineSizes, FailedSizes, SizesItem
 from moe_watch.backends.memory.ask import ask_engine
@@ -33,28 +27,11 @@ from moe_watch.backends.model_files.config import read_config
 from moe_watch.backends.model_files.gguf import read_parts
 from moe_watch.backends.model_files.preflight import read_tensor_tables
 from moe_watch.backends.protocol import EngineOptions
+from tests.backends.memory.full_size_models import write_model
+from tests.backends.memory.measured import Measured, measured_apart, peak_of
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 FULL = ("olmoe-1b-7b", "qwen3-30b-a3b", "mixtral-8x7b")
-TOKENS, FEW_TOKENS = 512, 16
-"""Prompt tokens that llama.cpp evaluates, and for models above `LARGE`. Its buffers do not grow with the text, but
-their pages count once they are written."""
-LARGE = 1_000_000_000
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of one process after a prompt, in bytes."""
-
-    weights: int
-    kv: int
-    compute: int
-    repacked: int = 0
-    peak: int | None = None
-    """MLX's peak counter."""
-    anonymous: int = 0
-    """Memory that no file backs (RssAnon)."""
-    file: int = 0
-    """Resident pages of files (RssFile), the mapped weights among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,86 +44,6 @@ class MeasuredModel:
     predicted: EngineSizes
     measured: Measured
     quick: int
-
-
-# -- measuring, in a process of its own
-
-
-def measure(engine: str, model: str, options: EngineOptions) -> Measured:
-    """Load a model, evaluate a prompt, and return the memory that it takes."""
-    return _measure_mlx(model, options) if engine == "mlx" else _measure_llama(model, options)
-
-
-def _measure_llama(model: str, options: EngineOptions) -> Measured:
-    from llama_cpp import llama_cpp as lib
-
-    from moe_watch.backends.llama.bindings import log
-    from moe_watch.backends.llama.context import new_context
-    from moe_watch.backends.llama.engine import load
-    from moe_watch.backends.llama.memory_sizes import MIB, OUTPUT, breakdown
-
-    engine = load(locate(model, "llama.cpp"), options=options, progress=lambda _: None)
-    tokens = FEW_TOKENS if (engine.model.bytes or 0) > LARGE else min(TOKENS, engine.context_length - 1)
-    for _ in engine.prefill([2] * tokens, lambda _: None):
-        pass
-    found = breakdown(engine._loaded.context)
-    kinds = _resident()
-    log.listen()
-    lib.llama_free(new_context(engine._loaded.model, engine._loaded.settings, None))
-    output = sum(float(match[2]) * MIB for match in log.matches(OUTPUT))
-    measured = Measured(
-        weights=sum(weights for name, _, (weights, _, _) in found if name != "CPU_Mapped"),
-        kv=sum(kv for _, _, (_, kv, _) in found),
-        compute=sum(compute for _, _, (_, _, compute) in found) + int(output),
-        repacked=sum(weights for name, _, (weights, _, _) in found if name == "CPU_REPACK"),
-        anonymous=kinds["RssAnon"],
-        file=kinds["RssFile"],
-    )
-    engine.close()
-    return measured
-
-
-def _measure_mlx(model: str, options: EngineOptions) -> Measured:
-    import mlx.core as mx
-
-    from moe_watch.backends.mlx.engine import load
-
-    engine = load(locate(model, "mlx"), options=options, progress=lambda _: None)
-    weights, loading = mx.get_active_memory(), mx.get_peak_memory()
-    mx.reset_peak_memory()
-    for _ in engine.prefill([2] * ((options.context or engine.context_length) - 1), lambda _: None):
-        pass
-    running, active = mx.get_peak_memory(), mx.get_active_memory()
-    kinds = _resident()
-    return Measured(
-        weights=weights,
-        kv=active - weights,
-        compute=running - active,
-        peak=max(loading, running),
-        anonymous=kinds["RssAnon"],
-        file=kinds["RssFile"],
-    )
-
-
-def _resident() -> dict[str, int]:
-    """Return the memory of this process by kind, from /proc (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    found = (re.fullmatch(r"(Rss\w+):\s+(\d+) kB", line) for line in lines)
-    return {match[1]: int(match[2]) * 1024 for match in found if match}
-
-
-def measured_apart(engine: str, model: str, options: EngineOptions) -> Measured:
-    """Return the memory of a model, measured in a new process."""
-    request = msgspec.json.encode(options).decode()
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "--measure", engine, model, request],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if run.returncode:
-        raise RuntimeError(f"{model}: {run.stderr[-2000:]}")
-    return msgspec.json.decode(run.stdout.splitlines()[-1], type=Measured)
 
 
 # -- models
@@ -182,7 +79,12 @@ def models(folder: Path, full: Path | None) -> Iterator[tuple[str, str, str, Eng
         ("qwen3_moe, float32", tiny.QWEN3, "float32", None),
         ("glm4_moe, float32", tiny.GLM4, "float32", None),
     ):
-        yield name, "mlx", str(_folder(folder / name, config, dtype, bits)), EngineOptions(context=2048 if bits is None else 256)
+        yield (
+            name,
+            "mlx",
+            str(_folder(folder / name, config, dtype, bits)),
+            EngineOptions(context=2048 if bits is None else 256),
+        )
     for shape in (FEW_LARGE, MANY_SMALL):
         yield f"{shape.name}: {shape}", "mlx", str(make_folder(shape, folder)), EngineOptions(context=512)
 
@@ -261,11 +163,6 @@ def mlx_row(model: MeasuredModel) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def peak_of(sizes: EngineSizes) -> int:
-    """Return the predicted value of MLX's peak counter."""
-    return max(sum(each.total for each in sizes.buffers), sizes.loading)
-
-
 def _pair(predicted: int, measured: int) -> str:
     if predicted == measured:
         return f"{predicted / 1e6:,.1f} =" if predicted else "0 ="
@@ -302,12 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--full", type=Path, help="folder with files in full size")
     parser.add_argument("--page", type=Path, help="write the tables into this page")
-    parser.add_argument("--measure", nargs=3, metavar=("ENGINE", "MODEL", "OPTIONS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.measure is not None:
-        engine, model, options = arguments.measure
-        print(json.dumps(msgspec.to_builtins(measure(engine, model, msgspec.json.decode(options, type=EngineOptions)))))
-        return
     found = []
     with tempfile.TemporaryDirectory() as name:
         for each in compared(Path(name), arguments.full):

@@ -11,7 +11,7 @@ DASHBOARD_BYTES = 85_000_000
 """Memory of the main process with a dashboard of 120×40 (docs/performance.md, "Resources")."""
 
 THREADS_ADDRESS_SPACE = 250_000_000
-"""Address space that the threads of a run reserve beyond those of the process that asked the engine: stacks of 8 MB,
+"""Address space that the threads of a run reserve and the process that asks the engine does not have: stacks of 8 MB,
 and glibc's arenas of 64 MB, aligned by a mapping of twice the size (measured: docs/memory.md)."""
 
 

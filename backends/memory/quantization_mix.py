@@ -34,7 +34,7 @@ KEPT = re.compile(r".*(?:_norm\.weight|ffn_gate_inp\.weight|ssm_conv1d.*)|.*(?<!
 
 LAYER = re.compile(r"blk\.(\d+)\.")
 FEW_EXPERTS = 8
-"""Number of experts of Mixtral, for which the quantizer has rules of its own."""
+"""Number of experts of Mixtral, for which the quantizer has separate rules."""
 
 
 @dataclass(frozen=True, slots=True)

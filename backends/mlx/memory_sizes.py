@@ -154,8 +154,8 @@ def _number(section: model_config.Config, key: str) -> int:
 def _loading(sizes: Sequence[int], *, is_cast: bool, is_stacked: bool) -> int:
     """Return the largest memory while the weights are read in steps, in bytes.
 
-    Sources are in memory beside their results: those of one step if they are cast from half precision, and those of
-    one array if it is stacked from the tensors of single experts.
+    Sources are in memory beside their results: all sources of one step if they are cast from half precision, and the
+    sources of one array if it is stacked from the tensors of single experts.
 
     Args:
         sizes: bytes of all arrays, in the order of loading.

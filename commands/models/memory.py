@@ -41,7 +41,7 @@ How each number is computed, and its accuracy: docs/memory.md.
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="Compare with this memory, e.g. 18GB, instead of what is available on this machine.",
+    help="Compare with this memory, e.g. 18GB, instead of this machine's available memory.",
 )
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -53,7 +53,7 @@ def memory(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Predict the memory of a run of MODEL: weights, KV cache, compute buffers, and what is available now.
+    """Predict the memory of a run of MODEL: weights, KV cache, compute buffers, and the memory that is available.
 
     The engine computes the sizes without reading the weights. Settings that change them are listed, with one
     recommended command line.

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from benchmarks.full_size_models import write_model
 from moe_watch.backends.system.python_process import environment
 from moe_watch.commands.app import run
 from moe_watch.commands.models.memory import size_of
 from moe_watch.routing.errors import UserError
+from tests.backends.memory.full_size_models import write_model
 
 
 def result(capsys, *arguments, status=0):

@@ -6,8 +6,6 @@ import os
 
 import pytest
 
-from benchmarks import memory as bench
-from benchmarks.full_size_models import DIALECTS, half_types, write_model
 from moe_watch.backends.engine_sizes import EngineSizes, FailedSizes, SizesItem
 from moe_watch.backends.memory.ask import ask_engine
 from moe_watch.backends.memory.need import Need
@@ -15,6 +13,8 @@ from moe_watch.backends.memory.published_shapes import PUBLISHED
 from moe_watch.backends.model_files.gguf import read_gguf
 from moe_watch.backends.protocol import EngineOptions
 from tests.backends import llama_files, tiny
+from tests.backends.memory.full_size_models import DIALECTS, half_types, write_model
+from tests.backends.memory.measured import measured_apart
 from tests.backends.quantized import quantize_gguf
 
 MIB = 2**20
@@ -59,7 +59,7 @@ def test_the_prediction_is_what_llama_takes(tmp_path, name, options):
         options = options | {"kv_type": "f16"}  # heads of 16 numbers are no whole block of q8_0
     predicted = sizes_of(path, **options)
     need = Need(predicted)
-    taken = bench.measured_apart("llama.cpp", str(path), EngineOptions(threads=1, **options))
+    taken = measured_apart("llama.cpp", str(path), EngineOptions(threads=1, **options))
     assert need.weights - need.mapped == pytest.approx(taken.weights, rel=0.01)
     assert need.kv == pytest.approx(taken.kv, rel=0.01)
     assert need.compute == pytest.approx(taken.compute, rel=0.01)

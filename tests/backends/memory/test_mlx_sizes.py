@@ -5,12 +5,12 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from benchmarks.memory import measured_apart, peak_of
 from moe_watch.backends.engine_sizes import EngineSizes, SizesItem
 from moe_watch.backends.memory.ask import ask_engine
 from moe_watch.backends.memory.need import Need
 from moe_watch.backends.protocol import EngineOptions
 from tests.backends import tiny
+from tests.backends.memory.measured import measured_apart, peak_of
 
 WIDER = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "max_position_embeddings": 8192}
 

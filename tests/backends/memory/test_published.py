@@ -8,7 +8,6 @@ import re
 import pytest
 from llama_cpp import llama_cpp as lib
 
-from benchmarks.full_size_models import DIALECTS, half_types, write_model
 from moe_watch.backends.llama.bindings import log
 from moe_watch.backends.memory.available import AvailableMemory
 from moe_watch.backends.memory.published import (
@@ -22,6 +21,7 @@ from moe_watch.backends.memory.published import (
 from moe_watch.backends.memory.quantization_mix import BASE, tensor_types
 from moe_watch.backends.model_files.gguf import read_gguf
 from moe_watch.routing.errors import UserError
+from tests.backends.memory.full_size_models import DIALECTS, half_types, write_model
 
 GB = 1e9
 DECIDED = re.compile(r"\] +(\S+) +- \[[^]]*\], type = +(\w+), size = +[\d.]+ MiB(?: -> +[\d.]+ MiB \((\w+)\))?")

@@ -1,4 +1,4 @@
-"""Reports: whether a model fits, which settings are tried, and what is recommended."""
+"""Reports: whether a model fits, which settings are tried, and the recommended one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import msgspec
 import pytest
 
-from benchmarks.full_size_models import write_model
 from moe_watch.backends.engine_sizes import BufferSizes, EngineSizes, FailedSizes
 from moe_watch.backends.memory.alternatives import other_quantizations
 from moe_watch.backends.memory.ask import ask_engine
@@ -20,6 +19,7 @@ from moe_watch.backends.model_files.catalog import locate
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.routing.errors import UserError
 from tests.backends import llama_files, tiny
+from tests.backends.memory.full_size_models import write_model
 
 GB = 10**9
 
@@ -154,7 +154,7 @@ def test_folders_and_the_embedded_model_have_no_other_quantization(tmp_path):
 
 
 def test_weights_that_do_not_stay_are_said(tmp_path):
-    from benchmarks.full_size_models import half_types
+    from tests.backends.memory.full_size_models import half_types
 
     path = write_model("olmoe-1b-7b", tmp_path / "m.gguf", types=half_types)
     report = report_on(path, 5 * GB)

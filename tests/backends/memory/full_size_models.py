@@ -1,15 +1,16 @@
 """GGUF files in the full size of published models, with random weights: real files, or sparse files of kilobytes.
 
-    python -m benchmarks.full_size_models mixtral-8x7b OUT.gguf --vocabulary LLAMA_CPP/models/ggml-vocab-llama-spm.gguf
+    python -m tests.backends.memory.full_size_models mixtral-8x7b OUT.gguf --vocabulary VOCABULARY.gguf
 
 A sparse file has the header of the real one and no data: an engine that allocates nothing reads no more of it. The
-vocabularies are in llama.cpp's source archive.
+vocabularies are in llama.cpp's source archive, as models/ggml-vocab-*.gguf.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def _add_shape(writer: gguf.GGUFWriter, shape: PublishedShape) -> None:
     if writer.arch == "llama4":
         writer.add_interleave_moe_layer_step(1)
     if shape.linear is not None:
-        _add_linear(writer, shape.linear, shape.every)
+        _add_linear(writer, shape.linear)
 
 
 def _add_latent(writer: gguf.GGUFWriter, attention: LatentAttention) -> None:
@@ -204,13 +205,13 @@ def _add_latent(writer: gguf.GGUFWriter, attention: LatentAttention) -> None:
     writer.add_expert_weights_scale(1.0)
 
 
-def _add_linear(writer: gguf.GGUFWriter, linear: LinearAttention, every: int) -> None:
+def _add_linear(writer: gguf.GGUFWriter, linear: LinearAttention) -> None:
     writer.add_ssm_conv_kernel(linear.kernel)
     writer.add_ssm_state_size(linear.width)
     writer.add_ssm_group_count(linear.key_heads)
     writer.add_ssm_time_step_rank(linear.value_heads)
     writer.add_ssm_inner_size(linear.value_heads * linear.width)
-    writer.add_uint32(f"{writer.arch}.full_attention_interval", every)
+    writer.add_uint32(f"{writer.arch}.full_attention_interval", linear.every)
 
 
 # -- data
@@ -287,7 +288,7 @@ def main() -> None:
     parser.add_argument("--sparse", action="store_true", help="leave out the data")
     arguments = parser.parse_args()
     written = write_model(arguments.name, arguments.output, sparse=arguments.sparse, vocabulary=arguments.vocabulary)
-    print(f"{written}: {written.stat().st_size / 1e9:.1f} GB")
+    sys.stdout.write(f"{written}: {written.stat().st_size / 1e9:.1f} GB\n")
 
 
 if __name__ == "__main__":
