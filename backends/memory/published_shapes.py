@@ -206,16 +206,13 @@ class PublishedShape:
         return self.parameters - idle
 
     def kv_bytes(self, context: int, number: int = 2) -> int:
-        """Return the size of the KV cache.
+        """Return the size of the KV cache. llama.cpp keeps the whole context for layers with a window, too.
 
         Args:
             context: number of tokens.
             number: bytes of one number.
         """
-        attending = self.layers // self.every
-        short = attending // 2 if self.window else 0
-        tokens = (attending - short) * context + short * min(context, self.window)
-        return tokens * self.attention.kv_width * number
+        return self.layers // self.every * context * self.attention.kv_width * number
 
 
 PUBLISHED: dict[str, PublishedShape] = {
