@@ -28,8 +28,6 @@ def printed_results() -> dict[str, PrintedResult]:
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
-        "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
-        "published-memory": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
         "fit": PrintedResult("A fit", ("fit",), FitReport),
         "cost": PrintedResult("A cost", ("bench",), results.BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), results.MeasurementReport),
@@ -40,6 +38,8 @@ def printed_results() -> dict[str, PrintedResult]:
         "salvage": PrintedResult("A salvage", ("verify --salvage",), results.SalvageReport),
         "import": PrintedResult("An import", ("import",), results.ImportReport),
         "export": PrintedResult("An export", ("export",), results.ExportReport),
+        "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
+        "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }
 
 
