@@ -197,7 +197,8 @@ def _advice(report: MemoryReport) -> str:
 
 
 def _published(name: str, available: AvailableMemory, options: EngineOptions, *, as_json: bool) -> None:
-    from moe_watch.backends.memory.published import PUBLISHED, published_report
+    from moe_watch.backends.memory.published import published_report
+    from moe_watch.backends.memory.published_shapes import PUBLISHED
 
     if name == "list":
         rows = [

@@ -11,13 +11,13 @@ from llama_cpp import llama_cpp as lib
 from moe_watch.backends.llama.bindings import log
 from moe_watch.backends.memory.available import AvailableMemory
 from moe_watch.backends.memory.published import (
-    PUBLISHED,
     format_bytes,
     gguf_bytes,
     mix_rules,
     published_report,
     resident_bytes,
 )
+from moe_watch.backends.memory.published_shapes import PUBLISHED
 from moe_watch.backends.memory.quantization_mix import BASE, tensor_types
 from moe_watch.backends.model_files.gguf import read_gguf
 from moe_watch.routing.errors import UserError
