@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.random_models import FEW_LARGE, MANY_SMALL, make_folder
+from benchmarks.random_models import FEW_LARGE, make_folder
 from moe_watch.backends.engine_sizes import EngineSizes, FailedSizes, SizesItem
 from moe_watch.backends.memory.ask import ask_engine
 from moe_watch.backends.memory.need import Need
@@ -85,8 +85,7 @@ def models(folder: Path, full: Path | None) -> Iterator[tuple[str, str, str, Eng
             str(_folder(folder / name, config, dtype, bits)),
             EngineOptions(context=2048 if bits is None else 256),
         )
-    for shape in (FEW_LARGE, MANY_SMALL):
-        yield f"{shape.name}: {shape}", "mlx", str(make_folder(shape, folder)), EngineOptions(context=512)
+    yield str(FEW_LARGE), "mlx", str(make_folder(FEW_LARGE, folder)), EngineOptions(context=512)
 
 
 def _folder(path: Path, config: dict[str, object], dtype: str, bits: int | None) -> Path:
