@@ -22,6 +22,7 @@ class PrintedResult(NamedTuple):
 
 def printed_results() -> dict[str, PrintedResult]:
     """Return all results by name, in the order of docs/json.md."""
+    from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
     from moe_watch.sessions import results
 
@@ -37,6 +38,8 @@ def printed_results() -> dict[str, PrintedResult]:
         "salvage": PrintedResult("A salvage", ("verify --salvage",), results.SalvageReport),
         "import": PrintedResult("An import", ("import",), results.ImportReport),
         "export": PrintedResult("An export", ("export",), results.ExportReport),
+        "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
+        "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }
 
 
