@@ -13,6 +13,9 @@ HEADINGS = {
         "record": ("watching.record", "Record a run without a dashboard."),
         "replay": ("watching.replay", "Replay a session."),
     },
+    "Models": {
+        "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
+    },
     "Recordings": {
         "sessions": ("recordings.sessions", "List, show, rename and delete sessions."),
         "verify": ("recordings.verify", "Check sessions for faults, or salvage one."),

@@ -22,11 +22,14 @@ class PrintedResult(NamedTuple):
 
 def printed_results() -> dict[str, PrintedResult]:
     """Return all results by name, in the order of docs/json.md."""
+    from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
     from moe_watch.sessions import results
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
+        "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
+        "published-memory": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
         "fit": PrintedResult("A fit", ("fit",), FitReport),
         "cost": PrintedResult("A cost", ("bench",), results.BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), results.MeasurementReport),

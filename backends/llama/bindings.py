@@ -183,6 +183,37 @@ def buffer_types() -> dict[str, int]:
     return {name(address).decode(): address for address in types if address is not None}
 
 
+def optional_function(name: str, result: Any, *arguments: Any) -> Any:
+    """Bind a function of libllama; None if this build has none of that name."""
+    return _function(name, result, *arguments) if hasattr(_ggml, name) else None
+
+
+def buffer_name(buffer_type: int) -> str:
+    """Return the name of a buffer type, such as `CPU_REPACK`."""
+    return str(_function("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)(buffer_type).decode())
+
+
+def is_host_buffer(buffer_type: int) -> bool:
+    """Return whether the CPU reads buffers of this type as they are."""
+    return bool(_function("ggml_backend_buft_is_host", ctypes.c_bool, ctypes.c_void_p)(buffer_type))
+
+
+def device_memory() -> dict[str, tuple[int, int]]:
+    """Return free and total memory in bytes by the name of the device's buffer type."""
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    buffer_type = _function("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+    size = ctypes.POINTER(ctypes.c_size_t)
+    memory = _function("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
+    found = {}
+    for number in range(count()):
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        memory(get(number), free, total)
+        if (kind := buffer_type(get(number))) is not None:
+            found[buffer_name(kind)] = (free.value, total.value)
+    return found
+
+
 class Log:
     """Log of llama.cpp's messages. It is written to standard error, which is the worker's log file."""
 
@@ -233,6 +264,10 @@ class Log:
         """Return the pattern's group in the last matching line since `listen`; None if no line matches."""
         found = [match[1] for match in map(pattern.search, self._lines) if match]
         return found[-1] if found else None
+
+    def matches(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        """Return the pattern's match in each line since `listen` that has one."""
+        return [match for match in map(pattern.search, self._lines) if match]
 
 
 log = Log()

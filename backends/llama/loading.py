@@ -106,7 +106,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
 
 
 def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> LoadedLlamaModel:
-    _check_threads(options.threads)
+    check_threads(options.threads)
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
     check_layout()
@@ -114,7 +114,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     facts = llama_facts.weight_facts(parts)
     opened = open_model(location, options, facts.bytes, progress)
     model = opened.handle
-    settings = _settings(model, parts, options)
+    settings = context_settings(model, parts, options)
     tokenizer = LlamaTokenizer(model)
     probe = _probe(model, parts[0].architecture, settings, tokenizer.begin)
     tap, how = _tap(probe, settings)
@@ -144,7 +144,12 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
 # -- settings
 
 
-def _settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> ContextSettings:
+def context_settings(model: Any, parts: Sequence[GgufFile], options: EngineOptions) -> ContextSettings:
+    """Return the settings of the context of a run.
+
+    Raises:
+        UserError: the context is longer than the model supports.
+    """
     trained = _trained_length(model)
     check_context(options.context, trained)
     context = options.context or min(trained, LONGEST_CONTEXT)
@@ -166,7 +171,7 @@ def _trained_length(model: Any) -> int:
     return int(lib.llama_model_n_ctx_train(model)) % 2**32
 
 
-def _check_threads(threads: int | None) -> None:
+def check_threads(threads: int | None) -> None:
     """Refuse a number of threads with which llama.cpp hangs or crashes; many more than cores are of no use.
 
     Raises:

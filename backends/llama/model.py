@@ -49,7 +49,9 @@ class _Override(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer", ctypes.c_void_p))
 
 
-def open_model(location: ModelLocation, options: EngineOptions, stored_bytes: int, progress: Report) -> OpenModel:
+def open_model(
+    location: ModelLocation, options: EngineOptions, stored_bytes: int, progress: Report, *, allocate: bool = True
+) -> OpenModel:
     """Load the weights.
 
     Args:
@@ -57,6 +59,7 @@ def open_model(location: ModelLocation, options: EngineOptions, stored_bytes: in
         options: options; the ones about placement and load mode are used.
         stored_bytes: size of all tensors, for `progress`.
         progress: receives a report at each per cent.
+        allocate: allocate memory. Without it the model and its contexts only have the sizes of their buffers.
 
     Raises:
         UserError: llama.cpp cannot load the model, or not with these options.
@@ -65,7 +68,8 @@ def open_model(location: ModelLocation, options: EngineOptions, stored_bytes: in
     lib.llama_backend_init()
     params = lib.llama_model_default_params()
     params.n_gpu_layers = _gpu_layers(options)
-    params.load_mode = _load_mode(options)
+    params.no_alloc = not allocate
+    params.load_mode = _load_mode(options) if allocate else lib.LLAMA_LOAD_MODE_NONE
     overrides = _overrides(options.tensor_overrides)
     params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
     params.progress_callback = lib.llama_progress_callback(_in_percent(stored_bytes, progress))
@@ -102,6 +106,11 @@ def _gpu_layers(options: EngineOptions) -> int:
             advice="leave it out, or install llama-cpp-python built for your GPU",
         )
     return int(options.gpu_layers)
+
+
+def maps_file(options: EngineOptions) -> bool:
+    """Return whether the weights are mapped from the file; the engine's default is to map where the system can."""
+    return options.mmap is not False and bool(lib.llama_supports_mmap())
 
 
 def _load_mode(options: EngineOptions) -> int:

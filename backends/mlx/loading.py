@@ -113,10 +113,10 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
-    model, text, settings = _open(location, location.path, config, trusts=options.trust_remote_code)
+    model, text, settings = open_location(location, location.path, config, trusts=options.trust_remote_code)
     quantized = quantization_of(model, tensors)
-    stored = _weights_dtype(model)
-    computed = _cast_for_device(model, stored)
+    stored = weights_dtype(model)
+    computed = cast_for_device(model, stored)
     _wire_memory()
     _read_weights(location.name, model, loading, progress)
     progress(msgspec.structs.replace(loading, done=facts.bytes, note=first_use() or beyond_memory))
@@ -140,7 +140,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     )
 
 
-def _open(
+def open_location(
     location: ModelLocation, folder: Path, config: model_config.Config, *, trusts: bool
 ) -> tuple[nn.Module, TextCodec, list[str]]:
     """Return the model without reading its weights, its tokenizer, and warnings about settings."""
@@ -177,7 +177,7 @@ def _arrays(model: nn.Module) -> list[Any]:
     return [array for _, array in tree_flatten(model.parameters())]
 
 
-def _weights_dtype(model: nn.Module) -> Any:
+def weights_dtype(model: nn.Module) -> Any:
     """Return the floating-point type of most of the model's numbers; the type of the scales if it is quantized."""
     sizes: dict[Any, int] = {}
     for array in _arrays(model):
@@ -186,7 +186,7 @@ def _weights_dtype(model: nn.Module) -> Any:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def _cast_for_device(model: nn.Module, stored: Any) -> Any:
+def cast_for_device(model: nn.Module, stored: Any) -> Any:
     """Cast weights if the device needs it, and return the type of the computation.
 
     On the CPU, MLX gathers float32 or quantized experts only.

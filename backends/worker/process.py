@@ -114,7 +114,7 @@ class WorkerProcess:
 
     def _death(self, status: int) -> Failed:
         log = self._log_tail()
-        return Failed(message=f"the model's process {_cause(status, log)}", log=log.splitlines()[-LOG_LINES:])
+        return Failed(message=f"the model's process {exit_cause(status, log)}", log=log.splitlines()[-LOG_LINES:])
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError, ValueError):
@@ -153,7 +153,7 @@ def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connect
     return process, commands, messages, lifeline_out
 
 
-def _cause(status: int, log: str = "") -> str:
+def exit_cause(status: int, log: str = "") -> str:
     """Describe an exit status of `Popen`, with advice if the log shows the cause."""
     if status >= 0:
         return f"exited with status {status}"

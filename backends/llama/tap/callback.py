@@ -131,6 +131,25 @@ TOKENS_IN_BUFFER = 64
 """Number of generated tokens after which a new buffer is allocated."""
 
 
+def _pass_words(rows: int, layers: int, experts: int, experts_per_token: int) -> int:
+    """Return the words of the records of one pass, and of room for the gaps between ids while they are copied."""
+    return layers * (HEADER + rows * (experts + 2 * experts_per_token)) + rows * experts
+
+
+def _token_words(layers: int, experts: int, experts_per_token: int) -> int:
+    return TOKENS_IN_BUFFER * layers * (HEADER + experts + 2 * experts_per_token)
+
+
+def _applied_words(rows: int, layers: int, experts_per_token: int) -> int:
+    return layers * rows * (APPLIED_HEADER + experts_per_token)
+
+
+def tap_bytes(*, rows: int, layers: int, experts: int, experts_per_token: int) -> int:
+    """Return the size of the buffers of a `CompiledTap` with these arguments."""
+    words = _pass_words(rows, layers, experts, experts_per_token) + _token_words(layers, experts, experts_per_token)
+    return 4 * (words + _applied_words(rows, layers, experts_per_token))
+
+
 class CompiledTap(Tap):
     """Tap in C: no Python runs while the graph is computed.
 
@@ -146,9 +165,8 @@ class CompiledTap(Tap):
     def __init__(
         self, library: ctypes.CDLL, *, rows: int, layers: int, experts: int, experts_per_token: int, apart: bool
     ) -> None:
-        # Records, and room for the gaps between the ids of the last record while they are copied.
-        self._pass = layers * (HEADER + rows * (experts + 2 * experts_per_token)) + rows * experts
-        self._tokens = TOKENS_IN_BUFFER * layers * (HEADER + experts + 2 * experts_per_token)
+        self._pass = _pass_words(rows, layers, experts, experts_per_token)
+        self._tokens = _token_words(layers, experts, experts_per_token)
         self._state = _TapState(
             **{f"{field}_at": getattr(GgmlTensor, field).offset for field in TENSOR_FIELDS},
             type_f32=F32,
@@ -159,7 +177,7 @@ class CompiledTap(Tap):
             get=ctypes.cast(tensor_get, ctypes.c_void_p).value,
             enabled=True,
         )
-        self._applied = np.empty(layers * rows * (APPLIED_HEADER + experts_per_token), np.int32)
+        self._applied = np.empty(_applied_words(rows, layers, experts_per_token), np.int32)
         self._state.applied, self._state.applied_capacity = self._applied.ctypes.data, self._applied.size
         self._begin_buffer()
         self.callback = ctypes.cast(library.moe_watch_tap, lib.ggml_backend_sched_eval_callback)

@@ -27,7 +27,7 @@ from moe_watch.backends.protocol import (
     Start,
     Stop,
 )
-from moe_watch.backends.worker.process import WorkerProcess, _cause
+from moe_watch.backends.worker.process import WorkerProcess, exit_cause
 from moe_watch.routing.events import Perturbation, Progress, Sampling, State, Token
 from tests.processes import LONG, is_gone, wait_until
 from tests.run_specs import run_start
@@ -298,7 +298,7 @@ def test_a_worker_leaves_when_its_parent_dies(mixtral_folder: pathlib.Path, mome
     ],
 )
 def test_causes_of_death(status: int, words: str) -> None:
-    assert _cause(status) == words
+    assert exit_cause(status) == words
 
 
 ADVICE = "try another version of the engine, or another model"
@@ -326,4 +326,4 @@ ADVICE = "try another version of the engine, or another model"
     ids=["assertion", "fatal error", "no memory", "uncaught", "nothing said", "no log"],
 )
 def test_last_words_of_the_dead(log: str, words: str) -> None:
-    assert _cause(-signal.SIGABRT, log) == words
+    assert exit_cause(-signal.SIGABRT, log) == words

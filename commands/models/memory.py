@@ -1,0 +1,242 @@
+"""`moe-watch memory`: predict the memory of a model, and whether it fits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_watch.commands.options import chosen_model, engine_options, engine_options_of, model_choice, require
+from moe_watch.commands.output import complain, print_result, say
+from moe_watch.commands.tables import table_lines
+from moe_watch.routing.errors import UserError
+
+if TYPE_CHECKING:
+    from msgspec import Struct
+
+    from moe_watch.backends.memory.available import AvailableMemory
+    from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
+    from moe_watch.backends.protocol import EngineOptions
+
+NOT_FINE = 1
+
+SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B?)", re.IGNORECASE)
+POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+EPILOG = """
+\b
+Exit status: 0 it fits, 1 it does not, 2 the model cannot be used.
+How each number is computed, and its accuracy: docs/memory.md.
+"""
+
+
+@click.command(epilog=EPILOG)
+@model_choice
+@click.option(
+    "--for", "published", metavar="NAME", help="Answer for a published model, without a file; `list` lists them."
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Compare with this memory, e.g. 18GB, instead of what is available on this machine.",
+)
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def memory(
+    model: str | None,
+    model_option: str | None,
+    published: str | None,
+    memory: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Predict the memory of a run of MODEL: weights, KV cache, compute buffers, and what is available now.
+
+    The engine computes the sizes without reading the weights. Settings that change them are listed, with one
+    recommended command line.
+    """
+    backend = options.pop("backend")
+    engine = engine_options_of(options)
+    available = _available(memory)
+    if published is not None:
+        require(model is None and model_option is None, "--for and MODEL both given", "keep one of them")
+        _published(published, available, engine, as_json=as_json)
+        return
+    report = _report(chosen_model(model, model_option), backend, engine, available)
+    if as_json:
+        print_result(report)
+    else:
+        _print(report)
+    if not report.fits:
+        raise click.exceptions.Exit(NOT_FINE)
+
+
+def _available(given: str | None) -> AvailableMemory:
+    from moe_watch.backends.memory.available import AvailableMemory, available_memory
+    from moe_watch.vitals.cgroup import group_memory
+
+    found = available_memory(group_memory)
+    if given is None:
+        return found
+    size = size_of(given)
+    return replace(found, bytes=size, total=size, limit="given", counts_mapped_files=False) if size else found
+
+
+def size_of(text: str) -> int:
+    """Return a size such as `18GB`, `16GiB` or `500M` in bytes. GB is 10⁹, GiB 2³⁰.
+
+    Raises:
+        UserError: it is no size.
+    """
+    matched = SIZE.fullmatch(text.strip())
+    if matched is None:
+        raise UserError(f"--memory is {text!r}", advice="give a size, for example 18GB or 16GiB")
+    unit = matched["unit"].upper().removesuffix("B")
+    base = 1024 if unit.endswith("I") else 1000
+    size = int(float(matched["number"]) * base ** POWERS[unit.removesuffix("I")])
+    require(size > 0, f"--memory is {text!r}", "give more than 0 bytes")
+    return size
+
+
+def _report(model: str, backend: str, options: EngineOptions, available: AvailableMemory) -> MemoryReport:
+    from moe_watch.backends.memory.report import memory_report
+    from moe_watch.backends.model_files.catalog import choose_backend, locate
+    from moe_watch.backends.model_files.preflight import preflight
+
+    location = locate(model, backend)
+    engine = choose_backend(backend, location)
+    if location.path is None:
+        raise UserError(
+            f"{model} is not on this machine", advice="download it first, or use --for NAME for a published model"
+        )
+    preflight(location)
+    return memory_report(model, location, engine, options, available, backend=backend)
+
+
+# -- text
+
+
+def _print(report: MemoryReport) -> None:
+    from moe_watch.tui.text.format import size
+
+    for line in _sizes(report):
+        say(line)
+    rows = [
+        [
+            each.arguments or "(defaults)",
+            "n/a" if each.total_bytes is None else size(each.total_bytes),
+            _fits(each.fits),
+        ]
+        + [each.note if each.model == report.model else f"{each.note}: {each.model}"]
+        for each in report.settings
+    ]
+    if rows:
+        say("")
+        for line in table_lines([["SETTING", "TOTAL", "FITS", ""], *rows], right=(1,)):
+            say(line)
+    say("")
+    say(_advice(report))
+    for note in report.notes:
+        complain(note)
+
+
+def _sizes(report: MemoryReport) -> list[str]:
+    from moe_watch.backends.memory.available import LIMIT_WORDS
+    from moe_watch.tui.text.format import size
+
+    experts = "" if report.expert_bytes is None else f"experts {size(report.expert_bytes)}"
+    other = "" if report.non_expert_bytes is None else f", other {size(report.non_expert_bytes)}"
+    rows = [
+        ["weights", size(report.weights_bytes), experts + other],
+        ["  mapped", size(report.mapped_bytes), "pages of the file, which the system can evict"],
+        ["  repacked", size(report.repacked_bytes), "copies in the CPU's own layout"],
+        [
+            "KV cache",
+            size(report.kv_bytes),
+            f"{report.context:,} tokens" + (f", {report.kv_type}" if report.kv_type else ""),
+        ],
+        ["compute buffers", size(report.compute_bytes), ""],
+        ["runtime", size(report.runtime_bytes), "engine, tokenizer, tap, dashboard"],
+        ["loading", size(report.loading_bytes), "largest moment while the weights are read"],
+        ["total", size(report.total_bytes), f"{size(report.required_bytes)} of it cannot be evicted"],
+        ["available", size(report.available_bytes), LIMIT_WORDS[report.limit]],
+    ]
+    shown = [row for row in rows if row[0].strip() not in {"mapped", "repacked", "loading"} or row[1] != size(0)]
+    devices = [
+        f"{name}: {size(each.total_bytes)} of {size(each.free_bytes)} free"
+        for name, each in report.by_device.items()
+        if each.free_bytes is not None
+    ]
+    answer = "it fits" if report.fits else "it does not fit"
+    return [f"{report.model} with {report.engine}: {answer}", "", *table_lines(shown, right=(1,)), *devices]
+
+
+def _fits(fits: bool) -> str:
+    return "yes" if fits else "no"
+
+
+def _advice(report: MemoryReport) -> str:
+    from moe_watch.tui.text.format import size
+
+    if report.recommendation is not None:
+        return f"recommended: {report.recommendation.command}"
+    return (
+        f"nothing fits: the smallest setting takes {size(report.smallest_bytes)}, "
+        f"{size(max(0, report.smallest_bytes - report.available_bytes))} more than is available"
+    )
+
+
+# -- published models
+
+
+def _published(name: str, available: AvailableMemory, options: EngineOptions, *, as_json: bool) -> None:
+    from moe_watch.backends.memory.published import PUBLISHED, published_report
+
+    if name == "list":
+        rows = [
+            [key, each.title, f"{each.parameters / 1e9:.1f} B", f"{each.active_parameters / 1e9:.1f} B"]
+            for key, each in PUBLISHED.items()
+        ]
+        for line in table_lines([["NAME", "MODEL", "PARAMETERS", "ACTIVE"], *rows], right=(2, 3)):
+            say(line)
+        return
+    report = published_report(name, available, options.context)
+    if as_json:
+        print_result(report)
+    else:
+        _print_published(report)
+    if not report.fits:
+        raise click.exceptions.Exit(NOT_FINE)
+
+
+def _print_published(report: PublishedMemoryReport) -> None:
+    from moe_watch.backends.memory.available import LIMIT_WORDS
+    from moe_watch.tui.text.format import size
+
+    say(
+        f"{report.title}: {report.parameters / 1e9:.1f} B parameters, {report.active_parameters / 1e9:.1f} B active; "
+        f"{report.layers} layers, {report.moe_layers} of them × {report.experts} experts, top-{report.experts_per_token}"
+    )
+    say(f"KV cache {size(report.kv_bytes)} for {report.context:,} tokens, other {size(report.overhead_bytes)}")
+    say(f"memory {size(report.available_bytes)} {LIMIT_WORDS[report.limit]}")
+    say("")
+    rows = [
+        [each.format, size(each.weights_bytes), size(each.total_bytes), _fits(each.fits)] for each in report.formats
+    ]
+    for line in table_lines([["FORMAT", "WEIGHTS", "TOTAL", "FITS"], *rows], right=(1, 2)):
+        say(line)
+    say("")
+    rows = [
+        [f"{each.experts} of {report.experts}", size(each.weights_bytes), size(each.total_bytes), _fits(each.fits)]
+        for each in report.resident
+    ]
+    for line in table_lines([["EXPERTS RESIDENT", "WEIGHTS", "TOTAL", "FITS"], *rows], right=(1, 2)):
+        say(line)
+    say("")
+    if report.recommendation is None:
+        smallest = report.formats[-1]
+        say(f"nothing fits: {smallest.format} takes {size(smallest.total_bytes)}")
+    else:
+        say(f"largest format that fits: {report.recommendation}")
