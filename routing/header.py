@@ -67,6 +67,15 @@ def experts_per_token(k_by_layer: list[int]) -> int | list[int]:
     return k_by_layer[0] if len(set(k_by_layer)) == 1 else k_by_layer
 
 
+class Buffer(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory that the engine has allocated or mapped for one purpose."""
+
+    device: str
+    """Name of the engine's buffer type, such as `CPU`, `CPU_Mapped`, `CPU_REPACK` or `CUDA0`."""
+    kind: Literal["weights", "kv", "compute"]
+    bytes: int
+
+
 class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The engine that ran the model."""
 
@@ -79,6 +88,8 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str | None = None
     settings: dict[str, str | int | bool] = {}
     """Settings of the engine that change speed, memory or numbers: KV type, flash attention, batches."""
+    buffers: list[Buffer] = []
+    """Buffers by device once the model is loaded; empty if the engine does not report them."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
