@@ -146,7 +146,7 @@ class Temperature(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None = None
 
 
-class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True):
+class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Memory pressure of the system, from one named source."""
 
     level: Literal["ok", "warning", "critical"]

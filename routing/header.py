@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 SCHEMA = 1
 """Schema of a file with the same number of experts per token in all MoE layers; any reader of schema 1 can read it."""
@@ -88,8 +89,8 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str | None = None
     settings: dict[str, str | int | bool] = {}
     """Settings of the engine that change speed, memory or numbers: KV type, flash attention, batches."""
-    buffers: list[Buffer] = []
-    """Buffers by device once the model is loaded; empty if the engine does not report them."""
+    buffers: list[Buffer] | UnsetType = UNSET
+    """Buffers by device once the model is loaded; unset if the engine does not report them."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
