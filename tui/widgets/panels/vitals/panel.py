@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
+from rich.cells import cell_len
 from textual.geometry import Size
 from textual.strip import Strip
 
@@ -18,6 +19,8 @@ from moe_watch.tui.widgets.panels.vitals.reading import LABEL_WIDTH, Reading
 from moe_watch.tui.widgets.panels.vitals.temperature import temperature_readings
 
 LABELS = memory.LABELS | temperature.LABELS
+UNLISTED = frozenset({"group_events"})
+"""Absent quantities that are no lack: most processes are in no limited control group."""
 VALUE_WIDTH = 18
 TWO_COLUMNS = 100
 """Least width for two columns of readings, in cells."""
@@ -41,7 +44,7 @@ class VitalsPanel(Panel):
             never = frame.view.counts_only
             return self.message(width, height, "n/a: an import has no readings" if never else "no reading yet")
         ink = self.palette
-        present = memory_readings(ink, history, history.last) + temperature_readings(ink, history, history.last)
+        present = memory_readings(ink, frame.view) + temperature_readings(ink, history, history.last)
         missing = [Reading(label, f"n/a: {one_line(why, 200)}", ink.faint) for label, why in _missing(history.last)]
         return self._lay_out(present + missing, width, height)
 
@@ -53,7 +56,8 @@ class VitalsPanel(Panel):
             more = Reading(f"+ {len(readings) - shown} more", "z maximises", self.palette.faint)
             readings = [*readings[:shown], more]
         tall = max(1, min(TALLEST_HISTORY, columns * height // max(1, len(readings))))
-        strips = [row for reading in readings for row in self._draw_reading(reading, each, tall)]
+        values = min(_value_width(readings), each // 2)
+        strips = [row for reading in readings for row in self._draw_reading(reading, each, tall, values)]
         if columns == 1:
             return strips
         rows = -(-len(strips) // 2)
@@ -61,7 +65,7 @@ class VitalsPanel(Panel):
         right = strips[rows:] + [blank] * (2 * rows - len(strips))
         return [Strip.join([a, gap, b]) for a, b in zip(strips[:rows], right, strict=True)]
 
-    def _draw_reading(self, reading: Reading, width: int, height: int) -> list[Strip]:
+    def _draw_reading(self, reading: Reading, width: int, height: int, values: int) -> list[Strip]:
         """Return the rows of one reading; its history takes all `height` rows."""
         ink = self.palette
         row = self.row(width).put(reading.label[: LABEL_WIDTH - 1], ink.muted).to(LABEL_WIDTH)
@@ -69,7 +73,7 @@ class VitalsPanel(Panel):
         if reading.share is None and not reading.history:
             row.put(f"  {reading.note}" if reading.note else "", ink.faint)
             return [row.strip(), *[self.row(width).strip()] * (height - 1)]
-        row.to(LABEL_WIDTH + VALUE_WIDTH)
+        row.to(LABEL_WIDTH + values)
         row.put(f"{reading.note} " if reading.note else "", ink.faint)
         room = row.room
         if reading.share is not None:
@@ -83,9 +87,17 @@ class VitalsPanel(Panel):
         return [first, *(self.row(width).to(column).put(bars, ink.chart.fill).strip() for bars in below)]
 
 
+def _value_width(readings: Sequence[Reading]) -> int:
+    """Return the width of the column of values: at least `VALUE_WIDTH`, or as the longest value with a history."""
+    drawn = (reading for reading in readings if reading.history or reading.share is not None)
+    return max(VALUE_WIDTH, *(cell_len(reading.value) + 2 for reading in drawn), 0)
+
+
 def _missing(vitals: Vitals) -> list[tuple[str, str]]:
     """Return absent readings with their reasons, once per label."""
     reasons: dict[str, str] = {}
     for name, why in vitals.unavailable.items():
+        if name in UNLISTED:
+            continue
         reasons.setdefault(LABELS.get(name, one_line(name, LABEL_WIDTH - 1)), why)
     return list(reasons.items())
