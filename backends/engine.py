@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from moe_watch.routing.events import BackendInfo, ModelInfo, Sampling
+from moe_watch.routing.events import BackendInfo, ModelInfo, ModelMemory, Sampling
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -134,6 +134,10 @@ class Engine(ABC):
     @abstractmethod
     def observe(self, on: bool) -> None:
         """Turn the tap on or off from the next evaluation on. With the tap off, every layer's routing is None."""
+
+    def memory(self) -> ModelMemory | None:
+        """Return the counters of the engine's allocator; None if its buffers do not change after loading."""
+        return None
 
     def take_warnings(self) -> list[str]:
         """Return and clear the warnings about the run's numbers since the last call, one line each."""

@@ -16,6 +16,7 @@ from moe_watch.routing.events import (
     Change,
     ForkArm,
     ModelInfo,
+    ModelMemory,
     Perturbation,
     PerturbationForm,
     PerturbationSource,
@@ -194,7 +195,13 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """Injected tokens, then one chunk of generated ones; `i` continues from the boundary."""
 
 
-BatchItem = Token | Perturbation | State | RunWarning | Progress | Change | Branch
+class MemoryCounters(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="memory"):
+    """Counters of the engine's allocator, at most every second. They are part of the next `Vitals`, not of the run."""
+
+    memory: ModelMemory
+
+
+BatchItem = MemoryCounters | Token | Perturbation | State | RunWarning | Progress | Change | Branch
 """Stream item of a run; items are sent in the order of events."""
 
 

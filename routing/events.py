@@ -146,13 +146,30 @@ class Temperature(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None = None
 
 
-class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True):
+class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Memory pressure of the system, from one named source."""
 
     level: Literal["ok", "warning", "critical"]
     source: str
+    """Quantity that gave the level; at `ok` the first quantity that could be read."""
     stalled: float | None = None
-    """Share of the last 10 s in which some task waited for memory, 0..1 (Linux PSI `some avg10`)."""
+    """Share of the last 10 s in which some task waited for memory, 0..1 (Linux PSI `some avg10`): of the machine or of
+    this process's control group, whichever is higher."""
+    stalled_full: float | None = None
+    """Share in which all tasks that could run waited for it (`full avg10`)."""
+    reason: str = ""
+    """Quantity, value and threshold in words; empty at `ok`."""
+
+
+class ModelMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of MLX's allocator in bytes."""
+
+    active: int
+    """Memory in use by arrays."""
+    peak: int
+    """Largest `active` since the worker's start."""
+    cache: int
+    """Freed memory that MLX keeps for further arrays."""
 
 
 class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
@@ -168,6 +185,17 @@ class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
     """Resident memory of the dashboard."""
     worker_memory: int | None = None
     """Resident memory of the process that runs the model."""
+    swapped_in: int | None = None
+    """Bytes read from swap since the machine's start."""
+    swapped_out: int | None = None
+    """Bytes written to swap since the machine's start."""
+    worker_read: int | None = None
+    """Bytes that the worker's reads and page faults fetched from storage since its start."""
+    worker_faults: int | None = None
+    """Page faults of the worker since its start that had to read from storage (major faults)."""
+    group_events: dict[str, int] | None = None
+    """Memory events of this process's control group since its creation, such as `high`, `max`, `oom_kill`."""
+    model_memory: ModelMemory | None = None
     pressure: MemoryPressure | None = None
     temperatures: list[Temperature] = []
     throttling: bool | None = None

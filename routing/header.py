@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 SCHEMA = 1
 """Schema of a file with the same number of experts per token in all MoE layers; any reader of schema 1 can read it."""
@@ -82,6 +83,15 @@ def experts_per_token(k_by_layer: list[int]) -> int | list[int]:
     return k_by_layer[0] if len(set(k_by_layer)) == 1 else k_by_layer
 
 
+class Buffer(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory that the engine has allocated or mapped for one purpose."""
+
+    device: str
+    """Name of the engine's buffer type, such as `CPU`, `CPU_Mapped`, `CPU_REPACK` or `CUDA0`."""
+    kind: Literal["weights", "kv", "compute"]
+    bytes: int
+
+
 class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The engine that ran the model."""
 
@@ -94,6 +104,8 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str | None = None
     settings: dict[str, str | int | bool] = {}
     """Settings of the engine that change speed, memory or numbers: KV type, flash attention, batches."""
+    buffers: list[Buffer] | UnsetType = UNSET
+    """Buffers by device once the model is loaded; unset if the engine does not report them."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import msgspec
 import platformdirs
 
 from moe_watch.routing.errors import UserError, system_error
+from moe_watch.vitals.thresholds import MemoryThresholds
 
 LONGEST_FILE = 1_000_000
 """Bytes."""
@@ -20,22 +21,12 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Further folders to search for models; `~` is the home directory."""
 
 
-class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Table `[memory]`: thresholds of the memory pressure level."""
-
-    warning_stall: float = 0.10
-    """Share of time with a task waiting for memory (Linux PSI `some avg10`, 0 to 1) from which the level is `warning`.
-    systemd warns services at the same share, 200 ms in 2 s."""
-    critical_stall: float = 0.40
-    """Share from which the level is `critical`. It is well below the 0.60 at which systemd-oomd starts to kill, so that
-    the user has time to stop a run."""
-
-
 class UserSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
     models: ModelSettings = ModelSettings()
-    memory: MemorySettings = MemorySettings()
+    memory: MemoryThresholds = MemoryThresholds()
+    """Table `[memory]`."""
 
 
 def settings_file() -> Path:
@@ -47,7 +38,7 @@ def read_user_settings(path: Path | None = None) -> UserSettings:
     """Read the settings; defaults without a file.
 
     Raises:
-        UserError: the file cannot be read, or has an unknown key or a value of another type.
+        UserError: the file cannot be read, or has an unknown key, a value of another type, or one outside its range.
     """
     file = settings_file() if path is None else path
     try:
@@ -58,6 +49,9 @@ def read_user_settings(path: Path | None = None) -> UserSettings:
     except OSError as error:
         raise system_error(file, error, failed="cannot be read", advice="check the file, or remove it") from error
     try:
-        return msgspec.toml.decode(content, type=UserSettings)
+        settings = msgspec.toml.decode(content, type=UserSettings)
     except msgspec.DecodeError as error:
         raise UserError(f"{file}: {error}", advice="correct the file, or remove it") from error
+    if mistake := settings.memory.mistake():
+        raise UserError(f"{file}: [memory] {mistake}", advice="correct the file, or remove it")
+    return settings

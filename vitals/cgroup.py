@@ -23,6 +23,8 @@ class GroupMemory:
     limit: int
     used: int
     """Without inactive file pages, which the kernel can reclaim at once."""
+    active_file: int = 0
+    """File pages in use, such as a mapped model. Part of `used`; under pressure the kernel reclaims them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,25 @@ class _Names:
     used: str
     inactive: str
     """Key of a line of `memory.stat`."""
+    active: str
+    """Another one."""
+    events: tuple[str, ...]
+    """Files with counters: lines of a name and a number, or one number."""
 
 
-VERSION_1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-VERSION_2 = _Names("memory.max", "memory.current", "inactive_file")
+VERSION_1 = _Names(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+    "total_active_file",
+    ("memory.oom_control", "memory.failcnt"),
+)
+VERSION_2 = _Names("memory.max", "memory.current", "inactive_file", "active_file", ("memory.events",))
+
+STATES = ("oom_kill_disable", "under_oom")
+"""Lines of version 1's `memory.oom_control` that are states, not counters."""
+LONGEST_EVENTS = 4096
+"""Number of characters read from a file of counters."""
 
 
 def group_memory(total: int, mounted: Path = MOUNTED, membership: Path = MEMBERSHIP) -> GroupMemory | None:
@@ -45,14 +62,64 @@ def group_memory(total: int, mounted: Path = MOUNTED, membership: Path = MEMBERS
         mounted: where control groups are mounted.
         membership: lists the groups of this process.
     """
-    found = [
-        memory
-        for folder, names in _groups(mounted, membership)
-        if (memory := _read(folder, names)) is not None
-        and 0 < memory.limit < total
-        and 0 <= memory.used <= memory.limit
-    ]
-    return min(found, key=lambda memory: memory.limit, default=None)
+    return LimitedGroup(mounted, membership).memory(total)
+
+
+class LimitedGroup:
+    """The group of this process with the tightest memory limit. Its folders are looked up once.
+
+    Args:
+        mounted: where control groups are mounted.
+        membership: lists the groups of this process.
+    """
+
+    def __init__(self, mounted: Path = MOUNTED, membership: Path = MEMBERSHIP) -> None:
+        groups = _groups(mounted, membership)
+        self._groups = [(folder, names) for folder, names in groups if (folder / names.limit).exists()]
+        self._tightest: tuple[Path, _Names] | None = None
+
+    def memory(self, total: int) -> GroupMemory | None:
+        """Return the memory of the group; None if no limit is below the machine's memory, or none is plausible.
+
+        Args:
+            total: memory of the machine in bytes.
+        """
+        found = [
+            (memory, folder, names)
+            for folder, names in self._groups
+            if (memory := _read(folder, names)) is not None
+            and 0 < memory.limit < total
+            and 0 <= memory.used <= memory.limit
+        ]
+        tightest = min(found, key=lambda each: each[0].limit, default=None)
+        self._tightest = None if tightest is None else tightest[1:]
+        return None if tightest is None else tightest[0]
+
+    @property
+    def pressure_file(self) -> Path | None:
+        """File with the stalled time of the group that `memory` found; None in version 1, which has none."""
+        if self._tightest is None or self._tightest[1] is VERSION_1:
+            return None
+        return self._tightest[0] / "memory.pressure"
+
+    def events(self) -> dict[str, int] | None:
+        """Return the counters of the group that `memory` found, by the kernel's names; None without a group."""
+        if self._tightest is None:
+            return None
+        folder, names = self._tightest
+        counted: dict[str, int] = {}
+        for name in names.events:
+            with suppress(OSError, ValueError), (folder / name).open() as file:
+                counted |= _counters(name, file.read(LONGEST_EVENTS))
+        return counted
+
+
+def _counters(file: str, content: str) -> dict[str, int]:
+    """Return the counters of a file; a file with one number is named by itself."""
+    if content.strip().isdigit():
+        return {file.removeprefix("memory."): int(content)}
+    pairs = (line.split() for line in content.splitlines())
+    return {name: int(value) for name, value in pairs if name not in STATES}
 
 
 def _groups(mounted: Path, membership: Path) -> Iterator[tuple[Path, _Names]]:
@@ -83,5 +150,6 @@ def _read(folder: Path, names: _Names) -> GroupMemory | None:
         used = int((folder / names.used).read_text())
         with (folder / "memory.stat").open() as stat:
             counted = dict(line.split(maxsplit=1) for line in stat.read(LONGEST_STAT).splitlines())
-        return GroupMemory(limit, max(0, used - int(counted.get(names.inactive, 0))))
+        used = max(0, used - int(counted.get(names.inactive, 0)))
+        return GroupMemory(limit, used, min(used, int(counted.get(names.active, 0))))
     return None

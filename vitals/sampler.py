@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moe_watch.routing.events import Vitals
-from moe_watch.vitals.memory import ProcessMemory, Swap, SystemMemory
+from moe_watch.vitals.cgroup import LimitedGroup
+from moe_watch.vitals.memory import GroupEvents, ProcessMemory, Swap, SystemMemory
 from moe_watch.vitals.pressure import system_pressure
 from moe_watch.vitals.provider import Provider, UnavailableError
 from moe_watch.vitals.temperature import Temperatures, Throttling
+from moe_watch.vitals.thresholds import MemoryThresholds
+from moe_watch.vitals.worker_disk import WorkerDisk
 
 
 class VitalsSampler:
@@ -20,6 +23,7 @@ class VitalsSampler:
         clock: function that returns seconds since the start of the run.
         worker_pid: function that returns the process id of the worker, or None while there is none.
         providers: providers to read; by default all of this machine.
+        thresholds: of the memory pressure level; used by the default providers.
     """
 
     def __init__(
@@ -27,9 +31,10 @@ class VitalsSampler:
         clock: Callable[[], float],
         worker_pid: Callable[[], int | None],
         providers: Sequence[Provider] | None = None,
+        thresholds: MemoryThresholds | None = None,
     ) -> None:
         self._clock = clock
-        self._providers = system_providers(worker_pid) if providers is None else providers
+        self._providers = system_providers(worker_pid, thresholds) if providers is None else providers
 
     def read(self) -> Vitals:
         """Read all providers now."""
@@ -47,14 +52,20 @@ class VitalsSampler:
         return Vitals(t=self._clock(), **values, unavailable=unavailable)
 
 
-def system_providers(worker_pid: Callable[[], int | None]) -> list[Provider]:
-    """Return all providers that this machine may have."""
+def system_providers(
+    worker_pid: Callable[[], int | None], thresholds: MemoryThresholds | None = None
+) -> list[Provider]:
+    """Return all providers that this machine may have, in the order in which they are read."""
+    group = LimitedGroup()
+    memory, swap, events = SystemMemory(group=group.memory), Swap(), GroupEvents(group.events)
     return [
-        SystemMemory(),
-        Swap(),
+        memory,
+        swap,
+        events,
+        system_pressure(memory, swap, events, group, thresholds or MemoryThresholds()),
         ProcessMemory("process_memory", os.getpid),
         ProcessMemory("worker_memory", worker_pid),
-        system_pressure(),
+        WorkerDisk(worker_pid),
         Temperatures(),
         Throttling(),
     ]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from moe_watch.backends.engine import Detokenizer, RouterOutputs, SampledToken
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
 from moe_watch.backends.generation.outbox import Outbox
-from moe_watch.backends.protocol import Branch, Perturb
+from moe_watch.backends.protocol import Branch, MemoryCounters, Perturb
 from moe_watch.routing.events import (
     Change,
+    ModelMemory,
     Perturbation,
     PerturbationForm,
     Progress,
@@ -20,6 +21,9 @@ from moe_watch.routing.events import (
     TokenSource,
 )
 
+MEMORY_SECONDS = 1.0
+"""Least time between two reports of the engine's memory."""
+
 
 class Emitter:
     """Emitter of one run's events.
@@ -28,9 +32,16 @@ class Emitter:
         outbox: receives the events.
         clock: seconds, monotonic.
         detokenizer: for the first context of the run.
+        memory: returns the counters of the engine's allocator, if it has any.
     """
 
-    def __init__(self, outbox: Outbox, clock: Callable[[], float], detokenizer: Detokenizer) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        clock: Callable[[], float],
+        detokenizer: Detokenizer,
+        memory: Callable[[], ModelMemory | None] = lambda: None,
+    ) -> None:
         self.i = 0
         """Number of tokens so far."""
         self.detokenizer = detokenizer
@@ -40,6 +51,8 @@ class Emitter:
         self._outbox = outbox
         self._clock = clock
         self._began = clock()
+        self._memory = memory
+        self._memory_due = 0.0
 
     def now(self) -> float:
         """Return the seconds since the run began."""
@@ -56,6 +69,10 @@ class Emitter:
         ]
         self.i += len(facts)
         self._outbox.put_tokens(Evaluated(facts, routing))
+        if t >= self._memory_due:
+            self._memory_due = t + MEMORY_SECONDS
+            if (memory := self._memory()) is not None:
+                self._outbox.put(MemoryCounters(memory=memory))
 
     def prefill(self, done: int, total: int) -> None:
         """Report the progress of prefill."""

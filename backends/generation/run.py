@@ -80,7 +80,7 @@ class GenerationRun:
         spec = start.spec
         self._engine = engine
         self._start = start
-        self._emitter = Emitter(outbox, clock, engine.detokenizer())
+        self._emitter = Emitter(outbox, clock, engine.detokenizer(), engine.memory)
         self._commands = CommandPort(inbox, refuse, self._emitter.flush)
         self._limit = RateLimit(spec.rate, clock)
         self._chunks = ChunkCounter(spec.chunk_size, spec.tokens)

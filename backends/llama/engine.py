@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+import msgspec
 from llama_cpp import llama_cpp as lib
+from msgspec import UNSET, UnsetType
 
 from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.llama.baseline_loop import LlamaBare
 from moe_watch.backends.llama.context import clear, evaluate, prefill_step
 from moe_watch.backends.llama.fork import SavedPosition
 from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model
+from moe_watch.backends.llama.memory_sizes import breakdown
 from moe_watch.backends.llama.sampling import LlamaSampler, SamplerState
 from moe_watch.backends.llama.tap.gate_check import GateCheck
 from moe_watch.backends.llama.tap.observation import rows_observer
@@ -25,6 +29,11 @@ from moe_watch.backends.tap_rows import RowFormat
 from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress, Sampling
+from moe_watch.routing.header import Buffer
+
+Kind = Literal["weights", "kv", "compute"]
+KINDS: tuple[Kind, Kind, Kind] = ("weights", "kv", "compute")
+"""Order of the sizes in `breakdown`; recurrent states count as `kv`, the buffer of outputs is in none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +69,7 @@ class LlamaEngine(Engine):
 
     def __init__(self, loaded: LoadedLlamaModel) -> None:
         self.model = loaded.info
-        self.backend = loaded.backend
+        self.backend = msgspec.structs.replace(loaded.backend, buffers=_buffers(loaded.context))
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
         self.vocabulary = loaded.tokenizer.vocabulary
@@ -188,6 +197,18 @@ class LlamaEngine(Engine):
         if not self._observes:
             return Unobserved.of(len(ids), len(self.model.layers))
         return self._gate_check.routing(self._rows, first, len(ids))
+
+
+def _buffers(context: Any) -> list[Buffer] | UnsetType:
+    """Return the buffers of a context and its model; unset if this build does not report them."""
+    with suppress(UserError):
+        return [
+            Buffer(device=name, kind=kind, bytes=size)
+            for name, _, sizes in breakdown(context)
+            for kind, size in zip(KINDS, sizes, strict=True)
+            if size
+        ]
+    return UNSET
 
 
 def _row_format(loaded: LoadedLlamaModel) -> RowFormat:

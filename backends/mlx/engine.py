@@ -20,7 +20,7 @@ from moe_watch.backends.mlx.tap import ForwardCapture
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.text.token_ids import check_token_ids
-from moe_watch.routing.events import Progress, Sampling
+from moe_watch.routing.events import ModelMemory, Progress, Sampling
 
 PREFILL_STEP = 512
 """Prompt tokens evaluated in one step; commands are read between steps."""
@@ -127,6 +127,9 @@ class MlxEngine(Engine):
 
     def observe(self, on: bool) -> None:
         self._loaded.tap.observe(on)
+
+    def memory(self) -> ModelMemory:
+        return ModelMemory(active=mx.get_active_memory(), peak=mx.get_peak_memory(), cache=mx.get_cache_memory())
 
     def force(self, ids: Sequence[int]) -> None:
         self._require_settled()

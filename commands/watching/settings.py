@@ -49,6 +49,7 @@ def run_settings(
     from moe_watch.backends.run_spec import RunSpec
     from moe_watch.sessions.live.settings import RunSettings
     from moe_watch.sessions.recording.options import RecordingOptions
+    from moe_watch.sessions.user_settings import read_user_settings
 
     model = chosen_model(options.pop("model"), options.pop("model_option"))
     output, force = checked_output(options.pop("output")), options.pop("force")
@@ -70,7 +71,14 @@ def run_settings(
         **options,
     )
     recording = RecordingOptions(record=record, output=output, force=force, required=recording_required)
-    return RunSettings(spec=spec, model=model, backend=backend, options=engine, recording=recording)
+    return RunSettings(
+        spec=spec,
+        model=model,
+        backend=backend,
+        options=engine,
+        recording=recording,
+        thresholds=read_user_settings().memory,
+    )
 
 
 def _teacher(file: Path) -> TeacherScript:

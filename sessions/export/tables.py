@@ -127,9 +127,19 @@ VITALS = Table(
         Column("swap_used", "integer", "bytes"),
         Column("process_memory", "integer", "bytes resident in the dashboard"),
         Column("worker_memory", "integer", "bytes resident in the worker, which runs the model"),
+        Column("swapped_in", "integer", "bytes read from swap since the machine's start"),
+        Column("swapped_out", "integer", "bytes written to swap since the machine's start"),
+        Column("worker_read", "integer", "bytes that the worker fetched from storage since its start"),
+        Column("worker_faults", "integer", "major page faults of the worker since its start"),
+        Column("model_active", "integer", "bytes in use by MLX's arrays"),
+        Column("model_peak", "integer", "largest model_active since the worker's start"),
+        Column("model_cache", "integer", "bytes that MLX keeps for further arrays"),
+        Column("group_oom_kills", "integer", "processes of the control group that the OOM killer ended"),
         Column("pressure_level", "label", "memory pressure: ok, warning or critical"),
         Column("pressure_source", "text", "origin of the memory pressure"),
         Column("pressure_stalled", "number", "share of the last 10 s in which some task waited for memory"),
+        Column("pressure_stalled_full", "number", "share of the last 10 s in which all tasks waited for memory"),
+        Column("pressure_reason", "text", "quantity and threshold that gave the level; empty at ok"),
         Column("hottest_sensor", "text", "name of the hottest sensor"),
         Column("hottest_celsius", "number", "its temperature, °C"),
         Column("throttling", "truth", "the system throttles"),
@@ -314,11 +324,14 @@ def _measures(signals: Signals | None, pressures: Pressures | None) -> list[floa
 def _vitals(vitals: Vitals) -> list[Cell]:
     hottest = max(vitals.temperatures, key=lambda each: each.celsius, default=None)
     pressure = vitals.pressure
-    memory = VITALS.columns[1:8]
+    memory, model = VITALS.columns[1:12], vitals.model_memory
+    kills = None if vitals.group_events is None else vitals.group_events.get("oom_kill")
     return [
         vitals.t,
         *(getattr(vitals, column.name) for column in memory),
-        *((None, None, None) if pressure is None else (pressure.level, pressure.source, pressure.stalled)),
+        *((None, None, None) if model is None else (model.active, model.peak, model.cache)),
+        kills,
+        *(getattr(pressure, name, None) for name in ("level", "source", "stalled", "stalled_full", "reason")),
         *((None, None) if hottest is None else (hottest.sensor, hottest.celsius)),
         vitals.throttling,
     ]

@@ -11,9 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from moe_watch.backends import protocol
-from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Message, Perturb, Ready, SetRate, Stop
+from moe_watch.backends.protocol import (
+    Batch,
+    BatchItem,
+    Branch,
+    Command,
+    MemoryCounters,
+    Message,
+    Perturb,
+    Ready,
+    SetRate,
+    Stop,
+)
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Event, Marker, Progress, Refused, Sampling, State, StreamItem, Token
+from moe_watch.routing.events import Event, Marker, Progress, Refused, RunWarning, Sampling, State, StreamItem, Token
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.forks import fork_event
@@ -34,7 +45,7 @@ from moe_watch.sessions.live.stages import (
     Void,
     run_of,
 )
-from moe_watch.sessions.live.vitals_timer import VitalsTimer
+from moe_watch.sessions.live.vitals_timer import PressureMark, VitalsTimer
 from moe_watch.sessions.live.worker_link import WorkerLink
 from moe_watch.sessions.recording.recording import Recording
 from moe_watch.sessions.text import whole_text
@@ -88,7 +99,8 @@ class LiveRun:
         self._stream = stream
         self._has_run = False
         """A run has had a token."""
-        self._vitals = VitalsTimer(VitalsSampler(self._seconds, self.worker.pid, around.providers))
+        self._vitals = VitalsTimer(VitalsSampler(self._seconds, self.worker.pid, around.providers, settings.thresholds))
+        self._pressure_mark = PressureMark()
         self._following: deque[Beginning] = deque()
         """Runs that the worker was asked to begin, without an answer yet; the first of them ends this one."""
 
@@ -214,6 +226,7 @@ class LiveRun:
         match message:
             case Ready():
                 self.worker.warnings = message.warnings
+                self._vitals.model_memory = None
                 beginning = self._new_beginning()
                 self._begin(beginning, message)
                 self._send_start(beginning)
@@ -229,6 +242,9 @@ class LiveRun:
     def _take(self, item: BatchItem) -> None:
         if isinstance(item, Progress):
             self._stream.append(item)
+            return
+        if isinstance(item, MemoryCounters):
+            self._vitals.model_memory = item.memory
             return
         run = run_of(self.stage)
         if run is None:  # from a worker that was replaced
@@ -333,10 +349,12 @@ class LiveRun:
         vitals = self._vitals.read_due(now)
         if vitals is None:
             return
-        if isinstance(self.stage, UnderWay):
-            self._emit(vitals)
-        else:
+        if not isinstance(self.stage, UnderWay):
             self._stream.append(vitals)
+            return
+        self._emit(vitals)
+        if (text := self._pressure_mark.feed(vitals)) is not None:
+            self._emit(RunWarning(i=self.stage.run.tokens, t=vitals.t, text=text))
 
     def _shut(self) -> None:
         try:

@@ -16,6 +16,7 @@ from moe_watch.sessions.live.host import host
 from moe_watch.sessions.recording.options import RecordingOptions
 from moe_watch.sessions.text import whole_text
 from moe_watch.sessions.version import version
+from moe_watch.vitals.thresholds import MemoryThresholds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,8 @@ class RunSettings:
     backend: BackendChoice = "auto"
     options: EngineOptions = field(default_factory=EngineOptions)
     recording: RecordingOptions = field(default_factory=RecordingOptions)
+    thresholds: MemoryThresholds = field(default_factory=MemoryThresholds)
+    """Of the memory pressure level."""
 
     def load(self) -> Load:
         """Return the worker's first command.

@@ -26,6 +26,7 @@ from moe_watch.routing.events import (
     Marker,
     MemoryPressure,
     ModelInfo,
+    ModelMemory,
     OpenChunk,
     Perturbation,
     Pressures,
@@ -40,6 +41,7 @@ from moe_watch.routing.events import (
     Units,
     Vitals,
 )
+from moe_watch.routing.header import Buffer
 
 Bound = tuple[float, float]
 """Smallest and largest value."""
@@ -86,6 +88,7 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
         **dict.fromkeys(("parameters", "bytes", "expert_bytes", "non_expert_bytes"), ANY),
         **dict.fromkeys(("context_length", "trained_length"), ANY),
     },
+    Buffer: {"bytes": COUNT},
     BackendInfo: {"threads": COUNT, "settings": ANY},
     Sampling: {"temperature": COUNT, "top_p": SHARE, "top_k": COUNT, "seed": COUNT},
     Host: {"cores": COUNT, "memory": COUNT},
@@ -111,11 +114,13 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     Chunk: {**dict.fromkeys(("index", "context", "first", "last", "tokens"), COUNT), "residual": SHARE},
     Perturbation: {"i": COUNT, "t": SECONDS, "ids": IDS},
     Temperature: {"celsius": CELSIUS, "high": CELSIUS},
-    MemoryPressure: {"stalled": SHARE},
+    MemoryPressure: {"stalled": SHARE, "stalled_full": SHARE},
+    ModelMemory: dict.fromkeys(("active", "peak", "cache"), COUNT),
     Vitals: {
         "t": SECONDS,
         **dict.fromkeys(("memory_total", "memory_used", "memory_available"), COUNT),
         **dict.fromkeys(("swap_total", "swap_used", "process_memory", "worker_memory"), COUNT),
+        **dict.fromkeys(("swapped_in", "swapped_out", "worker_read", "worker_faults", "group_events"), COUNT),
     },
     Marker: {"i": COUNT, "t": SECONDS},
     Refused: {"i": COUNT, "t": SECONDS},

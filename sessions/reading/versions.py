@@ -46,7 +46,18 @@ PUBLISHED = (
         fields=frozenset({"chunk.context", "keyframe.context", "keyframe.context_chunks"}),
     ),
     Version(2, 2, forms=frozenset({"session.model.experts_per_token"})),
-    Version(1, 3),
+    Version(
+        1,
+        3,
+        fields=frozenset(
+            {
+                "session.backend.buffers",
+                *(f"vitals.{name}" for name in ("swapped_in", "swapped_out", "worker_read", "worker_faults")),
+                *(f"vitals.{name}" for name in ("group_events", "model_memory")),
+                *(f"vitals.pressure.{name}" for name in ("stalled_full", "reason")),
+            }
+        ),
+    ),
     Version(2, 3),
 )
 """All versions that a file may have, oldest first; the last of each major version is written today."""

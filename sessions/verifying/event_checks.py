@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
-from moe_watch.routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, State, Token, Unknown
+from moe_watch.routing.events import Change, Chunk, Event, Header, Keyframe, Perturbation, State, Token, Unknown, Vitals
 from moe_watch.routing.pressure.instruments import CUTTING_STATES
 from moe_watch.sessions.reading.recompute import Recomputed
 from moe_watch.sessions.reading.validation import ABSENT_ID
 from moe_watch.sessions.verifying.issues import IssueCollector
+
+COUNTERS = ("swapped_in", "swapped_out", "worker_read", "worker_faults")
+"""Counters of `vitals` since the start of the machine or of the worker."""
 
 
 class EventChecks:
@@ -27,6 +30,8 @@ class EventChecks:
         self._time = 0.0
         self._injecting: deque[int] = deque()
         """Ids of an injection that are not recorded yet."""
+        self._counters: dict[str, int] = {}
+        """Latest values of the counters that cannot decrease."""
         self.tap: bool | None = None if header.continues else True
         """State of the tap; None in a continuation file before its first `change`."""
         self.ended = False
@@ -42,8 +47,20 @@ class EventChecks:
             self._see_perturbation(event, line)
         elif isinstance(event, State):
             self._see_state(event, line)
+        elif isinstance(event, Vitals):
+            self._see_vitals(event, line)
         elif isinstance(event, Change) and event.tap is not None:
             self.tap = event.tap
+
+    def _see_vitals(self, vitals: Vitals, line: int) -> None:
+        """Check that counters grow; a recording is of one worker, and a reading that failed has no value."""
+        for name in COUNTERS:
+            value, before = getattr(vitals, name), self._counters.get(name, 0)
+            if value is None:
+                continue
+            if value < before:
+                self._findings.add("counters", f"{name} decreases from {before} to {value}", line)
+            self._counters[name] = value
 
     def _see_token(self, token: Token, line: int) -> None:
         if token.i > self._next:

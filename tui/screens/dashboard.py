@@ -23,7 +23,7 @@ from moe_watch.tui.widgets.panels.entropy import EntropyPanel
 from moe_watch.tui.widgets.panels.experts.heatmap import ExpertHeatmap
 from moe_watch.tui.widgets.panels.pressure.panel import PressurePanel
 from moe_watch.tui.widgets.panels.stream import StreamPanel
-from moe_watch.tui.widgets.panels.vitals import VitalsPanel
+from moe_watch.tui.widgets.panels.vitals.panel import VitalsPanel
 
 MANY_EXPERTS = 96
 """Number of experts above which the heatmap gets all the width that the text can spare."""

@@ -232,6 +232,7 @@ class RunView:
                 self._feed_change(item)
             case Fork():
                 self.pressure.add_fork(item)
+                self.vitals.rates.count(decode=False)
 
     def _feed_token(self, token: Token) -> None:
         if self.header is None:
@@ -240,6 +241,7 @@ class RunView:
             self.routing.add(token)
             self.counts.observed += 1
         self.counts.tokens = token.i + 1
+        self.vitals.rates.count(decode=token.phase == "decode")
         self.stream.add(token_piece(token, self.header.units.entropy))
         if token.phase == "decode":
             self.counts.decoded += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from moe_watch.routing.events import Temperature, Vitals
+from moe_watch.tui.state.counter_rates import COUNTERS, CounterRates
 
 READINGS_KEPT = 240
 SENSORS_KEPT = 32
@@ -24,6 +25,11 @@ class VitalsHistory:
         self.seen = 0
         """Number of readings so far."""
         self.quantities: dict[str, deque[float]] = {name: deque(maxlen=READINGS_KEPT) for name in QUANTITIES}
+        self.rates = CounterRates()
+        self.speeds: dict[str, deque[float]] = {name: deque(maxlen=READINGS_KEPT) for name in COUNTERS}
+        """Growth per second of each counter, from reading to reading."""
+        self.model_active: deque[float] = deque(maxlen=READINGS_KEPT)
+        """Bytes in use by MLX's arrays."""
         self.stalled: deque[float] = deque(maxlen=READINGS_KEPT)
         """Share of time in which tasks waited for memory."""
         self.sensors: dict[str, deque[float]] = {}
@@ -37,6 +43,12 @@ class VitalsHistory:
             value = getattr(vitals, name)
             if value is not None:
                 history.append(float(value))
+        self.rates.add(vitals)
+        for name, speeds in self.speeds.items():
+            if (speed := self.rates.newest(name)) is not None:
+                speeds.append(speed)
+        if vitals.model_memory is not None:
+            self.model_active.append(float(vitals.model_memory.active))
         if vitals.pressure is not None and vitals.pressure.stalled is not None:
             self.stalled.append(vitals.pressure.stalled)
         for temperature in vitals.temperatures:

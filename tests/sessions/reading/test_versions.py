@@ -51,8 +51,9 @@ def fields(kind, prefix):
     """Every field of an event, nested ones included."""
     for name, hint in get_type_hints(kind).items():
         yield f"{prefix}.{name}"
-        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-            yield from fields(hint, f"{prefix}.{name}")
+        for each in (hint, *get_args(hint)):  # a field that may be absent is a union
+            if isinstance(each, type) and issubclass(each, msgspec.Struct):
+                yield from fields(each, f"{prefix}.{name}")
 
 
 def test_there_is_a_file_of_every_published_version():

@@ -24,6 +24,8 @@ Message = tuple[str, str, str]
 NOT_BEGUN = "this run had not begun: there was nothing to save"
 INDENT = 3
 """Width of the symbol before a sentence, in cells."""
+RUNNING = ("streaming", "prefill")
+"""Status of a run that a pause relieves."""
 _GLYPHS = {"bad": "✗", "more": " ", "good": "■", "wait": "‖"}
 
 
@@ -76,6 +78,10 @@ def messages(frame: Frame) -> list[Message]:
     if frame.status == "finished" and frame.view.header is not None:
         then = ("pause", "home") if frame.at_end else ("go_on", "prompt")
         found.append(("good", f"finished: {_finished(frame)}", _offers(frame, *then, "quit")))
+    pressure = None if frame.view.vitals.last is None else frame.view.vitals.last.pressure
+    if pressure is not None and pressure.level == "critical" and frame.status in RUNNING and "rate" in frame.abilities:
+        why = one_line(pressure.reason or pressure.source, SENTENCE_LIMIT)
+        found.append(("bad", f"memory pressure is critical: {why}", _offers(frame, "pause")))
     if frame.silence and frame.view.progress is not None and frame.view.progress.note:
         found.append(("wait", one_line(frame.view.progress.note, SENTENCE_LIMIT), ""))
     if frame.at_boundary and frame.view.header is not None:
