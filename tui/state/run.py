@@ -82,7 +82,7 @@ class RunView:
 
     @property
     def message(self) -> str | None:
-        """Message of the last error."""
+        """Message of the last error, or of the present pause."""
         return self.state.message
 
     @property
