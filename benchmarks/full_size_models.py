@@ -279,7 +279,9 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, help="GGUF file with a vocabulary")
     parser.add_argument("--sparse", action="store_true", help="leave out the data")
     arguments = parser.parse_args()
-    written = write_model(arguments.name, arguments.output, sparse=arguments.sparse, vocabulary=arguments.vocabulary)
+    written = write_model(
+        arguments.name, arguments.output, sparse=arguments.sparse, vocabulary=arguments.vocabulary
+    )
     print(f"{written}: {written.stat().st_size / 1e9:.1f} GB")
 
 

@@ -13,15 +13,7 @@ from dataclasses import dataclass
 
 from moe_watch.backends.model_files.gguf import TENSOR_TYPES
 
-BASE = {
-    "F16": "F16",
-    "Q8_0": "Q8_0",
-    "Q6_K": "Q6_K",
-    "Q5_K_M": "Q5_K",
-    "Q4_K_M": "Q4_K",
-    "Q3_K_M": "Q3_K",
-    "Q2_K": "Q2_K",
-}
+BASE = {"F16": "F16", "Q8_0": "Q8_0", "Q6_K": "Q6_K", "Q5_K_M": "Q5_K", "Q4_K_M": "Q4_K", "Q3_K_M": "Q3_K", "Q2_K": "Q2_K"}
 """Type of most tensors, by format."""
 
 BLOCKS = {name: (elements, size) for name, elements, size in TENSOR_TYPES.values()}

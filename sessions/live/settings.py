@@ -31,7 +31,7 @@ class RunSettings:
     recording: RecordingOptions = field(default_factory=RecordingOptions)
     thresholds: MemoryThresholds = field(default_factory=MemoryThresholds)
     """Of the memory pressure level."""
-    control: Control = Control()
+    control: Control = field(default_factory=Control)
     """Conditions on which the run pauses by itself."""
     attended: bool = False
     """A user watches the run and can resume it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moe_watch.backends.protocol import Pause, Resume
 from moe_watch.routing.events import Control, State, Temperature, Vitals
-from moe_watch.vitals.processor_sensors import hottest
+from moe_watch.vitals.heat.processor_sensors import hottest
 
 HYSTERESIS = 5.0
 """Degrees below the limit at which a paused run resumes, and at which a limit can be passed once more."""

@@ -249,10 +249,7 @@ class TestVitals:
         stage.worker.finish("length")
         drained.wait_for_end()
         source.close()
-        assert [event.t for event in read_session(path_of(source)) if isinstance(event, Vitals)] == [
-            0.0,
-            VITALS_SECONDS,
-        ]
+        assert [event.t for event in read_session(path_of(source)) if isinstance(event, Vitals)] == [0.0, VITALS_SECONDS]
 
     def test_stop_with_the_model(self, begin):
         stage, source, drained = begin()
