@@ -155,7 +155,7 @@ class Pressure:
         rate, limit = (swapped - before[1]) / (now - before[0]), self._thresholds.warning_swap_in
         if rate < limit:
             return []
-        return [Verdict("warning", "swap-in", f"{rate / 1e6:.0f} MB/s are read from swap (from {limit / 1e6:g} MB/s)")]
+        return [Verdict("warning", "swap-in", f"{rate / 1e6:.0f} MB/s read from swap, limit {limit / 1e6:g} MB/s")]
 
     def _killed(self) -> list[Verdict]:
         """Return a critical verdict if the OOM killer ended a process of the group since the reading before."""
@@ -173,7 +173,7 @@ def _kernel_verdict(level: Level) -> Verdict:
 
 def stall_verdicts(stalls: Stalls, thresholds: MemoryThresholds) -> list[Verdict]:
     """Return the levels of the two shares of stalled time."""
-    whose = "of this control group" if stalls.of_group else "of the machine"
+    whose = " of the control group" if stalls.of_group else ""
     kinds = (
         ("some", stalls.some, thresholds.warning_stall, thresholds.critical_stall),
         ("full", stalls.full, thresholds.warning_full, thresholds.critical_full),
@@ -185,7 +185,7 @@ def stall_verdicts(stalls: Stalls, thresholds: MemoryThresholds) -> list[Verdict
         level: Level = "critical" if share >= critical else "warning" if share >= warning else "ok"
         limit = critical if level == "critical" else warning
         waited = "all tasks" if kind == "full" else "tasks"
-        reason = f"{waited} {whose} waited for memory {share:.1%} of the last 10 s (from {limit:.0%})"
+        reason = f"{waited}{whose} waited for memory {100 * share:.1f} % of 10 s, limit {100 * limit:g} %"
         source = f"PSI {kind} avg10" + (" of the group" if stalls.of_group else "")
         found.append(Verdict(level, source, "" if level == "ok" else reason))
     return found
@@ -204,7 +204,7 @@ def available_verdicts(
     if share <= thresholds.critical_available and not has_swap:
         level, limit = "critical", thresholds.critical_available
     without = " and no free swap" if level == "critical" else ""
-    reason = f"{share:.1%} of {total / 1e9:.1f} GB are available{without} (from {limit:.0%} down)"
+    reason = f"{100 * share:.1f} % of {total / 1e9:.1f} GB available{without}, limit {100 * limit:g} %"
     return [Verdict(level, "available memory", "" if level == "ok" else reason)]
 
 

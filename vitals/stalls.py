@@ -47,5 +47,5 @@ def read_stalls(path: Path = MACHINE, *, of_group: bool = False) -> Stalls:
     for percent in found.values():
         if float(percent) > 100:
             raise UnavailableError(f"{path} gives {percent} % of the time, which is more than 100 %")
-    full = float(found["full"]) / 100 if "full" in found else None
-    return Stalls(float(found["some"]) / 100, full, of_group)
+    full = round(float(found["full"]) / 100, 4) if "full" in found else None
+    return Stalls(round(float(found["some"]) / 100, 4), full, of_group)

@@ -24,8 +24,8 @@ HOST_VM_INFO64 = 4
 VM_STATISTICS64 = struct.Struct("=4I 9Q 2I 4Q 4I Q")
 """`struct vm_statistics64` of <mach/vm_statistics.h>, without padding; see `SWAPINS`."""
 SWAPINS, SWAPOUTS = 17, 18
-"""Positions after free, active, inactive, wire, zero_fill, reactivations, pageins, pageouts, faults, cow_faults, lookups,
-hits, purges, purgeable, speculative, decompressions and compressions."""
+"""Positions after free, active, inactive, wire; zero_fill, reactivations, pageins, pageouts, faults, cow_faults,
+lookups, hits, purges; purgeable, speculative; decompressions and compressions."""
 
 
 def linux_traffic(path: Path = VMSTAT, page: int | None = None) -> tuple[int, int]:

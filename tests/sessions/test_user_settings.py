@@ -25,6 +25,7 @@ def test_values_are_read(tmp_path):
     [
         ("[models\n", r"settings\.toml: "),
         ("[model]\nfolders = []\n", "unknown field `model`"),
+        ("[memory]\nwarning_stall = 40\n", r"settings\.toml: \[memory\] warning_stall is 40, outside 0 to 1"),
         ('[memory]\ncritical_stall = "much"\n', r"Expected `float`, got `str` - at `\$\.memory\.critical_stall`"),
     ],
 )

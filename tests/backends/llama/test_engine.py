@@ -283,3 +283,18 @@ def test_threads(mixtral_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
     for usable, expected in ((8, 7), (1, 1)):
         monkeypatch.setattr(llama_loading.os, "sched_getaffinity", lambda _, n=usable: set(range(n)), raising=False)
         assert llama_loading.default_threads() == expected
+
+
+# -- memory
+
+
+def test_buffers_are_in_the_header_by_device_and_kind(mixtral_gguf: Engine) -> None:
+    buffers = mixtral_gguf.backend.buffers
+    assert isinstance(buffers, list)
+    kinds = {buffer.kind for buffer in buffers}
+    assert kinds == {"weights", "kv", "compute"}
+    weights = sum(buffer.bytes for buffer in buffers if buffer.kind == "weights")
+    stored = mixtral_gguf.model.bytes
+    assert stored is not None
+    assert stored <= weights < stored + 10_000_000  # a mapped file counts with its metadata
+    assert mixtral_gguf.memory() is None

@@ -258,3 +258,16 @@ def test_characters_come_whole(mixtral: Engine) -> None:
     assert pieces == ["", "é", "", "", "日", "", "", "本", "", "", "", "😀", " ", "a"]
     broken = mixtral.detokenizer()
     assert "".join(broken.add(token) for token in [ids[0], ids[-1], tiny.EOS]) == "\N{REPLACEMENT CHARACTER}a</s>"
+
+
+def test_memory_counters_are_those_of_the_allocator(tmp_path: pathlib.Path) -> None:
+    engine = load_folder(tiny.write_model(tmp_path / "model", tiny.MIXTRAL))
+    begin(engine)
+    before = engine.memory()
+    assert before is not None
+    kept = mx.zeros((1_000_000,), mx.float32)
+    mx.eval(kept)
+    after = engine.memory()
+    assert after is not None
+    assert after.active - before.active >= 4_000_000
+    assert after.peak >= after.active >= kept.nbytes

@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 import stat
 
 import pytest
 
-from moe_watch.backends.protocol import EngineOptions, Failed, Load, Pause, Perturb, Ready, Resume, SetRate, Start, Stop
+from moe_watch.backends.protocol import (
+    EngineOptions,
+    Failed,
+    Load,
+    MemoryReport,
+    Pause,
+    Perturb,
+    Ready,
+    Resume,
+    SetRate,
+    Start,
+    Stop,
+)
 from moe_watch.backends.run_spec import InjectionSchedule
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import (
@@ -12,12 +25,16 @@ from moe_watch.routing.events import (
     Header,
     Keyframe,
     Marker,
+    MemoryPressure,
+    ModelMemory,
     Perturbation,
     Progress,
     Refused,
+    RunWarning,
     Sampling,
     State,
     Token,
+    Unknown,
     Vitals,
 )
 from moe_watch.routing.summary import Summary
@@ -31,7 +48,9 @@ from tests.sessions.kit import (
     BACKEND,
     CAPTURE,
     MODEL,
+    Drained,
     ScriptedWorker,
+    Stage,
     files,
     path_of,
     replayed,
@@ -249,7 +268,10 @@ class TestVitals:
         stage.worker.finish("length")
         drained.wait_for_end()
         source.close()
-        assert [event.t for event in read_session(path_of(source)) if isinstance(event, Vitals)] == [0.0, VITALS_SECONDS]
+        assert [event.t for event in read_session(path_of(source)) if isinstance(event, Vitals)] == [
+            0.0,
+            VITALS_SECONDS,
+        ]
 
     def test_stop_with_the_model(self, begin):
         stage, source, drained = begin()
@@ -260,6 +282,56 @@ class TestVitals:
         source.restart()
         drained.wait_for(Header, 2)
         assert len(drained.wait_for(Vitals, 2)) == 2
+
+
+class Levels:
+    """Provider of these pressure levels, one per reading; the last one stays."""
+
+    fields = ("pressure",)
+
+    def __init__(self, *levels):
+        self._levels = list(levels)
+
+    def read(self):
+        level = self._levels.pop(0) if len(self._levels) > 1 else self._levels[0]
+        reason = "" if level == "ok" else f"because of {level}"
+        return {"pressure": MemoryPressure(level=level, source="PSI", reason=reason)}
+
+
+class TestMemory:
+    def test_critical_pressure_is_marked_once_per_rise(self, begin, tmp_path):
+        levels = ["ok", "critical", "critical", "warning", "critical", "ok", "critical"]
+        stage = Stage(tmp_path / "data")
+        stage.around = dataclasses.replace(stage.around, providers=[Levels(*levels)])
+        source = LiveSource(run_settings(prompt="def", chunk_size=4), stage.around)
+        drained = Drained(source)
+        source.start()
+        drained.wait_for(Vitals)
+        for number in range(2, len(levels) + 1):
+            stage.clock.advance(VITALS_SECONDS)
+            drained.wait_for(Vitals, number)
+        stage.worker.finish("length")
+        drained.wait_for_end()
+        source.close()
+        warnings = [event for event in read_session(path_of(source)) if isinstance(event, RunWarning)]
+        assert [event.text for event in warnings] == ["memory pressure is critical: because of critical"] * 2
+        assert [event.t for event in warnings] == [VITALS_SECONDS, 6 * VITALS_SECONDS]
+
+    def test_the_workers_counters_are_part_of_the_next_reading_and_no_event(self, begin):
+        stage, source, drained = begin()
+        assert drained.wait_for(Vitals)[-1].model_memory is None
+        memory = ModelMemory(active=5, peak=7, cache=2)
+        stage.worker.say(MemoryReport(memory=memory))
+        stage.worker.generate(1)
+        drained.wait_for(Token, 3)
+        stage.clock.advance(VITALS_SECONDS)
+        assert drained.wait_for(Vitals, 2)[-1].model_memory == memory
+        stage.worker.finish("length")
+        drained.wait_for_end()
+        source.close()
+        read = list(read_session(path_of(source)))
+        assert [event.model_memory for event in read if isinstance(event, Vitals)] == [None, memory]
+        assert not any(isinstance(event, Unknown | MemoryReport) for event in read)
 
 
 class TestGoingOn:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moe_watch.commands.app import run
-from moe_watch.routing.events import Chunk, Header, Keyframe, Teacher, Token, Unknown, to_json
+from moe_watch.routing.events import Chunk, Header, Keyframe, Teacher, Token, Unknown, Vitals, to_json
 from moe_watch.sessions.verifying.file import verify
 from moe_watch.sessions.verifying.run_checks import CHANCE, chance_of_evenness
 from tests.sessions import faults
@@ -231,3 +231,16 @@ def test_a_header_of_thousands_of_layers_takes_no_longer(path):
     assert isinstance(many, Header)
     path.write_bytes(to_json(many) + b"\n")
     assert verify(path).fine
+
+
+@pytest.mark.parametrize("name", ["swapped_in", "swapped_out", "worker_read", "worker_faults"])
+def test_a_counter_that_decreases_is_found(name, path):
+    def with_vitals(*values):
+        events = recorded(BACKENDS[0])
+        readings = [Vitals(t=0.0, **{name: value}) for value in values]
+        return verify(write(path, [*events[:1], *readings, *events[1:]]))
+
+    assert with_vitals(5, None, 5, 9).fine
+    (found,) = with_vitals(5, None, 4, 3).findings
+    assert (found.check, found.count) == ("counters", 2)
+    assert found.text == f"{name} decreases from 5 to 4"

@@ -7,7 +7,8 @@ import re
 import msgspec
 import pytest
 
-from moe_watch.routing.events import Chunk, MemoryPressure, Pressures, Token, Vitals
+from moe_watch.routing.events import Chunk, MemoryPressure, ModelMemory, Pressures, Token, Vitals
+from moe_watch.routing.header import Buffer
 from moe_watch.tui.widgets.panels.pressure.trajectory_chart import INJECTION_LINES
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
@@ -241,3 +242,77 @@ async def test_memory_pressure_has_a_word_and_a_colour(level, ink):
         assert f"pressure    {level}" in shown(panel)
         assert style_at(panel, 12, 0).color == getattr(panel.palette.status, ink).color
         assert ("slowed down" in shown(panel)) == (level != "ok")
+
+
+def reading(t, read, **others):
+    return Vitals(t=t, memory_total=16 * GIGABYTE, memory_used=9 * GIGABYTE, worker_read=read, **others)
+
+
+def decode(number, first=0):
+    return [
+        Token(i=i, t=0.1 * i, phase="decode", source="generated", id=1, text="x", experts=[0, 1] * 6)
+        for i in range(first, first + number)
+    ]
+
+
+@pytest.mark.parametrize(("read", "shown_as"), [(620_000_000, "1.2 GB/s · 310 MB/token"), (0, "0 B/s · 0 B/token")])
+async def test_the_disk_has_bytes_per_second_and_per_token(read, shown_as):
+    items = [header(), reading(0.0, 5, worker_faults=1), *decode(2), reading(0.5, 5 + read, worker_faults=25)]
+    async with running(items, size=(200, 60)) as (app, _, _):
+        text = shown(app.dashboard.vitals)
+        assert f"disk        {shown_as}" in text
+
+
+async def test_an_unreadable_counter_has_its_reason_among_the_absent_ones():
+    last = reading(0.5, None, unavailable={"worker_read": "the kernel has no /proc/PID/io", "group_events": "no group"})
+    async with running([header(), reading(0.0, 5), last]) as (app, _, _):
+        text = shown(app.dashboard.vitals)
+        assert "disk        n/a: the kernel has no /proc/PID/io" in text
+        assert "no group" not in text
+
+
+async def test_the_model_has_the_counters_of_mlx():
+    memory = ModelMemory(active=4_100_000_000, peak=4_500_000_000, cache=200_000_000)
+    async with running([header(), reading(0.0, 5, model_memory=memory)], size=(200, 60)) as (app, _, _):
+        assert "model       4.1 GB" in shown(app.dashboard.vitals)
+
+
+async def test_the_model_has_the_buffers_of_llama_by_device():
+    buffers = [
+        Buffer(device="CUDA0", kind="weights", bytes=9_000_000_000),
+        Buffer(device="CUDA0", kind="kv", bytes=1_000_000_000),
+        Buffer(device="CPU", kind="compute", bytes=50_000_000),
+    ]
+    made = header()
+    made = msgspec.structs.replace(made, backend=msgspec.structs.replace(made.backend, buffers=buffers))
+    async with running([made, reading(0.0, 5)], size=(200, 60)) as (app, _, _):
+        text = shown(app.dashboard.vitals)
+        assert "model       10.0 GB  CUDA0: weights 9.0 GB" in text
+        assert "50.0 MB  CPU: compute 50.0 MB" in text
+
+
+async def test_swap_rates_are_shown_where_swap_is_configured():
+    def swap(t, into):
+        return reading(t, 0, swap_total=GIGABYTE, swap_used=0, swapped_in=into, swapped_out=0)
+
+    async with running([header(), swap(0.0, 0), swap(0.5, 6_000_000)], size=(200, 60)) as (app, _, _):
+        assert "swap rate   12.0 MB/s in · 0 B/s out" in shown(app.dashboard.vitals)
+    none = [reading(t, 0, swap_total=0, swap_used=0, swapped_in=0, swapped_out=0) for t in (0.0, 0.5)]
+    async with running([header(), *none], size=(200, 60)) as (app, _, _):
+        text = shown(app.dashboard.vitals)
+        assert "none configured" in text
+        assert "swap rate" not in text
+
+
+async def test_critical_pressure_offers_the_pause_of_a_live_run():
+    why = "tasks waited for memory 45.0 % of 10 s, limit 40 %"
+    critical = MemoryPressure(level="critical", source="PSI some avg10", stalled=0.45, reason=why)
+    items = [header(), *decode(2), reading(0.5, 0, pressure=critical)]
+    async with running(items) as (app, _, _):
+        banner = shown(app.dashboard.query_one("#banner"))
+        assert f"memory pressure is critical: {why}" in banner
+        assert "space pause" in banner
+        assert why in shown(app.dashboard.vitals).replace("…", "") or "tasks waited" in shown(app.dashboard.vitals)
+    warning = msgspec.structs.replace(critical, level="warning")
+    async with running([header(), *decode(2), reading(0.5, 0, pressure=warning)]) as (app, _, _):
+        assert "critical" not in shown(app.dashboard.query_one("#banner"))

@@ -18,6 +18,8 @@ from moe_watch.tui.widgets.panels.vitals.memory import memory_readings
 from moe_watch.tui.widgets.panels.vitals.reading import LABEL_WIDTH, Reading
 from moe_watch.tui.widgets.panels.vitals.temperature import temperature_readings
 
+LEAST_HISTORY = 8
+"""Cells of a history that a note leaves free."""
 LABELS = memory.LABELS | temperature.LABELS
 UNLISTED = frozenset({"group_events"}) | temperature.SAME_REASON
 """Absent quantities that are no lack: most processes are in no limited control group."""
@@ -73,8 +75,9 @@ class VitalsPanel(Panel):
         if reading.share is None and not reading.history:
             row.put(f"  {reading.note}" if reading.note else "", ink.faint)
             return [row.strip(), *[self.row(width).strip()] * (height - 1)]
-        row.to(LABEL_WIDTH + values)
-        row.put(f"{reading.note} " if reading.note else "", ink.faint)
+        row.to(max(LABEL_WIDTH + values, row.used + 1))
+        if row.room - cell_len(reading.note) > LEAST_HISTORY:
+            row.put(f"{reading.note} " if reading.note else "", ink.faint)
         room = row.room
         if reading.share is not None:
             bar = min(16, room // 2)
