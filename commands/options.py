@@ -213,14 +213,14 @@ def control_options(command: Command) -> Command:
 
 
 def control_of(options: Options) -> Control:
-    """Take the options of `control_options` out of a command's options.
+    """Take the options of `control_options` out of a command's options; a command without them pauses on nothing.
 
     Raises:
         UserError: the temperature is out of its range, or no sensor can be read.
     """
     from moe_watch.routing.header import Control
 
-    limit, pause_on = options.pop("cool_down"), options.pop("pause_on")
+    limit, pause_on = options.pop("cool_down", None), options.pop("pause_on", None)
     if limit is not None:
         in_range = COOLEST <= limit <= HOTTEST
         require(in_range, f"--cool-down is {limit:g}", f"use {COOLEST:g} to {HOTTEST:g} °C")

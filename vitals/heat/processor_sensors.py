@@ -8,7 +8,7 @@ from moe_watch.routing.events import Temperature, Vitals
 
 _PROCESSOR = re.compile(
     r"(?:coretemp|k10temp|k8temp|zenpower|fam15h_power|x86_pkg_temp|tcpu|via_cputemp"  # Intel, AMD and VIA under Linux
-    r"|(?:[a-z]+[-_])*(?:cpu|gpu|soc)[a-z0-9]*(?:[-_][a-z0-9]+)*"  # Arm: cpu_thermal, gpu-thermal, soc_thermal, …
+    r"|(?:[a-z0-9]+[-_])*(?:cpu|gpu|soc)[a-z0-9]*(?:[-_][a-z0-9]+)*"  # Arm: cpu_thermal, gpu-thermal, soc_thermal, …
     r"|amdgpu|radeon|nouveau|xe|i915|nvidia|apple)\b",
     re.IGNORECASE,
 )
