@@ -10,7 +10,7 @@ from moe_watch.routing.events import Clock, GpuMemory, Temperature, Vitals
 from moe_watch.routing.stats.slowdown import Slowdown
 from moe_watch.tui.drawing.colours import Palette
 from moe_watch.tui.state.vitals_history import VitalsHistory
-from moe_watch.tui.text.format import fraction, number, percent
+from moe_watch.tui.text.format import fraction, number, signed
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.widgets.panels.vitals.reading import LABEL_WIDTH, Reading, level_style
 
@@ -40,8 +40,8 @@ def temperature_readings(ink: Palette, history: VitalsHistory, vitals: Vitals) -
     readings += [_clock(ink, history, clock) for clock in vitals.clocks]
     readings += [_gpu_memory(ink, memory) for memory in vitals.gpu_memory]
     if vitals.throttling is not None:
-        readings.append(_counted(ink, vitals.throttling, vitals.throttling_source))
-    if vitals.clocks and not vitals.throttling:
+        readings += _counted(ink, vitals.throttling, vitals.throttling_source)
+    elif vitals.clocks:
         readings.append(_inferred(ink, history.slowdown.last))
     return readings
 
@@ -52,8 +52,11 @@ def _temperature(ink: Palette, history: VitalsHistory, temperature: Temperature)
     low_end = min(past, default=temperature.celsius)
     high_end = max(max(past, default=temperature.celsius), low_end + LEAST_DEGREES)
     value = f"{number(temperature.celsius, 0)} °C" + (f" of {number(high, 0)}" if high else "")
-    label = one_line(temperature.sensor, LABEL_WIDTH - 1)
-    return Reading(label, value, _heat_style(ink, temperature), past, low_end, high_end)
+    name = one_line(temperature.sensor, 24)
+    note = name if len(name) >= LABEL_WIDTH else ""
+    return Reading(
+        one_line(name, LABEL_WIDTH - 1), value, _heat_style(ink, temperature), past, low_end, high_end, note=note
+    )
 
 
 def _heat_style(ink: Palette, temperature: Temperature) -> Style:
@@ -81,9 +84,13 @@ def _gpu_memory(ink: Palette, memory: GpuMemory) -> Reading:
     return Reading(name, fraction(memory.used, memory.total), level_style(ink, share, 0.9, 0.98), note="memory")
 
 
-def _counted(ink: Palette, throttling: bool, source: str | None) -> Reading:
-    text, style = ("yes: slowed down by heat or power", ink.status.bad) if throttling else ("no", ink.status.good)
-    return Reading("throttling", text, style, note=one_line(source or "", 80))
+def _counted(ink: Palette, throttling: bool, source: str | None) -> list[Reading]:
+    """Return throttling as counters report it; if it is on, the source has a line below."""
+    origin = one_line(source or "", 80)
+    if not throttling:
+        return [Reading("throttling", "no", ink.status.good, note=origin)]
+    found = [Reading("throttling", "yes: slowed down by heat or power", ink.status.bad)]
+    return [*found, Reading("", origin, ink.status.bad)] if origin else found
 
 
 def _inferred(ink: Palette, found: Slowdown) -> Reading:
@@ -92,9 +99,9 @@ def _inferred(ink: Palette, found: Slowdown) -> Reading:
         return Reading("inferred", f"n/a: {one_line(found.why, 200)}", ink.faint)
     if not found.throttled:
         return Reading("inferred", "no throttling", ink.muted, note=_numbers(found))
-    return Reading("inferred", f"throttling: {_numbers(found)}", ink.status.warn)
+    return Reading("inferred", f"throttled: {_numbers(found)}", ink.status.warn)
 
 
 def _numbers(found: Slowdown) -> str:
     falls = (("tok/s", found.speed_fall), ("clock", found.clock_fall))
-    return ", ".join(f"{name} {percent(abs(fall), 0)} {'below' if fall >= 0 else 'above'}" for name, fall in falls)
+    return " ".join(f"{name} {signed(-100 * fall, 0)} %" for name, fall in falls)
