@@ -30,7 +30,7 @@ from moe_watch.routing.events import (
 
 BackendChoice = Literal["auto", "mlx", "llama.cpp"]
 PauseCause = Literal["user", "temperature", "memory"]
-"""Origin of a pause: the user, or a condition of `moe_watch.routing.events.Control`."""
+"""Origin of a pause: the user, or a condition of `moe_watch.routing.events.PauseConditions`."""
 
 
 MeasuredVariant = Literal["bare", "tap off", "tap on"]

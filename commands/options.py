@@ -13,7 +13,7 @@ from moe_watch.routing.errors import UserError
 if TYPE_CHECKING:
     from moe_watch.backends.protocol import EngineOptions
     from moe_watch.backends.run_spec import InjectionSchedule, SamplerOptions
-    from moe_watch.routing.header import Control
+    from moe_watch.routing.header import PauseConditions
 
 Stop = Literal["eos", "never"]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -212,20 +212,20 @@ def control_options(command: Command) -> Command:
     return memory(heat(command))
 
 
-def control_of(options: Options) -> Control:
+def control_of(options: Options) -> PauseConditions:
     """Take the options of `control_options` out of a command's options; a command without them pauses on nothing.
 
     Raises:
         UserError: the temperature is out of its range, or no sensor can be read.
     """
-    from moe_watch.routing.header import Control
+    from moe_watch.routing.header import PauseConditions
 
     limit, pause_on = options.pop("cool_down", None), options.pop("pause_on", None)
     if limit is not None:
         in_range = COOLEST <= limit <= HOTTEST
         require(in_range, f"--cool-down is {limit:g}", f"use {COOLEST:g} to {HOTTEST:g} °C")
         _require_sensor()
-    return Control(cool_down=limit, pause_on=pause_on)
+    return PauseConditions(cool_down=limit, pause_on=pause_on)
 
 
 def _require_sensor() -> None:

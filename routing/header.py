@@ -124,7 +124,7 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True):
     """Number of tokens, prompt included."""
 
 
-class Control(msgspec.Struct, frozen=True, kw_only=True):
+class PauseConditions(msgspec.Struct, frozen=True, kw_only=True):
     """Conditions on which the run pauses by itself."""
 
     cool_down: float | None = None
@@ -180,7 +180,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """The run began with a pause after every chunk; `Change` events record later changes."""
     teacher: Teacher | None = None
     """Source of the tokens with teacher forcing; None if the tokens were sampled."""
-    control: Control | UnsetType = UNSET
+    control: PauseConditions | UnsetType = UNSET
     """Conditions on which the run pauses by itself; unset without any."""
     continues: Continues | None = None
     """None in a run's first file."""

@@ -140,7 +140,7 @@ class SlowdownEstimator:
         if clock is None:
             name = self._device.upper()
             why = vitals.unavailable.get("clocks", "not recorded")
-            self.last = Slowdown(None, why=f"clocks of the {name} unavailable, cannot tell heat from load: {why}")
+            self.last = Slowdown(None, why=f"clocks of the {name} unavailable, heat and load look alike: {why}")
             self._break()
             return
         if self._first is None or self._intervals < LEAST_TOKENS or self._newest - self._first < LEAST_SECONDS:

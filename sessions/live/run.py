@@ -57,7 +57,7 @@ from moe_watch.sessions.live.stages import (
     Void,
     run_of,
 )
-from moe_watch.sessions.live.vitals_guard import Notice, VitalsGuard
+from moe_watch.sessions.live.guard.vitals_guard import Notice, VitalsGuard
 from moe_watch.sessions.live.vitals_timer import VitalsTimer
 from moe_watch.sessions.live.worker_link import WorkerLink
 from moe_watch.sessions.recording.recording import Recording

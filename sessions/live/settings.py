@@ -11,7 +11,7 @@ from msgspec import UNSET
 from moe_watch.backends.protocol import BackendChoice, EngineOptions, Load, Ready, Start
 from moe_watch.backends.run_spec import RunSpec
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Control, Header, Sampling
+from moe_watch.routing.events import PauseConditions, Header, Sampling
 from moe_watch.sessions.live.cost import known_cost
 from moe_watch.sessions.live.host import host
 from moe_watch.sessions.recording.options import RecordingOptions
@@ -31,7 +31,7 @@ class RunSettings:
     recording: RecordingOptions = field(default_factory=RecordingOptions)
     thresholds: MemoryThresholds = field(default_factory=MemoryThresholds)
     """Of the memory pressure level."""
-    control: Control = field(default_factory=Control)
+    control: PauseConditions = field(default_factory=PauseConditions)
     """Conditions on which the run pauses by itself."""
     attended: bool = False
     """A user watches the run and can resume it."""
@@ -72,6 +72,6 @@ class RunSettings:
             cost=known_cost(ready.model, ready.backend),
             host=host(),
             multistep=spec.multistep,
-            control=UNSET if self.control == Control() else self.control,
+            control=UNSET if self.control == PauseConditions() else self.control,
             teacher=None if spec.teacher is None else spec.teacher.facts,
         )

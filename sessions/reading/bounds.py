@@ -19,7 +19,7 @@ from moe_watch.routing.events import (
     Chunk,
     Clock,
     Continues,
-    Control,
+    PauseConditions,
     Cost,
     Fork,
     GpuMemory,
@@ -120,7 +120,7 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     Temperature: {"celsius": CELSIUS, "high": CELSIUS, "critical": CELSIUS},
     Clock: {"mhz": MEGAHERTZ, "max": MEGAHERTZ},
     GpuMemory: {"used": COUNT, "total": COUNT},
-    Control: {"cool_down": CELSIUS},
+    PauseConditions: {"cool_down": CELSIUS},
     MemoryPressure: {"stalled": SHARE, "stalled_full": SHARE},
     ModelMemory: dict.fromkeys(("active", "peak", "cache"), COUNT),
     Vitals: {

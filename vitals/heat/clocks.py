@@ -1,4 +1,4 @@
-"""Clock frequencies: Linux cpufreq, amdgpu, and whatever other sources measure."""
+"""Clock frequencies: Linux cpufreq, amdgpu, and other sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throttling as counters report it: those of the Linux kernel, and of NVIDIA's driver."""
+"""Throttling as counters report it, of the Linux kernel and of NVIDIA's driver."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from moe_watch.commands.options import control_options, generation_options, mode
 from moe_watch.commands.watching.settings import POCKET_PROMPT, run_settings
 from moe_watch.commands.watching.watch import watch
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Control
+from moe_watch.routing.events import PauseConditions
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.teacher_forcing import teacher_script
 
@@ -108,8 +108,8 @@ class TestPauses:
 
     def test_both_conditions_arrive(self, sensor):
         given = ("--cool-down", "85", "--pause-on", "critical")
-        assert settings(*given).control == Control(cool_down=85.0, pause_on="critical")
-        assert settings().control == Control()
+        assert settings(*given).control == PauseConditions(cool_down=85.0, pause_on="critical")
+        assert settings().control == PauseConditions()
         assert settings(attended=True).attended
         assert not settings().attended
 

@@ -1,10 +1,10 @@
-"""Throttling inferred from speed and clock, on simulated runs of benchmarks/throttling.py."""
+"""Throttling inferred from speed and clock, on simulated runs."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.throttling import BEGIN, HARMLESS, THROTTLED, alarm, simulate, throttled
+from tests.routing.stats.simulated_heat import BEGIN, HARMLESS, THROTTLED, alarm, simulate, throttled
 from moe_watch.routing.events import Change, Clock, Token, Vitals
 from moe_watch.routing.stats.slowdown import SlowdownEstimator, device_of
 
@@ -58,7 +58,7 @@ def test_without_clocks_nothing_is_said():
     events = [event for event in run([1.0] * 40 + [0.5] * 40, lambda _: 3000) if isinstance(event, Token)]
     found = fed([*events, Vitals(t=80.0, unavailable={"clocks": "no cpufreq"})])
     assert found.throttled is None
-    assert found.why == "clocks of the CPU unavailable, cannot tell heat from load: no cpufreq"
+    assert found.why == "clocks of the CPU unavailable, heat and load look alike: no cpufreq"
 
 
 def test_the_clock_of_another_processor_does_not_count():

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from moe_watch.backends.protocol import Pause, Resume
-from moe_watch.routing.events import Control, Header, MemoryPressure, RunWarning, State, Temperature, Vitals
+from moe_watch.routing.events import PauseConditions, Header, MemoryPressure, RunWarning, State, Temperature, Vitals
 from moe_watch.sessions.live.source import LiveSource
-from moe_watch.sessions.live.vitals_guard import CALM_SECONDS, LEAST_PAUSE, Notice, VitalsGuard
+from moe_watch.sessions.live.guard.vitals_guard import CALM_SECONDS, LEAST_PAUSE, Notice, VitalsGuard
 from moe_watch.sessions.reading.reader import read_session
 from moe_watch.vitals.provider import UnavailableError
 from tests.processes import wait_until
 from tests.run_specs import run_settings
 from tests.sessions.kit import Drained, Stage, path_of, replayed
 
-COOL = Control(cool_down=85.0)
-CRITICAL = Control(pause_on="critical")
+COOL = PauseConditions(cool_down=85.0)
+CRITICAL = PauseConditions(pause_on="critical")
 
 
 class Run:
@@ -59,7 +59,7 @@ class TestHeat:
         assert run.read(91.2, 60) == [
             Pause(
                 why="temperature",
-                message="paused to cool down: coretemp Package id 0 91 °C, above 85, resumes at 80",
+                message="paused to cool down: coretemp Package id 0 91.2 °C, above 85, resumes at 80",
             )
         ]
         assert run.hold(30, 80.1, 60) == []
@@ -144,12 +144,12 @@ class TestHeat:
         assert [type(each) for each in run.read(90)] == [Pause]
 
     def test_without_the_option_heat_pauses_nothing(self):
-        assert Run(Control()).hold(20, 104) == []
+        assert Run(PauseConditions()).hold(20, 104) == []
 
 
 class TestWarnings:
     def test_once_per_rise_beyond_the_sensors_limit(self):
-        run = Run(Control())
+        run = Run(PauseConditions())
         assert run.read(99.9, high=100.0) == []
         text = "coretemp Package id 0 is at 101 °C, its limit is 100"
         assert run.read(101, high=100.0) == [Notice(text)]
@@ -184,14 +184,14 @@ class TestMemory:
         assert run.read(level="ok") == [Resume(why="memory", message="memory pressure has passed")]
 
     def test_heat_and_pressure_together(self):
-        run = Run(Control(cool_down=85.0, pause_on="critical"))
+        run = Run(PauseConditions(cool_down=85.0, pause_on="critical"))
         run.hold(1, 95, level="critical")
         run.hold(LEAST_PAUSE, 60, level="critical")
         assert run.states == [("paused", "temperature"), ("resumed", "temperature"), ("paused", "memory")]
         assert run.hold(60, 60, level="ok") == []
 
     def test_without_the_option(self):
-        assert Run(Control()).read(level="critical") == []
+        assert Run(PauseConditions()).read(level="critical") == []
 
 
 class Scripted:

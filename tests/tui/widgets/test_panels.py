@@ -386,7 +386,7 @@ async def test_inferred_throttling_has_both_numbers():
     async with running(slowing(), size=(200, 60)) as (app, _, _):
         assert "inferred    throttled: tok/s −40 % clock −30 %" in shown(app.dashboard.vitals)
     async with running(slowing(mhz=3000.0), size=(200, 60)) as (app, _, _):
-        assert "inferred    no throttling  tok/s −40 %" in shown(app.dashboard.vitals)
+        assert "inferred    no throttling" in shown(app.dashboard.vitals)
 
 
 async def test_a_replay_infers_the_same():

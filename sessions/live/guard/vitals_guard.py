@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moe_watch.backends.protocol import Pause, Resume
-from moe_watch.routing.events import Control, State, Temperature, Vitals
+from moe_watch.routing.events import PauseConditions, State, Temperature, Vitals
 from moe_watch.vitals.heat.processor_sensors import hottest
 
 HYSTERESIS = 5.0
@@ -38,7 +38,7 @@ class VitalsGuard:
         attended: a user can resume the run. Otherwise a pause on memory pressure ends by itself.
     """
 
-    def __init__(self, control: Control, *, attended: bool = True) -> None:
+    def __init__(self, control: PauseConditions, *, attended: bool = True) -> None:
         self._control = control
         self._attended = attended
         self._paused: str | None = None
@@ -104,7 +104,7 @@ class VitalsGuard:
         return None
 
     def _heat_message(self, sensor: Temperature, limit: float) -> str:
-        reading = f"{sensor.sensor} {sensor.celsius:.0f} °C, above {limit:g}"
+        reading = f"{sensor.sensor} {sensor.celsius:.4g} °C, above {limit:g}"
         return f"paused to cool down: {reading}, resumes at {limit - HYSTERESIS:g}"
 
     def _without_sensor(self, vitals: Vitals) -> Notice | None:
