@@ -204,13 +204,13 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """Injected tokens, then one chunk of generated ones; `i` continues from the boundary."""
 
 
-class MemoryReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="memory"):
+class MemoryCounters(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="memory"):
     """Counters of the engine's allocator, at most every second. They are part of the next `Vitals`, not of the run."""
 
     memory: ModelMemory
 
 
-BatchItem = MemoryReport | Token | Perturbation | State | RunWarning | Progress | Change | Branch
+BatchItem = MemoryCounters | Token | Perturbation | State | RunWarning | Progress | Change | Branch
 """Stream item of a run; items are sent in the order of events."""
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from moe_watch.routing.events import to_json
 from moe_watch.sessions.live.vitals_timer import VITALS_SECONDS
@@ -29,7 +30,7 @@ def main() -> None:
         providers = system_providers(lambda: worker.pid)
         sampler = VitalsSampler(lambda: 1.0, lambda: worker.pid, providers)
         sampler.read()
-        rows = [(f"`{', '.join(each.fields)}`", _cost(lambda each=each: _read(each))) for each in providers]
+        rows = [(f"`{', '.join(each.fields)}`", _cost(partial(_read, each))) for each in providers]
         reading = _cost(sampler.read)
         vitals = sampler.read()
         written = _cost(lambda: to_json(vitals))

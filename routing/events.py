@@ -21,11 +21,11 @@ from moe_watch.routing.header import SCHEMA_BY_LAYER as SCHEMA_BY_LAYER
 from moe_watch.routing.header import SCHEMA_MINOR as SCHEMA_MINOR
 from moe_watch.routing.header import BackendInfo as BackendInfo
 from moe_watch.routing.header import Continues as Continues
-from moe_watch.routing.header import PauseConditions as PauseConditions
 from moe_watch.routing.header import Cost as Cost
 from moe_watch.routing.header import Header as Header
 from moe_watch.routing.header import Host as Host
 from moe_watch.routing.header import ModelInfo as ModelInfo
+from moe_watch.routing.header import PauseConditions as PauseConditions
 from moe_watch.routing.header import Sampling as Sampling
 from moe_watch.routing.header import Teacher as Teacher
 from moe_watch.routing.header import Units as Units

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from moe_watch.backends.engine import Detokenizer, RouterOutputs, SampledToken
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
 from moe_watch.backends.generation.outbox import Outbox
-from moe_watch.backends.protocol import Branch, MemoryReport, Perturb
+from moe_watch.backends.protocol import Branch, MemoryCounters, Perturb
 from moe_watch.routing.events import (
     Change,
     ModelMemory,
@@ -72,7 +72,7 @@ class Emitter:
         if t >= self._memory_due:
             self._memory_due = t + MEMORY_SECONDS
             if (memory := self._memory()) is not None:
-                self._outbox.put(MemoryReport(memory=memory))
+                self._outbox.put(MemoryCounters(memory=memory))
 
     def prefill(self, done: int, total: int) -> None:
         """Report the progress of prefill."""

@@ -31,7 +31,8 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress, Sampling
 from moe_watch.routing.header import Buffer
 
-KINDS: tuple[Literal["weights"], Literal["kv"], Literal["compute"]] = ("weights", "kv", "compute")
+Kind = Literal["weights", "kv", "compute"]
+KINDS: tuple[Kind, Kind, Kind] = ("weights", "kv", "compute")
 """Order of the sizes in `breakdown`; recurrent states count as `kv`, the buffer of outputs is in none."""
 
 

@@ -16,7 +16,7 @@ from moe_watch.backends.protocol import (
     BatchItem,
     Branch,
     Command,
-    MemoryReport,
+    MemoryCounters,
     Message,
     Perturb,
     Ready,
@@ -39,7 +39,7 @@ from moe_watch.routing.events import (
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.forks import fork_event
-from moe_watch.sessions.live.pressure_mark import PressureMark
+from moe_watch.sessions.live.guard.vitals_guard import Notice, VitalsGuard
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.stages import (
     Closed,
@@ -57,8 +57,7 @@ from moe_watch.sessions.live.stages import (
     Void,
     run_of,
 )
-from moe_watch.sessions.live.guard.vitals_guard import Notice, VitalsGuard
-from moe_watch.sessions.live.vitals_timer import VitalsTimer
+from moe_watch.sessions.live.vitals_timer import PressureMark, VitalsTimer
 from moe_watch.sessions.live.worker_link import WorkerLink
 from moe_watch.sessions.recording.recording import Recording
 from moe_watch.sessions.text import whole_text
@@ -257,7 +256,7 @@ class LiveRun:
         if isinstance(item, Progress):
             self._stream.append(item)
             return
-        if isinstance(item, MemoryReport):
+        if isinstance(item, MemoryCounters):
             self._vitals.model_memory = item.memory
             return
         run = run_of(self.stage)

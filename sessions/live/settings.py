@@ -11,7 +11,7 @@ from msgspec import UNSET
 from moe_watch.backends.protocol import BackendChoice, EngineOptions, Load, Ready, Start
 from moe_watch.backends.run_spec import RunSpec
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import PauseConditions, Header, Sampling
+from moe_watch.routing.events import Header, PauseConditions, Sampling
 from moe_watch.sessions.live.cost import known_cost
 from moe_watch.sessions.live.host import host
 from moe_watch.sessions.recording.options import RecordingOptions

@@ -9,7 +9,7 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.observation import Observer
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.generation.run import GenerationRun
-from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Failed, MemoryReport, Start, Stop
+from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Failed, MemoryCounters, Start, Stop
 from moe_watch.routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
 from tests.run_specs import run_start
 
@@ -73,7 +73,7 @@ class Session:
 
     @property
     def events(self) -> list[Token | Perturbation | State | RunWarning | Change | Branch]:
-        return [item for item in self.items if not isinstance(item, Progress | MemoryReport)]
+        return [item for item in self.items if not isinstance(item, Progress | MemoryCounters)]
 
     @property
     def tokens(self) -> list[Token]:

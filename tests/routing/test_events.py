@@ -5,7 +5,19 @@ import json
 import msgspec
 import pytest
 
-from moe_watch.routing.events import Chunk, Header, Token, Unknown, from_json, to_json
+from moe_watch.routing.events import (
+    BackendInfo,
+    Chunk,
+    Header,
+    MemoryPressure,
+    ModelMemory,
+    Token,
+    Unknown,
+    Vitals,
+    from_json,
+    to_json,
+)
+from moe_watch.routing.header import Buffer
 
 
 def test_every_golden_line_survives_reading_and_writing(golden_path):
@@ -62,3 +74,25 @@ def test_bytes_per_token_stay_within_the_published_budget():
         margin=[1234] * 32,
     )
     assert len(to_json(token)) + 1 <= 1000
+
+
+def test_memory_of_vitals_survives_writing_and_is_absent_in_older_lines():
+    pressure = MemoryPressure(level="warning", source="PSI full avg10", stalled=0.1, stalled_full=0.06, reason="why")
+    memory = ModelMemory(active=3, peak=4, cache=1)
+    vitals = Vitals(
+        t=1.0, worker_read=7, worker_faults=2, swapped_in=0, swapped_out=5, group_events={"oom_kill": 0},
+        model_memory=memory, pressure=pressure,
+    )  # fmt: skip
+    assert from_json(to_json(vitals)) == vitals
+    older = from_json(b'{"event":"vitals","t":1.0,"pressure":{"level":"ok","source":"PSI some avg10","stalled":0.0}}')
+    assert isinstance(older, Vitals)
+    assert (older.worker_read, older.group_events, older.model_memory) == (None, None, None)
+    assert older.pressure == MemoryPressure(level="ok", source="PSI some avg10", stalled=0.0)
+
+
+def test_buffers_of_a_header_are_written_only_if_the_engine_reports_them():
+    backend = BackendInfo(name="llama.cpp", version="1", device="cpu", tap="")
+    assert b"buffers" not in msgspec.json.encode(backend)
+    buffers = [Buffer(device="CUDA0", kind="kv", bytes=5)]
+    written = msgspec.json.encode(msgspec.structs.replace(backend, buffers=buffers))
+    assert msgspec.json.decode(written, type=BackendInfo).buffers == buffers

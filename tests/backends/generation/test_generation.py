@@ -13,7 +13,7 @@ import pytest
 
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.run import NO_PREDICTION
-from moe_watch.backends.protocol import MemoryReport, Perturb, SetRate, Start, Stop
+from moe_watch.backends.protocol import MemoryCounters, Perturb, SetRate, Start, Stop
 from moe_watch.routing.events import Progress, Sampling, State, Token
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
@@ -382,6 +382,6 @@ def test_a_tokenizer_that_makes_nothing_of_a_prompt_is_named(
 def test_memory_is_reported_at_most_every_second(mixtral: Engine, rate: float, reports: int) -> None:
     """Twelve tokens after the prompt at `rate` per second: 3 s, or 12 ms."""
     session = run(mixtral, start(tokens=12, rate=rate))
-    found = [item.memory for item in session.items if isinstance(item, MemoryReport)]
+    found = [item.memory for item in session.items if isinstance(item, MemoryCounters)]
     assert len(found) == reports
     assert all(memory.peak >= memory.active > 0 for memory in found)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.routing.stats.simulated_heat import BEGIN, HARMLESS, THROTTLED, alarm, simulate, throttled
 from moe_watch.routing.events import Change, Clock, Token, Vitals
 from moe_watch.routing.stats.slowdown import SlowdownEstimator, device_of
+from tests.routing.stats.simulated_heat import BEGIN, HARMLESS, THROTTLED, alarm, simulate, throttled
 
 RUNS = 6
 

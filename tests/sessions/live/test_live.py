@@ -9,7 +9,7 @@ from moe_watch.backends.protocol import (
     EngineOptions,
     Failed,
     Load,
-    MemoryReport,
+    MemoryCounters,
     Pause,
     Perturb,
     Ready,
@@ -321,7 +321,7 @@ class TestMemory:
         stage, source, drained = begin()
         assert drained.wait_for(Vitals)[-1].model_memory is None
         memory = ModelMemory(active=5, peak=7, cache=2)
-        stage.worker.say(MemoryReport(memory=memory))
+        stage.worker.say(MemoryCounters(memory=memory))
         stage.worker.generate(1)
         drained.wait_for(Token, 3)
         stage.clock.advance(VITALS_SECONDS)
@@ -331,7 +331,7 @@ class TestMemory:
         source.close()
         read = list(read_session(path_of(source)))
         assert [event.model_memory for event in read if isinstance(event, Vitals)] == [None, memory]
-        assert not any(isinstance(event, Unknown | MemoryReport) for event in read)
+        assert not any(isinstance(event, Unknown | MemoryCounters) for event in read)
 
 
 class TestGoingOn:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from moe_watch.backends.protocol import Pause, Resume
-from moe_watch.routing.events import PauseConditions, Header, MemoryPressure, RunWarning, State, Temperature, Vitals
-from moe_watch.sessions.live.source import LiveSource
+from moe_watch.routing.events import Header, MemoryPressure, PauseConditions, RunWarning, State, Temperature, Vitals
 from moe_watch.sessions.live.guard.vitals_guard import CALM_SECONDS, LEAST_PAUSE, Notice, VitalsGuard
+from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
 from moe_watch.vitals.provider import UnavailableError
 from tests.processes import wait_until
@@ -128,8 +128,8 @@ class TestHeat:
         gone = {"coretemp Package id 0": "the sensor reports no number"}
         assert run.hold(60, None, 50, unavailable=gone) == [
             Notice(
-                "paused to cool down, and coretemp Package id 0 cannot be read any more (the sensor reports no number): "
-                "resume by hand",
+                "paused to cool down, and coretemp Package id 0 cannot be read any more "
+                "(the sensor reports no number): resume by hand",
                 paused=True,
             )
         ]

@@ -120,14 +120,43 @@ class TestSensors:
 class TestProcessorSensors:
     @pytest.mark.parametrize(
         "sensor",
-        ["coretemp Package id 0", "k10temp Tctl", "zenpower Tdie", "cpu_thermal", "cpu-thermal", "soc_thermal", "gpu-thermal", "x86_pkg_temp", "TCPU", "amdgpu junction", "NVIDIA GPU 0", "Apple CPU mean", "cpu0-thermal", "cpu", "bigcore0_cpu-thermal"],
+        [
+            "coretemp Package id 0",
+            "k10temp Tctl",
+            "zenpower Tdie",
+            "cpu_thermal",
+            "cpu-thermal",
+            "soc_thermal",
+            "gpu-thermal",
+            "x86_pkg_temp",
+            "TCPU",
+            "amdgpu junction",
+            "NVIDIA GPU 0",
+            "Apple CPU mean",
+            "cpu0-thermal",
+            "cpu",
+            "bigcore0_cpu-thermal",
+        ],
     )
     def test_inside_a_processor(self, sensor):
         assert is_processor(sensor)
 
     @pytest.mark.parametrize(
         "sensor",
-        ["acpitz", "nvme Composite", "iwlwifi_1", "BAT0", "nct6775 CPUTIN", "spd5118", "drivetemp", "pch_cannonlake", "jc42", "ucsi_source_psy", "ath11k_hwmon", "asus CPU-less"],
+        [
+            "acpitz",
+            "nvme Composite",
+            "iwlwifi_1",
+            "BAT0",
+            "nct6775 CPUTIN",
+            "spd5118",
+            "drivetemp",
+            "pch_cannonlake",
+            "jc42",
+            "ucsi_source_psy",
+            "ath11k_hwmon",
+            "asus CPU-less",
+        ],
     )
     def test_elsewhere(self, sensor):
         assert not is_processor(sensor)

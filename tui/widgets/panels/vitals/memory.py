@@ -98,7 +98,7 @@ def _model(ink: Palette, view: RunView, counters: ModelMemory | None) -> list[Re
     devices: dict[str, list[Buffer]] = {}
     for buffer in buffers:
         devices.setdefault(buffer.device, []).append(buffer)
-    readings = []
+    readings: list[Reading] = []
     for device, parts in list(devices.items())[:MOST_DEVICES]:
         kinds = " · ".join(f"{KINDS[part.kind]} {size(part.bytes)}" for part in parts)
         note = f"{one_line(device, 20)}: {kinds}"
