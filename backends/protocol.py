@@ -29,6 +29,8 @@ from moe_watch.routing.events import (
 )
 
 BackendChoice = Literal["auto", "mlx", "llama.cpp"]
+PauseCause = Literal["user", "temperature", "memory"]
+"""Origin of a pause: the user, or a condition of `moe_watch.routing.events.PauseConditions`."""
 
 
 MeasuredVariant = Literal["bare", "tap off", "tap on"]
@@ -81,12 +83,19 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return self.spec.sampler.seeded(self.seed)
 
 
-class Pause(msgspec.Struct, frozen=True, tag=True):
-    """Pause between two tokens until `Resume`."""
+class Pause(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Pause between two tokens until `Resume`. The user's pause replaces one that the program asked for."""
+
+    why: PauseCause = "user"
+    message: str | None = None
+    """One line for the user, part of the `State` event."""
 
 
-class Resume(msgspec.Struct, frozen=True, tag=True):
-    """Continue a paused run."""
+class Resume(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Continue a paused run. The user's ends any pause, another one only a pause with the same cause."""
+
+    why: PauseCause = "user"
+    message: str | None = None
 
 
 class Perturb(msgspec.Struct, frozen=True, kw_only=True, tag=True):

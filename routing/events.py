@@ -25,6 +25,7 @@ from moe_watch.routing.header import Cost as Cost
 from moe_watch.routing.header import Header as Header
 from moe_watch.routing.header import Host as Host
 from moe_watch.routing.header import ModelInfo as ModelInfo
+from moe_watch.routing.header import PauseConditions as PauseConditions
 from moe_watch.routing.header import Sampling as Sampling
 from moe_watch.routing.header import Teacher as Teacher
 from moe_watch.routing.header import Units as Units
@@ -33,6 +34,7 @@ Phase = Literal["prefill", "decode"]
 TokenSource = Literal["prompt", "injected", "generated"]
 PerturbationForm = Literal["raw", "turn"]
 PerturbationSource = Literal["key", "schedule", "fork"]
+ThermalLevel = Literal["nominal", "fair", "serious", "critical"]
 RunState = Literal["paused", "resumed", "fresh_context", "finished", "error", "dropped"]
 ForkArm = Literal["none", "neutral", "text"]
 PauseReason = Literal["fast_instability", "negative_pressure", "multistep_chunk_complete"]
@@ -138,12 +140,33 @@ class Perturbation(_Event, tag="perturbation", frozen=True, kw_only=True):
     at_once: bool = False
 
 
-class Temperature(msgspec.Struct, frozen=True, kw_only=True):
+class Temperature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Reading of one temperature sensor."""
 
     sensor: str
     celsius: float
     high: float | None = None
+    """Limit that the sensor's driver states; of an NVIDIA GPU, the temperature at which it slows down."""
+    critical: float | None = None
+    """Limit at which the machine shuts down or throttles hard."""
+
+
+class Clock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Clock frequency of one processor."""
+
+    device: str
+    kind: Literal["cpu", "gpu"]
+    mhz: float
+    max: float | None = None
+    """Highest frequency of the device, in MHz."""
+
+
+class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of one GPU, of all processes, in bytes."""
+
+    device: str
+    used: int
+    total: int
 
 
 class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -198,7 +221,13 @@ class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
     model_memory: ModelMemory | None = None
     pressure: MemoryPressure | None = None
     temperatures: list[Temperature] = []
+    thermal_level: ThermalLevel | None = None
+    """Thermal level of macOS."""
+    clocks: list[Clock] = []
+    gpu_memory: list[GpuMemory] = []
     throttling: bool | None = None
+    throttling_source: str | None = None
+    """`kernel counters` or `NVML`, with the reason that the source gives."""
     unavailable: dict[str, str] = {}
     """Reason for each absent quantity, by field name, and for each sensor that is left out, by sensor name."""
 
@@ -241,7 +270,7 @@ class State(_Event, tag="state", frozen=True, kw_only=True):
     """Tokens so far."""
     t: float
     why: str | None = None
-    """`eos`, `length`, `context`, `user`, `chunk`, …"""
+    """`eos`, `length`, `context`, `user`, `chunk`, `temperature`, `memory`, …"""
     message: str | None = None
     count: int | None = None
     """For `dropped`: number of lost events."""
@@ -312,6 +341,8 @@ class Change(_Event, tag="change", frozen=True, kw_only=True):
     """True if routing is observed from here on; without the tap, tokens have null experts."""
     multistep: bool | None = None
     sampling: Sampling | None = None
+    rate: float | None = None
+    """Limit in tokens per second; 0 is no limit."""
 
 
 class Fork(_Event, tag="fork", frozen=True, kw_only=True):

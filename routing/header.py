@@ -139,6 +139,15 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True):
     """Number of tokens, prompt included."""
 
 
+class PauseConditions(msgspec.Struct, frozen=True, kw_only=True):
+    """Conditions on which the run pauses by itself."""
+
+    cool_down: float | None = None
+    """Temperature in °C of a processor above which the run pauses."""
+    pause_on: Literal["critical"] | None = None
+    """Level of memory pressure at which the run pauses."""
+
+
 class Continues(msgspec.Struct, frozen=True, kw_only=True):
     """Recording that a continuation file continues, after the file before could no longer be written."""
 
@@ -186,6 +195,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     """The run began with a pause after every chunk; `Change` events record later changes."""
     teacher: Teacher | None = None
     """Source of the tokens with teacher forcing; None if the tokens were sampled."""
+    control: PauseConditions | UnsetType = UNSET
+    """Conditions on which the run pauses by itself; unset without any."""
     continues: Continues | None = None
     """None in a run's first file."""
 

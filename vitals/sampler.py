@@ -8,10 +8,10 @@ from typing import Any
 
 from moe_watch.routing.events import Vitals
 from moe_watch.vitals.cgroup import LimitedGroup
+from moe_watch.vitals.heat.probe import heat_providers
 from moe_watch.vitals.memory import GroupEvents, ProcessMemory, Swap, SystemMemory
 from moe_watch.vitals.pressure import system_pressure
 from moe_watch.vitals.provider import Provider, UnavailableError
-from moe_watch.vitals.temperature import Temperatures, Throttling
 from moe_watch.vitals.thresholds import MemoryThresholds
 from moe_watch.vitals.worker_disk import WorkerDisk
 
@@ -66,6 +66,5 @@ def system_providers(
         ProcessMemory("process_memory", os.getpid),
         ProcessMemory("worker_memory", worker_pid),
         WorkerDisk(worker_pid),
-        Temperatures(),
-        Throttling(),
+        *heat_providers(),
     ]

@@ -90,10 +90,15 @@ class Emitter:
         self._outbox.flush()
 
     def change(
-        self, *, tap: bool | None = None, sampling: Sampling | None = None, multistep: bool | None = None
+        self,
+        *,
+        tap: bool | None = None,
+        sampling: Sampling | None = None,
+        multistep: bool | None = None,
+        rate: float | None = None,
     ) -> None:
         """Emit a change of settings that applies from the next token on."""
-        self._outbox.put(Change(i=self.i, t=self.now(), tap=tap, sampling=sampling, multistep=multistep))
+        self._outbox.put(Change(i=self.i, t=self.now(), tap=tap, sampling=sampling, multistep=multistep, rate=rate))
         self._outbox.flush()
 
     def perturbation(self, perturb: Perturb, ids: list[int], form: PerturbationForm) -> None:

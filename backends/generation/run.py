@@ -26,6 +26,7 @@ from moe_watch.backends.protocol import (
     Load,
     Measure,
     Pause,
+    PauseCause,
     Perturb,
     Resume,
     SetMultistep,
@@ -94,7 +95,9 @@ class GenerationRun:
         self._multistep = spec.multistep
         self._prompt: list[int] = []
         self._mode: Mode = "sampling" if spec.teacher is None else "teacher"
-        self._paused: Literal["user", "chunk"] | None = None
+        self._resumed = Resume()
+        """Command that ended the last pause."""
+        self._paused: PauseCause | Literal["chunk"] | None = None
 
     def run(self) -> Start | None:
         """Run until a command ends the run; returns the next `Start` if that is the command."""
@@ -309,14 +312,14 @@ class GenerationRun:
                 self._end_for(command)
             case Stop():
                 raise RunEnds(command.why)
-            case Pause() if self._paused is None and self._mode != "finished":
-                self._pause()
+            case Pause() if self._mode != "finished":
+                self._pause(command)
             case Resume():
-                self._paused = None
+                self._resume(command)
             case Perturb():
                 self._ask(command)
             case SetRate():
-                self._limit.rate = command.rate
+                self._set_rate(command.rate)
             case SetSampling() | SetTap():
                 self._change(command)
             case SetMultistep():
@@ -332,12 +335,22 @@ class GenerationRun:
         else:
             self._injections.ask(perturb)
 
-    def _pause(self) -> None:
-        self._paused = "user"
-        self._emitter.state("paused", why="user")
+    def _pause(self, pause: Pause) -> None:
+        """Pause until a command resumes the run; a further pause of the user changes the cause of the present one."""
+        present = self._paused
+        if present in ("user", "chunk") or (present is not None and pause.why != "user"):
+            return
+        self._paused = pause.why
+        self._emitter.state("paused", why=pause.why, message=pause.message)
+        if present is not None:
+            return
         while self._paused:
             self._obey(self._commands.pop(None))
-        self._emitter.state("resumed", why="user")
+        self._emitter.state("resumed", why=self._resumed.why, message=self._resumed.message)
+
+    def _resume(self, resume: Resume) -> None:
+        if self._paused is not None and resume.why in ("user", self._paused):
+            self._paused, self._resumed = None, resume
 
     def _await_step(self) -> None:
         """Pause after a whole chunk until the user resumes or injects."""
@@ -380,6 +393,11 @@ class GenerationRun:
         if self._changes.wait and self._engine.settled and self._mode != "forking":
             for tap, sampling in self._changes.make():
                 self._emitter.change(tap=tap, sampling=sampling)
+
+    def _set_rate(self, rate: float) -> None:
+        if rate != self._limit.rate:
+            self._limit.rate = rate
+            self._emitter.change(rate=rate)
 
     def _set_multistep(self, on: bool) -> None:
         if on != self._multistep:

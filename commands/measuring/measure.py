@@ -13,6 +13,8 @@ from moe_watch.commands.options import (
     Options,
     check_sampler,
     chosen_model,
+    control_of,
+    control_options,
     engine_options,
     engine_options_of,
     model_choice,
@@ -21,7 +23,7 @@ from moe_watch.commands.options import (
     text_of,
 )
 from moe_watch.commands.output import complain, print_result, say
-from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
+from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_pause, show_progress
 from moe_watch.commands.watching.settings import check_model, default_prompt, require_routers
 from moe_watch.routing.errors import UserError
 
@@ -46,6 +48,7 @@ NEUTRAL = " This is a sentence among others."
 @click.command()
 @model_choice
 @engine_options
+@control_options
 @click.option("--chunks", type=COUNT, default=50, show_default=True, metavar="N", help="Measured chunks per run.")
 @click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens per chunk.")
 @click.option(
@@ -197,8 +200,10 @@ class _View:
         self._advance(0)
 
     def item(self, item: StreamItem) -> None:
-        from moe_watch.routing.events import Fork, Token
+        from moe_watch.routing.events import Fork, State, Token
 
+        if isinstance(item, State):
+            show_pause(self._bar, item)
         if isinstance(item, Token) and item.phase == "decode":
             self._advance(1)
         elif isinstance(item, Fork):
@@ -241,6 +246,7 @@ def _plan(folder: Path, options: Options) -> Plan:
     check_sampler(chunk_size, options["temperature"], options["top_p"], options["top_k"])
     forks = _forks(*(options[name] for name in ("perturb", "neutral", "every", "replicates", "form")))
     seeds = _seeds(options["runs"], options["seed"], options["seeds"], folder)
+    control = control_of(options)
     check_model(name, backend, engine)
     require_routers(name, backend)
     return Plan(
@@ -252,6 +258,7 @@ def _plan(folder: Path, options: Options) -> Plan:
         seeds=seeds,
         chunks=chunks,
         control=options["control"],
+        pauses=control,
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
     from rich.progress import TaskID
 
-    from moe_watch.routing.events import Progress, StreamItem
+    from moe_watch.routing.events import Progress, State, StreamItem
     from moe_watch.routing.results import RunSummary
     from moe_watch.sessions.live.source import LiveSource
     from moe_watch.sessions.replaying.source import ReplaySource
@@ -105,6 +105,14 @@ def show_progress(bar: ProgressBar, task: TaskID, progress: Progress) -> None:
     show_amount(bar, task, description, progress.done, progress.total, progress.unit)
 
 
+def show_pause(bar: ProgressBar, state: State) -> None:
+    """Print on standard error that the run pauses or resumes by itself, above the progress bar."""
+    from moe_watch.tui.text.sanitize import one_line
+
+    if state.why in ("temperature", "memory") and state.message:
+        bar.console.print(one_line(state.message, 300), markup=False, highlight=False, soft_wrap=True)
+
+
 def _amount(done: int, total: int | None, unit: str | None) -> str:
     from moe_watch.tui.text.format import fraction
 
@@ -134,3 +142,5 @@ class _BarView:
             show_amount(self._bar, self._task, "generating", self._generated, self._total, "tokens")
         elif isinstance(item, State) and item.state == "error" and item.message:
             self.errors.append(item.message)
+        elif isinstance(item, State):
+            show_pause(self._bar, item)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.options import control_options, generation_options, model_choice, recording_options
 from moe_watch.commands.output import complain
 from moe_watch.commands.watching.headless import finish, follow, require_whole
 from moe_watch.commands.watching.settings import run_settings
@@ -29,6 +29,7 @@ STANDARD_OUTPUT = Path("-")
 @model_choice
 @generation_options
 @recording_options
+@control_options
 @click.option(
     "--on-full-context",
     type=click.Choice(["finish", "restart"]),

@@ -10,6 +10,7 @@ from moe_watch.commands.options import (
     check_generation,
     checked_output,
     chosen_model,
+    control_of,
     engine_options_of,
     injections_of,
     prompt_of,
@@ -40,8 +41,19 @@ def run_settings(
     multistep: bool = False,
     record: bool = True,
     recording_required: bool = False,
+    attended: bool = False,
 ) -> RunSettings:
-    """Return the settings of a live run from the options of `generation_options` and `recording_options`.
+    """Return the settings of a live run.
+
+    Args:
+        options: those of `generation_options`, `recording_options` and `control_options`.
+        stop: default of `--stop`.
+        rate: limit in tokens per second; 0 is no limit.
+        on_full_context: effect of a full context.
+        multistep: pause after every chunk.
+        record: record the run.
+        recording_required: do not begin without a file.
+        attended: a user watches the run and can resume it.
 
     Raises:
         UserError: an option is invalid, or the model cannot be found.
@@ -55,6 +67,7 @@ def run_settings(
     output, force = checked_output(options.pop("output")), options.pop("force")
     engine = engine_options_of(options)
     check_generation(options | {"prompt": (prompt := prompt_of(options))})
+    control = control_of(options)
     backend = options.pop("backend")
     check_model(model, backend, engine)
     teacher = None if (file := options.pop("teacher")) is None else _teacher(file)
@@ -78,6 +91,8 @@ def run_settings(
         options=engine,
         recording=recording,
         thresholds=read_user_settings().memory,
+        control=control,
+        attended=attended,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.options import control_options, generation_options, model_choice, recording_options
 from moe_watch.commands.watching.screen import require_terminal, show
 from moe_watch.commands.watching.settings import run_settings
 from moe_watch.routing.errors import UserError
@@ -16,6 +16,7 @@ from moe_watch.routing.errors import UserError
 @model_choice
 @generation_options
 @recording_options
+@control_options
 @click.option("--no-record", is_flag=True, help="Do not record the run.")
 @click.option(
     "--rate", type=float, default=30.0, show_default=True, help="Limit in tokens per second; 0 for as fast as possible."
@@ -34,7 +35,13 @@ def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, 
         raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as possible")
     require_terminal(advice="use `moe-watch record`, which needs none")
     settings = run_settings(
-        options, stop="never", rate=rate, on_full_context="restart", multistep=multistep, record=not no_record
+        options,
+        stop="never",
+        rate=rate,
+        on_full_context="restart",
+        multistep=multistep,
+        record=not no_record,
+        attended=True,
     )
 
     from moe_watch.sessions.live.source import LiveSource

@@ -142,7 +142,11 @@ VITALS = Table(
         Column("pressure_reason", "text", "quantity and threshold that gave the level; empty at ok"),
         Column("hottest_sensor", "text", "name of the hottest sensor"),
         Column("hottest_celsius", "number", "its temperature, °C"),
+        Column("thermal_level", "label", "macOS: nominal, fair, serious or critical"),
+        Column("cpu_mhz", "number", "highest clock frequency of a CPU, MHz"),
+        Column("gpu_mhz", "number", "highest clock frequency of a GPU, MHz"),
         Column("throttling", "truth", "the system throttles"),
+        Column("throttling_source", "text", "counter that reports it"),
     ),
 )
 
@@ -333,13 +337,18 @@ def _vitals(vitals: Vitals) -> list[Cell]:
         kills,
         *(getattr(pressure, name, None) for name in ("level", "source", "stalled", "stalled_full", "reason")),
         *((None, None) if hottest is None else (hottest.sensor, hottest.celsius)),
+        vitals.thermal_level,
+        *(max((each.mhz for each in vitals.clocks if each.kind == kind), default=None) for kind in ("cpu", "gpu")),
         vitals.throttling,
+        vitals.throttling_source,
     ]
 
 
 def _changes(change: Change) -> list[tuple[str, str]]:
     switched = {"tap": change.tap, "multistep": change.multistep}
     found = [(name, "on" if on else "off") for name, on in switched.items() if on is not None]
+    if change.rate is not None:
+        found.append(("rate", f"{change.rate:g}"))
     sampling = [] if change.sampling is None else [("sampling", msgspec.json.encode(change.sampling).decode())]
     return [*found, *sampling]
 

@@ -24,10 +24,22 @@ from moe_watch.backends.protocol import (
     Stop,
 )
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Event, Marker, Progress, Refused, RunWarning, Sampling, State, StreamItem, Token
+from moe_watch.routing.events import (
+    Event,
+    Marker,
+    Progress,
+    Refused,
+    RunWarning,
+    Sampling,
+    State,
+    StreamItem,
+    Token,
+    Vitals,
+)
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.forks import fork_event
+from moe_watch.sessions.live.guard.vitals_guard import Notice, VitalsGuard
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.stages import (
     Closed,
@@ -101,6 +113,7 @@ class LiveRun:
         """A run has had a token."""
         self._vitals = VitalsTimer(VitalsSampler(self._seconds, self.worker.pid, around.providers, settings.thresholds))
         self._pressure_mark = PressureMark()
+        self._guard = VitalsGuard(settings.control, attended=settings.attended)
         self._following: deque[Beginning] = deque()
         """Runs that the worker was asked to begin, without an answer yet; the first of them ends this one."""
 
@@ -262,6 +275,7 @@ class LiveRun:
 
     def _follow(self, state: State, run: CurrentRun) -> None:
         """Emit a state of the worker, and change the stage with it."""
+        self._guard.follow(state)
         if state.state in ("paused", "resumed"):
             self._proceed(Paused(run) if state.state == "paused" else Streaming(run))  # before the state is visible
         self._emit(state)
@@ -318,6 +332,7 @@ class LiveRun:
         header = self._settings.header(beginning.prompt, beginning.sampling, ready, around.now())
         run = CurrentRun(header, Instruments(header), ready, around.clock())
         self._vitals.begin(run.began)
+        self._guard = VitalsGuard(self._settings.control, attended=self._settings.attended)
         self.stage = Streaming(run)
         problem = self.recording.begin(header, run.instruments.keyframe, run.instruments.frozen)
         if problem is not None and self._settings.recording.is_required and not self._has_run:
@@ -355,6 +370,20 @@ class LiveRun:
         self._emit(vitals)
         if (text := self._pressure_mark.feed(vitals)) is not None:
             self._emit(RunWarning(i=self.stage.run.tokens, t=vitals.t, text=text))
+        if not isinstance(self.stage, Ending):
+            self._guard_run(self.stage.run, vitals)
+
+    def _guard_run(self, run: CurrentRun, vitals: Vitals) -> None:
+        """Carry out the decisions of the guard."""
+        for action in self._guard.feed(vitals):
+            match action:
+                case Notice(paused=True):
+                    why = "temperature"
+                    self._emit(State(state="paused", i=run.tokens, t=vitals.t, why=why, message=action.text))
+                case Notice():
+                    self._emit(RunWarning(i=run.tokens, t=vitals.t, text=action.text))
+                case _:
+                    self.send(action)
 
     def _shut(self) -> None:
         try:

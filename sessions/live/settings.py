@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
+from msgspec import UNSET
 
 from moe_watch.backends.protocol import BackendChoice, EngineOptions, Load, Ready, Start
 from moe_watch.backends.run_spec import RunSpec
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Header, Sampling
+from moe_watch.routing.events import Header, PauseConditions, Sampling
 from moe_watch.sessions.live.cost import known_cost
 from moe_watch.sessions.live.host import host
 from moe_watch.sessions.recording.options import RecordingOptions
@@ -30,6 +31,10 @@ class RunSettings:
     recording: RecordingOptions = field(default_factory=RecordingOptions)
     thresholds: MemoryThresholds = field(default_factory=MemoryThresholds)
     """Of the memory pressure level."""
+    control: PauseConditions = field(default_factory=PauseConditions)
+    """Conditions on which the run pauses by itself."""
+    attended: bool = False
+    """A user watches the run and can resume it."""
 
     def load(self) -> Load:
         """Return the worker's first command.
@@ -67,5 +72,6 @@ class RunSettings:
             cost=known_cost(ready.model, ready.backend),
             host=host(),
             multistep=spec.multistep,
+            control=UNSET if self.control == PauseConditions() else self.control,
             teacher=None if spec.teacher is None else spec.teacher.facts,
         )

@@ -12,7 +12,7 @@ from moe_watch.backends.protocol import BackendChoice, EngineOptions
 from moe_watch.backends.run_spec import ForkPlan, RunSpec, SamplerOptions
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError, system_error
-from moe_watch.routing.events import Sampling
+from moe_watch.routing.events import PauseConditions, Sampling
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.sessions import paths
 from moe_watch.sessions.live.settings import RunSettings
@@ -58,6 +58,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Measured chunks per run; the warm-up precedes them."""
     control: bool = True
     """Each run gets a late twin, see `moe_watch.routing.pressure.position_control`."""
+    pauses: PauseConditions = PauseConditions()
+    """Conditions on which a run pauses by itself. No number depends on them, so they may change from attempt to
+    attempt, and are recorded in the sessions only."""
 
     @property
     def tokens(self) -> int:
@@ -115,6 +118,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             backend=self.backend,
             options=self.options,
             recording=RecordingOptions(output=folder / run.file, force=True, required=True),
+            control=self.pauses,
         )
 
     @property

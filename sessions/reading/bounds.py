@@ -17,9 +17,11 @@ from moe_watch.routing.events import (
     BackendInfo,
     Change,
     Chunk,
+    Clock,
     Continues,
     Cost,
     Fork,
+    GpuMemory,
     Header,
     Host,
     Keyframe,
@@ -28,6 +30,7 @@ from moe_watch.routing.events import (
     ModelInfo,
     ModelMemory,
     OpenChunk,
+    PauseConditions,
     Perturbation,
     Pressures,
     Refused,
@@ -75,6 +78,7 @@ ENTROPY: Bound = (-ROUNDING, log(MAX_CELLS))
 """Entropy over ln E; in nats in the reference's mode."""
 CELSIUS: Bound = (-273.15, 100_000)
 """From absolute zero; drives without a temperature limit report 65,261.85."""
+MEGAHERTZ: Bound = (0, 1e6)
 
 BY_SHAPE = "checked against the model's shape in moe_watch.sessions.reading.validation"
 
@@ -113,7 +117,10 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     Pressures: dict.fromkeys(("fast", "mid", "slow", "net", "w_fast", "w_mid", "w_slow"), SIGNED_SHARE),
     Chunk: {**dict.fromkeys(("index", "context", "first", "last", "tokens"), COUNT), "residual": SHARE},
     Perturbation: {"i": COUNT, "t": SECONDS, "ids": IDS},
-    Temperature: {"celsius": CELSIUS, "high": CELSIUS},
+    Temperature: {"celsius": CELSIUS, "high": CELSIUS, "critical": CELSIUS},
+    Clock: {"mhz": MEGAHERTZ, "max": MEGAHERTZ},
+    GpuMemory: {"used": COUNT, "total": COUNT},
+    PauseConditions: {"cool_down": CELSIUS},
     MemoryPressure: {"stalled": SHARE, "stalled_full": SHARE},
     ModelMemory: dict.fromkeys(("active", "peak", "cache"), COUNT),
     Vitals: {
@@ -126,7 +133,7 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     Refused: {"i": COUNT, "t": SECONDS},
     RunWarning: {"i": COUNT, "t": SECONDS},
     State: {"i": COUNT, "t": SECONDS, "count": COUNT},
-    Change: {"i": COUNT, "t": SECONDS},
+    Change: {"i": COUNT, "t": SECONDS, "rate": (0, MOST_SECONDS)},
     Fork: {"i": COUNT, "t": SECONDS, "replicate": COUNT, "seed": COUNT, "injected": IDS, "generated": IDS},
     Keyframe: {
         **dict.fromkeys(("i", "chunks", "complete_chunks", "context", "context_chunks"), COUNT),

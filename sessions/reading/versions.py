@@ -52,6 +52,9 @@ PUBLISHED = (
         fields=frozenset(
             {
                 "session.backend.buffers",
+                "session.control",
+                "change.rate",
+                *(f"vitals.{name}" for name in ("thermal_level", "clocks", "gpu_memory", "throttling_source")),
                 *(f"vitals.{name}" for name in ("swapped_in", "swapped_out", "worker_read", "worker_faults")),
                 *(f"vitals.{name}" for name in ("group_events", "model_memory")),
                 *(f"vitals.pressure.{name}" for name in ("stalled_full", "reason")),

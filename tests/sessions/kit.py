@@ -159,7 +159,8 @@ class ScriptedWorker:
                 self._i, self._running = 0, True
                 self.say(self._next("prompt"), self._next("prompt"))
             case Pause() | Resume():
-                self.state("paused" if isinstance(command, Pause) else "resumed", why="user")
+                state = "paused" if isinstance(command, Pause) else "resumed"
+                self.state(state, why=command.why, message=command.message)
             case Perturb():
                 self.perturb(command)
             case Stop() if self._running and self.confirms_stop:

@@ -10,10 +10,11 @@ import pytest
 
 from moe_watch.routing.events import Temperature, Vitals
 from moe_watch.vitals.cgroup import GroupMemory
+from moe_watch.vitals.heat.temperature import NO_SENSORS, Temperatures
+from moe_watch.vitals.heat.throttling import KernelCounters, Throttling
 from moe_watch.vitals.memory import ProcessMemory, Swap, SystemMemory
 from moe_watch.vitals.provider import UnavailableError
 from moe_watch.vitals.sampler import VitalsSampler
-from moe_watch.vitals.temperature import NO_SENSORS, Temperatures, Throttling
 
 
 def reason(provider):
@@ -91,8 +92,8 @@ class TestTemperatures:
 
     def test_every_sensor_under_its_own_name(self):
         assert Temperatures(lambda: self.LAPTOP).read()["temperatures"] == [
-            Temperature(sensor="coretemp Package id 0", celsius=61.0, high=100.0),
-            Temperature(sensor="coretemp Core 0", celsius=59.5, high=100.0),
+            Temperature(sensor="coretemp Package id 0", celsius=61.0, high=100.0, critical=100.0),
+            Temperature(sensor="coretemp Core 0", celsius=59.5, high=100.0, critical=100.0),
             Temperature(sensor="nvme Sensor 1", celsius=38.85),
             Temperature(sensor="acpitz", celsius=27.8),
         ]
@@ -101,7 +102,7 @@ class TestTemperatures:
     def test_a_limit_that_none_can_be_is_left_out(self, high, limit):
         entry = SimpleNamespace(label="", current=30.0, high=high, critical=high)
         assert Temperatures(lambda: {"nct6775": [entry]}).read()["temperatures"] == [
-            Temperature(sensor="nct6775", celsius=30.0, high=limit)
+            Temperature(sensor="nct6775", celsius=30.0, high=limit, critical=limit)
         ]
 
     @pytest.mark.parametrize(
@@ -140,9 +141,9 @@ class TestTemperatures:
     def test_no_sensors(self):
         assert reason(Temperatures(dict)) == NO_SENSORS
 
-    def test_no_interface(self):
-        assert reason(Temperatures(None, "darwin")) == "macOS has no public interface for temperatures"
-        assert reason(Temperatures(None, "win32")) == "psutil reads no temperatures on win32"
+    def test_no_interface(self, monkeypatch):
+        monkeypatch.delattr(psutil, "sensors_temperatures", raising=False)
+        assert reason(Temperatures(platform="win32")) == "psutil reads no temperatures on win32"
 
 
 class TestThrottling:
@@ -158,20 +159,22 @@ class TestThrottling:
         return write
 
     def test_known_from_the_second_reading_on(self, cpus):
-        throttling = Throttling(cpus(5, 5), "linux")
+        throttling = Throttling(KernelCounters(cpus(5, 5), "linux"))
         assert reason(throttling) == "available from the second reading on"
-        assert throttling.read() == {"throttling": False}
+        assert throttling.read() == {"throttling": False, "throttling_source": "kernel counters"}
         cpus(5, 6)
-        assert throttling.read() == {"throttling": True}
-        assert throttling.read() == {"throttling": False}
+        assert throttling.read() == {"throttling": True, "throttling_source": "kernel counters"}
+        assert throttling.read()["throttling"] is False
 
     def test_no_counters(self, tmp_path):
         (tmp_path / "cpufreq").mkdir()
         (tmp_path / "cpu0").mkdir()
-        assert "Intel processors only" in reason(Throttling(tmp_path, "linux"))
+        assert "Intel processors only" in reason(Throttling(KernelCounters(tmp_path, "linux")))
 
     def test_other_systems(self, tmp_path):
-        assert reason(Throttling(tmp_path, "darwin")) == "moe-watch has no source for throttling on darwin"
+        assert (
+            reason(Throttling(KernelCounters(tmp_path, "darwin"))) == "moe-watch has no source for throttling on darwin"
+        )
 
 
 class TestSampler:
@@ -181,7 +184,7 @@ class TestSampler:
         assert 0 < vitals.memory_total <= psutil.virtual_memory().total
         assert vitals.worker_memory > 5_000_000
         for field in Vitals.__struct_fields__:
-            if field == "model_memory":  # the worker reports it, not the machine
+            if field in ("model_memory", "thermal_level", "gpu_memory"):  # of the worker, of macOS, of NVIDIA
                 continue
             absent = getattr(vitals, field) in (None, [])
             assert absent == (field in vitals.unavailable) or field == "unavailable", field

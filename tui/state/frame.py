@@ -33,6 +33,8 @@ EVERY_CHUNK = "multistep_chunk_complete"
 """Pause reason of ChronoMoE's multistep mode, which pauses after every chunk."""
 _WHY_PAUSED = {
     "user": "by hand",
+    "temperature": "to cool down",
+    "memory": "memory pressure",
     "chunk": "chunk complete",
     EVERY_CHUNK: "chunk complete",
     "negative_pressure": "negative pressure",

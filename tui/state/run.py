@@ -26,6 +26,7 @@ from moe_watch.routing.events import (
     Token,
     Vitals,
 )
+from moe_watch.routing.stats.slowdown import device_of
 from moe_watch.tui.state.pressure.run_pressure import RunPressure
 from moe_watch.tui.state.pressure.trajectory import PressureTrack
 from moe_watch.tui.state.settings import CurrentSettings
@@ -62,7 +63,7 @@ class RunView:
         self.stream = StreamPieces()
         self.routing = RoutingWindows(header)
         self.pressure = RunPressure(header)
-        self.vitals = VitalsHistory()
+        self.vitals = VitalsHistory("cpu" if header is None else device_of(header.backend.device))
         if header is not None:
             self.runs += 1
             self.cost = header.cost
@@ -82,7 +83,7 @@ class RunView:
 
     @property
     def message(self) -> str | None:
-        """Message of the last error."""
+        """Message of the last error, or of the present pause."""
         return self.state.message
 
     @property
@@ -242,6 +243,7 @@ class RunView:
             self.counts.observed += 1
         self.counts.tokens = token.i + 1
         self.vitals.rates.count(decode=token.phase == "decode")
+        self.vitals.slowdown.feed(token)
         self.stream.add(token_piece(token, self.header.units.entropy))
         if token.phase == "decode":
             self.counts.decoded += 1
@@ -256,6 +258,7 @@ class RunView:
             self.counts.decoded += chunk.tokens
 
     def _feed_perturbation(self, perturbation: Perturbation) -> None:
+        self.vitals.slowdown.feed(perturbation)
         self.pressure.inject(perturbation)
         self.counts.perturbations += 1
         self._add_markers(perturbation)
@@ -281,6 +284,7 @@ class RunView:
         self.stream.begin_text(Piece("jump" if jumped else "begin", "", keyframe.i))
 
     def _feed_change(self, change: Change) -> None:
+        self.vitals.slowdown.feed(change)
         self.pressure.derive(change)
         self.settings = self.settings.changed(change)
         if change.tap is not None:
@@ -288,6 +292,7 @@ class RunView:
         self._add_markers(change)
 
     def _feed_state(self, state: State) -> None:
+        self.vitals.slowdown.feed(state)
         self.pressure.change_state(state)
         self.state = self.state.after_state(state)
         if state.state == "fresh_context":

@@ -18,7 +18,7 @@ class RunStatus:
     why: str | None = None
     """Reason of the last pause, or finish reason."""
     message: str | None = None
-    """Message of the last error."""
+    """Message of the last error, or of the present pause."""
     progress: Progress | None = None
     """Progress of loading or prefill; None after a decode token."""
 
@@ -44,9 +44,9 @@ class RunStatus:
         """Return the status after a state event; a fresh context and lost events leave it unchanged."""
         match state.state:
             case "paused":
-                return replace(self, status="paused", why=state.why)
+                return replace(self, status="paused", why=state.why, message=state.message)
             case "resumed":
-                return replace(self, status="streaming", why=None)
+                return replace(self, status="streaming", why=None, message=None)
             case "finished":
                 return replace(self, status="finished", why=state.why)
             case "error":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from moe_watch.routing.events import Temperature, Vitals
+from moe_watch.routing.events import Vitals
+from moe_watch.routing.stats.slowdown import Device, SlowdownEstimator
 from moe_watch.tui.state.counter_rates import COUNTERS, CounterRates
 
 READINGS_KEPT = 240
@@ -20,7 +21,7 @@ class VitalsHistory:
     `last` is immutable. Each history is a bounded deque of numbers: `tuple()` of it is a snapshot.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device = "cpu") -> None:
         self.last: Vitals | None = None
         self.seen = 0
         """Number of readings so far."""
@@ -34,6 +35,10 @@ class VitalsHistory:
         """Share of time in which tasks waited for memory."""
         self.sensors: dict[str, deque[float]] = {}
         """Degrees Celsius by sensor."""
+        self.clocks: dict[str, deque[float]] = {}
+        """Megahertz by device."""
+        self.slowdown = SlowdownEstimator(device)
+        """Throttling inferred from speed and clocks; fed with all events of the run."""
 
     def add(self, vitals: Vitals) -> None:
         """Add a reading."""
@@ -52,11 +57,15 @@ class VitalsHistory:
         if vitals.pressure is not None and vitals.pressure.stalled is not None:
             self.stalled.append(vitals.pressure.stalled)
         for temperature in vitals.temperatures:
-            self._add_temperature(temperature)
+            _extend(self.sensors, temperature.sensor, temperature.celsius)
+        for clock in vitals.clocks:
+            _extend(self.clocks, clock.device, clock.mhz)
+        self.slowdown.feed(vitals)
 
-    def _add_temperature(self, temperature: Temperature) -> None:
-        if temperature.sensor not in self.sensors:
-            if len(self.sensors) >= SENSORS_KEPT:
-                return
-            self.sensors[temperature.sensor] = deque(maxlen=READINGS_KEPT)
-        self.sensors[temperature.sensor].append(temperature.celsius)
+
+def _extend(histories: dict[str, deque[float]], name: str, value: float) -> None:
+    if name not in histories:
+        if len(histories) >= SENSORS_KEPT:
+            return
+        histories[name] = deque(maxlen=READINGS_KEPT)
+    histories[name].append(value)

@@ -8,9 +8,11 @@ import click
 import pytest
 
 from moe_watch.backends.protocol import EngineOptions
-from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.options import control_options, generation_options, model_choice, recording_options
 from moe_watch.commands.watching.settings import POCKET_PROMPT, run_settings
 from moe_watch.commands.watching.watch import watch
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import PauseConditions
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.teacher_forcing import teacher_script
 
@@ -25,6 +27,7 @@ def settings(*arguments: str, **more: Any) -> RunSettings:
     @model_choice
     @generation_options
     @recording_options
+    @control_options
     def command(**options: Any) -> None:
         found.append(run_settings(options, stop="eos", **more))
 
@@ -89,3 +92,37 @@ def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_st
     watch.main(args=["pocket", *arguments], standalone_mode=False)
     (settings,) = made
     assert (settings.spec.sampler.stop, settings.spec.on_full_context) == (stop, "restart")
+
+
+class TestPauses:
+    @pytest.fixture
+    def sensor(self, monkeypatch):
+        """Sets the reason why no sensor can be read."""
+        from moe_watch.vitals.heat import probe
+
+        def there_is(why=""):
+            monkeypatch.setattr(probe, "why_no_processor_sensor", lambda: why)
+
+        there_is()
+        return there_is
+
+    def test_both_conditions_arrive(self, sensor):
+        given = ("--cool-down", "85", "--pause-on", "critical")
+        assert settings(*given).control == PauseConditions(cool_down=85.0, pause_on="critical")
+        assert settings().control == PauseConditions()
+        assert settings(attended=True).attended
+        assert not settings().attended
+
+    @pytest.mark.parametrize("celsius", ["39.9", "110.1", "0", "-5", "nan", "inf"])
+    def test_temperature_is_in_its_range(self, sensor, celsius):
+        with pytest.raises(UserError, match=r"--cool-down is .*: use 40 to 110 °C"):
+            settings("--cool-down", celsius)
+
+    def test_refused_before_loading_if_no_sensor_is_readable(self, sensor):
+        sensor("no sensors here")
+        with pytest.raises(UserError, match="no CPU or GPU temperature can be read: no sensors here"):
+            settings("--cool-down", "85", "--model", "no such model")
+
+    def test_pressure_has_one_level(self):
+        with pytest.raises(click.BadParameter):
+            settings("--pause-on", "warning")

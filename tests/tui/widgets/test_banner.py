@@ -11,6 +11,7 @@ from moe_watch.sessions.source import RecordingStatus
 from moe_watch.tui.text.word_wrap import wrapped
 from tests.tui.conftest import lines, running, shown
 from tests.tui.events import MadeUpRun
+from tests.tui.scripted import REPLAY, REPLAYING
 
 SENTENCES = {
     "killed": (
@@ -99,3 +100,48 @@ async def test_why_a_panel_is_empty_is_read_to_its_end(size):
 )
 def test_sentences_are_wrapped_by_words_and_by_cells(sentence, width, expected):
     assert wrapped(sentence, width) == expected
+
+
+class TestAutomaticPauses:
+    COOLING = "paused to cool down: coretemp Package id 0 91 °C, above 85, resumes at 80"
+
+    @staticmethod
+    def paused(message=COOLING, why="temperature"):
+        run = MadeUpRun()
+        return run, [*run.prompt(), *run.generate(30), *run.state("paused", why=why, message=message)]
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("why", ["temperature", "memory"])
+    async def test_reason_is_read_to_its_end_with_the_key_that_resumes(self, size, why):
+        _, items = self.paused(why=why)
+        async with running(items, size=size) as (app, _, _):
+            banner = app.dashboard.query_one("#banner")
+            assert words(self.COOLING) in words(shown(banner))
+            assert "space resume" in lines(banner)[-1]
+
+    async def test_it_goes_with_the_pause(self):
+        run, items = self.paused()
+        items += run.state("resumed", why="temperature", message="cooled down: coretemp Package id 0 79 °C")
+        async with running(items) as (app, _, _):
+            assert "cool down" not in shown(app.dashboard.query_one("#banner"))
+
+    async def test_a_lost_sensor_replaces_the_reason(self):
+        run, items = self.paused()
+        lost = "paused to cool down, and coretemp Package id 0 cannot be read any more (gone): resume by hand"
+        items += run.state("paused", why="temperature", message=lost)
+        async with running(items, size=(120, 40)) as (app, _, _):
+            text = words(shown(app.dashboard.query_one("#banner")))
+            assert words(lost) in text
+            assert words(self.COOLING) not in text
+
+    async def test_a_replay_shows_it_without_an_offer(self):
+        _, items = self.paused()
+        async with running(items, abilities=REPLAY, origin=REPLAYING) as (app, _, _):
+            text = shown(app.dashboard.query_one("#banner"))
+            assert words(self.COOLING) in words(text)
+            assert "space" not in text
+
+    async def test_a_pause_of_the_user_has_no_banner(self):
+        _, items = self.paused(message=None, why="user")
+        async with running(items) as (app, _, _):
+            assert not app.dashboard.query_one("#banner").has_class("-shown")

@@ -7,11 +7,22 @@ import re
 import msgspec
 import pytest
 
-from moe_watch.routing.events import Chunk, MemoryPressure, ModelMemory, Pressures, Token, Vitals
+from moe_watch.routing.events import (
+    Chunk,
+    Clock,
+    GpuMemory,
+    MemoryPressure,
+    ModelMemory,
+    Pressures,
+    Temperature,
+    Token,
+    Vitals,
+)
 from moe_watch.routing.header import Buffer
 from moe_watch.tui.widgets.panels.pressure.trajectory_chart import INJECTION_LINES
 from tests.tui.conftest import lines, press, running, shown, style_at
 from tests.tui.events import GIGABYTE, MadeUpRun, header, main_run
+from tests.tui.scripted import REPLAY, REPLAYING
 
 # Entropy
 
@@ -316,3 +327,68 @@ async def test_critical_pressure_offers_the_pause_of_a_live_run():
     warning = msgspec.structs.replace(critical, level="warning")
     async with running([header(), *decode(2), reading(0.5, 0, pressure=warning)]) as (app, _, _):
         assert "critical" not in shown(app.dashboard.query_one("#banner"))
+
+
+# Heat
+
+
+@pytest.mark.parametrize(
+    ("celsius", "ink"), [(89.9, "text"), (90.0, "warn"), (99.9, "warn"), (100.0, "bad"), (107.0, "bad")]
+)
+async def test_a_temperature_is_judged_by_its_own_limits(celsius, ink):
+    found = [Temperature(sensor="coretemp", celsius=celsius, high=100.0, critical=105.0)]
+    async with running([header(), Vitals(t=1.0, temperatures=found)]) as (app, _, _):
+        panel = app.dashboard.vitals
+        assert f"coretemp    {celsius:.0f} °C of 100" in shown(panel)
+        expected = panel.palette.text if ink == "text" else getattr(panel.palette.status, ink)
+        assert style_at(panel, 12, 0).color == expected.color
+
+
+async def test_without_a_limit_no_temperature_is_a_warning():
+    found = [Temperature(sensor="Apple CPU mean", celsius=104.0)]
+    async with running([header(), Vitals(t=1.0, temperatures=found)]) as (app, _, _):
+        panel = app.dashboard.vitals
+        assert style_at(panel, 12, 0).color == panel.palette.text.color
+
+
+async def test_clocks_level_memory_and_source_have_a_line_each():
+    last = Vitals(
+        t=1.0,
+        thermal_level="serious",
+        clocks=[Clock(device="CPU", kind="cpu", mhz=3210.0, max=4800.0), Clock(device="GPU", kind="gpu", mhz=461.0)],
+        gpu_memory=[GpuMemory(device="NVIDIA GPU 0", used=60_000_000_000, total=80_000_000_000)],
+        throttling=True,
+        throttling_source="NVML: NVIDIA GPU 0: hardware thermal slowdown",
+    )
+    async with running([header(), last], size=(200, 60)) as (app, _, _):
+        text = shown(app.dashboard.vitals)
+        for line in ("thermal     serious", "CPU clock   3.21 GHz of 4.80", "GPU clock   0.46 GHz", "60.0 of 80.0 GB"):
+            assert line in text
+        assert "throttling  yes: slowed down by heat or power" in text
+        assert "NVML: NVIDIA GPU 0: hardware" in text
+        assert "inferred" not in text
+
+
+def slowing(mhz=2100.0, speed=6):
+    """A run of 80 s at 10 tokens per second, slower in the second half."""
+    items, i = [header()], 0
+    for second in range(80):
+        count = 10 if second < 40 else speed
+        for each in range(count):
+            items += [msgspec.structs.replace(token, t=second + each / count) for token in decode(1, i)]
+            i += 1
+        now = 3000.0 if second < 40 else mhz
+        items.append(Vitals(t=second + 1.0, clocks=[Clock(device="CPU", kind="cpu", mhz=now)]))
+    return items
+
+
+async def test_inferred_throttling_has_both_numbers():
+    async with running(slowing(), size=(200, 60)) as (app, _, _):
+        assert "inferred    throttled: tok/s −40 % clock −30 %" in shown(app.dashboard.vitals)
+    async with running(slowing(mhz=3000.0), size=(200, 60)) as (app, _, _):
+        assert "inferred    no throttling" in shown(app.dashboard.vitals)
+
+
+async def test_a_replay_infers_the_same():
+    async with running(slowing(), size=(200, 60), abilities=REPLAY, origin=REPLAYING) as (app, _, _):
+        assert "throttled: tok/s −40 % clock −30 %" in shown(app.dashboard.vitals)

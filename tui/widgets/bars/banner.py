@@ -24,6 +24,8 @@ Message = tuple[str, str, str]
 NOT_BEGUN = "this run had not begun: there was nothing to save"
 INDENT = 3
 """Width of the symbol before a sentence, in cells."""
+AUTOMATIC = ("temperature", "memory")
+"""Causes of a pause that the program asked for."""
 RUNNING = ("streaming", "prefill")
 """Status of a run that a pause relieves."""
 _GLYPHS = {"bad": "✗", "more": " ", "good": "■", "wait": "‖"}
@@ -84,6 +86,9 @@ def messages(frame: Frame) -> list[Message]:
         found.append(("bad", f"memory pressure is critical: {why}", _offers(frame, "pause")))
     if frame.silence and frame.view.progress is not None and frame.view.progress.note:
         found.append(("wait", one_line(frame.view.progress.note, SENTENCE_LIMIT), ""))
+    if frame.status == "paused" and frame.view.why in AUTOMATIC and frame.view.message:
+        offers = _offers(frame, "pause") if frame.resumable else ""
+        found.append(("wait", one_line(frame.view.message, SENTENCE_LIMIT), offers))
     if frame.at_boundary and frame.view.header is not None:
         found.append(("wait", _boundary(frame, frame.view.tracks[frame.view.header.pressure].chunks), ""))
     return found

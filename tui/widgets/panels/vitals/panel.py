@@ -21,7 +21,7 @@ from moe_watch.tui.widgets.panels.vitals.temperature import temperature_readings
 LEAST_HISTORY = 8
 """Cells of a history that a note leaves free."""
 LABELS = memory.LABELS | temperature.LABELS
-UNLISTED = frozenset({"group_events"})
+UNLISTED = frozenset({"group_events"}) | temperature.SAME_REASON
 """Absent quantities that are no lack: most processes are in no limited control group."""
 VALUE_WIDTH = 18
 TWO_COLUMNS = 100

@@ -1,0 +1,1 @@
+"""Pauses that a live run asks for by itself."""

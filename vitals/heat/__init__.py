@@ -1,0 +1,1 @@
+"""Temperatures, clock frequencies and throttling: one module per source."""
