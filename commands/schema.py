@@ -25,9 +25,11 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
     from moe_watch.sessions import results
+    from moe_watch.sessions.checking.results import CheckReport
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
+        "check": PrintedResult("Checks before a run", ("check",), CheckReport),
         "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
         "published-memory": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
         "fit": PrintedResult("A fit", ("fit",), FitReport),
