@@ -12,7 +12,7 @@ import tty
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal, TextIO
+from typing import Literal, TextIO, TypeGuard
 
 from textual import constants
 
@@ -77,11 +77,11 @@ def terminal_abilities(
 
     Args:
         environment: variables of the process.
-        source: the terminal's input; None for standard input.
-        target: the terminal's output; None for standard output.
+        source: the terminal's input; None for the process's standard input, which a running dashboard has replaced.
+        target: the terminal's output; None for the process's standard output.
         measure: write the panels' characters and ask for their width. Not while a screen is drawn.
     """
-    read, write = source or sys.stdin, target or sys.stdout
+    read, write = source or sys.__stdin__, target or sys.__stdout__
     encoding = getattr(write, "encoding", None) or ""
     if not (_is_terminal(read) and _is_terminal(write)) or environment.get("TERM") == "dumb":
         return TerminalAbilities(is_terminal=False, encoding=encoding)
@@ -95,9 +95,9 @@ def terminal_abilities(
     return replace(found, widths=_measured(read.fileno(), write.fileno(), encoding))
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:
     try:
-        return stream.isatty()
+        return stream is not None and stream.isatty()
     except ValueError:  # closed
         return False
 
