@@ -10,9 +10,10 @@ SAID = re.compile(
 )
 """Messages of engines, devices, the C++ runtime and the system about failed allocations."""
 
-SMALLER_MODEL = "free memory, or give a smaller model"
-SMALLER_CONTEXT = "free memory, or give a smaller --context"
-SMALLER = "free memory, or give a smaller model or --context"
+WHAT_FITS = "(`moe-watch memory MODEL` lists what fits)"
+SMALLER_MODEL = f"free memory, or give a smaller model {WHAT_FITS}"
+SMALLER_CONTEXT = f"free memory, or give a smaller --context {WHAT_FITS}"
+SMALLER = f"free memory, or give a smaller model or --context {WHAT_FITS}"
 
 
 def total_memory() -> int | None:
