@@ -174,13 +174,19 @@ def exit_cause(status: int, log: str = "", evidence: str = "") -> str:
     if name == "SIGKILL" and evidence:
         return f"was killed {evidence}: {out_of_memory.SMALLER}"
     if name == "SIGKILL":
-        return f"was killed by the system ({name}): out of memory? {out_of_memory.SMALLER[0].upper()}{out_of_memory.SMALLER[1:]}"
+        advice = out_of_memory.SMALLER
+        return f"was killed by the system ({name}): out of memory? {advice[0].upper()}{advice[1:]}"
     if name not in CRASHES:
         return f"was ended by {name}"
     why = _last_words(log)
+    crashed = f"crashed ({name})" if why is None else f"crashed ({name}: {why})"
+    limit = out_of_memory.address_space_limit()
+    if limit is not None:  # libraries crash where an allocation fails that they do not check
+        limited = f"with its address space limited to {limit / 1e6:,.0f} MB (`ulimit -v`)"
+        return f"{crashed} {limited}: raise the limit, or {out_of_memory.SMALLER}"
     if why is None:
-        return f"crashed ({name})"
-    return f"crashed ({name}: {why}): {out_of_memory.SMALLER if out_of_memory.SAID.search(why) else ANOTHER}"
+        return crashed
+    return f"{crashed}: {out_of_memory.SMALLER if out_of_memory.SAID.search(why) else ANOTHER}"
 
 
 def _last_words(log: str) -> str | None:
