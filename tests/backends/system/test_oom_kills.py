@@ -78,6 +78,8 @@ def test_a_path_upwards_is_not_followed(tmp_path: pathlib.Path) -> None:
 
 def test_the_evidence_is_in_the_message() -> None:
     message = exit_cause(-9, "", "by the OOM killer (kills in its control group: 1, 0 at its start)")
-    assert message.startswith("was killed by the OOM killer (kills in its control group: 1, 0 at its start): free memory")
+    assert message.startswith(
+        "was killed by the OOM killer (kills in its control group: 1, 0 at its start): free memory"
+    )
     assert "`moe-watch memory MODEL`" in message
     assert exit_cause(-9, "").startswith("was killed by the system (SIGKILL): out of memory?")
