@@ -29,7 +29,6 @@ def printed_results() -> dict[str, PrintedResult]:
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
-        "check": PrintedResult("Checks before a run", ("check",), CheckReport),
         "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
         "published-memory": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
         "fit": PrintedResult("A fit", ("fit",), FitReport),
@@ -42,6 +41,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "salvage": PrintedResult("A salvage", ("verify --salvage",), results.SalvageReport),
         "import": PrintedResult("An import", ("import",), results.ImportReport),
         "export": PrintedResult("An export", ("export",), results.ExportReport),
+        "check": PrintedResult("Checks before a run", ("check",), CheckReport),
     }
 
 

@@ -32,6 +32,8 @@ ABORTED = re.compile(r"^\S+\.(?:[chm]|[ch]pp|cuh?|mm):\d+: (.+)$", re.MULTILINE)
 """Last message of ggml, `FILE:LINE: GGML_ASSERT(…) failed`, before it aborts the process."""
 UNCAUGHT = re.compile(r"^terminate called .*'(\S+)'(?:\s+what\(\):\s+(.+))?$", re.MULTILINE)
 """Last message of the C++ runtime: class and text of the exception."""
+TRUNCATED = "the model's file was cut short while it was mapped, or its disk failed: restore the file and start again"
+"""Cause of a SIGBUS: a page of a mapped file has nothing behind it."""
 ANOTHER = "try another version of the engine, or another model"
 """Advice for a crash that is not out of memory."""
 
@@ -184,6 +186,8 @@ def exit_cause(status: int, log: str = "", evidence: str = "") -> str:
     if limit is not None:  # libraries crash where an allocation fails that they do not check
         limited = f"with its address space limited to {limit / 1e6:,.0f} MB (`ulimit -v`)"
         return f"{crashed} {limited}: raise the limit, or {out_of_memory.SMALLER}"
+    if name == "SIGBUS" and why is None:
+        return f"{crashed}: {TRUNCATED}"
     if why is None:
         return crashed
     return f"{crashed}: {out_of_memory.SMALLER if out_of_memory.SAID.search(why) else ANOTHER}"

@@ -44,7 +44,7 @@ def check(model: str | None, model_option: str | None, quick: bool, as_json: boo
     """Check the machine, and MODEL if one is given, before a run.
 
     The machine: engines and how they are built, memory, disk, sensors, terminal. The model: its files, its memory, and
-    a few tokens in a process of its own: MoE layers, captured routing, chat template, end of text, speed.
+    a few tokens in a separate process: MoE layers, captured routing, chat template, end of text, speed.
 
     Each line is ok, warn or FAIL, with what was measured and what to do. A warning is a limitation that a run works
     with.

@@ -30,7 +30,7 @@ def engine_check(name: str, *, ask: AskBuild = engine_build) -> CheckResult:
 
     Args:
         name: name of the engine.
-        ask: imports the engine in a process of its own, and returns its build.
+        ask: imports the engine in a separate process, and returns its build.
     """
     entry, subject = ENGINES[name], f"engine {name}"
     if lacking := missing_packages(entry):

@@ -115,7 +115,7 @@ def sensor_results(vitals: Vitals) -> list[CheckResult]:
 
 def _sensor(name: str, field: str, vitals: Vitals) -> CheckResult:
     if (why := vitals.unavailable.get(field)) is not None:
-        return warning(name, f"unavailable: {why}", "a run works without it, and the panel says so")
+        return warning(name, f"unavailable: {why}", "a run works without it")
     return fine(name, _reading(field, vitals))
 
 

@@ -41,7 +41,7 @@ class Cancellation:
 def within(
     name: str, seconds: float, check: Callable[[], Sequence[CheckResult]], cancellation: Cancellation
 ) -> Sequence[CheckResult]:
-    """Return the results of a check that runs on a thread of its own.
+    """Return the results of a check that runs on a separate thread.
 
     A check that raises, or that does not end in time, is a failure with that reason; its thread is abandoned.
 

@@ -35,6 +35,8 @@ SILENCE_SECONDS = 300.0
 SEED = 1
 SPEC = RunSpec(prompt=PROBE, tokens=GENERATED, sampler=SamplerOptions(temperature=0.0, stop="never"), seed=SEED)
 
+COMPARE = "to see what it changes: record two quantizations, the second with --teacher FIRST, then `moe-watch compare`"
+
 Report = Callable[[Progress], None]
 
 
@@ -196,6 +198,8 @@ def _facts(ready: Ready, run: TrialRun) -> Iterator[CheckResult]:
     else:
         yield fine("end of text", "known: a run can stop by itself")
     yield _context(ready)
+    quantization = ready.model.quantization
+    yield fine("quantization", quantization or "none", COMPARE if quantization else "")
     if run.rate is None:
         yield warning("speed", "not measured: too few tokens")
     else:

@@ -56,7 +56,7 @@ async def test_lines_appear_as_they_finish(machine, size):
         await until(pilot, lambda: len(app.screen.checks) == 2)
         assert "checking…" in text(app)
         assert "warn temperatures unavailable: no sensors ␛[2J\n→ a run works without" in text(app)
-        app.tick()  # the dashboard goes on below
+        app.tick()  # the dashboard still draws below
         machine.set()
         await until(pilot, lambda: "finished" in text(app))
         assert "FAIL settings unknown key\n→ correct it" in text(app)
