@@ -47,7 +47,7 @@ class CheckScreen(ModalScreen[None]):
         no_color: the app draws without colours.
     """
 
-    class Finished(Message):
+    class CheckDone(Message):
         """A check is finished."""
 
         def __init__(self, round_: int, check: CheckResult | None) -> None:
@@ -96,10 +96,10 @@ class CheckScreen(ModalScreen[None]):
     def _run(self, round_: int, cancellation: Cancellation) -> None:
         try:
             for check in self._all(cancellation):
-                self.post_message(self.Finished(round_, check))
+                self.post_message(self.CheckDone(round_, check))
         except Cancelled:
             return
-        self.post_message(self.Finished(round_, None))
+        self.post_message(self.CheckDone(round_, None))
 
     def _all(self, cancellation: Cancellation) -> Iterator[CheckResult]:
         environment = {**os.environ, "NO_COLOR": "1"} if self._no_color else dict(os.environ)
@@ -118,8 +118,8 @@ class CheckScreen(ModalScreen[None]):
         yield from (files_check(model), engine_choice_check(model))
         yield from _of_run(self._header)
 
-    @on(Finished)
-    def take_check(self, message: Finished) -> None:
+    @on(CheckDone)
+    def take_check(self, message: CheckDone) -> None:
         """Show a finished check, or the summary after the last one."""
         if message.round != self._round:
             return
