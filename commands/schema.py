@@ -29,8 +29,6 @@ def printed_results() -> dict[str, PrintedResult]:
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
-        "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
-        "published-memory": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
         "fit": PrintedResult("A fit", ("fit",), FitReport),
         "cost": PrintedResult("A cost", ("bench",), results.BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), results.MeasurementReport),
@@ -42,6 +40,8 @@ def printed_results() -> dict[str, PrintedResult]:
         "import": PrintedResult("An import", ("import",), results.ImportReport),
         "export": PrintedResult("An export", ("export",), results.ExportReport),
         "check": PrintedResult("Checks before a run", ("check",), CheckReport),
+        "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
+        "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }
 
 

@@ -1,4 +1,4 @@
-"""Question to an engine, in a process of its own: how much memory does a model take with these options?"""
+"""Question to an engine, in a separate process: the memory that a model takes with these options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_TAIL = 65536
 def ask_engine(engine: str, items: Sequence[SizesItem]) -> list[EngineSizes | FailedSizes]:
     """Return the sizes for each item, in order.
 
-    If the engine ends its process on one of several items, each is asked in a process of its own.
+    If the engine ends its process on one of several items, each is asked in a separate process.
 
     Raises:
         UserError: the engine cannot start, or ends its process on the only item.

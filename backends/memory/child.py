@@ -50,7 +50,7 @@ def _sizes(module: ModuleType, engine: str, item: SizesItem) -> EngineSizes | Fa
 
 
 def _private_bytes() -> int:
-    """Return the memory of this process that no file backs; resident memory where the system does not tell them apart."""
+    """Return the memory of this process that no file backs; all resident memory where the system reports one number."""
     memory = psutil.Process().memory_info()
     return int(memory.rss - getattr(memory, "shared", 0))
 

@@ -10,6 +10,10 @@ from moe_watch.backends.memory.available import AvailableMemory
 DASHBOARD_BYTES = 85_000_000
 """Memory of the main process with a dashboard of 120×40 (docs/performance.md, "Resources")."""
 
+THREADS_ADDRESS_SPACE = 250_000_000
+"""Address space that the threads of a run reserve and the process that asks the engine does not have: stacks of 8 MB,
+and glibc's arenas of 64 MB, aligned by a mapping of twice the size (measured: docs/memory.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -56,7 +60,7 @@ class Need:
 
     def fits(self, available: AvailableMemory) -> bool:
         """Return whether everything stays in memory, the mapped weights too: every token reads them."""
-        return self._beyond(available) is None
+        return self.compared(available) <= available.bytes and self._full_device() is None
 
     def starts(self, available: AvailableMemory) -> bool:
         """Return whether a run can start: weights that do not fit are read from the disk again for every token."""
@@ -67,11 +71,11 @@ class Need:
     @property
     def address_space(self) -> int:
         """Address space of the model's process."""
-        return self.sizes.address_space + self.on_host - self.runtime
+        return self.sizes.address_space + THREADS_ADDRESS_SPACE + self.on_host - self.runtime
 
-    def _beyond(self, available: AvailableMemory) -> str | None:
-        needed = self.address_space if available.counts_mapped_files else self.on_host
-        return "memory" if needed > available.bytes else self._full_device()
+    def compared(self, available: AvailableMemory) -> int:
+        """Return the bytes that are compared with the available memory."""
+        return self.address_space if available.counts_mapped_files else self.on_host
 
     def _full_device(self) -> str | None:
         """Return the name of the first device whose memory is too small."""

@@ -85,6 +85,8 @@ class LinearAttention:
     value_heads: int
     width: int
     kernel: int
+    every: int
+    """Distance between two layers with full attention; the layers between them are linear."""
 
     def tensors(self, hidden: int) -> Iterator[Named]:
         keys, values = self.key_heads * self.width, self.value_heads * self.width
@@ -147,12 +149,15 @@ class PublishedShape:
     """Number of leading layers without experts."""
     dense_width: int = 0
     linear: LinearAttention | None = None
-    every: int = 1
-    """Every so many layers have attention, the others `linear`."""
     has_norm_biases: bool = False
     is_tied: bool = False
     window: int = 0
     """Tokens that every second layer attends to; 0 is all."""
+
+    @property
+    def every(self) -> int:
+        """Distance between two layers with full attention."""
+        return 1 if self.linear is None else self.linear.every
 
     @property
     def moe_layers(self) -> int:
@@ -196,21 +201,18 @@ class PublishedShape:
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that one token uses: all but those of the experts that are not selected."""
+        """Parameters that one token uses: all but the parameters of experts that are not selected."""
         idle = (self.experts.count - self.experts.used) * self.expert_parameters * self.moe_layers
         return self.parameters - idle
 
     def kv_bytes(self, context: int, number: int = 2) -> int:
-        """Return the size of the KV cache.
+        """Return the size of the KV cache. llama.cpp keeps the whole context for layers with a window, too.
 
         Args:
             context: number of tokens.
             number: bytes of one number.
         """
-        attending = self.layers // self.every
-        short = attending // 2 if self.window else 0
-        tokens = (attending - short) * context + short * min(context, self.window)
-        return tokens * self.attention.kv_width * number
+        return self.layers // self.every * context * self.attention.kv_width * number
 
 
 PUBLISHED: dict[str, PublishedShape] = {
@@ -234,7 +236,7 @@ PUBLISHED: dict[str, PublishedShape] = {
         "Qwen3-Coder-Next", "Qwen/Qwen3-Coder-Next", (80, 3), 48, 2048, 151936,
         Attention(16, 2, 256, norms=(256, 256), is_gated=True),
         Experts(512, 10, 512, shared=512, has_shared_gate=True),
-        linear=LinearAttention(16, 32, 128, 4), every=4,
+        linear=LinearAttention(16, 32, 128, 4, every=4),
     ),
     "deepseek-v2-lite": PublishedShape(
         "DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-V2-Lite", (15.7, 2.4), 27, 2048, 102400,

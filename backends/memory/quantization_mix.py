@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from moe_watch.backends.model_files.gguf import TENSOR_TYPES
 
-BASE = {"F16": "F16", "Q8_0": "Q8_0", "Q6_K": "Q6_K", "Q5_K_M": "Q5_K", "Q4_K_M": "Q4_K", "Q3_K_M": "Q3_K", "Q2_K": "Q2_K"}
+BASE = {
+    "F16": "F16",
+    "Q8_0": "Q8_0",
+    "Q6_K": "Q6_K",
+    "Q5_K_M": "Q5_K",
+    "Q4_K_M": "Q4_K",
+    "Q3_K_M": "Q3_K",
+    "Q2_K": "Q2_K",
+}
 """Type of most tensors, by format."""
 
 BLOCKS = {name: (elements, size) for name, elements, size in TENSOR_TYPES.values()}
@@ -26,7 +34,7 @@ KEPT = re.compile(r".*(?:_norm\.weight|ffn_gate_inp\.weight|ssm_conv1d.*)|.*(?<!
 
 LAYER = re.compile(r"blk\.(\d+)\.")
 FEW_EXPERTS = 8
-"""Number of experts of Mixtral, for which the quantizer has rules of its own."""
+"""Number of experts of Mixtral, for which the quantizer has separate rules."""
 
 
 @dataclass(frozen=True, slots=True)

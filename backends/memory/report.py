@@ -100,6 +100,7 @@ def memory_report(
         loading_bytes=sizes.loading if sizes.loading > need.weights else 0,
         total_bytes=need.total,
         required_bytes=need.required,
+        address_space_bytes=need.address_space,
         available_bytes=available.bytes,
         limit=available.limit,
         fits=need.fits(available),
@@ -107,7 +108,7 @@ def memory_report(
         by_device={each.name: _device(each) for each in sizes.buffers},
         settings=[_setting(each, available) for each in judged],
         recommendation=recommended,
-        smallest_bytes=min([need.total, *(each.need.total for each in judged if each.need is not None)]),
+        smallest_bytes=min(each.compared(available) for each in (need, *_needs(judged))),
         notes=notes,
     )
 
@@ -169,6 +170,10 @@ def _judged(
     except UserError as error:
         found = [FailedSizes(what=error.what, advice="") for _ in tried]
     return [_judgement(variant, answer) for variant, answer in zip(tried, found, strict=True)]
+
+
+def _needs(judged: Sequence[_Judged]) -> list[Need]:
+    return [each.need for each in judged if each.need is not None]
 
 
 def _judgement(variant: Variant, answer: EngineSizes | FailedSizes) -> _Judged:

@@ -60,6 +60,9 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
     loading_bytes: Annotated[int, Meta(description="Largest memory while loading; 0 if it is not above the weights.")]
     total_bytes: Annotated[int, Meta(description="Memory of the run, in all kinds of memory.")]
     required_bytes: Annotated[int, Meta(description="Part in the machine's memory that cannot be evicted.")]
+    address_space_bytes: Annotated[
+        int, Meta(description="Address space of the model's process, which `ulimit -v` limits; 0 if unknown.")
+    ]
     available_bytes: Annotated[int, Meta(description="Memory that is available now.")]
     limit: Annotated[
         Literal["machine", "container", "ulimit -v", "given"],
@@ -72,7 +75,7 @@ class MemoryReport(Struct, frozen=True, kw_only=True):
     by_device: Annotated[dict[str, DeviceMemoryResult], Meta(description="Sizes by the engine's buffer type.")]
     settings: Annotated[list[SettingResult], Meta(description="Other settings.")]
     recommendation: Annotated[RecommendationResult | None, Meta(description="Null if no setting fits.")]
-    smallest_bytes: Annotated[int, Meta(description="Total of the smallest of all settings.")]
+    smallest_bytes: Annotated[int, Meta(description="What the smallest of all settings needs of the available memory.")]
     notes: Annotated[list[str], Meta(description="Remarks.")]
 
 

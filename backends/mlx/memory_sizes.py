@@ -138,8 +138,9 @@ def _activations(config: model_config.Config, context: int, number: int, layer_k
     width = _number(section, "moe_intermediate_size") or _number(section, "intermediate_size")
     chosen = next(filter(None, (_number(section, key) for key in model_config.SELECTED_COUNTS)), 0)
     scores = 0 if on_gpu else _number(section, "num_attention_heads") * step * context * number
-    experts = chosen * (2 * hidden + 2 * width)
-    return scores + layer_kv + step * number * (ARRAYS_OF_WIDTH * hidden + experts)
+    experts = chosen * (2 * hidden + 2 * width) * number
+    others = ARRAYS_OF_WIDTH * hidden * (number if on_gpu else 4)  # the CPU computes norms and rotations in float32
+    return scores + layer_kv + step * (experts + others)
 
 
 def _number(section: model_config.Config, key: str) -> int:
@@ -153,8 +154,8 @@ def _number(section: model_config.Config, key: str) -> int:
 def _loading(sizes: Sequence[int], *, is_cast: bool, is_stacked: bool) -> int:
     """Return the largest memory while the weights are read in steps, in bytes.
 
-    A step has its sources beside its results: half as large if they are cast from half precision, and as large once
-    more if experts are stacked from tensors of their own.
+    Sources are in memory beside their results: all sources of one step if they are cast from half precision, and the
+    sources of one array if it is stacked from the tensors of single experts.
 
     Args:
         sizes: bytes of all arrays, in the order of loading.
@@ -167,5 +168,5 @@ def _loading(sizes: Sequence[int], *, is_cast: bool, is_stacked: bool) -> int:
         largest = max(largest, waiting)
         waiting = 0 if waiting >= READ_STEP else waiting
     sources = largest // 2 if is_cast else 0
-    stacked = (largest // 2 if is_cast else largest) if is_stacked else 0
+    stacked = max(sizes, default=0) // (2 if is_cast else 1) if is_stacked else 0
     return sum(sizes) + sources + stacked

@@ -14,16 +14,17 @@ from moe_watch.commands.tables import table_lines
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from msgspec import Struct
-
     from moe_watch.backends.memory.available import AvailableMemory
-    from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
+    from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport, SettingResult
     from moe_watch.backends.protocol import EngineOptions
 
 NOT_FINE = 1
 
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B?)", re.IGNORECASE)
 POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+OPTIONAL = frozenset({"mapped", "repacked", "loading", "address space"})
+"""Rows that are left out if they are 0."""
 
 EPILOG = """
 \b
@@ -40,7 +41,7 @@ How each number is computed, and its accuracy: docs/memory.md.
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="Compare with this memory, e.g. 18GB, instead of what is available on this machine.",
+    help="Compare with this memory, e.g. 18GB, instead of this machine's available memory.",
 )
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -52,7 +53,7 @@ def memory(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Predict the memory of a run of MODEL: weights, KV cache, compute buffers, and what is available now.
+    """Predict the memory of a run of MODEL: weights, KV cache, compute buffers, and the memory that is available.
 
     The engine computes the sizes without reading the weights. Settings that change them are listed, with one
     recommended command line.
@@ -74,7 +75,7 @@ def memory(
 
 
 def _available(given: str | None) -> AvailableMemory:
-    from moe_watch.backends.memory.available import AvailableMemory, available_memory
+    from moe_watch.backends.memory.available import available_memory
     from moe_watch.vitals.cgroup import group_memory
 
     found = available_memory(group_memory)
@@ -119,19 +120,10 @@ def _report(model: str, backend: str, options: EngineOptions, available: Availab
 
 
 def _print(report: MemoryReport) -> None:
-    from moe_watch.tui.text.format import size
 
     for line in _sizes(report):
         say(line)
-    rows = [
-        [
-            each.arguments or "(defaults)",
-            "n/a" if each.total_bytes is None else size(each.total_bytes),
-            _fits(each.fits),
-        ]
-        + [each.note if each.model == report.model else f"{each.note}: {each.model}"]
-        for each in report.settings
-    ]
+    rows = [_row(report, each) for each in report.settings]
     if rows:
         say("")
         for line in table_lines([["SETTING", "TOTAL", "FITS", ""], *rows], right=(1,)):
@@ -140,6 +132,14 @@ def _print(report: MemoryReport) -> None:
     say(_advice(report))
     for note in report.notes:
         complain(note)
+
+
+def _row(report: MemoryReport, setting: SettingResult) -> list[str]:
+    from moe_watch.tui.text.format import NOT_AVAILABLE, size
+
+    total = NOT_AVAILABLE if setting.total_bytes is None else size(setting.total_bytes)
+    note = setting.note if setting.model == report.model else f"{setting.note}: {setting.model}"
+    return [setting.arguments or "(defaults)", total, _fits(setting.fits), note]
 
 
 def _sizes(report: MemoryReport) -> list[str]:
@@ -161,9 +161,14 @@ def _sizes(report: MemoryReport) -> list[str]:
         ["runtime", size(report.runtime_bytes), "engine, tokenizer, tap, dashboard"],
         ["loading", size(report.loading_bytes), "largest moment while the weights are read"],
         ["total", size(report.total_bytes), f"{size(report.required_bytes)} of it cannot be evicted"],
+        [
+            "address space",
+            size(report.address_space_bytes if report.limit == "ulimit -v" else 0),
+            "of the model's process",
+        ],
         ["available", size(report.available_bytes), LIMIT_WORDS[report.limit]],
     ]
-    shown = [row for row in rows if row[0].strip() not in {"mapped", "repacked", "loading"} or row[1] != size(0)]
+    shown = [row for row in rows if row[0].strip() not in OPTIONAL or row[1] != size(0)]
     devices = [
         f"{name}: {size(each.total_bytes)} of {size(each.free_bytes)} free"
         for name, each in report.by_device.items()
@@ -182,17 +187,18 @@ def _advice(report: MemoryReport) -> str:
 
     if report.recommendation is not None:
         return f"recommended: {report.recommendation.command}"
-    return (
-        f"nothing fits: the smallest setting takes {size(report.smallest_bytes)}, "
-        f"{size(max(0, report.smallest_bytes - report.available_bytes))} more than is available"
-    )
+    beyond = report.smallest_bytes - report.available_bytes
+    if beyond <= 0:
+        return "nothing fits: the memory of a device is too small"
+    return f"nothing fits: the smallest setting needs {size(report.smallest_bytes)}, {size(beyond)} more than there is"
 
 
 # -- published models
 
 
 def _published(name: str, available: AvailableMemory, options: EngineOptions, *, as_json: bool) -> None:
-    from moe_watch.backends.memory.published import PUBLISHED, published_report
+    from moe_watch.backends.memory.published import published_report
+    from moe_watch.backends.memory.published_shapes import PUBLISHED
 
     if name == "list":
         rows = [
@@ -215,10 +221,9 @@ def _print_published(report: PublishedMemoryReport) -> None:
     from moe_watch.backends.memory.available import LIMIT_WORDS
     from moe_watch.tui.text.format import size
 
-    say(
-        f"{report.title}: {report.parameters / 1e9:.1f} B parameters, {report.active_parameters / 1e9:.1f} B active; "
-        f"{report.layers} layers, {report.moe_layers} of them × {report.experts} experts, top-{report.experts_per_token}"
-    )
+    parameters = f"{report.parameters / 1e9:.1f} B parameters, {report.active_parameters / 1e9:.1f} B active"
+    experts = f"{report.moe_layers} of {report.layers} layers with {report.experts} experts"
+    say(f"{report.title}: {parameters}; {experts}, top-{report.experts_per_token}")
     say(f"KV cache {size(report.kv_bytes)} for {report.context:,} tokens, other {size(report.overhead_bytes)}")
     say(f"memory {size(report.available_bytes)} {LIMIT_WORDS[report.limit]}")
     say("")

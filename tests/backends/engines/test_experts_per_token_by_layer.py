@@ -204,14 +204,14 @@ def test_a_continued_file_and_the_tap_switched_off_keep_the_layout(uneven: pathl
 
 
 def test_mlx_shows_such_a_model_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = mlx_loading._open
+    opened = mlx_loading.open_location
 
     def with_one_expert_in_layer_2(*args: Any, **options: Any) -> Any:
         model, *others = opened(*args, **options)
         model.model.layers[2].block_sparse_moe.num_experts_per_tok = 1
         return model, *others
 
-    monkeypatch.setattr(mlx_loading, "_open", with_one_expert_in_layer_2)
+    monkeypatch.setattr(mlx_loading, "open_location", with_one_expert_in_layer_2)
     engine = load_mlx(catalog.locate("pocket", "mlx"), options=EngineOptions(), progress=lambda _: None)
     assert engine.model.experts_per_token == [2, 2, 1, 2, 2, 2]
     ids = engine.encode(PROMPT, turn=False, first=True)

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from moe_watch.backends.engine_sizes import EngineSizes, SizesItem
+from moe_watch.backends.memory.ask import ask_engine
 from moe_watch.backends.memory.kv_shape import config_shape, gguf_shape
+from moe_watch.backends.memory.need import Need
 from moe_watch.backends.memory.quick import estimate_folder, estimate_gguf
 from moe_watch.backends.model_files.catalog import POCKET_FOLDER, POCKET_GGUF
 from moe_watch.backends.model_files.config import read_config
 from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
 from moe_watch.backends.model_files.preflight import read_tensor_tables
 from moe_watch.backends.model_files.safetensors import TensorInfo
+from moe_watch.backends.protocol import EngineOptions
+from tests.backends.memory.full_size_models import write_model
 
 MIB = 2**20
 
@@ -108,3 +113,16 @@ def test_it_fits_up_to_the_last_byte():
     found = estimate_gguf(header("llama"), 1000)
     assert found.fits(found.total)
     assert not found.fits(found.total - 1)
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-235b-a22b", "deepseek-v3", "gpt-oss-20b", "glm-4.5-air"])
+def test_it_is_near_the_engines_own_sizes_at_full_size(tmp_path, name):
+    """Within 2 % of llama.cpp's prediction for sparse files in the full size of published models."""
+    path = write_model(name, tmp_path / "m.gguf")
+    [sizes] = ask_engine("llama.cpp", [SizesItem(model=str(path), options=EngineOptions(threads=1))])
+    assert isinstance(sizes, EngineSizes)
+    file = read_gguf(path)
+    found = estimate_gguf(file, sum(tensor.bytes for tensor in file.tensors))
+    assert found.context == sizes.context
+    assert found.kv == Need(sizes).kv
+    assert found.total == pytest.approx(Need(sizes).total, rel=0.02)

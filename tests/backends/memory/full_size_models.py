@@ -1,15 +1,16 @@
 """GGUF files in the full size of published models, with random weights: real files, or sparse files of kilobytes.
 
-    python -m benchmarks.full_size_models mixtral-8x7b OUT.gguf --vocabulary LLAMA_CPP/models/ggml-vocab-llama-spm.gguf
+    python -m tests.backends.memory.full_size_models mixtral-8x7b OUT.gguf --vocabulary VOCABULARY.gguf
 
 A sparse file has the header of the real one and no data: an engine that allocates nothing reads no more of it. The
-vocabularies are in llama.cpp's source archive.
+vocabularies are in llama.cpp's source archive, as models/ggml-vocab-*.gguf.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ DIALECTS: dict[str, Dialect] = {
     "mixtral-8x22b": Dialect("llama"),
     "qwen3-30b-a3b": Dialect("qwen3moe"),
     "qwen3-235b-a22b": Dialect("qwen3moe"),
-    "qwen3-coder-next": Dialect("qwen3next", {"ffn_norm": "post_attention_norm", "ssm_ba": "ssm_ba"}),
+    "qwen3-coder-next": Dialect("qwen3next", {"ffn_norm": "post_attention_norm"}),
     "olmoe-1b-7b": Dialect("olmoe"),
     "deepseek-v2-lite": Dialect("deepseek2"),
     "deepseek-v3": Dialect("deepseek2"),
@@ -80,7 +81,13 @@ def half_types(name: str, shape: tuple[int, ...]) -> str:
 
 
 def write_model(
-    name: str, path: Path, *, types: TypeOf = small_types, sparse: bool = True, vocabulary: Path | None = None
+    name: str,
+    path: Path,
+    *,
+    types: TypeOf = small_types,
+    sparse: bool = True,
+    vocabulary: Path | None = None,
+    layers: int | None = None,
 ) -> Path:
     """Write a file and return its path.
 
@@ -90,11 +97,12 @@ def write_model(
         types: function from a tensor's name and shape to its type.
         sparse: leave out the data.
         vocabulary: GGUF file with the vocabulary; without it the model has `FEW_TOKENS` tokens.
+        layers: number of layers, if not all.
     """
     shape, dialect = PUBLISHED[name], DIALECTS[name]
     writer = gguf.GGUFWriter(path, dialect.architecture)
     tokens = _few_tokens(writer) if vocabulary is None else _copy_vocabulary(writer, vocabulary)
-    shape = dataclasses.replace(shape, vocabulary=tokens)
+    shape = dataclasses.replace(shape, vocabulary=tokens, layers=layers or shape.layers)
     writer.add_name(f"{shape.title}, random weights")
     _add_shape(writer, shape)
     tensors = [(_renamed(name, dialect), dimensions) for name, dimensions in shape.tensors]
@@ -159,7 +167,7 @@ def _add_shape(writer: gguf.GGUFWriter, shape: PublishedShape) -> None:
     writer.add_rope_freq_base(1e6)
     writer.add_expert_count(experts.count)
     writer.add_expert_used_count(experts.used)
-    if not (writer.arch == "llama"):
+    if writer.arch != "llama":
         writer.add_expert_feed_forward_length(experts.width)
     writer.add_vocab_size(shape.vocabulary)
     if isinstance(attention, Attention):
@@ -181,7 +189,7 @@ def _add_shape(writer: gguf.GGUFWriter, shape: PublishedShape) -> None:
     if writer.arch == "llama4":
         writer.add_interleave_moe_layer_step(1)
     if shape.linear is not None:
-        _add_linear(writer, shape.linear, shape.every)
+        _add_linear(writer, shape.linear)
 
 
 def _add_latent(writer: gguf.GGUFWriter, attention: LatentAttention) -> None:
@@ -197,13 +205,13 @@ def _add_latent(writer: gguf.GGUFWriter, attention: LatentAttention) -> None:
     writer.add_expert_weights_scale(1.0)
 
 
-def _add_linear(writer: gguf.GGUFWriter, linear: LinearAttention, every: int) -> None:
+def _add_linear(writer: gguf.GGUFWriter, linear: LinearAttention) -> None:
     writer.add_ssm_conv_kernel(linear.kernel)
     writer.add_ssm_state_size(linear.width)
     writer.add_ssm_group_count(linear.key_heads)
     writer.add_ssm_time_step_rank(linear.value_heads)
     writer.add_ssm_inner_size(linear.value_heads * linear.width)
-    writer.add_uint32(f"{writer.arch}.full_attention_interval", every)
+    writer.add_uint32(f"{writer.arch}.full_attention_interval", linear.every)
 
 
 # -- data
@@ -279,10 +287,8 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, help="GGUF file with a vocabulary")
     parser.add_argument("--sparse", action="store_true", help="leave out the data")
     arguments = parser.parse_args()
-    written = write_model(
-        arguments.name, arguments.output, sparse=arguments.sparse, vocabulary=arguments.vocabulary
-    )
-    print(f"{written}: {written.stat().st_size / 1e9:.1f} GB")
+    written = write_model(arguments.name, arguments.output, sparse=arguments.sparse, vocabulary=arguments.vocabulary)
+    sys.stdout.write(f"{written}: {written.stat().st_size / 1e9:.1f} GB\n")
 
 
 if __name__ == "__main__":
