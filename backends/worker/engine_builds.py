@@ -1,4 +1,4 @@
-"""Question to an installed engine, in a process of its own: how is it built? Imports nothing heavy."""
+"""Question to an installed engine, in a separate process: how is it built? Imports nothing heavy."""
 
 from __future__ import annotations
 

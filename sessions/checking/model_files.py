@@ -106,7 +106,10 @@ def memory_check(
     if isinstance(sizes, FailedSizes):
         return failure(MEMORY, sizes.what, sizes.advice)
     need, left = Need(sizes), available()
-    value = f"{gigabytes(need.total)} needed (context {sizes.context:,}), {gigabytes(left.bytes)} {left.words}"
+    needed = f"{gigabytes(need.total)} needed"
+    if left.counts_mapped_files:
+        needed = f"{gigabytes(need.address_space)} of address space needed"
+    value = f"{needed} (context {sizes.context:,}), {gigabytes(left.bytes)} {left.words}"
     advice = f"`moe-watch memory {model.command}` lists settings that take less"
     if need.fits(left):
         return fine(MEMORY, value)

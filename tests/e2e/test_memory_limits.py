@@ -90,7 +90,7 @@ class Group:
         (self.folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def limit_to(self, more: int) -> None:
-        """Limit the memory to what is used now and `more` bytes."""
+        """Limit the memory to the present usage and `more` bytes."""
         self._limit.write_text(str(int(self._used.read_text()) + more))
 
 
