@@ -108,7 +108,7 @@ def memory_check(
     need, left = Need(sizes), available()
     needed = f"{gigabytes(need.total)} needed"
     if left.counts_mapped_files:
-        needed = f"{gigabytes(need.address_space)} of address space needed"
+        needed = f"{gigabytes(need.compared(left))} of address space needed"
     value = f"{needed} (context {sizes.context:,}), {gigabytes(left.bytes)} {left.words}"
     advice = f"`moe-watch memory {model.command}` lists settings that take less"
     if need.fits(left):

@@ -151,14 +151,14 @@ def test_memory_is_compared(free: int, status: str) -> None:
 
 
 def test_a_limit_on_address_space_is_compared_with_the_address_space() -> None:
-    """22.0 GB of buffers, and 0.4 GB of libraries that take no memory."""
+    """22.0 GB of buffers, and address space of libraries (0.4 GB) and threads (0.2 GB) that takes no memory."""
     found = model_files.memory_check(
         find("pocket", "llama.cpp"),
         ask=lambda *_: [msgspec.structs.replace(sizes(20 * 10**9, 2 * 10**9), address_space=400_000_000)],
         available=lambda: AvailableMemory(22_300_000_000, 22_300_000_000, "ulimit -v", counts_mapped_files=True),
     )
     assert found.status == "fail"
-    assert found.value.startswith("22.4 GB of address space needed")
+    assert found.value.startswith("22.6 GB of address space needed")
 
 
 def test_an_engine_that_refuses_is_quoted() -> None:
