@@ -14,6 +14,7 @@ HEADINGS = {
         "replay": ("watching.replay", "Replay a session."),
     },
     "Models": {
+        "check": ("models.check", "Check the machine, and a model, before a run."),
         "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
     },
     "Recordings": {

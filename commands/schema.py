@@ -25,6 +25,7 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
     from moe_watch.sessions import results
+    from moe_watch.sessions.checking.results import CheckReport
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
@@ -38,6 +39,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "salvage": PrintedResult("A salvage", ("verify --salvage",), results.SalvageReport),
         "import": PrintedResult("An import", ("import",), results.ImportReport),
         "export": PrintedResult("An export", ("export",), results.ExportReport),
+        "check": PrintedResult("Checks before a run", ("check",), CheckReport),
         "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
         "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }

@@ -28,6 +28,7 @@ from moe_watch.tui.input.command_palette import ActionProvider
 from moe_watch.tui.input.control import Control
 from moe_watch.tui.input.intake import Intake
 from moe_watch.tui.screens.action_handlers import Performer, Performers
+from moe_watch.tui.screens.check import CheckScreen
 from moe_watch.tui.screens.dashboard import DashboardScreen
 from moe_watch.tui.screens.dialogs import Dialogs
 from moe_watch.tui.screens.find import FindScreen
@@ -117,6 +118,7 @@ class MoeWatchApp(App[None]):
             **performers.seek(),
             **performers.panels(),
             "sessions": self._show_sessions,
+            "check": self._show_checks,
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
             "palette": self.action_command_palette,
@@ -279,6 +281,12 @@ class MoeWatchApp(App[None]):
     def find_asked(self, message: FindScreen.Asked) -> None:
         """Search for the text that was written."""
         self.dialogs.search(message.text)
+
+    def _show_checks(self) -> None:
+        frame = self.frame_now
+        model = frame.origin.model if frame.origin.kind == "model" else ""
+        header = self.view.header if frame.status != "failed" else None
+        self.push_screen(CheckScreen(model=model, header=header, no_color=self.no_color))
 
     # Sessions
 

@@ -173,6 +173,20 @@ def device_name(on_gpu: bool) -> str:
     return f"{'GPU' if on_gpu else 'CPU'} ({name})"
 
 
+def device_names() -> list[str]:
+    """Return the devices of this build, GPUs first, such as `CUDA0 (NVIDIA H200)`."""
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    kind = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    name = _function("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    description = _function("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    devices = sorted(map(get, range(count())), key=lambda device: kind(device) not in GPUS)
+    return [
+        f"{name(device).decode(errors='replace')} ({description(device).decode(errors='replace').strip()})"
+        for device in devices
+    ]
+
+
 def buffer_types() -> dict[str, int]:
     """Return the addresses of the devices' buffer types by name, such as `CPU` or `CUDA0`."""
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)

@@ -42,6 +42,7 @@ from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.sizes import WeightFacts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
+from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import BackendInfo, ModelInfo
 from moe_watch.routing.header import NO_TAP, experts_per_token
@@ -316,5 +317,5 @@ def _warnings(model: Any, tokenizer: LlamaTokenizer, settings: ContextSettings, 
     if trained > settings.context and options.context is None:
         warnings.append(f"the context is limited to {settings.context:,} of {trained:,} tokens, to save memory")
     if not tokenizer.eos_token_ids:
-        warnings.append("the model has no end-of-text token: a run does not stop by itself")
+        warnings.append(NO_END_OF_TEXT)
     return warnings

@@ -37,6 +37,7 @@ from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.deferred_imports import complete
 from moe_watch.backends.text.chat_template import no_template, of_hugging_face
+from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
 from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.backends.text.tokenizer_file import TokenizerFile
 from moe_watch.routing.errors import UserError
@@ -364,7 +365,7 @@ def _warnings(text: TextCodec, config: model_config.Config, context: int | None,
     if beyond:
         warnings.append(f"end-of-text tokens {listed([str(token) for token in beyond])} are not in the vocabulary")
     if len(beyond) == len(text.ends):
-        warnings.append("the model has no end-of-text token: a run does not stop by itself")
+        warnings.append(NO_END_OF_TEXT)
     if context is None:
         warnings.append("config.json has no context length: give --context, or a run ends only when it is stopped")
     return warnings

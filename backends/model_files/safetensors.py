@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.errors import UserError
 
@@ -30,6 +32,10 @@ AGAIN = "download or convert the model again"
 def unreadable(path: Path, error: OSError) -> UserError:
     """Return the error for a model's file that cannot be read."""
     advice = {FileNotFoundError: AGAIN, PermissionError: "check its permissions"}.get(type(error), "check the path")
+    if error.errno == errno.ENOMEM:
+        advice = out_of_memory.SMALLER_MODEL
+        if out_of_memory.address_space_limit() is not None:
+            advice = f"raise the limit on address space (`ulimit -v`), or {advice}"
     return UserError(f"{path} cannot be read ({error.strerror or error})", advice=advice)
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 
 SAID = re.compile(
     "insufficient memory|(?:unable|failed) to allocate|mmap failed|bad_alloc|[Oo]ut of memory|Cannot allocate memory"
+    "|mem_buffer != NULL"
 )
 """Messages of engines, devices, the C++ runtime and the system about failed allocations."""
 
-SMALLER_MODEL = "free memory, or give a smaller model"
-SMALLER_CONTEXT = "free memory, or give a smaller --context"
-SMALLER = "free memory, or give a smaller model or --context"
+WHAT_FITS = "(`moe-watch memory MODEL` lists what fits)"
+SMALLER_MODEL = f"free memory, or give a smaller model {WHAT_FITS}"
+SMALLER_CONTEXT = f"free memory, or give a smaller --context {WHAT_FITS}"
+SMALLER = f"free memory, or give a smaller model or --context {WHAT_FITS}"
+
+
+def address_space_limit() -> int | None:
+    """Return the limit on the address space of a process in bytes (`ulimit -v`); None if there is none."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def total_memory() -> int | None:

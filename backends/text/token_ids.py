@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 from moe_watch.routing.errors import UserError
 
+NO_END_OF_TEXT = "the model has no end-of-text token: a run does not stop by itself"
+"""Warning of a loaded model."""
+
 
 def check_token_ids(ids: Sequence[int], rows: int, model: str, text_of: Callable[[int], str]) -> None:
     """Refuse token ids beyond the embedding, with the first one in the message.

@@ -11,6 +11,8 @@ from moe_watch.routing.errors import UserError
 PROBE = "Name a colour, please."
 """Text that a template is checked with while a model is loaded; plain words that no template has reason to change."""
 LONGEST_QUOTE = 60
+LEFT_OUT = "the chat template leaves out or changes the user's text"
+"""Beginning of the warning about such a template."""
 
 
 def contains(engine: Engine, ids: Sequence[int], text: str) -> bool:
@@ -54,4 +56,4 @@ def left_out(engine: Engine, ids: Sequence[int]) -> str:
     """Return the message that the user's text does not reach the model, with the text that does."""
     sent = _decoded(engine, ids)
     shown = sent if len(sent) <= LONGEST_QUOTE else f"{sent[:LONGEST_QUOTE]}…"
-    return f"the chat template leaves out or changes the user's text: the model gets {shown!r}"
+    return f"{LEFT_OUT}: the model gets {shown!r}"

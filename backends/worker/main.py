@@ -25,6 +25,7 @@ from moe_watch.backends.generation.run import GenerationRun
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.preflight import preflight
 from moe_watch.backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
+from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.parent_pipe import hold
 from moe_watch.backends.text.turn_check import template_warnings
 from moe_watch.backends.worker.throughput import Measurements
@@ -72,6 +73,8 @@ def serve(inbox: Inbox, send: Send) -> int:
     except UserError as error:
         send(Failed(message=str(error)))
         return 2
+    except MemoryError:
+        send(Failed(message=f"the model's process has not enough memory: {out_of_memory.SMALLER}"))
     except Exception as error:
         traceback.print_exc()
         reason = next(iter(str(error).splitlines()), "")

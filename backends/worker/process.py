@@ -16,6 +16,7 @@ from typing import IO
 
 from moe_watch.backends.protocol import Command, Failed, Message, Shutdown, Stop, decode_message, encode
 from moe_watch.backends.system import out_of_memory
+from moe_watch.backends.system.oom_kills import oom_kills
 from moe_watch.backends.system.python_process import command, environment
 
 PATIENCE = 1.0
@@ -31,6 +32,8 @@ ABORTED = re.compile(r"^\S+\.(?:[chm]|[ch]pp|cuh?|mm):\d+: (.+)$", re.MULTILINE)
 """Last message of ggml, `FILE:LINE: GGML_ASSERT(…) failed`, before it aborts the process."""
 UNCAUGHT = re.compile(r"^terminate called .*'(\S+)'(?:\s+what\(\):\s+(.+))?$", re.MULTILINE)
 """Last message of the C++ runtime: class and text of the exception."""
+TRUNCATED = "the model's file was cut short while it was mapped, or its disk failed: restore the file and start again"
+"""Cause of a SIGBUS: a page of a mapped file has nothing behind it."""
 ANOTHER = "try another version of the engine, or another model"
 """Advice for a crash that is not out of memory."""
 
@@ -59,6 +62,7 @@ class WorkerProcess:
         self._closing = False
         self._has_failed = False
         self._sending = threading.Lock()
+        self._oom_kills = oom_kills()
         self._process, self._commands, self._messages, self._lifeline = _spawn(self._log)
         self._reader = threading.Thread(target=self._read, name="worker messages", daemon=True)
         self._reader.start()
@@ -114,7 +118,9 @@ class WorkerProcess:
 
     def _death(self, status: int) -> Failed:
         log = self._log_tail()
-        return Failed(message=f"the model's process {exit_cause(status, log)}", log=log.splitlines()[-LOG_LINES:])
+        evidence = oom_kills().since(self._oom_kills) if status == -signal.SIGKILL else ""
+        cause = exit_cause(status, log, evidence)
+        return Failed(message=f"the model's process {cause}", log=log.splitlines()[-LOG_LINES:])
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError, ValueError):
@@ -153,22 +159,38 @@ def _spawn(log: IO[bytes]) -> tuple[subprocess.Popen[bytes], Connection, Connect
     return process, commands, messages, lifeline_out
 
 
-def exit_cause(status: int, log: str = "") -> str:
-    """Describe an exit status of `Popen`, with advice if the log shows the cause."""
+def exit_cause(status: int, log: str = "", evidence: str = "") -> str:
+    """Describe an exit status of `Popen`, with advice if the cause is known.
+
+    Args:
+        status: exit status.
+        log: end of the process's output.
+        evidence: evidence that the OOM killer has ended it; empty if there is none.
+    """
     if status >= 0:
         return f"exited with status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
+    if name == "SIGKILL" and evidence:
+        return f"was killed {evidence}: {out_of_memory.SMALLER}"
     if name == "SIGKILL":
-        return f"was killed by the system ({name}): out of memory? {out_of_memory.SMALLER.capitalize()}"
+        advice = out_of_memory.SMALLER
+        return f"was killed by the system ({name}): out of memory? {advice[0].upper()}{advice[1:]}"
     if name not in CRASHES:
         return f"was ended by {name}"
     why = _last_words(log)
+    crashed = f"crashed ({name})" if why is None else f"crashed ({name}: {why})"
+    limit = out_of_memory.address_space_limit()
+    if limit is not None:  # libraries crash where an allocation fails that they do not check
+        limited = f"with its address space limited to {limit / 1e6:,.0f} MB (`ulimit -v`)"
+        return f"{crashed} {limited}: raise the limit, or {out_of_memory.SMALLER}"
+    if name == "SIGBUS" and why is None:
+        return f"{crashed}: {TRUNCATED}"
     if why is None:
-        return f"crashed ({name})"
-    return f"crashed ({name}: {why}): {out_of_memory.SMALLER if out_of_memory.SAID.search(why) else ANOTHER}"
+        return crashed
+    return f"{crashed}: {out_of_memory.SMALLER if out_of_memory.SAID.search(why) else ANOTHER}"
 
 
 def _last_words(log: str) -> str | None:

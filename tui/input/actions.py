@@ -237,6 +237,10 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         "Colour tokens by surprisal or by router entropy.", "panels", of_routers=True, footer=13,
     ),
     Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=24),
+    Action(
+        "check", ("C",), "C", "check…", "Check the machine and the model: engines, memory, disk, sensors, terminal.",
+        "program",
+    ),
     Action("theme", (), "", "theme…", "Choose a colour theme.", "program"),
     Action(
         "help", ("question_mark", "f1"), "?", "help", "All keys, and the meaning of the marks in the panels.",

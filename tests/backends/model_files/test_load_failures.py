@@ -120,7 +120,7 @@ def refusal(worker: WorkerProcess, listener: Listener) -> Callable[..., str]:
 def test_no_memory_for_a_gguf_files_weights(refusal: Callable[..., str], tmp_path: pathlib.Path) -> None:
     message = refusal(write_large_gguf(tmp_path / "large.gguf"), memory=MEMORY, threads=1, mmap=False)
     assert "cannot load large (insufficient memory (attempted to allocate" in message
-    assert message.endswith("): free memory, or give a smaller model")
+    assert message.endswith("): free memory, or give a smaller model (`moe-watch memory MODEL` lists what fits)")
 
 
 @limited
@@ -129,14 +129,14 @@ def test_no_memory_for_a_context(refusal: Callable[..., str], tmp_path: pathlib.
     path = llama_files.write_gguf(tmp_path / "long.gguf", tiny.MIXTRAL | {"max_position_embeddings": length})
     message = refusal(path, memory=MEMORY, threads=1, context=length)
     assert f"cannot create a context of {length:,} tokens (insufficient memory (attempted to allocate" in message
-    assert message.endswith("): free memory, or give a smaller --context")
+    assert message.endswith("): free memory, or give a smaller --context (`moe-watch memory MODEL` lists what fits)")
 
 
 @limited
 def test_no_memory_for_mlx(refusal: Callable[..., str], tmp_path: pathlib.Path) -> None:
     message = refusal(write_large_folder(tmp_path / "large"), memory=MEMORY)
     assert "cannot load the weights of large into memory (" in message
-    assert message.endswith("): free memory, or give a smaller model")
+    assert message.endswith("): free memory, or give a smaller model (`moe-watch memory MODEL` lists what fits)")
 
 
 # -- files
@@ -211,7 +211,7 @@ def test_killed_in_a_prompt(worker: WorkerProcess, listener: Listener, tmp_path:
     [failed] = listener.of(Failed)
     assert failed.message == (
         "the model's process was killed by the system (SIGKILL): out of memory? "
-        "Free memory, or give a smaller model or --context"
+        "Free memory, or give a smaller model or --context (`moe-watch memory MODEL` lists what fits)"
     )
 
 

@@ -134,7 +134,7 @@ def test_a_killed_worker_is_reported(worker: WorkerProcess, listener: Listener, 
     assert failed.fatal
     assert failed.message == (
         "the model's process was killed by the system (SIGKILL): out of memory? "
-        "Free memory, or give a smaller model or --context"
+        "Free memory, or give a smaller model or --context (`moe-watch memory MODEL` lists what fits)"
     )
     assert listener.messages[-1] is failed
     assert not psutil.pid_exists(worker.pid)
@@ -289,7 +289,8 @@ def test_a_worker_leaves_when_its_parent_dies(mixtral_folder: pathlib.Path, mome
     [
         (
             -signal.SIGKILL,
-            "was killed by the system (SIGKILL): out of memory? Free memory, or give a smaller model or --context",
+            "was killed by the system (SIGKILL): out of memory? Free memory, or give a smaller model or --context"
+            " (`moe-watch memory MODEL` lists what fits)",
         ),
         (-signal.SIGSEGV, "crashed (SIGSEGV)"),
         (-signal.SIGTERM, "was ended by SIGTERM"),
@@ -314,7 +315,8 @@ ADVICE = "try another version of the engine, or another model"
         ("/src/ggml.c:9: fatal error\n", f"crashed (SIGABRT: fatal error): {ADVICE}"),
         (
             "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n",
-            "crashed (SIGABRT: std::bad_alloc): free memory, or give a smaller model or --context",
+            "crashed (SIGABRT: std::bad_alloc): free memory, or give a smaller model or --context"
+            " (`moe-watch memory MODEL` lists what fits)",
         ),
         (
             "terminate called after throwing an instance of 'std::runtime_error'\n  what():  no such thing\n",

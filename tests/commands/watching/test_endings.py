@@ -38,5 +38,6 @@ def test_a_lack_of_memory_is_one_line(capsys, monkeypatch, golden_path):
     assert run(["fit", str(golden_path)]) == BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "moe-watch: not enough memory: free memory, or give a smaller model or --context, or a shorter recording"
+        "moe-watch: not enough memory: free memory, or give a smaller model or --context"
+        " (`moe-watch memory MODEL` lists what fits), or a shorter recording"
     )

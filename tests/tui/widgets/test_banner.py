@@ -16,7 +16,7 @@ from tests.tui.scripted import REPLAY, REPLAYING
 SENTENCES = {
     "killed": (
         "the model's process was killed by the system (SIGKILL): out of memory? Free memory, or give a smaller "
-        "model or --context"
+        "model or --context (`moe-watch memory MODEL` lists what fits)"
     ),
     "hub": (
         "cannot reach the Hub for allenai/OLMoE-1B-7B-0125-Instruct (no network?) and the Hub cache has no copy of it: "

@@ -8,10 +8,9 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.terminal.abilities import LEAST_HEIGHT as LEAST_HEIGHT
+from moe_watch.tui.terminal.abilities import LEAST_WIDTH as LEAST_WIDTH
 from moe_watch.tui.widgets.frame_widget import FrameWidget
-
-LEAST_WIDTH = 60
-LEAST_HEIGHT = 16
 
 
 class TooSmall(FrameWidget):

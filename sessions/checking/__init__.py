@@ -1,0 +1,1 @@
+"""Checks before a run: the machine, the engines, a model, and the routing of its first tokens."""
