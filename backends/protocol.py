@@ -24,6 +24,7 @@ from moe_watch.routing.events import (
     RunWarning,
     Sampling,
     State,
+    TemplateSource,
     Token,
 )
 
@@ -59,12 +60,23 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Run Python code from the model's folder."""
 
 
+class TemplateFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Chat template of the user, in place of the model's."""
+
+    name: str
+    """Name of the file, without its folder."""
+    source: str
+    """Jinja source."""
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Load a model with an engine. The first command."""
 
     model: str
     backend: BackendChoice = "auto"
     options: EngineOptions = EngineOptions()
+    template: TemplateFile | None = None
+    """Chat template in place of the model's."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -95,6 +107,8 @@ class Perturb(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     form: PerturbationForm = "raw"
     source: PerturbationSource = "key"
     at_once: bool = False
+    renders_all: bool = False
+    """A turn: render the whole conversation, and cut the context where it differs. Otherwise the text is appended."""
 
 
 class SetSampling(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -156,6 +170,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     backend: BackendInfo
     template: str | None
     """`chat` if the model's chat template formats prompts; None if it has no template."""
+    template_source: TemplateSource | None = None
     capture: list[str]
     warnings: list[str] = []
 

@@ -151,6 +151,12 @@ class Steerable(Protocol):
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         """Inject a text at the next chunk boundary, or at once."""
 
+    def turn(self, text: str) -> None:
+        """Ask the next turn of the conversation, at once.
+
+        The whole conversation is rendered, and the context is cut where it differs.
+        """
+
     def prompt(self, text: str) -> None:
         """End this run and begin another one with this prompt, in an empty context."""
 

@@ -14,6 +14,8 @@ from moe_watch.commands.options import (
     injections_of,
     prompt_of,
     sampler_of,
+    system_of,
+    template_of,
 )
 
 if TYPE_CHECKING:
@@ -53,12 +55,13 @@ def run_settings(
     output, force = checked_output(options.pop("output")), options.pop("force")
     engine = engine_options_of(options)
     check_generation(options | {"prompt": (prompt := prompt_of(options))})
-    backend = options.pop("backend")
+    backend, system, template = options.pop("backend"), system_of(options), template_of(options)
     check_model(model, backend, engine)
     teacher = None if (file := options.pop("teacher")) is None else _teacher(file)
     spec = RunSpec(
         prompt=_prompt(model, prompt, teacher),
         raw=options.pop("raw") or teacher is not None,
+        system=system,
         sampler=sampler_of(options, stop),
         seed=_seed(options.pop("seed"), teacher),
         rate=rate,
@@ -69,7 +72,7 @@ def run_settings(
         **options,
     )
     recording = RecordingOptions(record=record, output=output, force=force, required=recording_required)
-    return RunSettings(spec=spec, model=model, backend=backend, options=engine, recording=recording)
+    return RunSettings(spec=spec, model=model, backend=backend, options=engine, template=template, recording=recording)
 
 
 def _teacher(file: Path) -> TeacherScript:

@@ -105,6 +105,10 @@ class LiveSource:
         command = Perturb(text=whole_text(text), form=form, at_once=at_once)
         self._mailbox.post(partial(self._run.send, command))
 
+    def turn(self, text: str) -> None:
+        command = Perturb(text=whole_text(text), form="turn", at_once=True, renders_all=True)
+        self._mailbox.post(partial(self._run.send, command))
+
     def set_tap(self, on: bool) -> None:
         self._mailbox.post(partial(self._run.send, SetTap(on)))
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from moe_watch.backends.protocol import BackendChoice, EngineOptions
+from moe_watch.backends.protocol import BackendChoice, EngineOptions, TemplateFile
 from moe_watch.backends.run_spec import ForkPlan, RunSpec, SamplerOptions
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError, system_error
@@ -48,6 +48,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     backend: BackendChoice = "auto"
     options: EngineOptions = EngineOptions()
+    template: TemplateFile | None = None
+    """Chat template in place of the model's."""
     spec: RunSpec = RunSpec()
     """Settings of all runs. The measurement sets prompt, seed, number of tokens, and `stop`, which is `never`."""
     prompts: list[str]
@@ -114,6 +116,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model=self.model,
             backend=self.backend,
             options=self.options,
+            template=self.template,
             recording=RecordingOptions(output=folder / run.file, force=True, required=True),
         )
 
@@ -137,6 +140,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     options: EngineOptions = EngineOptions()
     prompts: list[str]
     raw: bool = _DEFAULT.raw
+    system: str | None = _DEFAULT.system
+    template: TemplateFile | None = None
     temperature: float = _DEFAULT.sampler.temperature
     top_p: float = _DEFAULT.sampler.top_p
     top_k: int = _DEFAULT.sampler.top_k
@@ -156,6 +161,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             options=plan.options,
             prompts=plan.prompts,
             raw=spec.raw,
+            system=spec.system,
+            template=plan.template,
             temperature=sampler.temperature,
             top_p=sampler.top_p,
             top_k=sampler.top_k,
@@ -173,7 +180,10 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             model=self.model,
             backend=self.backend,
             options=self.options,
-            spec=RunSpec(raw=self.raw, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks),
+            template=self.template,
+            spec=RunSpec(
+                raw=self.raw, system=self.system, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks
+            ),
             prompts=self.prompts,
             seeds=self.seeds,
             chunks=self.chunks,

@@ -36,6 +36,7 @@ from moe_watch.routing.events import (
     State,
     Teacher,
     Temperature,
+    TemplateSource,
     Token,
     Units,
     Vitals,
@@ -90,6 +91,7 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     Sampling: {"temperature": COUNT, "top_p": SHARE, "top_k": COUNT, "seed": COUNT},
     Host: {"cores": COUNT, "memory": COUNT},
     Teacher: {"tokens": COUNT},
+    TemplateSource: {},
     Continues: {"i": COUNT},
     Cost: {"tap_off": SPEED, "tap_on": SPEED, "ratio": SPEED, "interval": SPEED, "i": COUNT},
     Token: {
@@ -109,7 +111,7 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     },
     Pressures: dict.fromkeys(("fast", "mid", "slow", "net", "w_fast", "w_mid", "w_slow"), SIGNED_SHARE),
     Chunk: {**dict.fromkeys(("index", "context", "first", "last", "tokens"), COUNT), "residual": SHARE},
-    Perturbation: {"i": COUNT, "t": SECONDS, "ids": IDS},
+    Perturbation: {"i": COUNT, "t": SECONDS, "ids": IDS, "kept": COUNT, "cut": COUNT, "again": COUNT},
     Temperature: {"celsius": CELSIUS, "high": CELSIUS},
     MemoryPressure: {"stalled": SHARE},
     Vitals: {

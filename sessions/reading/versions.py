@@ -46,7 +46,16 @@ PUBLISHED = (
         fields=frozenset({"chunk.context", "keyframe.context", "keyframe.context_chunks"}),
     ),
     Version(2, 2, forms=frozenset({"session.model.experts_per_token"})),
-    Version(1, 3),
+    Version(
+        1,
+        3,
+        fields=frozenset(
+            {
+                *("session.system", "session.template_source"),
+                *("perturbation.kept", "perturbation.cut", "perturbation.again"),
+            }
+        ),
+    ),
     Version(2, 3),
 )
 """All versions that a file may have, oldest first; the last of each major version is written today."""

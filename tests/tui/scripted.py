@@ -98,6 +98,9 @@ class Scripted(ScriptedReplay):
     def perturb(self, text: str, *, form: str = "raw", at_once: bool = False) -> None:
         self.asked.append(("perturb", text, form, at_once))
 
+    def turn(self, text: str) -> None:
+        self.asked.append(("turn", text))
+
     def set_tap(self, on: bool) -> None:
         self.asked.append(("set_tap", on))
 

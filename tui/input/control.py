@@ -105,9 +105,9 @@ class Control:
             self._queued = Queued(label, self.view.runs, self.view.perturbations, at_once)
 
     def turn(self, text: str) -> None:
-        """Inject the next turn of the conversation, at once."""
+        """Ask the next turn of the conversation, at once."""
         if (run := self.steering) is not None:
-            run.perturb(text, form="turn", at_once=True)
+            run.turn(text)
 
     def prompt(self, text: str) -> None:
         """Begin a new run with a prompt."""

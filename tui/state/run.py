@@ -251,6 +251,8 @@ class RunView:
     def _feed_perturbation(self, perturbation: Perturbation) -> None:
         self.pressure.inject(perturbation)
         self.counts.perturbations += 1
+        if perturbation.kept is not None:
+            self.counts.context_start = perturbation.i - perturbation.kept
         self._add_markers(perturbation)
 
     def _feed_keyframe(self, keyframe: Keyframe) -> None:
