@@ -75,6 +75,8 @@ class Detokenizer(Protocol):
 class Codec(Protocol):
     """Tokenizer and chat template of a model; `moe_watch.backends.text.tokenizer.TextCodec`."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def has_chat_template(self) -> bool: ...
 

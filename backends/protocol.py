@@ -148,6 +148,15 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     tokens: int
 
 
+class Preview(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Render a prompt without evaluating it; the answer is `Previewed`."""
+
+    spec: RunSpec
+    """Options of the run that the prompt would begin."""
+    turn: bool = False
+    """Render the prompt as the next turn of the present conversation."""
+
+
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """End the run; the model stays loaded and another `Start` may follow."""
 
@@ -159,7 +168,19 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 
 Command = (
-    Load | Start | Pause | Resume | Perturb | SetSampling | SetTap | SetMultistep | SetRate | Measure | Stop | Shutdown
+    Load
+    | Start
+    | Pause
+    | Resume
+    | Perturb
+    | SetSampling
+    | SetTap
+    | SetMultistep
+    | SetRate
+    | Measure
+    | Preview
+    | Stop
+    | Shutdown
 )
 
 
@@ -197,6 +218,42 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
     tokens_per_second: float
 
 
+class PromptToken(msgspec.Struct, frozen=True):
+    """Token of a prompt."""
+
+    id: int
+    text: str
+    special: bool
+    """One of the vocabulary's special or added tokens."""
+
+
+class RenderedPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """Prompt as a model is sent it."""
+
+    tokens: list[PromptToken]
+    template: TemplateSource | None
+    """Origin of the chat template; None if the prompt is raw."""
+    warnings: list[str] = []
+    """Faults of its format, one line each."""
+    kept: int = 0
+    """Number of tokens at its beginning that are in the context already."""
+    cut: int = 0
+    """Number of tokens that would be removed from the context."""
+
+    @property
+    def text(self) -> str:
+        """The whole text, with special tokens as they are written."""
+        return "".join(token.text for token in self.tokens)
+
+
+class Previewed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `Preview`."""
+
+    prompt: RenderedPrompt | None = None
+    problem: str = ""
+    """Reason why the prompt cannot be sent, if it is None."""
+
+
 class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="branch"):
     """One continuation of a forked context. Its tokens are not part of the run."""
 
@@ -219,7 +276,7 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     items: list[BatchItem]
 
 
-Message = Ready | Failed | Measured | Batch
+Message = Ready | Failed | Measured | Previewed | Batch
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(Command)

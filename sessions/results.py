@@ -145,6 +145,13 @@ class RecordingPreview(RecordingResult, frozen=True, kw_only=True):
     """Session file, and the beginning of its text."""
 
     prompt: Annotated[str, Meta(description="Prompt as recorded.")]
+    system: Annotated[str | None, Meta(description="System prompt; null without one.")]
+    template: Annotated[
+        str | None,
+        Meta(description="Origin of the chat template: `model`, `library`, or `file`; null for a raw prompt."),
+    ]
+    template_file: Annotated[str | None, Meta(description="Name of the template's file; null if it has none.")]
+    template_sha256: Annotated[str | None, Meta(description="SHA-256 of the template's text; null if unknown.")]
     text: Annotated[str, Meta(description="Beginning of the text, prompt included; up to 2,000 characters.")]
     capture: Annotated[list[str], Meta(description="Quantities recorded per token.")]
     warnings: Annotated[list[str], Meta(description="Warnings about the model and the engine, one line each.")]

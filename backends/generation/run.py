@@ -11,7 +11,7 @@ import msgspec
 
 from moe_watch.backends.engine import Engine, SampledToken
 from moe_watch.backends.generation.chunk_counter import ChunkCounter
-from moe_watch.backends.generation.command_port import CommandPort
+from moe_watch.backends.generation.command_port import CommandPort, RunEnds
 from moe_watch.backends.generation.dialogue import Dialogue
 from moe_watch.backends.generation.emitter import Emitter
 from moe_watch.backends.generation.forks import Forking, ForkPoint
@@ -20,6 +20,7 @@ from moe_watch.backends.generation.injections import Injection, Injections, prep
 from moe_watch.backends.generation.next_turn import cut_context, prepare_turn, recorded_turn
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.generation.pending_changes import PendingChanges
+from moe_watch.backends.generation.preview import preview
 from moe_watch.backends.generation.rate_limit import RateLimit
 from moe_watch.backends.generation.start import first_tokens
 from moe_watch.backends.protocol import (
@@ -29,6 +30,8 @@ from moe_watch.backends.protocol import (
     Measure,
     Pause,
     Perturb,
+    Preview,
+    Previewed,
     Resume,
     SetMultistep,
     SetRate,
@@ -50,15 +53,6 @@ Mode = Literal["sampling", "teacher", "forking", "finished"]
 """`teacher`: tokens come from a recorded session. `forking`: the engine's context is a continuation, not the run."""
 
 
-class RunEnds(Exception):  # noqa: N818 - not an error
-    """Unwinds the run because of a command that ends it."""
-
-    def __init__(self, why: str, following: Start | None = None) -> None:
-        self.why = why
-        self.following = following
-        super().__init__(why)
-
-
 class GenerationRun:
     """Run of one `Start` command.
 
@@ -67,7 +61,7 @@ class GenerationRun:
         start: the command.
         inbox: queue of further commands.
         outbox: receives the events.
-        refuse: called for a refused command; the run continues.
+        refuse: called for a refused command, and with the answer to a preview; the run continues.
         clock: seconds, monotonic.
     """
 
@@ -78,7 +72,7 @@ class GenerationRun:
         *,
         inbox: Inbox,
         outbox: Outbox,
-        refuse: Callable[[Failed], None],
+        refuse: Callable[[Failed | Previewed], None],
         clock: Callable[[], float],
     ) -> None:
         spec = start.spec
@@ -329,6 +323,8 @@ class GenerationRun:
                 self._change(command)
             case SetMultistep():
                 self._set_multistep(command.on)
+            case Preview():
+                self._commands.answer(preview(command, self._engine, self._emitter.dialogue))
             case Load():
                 self._commands.refuse("load", "a model is loaded already")
             case Measure():

@@ -10,7 +10,7 @@ from moe_watch.backends.generation.forks import check_plan
 from moe_watch.backends.protocol import Start
 from moe_watch.backends.run_spec import RunSpec, TeacherTokens
 from moe_watch.backends.sampling import check_sampling
-from moe_watch.backends.text.first_turn import check_system, first_text, is_turn
+from moe_watch.backends.text.first_turn import prompt_tokens
 from moe_watch.routing.errors import UserError
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -30,7 +30,7 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
     if spec.teacher is not None:
         _check_teacher(engine, spec)
         return spec.teacher.tokens[0].ids
-    prompt = _prompt_tokens(engine, spec)
+    prompt = prompt_tokens(engine, spec)
     if not prompt and spec.prompt:
         raise UserError(
             f"the tokenizer of {engine.model.name} returns no tokens for the prompt",
@@ -38,13 +38,6 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
         )
     _check_prompt(prompt, engine.context_length)
     return prompt
-
-
-def _prompt_tokens(engine: Engine, spec: RunSpec) -> list[int]:
-    check_system(engine.codec, engine.model.name, spec)
-    if not is_turn(engine.codec, spec):
-        return engine.encode(spec.prompt, turn=False, first=True)
-    return engine.encode(first_text(engine.codec, engine.model.name, spec), turn=False, first=False)
 
 
 def _check_prompt(prompt: Sequence[int], room: int) -> None:

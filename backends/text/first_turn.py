@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe_watch.backends.engine import Codec, Messages
+from moe_watch.backends.engine import Codec, Engine, Messages
 from moe_watch.backends.run_spec import RunSpec
 from moe_watch.backends.text.tokenizer import TemplateFailure
 from moe_watch.routing.errors import UserError
@@ -52,6 +52,18 @@ def _renders(codec: Codec, messages: Messages) -> bool:
     except TemplateFailure:
         return False
     return True
+
+
+def prompt_tokens(engine: Engine, spec: RunSpec) -> list[int]:
+    """Return the token ids of a run's prompt.
+
+    Raises:
+        UserError: the template fails, or there is no place for the system prompt.
+    """
+    check_system(engine.codec, engine.model.name, spec)
+    if not is_turn(engine.codec, spec):
+        return engine.encode(spec.prompt, turn=False, first=True)
+    return engine.encode(first_text(engine.codec, engine.model.name, spec), turn=False, first=False)
 
 
 def check_system(codec: Codec, name: str, spec: RunSpec) -> None:

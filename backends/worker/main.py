@@ -21,10 +21,23 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.inbox import Inbox, PipeInbox
 from moe_watch.backends.generation.observation import Observer, captured
 from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.generation.preview import preview
 from moe_watch.backends.generation.run import GenerationRun
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.preflight import preflight
-from moe_watch.backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
+from moe_watch.backends.protocol import (
+    Batch,
+    Failed,
+    Load,
+    Measure,
+    Measured,
+    Message,
+    Perturb,
+    Preview,
+    Ready,
+    Start,
+    encode,
+)
 from moe_watch.backends.system.parent_pipe import hold
 from moe_watch.backends.text.format_check import template_warnings
 from moe_watch.backends.worker.throughput import Measurements
@@ -111,6 +124,8 @@ def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
                 following = run.run()
             case Measure():
                 send(Measured(measurements.measure(command)))
+            case Preview():
+                send(preview(command, engine))
             case Load():
                 send(Failed(message="a model is loaded already", fatal=False, command="load"))
             case Perturb():

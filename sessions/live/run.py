@@ -11,12 +11,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from moe_watch.backends import protocol
-from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Message, Perturb, Ready, SetRate, Stop
+from moe_watch.backends.protocol import (
+    Batch,
+    BatchItem,
+    Branch,
+    Command,
+    Message,
+    Perturb,
+    Preview,
+    Previewed,
+    Ready,
+    SetRate,
+    Stop,
+)
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Marker, Progress, Refused, Sampling, State, StreamItem, Token
 from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.forks import fork_event
+from moe_watch.sessions.live.preview import PromptPreview
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.stages import (
     Closed,
@@ -91,6 +104,8 @@ class LiveRun:
         self._vitals = VitalsTimer(VitalsSampler(self._seconds, self.worker.pid, around.providers))
         self._following: deque[Beginning] = deque()
         """Runs that the worker was asked to begin, without an answer yet; the first of them ends this one."""
+        self._previews: deque[PromptPreview] = deque()
+        """Previews without an answer; the worker answers in order."""
 
     # Requests of the user
 
@@ -111,6 +126,7 @@ class LiveRun:
     def restart(self) -> None:
         """Replace a worker that died."""
         if isinstance(self.stage, FailedRun):
+            self._previews.clear()
             self.worker.close()
             self.load()
 
@@ -142,6 +158,12 @@ class LiveRun:
         else:
             self._begin(beginning, run.ready)
         self._send_start(beginning)
+
+    def preview(self, text: str, answer: PromptPreview, *, turn: bool) -> None:
+        """Ask the worker for a prompt as the model would be sent it, or for the next turn."""
+        if run_of(self.stage) is not None:
+            self._previews.append(answer)
+            self.worker.send(Preview(spec=self._settings.start(whole_text(text), 0, self.rate).spec, turn=turn))
 
     def mark(self, note: str) -> None:
         """Add a marker to the stream."""
@@ -220,6 +242,8 @@ class LiveRun:
             case Batch():
                 for item in message.items:
                     self._take(item)
+            case Previewed() if self._previews:
+                self._previews.popleft().answer = message
             case protocol.Failed(fatal=True):
                 self.worker.log = message.log
                 self._fail(message.message)
