@@ -148,8 +148,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     tokens: int
 
 
-class Preview(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Render a prompt without evaluating it; the answer is `Previewed`."""
+class ShowPrompt(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Render a prompt without evaluating it; the answer is `PromptShown`."""
 
     spec: RunSpec
     """Options of the run that the prompt would begin."""
@@ -178,7 +178,7 @@ Command = (
     | SetMultistep
     | SetRate
     | Measure
-    | Preview
+    | ShowPrompt
     | Stop
     | Shutdown
 )
@@ -246,8 +246,8 @@ class RenderedPrompt(msgspec.Struct, frozen=True, kw_only=True):
         return "".join(token.text for token in self.tokens)
 
 
-class Previewed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The answer to `Preview`."""
+class PromptShown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `ShowPrompt`."""
 
     prompt: RenderedPrompt | None = None
     problem: str = ""
@@ -276,7 +276,7 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     items: list[BatchItem]
 
 
-Message = Ready | Failed | Measured | Previewed | Batch
+Message = Ready | Failed | Measured | PromptShown | Batch
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(Command)

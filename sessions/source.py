@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from moe_watch.backends.protocol import Previewed
+from moe_watch.backends.protocol import PromptShown
 from moe_watch.routing.events import Marker, Perturbation, PerturbationForm, StreamItem
 
 Ability = Literal[
@@ -106,7 +106,7 @@ class PendingPreview(Protocol):
     """Request for a rendered prompt."""
 
     @property
-    def answer(self) -> Previewed | None:
+    def answer(self) -> PromptShown | None:
         """None until it has come."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moe_watch.backends.generation.inbox import Inbox
-from moe_watch.backends.protocol import Command, Failed, Previewed, Start
+from moe_watch.backends.protocol import Command, Failed, PromptShown, Start
 
 
 class RunEnds(Exception):  # noqa: N818 - not an error
@@ -26,7 +26,7 @@ class CommandPort:
         flush: sends all events so far, so that a refusal follows them.
     """
 
-    def __init__(self, inbox: Inbox, report: Callable[[Failed | Previewed], None], flush: Callable[[], None]) -> None:
+    def __init__(self, inbox: Inbox, report: Callable[[Failed | PromptShown], None], flush: Callable[[], None]) -> None:
         self._inbox = inbox
         self._report = report
         self._flush = flush
@@ -36,7 +36,7 @@ class CommandPort:
         """Remove and return the next command; waits up to `timeout` seconds, with None forever. None if empty."""
         return self._inbox.pop(timeout)
 
-    def answer(self, answer: Previewed) -> None:
+    def answer(self, answer: PromptShown) -> None:
         """Send an answer that is no event of the run."""
         self._report(answer)
 

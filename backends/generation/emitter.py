@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from moe_watch.backends.engine import Detokenizer, RouterOutputs, SampledToken
-from moe_watch.backends.generation.dialogue import Dialogue
 from moe_watch.backends.generation.injections import Injection
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.protocol import Branch
+from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.routing.events import (
     Change,
     Perturbation,
@@ -60,7 +60,7 @@ class Emitter:
             for i, token in enumerate(ids, start=self.i)
         ]
         self.i += len(facts)
-        self.dialogue.add(facts)
+        self.dialogue.add([(fact.id, fact.text) for fact in facts], source)
         self._outbox.put_tokens(Evaluated(facts, routing))
 
     def fresh_context(self, detokenizer: Detokenizer) -> None:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from moe_watch.backends.engine import Codec, Engine
-from moe_watch.backends.generation.dialogue import Dialogue
 from moe_watch.backends.generation.emitter import Emitter
 from moe_watch.backends.generation.injections import Injection, Turn
 from moe_watch.backends.protocol import Perturb
 from moe_watch.backends.run_spec import TeacherTokens
 from moe_watch.backends.text.common_prefix import common_prefix
+from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.routing.errors import UserError
 
 

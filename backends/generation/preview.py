@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from moe_watch.backends.engine import Engine
-from moe_watch.backends.generation.dialogue import Dialogue
 from moe_watch.backends.generation.next_turn import prepare_turn
-from moe_watch.backends.protocol import Perturb, Preview, Previewed, RenderedPrompt
+from moe_watch.backends.protocol import Perturb, PromptShown, RenderedPrompt, ShowPrompt
+from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.backends.text.rendered_prompt import rendered_prompt, shown_tokens
 from moe_watch.routing.errors import UserError
 
 
-def preview(command: Preview, engine: Engine, dialogue: Dialogue | None = None) -> Previewed:
+def preview(command: ShowPrompt, engine: Engine, dialogue: Dialogue | None = None) -> PromptShown:
     """Return the prompt of a command as the model would be sent it.
 
     Args:
@@ -20,12 +20,12 @@ def preview(command: Preview, engine: Engine, dialogue: Dialogue | None = None) 
     """
     try:
         if not command.turn:
-            return Previewed(prompt=rendered_prompt(engine, command.spec))
+            return PromptShown(prompt=rendered_prompt(engine, command.spec))
         if dialogue is None:
-            return Previewed(problem="no run is in progress")
-        return Previewed(prompt=_turn(command.spec.prompt, engine, dialogue))
+            return PromptShown(problem="no run is in progress")
+        return PromptShown(prompt=_turn(command.spec.prompt, engine, dialogue))
     except UserError as error:
-        return Previewed(problem=str(error))
+        return PromptShown(problem=str(error))
 
 
 def _turn(text: str, engine: Engine, dialogue: Dialogue) -> RenderedPrompt:

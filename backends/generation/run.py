@@ -12,7 +12,6 @@ import msgspec
 from moe_watch.backends.engine import Engine, SampledToken
 from moe_watch.backends.generation.chunk_counter import ChunkCounter
 from moe_watch.backends.generation.command_port import CommandPort, RunEnds
-from moe_watch.backends.generation.dialogue import Dialogue
 from moe_watch.backends.generation.emitter import Emitter
 from moe_watch.backends.generation.forks import Forking, ForkPoint
 from moe_watch.backends.generation.inbox import Inbox
@@ -30,17 +29,18 @@ from moe_watch.backends.protocol import (
     Measure,
     Pause,
     Perturb,
-    Preview,
-    Previewed,
+    PromptShown,
     Resume,
     SetMultistep,
     SetRate,
     SetSampling,
     SetTap,
+    ShowPrompt,
     Start,
     Stop,
 )
 from moe_watch.backends.run_spec import TeacherTokens
+from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.backends.text.first_turn import is_turn, opening
 from moe_watch.backends.text.format_check import prompt_warnings
 from moe_watch.backends.text.turn_check import contains, left_out
@@ -72,7 +72,7 @@ class GenerationRun:
         *,
         inbox: Inbox,
         outbox: Outbox,
-        refuse: Callable[[Failed | Previewed], None],
+        refuse: Callable[[Failed | PromptShown], None],
         clock: Callable[[], float],
     ) -> None:
         spec = start.spec
@@ -323,7 +323,7 @@ class GenerationRun:
                 self._change(command)
             case SetMultistep():
                 self._set_multistep(command.on)
-            case Preview():
+            case ShowPrompt():
                 self._commands.answer(preview(command, self._engine, self._emitter.dialogue))
             case Load():
                 self._commands.refuse("load", "a model is loaded already")

@@ -33,8 +33,8 @@ from moe_watch.backends.protocol import (
     Measured,
     Message,
     Perturb,
-    Preview,
     Ready,
+    ShowPrompt,
     Start,
     encode,
 )
@@ -124,7 +124,7 @@ def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
                 following = run.run()
             case Measure():
                 send(Measured(measurements.measure(command)))
-            case Preview():
+            case ShowPrompt():
                 send(preview(command, engine))
             case Load():
                 send(Failed(message="a model is loaded already", fatal=False, command="load"))

@@ -18,10 +18,10 @@ from moe_watch.backends.protocol import (
     Command,
     Message,
     Perturb,
-    Preview,
-    Previewed,
+    PromptShown,
     Ready,
     SetRate,
+    ShowPrompt,
     Stop,
 )
 from moe_watch.routing.errors import UserError
@@ -163,7 +163,7 @@ class LiveRun:
         """Ask the worker for a prompt as the model would be sent it, or for the next turn."""
         if run_of(self.stage) is not None:
             self._previews.append(answer)
-            self.worker.send(Preview(spec=self._settings.start(whole_text(text), 0, self.rate).spec, turn=turn))
+            self.worker.send(ShowPrompt(spec=self._settings.start(whole_text(text), 0, self.rate).spec, turn=turn))
 
     def mark(self, note: str) -> None:
         """Add a marker to the stream."""
@@ -242,7 +242,7 @@ class LiveRun:
             case Batch():
                 for item in message.items:
                     self._take(item)
-            case Previewed() if self._previews:
+            case PromptShown() if self._previews:
                 self._previews.popleft().answer = message
             case protocol.Failed(fatal=True):
                 self.worker.log = message.log

@@ -15,10 +15,10 @@ from moe_watch.backends.protocol import (
     Measure,
     Measured,
     Message,
-    Preview,
-    Previewed,
+    PromptShown,
     Ready,
     RenderedPrompt,
+    ShowPrompt,
     Stop,
 )
 from moe_watch.backends.run_spec import RunSpec
@@ -27,7 +27,7 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
 
 OnMessage = Callable[[Message], None]
-Answer = TypeVar("Answer", Ready, Measured, Previewed)
+Answer = TypeVar("Answer", Ready, Measured, PromptShown)
 
 
 class KeptWorker:
@@ -46,7 +46,7 @@ class KeptWorker:
     def __init__(self, load: Load, on_progress: Callable[[Progress], None]) -> None:
         self._load = load
         self._on_progress = on_progress
-        self._answers: queue.SimpleQueue[Ready | Measured | Previewed | Failed] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Ready | Measured | PromptShown | Failed] = queue.SimpleQueue()
         self._live: OnMessage | None = None
         """Receiver of the worker's messages during a live run."""
         self._death: Failed | None = None
@@ -90,8 +90,8 @@ class KeptWorker:
         Raises:
             UserError: the prompt cannot be sent.
         """
-        self._worker.send(Preview(spec=spec))
-        answer = self._await(Previewed)
+        self._worker.send(ShowPrompt(spec=spec))
+        answer = self._await(PromptShown)
         if answer.prompt is None:
             raise UserError(answer.problem)
         return answer.prompt
@@ -110,7 +110,7 @@ class KeptWorker:
         live = self._live
         if live is not None:
             live(message)
-        elif isinstance(message, Ready | Measured | Previewed | Failed):
+        elif isinstance(message, Ready | Measured | PromptShown | Failed):
             self._answers.put(message)
         elif isinstance(message, Batch):
             for item in message.items:

@@ -132,6 +132,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 _DEFAULT = RunSpec()
 
 
+class PlannedChat(msgspec.Struct, frozen=True, kw_only=True):
+    """System prompt and chat template of all runs."""
+
+    system: str | None = None
+    template: TemplateFile | None = None
+    """Template in place of the model's."""
+
+
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Plan as in `plan.json` and `results.json`, one field per key."""
 
@@ -140,8 +148,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     options: EngineOptions = EngineOptions()
     prompts: list[str]
     raw: bool = _DEFAULT.raw
-    system: str | None = _DEFAULT.system
-    template: TemplateFile | None = None
+    chat: PlannedChat = PlannedChat()
     temperature: float = _DEFAULT.sampler.temperature
     top_p: float = _DEFAULT.sampler.top_p
     top_k: int = _DEFAULT.sampler.top_k
@@ -161,8 +168,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             options=plan.options,
             prompts=plan.prompts,
             raw=spec.raw,
-            system=spec.system,
-            template=plan.template,
+            chat=PlannedChat(system=spec.system, template=plan.template),
             temperature=sampler.temperature,
             top_p=sampler.top_p,
             top_k=sampler.top_k,
@@ -180,9 +186,9 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             model=self.model,
             backend=self.backend,
             options=self.options,
-            template=self.template,
+            template=self.chat.template,
             spec=RunSpec(
-                raw=self.raw, system=self.system, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks
+                raw=self.raw, system=self.chat.system, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks
             ),
             prompts=self.prompts,
             seeds=self.seeds,

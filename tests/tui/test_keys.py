@@ -103,7 +103,7 @@ async def test_a_question_can_be_left_and_nothing_empty_is_sent(short):
 async def test_n_takes_the_next_turn_at_once(short):
     async with running(short) as (app, pilot, source):
         await press(app, pilot, "n", *"and?", "enter")
-        assert source.asked[-1] == ("perturb", "and?", "turn", True)
+        assert source.asked[-1] == ("turn", "and?")
 
 
 async def test_shift_n_begins_a_run_with_several_lines(short):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from moe_watch.backends.protocol import Previewed, RenderedPrompt
+from moe_watch.backends.protocol import PromptShown, RenderedPrompt
 from moe_watch.tui.text.sanitize import inert, one_line
 from moe_watch.tui.text.template_origin import template_in_words
 
@@ -13,7 +13,7 @@ LONGEST = 4_000
 NEW_LINE = "⏎"
 
 
-def preview_content(previewed: Previewed) -> Content:
+def preview_content(previewed: PromptShown) -> Content:
     """Return a preview as lines: number of tokens and template, warnings, the text."""
     prompt = previewed.prompt
     if prompt is None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from moe_watch.backends.generation.dialogue import Dialogue
 from moe_watch.backends.generation.injections import Turn
 from moe_watch.backends.generation.next_turn import prepare_turn
-from moe_watch.backends.generation.observation import TokenFacts
 from moe_watch.backends.protocol import Perturb, Stop
+from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.routing.errors import UserError
 from tests.backends import tiny
@@ -31,9 +30,9 @@ class TextOnly:
         return self.codec.encode(text, first=first)
 
 
-def facts(of: TextCodec, ids: list[int], source: str) -> list[TokenFacts]:
+def texts(of: TextCodec, ids: list[int]) -> list[tuple[int, str]]:
     detokenizer = of.detokenizer()
-    return [TokenFacts(i, 0.0, source, token, detokenizer.add(token)) for i, token in enumerate(ids)]  # type: ignore[arg-type]
+    return [(token, detokenizer.add(token)) for token in ids]
 
 
 def asked(template: str, answer: str, *, ends: bool = False, text: str = "And now?") -> tuple[Dialogue, Turn]:
@@ -42,9 +41,9 @@ def asked(template: str, answer: str, *, ends: bool = False, text: str = "And no
     opening = [{"role": "user", "content": "Hello."}]
     dialogue = Dialogue(opening, engine.codec.ends)
     first = engine.encode(engine.codec.render([opening])[0], turn=False, first=False)
-    dialogue.add(facts(engine.codec, first, "prompt"))
+    dialogue.add(texts(engine.codec, first), "prompt")
     answered = engine.encode(answer, turn=False, first=False) + [tiny.EOS] * ends
-    dialogue.add(facts(engine.codec, answered, "generated"))
+    dialogue.add(texts(engine.codec, answered), "generated")
     injection = prepare_turn(Perturb(text=text, form="turn", renders_all=True), dialogue, engine)
     assert injection.turn is not None
     return dialogue, injection.turn

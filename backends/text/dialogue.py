@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moe_watch.backends.engine import Messages
-from moe_watch.backends.generation.observation import TokenFacts
-from moe_watch.routing.events import PerturbationForm
+from moe_watch.routing.events import PerturbationForm, TokenSource
 
 
 class Dialogue:
@@ -26,8 +25,8 @@ class Dialogue:
         self._opening = opening
         self._ends = ends
         self._messages: Messages = []
-        self._answer: list[TokenFacts] = []
-        """Tokens since the last text of the user."""
+        self._answer: list[tuple[int, str]] = []
+        """Id and text of the answer's tokens since the last text of the user."""
         self._takes_turn = False
         """Injected tokens belong to a turn of the user."""
         self.begin()
@@ -54,13 +53,11 @@ class Dialogue:
         """Remove all tokens after the first `length` ones; the messages stay."""
         del self.ids[length:]
 
-    def add(self, tokens: Sequence[TokenFacts]) -> None:
-        """Add evaluated tokens."""
-        self.ids += [token.id for token in tokens]
-        self._answer += [token for token in tokens if self._is_answer(token)]
-
-    def _is_answer(self, token: TokenFacts) -> bool:
-        return token.source == "generated" or (token.source == "injected" and not self._takes_turn)
+    def add(self, tokens: Sequence[tuple[int, str]], source: TokenSource) -> None:
+        """Add evaluated tokens: id and text of each."""
+        self.ids += [token for token, _ in tokens]
+        if source == "generated" or (source == "injected" and not self._takes_turn):
+            self._answer += tokens
 
     def with_turn(self, text: str, *, answer: str | None = None) -> Messages:
         """Return the conversation so far with a further turn of the user.
@@ -75,12 +72,12 @@ class Dialogue:
     @property
     def answer(self) -> str:
         """Text of the model's last answer, without the end-of-text tokens at its end."""
-        return "".join(token.text for token in self._answer[: len(self._answer) - self.final_ends])
+        return "".join(text for _, text in self._answer[: len(self._answer) - self.final_ends])
 
     @property
     def final_ends(self) -> int:
         """Number of end-of-text tokens at the end of the context that belong to the model's answer."""
         count = 0
-        while count < len(self._answer) and self._answer[-1 - count].id in self._ends:
+        while count < len(self._answer) and self._answer[-1 - count][0] in self._ends:
             count += 1
         return count
