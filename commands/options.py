@@ -155,9 +155,13 @@ _CHAT = (
     ),
 )
 
-_GENERATION = (
+_PROMPT = (
     click.option("--prompt", metavar="TEXT", help="Text that the model continues."),
     click.option("--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file."),
+)
+
+_GENERATION = (
+    *_PROMPT,
     click.option("--raw", is_flag=True, help="Use the prompt unchanged, without the model's chat template."),
     *_CHAT,
     click.option("--tokens", type=COUNT, metavar="N", help="Number of tokens to generate."),
@@ -203,6 +207,13 @@ _GENERATION = (
     ),
     *_ENGINE,
 )
+
+
+def prompt_file_options(command: Command) -> Command:
+    """Add `--prompt` and `--prompt-file`, which `prompt_of` collects."""
+    for option in reversed(_PROMPT):
+        command = option(command)
+    return command
 
 
 def chat_options(command: Command) -> Command:

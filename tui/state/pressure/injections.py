@@ -25,8 +25,8 @@ def cut_in_words(perturbation: Perturbation) -> str:
     """Return the tokens that a turn removed from the context and evaluated again; empty if it removed none."""
     if not perturbation.cut:
         return ""
-    again = f", {perturbation.again:,} of the conversation evaluated again" if perturbation.again else ""
-    return f"{perturbation.cut:,} tokens cut from the context{again}"
+    again = f", {perturbation.again:,} evaluated again" if perturbation.again else ""
+    return f"{perturbation.cut:,} tokens cut{again}"
 
 
 @dataclass(frozen=True, slots=True)
