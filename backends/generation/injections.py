@@ -26,7 +26,7 @@ class Turn:
     rewrites: bool
     """Text of the conversation is removed, and evaluated again as the template writes it now."""
     is_recorded: bool = False
-    """The tokens come from a recorded session: exactly `new` is evaluated in view, whatever the engine can."""
+    """The tokens come from a recorded session: exactly `new` is recorded, on every engine."""
 
     @property
     def new(self) -> list[int]:

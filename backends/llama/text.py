@@ -11,7 +11,7 @@ from llama_cpp import llama_cpp as lib
 from moe_watch.backends.text.chat_template import ChatTemplate
 
 SPECIAL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
-"""Attributes of the tokens that stand for a text as a whole and are not split from one."""
+"""Attributes of the tokens of special tokens, and of tokens added to the vocabulary."""
 
 LONGEST_PIECE = 256
 """Bytes of the first buffer for a token; longer tokens need a second call."""

@@ -1,4 +1,4 @@
-"""Prompt as a model is sent it, token by token, to be looked at before it is sent."""
+"""Prompt as a model is sent it, token by token, before it is sent."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _print(found: RenderedPrompt) -> None:
 
 
 def _lines(found: RenderedPrompt) -> list[str]:
-    """Return the text by lines, each line end visible, and special tokens in brackets of their own."""
+    """Return the text by lines, each line end visible, and special tokens in brackets."""
     shown = "".join(f"⟦{token.text}⟧" if token.special else token.text for token in found.tokens)
     lines = shown.split("\n")
     return [f"{line}⏎" for line in lines[:-1]] + lines[-1:]
