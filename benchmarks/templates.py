@@ -1,6 +1,6 @@
 """Table of chat templates: which of them keep a conversation as it was sent and answered.
 
-`python -m benchmarks.templates FOLDER` reads all `*.jinja` files of a folder, such as `models/templates` in the source
+`python -m benchmarks.templates FOLDER` reads all `*.jinja` files of a folder, such as the one in the source
 archive of llama.cpp, and prints the table of docs/templates.md. A second turn is asked by the code of a run, after an
 answer and after an answer with thoughts; the resulting context is compared with the tokens of the whole rendered
 conversation. One token per byte shows what the template does; a tokenizer that merges may lose a few tokens more.

@@ -27,7 +27,6 @@ def printed_results() -> dict[str, PrintedResult]:
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
-        "prompt": PrintedResult("A prompt as sent", ("check --show-prompt",), results.ShownPrompt),
         "fit": PrintedResult("A fit", ("fit",), FitReport),
         "cost": PrintedResult("A cost", ("bench",), results.BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), results.MeasurementReport),

@@ -6,10 +6,12 @@ import pytest
 
 from moe_watch.backends.generation.injections import Turn
 from moe_watch.backends.generation.next_turn import prepare_turn
-from moe_watch.backends.protocol import Perturb, Stop
+from moe_watch.backends.protocol import Perturb, ShowPrompt, Stop
+from moe_watch.backends.run_spec import RunSpec, TeacherTokens, TeacherTurn
 from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import Perturbation, State, Token
 from tests.backends import tiny
 from tests.backends.conftest import OpenModel
 from tests.backends.scripted import GREEDY, Session, start
@@ -168,3 +170,74 @@ def test_a_cache_that_cannot_be_cut_is_filled_again(open_model: OpenModel, monke
     assert ("fresh_context", "turn") in [state[:2] for state in session.states]
     assert engine.position == len(context_after(session)[-1])
     assert event.ids == context_after(session)[-1][: len(event.ids)]
+
+
+@pytest.mark.parametrize("can_cut", [True, False], ids=["cut", "filled again"])
+@pytest.mark.parametrize("template", [NEVER_KEEPS, KEEPS.replace("</s>", "\n")], ids=["rewrites", "ends otherwise"])
+def test_teacher_forcing_repeats_the_cuts(
+    open_model: OpenModel, monkeypatch: pytest.MonkeyPatch, template: str, can_cut: bool
+) -> None:
+    engine = open_model(template)
+    first = len(engine.encode("Hello.", turn=True, first=True)) + 5
+    turn = Perturb(text="And now?", form="turn", at_once=True, renders_all=True)
+    taught = Session(engine).run(start("Hello."), (first, turn), (first + 150, Stop()))
+    pieces = pieces_of(taught)
+    if not can_cut:
+        monkeypatch.setattr(type(engine), "truncate", lambda self, length: False)
+    forced = Session(engine).run(start("", teacher=pieces))
+    assert [(token.i, token.id, token.source) for token in forced.tokens] == [
+        (token.i, token.id, token.source) for token in taught.tokens
+    ]
+    assert context_after(forced) == context_after(taught)
+    assert [(each.kept, each.cut, each.again) for each in forced.perturbations] == [
+        (each.kept, each.cut, each.again) for each in taught.perturbations
+    ]
+    differences = [
+        abs(a.logprob - b.logprob)
+        for a, b in zip(forced.tokens, taught.tokens, strict=True)
+        if a.logprob is not None and b.logprob is not None
+    ]
+    assert differences
+    assert max(differences) < 1e-3
+
+
+def pieces_of(session: Session) -> list[TeacherTokens]:
+    """The tokens of a run in the form that another run takes."""
+    found: list[TeacherTokens] = []
+    fresh, ended, turn = False, True, None
+    for event in session.events:
+        if isinstance(event, State) and event.state == "fresh_context":
+            fresh = ended = True
+        elif isinstance(event, Perturbation):
+            turn = None if event.kept is None else TeacherTurn(event.kept, event.again, fresh)
+            ended = True
+        elif isinstance(event, Token):
+            if ended or found[-1].source != event.source:
+                found.append(TeacherTokens(event.source, [], "", turn))
+            last = found[-1]
+            found[-1] = TeacherTokens(last.source, [*last.ids, event.id], last.text + event.text, last.turn)
+            fresh, ended, turn = False, False, None
+    return found
+
+
+def test_a_raw_prompt_is_no_conversation_and_its_turn_is_appended(open_model: OpenModel) -> None:
+    engine = open_model(NEVER_KEEPS)
+    turn = Perturb(text="And now?", form="turn", at_once=True, renders_all=True)
+    session = Session(engine).run(start("Hello.", raw=True, tokens=8), (0, turn))
+    [event] = session.perturbations
+    assert (event.kept, event.cut, event.form) == (None, 0, "turn")
+
+
+def test_the_next_turn_can_be_seen_before_it_is_sent(open_model: OpenModel) -> None:
+    engine = open_model(NEVER_KEEPS)
+    first = len(engine.encode("Hello.", turn=True, first=True)) + 5
+    show = ShowPrompt(spec=RunSpec(prompt="And now?"), turn=True)
+    turn = Perturb(text="And now?", form="turn", at_once=True, renders_all=True)
+    session = Session(engine).run(start("Hello."), (first, show), (first, turn), (first + 60, Stop()))
+    [shown] = session.previews
+    [event] = session.perturbations
+    assert shown.prompt is not None
+    last = shown.prompt.tokens[shown.prompt.kept :]
+    assert "And now?" in shown.prompt.text
+    assert (shown.prompt.kept, shown.prompt.cut + 1) == (event.kept, event.cut)  # one token later
+    assert last[0].id == event.ids[0]

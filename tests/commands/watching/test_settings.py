@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 import pytest
 
-from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.protocol import EngineOptions, TemplateFile
 from moe_watch.commands.options import generation_options, model_choice, recording_options
 from moe_watch.commands.watching.settings import POCKET_PROMPT, run_settings
 from moe_watch.commands.watching.watch import watch
+from moe_watch.routing.errors import UserError
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.teacher_forcing import teacher_script
 
@@ -89,3 +91,37 @@ def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_st
     watch.main(args=["pocket", *arguments], standalone_mode=False)
     (settings,) = made
     assert (settings.spec.sampler.stop, settings.spec.on_full_context) == (stop, "restart")
+
+
+def test_the_system_prompt_and_the_template_arrive(tmp_path):
+    file = tmp_path / "inst.jinja"
+    file.write_text("[INST] {{ messages[0].content }} [/INST]")
+    found = settings("--system", "Be brief.", "--template", str(file))
+    assert found.spec.system == "Be brief."
+    assert found.template == TemplateFile(name="inst.jinja", source=file.read_text())
+    assert found.load().template == found.template
+    assert (settings().spec.system, settings().template) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--raw", "--system", "x"], "--raw and --system given, which only a chat template formats: leave out --raw"),
+        (["--raw", "--template", "t.jinja"], "--raw and --template given, which formats a prompt: leave out --raw"),
+        (["--raw", "--system", "x", "--template", "t"], "--raw and --system and --template given"),
+        (["--system", ""], "--system is empty"),
+        (["--template", "missing.jinja"], "cannot read the chat template from missing.jinja"),
+        (["--teacher", "x", "--system", "y"], "--teacher and --system given"),
+    ],
+)
+def test_options_of_a_template_that_exclude_each_other_are_refused(given, said):
+    with pytest.raises(UserError, match=f"^{re.escape(said)}") as raised:
+        settings(*given)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_empty_template_is_refused(tmp_path):
+    file = tmp_path / "empty.jinja"
+    file.write_text(" \n")
+    with pytest.raises(UserError, match="is empty: give a Jinja chat template"):
+        settings("--template", str(file))
