@@ -20,7 +20,7 @@ from moe_watch.sessions.source import PendingPreview
 from moe_watch.tui.text.rendered import preview_content
 
 PREVIEW_SECONDS = 0.05
-"""Seconds between two looks for the answer to a preview."""
+"""Seconds between two checks whether a preview was answered."""
 
 
 @dataclass(frozen=True, slots=True)
