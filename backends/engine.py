@@ -16,10 +16,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from moe_watch.routing.events import BackendInfo, ModelInfo, ModelMemory, Sampling
+from moe_watch.routing.events import BackendInfo, ModelInfo, ModelMemory, Sampling, TemplateSource
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
+
+Messages = list[dict[str, str]]
+"""Conversation: the `role` (`system`, `user`, `assistant`) and the `content` of each message."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +72,48 @@ class Detokenizer(Protocol):
         """Return the text that this token adds; a character of several tokens is returned with the last of them."""
 
 
+class Codec(Protocol):
+    """Tokenizer and chat template of a model; `moe_watch.backends.text.tokenizer.TextCodec`."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    @property
+    def template(self) -> TemplateSource | None:
+        """Origin of the chat template; None without one."""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids of end-of-text tokens."""
+
+    @property
+    def begin(self) -> int | None:
+        """Id of the token that the tokenizer puts in front of every text; None if it puts none there."""
+
+    def is_special(self, token: int) -> bool:
+        """Return whether a token is one of the vocabulary's special or added tokens."""
+
+    def encode(self, text: str, *, first: bool) -> list[int]:
+        """Return the token ids of raw text; `first` adds the special tokens that begin a text."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of these tokens, including special ones."""
+
+    def render(self, conversations: Sequence[Messages]) -> list[str]:
+        """Return the text of each conversation as the chat template writes it.
+
+        After a message of the user the beginning of the model's answer follows.
+
+        Raises:
+            UserError: the template fails.
+        """
+
+    def replace_template(self, source: str, name: str) -> None:
+        """Use another chat template: its Jinja source, and the name of its file."""
+
+
 class Bare(ABC):
     """The engine library's own generation loop on the loaded weights, without a tap and in a separate context.
 
@@ -91,13 +136,17 @@ class Engine(ABC):
     backend: BackendInfo
     sees_weights: bool = False
     """`RouterOutputs` contains the weights that the model applies."""
-    has_chat_template: bool
+    codec: Codec
     context_length: int
     vocabulary: int
     """Token ids are below this."""
     warnings: list[str]
     first_use: str | None = None
     """Description of work that makes the first evaluation slow; None if there is none, or once it is done."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self.codec.has_chat_template
 
     @property
     @abstractmethod
@@ -123,6 +172,16 @@ class Engine(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Empty the context."""
+
+    def truncate(self, length: int) -> bool:  # noqa: ARG002 - an engine that cannot
+        """Remove all tokens after the first `length` ones; tokens must be evaluated before the next `draw`.
+
+        No evaluation may be started ahead.
+
+        Returns:
+            Whether it was done. An engine whose caches cannot be cut returns False, and `reset` must follow.
+        """
+        return False
 
     @abstractmethod
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:

@@ -25,6 +25,7 @@ from moe_watch.routing.events import (
     RunWarning,
     Sampling,
     State,
+    TemplateSource,
     Token,
 )
 
@@ -62,12 +63,23 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Run Python code from the model's folder."""
 
 
+class TemplateFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Chat template of the user, in place of the model's."""
+
+    name: str
+    """Name of the file, without its folder."""
+    source: str
+    """Jinja source."""
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Load a model with an engine. The first command."""
 
     model: str
     backend: BackendChoice = "auto"
     options: EngineOptions = EngineOptions()
+    template: TemplateFile | None = None
+    """Chat template in place of the model's."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -105,6 +117,8 @@ class Perturb(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     form: PerturbationForm = "raw"
     source: PerturbationSource = "key"
     at_once: bool = False
+    renders_all: bool = False
+    """A turn: render the whole conversation, and cut the context where it differs. Otherwise the text is appended."""
 
 
 class SetSampling(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -144,6 +158,15 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     tokens: int
 
 
+class ShowPrompt(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Render a prompt without evaluating it; the answer is `PromptShown`."""
+
+    spec: RunSpec
+    """Options of the run that the prompt would begin."""
+    turn: bool = False
+    """Render the prompt as the next turn of the present conversation."""
+
+
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """End the run; the model stays loaded and another `Start` may follow."""
 
@@ -155,7 +178,19 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 
 Command = (
-    Load | Start | Pause | Resume | Perturb | SetSampling | SetTap | SetMultistep | SetRate | Measure | Stop | Shutdown
+    Load
+    | Start
+    | Pause
+    | Resume
+    | Perturb
+    | SetSampling
+    | SetTap
+    | SetMultistep
+    | SetRate
+    | Measure
+    | ShowPrompt
+    | Stop
+    | Shutdown
 )
 
 
@@ -166,6 +201,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     backend: BackendInfo
     template: str | None
     """`chat` if the model's chat template formats prompts; None if it has no template."""
+    template_source: TemplateSource | None = None
     capture: list[str]
     warnings: list[str] = []
 
@@ -190,6 +226,42 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
     """The answer to `Measure`."""
 
     tokens_per_second: float
+
+
+class PromptToken(msgspec.Struct, frozen=True):
+    """Token of a prompt."""
+
+    id: int
+    text: str
+    special: bool
+    """One of the vocabulary's special or added tokens."""
+
+
+class RenderedPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """Prompt as a model is sent it."""
+
+    tokens: list[PromptToken]
+    template: TemplateSource | None
+    """Origin of the chat template; None if the prompt is raw."""
+    warnings: list[str] = []
+    """Faults of its format, one line each."""
+    kept: int = 0
+    """Number of tokens at its beginning that are in the context already."""
+    cut: int = 0
+    """Number of tokens that would be removed from the context."""
+
+    @property
+    def text(self) -> str:
+        """The whole text, with special tokens as they are written."""
+        return "".join(token.text for token in self.tokens)
+
+
+class PromptShown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `ShowPrompt`."""
+
+    prompt: RenderedPrompt | None = None
+    problem: str = ""
+    """Reason why the prompt cannot be sent, if it is None."""
 
 
 class Branch(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="branch"):
@@ -220,7 +292,7 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     items: list[BatchItem]
 
 
-Message = Ready | Failed | Measured | Batch
+Message = Ready | Failed | Measured | PromptShown | Batch
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(Command)

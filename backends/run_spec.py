@@ -51,6 +51,17 @@ class ForkPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Complete chunks before the first forked boundary."""
 
 
+class TeacherTurn(msgspec.Struct, frozen=True):
+    """Cut of the context before a turn of which the whole conversation was rendered."""
+
+    kept: int
+    """Number of tokens of the context that remain."""
+    again: int
+    """Number of the following tokens that repeat the conversation."""
+    begins_context: bool
+    """A new context began with the tokens that remain."""
+
+
 class TeacherTokens(msgspec.Struct, frozen=True):
     """Successive tokens of one source in a recorded session."""
 
@@ -58,6 +69,7 @@ class TeacherTokens(msgspec.Struct, frozen=True):
     ids: list[int]
     text: str
     """Text of the tokens, to detect another tokenizer: its ids mean something else."""
+    turn: TeacherTurn | None = None
 
 
 class TeacherScript(msgspec.Struct, frozen=True):
@@ -77,6 +89,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str = ""
     raw: bool = False
     """Evaluate the prompt as it is, without the model's chat template."""
+    system: str | None = None
+    """System prompt for the chat template; None gives it none."""
     sampler: SamplerOptions = SamplerOptions()
     seed: int | None = None
     """Seed of the sampler and of the phases of coherence. If None, one is drawn; it is recorded in either case."""

@@ -11,7 +11,7 @@ import click
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from moe_watch.backends.protocol import EngineOptions
+    from moe_watch.backends.protocol import EngineOptions, TemplateFile
     from moe_watch.backends.run_spec import InjectionSchedule, SamplerOptions
     from moe_watch.routing.header import PauseConditions
 
@@ -22,6 +22,9 @@ Options = dict[str, Any]
 """Options of a command by name, as click passes them."""
 
 DEFAULT_MODEL = "pocket"
+
+CHAT = ("system", "template")
+"""Options of a chat template."""
 
 EXAMPLE = "run.moe.jsonl"
 """File name of a session, for advice."""
@@ -143,10 +146,25 @@ _ENGINE = (
     ),
 )
 
-_GENERATION = (
+_CHAT = (
+    click.option("--system", metavar="TEXT", help="System prompt, for a model with a chat template."),
+    click.option(
+        "--template",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Chat template (Jinja) to use in place of the model's.",
+    ),
+)
+
+_PROMPT = (
     click.option("--prompt", metavar="TEXT", help="Text that the model continues."),
     click.option("--prompt-file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file."),
+)
+
+_GENERATION = (
+    *_PROMPT,
     click.option("--raw", is_flag=True, help="Use the prompt unchanged, without the model's chat template."),
+    *_CHAT,
     click.option("--tokens", type=COUNT, metavar="N", help="Number of tokens to generate."),
     click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens per chunk."),
     click.option(
@@ -236,6 +254,20 @@ def _require_sensor() -> None:
         raise UserError(f"--cool-down: no CPU or GPU temperature can be read: {why}", advice="omit it")
 
 
+def prompt_file_options(command: Command) -> Command:
+    """Add `--prompt` and `--prompt-file`, which `prompt_of` collects."""
+    for option in reversed(_PROMPT):
+        command = option(command)
+    return command
+
+
+def chat_options(command: Command) -> Command:
+    """Add `--system` and `--template`, which `system_of` and `template_of` collect."""
+    for option in reversed(_CHAT):
+        command = option(command)
+    return command
+
+
 def recording_options(command: Command) -> Command:
     """Add the options of the file to record to."""
     force = click.option("--force", is_flag=True, help="Overwrite an existing file.")
@@ -274,9 +306,51 @@ def check_generation(options: Options) -> None:
     require(every >= 0, f"--every is {every}", "use at least 1 chunk")
     require(text != "", "--perturb is empty", "give the text that is to be injected")
     require(bool(text) == (every > 0), "--perturb and --every go together", "give both")
+    check_chat(options)
     if options["teacher"] is not None:
-        given = [f"--{name}" for name in ("prompt", "tokens", "perturb") if options[name] is not None]
+        given = [f"--{name}" for name in ("prompt", "tokens", "perturb", *CHAT) if options[name] is not None]
         require(not given, f"--teacher and {' and '.join(given)} given", "the session has all tokens: keep one of them")
+
+
+def check_chat(options: Options) -> None:
+    """Check the options of `chat_options` beside `raw`.
+
+    Raises:
+        UserError: a raw prompt has a system prompt or a template, or the system prompt is empty.
+    """
+    given = [f"--{name}" for name in CHAT if options[name] is not None]
+    one = "which formats a prompt" if given == ["--template"] else "which only a chat template formats"
+    require(
+        not (given and options["raw"]),
+        f"--raw and {' and '.join(given)} given, {one}",
+        f"leave out --raw or {' and '.join(given)}",
+    )
+    require(options["system"] != "", "--system is empty", "give a text, or leave it out")
+
+
+def system_of(options: Options) -> str | None:
+    """Take the system prompt out of a command's options."""
+    from moe_watch.sessions.text import whole_text
+
+    text = options.pop("system")
+    return None if text is None else whole_text(text)
+
+
+def template_of(options: Options) -> TemplateFile | None:
+    """Take the chat template out of a command's options.
+
+    Raises:
+        UserError: its file cannot be read, or is empty.
+    """
+    from moe_watch.backends.protocol import TemplateFile
+    from moe_watch.sessions.text import whole_text
+
+    file = options.pop("template")
+    if file is None:
+        return None
+    source = text_of(file, "the chat template")
+    require(bool(source.strip()), f"--template: {file} is empty", "give a Jinja chat template")
+    return TemplateFile(name=whole_text(file.name), source=source)
 
 
 def sampler_of(options: Options, stop: Stop) -> SamplerOptions:

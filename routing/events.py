@@ -28,6 +28,7 @@ from moe_watch.routing.header import ModelInfo as ModelInfo
 from moe_watch.routing.header import PauseConditions as PauseConditions
 from moe_watch.routing.header import Sampling as Sampling
 from moe_watch.routing.header import Teacher as Teacher
+from moe_watch.routing.header import TemplateSource as TemplateSource
 from moe_watch.routing.header import Units as Units
 
 Phase = Literal["prefill", "decode"]
@@ -138,6 +139,12 @@ class Perturbation(_Event, tag="perturbation", frozen=True, kw_only=True):
     form: PerturbationForm
     source: PerturbationSource
     at_once: bool = False
+    kept: int | None = None
+    """For a turn of which the whole conversation was rendered: number of tokens of the context that `ids` follow."""
+    cut: int = 0
+    """Number of tokens that were removed from the end of the context before `ids` were evaluated."""
+    again: int = 0
+    """Number of tokens at the beginning of `ids` that repeat the conversation so far."""
 
 
 class Temperature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

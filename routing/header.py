@@ -148,6 +148,17 @@ class PauseConditions(msgspec.Struct, frozen=True, kw_only=True):
     """Level of memory pressure at which the run pauses."""
 
 
+class TemplateSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Origin of the chat template that was applied."""
+
+    origin: Literal["model", "file", "library"]
+    """The model's own, a file of the user, or code of the tokenizer's library, which has no template."""
+    name: str | None = None
+    """Name of the file, without its folder."""
+    sha256: str | None = None
+    """SHA-256 of the template's text in UTF-8."""
+
+
 class Continues(msgspec.Struct, frozen=True, kw_only=True):
     """Recording that a continuation file continues, after the file before could no longer be written."""
 
@@ -183,6 +194,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     prompt: str
     template: str | None = None
     """Template applied to the prompt (`chat`), or None for raw text."""
+    template_source: TemplateSource | None = None
+    """None for raw text, and in files before schema 1.3."""
+    system: str | None = None
+    """System prompt, which the template put before the prompt; None without one."""
     chunk_size: int = 20
     pressure: str = "measured-v2"
     capture: list[str]

@@ -141,10 +141,32 @@ class RecordingList(Struct, frozen=True, kw_only=True):
     sessions: Annotated[list[RecordingResult], Meta(description="One object per file, newest first.")]
 
 
+class ShownPrompt(Struct, frozen=True, kw_only=True):
+    """Prompt as a model is sent it."""
+
+    text: Annotated[str, Meta(description="Whole text, special tokens as they are written.")]
+    ids: Annotated[list[int], Meta(description="Token ids.")]
+    special: Annotated[list[int], Meta(description="Positions in `ids` of special and added tokens, from 0.")]
+    template: Annotated[
+        str | None,
+        Meta(description="Origin of the chat template: `model`, `library`, or `file`; null for a raw prompt."),
+    ]
+    template_file: Annotated[str | None, Meta(description="Name of the template's file; null if it has none.")]
+    template_sha256: Annotated[str | None, Meta(description="SHA-256 of the template's text; null if unknown.")]
+    warnings: Annotated[list[str], Meta(description="Faults of the format, one line each.")]
+
+
 class RecordingPreview(RecordingResult, frozen=True, kw_only=True):
     """Session file, and the beginning of its text."""
 
     prompt: Annotated[str, Meta(description="Prompt as recorded.")]
+    system: Annotated[str | None, Meta(description="System prompt; null without one.")]
+    template: Annotated[
+        str | None,
+        Meta(description="Origin of the chat template: `model`, `library`, or `file`; null for a raw prompt."),
+    ]
+    template_file: Annotated[str | None, Meta(description="Name of the template's file; null if it has none.")]
+    template_sha256: Annotated[str | None, Meta(description="SHA-256 of the template's text; null if unknown.")]
     text: Annotated[str, Meta(description="Beginning of the text, prompt included; up to 2,000 characters.")]
     capture: Annotated[list[str], Meta(description="Quantities recorded per token.")]
     warnings: Annotated[list[str], Meta(description="Warnings about the model and the engine, one line each.")]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from moe_watch.backends.protocol import PromptShown
 from moe_watch.routing.events import Marker, Perturbation, PerturbationForm, StreamItem
 
 Ability = Literal[
@@ -101,6 +102,14 @@ class Timeline:
     perturbations: Sequence[Perturbation]
 
 
+class PendingPreview(Protocol):
+    """Request for a rendered prompt."""
+
+    @property
+    def answer(self) -> PromptShown | None:
+        """None until it has come."""
+
+
 class Source(Protocol):
     """A stream of events. Every method returns at once; its effect arrives as events."""
 
@@ -150,6 +159,15 @@ class Steerable(Protocol):
 
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         """Inject a text at the next chunk boundary, or at once."""
+
+    def turn(self, text: str) -> None:
+        """Ask the next turn of the conversation, at once.
+
+        The whole conversation is rendered, and the context is cut where it differs.
+        """
+
+    def preview(self, text: str, *, turn: bool) -> PendingPreview:
+        """Render a prompt, or the next turn, without sending it."""
 
     def prompt(self, text: str) -> None:
         """End this run and begin another one with this prompt, in an empty context."""

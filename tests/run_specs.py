@@ -41,5 +41,7 @@ def run_settings(**options: Any) -> RunSettings:
         options: fields of `RunSettings` and `RecordingOptions`; the others are for `run_spec`.
     """
     recording = {name: options.pop(name) for name in RecordingOptions.__dataclass_fields__ if name in options}
-    own = {name: options.pop(name) for name in ("model", "backend", "options", "control", "attended") if name in options}
+    own = {
+        name: options.pop(name) for name in ("model", "backend", "options", "control", "attended") if name in options
+    }
     return RunSettings(spec=run_spec(**options), recording=RecordingOptions(**recording), **own)

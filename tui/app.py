@@ -19,7 +19,7 @@ from textual.filter import LineFilter
 from textual.timer import Timer
 
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Refused, RunWarning, StreamItem
+from moe_watch.routing.events import Perturbation, Refused, RunWarning, StreamItem
 from moe_watch.sessions.replaying.source import ReplaySource
 from moe_watch.sessions.source import Source
 from moe_watch.tui.drawing.colours import DARK, THEMES
@@ -36,6 +36,7 @@ from moe_watch.tui.screens.help import HelpScreen
 from moe_watch.tui.screens.sessions import SessionsScreen
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.frame_rate import FrameRate
+from moe_watch.tui.state.pressure.injections import cut_in_words
 from moe_watch.tui.state.pressure.trends import Trends
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.terminal.job_control import leave_on_signals, suspend
@@ -219,6 +220,8 @@ class MoeWatchApp(App[None]):
             self.toasts.warn(item.why)
         elif isinstance(item, RunWarning) and self.control.steering is not None:
             self.toasts.warn(item.text)
+        elif isinstance(item, Perturbation) and self.control.steering is not None and (cut := cut_in_words(item)):
+            self.toasts.tell(f"the template writes the conversation otherwise: {cut}")
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:

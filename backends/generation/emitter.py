@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from moe_watch.backends.engine import Detokenizer, RouterOutputs, SampledToken
+from moe_watch.backends.generation.injections import Injection
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
 from moe_watch.backends.generation.outbox import Outbox
-from moe_watch.backends.protocol import Branch, MemoryCounters, Perturb
+from moe_watch.backends.protocol import Branch, MemoryCounters
+from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.routing.events import (
     Change,
     ModelMemory,
     Perturbation,
-    PerturbationForm,
     Progress,
     RunState,
     RunWarning,
@@ -32,6 +33,7 @@ class Emitter:
         outbox: receives the events.
         clock: seconds, monotonic.
         detokenizer: for the first context of the run.
+        dialogue: receives the tokens of the context.
         memory: returns the counters of the engine's allocator, if it has any.
     """
 
@@ -40,12 +42,14 @@ class Emitter:
         outbox: Outbox,
         clock: Callable[[], float],
         detokenizer: Detokenizer,
+        dialogue: Dialogue,
         memory: Callable[[], ModelMemory | None] = lambda: None,
     ) -> None:
         self.i = 0
         """Number of tokens so far."""
-        self.detokenizer = detokenizer
-        """Detokenizer of the present context."""
+        self.dialogue = dialogue
+        """Tokens of the present context."""
+        self._detokenizer = detokenizer
         self.note: str | None = None
         """Name of other slow work during prefill."""
         self._outbox = outbox
@@ -64,15 +68,34 @@ class Emitter:
         """Emit tokens that were evaluated together."""
         t = self.now()
         facts = [
-            TokenFacts(i, t, source, token, self.detokenizer.add(token), sampled)
+            TokenFacts(i, t, source, token, self._detokenizer.add(token), sampled)
             for i, token in enumerate(ids, start=self.i)
         ]
         self.i += len(facts)
+        self.dialogue.add([(fact.id, fact.text) for fact in facts], source)
         self._outbox.put_tokens(Evaluated(facts, routing))
         if t >= self._memory_due:
             self._memory_due = t + MEMORY_SECONDS
             if (memory := self._memory()) is not None:
                 self._outbox.put(MemoryCounters(memory=memory))
+
+    def fresh_context(self, detokenizer: Detokenizer) -> None:
+        """Begin an empty context after the present one was filled."""
+        self.state("fresh_context", why="context")
+        self._detokenizer = detokenizer
+        self.dialogue.begin()
+
+    def rewind(self, detokenizer: Detokenizer, length: int) -> None:
+        """Remove all tokens of the context after the first `length` ones.
+
+        Args:
+            detokenizer: for an empty context.
+            length: number of tokens that remain.
+        """
+        self._detokenizer = detokenizer
+        self.dialogue.rewind(length)
+        for token in self.dialogue.ids:
+            detokenizer.add(token)
 
     def prefill(self, done: int, total: int) -> None:
         """Report the progress of prefill."""
@@ -101,17 +124,22 @@ class Emitter:
         self._outbox.put(Change(i=self.i, t=self.now(), tap=tap, sampling=sampling, multistep=multistep, rate=rate))
         self._outbox.flush()
 
-    def perturbation(self, perturb: Perturb, ids: list[int], form: PerturbationForm) -> None:
+    def perturbation(self, injection: Injection) -> None:
         """Emit an injection; its tokens follow."""
+        perturb, turn = injection.perturb, injection.turn
+        self.dialogue.inject(perturb.text, injection.form)
         self._outbox.put(
             Perturbation(
                 i=self.i,
                 t=self.now(),
                 text=perturb.text,
-                ids=ids,
-                form=form,
+                ids=injection.ids,
+                form=injection.form,
                 source=perturb.source,
                 at_once=perturb.at_once,
+                kept=None if turn is None else turn.kept,
+                cut=0 if turn is None else turn.cut,
+                again=0 if turn is None else turn.again,
             )
         )
 

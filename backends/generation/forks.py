@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice, takewhile
+from itertools import cycle, islice
 from typing import get_args
 
 import msgspec
@@ -17,6 +17,7 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
 from moe_watch.backends.protocol import Branch
 from moe_watch.backends.run_spec import ForkPlan
+from moe_watch.backends.text.common_prefix import common_prefix
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import ForkArm, Sampling, Token
 
@@ -159,14 +160,9 @@ class Forking:
     def _frame(self, text: list[int]) -> tuple[list[int], list[int]]:
         """Return the template's tokens before and after a turn; `text` shares them with another turn."""
         other = self._encode(self._plan.neutral)
-        before = _shared(text, other)
-        after = _shared(text[before:][::-1], other[before:][::-1])
+        before = common_prefix(text, other)
+        after = common_prefix(text[before:][::-1], other[before:][::-1])
         return text[:before], text[len(text) - after :]
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the length of the common prefix."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def check_plan(plan: ForkPlan, engine: Engine) -> None:

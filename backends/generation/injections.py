@@ -12,6 +12,34 @@ from moe_watch.routing.events import PerturbationForm
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Turn of a conversation that was rendered as a whole."""
+
+    whole: list[int]
+    """Token ids of the whole conversation, up to the start of the model's answer."""
+    kept: int
+    """Number of tokens of the context that it begins with."""
+    cut: int
+    """Number of tokens that are removed from the end of the context."""
+    said: int
+    """Number of tokens of `whole` before the end of the last answer."""
+    rewrites: bool
+    """Text of the conversation is removed, and evaluated again as the template writes it now."""
+    is_recorded: bool = False
+    """The tokens come from a recorded session: exactly `new` is recorded, on every engine."""
+
+    @property
+    def new(self) -> list[int]:
+        """Tokens to evaluate."""
+        return self.whole[self.kept :]
+
+    @property
+    def again(self) -> int:
+        """Number of tokens to evaluate that repeat the conversation so far."""
+        return max(0, self.said - self.kept)
+
+
+@dataclass(frozen=True, slots=True)
 class Injection:
     """Injection with its token ids."""
 
@@ -19,6 +47,8 @@ class Injection:
     form: PerturbationForm
     ids: list[int]
     needs_fresh_context: bool = False
+    turn: Turn | None = None
+    """None if the text is appended to the context as it is."""
 
 
 def prepare(perturb: Perturb, engine: Engine, *, fresh_room: int) -> Injection:

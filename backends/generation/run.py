@@ -11,15 +11,17 @@ import msgspec
 
 from moe_watch.backends.engine import Engine, SampledToken
 from moe_watch.backends.generation.chunk_counter import ChunkCounter
-from moe_watch.backends.generation.command_port import CommandPort
+from moe_watch.backends.generation.command_port import CommandPort, RunEnds
 from moe_watch.backends.generation.emitter import Emitter
 from moe_watch.backends.generation.forks import Forking, ForkPoint
 from moe_watch.backends.generation.inbox import Inbox
 from moe_watch.backends.generation.injections import Injection, Injections, prepare
+from moe_watch.backends.generation.next_turn import cut_context, prepare_turn, recorded_turn
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.generation.pending_changes import PendingChanges
+from moe_watch.backends.generation.preview import preview
 from moe_watch.backends.generation.rate_limit import RateLimit
-from moe_watch.backends.generation.start import first_tokens, is_turn
+from moe_watch.backends.generation.start import first_tokens
 from moe_watch.backends.protocol import (
     Command,
     Failed,
@@ -28,15 +30,20 @@ from moe_watch.backends.protocol import (
     Pause,
     PauseCause,
     Perturb,
+    PromptShown,
     Resume,
     SetMultistep,
     SetRate,
     SetSampling,
     SetTap,
+    ShowPrompt,
     Start,
     Stop,
 )
 from moe_watch.backends.run_spec import TeacherTokens
+from moe_watch.backends.text.dialogue import Dialogue
+from moe_watch.backends.text.first_turn import is_turn, opening
+from moe_watch.backends.text.format_check import prompt_warnings
 from moe_watch.backends.text.turn_check import contains, left_out
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import TokenSource
@@ -47,15 +54,6 @@ Mode = Literal["sampling", "teacher", "forking", "finished"]
 """`teacher`: tokens come from a recorded session. `forking`: the engine's context is a continuation, not the run."""
 
 
-class RunEnds(Exception):  # noqa: N818 - not an error
-    """Unwinds the run because of a command that ends it."""
-
-    def __init__(self, why: str, following: Start | None = None) -> None:
-        self.why = why
-        self.following = following
-        super().__init__(why)
-
-
 class GenerationRun:
     """Run of one `Start` command.
 
@@ -64,7 +62,7 @@ class GenerationRun:
         start: the command.
         inbox: queue of further commands.
         outbox: receives the events.
-        refuse: called for a refused command; the run continues.
+        refuse: called for a refused command, and with the answer to a preview; the run continues.
         clock: seconds, monotonic.
     """
 
@@ -75,13 +73,14 @@ class GenerationRun:
         *,
         inbox: Inbox,
         outbox: Outbox,
-        refuse: Callable[[Failed], None],
+        refuse: Callable[[Failed | PromptShown], None],
         clock: Callable[[], float],
     ) -> None:
         spec = start.spec
         self._engine = engine
         self._start = start
-        self._emitter = Emitter(outbox, clock, engine.detokenizer(), engine.memory)
+        dialogue = Dialogue(opening(spec) if is_turn(engine.codec, spec) else None, engine.codec.ends)
+        self._emitter = Emitter(outbox, clock, engine.detokenizer(), dialogue, engine.memory)
         self._commands = CommandPort(inbox, refuse, self._emitter.flush)
         self._limit = RateLimit(spec.rate, clock)
         self._chunks = ChunkCounter(spec.chunk_size, spec.tokens)
@@ -125,8 +124,8 @@ class GenerationRun:
         self._engine.reset()
         self._engine.configure(self._start.sampling, reseed=True)
         self._prompt = first_tokens(self._engine, self._start)
-        if is_turn(self._engine, spec):
-            self._check_template(self._prompt, spec.prompt)
+        for warning in prompt_warnings(self._engine, spec, self._prompt):
+            self._emitter.warn(warning)
         if (note := self._engine.first_use) is not None:
             self._emitter.note, self._engine.first_use = note, None
             self._emitter.prefill(0, len(self._prompt))
@@ -186,9 +185,8 @@ class GenerationRun:
     def _fresh_context(self, prompt: list[int]) -> None:
         """Evaluate a prompt in an empty context; token indices, time and random generator continue."""
         self._chunks.cut()
-        self._emitter.state("fresh_context", why="context")
+        self._emitter.fresh_context(self._engine.detokenizer())
         self._engine.reset()
-        self._emitter.detokenizer = self._engine.detokenizer()
         self._evaluate(prompt, "prompt")
 
     def _finish(self, why: str) -> None:
@@ -230,7 +228,8 @@ class GenerationRun:
                 self._fresh_context(tokens.ids)
             elif tokens.source == "injected":
                 perturb = Perturb(text=tokens.text, source="schedule", at_once=self._chunks.filled > 0)
-                self._inject(Injection(perturb, "raw", tokens.ids))
+                turn = recorded_turn(tokens, self._emitter.dialogue)
+                self._inject(Injection(perturb, "raw", tokens.ids, turn=turn))
             else:
                 self._force(tokens.ids)
             if self._chunks.left == 0:
@@ -279,6 +278,8 @@ class GenerationRun:
         may_restart = self._mode == "finished" or self._start.spec.on_full_context == "restart"
         fresh_room = self._engine.context_length - len(self._prompt) if may_restart else 0
         try:
+            if perturb.renders_all and self._emitter.dialogue.is_conversation:
+                return prepare_turn(perturb, self._emitter.dialogue, self._engine)
             return prepare(perturb, self._engine, fresh_room=fresh_room)
         except UserError as error:
             self._commands.refuse("inject", f"nothing was injected: {error}")
@@ -288,9 +289,10 @@ class GenerationRun:
         if injection.needs_fresh_context:
             self._fresh_context(self._prompt)
         self._chunks.cut()
-        if injection.form == "turn":
-            self._check_template(injection.ids, injection.perturb.text)
-        self._emitter.perturbation(injection.perturb, injection.ids, injection.form)
+        injection = cut_context(injection, self._engine, self._emitter)
+        if injection.form == "turn" and not contains(self._engine, injection.ids, injection.perturb.text):
+            self._emitter.warn(left_out(self._engine, injection.ids))
+        self._emitter.perturbation(injection)
         self._evaluate(injection.ids, "injected")
 
     # -- commands
@@ -324,6 +326,8 @@ class GenerationRun:
                 self._change(command)
             case SetMultistep():
                 self._set_multistep(command.on)
+            case ShowPrompt():
+                self._commands.answer(preview(command, self._engine, self._emitter.dialogue))
             case Load():
                 self._commands.refuse("load", "a model is loaded already")
             case Measure():
@@ -405,8 +409,3 @@ class GenerationRun:
             self._emitter.change(multistep=on)
         if not on and self._paused == "chunk":
             self._paused = None
-
-    def _check_template(self, ids: list[int], text: str) -> None:
-        """Warn if the chat template left the user's text out of its turn."""
-        if not contains(self._engine, ids, text):
-            self._emitter.warn(left_out(self._engine, ids))

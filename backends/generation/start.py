@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from dataclasses import dataclass, field
 
 from moe_watch.backends.engine import Detokenizer, Engine
 from moe_watch.backends.generation.forks import check_plan
 from moe_watch.backends.protocol import Start
 from moe_watch.backends.run_spec import RunSpec, TeacherTokens
 from moe_watch.backends.sampling import check_sampling
+from moe_watch.backends.text.first_turn import prompt_tokens
 from moe_watch.routing.errors import UserError
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -29,7 +30,7 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
     if spec.teacher is not None:
         _check_teacher(engine, spec)
         return spec.teacher.tokens[0].ids
-    prompt = engine.encode(spec.prompt, turn=is_turn(engine, spec), first=True)
+    prompt = prompt_tokens(engine, spec)
     if not prompt and spec.prompt:
         raise UserError(
             f"the tokenizer of {engine.model.name} returns no tokens for the prompt",
@@ -37,11 +38,6 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
         )
     _check_prompt(prompt, engine.context_length)
     return prompt
-
-
-def is_turn(engine: Engine, spec: RunSpec) -> bool:
-    """Return whether the model's chat template formats the prompt."""
-    return engine.has_chat_template and not spec.raw and spec.teacher is None
 
 
 def _check_prompt(prompt: Sequence[int], room: int) -> None:
@@ -63,21 +59,45 @@ def _check_teacher(engine: Engine, spec: RunSpec) -> None:
     if spec.teacher_tokens[0].source != "prompt":
         raise UserError("the teacher session does not begin with a prompt", advice="give another session")
     for context in _contexts(spec.teacher_tokens):
-        _check_vocabulary(context, engine)
+        _check_vocabulary(context.pieces, engine)
         _check_room(context, engine)
         _check_text(context, engine.detokenizer())
 
 
-def _contexts(teacher: Sequence[TeacherTokens]) -> list[list[TeacherTokens]]:
-    """Split the tokens into contexts; each begins with a prompt."""
-    number = 0
+@dataclass(slots=True)
+class TeacherContext:
+    """Tokens of one context of a teacher, up to where it is cut."""
 
-    def context(tokens: TeacherTokens) -> int:
-        nonlocal number
-        number += tokens.source == "prompt"
-        return number
+    kept: list[int]
+    """Tokens of the context before that remain."""
+    pieces: list[TeacherTokens] = field(default_factory=list)
 
-    return [list(pieces) for _, pieces in groupby(teacher, context)]
+    @property
+    def ids(self) -> list[int]:
+        """All tokens in order."""
+        return self.kept + [token for piece in self.pieces for token in piece.ids]
+
+
+def _contexts(teacher: Sequence[TeacherTokens]) -> list[TeacherContext]:
+    """Split the tokens into contexts; each begins with a prompt, or where the context was cut for a turn.
+
+    Raises:
+        UserError: a turn keeps more tokens than there are.
+    """
+    contexts: list[TeacherContext] = []
+    for tokens in teacher:
+        if tokens.turn is not None:
+            before = contexts[-1].ids
+            if tokens.turn.kept > len(before):
+                raise UserError(
+                    f"the teacher session keeps {tokens.turn.kept:,} tokens of a context of {len(before):,}",
+                    advice="give another session",
+                )
+            contexts.append(TeacherContext(before[: tokens.turn.kept]))
+        elif tokens.source == "prompt":
+            contexts.append(TeacherContext([]))
+        contexts[-1].pieces.append(tokens)
+    return contexts
 
 
 def _check_vocabulary(context: Sequence[TeacherTokens], engine: Engine) -> None:
@@ -90,8 +110,8 @@ def _check_vocabulary(context: Sequence[TeacherTokens], engine: Engine) -> None:
         )
 
 
-def _check_room(context: Sequence[TeacherTokens], engine: Engine) -> None:
-    tokens = sum(len(piece.ids) for piece in context)
+def _check_room(context: TeacherContext, engine: Engine) -> None:
+    tokens = len(context.ids)
     if tokens > engine.context_length:
         raise UserError(
             f"the teacher session has {tokens:,} tokens in one context, "
@@ -100,10 +120,12 @@ def _check_room(context: Sequence[TeacherTokens], engine: Engine) -> None:
         )
 
 
-def _check_text(context: Sequence[TeacherTokens], detokenizer: Detokenizer) -> None:
+def _check_text(context: TeacherContext, detokenizer: Detokenizer) -> None:
     """Compare the texts of whole contexts: engines differ in the token that completes a character."""
-    ours = _readable("".join(detokenizer.add(token) for piece in context for token in piece.ids))
-    theirs = _readable("".join(piece.text for piece in context))
+    for token in context.kept:
+        detokenizer.add(token)
+    ours = _readable("".join(detokenizer.add(token) for piece in context.pieces for token in piece.ids))
+    theirs = _readable("".join(piece.text for piece in context.pieces))
     if ours == theirs:
         return
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))

@@ -12,7 +12,7 @@ from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends import engine_options
 from moe_watch.backends.llama.bindings import VERSION, batch_size, log
-from moe_watch.backends.llama.fork import SEQUENCES
+from moe_watch.backends.llama.fork import MAIN, SEQUENCES
 from moe_watch.backends.llama.tap.callback import Tap
 from moe_watch.backends.model_files.gguf import TENSOR_TYPES
 from moe_watch.backends.system import out_of_memory
@@ -115,6 +115,20 @@ def _decode(context: Any, ids: Sequence[int], *, is_last: bool) -> None:
         why = "the context is full" if status == 1 else log.reason()
         advice = out_of_memory.SMALLER_CONTEXT if log.lacks_memory else "start a new run"
         raise UserError(f"llama.cpp cannot evaluate {len(ids)} tokens ({why})", advice=advice)
+
+
+def truncate(model: Any, context: Any, length: int) -> bool:
+    """Remove all tokens after the first `length` ones of the run's sequence.
+
+    Returns:
+        Whether it was done. Recurrent states cannot be cut, nor can a cache of a sliding window that no longer holds
+        the positions that the next token attends to.
+    """
+    memory = lib.llama_get_memory(context)
+    window = int(lib.llama_model_n_swa(model))
+    if window and lib.llama_memory_seq_pos_min(memory, MAIN) > max(0, length - window):
+        return False
+    return bool(lib.llama_memory_seq_rm(memory, MAIN, length, -1))
 
 
 def clear(context: Any) -> None:

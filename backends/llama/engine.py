@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.llama.baseline_loop import LlamaBare
-from moe_watch.backends.llama.context import clear, evaluate, prefill_step
+from moe_watch.backends.llama.context import clear, evaluate, prefill_step, truncate
 from moe_watch.backends.llama.fork import SavedPosition
 from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model
 from moe_watch.backends.llama.memory_sizes import breakdown
@@ -67,18 +67,20 @@ class LlamaState:
 class LlamaEngine(Engine):
     """Engine with one model and one context."""
 
+    codec: TextCodec
+
     def __init__(self, loaded: LoadedLlamaModel) -> None:
         self.model = loaded.info
         self.backend = msgspec.structs.replace(loaded.backend, buffers=_buffers(loaded.context))
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
         self.vocabulary = loaded.tokenizer.vocabulary
-        self.has_chat_template = loaded.tokenizer.has_chat_template
         self._loaded = loaded
         self._rows = _row_format(loaded)
         self._gate_check = GateCheck(loaded.gate, loaded.tap)
-        self._text = TextCodec(loaded.tokenizer, loaded.info.name, loaded.tokenizer.jinja_template)
-        self._ends = self._text.ends
+        tokenizer = loaded.tokenizer
+        self.codec = TextCodec(tokenizer, loaded.info.name, tokenizer.jinja_template, tokenizer)
+        self._ends = self.codec.ends
         self._observes = True
         self._next_token = LlamaSampler(self._ends, loaded.tokenizer.vocabulary)
         self.configure(Sampling(seed=0), reseed=True)
@@ -94,8 +96,8 @@ class LlamaEngine(Engine):
 
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
         if not turn:
-            return self._text.encode(text, first=first)
-        return self._text.encode_turn(text) if first else self._text.encode_next_turn(text, self._tokens.last)
+            return self.codec.encode(text, first=first)
+        return self.codec.encode_turn(text) if first else self.codec.encode_next_turn(text, self._tokens.last)
 
     def detokenizer(self) -> Detokenizer:
         return ByteDetokenizer(self._loaded.tokenizer)
@@ -104,6 +106,12 @@ class LlamaEngine(Engine):
         clear(self._loaded.context)
         self._gate_check.reset()
         self._tokens = ContextTokens()
+
+    def truncate(self, length: int) -> bool:
+        if not truncate(self._loaded.model, self._loaded.context, length):
+            return False
+        self._tokens = ContextTokens(length)
+        return True
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
         self._next_token.configure(sampling, reseed=reseed)

@@ -18,7 +18,8 @@ from moe_watch.backends.engine import Floats
 SEQUENCES = 2
 """Number of sequences that a context must support, in one unified cache."""
 
-_MAIN, _SAVED = 0, 1
+MAIN, _SAVED = 0, 1
+"""Sequences of the run and of its saved position."""
 _ALL = (-1, -1)
 
 
@@ -37,12 +38,12 @@ class SavedPosition:
     @classmethod
     def save(cls, context: Any, vocabulary: int) -> SavedPosition:
         """Save the current position of a context."""
-        _replace(context, _SAVED, by=_MAIN)
+        _replace(context, _SAVED, by=MAIN)
         return cls(context, _prediction(context, vocabulary).copy())
 
     def restore(self) -> None:
         """Restore the position; any number of times."""
-        _replace(self.context, _MAIN, by=_SAVED)
+        _replace(self.context, MAIN, by=_SAVED)
         _prediction(self.context, len(self.logits))[:] = self.logits
 
     def release(self) -> None:

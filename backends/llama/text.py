@@ -10,6 +10,9 @@ from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.text.chat_template import ChatTemplate
 
+SPECIAL = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+"""Attributes of the tokens of special tokens, and of tokens added to the vocabulary."""
+
 LONGEST_PIECE = 256
 """Bytes of the first buffer for a token; longer tokens need a second call."""
 
@@ -49,16 +52,26 @@ class LlamaTokenizer:
                 return list(ids[:count])
             room = -count
 
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of these tokens."""
+        kept = (token for token in ids if not (skip_special_tokens and self.has(token)))
+        return b"".join(map(self.piece, kept)).decode(errors="replace")
+
     def jinja_template(self) -> ChatTemplate | None:
         """Return the chat template, with the special tokens that it may write; None if the model has none."""
         if self._template is None:
             return None
+        return ChatTemplate(self._template, self.variables())
+
+    def variables(self) -> dict[str, object]:
+        """Return the variables that a chat template can use beside the messages."""
         begin, end = lib.llama_vocab_bos(self._vocab), lib.llama_vocab_eos(self._vocab)
-        variables: dict[str, str | None] = dict.fromkeys(
-            ("functions", "function_call", "tools", "tool_choice", "documents")
-        )
-        variables |= {"bos_token": self._special(begin), "eos_token": self._special(end)}
-        return ChatTemplate(self._template, variables)
+        absent = dict.fromkeys(("functions", "function_call", "tools", "tool_choice", "documents"))
+        return {**absent, "bos_token": self._special(begin), "eos_token": self._special(end)}
+
+    def has(self, token: int) -> bool:
+        """Return whether a token is special, or was added to the vocabulary."""
+        return bool(lib.llama_vocab_get_attr(self._vocab, token) & SPECIAL)
 
     def _special(self, token: int) -> str:
         return self.piece(token).decode(errors="replace") if token >= 0 else ""

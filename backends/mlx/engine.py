@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
 from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken
 from moe_watch.backends.mlx.baseline_loop import MlxBare
@@ -85,7 +85,7 @@ class MlxEngine(Engine):
         self.context_length = loaded.context_length
         self.vocabulary = loaded.vocabulary
         self.first_use = first_use()
-        self.has_chat_template = loaded.text.has_chat_template
+        self.codec = loaded.text
         self._loaded = loaded
         self._next_token = MlxSampler(Sampling(seed=0), loaded.text.ends, loaded.vocabulary)
         self.reset()
@@ -118,6 +118,15 @@ class MlxEngine(Engine):
 
     def reset(self) -> None:
         self._context = MlxContext(make_prompt_cache(self._loaded.model))
+
+    def truncate(self, length: int) -> bool:
+        self._require_settled()
+        context = self._context
+        if not can_trim_prompt_cache(context.cache):
+            return False
+        trim_prompt_cache(context.cache, context.position - length)
+        self._context = MlxContext(context.cache, length)
+        return True
 
     def configure(self, sampling: Sampling, *, reseed: bool) -> None:
         self._next_token = MlxSampler(sampling, self._loaded.text.ends, self._loaded.vocabulary)

@@ -36,7 +36,8 @@ from moe_watch.backends.model_files.sizes import WeightFacts, weight_facts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.deferred_imports import complete
-from moe_watch.backends.text.chat_template import no_template, of_hugging_face
+from moe_watch.backends.text.chat_template import no_template, of_hugging_face, variables_of_hugging_face
+from moe_watch.backends.text.special_tokens import AddedTokens
 from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
 from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.backends.text.tokenizer_file import TokenizerFile
@@ -154,7 +155,8 @@ def open_location(
         model, completed, settings = open_model(folder, config, trust_remote_code=trusts)
         ends = completed.get("eos_token_id")
         if location.origin == "embedded":
-            return model, TextCodec(TokenizerFile(folder, _ids(ends)), name, no_template), settings
+            small = TokenizerFile(folder, _ids(ends))
+            return model, TextCodec(small, name, no_template, AddedTokens(small, small.variables)), settings
         complete()
         # Given in any case: without a value, transformers would ask on the terminal.
         tokenizer = load_tokenizer(folder, {"trust_remote_code": trusts}, eos_token_ids=ends)
@@ -167,7 +169,8 @@ def open_location(
         reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
         advice = "install the missing package" if "pip install" in reason else "try a newer mlx-lm or another model"
         raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error
-    return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer)), settings
+    special = AddedTokens(tokenizer, partial(variables_of_hugging_face, tokenizer))
+    return model, TextCodec(tokenizer, name, partial(of_hugging_face, tokenizer), special), settings
 
 
 def _ids(ends: list[int] | int | None) -> list[int]:

@@ -11,15 +11,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
 
+from moe_watch.backends.engine import Messages
 from moe_watch.backends.system.python_process import command, environment
-
-Messages = list[dict[str, str]]
 
 SECONDS = 2
 """Limit of processor time. Templates of real models take some milliseconds."""
@@ -50,12 +49,30 @@ class ChatTemplate:
         Raises:
             TemplateError: the template fails, or takes too much memory or time.
         """
-        variables = {**self.variables, "messages": messages, "add_generation_prompt": True}
-        request = json.dumps({"template": self.source, "variables": variables}, default=str)
-        answer = json.loads(_answer(request.encode()))
-        if "failed" in answer:
-            raise TemplateError(answer["failed"])
-        return str(answer["text"])
+        [text] = self.render_each([messages])
+        if isinstance(text, TemplateError):
+            raise text
+        return text
+
+    def render_each(self, conversations: Sequence[Messages]) -> list[str | TemplateError]:
+        """Return the text of each conversation, or its failure, from one process.
+
+        Args:
+            conversations: the messages of each. After a message of the user the beginning of the model's answer
+                follows.
+
+        Raises:
+            TemplateError: together they take too much memory or time.
+        """
+        cases = [{"messages": each, "add_generation_prompt": awaits_answer(each)} for each in conversations]
+        request = json.dumps({"template": self.source, "variables": self.variables, "cases": cases}, default=str)
+        found = json.loads(_answer(request.encode()))
+        return [TemplateError(each["failed"]) if "failed" in each else str(each["text"]) for each in found]
+
+
+def awaits_answer(messages: Messages) -> bool:
+    """Return whether the model speaks next in a conversation."""
+    return not messages or messages[-1]["role"] != "assistant"
 
 
 def of_hugging_face(tokenizer: Any) -> ChatTemplate | None:
@@ -64,9 +81,15 @@ def of_hugging_face(tokenizer: Any) -> ChatTemplate | None:
     renders = getattr(type(inner), "apply_chat_template", None)
     if getattr(tokenizer, "_chat_template", None) is not None or not _is_from_transformers(renders):
         return None
+    return ChatTemplate(inner.get_chat_template(), variables_of_hugging_face(tokenizer))
+
+
+def variables_of_hugging_face(tokenizer: Any) -> dict[str, object]:
+    """Return the variables that a template of mlx-lm's tokenizer wrapper can use."""
+    inner = getattr(tokenizer, "_tokenizer", tokenizer)
     thinking = getattr(tokenizer, "_thinking_kwarg", "enable_thinking")
     variables = {**inner.special_tokens_map, "tools": None, "documents": None}
-    return ChatTemplate(inner.get_chat_template(), variables | {thinking: bool(tokenizer.has_thinking)})
+    return variables | {thinking: bool(tokenizer.has_thinking)}
 
 
 def no_template() -> ChatTemplate:

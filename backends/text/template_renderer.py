@@ -1,4 +1,4 @@
-"""Process that renders one chat template: JSON on standard input, JSON on standard output.
+"""Process that renders conversations by one chat template: JSON on standard input, JSON on standard output.
 
 `python -m moe_watch.backends.text.template_renderer SECONDS BYTES CHARACTERS PARENT`. The Jinja environment is the one
 that `transformers` uses; llama-cpp-python follows it as well.
@@ -29,17 +29,18 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Render the template from standard input, within limits."""
+    """Render the conversations from standard input, within limits."""
     seconds, memory, longest, parent = map(int, sys.argv[1:5])
     _end_with(parent)
     _limit(seconds, memory)
     request = json.load(sys.stdin)
-    json.dump(_answer(request["template"], request["variables"], memory, longest), sys.stdout)
+    variables = [request["variables"] | case for case in request["cases"]]
+    json.dump([_answer(request["template"], each, memory, longest) for each in variables], sys.stdout)
 
 
 def _answer(template: str, variables: Mapping[str, object], memory: int, longest: int) -> dict[str, str]:
     try:
-        text = environment().from_string(template).render(**variables)
+        text = rendered(template, variables)
     except MemoryError:
         return {"failed": f"it takes more than {memory >> 20:,} MiB of memory"}
     except Exception as error:  # a template is a program, and may raise anything
@@ -47,6 +48,17 @@ def _answer(template: str, variables: Mapping[str, object], memory: int, longest
     if len(text) > longest:
         return {"failed": f"its text has {len(text):,} characters"}
     return {"text": text}
+
+
+def rendered(template: str, variables: Mapping[str, object]) -> str:
+    """Return the rendered text. A template that fails without tools is rendered with an empty list of them."""
+    program = environment().from_string(template)
+    try:
+        return program.render(**variables)
+    except TypeError:
+        if variables.get("tools", ()) is not None:
+            raise
+        return program.render(**{**variables, "tools": []})
 
 
 def _end_with(parent: int) -> None:

@@ -5,16 +5,31 @@ from __future__ import annotations
 import codecs
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
-from moe_watch.backends.engine import Detokenizer
-from moe_watch.backends.text.chat_template import ChatTemplate, Messages
+from msgspec.structs import replace
+
+from moe_watch.backends.engine import Detokenizer, Messages
+from moe_watch.backends.text.chat_template import ChatTemplate, TemplateError, awaits_answer
+from moe_watch.backends.text.special_tokens import SpecialTokens
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.events import TemplateSource
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 LONGEST_CHARACTER = 4
 """Bytes of a character in UTF-8."""
+
+
+class TemplateFailure(UserError):  # noqa: N818 - named like the others
+    """A chat template that fails on a conversation."""
+
+    def __init__(self, whose: str, reason: str) -> None:
+        super().__init__(f"the chat template {whose} fails ({reason})", advice="use --raw")
+        self.reason = reason
+        """The template's own message, or that of the library."""
 
 
 class TextCodec:
@@ -24,16 +39,50 @@ class TextCodec:
         tokenizer: mlx-lm's wrapper of a Hugging Face tokenizer.
         name: name of the model, for messages.
         template: function that returns the chat template; None if the tokenizer's library renders by its own code.
+        special: special tokens of the vocabulary.
     """
 
-    def __init__(self, tokenizer: Any, name: str, template: Callable[[], ChatTemplate | None]) -> None:
+    def __init__(
+        self, tokenizer: Any, name: str, template: Callable[[], ChatTemplate | None], special: SpecialTokens
+    ) -> None:
         self._tokenizer = tokenizer
         self._name = name
         self._template = template
+        self._special = special
+        self._file: str | None = None
+        """Name of the file of the user that has the chat template."""
 
     @property
     def has_chat_template(self) -> bool:
-        return bool(self._tokenizer.has_chat_template)
+        return self._file is not None or bool(self._tokenizer.has_chat_template)
+
+    @property
+    def template(self) -> TemplateSource | None:
+        """Origin of the chat template; None without one."""
+        if not self.has_chat_template:
+            return None
+        found = self._template()
+        if found is None:
+            return TemplateSource(origin="library")
+        origin = (
+            TemplateSource(origin="model") if self._file is None else TemplateSource(origin="file", name=self._file)
+        )
+        return replace(origin, sha256=sha256(found.source.encode(errors="replace")).hexdigest())
+
+    def replace_template(self, source: str, name: str) -> None:
+        """Use another chat template: its Jinja source, and the name of its file."""
+        template = ChatTemplate(source, self._special.variables())
+        self._template, self._file = lambda: template, name
+
+    @cached_property
+    def begin(self) -> int | None:
+        """Id of the token that the tokenizer puts in front of every text; None if it puts none there."""
+        ids = self.encode("a", first=True)
+        return ids[0] if len(ids) > len(self.encode("a", first=False)) and self._special.has(ids[0]) else None
+
+    def is_special(self, token: int) -> bool:
+        """Return whether a token is one of the vocabulary's special or added tokens."""
+        return self._special.has(token)
 
     @property
     def ends(self) -> frozenset[int]:
@@ -50,7 +99,7 @@ class TextCodec:
 
     def encode_turn(self, text: str) -> list[int]:
         """Return the token ids of a conversation's first turn, up to the start of the model's answer."""
-        return self.encode(self._render([{"role": "user", "content": text}]), first=False)
+        return self.encode(self.render([[{"role": "user", "content": text}]])[0], first=False)
 
     def encode_next_turn(self, text: str, last: int | None) -> list[int]:
         """Return the token ids of a further turn: the template's end of an answer, the user's text, the next answer.
@@ -68,27 +117,43 @@ class TextCodec:
             {"role": "assistant", "content": answer},
             {"role": "user", "content": text},
         ]
-        _, found, following = self._render(conversation).partition(answer)
+        _, found, following = self.render([conversation])[0].partition(answer)
         if not found:
             raise UserError(f"the chat template of {self._name} leaves out answers", advice="inject the text raw")
         ids = self.encode(following, first=False)
         return ids[1:] if ids and last in self.ends and ids[0] == last else ids
 
-    def _render(self, messages: Messages) -> str:
+    def render(self, conversations: Sequence[Messages]) -> list[str]:
+        """Return the text of each conversation as the chat template writes it.
+
+        After a message of the user the beginning of the model's answer follows.
+
+        Raises:
+            TemplateFailure: the template fails.
+        """
         try:
             template = self._template()
-            if template is not None:
-                return template.render(messages)
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            if template is None:
+                return [self._rendered(messages) for messages in conversations]
+            return [_checked(text) for text in template.render_each(conversations)]
         except Exception as error:  # a template is a program, and may raise anything
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"the chat template of {self._name} fails ({reason})", advice="use --raw") from error
-        return str(text)
+            raise TemplateFailure(f"of {self._name}" if self._file is None else self._file, reason) from error
+
+    def _rendered(self, messages: Messages) -> str:
+        asks = awaits_answer(messages)
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
 
     def detokenizer(self) -> Detokenizer:
         """Return an incremental detokenizer for one context."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         return StreamDetokenizer(backend) if backend is not None else SegmentDetokenizer(self._tokenizer.detokenizer)
+
+
+def _checked(text: str | TemplateError) -> str:
+    if isinstance(text, TemplateError):
+        raise text
+    return text
 
 
 class StreamDetokenizer:

@@ -26,6 +26,11 @@ class TokenizerFile:
         self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = json.loads((folder / "tokenizer_config.json").read_bytes())
         self.eos_token_ids = {*ends, self.backend_tokenizer.token_to_id(config["eos_token"])}
+        self._names = {name: config.get(name) for name in ("bos_token", "eos_token")}
+
+    def variables(self) -> dict[str, object]:
+        """Return the variables that a chat template of the user can use."""
+        return {**self._names, "tools": None, "documents": None}
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

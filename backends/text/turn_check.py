@@ -6,10 +6,7 @@ import json
 from collections.abc import Sequence
 
 from moe_watch.backends.engine import Engine
-from moe_watch.routing.errors import UserError
 
-PROBE = "Name a colour, please."
-"""Text that a template is checked with while a model is loaded; plain words that no template has reason to change."""
 LONGEST_QUOTE = 60
 LEFT_OUT = "the chat template leaves out or changes the user's text"
 """Beginning of the warning about such a template."""
@@ -37,19 +34,6 @@ def _decoded(engine: Engine, ids: Sequence[int]) -> str:
 def _squeezed(text: str) -> str:
     """Return the text without white space, which templates and tokenizers change."""
     return "".join(text.split())
-
-
-def template_warnings(engine: Engine) -> list[str]:
-    """Return warnings for the header about a chat template. A template that fails is refused when it is used."""
-    if not engine.has_chat_template:
-        return []
-    try:
-        ids = engine.encode(PROBE, turn=True, first=True)
-    except UserError:
-        return []
-    if contains(engine, ids, PROBE):
-        return []
-    return [f"{left_out(engine, ids)}; give --raw, and inject texts raw"]
 
 
 def left_out(engine: Engine, ids: Sequence[int]) -> str:

@@ -21,13 +21,26 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.inbox import Inbox, PipeInbox
 from moe_watch.backends.generation.observation import Observer, captured
 from moe_watch.backends.generation.outbox import Outbox
+from moe_watch.backends.generation.preview import preview
 from moe_watch.backends.generation.run import GenerationRun
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.preflight import preflight
-from moe_watch.backends.protocol import Batch, Failed, Load, Measure, Measured, Message, Perturb, Ready, Start, encode
+from moe_watch.backends.protocol import (
+    Batch,
+    Failed,
+    Load,
+    Measure,
+    Measured,
+    Message,
+    Perturb,
+    Ready,
+    ShowPrompt,
+    Start,
+    encode,
+)
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.parent_pipe import hold
-from moe_watch.backends.text.turn_check import template_warnings
+from moe_watch.backends.text.format_check import template_warnings
 from moe_watch.backends.worker.throughput import Measurements
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
@@ -95,7 +108,10 @@ def _load(inbox: Inbox, send: Send) -> Engine:
     location = catalog.fetch(found, report, with_code=command.options.trust_remote_code)
     preflight(location)
     name = catalog.choose_backend(command.backend, location)
-    return catalog.load_engine(name, location, options=command.options, progress=report)
+    engine = catalog.load_engine(name, location, options=command.options, progress=report)
+    if command.template is not None:
+        engine.codec.replace_template(command.template.source, command.template.name)
+    return engine
 
 
 def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
@@ -111,6 +127,8 @@ def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
                 following = run.run()
             case Measure():
                 send(Measured(measurements.measure(command)))
+            case ShowPrompt():
+                send(preview(command, engine))
             case Load():
                 send(Failed(message="a model is loaded already", fatal=False, command="load"))
             case Perturb():
@@ -122,6 +140,7 @@ def _ready(engine: Engine) -> Ready:
         model=engine.model,
         backend=engine.backend,
         template="chat" if engine.has_chat_template else None,
+        template_source=engine.codec.template,
         capture=captured(engine.model.gate, sees_weights=engine.sees_weights),
         warnings=[*engine.warnings, *template_warnings(engine)],
     )

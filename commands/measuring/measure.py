@@ -11,6 +11,8 @@ from moe_watch.commands.options import (
     COUNT,
     MAX_SEED,
     Options,
+    chat_options,
+    check_chat,
     check_sampler,
     chosen_model,
     control_of,
@@ -20,6 +22,8 @@ from moe_watch.commands.options import (
     model_choice,
     require,
     sampler_of,
+    system_of,
+    template_of,
     text_of,
 )
 from moe_watch.commands.output import complain, print_result, say
@@ -67,6 +71,7 @@ NEUTRAL = " This is a sentence among others."
     help="Prompts, used in turn: one per line, or a JSON list of texts.",
 )
 @click.option("--raw", is_flag=True, help="Use prompts unchanged, without the model's chat template.")
+@chat_options
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Sampling temperature; 0 is greedy.")
 @click.option(
     "--top-p",
@@ -245,6 +250,8 @@ def _plan(folder: Path, options: Options) -> Plan:
     require(chunks >= FEWEST_CHUNKS, f"--chunks is {chunks}", f"a fit needs at least {FEWEST_CHUNKS}")
     check_sampler(chunk_size, options["temperature"], options["top_p"], options["top_k"])
     forks = _forks(*(options[name] for name in ("perturb", "neutral", "every", "replicates", "form")))
+    check_chat(options)
+    system, template = system_of(options), template_of(options)
     seeds = _seeds(options["runs"], options["seed"], options["seeds"], folder)
     control = control_of(options)
     check_model(name, backend, engine)
@@ -253,7 +260,10 @@ def _plan(folder: Path, options: Options) -> Plan:
         model=name,
         backend=backend,
         options=engine,
-        spec=RunSpec(raw=options["raw"], sampler=sampler_of(options, "never"), chunk_size=chunk_size, forks=forks),
+        template=template,
+        spec=RunSpec(
+            raw=options["raw"], system=system, sampler=sampler_of(options, "never"), chunk_size=chunk_size, forks=forks
+        ),
         prompts=[whole_text(each) for each in prompts],
         seeds=seeds,
         chunks=chunks,

@@ -238,6 +238,7 @@ def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
     from moe_watch.sessions.text import routers_text
     from moe_watch.tui.text.format import count, size
     from moe_watch.tui.text.sanitize import one_line
+    from moe_watch.tui.text.template_origin import template_in_words
 
     entry, header = seen.entry, seen.header
     model = header.model
@@ -254,6 +255,8 @@ def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
         f"state      {_condition(entry, facts, run)}",
         *([f"run        {names_of(run)}"] if len(run) > 1 else []),
         *(f"warning    {warning}" for warning in header.warnings),
+        *([f"template   {template_in_words(header.template_source)}"] if header.template_source else []),
+        *([f"system     {one_line(header.system, 100)}"] if header.system else []),
         f"prompt     {prompt}" if prompt else "prompt     n/a",
         "",
         *(seen.text.splitlines() or ["no text"]),
@@ -308,10 +311,14 @@ def _preview(seen: Preview) -> RecordingPreview:
 
     from moe_watch.sessions.results import RecordingPreview
 
-    header = seen.header
+    header, template = seen.header, seen.header.template_source
     return RecordingPreview(
         **structs.asdict(_recording(seen.entry)),
         prompt=header.prompt,
+        system=header.system,
+        template=None if template is None else template.origin,
+        template_file=None if template is None else template.name,
+        template_sha256=None if template is None else template.sha256,
         text=seen.text,
         capture=header.capture,
         warnings=header.warnings,

@@ -130,13 +130,15 @@ class _BarView:
         self._task = new_task(bar)
         self._generated = 0
         self.errors: list[str] = []
-        """Errors of the run, one line each."""
+        """Errors and warnings of the run, one line each."""
 
     def show(self, item: StreamItem) -> None:
-        from moe_watch.routing.events import Progress, State, Token
+        from moe_watch.routing.events import Progress, RunWarning, State, Token
 
         if isinstance(item, Progress):
             show_progress(self._bar, self._task, item)
+        elif isinstance(item, RunWarning) and item.text not in self.errors:
+            self.errors.append(item.text)
         elif isinstance(item, Token) and item.phase == "decode":
             self._generated += 1
             show_amount(self._bar, self._task, "generating", self._generated, self._total, "tokens")

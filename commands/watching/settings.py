@@ -16,6 +16,8 @@ from moe_watch.commands.options import (
     prompt_of,
     require,
     sampler_of,
+    system_of,
+    template_of,
 )
 
 if TYPE_CHECKING:
@@ -68,12 +70,13 @@ def run_settings(
     engine = engine_options_of(options)
     check_generation(options | {"prompt": (prompt := prompt_of(options))})
     control = control_of(options)
-    backend = options.pop("backend")
+    backend, system, template = options.pop("backend"), system_of(options), template_of(options)
     check_model(model, backend, engine)
     teacher = None if (file := options.pop("teacher")) is None else _teacher(file)
     spec = RunSpec(
         prompt=_prompt(model, prompt, teacher),
         raw=options.pop("raw") or teacher is not None,
+        system=system,
         sampler=sampler_of(options, stop),
         seed=_seed(options.pop("seed"), teacher),
         rate=rate,
@@ -89,6 +92,7 @@ def run_settings(
         model=model,
         backend=backend,
         options=engine,
+        template=template,
         recording=recording,
         thresholds=read_user_settings().memory,
         control=control,

@@ -19,8 +19,10 @@ from moe_watch.backends.protocol import (
     MemoryCounters,
     Message,
     Perturb,
+    PromptShown,
     Ready,
     SetRate,
+    ShowPrompt,
     Stop,
 )
 from moe_watch.routing.errors import UserError
@@ -40,6 +42,7 @@ from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.forks import fork_event
 from moe_watch.sessions.live.guard.vitals_guard import Notice, VitalsGuard
+from moe_watch.sessions.live.preview import PromptPreview
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.stages import (
     Closed,
@@ -116,6 +119,8 @@ class LiveRun:
         self._guard = VitalsGuard(settings.control, attended=settings.attended)
         self._following: deque[Beginning] = deque()
         """Runs that the worker was asked to begin, without an answer yet; the first of them ends this one."""
+        self._previews: deque[PromptPreview] = deque()
+        """Previews without an answer; the worker answers in order."""
 
     # Requests of the user
 
@@ -136,6 +141,7 @@ class LiveRun:
     def restart(self) -> None:
         """Replace a worker that died."""
         if isinstance(self.stage, FailedRun):
+            self._previews.clear()
             self.worker.close()
             self.load()
 
@@ -167,6 +173,12 @@ class LiveRun:
         else:
             self._begin(beginning, run.ready)
         self._send_start(beginning)
+
+    def preview(self, text: str, answer: PromptPreview, *, turn: bool) -> None:
+        """Ask the worker for a prompt as the model would be sent it, or for the next turn."""
+        if run_of(self.stage) is not None:
+            self._previews.append(answer)
+            self.worker.send(ShowPrompt(spec=self._settings.start(whole_text(text), 0, self.rate).spec, turn=turn))
 
     def mark(self, note: str) -> None:
         """Add a marker to the stream."""
@@ -246,6 +258,8 @@ class LiveRun:
             case Batch():
                 for item in message.items:
                     self._take(item)
+            case PromptShown() if self._previews:
+                self._previews.popleft().answer = message
             case protocol.Failed(fatal=True):
                 self.worker.log = message.log
                 self._fail(message.message)

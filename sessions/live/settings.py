@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import UNSET
 
-from moe_watch.backends.protocol import BackendChoice, EngineOptions, Load, Ready, Start
+from moe_watch.backends.protocol import BackendChoice, EngineOptions, Load, Ready, Start, TemplateFile
 from moe_watch.backends.run_spec import RunSpec
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Header, PauseConditions, Sampling
@@ -28,6 +28,8 @@ class RunSettings:
     model: str = "pocket"
     backend: BackendChoice = "auto"
     options: EngineOptions = field(default_factory=EngineOptions)
+    template: TemplateFile | None = None
+    """Chat template in place of the model's."""
     recording: RecordingOptions = field(default_factory=RecordingOptions)
     thresholds: MemoryThresholds = field(default_factory=MemoryThresholds)
     """Of the memory pressure level."""
@@ -44,7 +46,7 @@ class RunSettings:
         """
         if self.model != whole_text(self.model):
             raise UserError(f"{self.model!a} is not valid UTF-8", advice="rename the model's file")
-        return Load(model=self.model, backend=self.backend, options=self.options)
+        return Load(model=self.model, backend=self.backend, options=self.options, template=self.template)
 
     def start(self, prompt: str, seed: int, rate: float) -> Start:
         """Return the command that begins a run with this prompt."""
@@ -66,6 +68,8 @@ class RunSettings:
             sampling=sampling,
             prompt=prompt,
             template=None if spec.raw else ready.template,
+            template_source=None if spec.raw else ready.template_source,
+            system=spec.system,
             chunk_size=spec.chunk_size,
             capture=ready.capture,
             warnings=ready.warnings,

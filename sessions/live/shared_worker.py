@@ -7,13 +7,27 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from moe_watch.backends.protocol import Batch, Command, Failed, Load, Measure, Measured, Message, Ready, Stop
+from moe_watch.backends.protocol import (
+    Batch,
+    Command,
+    Failed,
+    Load,
+    Measure,
+    Measured,
+    Message,
+    PromptShown,
+    Ready,
+    RenderedPrompt,
+    ShowPrompt,
+    Stop,
+)
+from moe_watch.backends.run_spec import RunSpec
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
 
 OnMessage = Callable[[Message], None]
-Answer = TypeVar("Answer", Ready, Measured)
+Answer = TypeVar("Answer", Ready, Measured, PromptShown)
 
 
 class KeptWorker:
@@ -32,7 +46,7 @@ class KeptWorker:
     def __init__(self, load: Load, on_progress: Callable[[Progress], None]) -> None:
         self._load = load
         self._on_progress = on_progress
-        self._answers: queue.SimpleQueue[Ready | Measured | Failed] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Ready | Measured | PromptShown | Failed] = queue.SimpleQueue()
         self._live: OnMessage | None = None
         """Receiver of the worker's messages during a live run."""
         self._death: Failed | None = None
@@ -70,6 +84,18 @@ class KeptWorker:
         self._worker.send(command)
         return self._await(Measured).tokens_per_second
 
+    def preview(self, spec: RunSpec) -> RenderedPrompt:
+        """Return a prompt as the model would be sent it; no live run may be in progress.
+
+        Raises:
+            UserError: the prompt cannot be sent.
+        """
+        self._worker.send(ShowPrompt(spec=spec))
+        answer = self._await(PromptShown)
+        if answer.prompt is None:
+            raise UserError(answer.problem)
+        return answer.prompt
+
     def _await(self, kind: type[Answer]) -> Answer:
         while True:
             answer = self._answers.get()
@@ -84,7 +110,7 @@ class KeptWorker:
         live = self._live
         if live is not None:
             live(message)
-        elif isinstance(message, Ready | Measured | Failed):
+        elif isinstance(message, Ready | Measured | PromptShown | Failed):
             self._answers.put(message)
         elif isinstance(message, Batch):
             for item in message.items:

@@ -9,6 +9,7 @@ from moe_watch.backends.protocol import Pause, Perturb, Resume, SetMultistep, Se
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import PerturbationForm, StreamItem
 from moe_watch.sessions.live.environment import Surroundings
+from moe_watch.sessions.live.preview import PromptPreview
 from moe_watch.sessions.live.run import LiveRun
 from moe_watch.sessions.live.serial_thread import Mailbox
 from moe_watch.sessions.live.settings import RunSettings
@@ -104,6 +105,15 @@ class LiveSource:
     def perturb(self, text: str, *, form: PerturbationForm = "raw", at_once: bool = False) -> None:
         command = Perturb(text=whole_text(text), form=form, at_once=at_once)
         self._mailbox.post(partial(self._run.send, command))
+
+    def turn(self, text: str) -> None:
+        command = Perturb(text=whole_text(text), form="turn", at_once=True, renders_all=True)
+        self._mailbox.post(partial(self._run.send, command))
+
+    def preview(self, text: str, *, turn: bool) -> PromptPreview:
+        asked = PromptPreview()
+        self._mailbox.post(partial(self._run.preview, text, asked, turn=turn))
+        return asked
 
     def set_tap(self, on: bool) -> None:
         self._mailbox.post(partial(self._run.send, SetTap(on)))

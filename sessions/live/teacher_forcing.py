@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moe_watch.backends.run_spec import TeacherScript, TeacherTokens
+from moe_watch.backends.run_spec import TeacherScript, TeacherTokens, TeacherTurn
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Header, Keyframe, Perturbation, State, Teacher, Token, TokenSource, Unknown
 from moe_watch.sessions.reading.multipart import RunReader
@@ -24,6 +24,7 @@ class _Piece:
     source: TokenSource
     ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    turn: TeacherTurn | None = None
 
     def add(self, token: Token) -> None:
         self.ids.append(token.id)
@@ -41,7 +42,7 @@ def teacher_script(path: Path) -> TeacherScript:
         pieces = [] if header.counts_only else _pieces(session, path)
     if not pieces:
         raise no_token(path, header)
-    tokens = [TeacherTokens(piece.source, piece.ids, "".join(piece.texts)) for piece in pieces]
+    tokens = [TeacherTokens(piece.source, piece.ids, "".join(piece.texts), piece.turn) for piece in pieces]
     return TeacherScript(_facts(header, sum(len(piece.ids) for piece in pieces)), tokens, header.sampling.seed)
 
 
@@ -55,21 +56,25 @@ def no_token(path: Path, header: Header) -> UserError:
 def _pieces(events: Iterable[Event | Unknown], path: Path) -> list[_Piece]:
     """Split tokens where the source changes, and where a context or an injection begins."""
     pieces: list[_Piece] = []
-    ended = True
+    ended, fresh = True, False
+    turn: TeacherTurn | None = None
     for event in events:
         if isinstance(event, Keyframe) and not pieces:
             raise UserError(
                 f"{path}: begins in the middle of its run, without the context before it",
                 advice="give a session recorded from its beginning",
             )
-        if isinstance(event, Perturbation) or (isinstance(event, State) and event.state == "fresh_context"):
+        if isinstance(event, State) and event.state == "fresh_context":
+            ended = fresh = True
+        elif isinstance(event, Perturbation):
             ended = True
+            turn = None if event.kept is None else TeacherTurn(event.kept, event.again, fresh)
         elif isinstance(event, Token):
             _require_next(event, pieces, path)
             if ended or pieces[-1].source != event.source:
-                pieces.append(_Piece(event.source))
+                pieces.append(_Piece(event.source, turn=turn))
             pieces[-1].add(event)
-            ended = False
+            ended, fresh, turn = False, False, None
     return pieces
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from moe_watch.backends.protocol import BackendChoice, EngineOptions
+from moe_watch.backends.protocol import BackendChoice, EngineOptions, TemplateFile
 from moe_watch.backends.run_spec import ForkPlan, RunSpec, SamplerOptions
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError, system_error
@@ -48,6 +48,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     backend: BackendChoice = "auto"
     options: EngineOptions = EngineOptions()
+    template: TemplateFile | None = None
+    """Chat template in place of the model's."""
     spec: RunSpec = RunSpec()
     """Settings of all runs. The measurement sets prompt, seed, number of tokens, and `stop`, which is `never`."""
     prompts: list[str]
@@ -117,6 +119,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model=self.model,
             backend=self.backend,
             options=self.options,
+            template=self.template,
             recording=RecordingOptions(output=folder / run.file, force=True, required=True),
             control=self.pauses,
         )
@@ -133,6 +136,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 _DEFAULT = RunSpec()
 
 
+class PlannedChat(msgspec.Struct, frozen=True, kw_only=True):
+    """System prompt and chat template of all runs."""
+
+    system: str | None = None
+    template: TemplateFile | None = None
+    """Template in place of the model's."""
+
+
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Plan as in `plan.json` and `results.json`, one field per key."""
 
@@ -141,6 +152,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     options: EngineOptions = EngineOptions()
     prompts: list[str]
     raw: bool = _DEFAULT.raw
+    chat: PlannedChat = PlannedChat()
     temperature: float = _DEFAULT.sampler.temperature
     top_p: float = _DEFAULT.sampler.top_p
     top_k: int = _DEFAULT.sampler.top_k
@@ -160,6 +172,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             options=plan.options,
             prompts=plan.prompts,
             raw=spec.raw,
+            chat=PlannedChat(system=spec.system, template=plan.template),
             temperature=sampler.temperature,
             top_p=sampler.top_p,
             top_k=sampler.top_k,
@@ -177,7 +190,10 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             model=self.model,
             backend=self.backend,
             options=self.options,
-            spec=RunSpec(raw=self.raw, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks),
+            template=self.chat.template,
+            spec=RunSpec(
+                raw=self.raw, system=self.chat.system, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks
+            ),
             prompts=self.prompts,
             seeds=self.seeds,
             chunks=self.chunks,

@@ -58,6 +58,8 @@ PUBLISHED = (
                 *(f"vitals.{name}" for name in ("swapped_in", "swapped_out", "worker_read", "worker_faults")),
                 *(f"vitals.{name}" for name in ("group_events", "model_memory")),
                 *(f"vitals.pressure.{name}" for name in ("stalled_full", "reason")),
+                *("session.system", "session.template_source"),
+                *("perturbation.kept", "perturbation.cut", "perturbation.again"),
             }
         ),
     ),

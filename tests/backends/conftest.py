@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import gguf
 import pytest
 
 from moe_watch.backends.engine import Engine
@@ -59,3 +60,35 @@ def mixtral(mixtral_folder: pathlib.Path) -> Engine:
 @pytest.fixture(scope="session")
 def chat(chat_folder: pathlib.Path) -> Engine:
     return load_folder(chat_folder)
+
+
+OpenModel = Callable[[str], Engine]
+"""Loads a tiny model with a chat template; an empty one is none."""
+
+ENGINES = [
+    pytest.param(name, marks=pytest.mark.skipif(bool(catalog.missing_packages(entry)), reason=f"no {name} here"))
+    for name, entry in catalog.ENGINES.items()
+]
+
+
+@pytest.fixture(scope="module")
+def open_gguf() -> Iterator[Callable[..., Engine]]:
+    from tests.backends import llama_files
+
+    with llama_files.opening() as load_path:
+        yield load_path
+
+
+@pytest.fixture(params=ENGINES)
+def open_model(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> OpenModel:
+    """Load a tiny model with a chat template, on each engine."""
+    if request.param == "mlx":
+        return lambda template: load_folder(tiny.write_model(tmp_path / "m", chat_template=template or None))
+    from tests.backends import llama_files
+
+    opened = request.getfixturevalue("open_gguf")
+
+    def change(template: str) -> Callable[[gguf.GGUFWriter], None]:
+        return lambda writer: writer.add_chat_template(template) if template else None
+
+    return lambda template: opened(llama_files.write_gguf(tmp_path / "m.gguf", change=change(template)))

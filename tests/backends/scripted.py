@@ -9,7 +9,17 @@ from moe_watch.backends.engine import Engine
 from moe_watch.backends.generation.observation import Observer
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.generation.run import GenerationRun
-from moe_watch.backends.protocol import Batch, BatchItem, Branch, Command, Failed, MemoryCounters, Start, Stop
+from moe_watch.backends.protocol import (
+    Batch,
+    BatchItem,
+    Branch,
+    Command,
+    Failed,
+    MemoryCounters,
+    PromptShown,
+    Start,
+    Stop,
+)
 from moe_watch.routing.events import Change, Perturbation, Progress, RunWarning, Sampling, State, Token
 from tests.run_specs import run_start
 
@@ -53,13 +63,17 @@ class Session:
         self.refusals: list[str] = []
         self.refused: list[str] = []
         """The refused command of each."""
+        self.previews: list[PromptShown] = []
         self.following: Start | None = None
 
     def run(self, start: Start, *script: tuple[int, Command]) -> Session:
         outbox = Outbox(self.batches.append, Observer(self.engine.model), self.clock)
         inbox = ScriptedInbox(self.engine, self.clock, script)
 
-        def refuse(failed: Failed) -> None:
+        def refuse(failed: Failed | PromptShown) -> None:
+            if isinstance(failed, PromptShown):
+                self.previews.append(failed)
+                return
             self.refusals.append(failed.message)
             self.refused.append(failed.command)
 

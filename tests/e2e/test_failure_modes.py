@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed")
 
 import gguf
+from moe_watch.vitals.temperature import Temperatures
 
 from moe_watch.backends.model_files.catalog import POCKET_GGUF
 from moe_watch.routing.events import Event, RunWarning, State, Token, Vitals
@@ -24,7 +25,6 @@ from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.headless import run_headless
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
-from moe_watch.vitals.temperature import Temperatures
 from tests.backends import llama_files, pocket_variants
 from tests.backends.pocket_variants import text
 from tests.e2e.terminal import Terminal

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from moe_watch.routing.events import StreamItem
+from moe_watch.sessions.live.preview import PromptPreview
 from moe_watch.sessions.source import Jump, Origin, PaceStatus, RecordingStatus, Timeline
 
 LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep"})
@@ -94,9 +95,18 @@ class Scripted(ScriptedReplay):
     ) -> None:
         super().__init__(items, **options)
         self.recording = recording
+        self.previews: list[PromptPreview] = []
 
     def perturb(self, text: str, *, form: str = "raw", at_once: bool = False) -> None:
         self.asked.append(("perturb", text, form, at_once))
+
+    def turn(self, text: str) -> None:
+        self.asked.append(("turn", text))
+
+    def preview(self, text: str, *, turn: bool) -> PromptPreview:
+        self.asked.append(("preview", text, turn))
+        self.previews.append(PromptPreview())
+        return self.previews[-1]
 
     def set_tap(self, on: bool) -> None:
         self.asked.append(("set_tap", on))

@@ -7,6 +7,8 @@ from collections import Counter
 import msgspec
 import pytest
 
+from moe_watch.backends.protocol import PromptShown, PromptToken, RenderedPrompt
+from moe_watch.routing.events import Perturbation, TemplateSource
 from moe_watch.sessions.source import PaceStatus, RecordingStatus
 from moe_watch.tui.drawing.colours import DARK, LIGHT
 from moe_watch.tui.input.actions import ACTIONS
@@ -103,7 +105,64 @@ async def test_a_question_can_be_left_and_nothing_empty_is_sent(short):
 async def test_n_takes_the_next_turn_at_once(short):
     async with running(short) as (app, pilot, source):
         await press(app, pilot, "n", *"and?", "enter")
-        assert source.asked[-1] == ("perturb", "and?", "turn", True)
+        assert source.asked[-1] == ("turn", "and?")
+
+
+async def answered(pilot, preview, text):
+    """Wait until the preview has this text."""
+    for _ in range(100):
+        if text in str(preview.content):
+            return
+        await pilot.pause(0.02)
+    raise AssertionError(f"the preview is {preview.content}")
+
+
+async def test_the_next_turn_and_a_prompt_can_be_seen_as_they_are_sent(short):
+    async with running(short) as (app, pilot, source):
+        await press(app, pilot, "n", *"and?", "ctrl+r")
+        assert source.asked[-1] == ("preview", "and?", True)
+        preview = app.screen.query_one("#ask-preview-text")
+        assert "rendering" in str(preview.content)
+        tokens = [PromptToken(7, "<|user|>", True), PromptToken(8, "and?\n\x1b[2J", False)]
+        template = TemplateSource(origin="model", sha256="ab12cd34" * 8)
+        prompt = RenderedPrompt(tokens=tokens, template=template, kept=1, cut=3, warnings=["the format is odd"])
+        source.previews[-1].answer = PromptShown(prompt=prompt)
+        await answered(pilot, preview, "tokens")
+        assert str(preview.content).splitlines() == [
+            "2 tokens · the model's template ab12cd34 · 1 are in the context · 3 would be cut from it",
+            "⚠ the format is odd",
+            "<|user|>and?⏎",
+            "␛[2J",
+        ]
+        await press(app, pilot, "enter")
+        assert source.asked[-1] == ("turn", "and?")
+        await press(app, pilot, "N", *"x", "ctrl+r")
+        assert source.asked[-1] == ("preview", "x", False)
+        source.previews[-1].answer = PromptShown(problem="the chat template fails (no): use --raw")
+        preview = app.screen.query_one("#ask-preview-text")
+        await answered(pilot, preview, "⚠ the chat template fails (no): use --raw")
+
+
+async def test_only_what_a_template_formats_can_be_seen_before(short):
+    async with running(short) as (app, pilot, source):
+        await press(app, pilot, "G", *"x", "ctrl+r")
+        assert source.previews == []
+        assert not app.screen.query_one("#ask-preview").display
+
+
+async def test_what_a_turn_cut_from_the_context_is_said():
+    run = MadeUpRun()
+    async with running([*run.prompt(), *run.generate(6)]) as (app, pilot, source):
+        kept = run.i - 4
+        turn = Perturbation(
+            i=run.i, t=run.t, text="and?", ids=[1, 2], form="turn", source="key", kept=kept, cut=4, again=2
+        )
+        source.add([turn])
+        await settle(app, pilot)
+        words = "4 tokens cut, 2 evaluated again"
+        assert f"◇ {words}" in shown(app.dashboard.stream)
+        assert toasts(app)[-1].endswith(words)
+        assert app.view.counts.context_start == turn.i - kept
 
 
 async def test_shift_n_begins_a_run_with_several_lines(short):

@@ -155,7 +155,8 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _needs("perturb"), _NO_TEXT, footer=9,
     ),
     Action(
-        "turn", ("n",), "n", "next turn…", "Answer in this context, as the next turn of the conversation.", "text",
+        "turn", ("n",), "n", "next turn…",
+        "Ask the next turn: the whole conversation is rendered, and the context cut where it differs.", "text",
         _needs("turn"), "this model has no chat template, so there are no turns", footer=10,
     ),
     Action(

@@ -13,6 +13,7 @@ from moe_watch.sessions.source import (
     STEP,
     Jump,
     PaceStatus,
+    PendingPreview,
     Recordable,
     Seekable,
     Source,
@@ -24,6 +25,12 @@ from moe_watch.tui.state.frame import Queued, is_paused
 from moe_watch.tui.state.pace import scale_of
 from moe_watch.tui.state.pressure.injections import GO_ON
 from moe_watch.tui.state.run import RunView
+
+
+class Unanswered:
+    """Preview of a source without a model, which is never answered."""
+
+    answer = None
 
 
 class Control:
@@ -105,9 +112,13 @@ class Control:
             self._queued = Queued(label, self.view.runs, self.view.perturbations, at_once)
 
     def turn(self, text: str) -> None:
-        """Inject the next turn of the conversation, at once."""
+        """Ask the next turn of the conversation, at once."""
         if (run := self.steering) is not None:
-            run.perturb(text, form="turn", at_once=True)
+            run.turn(text)
+
+    def preview(self, text: str, *, turn: bool) -> PendingPreview:
+        """Ask for a prompt, or the next turn, as the model would be sent it."""
+        return Unanswered() if (run := self.steering) is None else run.preview(text, turn=turn)
 
     def prompt(self, text: str) -> None:
         """Begin a new run with a prompt."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static, TextArea
 
 from moe_watch.routing.events import PerturbationForm
+from moe_watch.sessions.source import PendingPreview
+from moe_watch.tui.text.rendered import preview_content
+
+PREVIEW_SECONDS = 0.05
+"""Seconds between two checks whether a preview was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,16 @@ class Question:
     may_be_empty: bool = False
     initial: str = ""
     """Text in the field at first."""
+    sends: Literal["", "prompt", "turn"] = ""
+    """The text is sent through the chat template, and can be previewed."""
 
 
 SAY = Question("Say something", "Injected into the context before the model continues.", "text to inject", moments=True)
 SAY_OR_TURN = Question(SAY.title, SAY.explanation, SAY.placeholder, forms=True, moments=True)
-TURN = Question("Next turn", "The model answers in this context, at once.", "your turn")
-PROMPT = Question("New prompt", "Ends this run and begins another one, in an empty context.", lines=True)
+TURN = Question("Next turn", "The model answers in this context, at once.", "your turn", sends="turn")
+PROMPT = Question(
+    "New prompt", "Ends this run and begins another one, in an empty context.", lines=True, sends="prompt"
+)
 JUMP = Question("Jump", "To a token, a share of the recording, or a time.", "1200, 30%, 1:30 or 90s")
 NOTE = Question("Mark", "A note for the recording, at this token.", "what happens here", may_be_empty=True)
 
@@ -78,6 +87,10 @@ class Area(TextArea):
             super().action_cursor_down(select)
 
 
+Previewer = Callable[[str], PendingPreview]
+"""Asks for a text as the model would be sent it."""
+
+
 class AskScreen(ModalScreen[Reply | None]):
     """Dialog with a field of one or several lines. `up` and `down` recall the history."""
 
@@ -86,12 +99,13 @@ class AskScreen(ModalScreen[Reply | None]):
         Binding("ctrl+t", "change_form", show=False, priority=True),
         Binding("ctrl+b", "change_moment", show=False, priority=True),
         Binding("ctrl+l", "change_lines", show=False, priority=True),
+        Binding("ctrl+r", "preview", show=False, priority=True),
         Binding("ctrl+s,ctrl+enter", "send", show=False, priority=True),
         Binding("up", "recall(1)", show=False),
         Binding("down", "recall(-1)", show=False),
     ]
 
-    def __init__(self, question: Question, history: Sequence[str] = ()) -> None:
+    def __init__(self, question: Question, history: Sequence[str] = (), *, previewer: Previewer | None = None) -> None:
         super().__init__(id="ask")
         self.question = question
         self.form: PerturbationForm = "raw"
@@ -100,6 +114,8 @@ class AskScreen(ModalScreen[Reply | None]):
         """The field has several lines."""
         self._history = list(history)
         self._recalled = 0
+        self._previewer = previewer if question.sends else None
+        self._pending: PendingPreview | None = None
 
     def compose(self) -> ComposeResult:
         question = self.question
@@ -115,11 +131,16 @@ class AskScreen(ModalScreen[Reply | None]):
                 yield Static(id="ask-form")
             if question.moments:
                 yield Static(id="ask-moment")
+            with VerticalScroll(id="ask-preview") as preview:
+                preview.display = preview.can_focus = False
+                yield Static(id="ask-preview-text")
             yield Static(id="ask-keys")
 
     def on_mount(self) -> None:
         self._show_lines()
         self._show_choices()
+        if self._previewer is not None:
+            self.set_interval(PREVIEW_SECONDS, self._follow_preview)
 
     @property
     def _line(self) -> Input:
@@ -154,6 +175,8 @@ class AskScreen(ModalScreen[Reply | None]):
         keys = ["ctrl+s sends" if self.lines else "enter sends"]
         if not self.question.lines:
             keys.append("ctrl+l one line" if self.lines else "ctrl+l several lines")
+        if self._previewer is not None:
+            keys.append("ctrl+r as sent")
         if self._history:
             keys.append("↑ ↓ history")
         return " · ".join([*keys, "esc cancels"])
@@ -186,6 +209,22 @@ class AskScreen(ModalScreen[Reply | None]):
         self.lines = not self.lines
         self._show_lines()
         self._write(text if self.lines else " ".join(text.splitlines()))
+
+    def action_preview(self) -> None:
+        """Show the text as the model would be sent it."""
+        if self._previewer is not None and self._written.strip():
+            self._pending = self._previewer(self._written)
+            self._show_preview(Content("rendering …"))
+
+    def _follow_preview(self) -> None:
+        """Show the answer to the last preview once it has come."""
+        if self._pending is not None and (answer := self._pending.answer) is not None:
+            self._pending = None
+            self._show_preview(preview_content(answer))
+
+    def _show_preview(self, content: Content) -> None:
+        self.query_one("#ask-preview", VerticalScroll).display = True
+        self.query_one("#ask-preview-text", Static).update(content)
 
     def action_recall(self, back: int) -> None:
         """Show another text of the history."""

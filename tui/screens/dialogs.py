@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from textual.app import App
 
@@ -63,7 +64,8 @@ class Dialogs:
                 then(reply)
                 self._redraw()
 
-        self._app.push_screen(AskScreen(question, list(self._history)), answered)
+        previewer = partial(self._control.preview, turn=question.sends == "turn")
+        self._app.push_screen(AskScreen(question, list(self._history), previewer=previewer), answered)
 
     def _remember(self, text: str) -> None:
         """Add a text to the history, unless it is empty or the newest there."""

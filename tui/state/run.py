@@ -261,6 +261,8 @@ class RunView:
         self.vitals.slowdown.feed(perturbation)
         self.pressure.inject(perturbation)
         self.counts.perturbations += 1
+        if perturbation.kept is not None:
+            self.counts.context_start = perturbation.i - perturbation.kept
         self._add_markers(perturbation)
 
     def _feed_keyframe(self, keyframe: Keyframe) -> None:

@@ -240,7 +240,8 @@ def test_a_text_that_the_template_leaves_out_is_said(tmp_path: pathlib.Path) -> 
     assert len(session.generated) == 8
     plain = run(engine, start(prompt="no riddle", tokens=8, chunk_size=5))
     assert plain.warnings == []
-    assert run(engine, start(prompt="a secret", raw=True, tokens=8, chunk_size=5)).warnings == []
+    [raw] = run(engine, start(prompt="a secret", raw=True, tokens=8, chunk_size=5)).warnings
+    assert "leaves out" not in raw
 
 
 def test_an_empty_text_is_refused(mixtral: Engine) -> None:

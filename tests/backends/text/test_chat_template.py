@@ -8,27 +8,19 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 
-import gguf
 import psutil
 import pytest
 
-from moe_watch.backends.engine import Engine
-from moe_watch.backends.model_files import catalog
 from moe_watch.backends.text import chat_template
 from moe_watch.backends.text.chat_template import ChatTemplate, TemplateError
-from moe_watch.backends.text.turn_check import contains, template_warnings
+from moe_watch.backends.text.format_check import template_warnings
+from moe_watch.backends.text.turn_check import contains
 from moe_watch.backends.worker.main import _ready
 from moe_watch.routing.errors import UserError
-from tests.backends import tiny
-from tests.backends.conftest import load_folder
+from tests.backends.conftest import OpenModel
 from tests.processes import is_gone, wait_until
 
-ENGINES = [
-    pytest.param(name, marks=pytest.mark.skipif(bool(catalog.missing_packages(entry)), reason=f"no {name} here"))
-    for name, entry in catalog.ENGINES.items()
-]
 SAYS = [{"role": "user", "content": "hi <you> & \"me\"\nand 'them'"}]
 TURNS = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
@@ -38,31 +30,6 @@ MULTIPLIES = "{{ 'x' * 3000000000 }}"
 DOUBLES = "{% set n = namespace(t='x') %}{% for i in range(40) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}"
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}x"
 DROPS = "<|start|>assistant"
-
-OpenModel = Callable[[str], Engine]
-
-
-@pytest.fixture(params=ENGINES)
-def open_model(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> OpenModel:
-    """Load a tiny model with a chat template, on each engine."""
-    if request.param == "mlx":
-        return lambda template: load_folder(tiny.write_model(tmp_path / "m", chat_template=template))
-    from tests.backends import llama_files
-
-    opened = request.getfixturevalue("open_gguf")
-
-    def change(template: str) -> Callable[[gguf.GGUFWriter], None]:
-        return lambda writer: writer.add_chat_template(template)
-
-    return lambda template: opened(llama_files.write_gguf(tmp_path / "m.gguf", change=change(template)))
-
-
-@pytest.fixture(scope="module")
-def open_gguf():
-    from tests.backends import llama_files
-
-    with llama_files.opening() as load_path:
-        yield load_path
 
 
 @pytest.mark.parametrize(
@@ -178,7 +145,7 @@ def test_an_engine_refuses_a_turn_by_such_a_template(open_model: OpenModel, sour
     ids=["turns", "generation", "date", "break", "json", "trim"],
 )
 def test_a_template_that_says_what_the_user_says_is_no_warning(open_model: OpenModel, source: str) -> None:
-    engine = open_model(source)
+    engine = open_model("{{ bos_token }}" + source)
     assert template_warnings(engine) == []
     text = " say \"é\"\n\tand 'more' \n"
     assert contains(engine, engine.encode(text, turn=True, first=True), text)
@@ -189,7 +156,7 @@ def test_a_template_that_says_what_the_user_says_is_no_warning(open_model: OpenM
 )
 def test_a_template_that_leaves_the_users_text_out_is_a_warning(open_model: OpenModel, source: str) -> None:
     engine = open_model(source)
-    [warning] = [each for each in _ready(engine).warnings if "template" in each]
+    [warning] = [each for each in _ready(engine).warnings if "leaves out" in each]
     sent = {DROPS: DROPS}.get(source, "1" if "length" in source else "Name")
     assert warning.startswith(f"the chat template leaves out or changes the user's text: the model gets {sent!r}")
     assert "--raw" in warning

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 import pytest
 
-from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.protocol import EngineOptions, TemplateFile
 from moe_watch.commands.options import control_options, generation_options, model_choice, recording_options
 from moe_watch.commands.watching.settings import POCKET_PROMPT, run_settings
 from moe_watch.commands.watching.watch import watch
@@ -126,3 +127,37 @@ class TestPauses:
     def test_pressure_has_one_level(self):
         with pytest.raises(click.BadParameter):
             settings("--pause-on", "warning")
+
+
+def test_the_system_prompt_and_the_template_arrive(tmp_path):
+    file = tmp_path / "inst.jinja"
+    file.write_text("[INST] {{ messages[0].content }} [/INST]")
+    found = settings("--system", "Be brief.", "--template", str(file))
+    assert found.spec.system == "Be brief."
+    assert found.template == TemplateFile(name="inst.jinja", source=file.read_text())
+    assert found.load().template == found.template
+    assert (settings().spec.system, settings().template) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--raw", "--system", "x"], "--raw and --system given, which only a chat template formats: leave out --raw"),
+        (["--raw", "--template", "t.jinja"], "--raw and --template given, which formats a prompt: leave out --raw"),
+        (["--raw", "--system", "x", "--template", "t"], "--raw and --system and --template given"),
+        (["--system", ""], "--system is empty"),
+        (["--template", "missing.jinja"], "cannot read the chat template from missing.jinja"),
+        (["--teacher", "x", "--system", "y"], "--teacher and --system given"),
+    ],
+)
+def test_options_of_a_template_that_exclude_each_other_are_refused(given, said):
+    with pytest.raises(UserError, match=f"^{re.escape(said)}") as raised:
+        settings(*given)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_empty_template_is_refused(tmp_path):
+    file = tmp_path / "empty.jinja"
+    file.write_text(" \n")
+    with pytest.raises(UserError, match="is empty: give a Jinja chat template"):
+        settings("--template", str(file))

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from moe_watch.backends.run_spec import TeacherTokens
+from moe_watch.backends.run_spec import TeacherTokens, TeacherTurn
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Event, Keyframe, Perturbation, State, Teacher, to_json
 from moe_watch.routing.pressure.instruments import Instruments
@@ -110,3 +110,28 @@ def test_an_import_without_ids_cannot_teach(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_a_plain_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         teacher_script(tmp_path / "none.moe.jsonl")
+
+
+def test_a_turn_that_cut_the_context_is_taken_with_its_cut(tmp_path: Path) -> None:
+    """A cut of text begins a context with the kept tokens; one of an end token does not."""
+    turn = {"t": 0.0, "text": "x", "form": "turn", "source": "key"}
+    events = [
+        make_token(0, "prompt"),
+        make_token(1),
+        make_token(2),
+        State(state="fresh_context", i=3, t=0.0, why="turn"),
+        Perturbation(i=3, ids=[3, 4], kept=1, cut=2, again=1, **turn),
+        make_token(3, "injected"),
+        make_token(4, "injected"),
+        make_token(5),
+        Perturbation(i=6, ids=[6], kept=3, cut=1, **turn),
+        make_token(6, "injected"),
+    ]
+    script = teacher_script(write(tmp_path / "s.moe.jsonl", events))
+    assert script.tokens == [
+        TeacherTokens("prompt", [0], " t0"),
+        TeacherTokens("generated", [1, 2], " t1 t2"),
+        TeacherTokens("injected", [3, 4], " t3 t4", TeacherTurn(1, 1, True)),
+        TeacherTokens("generated", [5], " t5"),
+        TeacherTokens("injected", [6], " t6", TeacherTurn(3, 0, False)),
+    ]

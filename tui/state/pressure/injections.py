@@ -21,6 +21,14 @@ def injection_label(perturbation: Perturbation) -> str:
     return "go on" if perturbation.text in GO_ON_TEXTS else "say"
 
 
+def cut_in_words(perturbation: Perturbation) -> str:
+    """Return the tokens that a turn removed from the context and evaluated again; empty if it removed none."""
+    if not perturbation.cut:
+        return ""
+    again = f", {perturbation.again:,} evaluated again" if perturbation.again else ""
+    return f"{perturbation.cut:,} tokens cut{again}"
+
+
 @dataclass(frozen=True, slots=True)
 class InjectionPoint:
     """An injection before chunk `chunk`."""

@@ -8,7 +8,7 @@ from sys import intern
 from typing import Literal
 
 from moe_watch.routing.events import Change, Marker, Perturbation, Refused, RunWarning, State, Token
-from moe_watch.tui.state.pressure.injections import injection_label
+from moe_watch.tui.state.pressure.injections import cut_in_words, injection_label
 from moe_watch.tui.state.settings import change_labels
 
 PIECES_KEPT = 20_000
@@ -103,7 +103,8 @@ def event_pieces(event: Marker | Refused | RunWarning | Perturbation | Change | 
         case RunWarning():
             return [_marker("warning", event.text, event.i)]
         case Perturbation():
-            return [Piece("inject", injection_label(event), event.i)]
+            cut = cut_in_words(event)
+            return [*([Piece("change", cut, event.i)] if cut else []), Piece("inject", injection_label(event), event.i)]
         case Change():
             return [Piece("change", label, event.i) for label in change_labels(event)]
         case State(state="fresh_context"):
