@@ -140,3 +140,30 @@ def test_impossible_commands_are_refused_and_the_run_goes_on(mixtral: Engine) ->
     ]
     assert session.refused == ["sampling", "load"]
     assert len(session.generated) == 10
+
+
+def states(session):
+    return [each for each in session.events if isinstance(each, State) and each.state in ("paused", "resumed")]
+
+
+def test_the_users_pause_replaces_one_of_the_program_and_only_the_user_ends_it(mixtral):
+    hot = Pause(why="temperature", message="85 °C")
+    session = run(
+        mixtral,
+        start(tokens=12),
+        (PROMPT_TOKENS + 2, hot),
+        (0, Resume(why="memory")),
+        (0, Pause()),
+        (0, Resume(why="temperature")),
+        (0, hot),
+        (0, Resume()),
+    )
+    found = [(each.state, each.why, each.message) for each in states(session)]
+    assert found == [("paused", "temperature", "85 °C"), ("paused", "user", None), ("resumed", "user", None)]
+
+
+def test_a_pause_of_the_program_ends_with_its_cause(mixtral):
+    cool = Resume(why="temperature", message="79 °C")
+    session = run(mixtral, start(tokens=12), (PROMPT_TOKENS + 2, Pause(why="temperature")), (0, cool))
+    found = [(each.state, each.why, each.message) for each in states(session)]
+    assert found == [("paused", "temperature", None), ("resumed", "temperature", "79 °C")]
