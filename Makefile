@@ -74,6 +74,7 @@ truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## make the golden fil
 	$(TRAIN)/bin/python models/truth/make_gguf.py --llama-cpp $(LLAMA_CPP)
 	$(BIN)/python -m models.truth.mlx_table
 	$(BIN)/python -m models.truth.llama_table
+	$(BIN)/python -m models.truth.dense_table
 	git diff --stat --exit-code -- tests/pocket tests/truth docs
 
 # llama.cpp's own converter comes inside llama-cpp-python's source archive.

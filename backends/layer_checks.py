@@ -16,6 +16,8 @@ def check_same_experts(experts: Sequence[tuple[int, int]]) -> None:
     Raises:
         UserError: the numbers differ.
     """
+    if not experts:
+        return
     first_layer, first = experts[0]
     for layer, number in experts:
         if number != first:

@@ -52,7 +52,7 @@ class Selections:
         """[N, L] True for rows that the engine computed."""
         self.whole = bool((ids[:, :, -1] != ABSENT).all())
         """True if every layer of every token was computed and selects k experts."""
-        offsets = np.arange(0, ids.shape[1] * experts, experts)[:, None]
+        offsets = np.arange(ids.shape[1])[:, None] * experts
         self.cells: Ints = (ids if self.whole else np.maximum(ids, 0)) + offsets
         """[N, L, k] positions in the flattened table; the position of expert 0 where there is no id."""
 

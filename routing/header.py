@@ -17,6 +17,13 @@ SCHEMA_MINOR = 3
 """Shared by both schemas: 2.3 is 1.3 with experts per token by layer."""
 
 
+NO_GATE = "none"
+"""Gate of a dense model, which has no router."""
+
+NO_TAP = "none: a dense model has no router"
+"""`BackendInfo.tap` of a dense model."""
+
+
 class Units(msgspec.Struct, frozen=True):
     """Size of one step of the integers in a token event."""
 
@@ -31,12 +38,13 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     architecture: str
     layers: list[int]
-    """Model layer index of each MoE layer, ascending; position in this list is `l` everywhere else."""
+    """Model layer index of each MoE layer, ascending; position in this list is `l` everywhere else. Empty if dense."""
     experts: int
+    """0 if dense."""
     experts_per_token: int | list[int]
-    """One number for all MoE layers; if they differ, one for each (schema 2)."""
+    """One number for all MoE layers; if they differ, one for each (schema 2). 0 if dense."""
     gate: str
-    """Name of the gate, e.g. `softmax_top_k` or `top_k_softmax`."""
+    """Name of the gate, e.g. `softmax_top_k` or `top_k_softmax`; `none` if dense."""
     quantization: str | None = None
     parameters: int | None = None
     bytes: int | None = None
@@ -51,6 +59,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of metadata, tensor table and size; not of the weights."""
 
     @property
+    def is_dense(self) -> bool:
+        """True if the model has no MoE layer."""
+        return not self.layers
+
+    @property
     def k_by_layer(self) -> list[int]:
         """Experts per token of each MoE layer `[L]`."""
         k = self.experts_per_token
@@ -63,7 +76,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def experts_per_token(k_by_layer: list[int]) -> int | list[int]:
-    """Return the value for `ModelInfo`: one number if all MoE layers (at least one) have the same, or else the list."""
+    """Return the value for `ModelInfo`: one number if all MoE layers have the same, 0 without one, or else the list."""
+    if not k_by_layer:
+        return 0
     return k_by_layer[0] if len(set(k_by_layer)) == 1 else k_by_layer
 
 
@@ -166,6 +181,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="
     def is_ordered(self) -> bool:
         """True if a token's experts are ordered by router probability; without probabilities they are ordered by id."""
         return not {"weights", "entropy", "margin"}.isdisjoint(self.capture)
+
+    @property
+    def is_dense(self) -> bool:
+        """True if the run is of a model without MoE layers. Imported counts are of an MoE model, with layers or not."""
+        return self.model.is_dense and not self.counts_only
 
     @property
     def counts_only(self) -> bool:

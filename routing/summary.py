@@ -18,7 +18,7 @@ from moe_watch.routing.half_life.fit_json import fit_result
 from moe_watch.routing.half_life.series import ContextSeries, MidSeries
 from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS, crossing
 from moe_watch.routing.pressure.instruments import complete_chunks
-from moe_watch.routing.pressure.missing_signals import lacking_signals
+from moe_watch.routing.pressure.missing_signals import DENSE, lacking_signals
 from moe_watch.routing.results import (
     ChunkResult,
     ContextResult,
@@ -167,7 +167,7 @@ class _Totals:
             fit_unavailable=lacking or judged.unavailable or None,
             begins_at_chunk=begins_at.chunks if begins_at else None,
             warm_up_missing=None if lacking else max(0, WARM_UP_CHUNKS - self._complete()),
-            contexts=contexts_result(self.series.contexts),
+            contexts=contexts_result(self.series.contexts, DENSE if self.header.is_dense else ""),
             chunks=[_chunk(chunk, context) for chunk, context in self.chunks],
         )
 
@@ -186,12 +186,17 @@ class _Totals:
         return before + sum(not chunk.partial for chunk in counted)
 
 
-def contexts_result(contexts: Sequence[ContextSeries]) -> list[ContextResult]:
-    """Return every context of a run with its verdict, or with the reason why it has none."""
-    return [_context(each) for each in contexts]
+def contexts_result(contexts: Sequence[ContextSeries], lacking: str = "") -> list[ContextResult]:
+    """Return every context of a run with its verdict, or with the reason why it has none.
+
+    Args:
+        contexts: series of each context.
+        lacking: reason why no context of the run can have pressure; empty if one can.
+    """
+    return [_context(each, lacking) for each in contexts]
 
 
-def _context(series: ContextSeries) -> ContextResult:
+def _context(series: ContextSeries, lacking: str) -> ContextResult:
     fit = series.fit()
     return ContextResult(
         context=series.number,
@@ -203,7 +208,7 @@ def _context(series: ContextSeries) -> ContextResult:
         half_life=fit.half_life if fit else None,
         p_sequential=fit.p_sequential if fit else None,
         words=in_words(fit) if fit else None,
-        fit_unavailable=series.unavailable or None,
+        fit_unavailable=lacking or series.unavailable or None,
     )
 
 

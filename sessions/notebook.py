@@ -1,7 +1,8 @@
 """A recorded session as NumPy arrays, for notebooks and scripts; `moe_watch.open` returns one.
 
 Shapes: `T` tokens, `C` chunks, `L` MoE layers, `E` experts, `k` experts per token. All numbers are in natural units.
-A missing value is -1 in integer arrays and NaN in all others; an array of missing values only raises an error.
+A missing value is -1 in integer arrays and NaN in all others; an array of missing values only raises an error. A dense
+model has L = 0: its arrays per layer are empty, and it has no fit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Event, Header, Keyframe, Phase, Unknown
 from moe_watch.routing.half_life.fit import Fit
+from moe_watch.routing.pressure.missing_signals import DENSE
 from moe_watch.routing.usage.counts import add_selections, shares
 from moe_watch.sessions.export.columns import Column
 from moe_watch.sessions.export.tables import CHUNKS, chunk_row
@@ -27,7 +29,7 @@ from moe_watch.sessions.fitting.file_fit import RecordedSeries, chosen_context
 from moe_watch.sessions.reading.multipart import RunReader, shown
 from moe_watch.sessions.reading.recompute import Beginnings, Recomputed
 from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches, token_arrays
-from moe_watch.sessions.text import top_k_text
+from moe_watch.sessions.text import routers_text
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -61,7 +63,7 @@ class Session:
 
     def __repr__(self) -> str:
         model = self.header.model
-        shape = f"{len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}"
+        shape = routers_text(len(model.layers), model.experts, model.experts_per_token)
         return f"<moe_watch session {str(self.path)!r}: {model.name!r}, {shape}>"
 
     def __len__(self) -> int:
@@ -213,6 +215,8 @@ class Session:
         series = self._read.series
         chosen = chosen_context(series, context, self.path)
         found = chosen.fit()
+        if found is None and self.header.is_dense:
+            raise UserError(f"{self.path}: {DENSE}", advice="fit a session of an MoE model")
         if found is None:
             raise UserError(f"{self.path}: {chosen.unavailable}", advice="record a longer run from its beginning")
         for warning in series.warnings(self.path, found):
@@ -232,7 +236,7 @@ class Session:
 
     def _recorded(self, name: str, phase: Phase | None) -> npt.NDArray[Any]:
         found = self._read.arrays.get(name)
-        if found is None or (len(found) and np.isnan(found).all()):
+        if found is None or (found.size and np.isnan(found).all()):
             advice = f"this run recorded {', '.join(self.header.capture) or 'nothing per token'}"
             raise UserError(f"{self.path}: no {name} in this recording", advice=advice)
         result: npt.NDArray[Any] = found[self._chosen(phase)]

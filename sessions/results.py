@@ -295,11 +295,21 @@ class ComparedSourceResult(Struct, frozen=True, kw_only=True):
     teacher: Annotated[
         TeacherResult | None, Meta(description="Session that gave the tokens; null without teacher forcing.")
     ]
-    pressure: Annotated[str | None, Meta(description="Pressure mode; null for a series without a named mode.")]
+    pressure: Annotated[
+        str | None, Meta(description="Pressure mode; null for a dense model, or a series without a named mode.")
+    ]
     runs: Annotated[list[ComparedRunResult], Meta(description="One object per run.")]
     router_entropy: Annotated[float | None, Meta(description="Mean over runs, 0 to 1; null if not recorded.")]
     churn: Annotated[float | None, Meta(description="Mean over runs, 0 to 1; null if not recorded.")]
     surprisal: Annotated[float | None, Meta(description="Mean over runs, in nats; null if not recorded.")]
+    tokens_per_second: Annotated[
+        float | None,
+        Meta(description="Decode speed, mean over runs, without pauses and forks; null if the times are not known."),
+    ]
+    worker_memory: Annotated[
+        int | None, Meta(description="Largest memory of the model's process, in bytes; null if not recorded.")
+    ]
+    celsius: Annotated[float | None, Meta(description="Highest temperature, in degrees Celsius; null without sensors.")]
     warnings: Annotated[list[str], Meta(description="Warnings about the source, one line each.")]
 
 
@@ -431,8 +441,16 @@ class AgreementResult(Struct, frozen=True, kw_only=True):
     per_layer: Annotated[list[LayerAgreement], Meta(description="One object per MoE layer.")]
 
 
+class SurprisalResult(Struct, frozen=True, kw_only=True):
+    """Mean surprisal of the same tokens in two sessions."""
+
+    first: Annotated[float, Meta(description="In the first session, in nats.")]
+    second: Annotated[float, Meta(description="In the second session, in nats.")]
+    tokens: Annotated[int, Meta(description="Number of tokens that have a surprisal in both.")]
+
+
 class TokenAgreement(Struct, frozen=True, kw_only=True):
-    """Token-by-token comparison. If the common tokens are unknown, `ended` and `routing` are left out."""
+    """Token-by-token comparison. If the common tokens are unknown, `ended`, `routing` and `surprisal` are left out."""
 
     tokens: Annotated[int | None, Meta(description="Tokens that both sessions begin with; null if unknown.")]
     ended: Annotated[
@@ -440,6 +458,10 @@ class TokenAgreement(Struct, frozen=True, kw_only=True):
     ] = UNSET
     routing: Annotated[
         AgreementResult | UnsetType | None, Meta(description="Agreement over these tokens; null if not comparable.")
+    ] = UNSET
+    surprisal: Annotated[
+        SurprisalResult | UnsetType | None,
+        Meta(description="Surprisal of these tokens; null if no token has it in both."),
     ] = UNSET
     unavailable: Annotated[str | None, Meta(description="Why `tokens` or `routing` is null; null if neither is.")]
 

@@ -36,6 +36,13 @@ def top_k_text(experts_per_token: int | list[int]) -> str:
     return f"top-{k}"
 
 
+def routers_text(layers: int, experts: int, experts_per_token: int | list[int]) -> str:
+    """Return a model's routers, such as `4 layers × 32 experts, top-4`; `dense, no MoE layers` without any."""
+    if not layers:
+        return "dense, no MoE layers"
+    return f"{layers} layers × {experts} experts, {top_k_text(experts_per_token)}"
+
+
 def weights_text(model: ModelInfo) -> str:
     """Return a model's quantization in words. Every engine reports it; the trace of another program does not."""
     return "quantization not known" if model.architecture == UNKNOWN else model.quantization or "not quantized"

@@ -15,6 +15,7 @@ from moe_watch.backends.engine import RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.tap_rows import RowFormat, ScoredRouting, rows_of
 from moe_watch.routing.arrays import ABSENT, AnyInts
 from moe_watch.routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
+from moe_watch.routing.header import NO_GATE
 from moe_watch.routing.router.gates import parse
 from moe_watch.routing.router.observe import Observation, observe, observe_by_layer
 from moe_watch.routing.row_layout import RowLayout
@@ -51,9 +52,11 @@ def captured(gate: str, *, sees_weights: bool = False) -> list[str]:
     """Return the quantities per token that are available with a gate. `logprob` includes the two margins beside it.
 
     Args:
-        gate: rule that turns router logits into weights.
+        gate: rule that turns router logits into weights; `NO_GATE` of a dense model.
         sees_weights: the engine sees the applied weights, so that they need not be computed from the logits.
     """
+    if gate == NO_GATE:
+        return ["logprob"]
     known = parse(gate)
     if known is None:
         return ["experts", "logprob"]
@@ -67,7 +70,7 @@ class Observer:
     def __init__(self, model: ModelInfo) -> None:
         self._model = model
         self._layout = RowLayout.of(model)
-        self._at_once = max(1, MOST_AT_ONCE // (len(model.layers) * model.experts))
+        self._at_once = max(1, MOST_AT_ONCE // max(1, len(model.layers) * model.experts))
 
     def tokens(self, steps: Sequence[Evaluated]) -> list[Token]:
         """Return the events of these steps, in order. The arithmetic is done for many tokens at once."""
@@ -94,7 +97,7 @@ class Observer:
     def _observed(self, steps: Sequence[Evaluated]) -> list[Token]:
         if not steps:
             return []
-        if all(isinstance(step.routing, Unobserved) for step in steps):
+        if self._model.is_dense or all(isinstance(step.routing, Unobserved) for step in steps):
             absent: list[int | None] = [None] * self._layout.size
             return [_token(fact, absent, None, None, None) for step in steps for fact in step.tokens]
         observation = self._observe([step.routing for step in steps])

@@ -64,7 +64,7 @@ def new_context(model: Any, settings: ContextSettings, tap: Tap | None) -> Any:
     params.n_seq_max, params.kv_unified = SEQUENCES, True
     params.n_batch, params.n_ubatch = settings.batch, settings.micro_batch
     params.n_threads = params.n_threads_batch = settings.threads
-    if tap is not None:
+    if tap is not None and tap.callback is not None:
         params.cb_eval, params.cb_eval_user_data = tap.callback, tap.user_data
     params.type_k = params.type_v = KV_TYPES[settings.cache_type]
     if settings.exact:

@@ -196,7 +196,7 @@ def _row_format(loaded: LoadedLlamaModel) -> RowFormat:
     form = RowFormat(
         layers=info.layers,
         experts=info.experts,
-        experts_per_token=max(info.k_by_layer),
+        experts_per_token=max(info.k_by_layer, default=0),
         logits=loaded.gate.logits,
         is_scored=loaded.gate.is_scored,
         is_even=isinstance(info.experts_per_token, int),
@@ -208,6 +208,6 @@ def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[
     """Load a GGUF file and return its engine.
 
     Raises:
-        UserError: llama.cpp cannot load it, or it has no MoE layer that can be observed.
+        UserError: llama.cpp cannot load it, or its experts cannot be observed.
     """
     return LlamaEngine(load_model(location, options=options, progress=progress))

@@ -23,12 +23,13 @@ READ_BY = {
     "attention.sliding_window": {
         *("afmoe", "cohere2moe", "deepseek4", "dots3note", "exaone-moe", "gemma4", "gpt-oss", "granite_swa", "laguna"),
         *("lfm2moe", "llama4", "maple", "mellum", "mimo2", "muse-glimmer", "smallthinker", "spark2_5", "step35"),
+        *("cohere2", "exaone4", "gemma2", "gemma3", "gemma3n", "lfm2", "olmo2", "plamo3"),
     },
-    "attention.clamp_kqv": {"dbrx"},
+    "attention.clamp_kqv": {"dbrx", "mpt", "olmo"},
     "router_logit_softcapping": {"grok"},
-    "attn_logit_softcapping": {"grok"},
+    "attn_logit_softcapping": {"gemma2", "grok"},
 }
-"""Keys that change the numbers of a model, and the MoE architectures whose code reads them."""
+"""Keys that change the numbers of a model, and the architectures whose code reads them; dense ones are last."""
 
 IN_CONFIG = {
     "clip_qkv": "attention.clamp_kqv",

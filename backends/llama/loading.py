@@ -25,17 +25,26 @@ from moe_watch.backends.llama.context import (
 )
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.model import Report, open_model
-from moe_watch.backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
-from moe_watch.backends.llama.tap.gate import UNKNOWN, ProbeTap, RouterGate, are_scores, check_rows, read_gate
+from moe_watch.backends.llama.tap.callback import CompiledTap, NoTap, PythonTap, RouterRows, Tap
+from moe_watch.backends.llama.tap.gate import (
+    ABSENT_GATE,
+    UNKNOWN,
+    ProbeTap,
+    RouterGate,
+    are_scores,
+    check_rows,
+    read_gate,
+)
 from moe_watch.backends.llama.text import LlamaTokenizer
 from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.dense import check_without_experts
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.sizes import WeightFacts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import BackendInfo, ModelInfo
-from moe_watch.routing.header import experts_per_token
+from moe_watch.routing.header import NO_TAP, experts_per_token
 
 LONGEST_CONTEXT = 8192
 """Tokens. A context's memory is allocated at once, and many models support contexts that no machine's memory holds."""
@@ -51,7 +60,7 @@ FEWEST_MOST_THREADS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """Facts about the model from the evaluation of one token."""
+    """Facts about the model from the evaluation of one token; a dense model has no rows."""
 
     rows: list[RouterRows]
     gate: RouterGate
@@ -68,7 +77,7 @@ class Probe:
 
     @property
     def experts(self) -> int:
-        return int(self.rows[0].scores.shape[1])
+        return int(self.rows[0].scores.shape[1]) if self.rows else 0
 
     @property
     def k_by_layer(self) -> list[int]:
@@ -96,8 +105,8 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     """Load the weights, and evaluate one token to check that the tap reads all routers.
 
     Raises:
-        UserError: llama.cpp cannot load the model, the number of threads is out of range, or no MoE layer can be
-            observed.
+        UserError: llama.cpp cannot load the model, the number of threads is out of range, or the experts of the model
+            cannot be observed.
     """
     with log.warnings() as logged:
         loaded = _load(location, options, progress)
@@ -116,7 +125,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     model = opened.handle
     settings = context_settings(model, parts, options)
     tokenizer = LlamaTokenizer(model)
-    probe = _probe(model, parts[0].architecture, settings, tokenizer.begin)
+    probe = _probe(model, location.name, parts, settings, tokenizer.begin)
     tap, how = _tap(probe, settings)
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
@@ -191,8 +200,12 @@ def default_threads() -> int:
 # -- one token
 
 
-def _probe(model: Any, architecture: str, settings: ContextSettings, token: int) -> Probe:
-    """Evaluate one token in a separate context with a tap that reads more than the final one."""
+def _probe(model: Any, name: str, parts: Sequence[GgufFile], settings: ContextSettings, token: int) -> Probe:
+    """Evaluate one token in a separate context with a tap that reads more than the final one.
+
+    Raises:
+        UserError: the routers that llama.cpp evaluates contradict the file, or cannot be observed.
+    """
     tap = ProbeTap(apart=settings.on_gpu)
     context = new_context(model, settings, tap)
     try:
@@ -200,12 +213,17 @@ def _probe(model: Any, architecture: str, settings: ContextSettings, token: int)
         rows = sorted(tap.pop(), key=lambda rows: rows.layer)
     finally:
         lib.llama_free(context)
+    if not (parts[0].number("expert_count") or 0):
+        check_without_experts(name, [each.layer for each in rows])
+        return Probe([], ABSENT_GATE, [])
     check_rows(rows)
-    return Probe(rows, *read_gate(architecture, rows, tap))
+    return Probe(rows, *read_gate(parts[0].architecture, rows, tap))
 
 
 def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
     """Return the final tap and its description."""
+    if not probe.rows:
+        return NoTap(), ""
     try:
         library = compiled_tap()
     except CannotCompile as why:
@@ -227,6 +245,8 @@ def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
     Raises:
         UserError: it does not.
     """
+    if not probe.rows:
+        return
     evaluate(context, [token])
     seen = sorted(tap.pop(), key=lambda rows: rows.layer)
     clear(context)
@@ -253,7 +273,7 @@ def _model_info(
         quantization=llama_facts.quantization(parts),
         parameters=facts.parameters,
         bytes=facts.bytes,
-        expert_bytes=known if len(known) == len(sizes) else None,
+        expert_bytes=known if sizes and len(known) == len(sizes) else None,
         non_expert_bytes=facts.non_expert_bytes,
         context_length=settings.context,
         trained_length=llama_facts.trained_length(parts[0]),
@@ -276,6 +296,7 @@ def _backend_info(
     parts: Sequence[GgufFile], how: str, probe: Probe, settings: ContextSettings, used: dict[str, str | int | bool]
 ) -> BackendInfo:
     read = "expert indices" if probe.gate is UNKNOWN else "expert indices and router scores"
+    tap = f"{read}, copied once per MoE layer by {how}" if probe.rows else NO_TAP
     attention = "flash attention off" if settings.exact else "flash attention where it can"
     cache = f"{settings.cache_type.upper()} cache, {attention}"
     return BackendInfo(
@@ -283,7 +304,7 @@ def _backend_info(
         version=f"llama-cpp-python {VERSION}",
         device=device_name(settings.on_gpu and used["gpu_layers"] != 0),
         threads=settings.threads,
-        tap=f"{read}, copied once per MoE layer by {how}",
+        tap=tap,
         dtype=f"{llama_facts.stored_as(parts)}; {cache}",
         settings=used,
     )

@@ -23,11 +23,12 @@ def weight_facts(parts: Sequence[GgufFile]) -> WeightFacts:
     routed = _routed_bytes(tensors)
     experts = parts[0].number("expert_count")
     even = experts and not any(size % experts for size in routed.values())
+    is_dense = not experts and not routed
     return WeightFacts(
         bytes=total,
         parameters=sum(tensor.elements for tensor in tensors),
         expert_bytes={layer: size // experts for layer, size in routed.items()} if experts and even else {},
-        non_expert_bytes=total - sum(routed.values()) if even and routed else None,
+        non_expert_bytes=total - sum(routed.values()) if is_dense or (even and routed) else None,
         fingerprint=fingerprint(parts[0].metadata, tensors),
     )
 

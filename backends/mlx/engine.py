@@ -247,6 +247,6 @@ def load(location: ModelLocation, *, options: EngineOptions, progress: Callable[
     """Load a model folder and return its engine.
 
     Raises:
-        UserError: mlx-lm cannot load it, or it has no MoE layer that can be observed.
+        UserError: mlx-lm cannot load it, or its experts cannot be observed.
     """
     return MlxEngine(load_model(location, options=options, progress=progress))

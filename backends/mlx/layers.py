@@ -16,6 +16,9 @@ from moe_watch.routing.router.gates import Gate
 ROUTERS = ("router", "gate")
 """Names of the router module in model families."""
 
+OF_EXPERTS = re.compile("Router|Expert|Switch|SparseMoe|MoEGate|MoEBlock")
+"""Part of the class names of modules that only MoE layers have."""
+
 WITHOUT_CONTAINER = "dbrx"
 """Family whose experts are a list of modules, each called separately."""
 
@@ -56,6 +59,12 @@ def moe_layers(model: nn.Module) -> Iterator[MoeLayer]:
             yield _layer(path, modules[_owner(path, modules)], module, experts)
         elif family_of(module) == WITHOUT_CONTAINER and "router" in module:
             yield _layer(path, module, None, module.num_experts, module.num_experts_per_tok)
+
+
+def unseen_experts(model: nn.Module) -> str | None:
+    """Return the path of the first module that is for experts alone, in a model without a layer of `moe_layers`."""
+    found = (path for path, module in model.named_modules() if OF_EXPERTS.search(type(module).__name__))
+    return next(found, None)
 
 
 def _layer(path: str, owner: nn.Module, container: Any, held: int, experts_per_token: int = 0) -> MoeLayer:

@@ -22,11 +22,13 @@ from mlx_lm.utils import get_total_parameters, load_tokenizer
 from moe_watch.backends.engine_options import check_context
 from moe_watch.backends.ignored_settings import listed
 from moe_watch.backends.layer_checks import check_same_experts
+from moe_watch.backends.mlx.layers import unseen_experts
 from moe_watch.backends.mlx.open_model import open_model
 from moe_watch.backends.mlx.quantization import quantization_of, quantization_warnings
 from moe_watch.backends.mlx.tap import RouterTap
 from moe_watch.backends.model_files import config as model_config
 from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.dense import THOUGH_EXPERTS, UNRELIABLE, check_without_experts, is_dense
 from moe_watch.backends.model_files.preflight import read_tensor_tables
 from moe_watch.backends.model_files.remote_code import files_with_code, needs_code
 from moe_watch.backends.model_files.safetensors import AGAIN
@@ -39,7 +41,7 @@ from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.backends.text.tokenizer_file import TokenizerFile
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import BackendInfo, ModelInfo, Progress
-from moe_watch.routing.header import experts_per_token
+from moe_watch.routing.header import NO_TAP, experts_per_token
 from moe_watch.routing.router.gates import UNKNOWN_GATE
 
 Report = Callable[[Progress], None]
@@ -84,6 +86,7 @@ class ProbedShape:
     """Facts about the model from one forward pass."""
 
     experts: int
+    """0 for a dense model."""
     k_by_layer: list[int]
     """Experts per token of each MoE layer."""
     vocabulary: int
@@ -100,7 +103,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     """Load the weights, hook the routers, and evaluate one token to check that the tap reads all of them.
 
     Raises:
-        UserError: mlx-lm cannot load it, or it has no MoE layer that can be observed.
+        UserError: mlx-lm cannot load it, or its experts cannot be observed.
     """
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
@@ -121,6 +124,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     _read_weights(location.name, model, loading, progress)
     progress(msgspec.structs.replace(loading, done=facts.bytes, note=first_use() or beyond_memory))
     tap = RouterTap(model)
+    _check_experts(model, tap, location.name, is_dense=is_dense(config, tensors, location.name))
     shape = _probe(model, tap)
     return LoadedMlxModel(
         model=model,
@@ -236,6 +240,24 @@ def _read(name: str, arrays: list[Any]) -> None:
         ) from error
 
 
+def _check_experts(model: nn.Module, tap: RouterTap, name: str, *, is_dense: bool) -> None:
+    """Check that the MoE layers of the loaded model agree with its files.
+
+    Raises:
+        UserError: a model that is dense by its files has experts, or the experts of another one were not found.
+    """
+    if not is_dense and not tap.layers:
+        raise UserError(f"no MoE layer was found in this model, {THOUGH_EXPERTS}", advice="give another model")
+    if not is_dense:
+        return
+    check_without_experts(name, [layer.index for layer in tap.layers])
+    if (path := unseen_experts(model)) is not None:
+        raise UserError(
+            f"{name} is dense by its files, but mlx-lm's {path} is a module for experts: {UNRELIABLE}",
+            advice="give another model",
+        )
+
+
 def _probe(model: nn.Module, tap: RouterTap) -> ProbedShape:
     """Evaluate one token, and check the tap's capture of it."""
     cache = make_prompt_cache(model)
@@ -250,7 +272,8 @@ def _probe(model: nn.Module, tap: RouterTap) -> ProbedShape:
         raise UserError(f"the routing of layers {unseen} cannot be observed", advice="give another model")
     check_same_experts([(layer.index, layer.experts) for layer in tap.layers])
     k_by_layer = [caught.shape[-1] for caught in tap.frame.experts]
-    return ProbedShape(tap.layers[0].experts, k_by_layer, logits.shape[-1], _cache_type(cache))
+    experts = tap.layers[0].experts if tap.layers else 0
+    return ProbedShape(experts, k_by_layer, logits.shape[-1], _cache_type(cache))
 
 
 def _embedded(model: nn.Module, vocabulary: int) -> int:
@@ -296,7 +319,7 @@ def _model_info(
         quantization=quantized,
         parameters=facts.parameters or int(get_total_parameters(model)),
         bytes=facts.bytes,
-        expert_bytes=known if len(known) == len(layers) else None,
+        expert_bytes=known if layers and len(known) == len(layers) else None,
         non_expert_bytes=facts.non_expert_bytes,
         context_length=context,
         trained_length=model_config.trained_length(config),
@@ -323,7 +346,7 @@ def _backend_info(tap: RouterTap, stored: Any, computed: Any, settings: dict[str
         name="mlx",
         version=f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}",
         device=f"{kind} ({mx.device_info().get('device_name', 'unnamed')})",
-        tap=f"{read}, hooked lazily in every MoE layer",
+        tap=f"{read}, hooked lazily in every MoE layer" if tap.layers else NO_TAP,
         dtype=_type_name(computed)
         if computed == stored
         else f"{_type_name(computed)} (stored as {_type_name(stored)})",

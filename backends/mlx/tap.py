@@ -19,6 +19,7 @@ from moe_watch.backends.engine import RouterOutputs, Unobserved
 from moe_watch.backends.mlx.gates import linear_logits, raw_logits
 from moe_watch.backends.mlx.layers import MoeLayer, moe_layers
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.header import NO_GATE
 from moe_watch.routing.router.gates import UNKNOWN_GATE
 
 Call = Callable[..., Any]
@@ -88,16 +89,11 @@ def _rows(array: Any) -> Any:
 class RouterTap:
     """Hooks in all MoE layers of a model; `close` removes them, and `open` installs them again.
 
-    Quantize first: quantization replaces the hooked modules.
-
-    Raises:
-        UserError: the model has no MoE layer, or hides its selection.
+    Quantize first: quantization replaces the hooked modules. A model without MoE layers gets no hook.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = sorted(moe_layers(model), key=lambda layer: layer.index)
-        if not self.layers:
-            raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
         self._indices = [layer.index for layer in self.layers]
         self.frame = self._new_frame()
         """Capture of the forward pass that was built last."""
@@ -107,7 +103,9 @@ class RouterTap:
 
     @property
     def gate(self) -> str:
-        """Gate of all layers; `UNKNOWN_GATE` if it is not known, or differs between layers."""
+        """Gate of all layers; `UNKNOWN_GATE` if it is not known, or differs between layers; `NO_GATE` without any."""
+        if not self.layers:
+            return NO_GATE
         gates = {UNKNOWN_GATE if layer.gate is None else str(layer.gate) for layer in self.layers}
         return gates.pop() if len(gates) == 1 else UNKNOWN_GATE
 
@@ -147,6 +145,8 @@ class RouterTap:
 
     def open(self) -> None:
         """Install the hooks."""
+        if not self.layers:
+            return
         for position, layer in enumerate(self.layers):
             self._hook_layer(position, layer)
         self._hook(self._model, _open_frame(self))

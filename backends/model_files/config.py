@@ -49,16 +49,16 @@ def read_config(folder: Path) -> Config:
     return config
 
 
-def _sections(config: Config) -> Iterator[Config]:
+def config_sections(config: Config) -> Iterator[Config]:
     """Yield the config and its sections (`text_config`, `ffn_config`, …), which multimodal families nest."""
     yield config
     for name, value in config.items():
         if isinstance(value, dict) and not name.startswith(NOT_LANGUAGE):
-            yield from _sections(value)
+            yield from config_sections(value)
 
 
 def _first_integer(config: Config, names: tuple[str, ...], at_least: int) -> int | None:
-    for section in _sections(config):
+    for section in config_sections(config):
         for name in names:
             value = section.get(name)
             if isinstance(value, int) and not isinstance(value, bool) and at_least <= value < NO_LIMIT:
@@ -78,7 +78,7 @@ def check_selection(config: Config, name: str) -> None:
         UserError: it does; the message names the key.
     """
     experts = expert_count(config)
-    for section in _sections(config):
+    for section in config_sections(config):
         for key in SELECTED_COUNTS:
             given = section.get(key)
             for count in given if isinstance(given, list) else [given]:
@@ -98,7 +98,9 @@ def trained_length(config: Config) -> int | None:
 
 def quantization(config: Config) -> str | None:
     """Return the quantization that a config claims, e.g. `4-bit affine, groups of 64`; None if it claims none."""
-    settings = next(filter(None, (section.get(name) for section in _sections(config) for name in QUANTIZATIONS)), None)
+    settings = next(
+        filter(None, (section.get(name) for section in config_sections(config) for name in QUANTIZATIONS)), None
+    )
     if not isinstance(settings, dict):
         return None
     if "bits" not in settings:
@@ -150,7 +152,7 @@ def _lifted(section: Config) -> Config:
 def rope_warnings(config: Config) -> list[str]:
     """Return a warning for each contradiction in the config about the position encoding."""
     warnings = []
-    for section in _sections(config):
+    for section in config_sections(config):
         if not isinstance(section.get("rope_parameters"), dict):
             continue
         for key in ROPE_KEYS:

@@ -81,11 +81,11 @@ class Setting:
 
 NEUTRAL: dict[str, Setting] = {
     "clip_qkv": Setting("bounds queries, keys and values"),
-    "hidden_act": Setting("is the experts' activation", ("silu", "swish")),
-    "hidden_activation": Setting("is the experts' activation", ("gelu_pytorch_tanh",)),
-    "mlp_hidden_act": Setting("is the experts' activation", ("relu2",)),
+    "hidden_act": Setting("is the activation of the experts or the MLP", ("silu", "swish")),
+    "hidden_activation": Setting("is the activation of the experts or the MLP", ("gelu_pytorch_tanh",)),
+    "mlp_hidden_act": Setting("is the activation of the experts or the MLP", ("relu2",)),
     "mamba_hidden_act": Setting("is the state-space layers' activation", ("silu",)),
-    "ffn_act_fn": Setting("is the experts' activation", ({"name": "silu"},)),
+    "ffn_act_fn": Setting("is the activation of the experts or the MLP", ({"name": "silu"},)),
     "swiglu_alpha": Setting("shapes the experts' activation", (1.702,)),
     "swiglu_limit": Setting("bounds the experts' activation", (7.0,)),
     "scoring_func": Setting("turns router logits into scores", ("noaux_tc",)),

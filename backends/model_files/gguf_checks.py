@@ -6,14 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 
+from moe_watch.backends.model_files.dense import expert_tensor
 from moe_watch.backends.model_files.gguf import GgufFile
 from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo
 from moe_watch.routing.errors import UserError
 
-DENSE = "give a Mixture-of-Experts model"
 CONVERT = "convert the model again, or download another conversion of it"
 
-ROUTER = re.compile(r"blk\.\d+\.ffn_gate_inp\.weight")
 ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight")
 """Tensor of a single expert, as in files made before April 2024."""
 MULTIPLIED = re.compile(r"(?:blk\.\d+\.(?:ffn_(?!.*tid2eid)|attn_)\w+|token_embd|output(?:_norm)?)\.weight")
@@ -37,14 +36,14 @@ MOST_LAYERS, MOST_EXPERTS = 512, 1024
 
 
 def check_model(name: str, parts: Sequence[GgufFile]) -> None:
-    """Check the numbers of a model that llama.cpp asserts on, and the tensors of its experts.
+    """Check the numbers of a model that llama.cpp asserts on, and the tensors of its experts. A dense model has none.
 
     Args:
         name: name of the model.
         parts: headers of all its files.
 
     Raises:
-        UserError: the model has no experts, or llama.cpp cannot run it.
+        UserError: llama.cpp cannot run the model, or metadata and tensors contradict each other about experts.
     """
     first, tensors = parts[0], [tensor for part in parts for tensor in part.tensors]
     if any(ONE_EXPERT.fullmatch(tensor.name) for tensor in tensors):
@@ -52,17 +51,24 @@ def check_model(name: str, parts: Sequence[GgufFile]) -> None:
             f"{name} has one tensor per expert, a format from before April 2024 that llama.cpp no longer reads",
             advice=CONVERT,
         )
-    experts = _count(name, first, any(ROUTER.fullmatch(tensor.name) for tensor in tensors))
-    _check_used(name, first, experts)
-    _check_groups(name, first, experts)
-    _check_scores(name, first)
+    experts = _count(name, first, expert_tensor(tensors))
+    if experts:
+        _check_used(name, first, experts)
+        _check_groups(name, first, experts)
+        _check_scores(name, first)
     _check_sizes(name, first, experts)
     _check_rotation(name, first)
     _check_types(name, tensors)
 
 
-def _count(name: str, file: GgufFile, has_routers: bool) -> int:
-    """Return the number of experts of all layers."""
+def _count(name: str, file: GgufFile, expert_tensor: str | None) -> int:
+    """Return the number of experts of all layers; 0 for a dense model.
+
+    Args:
+        name: name of the model.
+        file: header of its first file.
+        expert_tensor: name of a tensor of a router or of routed experts; None if there is none.
+    """
     key = f"{file.architecture}.expert_count"
     if file.array("expert_count") is not None:
         raise UserError(
@@ -70,11 +76,13 @@ def _count(name: str, file: GgufFile, has_routers: bool) -> int:
             advice="give a conversion in which all layers have the same number",
         )
     experts = file.number("expert_count") or 0
-    if experts < 2 and has_routers and experts != 1:
-        raise UserError(f"{name} has routers, but {key} does not give the number of experts", advice=CONVERT)
-    if experts < 2:
-        raise UserError(f"{name} is a dense model: its metadata has no experts", advice=DENSE)
-    return experts
+    if experts > 1:
+        return experts
+    if expert_tensor is None:
+        return 0
+    if experts == 1:
+        raise UserError(f"{name} has one expert per layer: its routers select nothing", advice="give another model")
+    raise UserError(f"{name} has routers, but {key} does not give the number of experts", advice=CONVERT)
 
 
 def _check_used(name: str, file: GgufFile, experts: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.config import Config, check_selection, expert_count, read_config
+from moe_watch.backends.model_files.dense import check_generates, check_task, is_dense
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import check_model
 from moe_watch.backends.model_files.hub_gguf import GgufName
@@ -47,6 +48,15 @@ def preflight(location: ModelLocation) -> None:
         raise
 
 
+def is_dense_model(location: ModelLocation) -> bool:
+    """Return whether a model that passed `preflight` is dense; False if it is not downloaded yet."""
+    if location.path is None:
+        return False
+    if location.format == "gguf":
+        return (read_parts(location.path)[0].number("expert_count") or 0) < 2
+    return expert_count(read_config(location.path)) is None
+
+
 def _download_again(location: ModelLocation) -> str:
     """Return the Hub's command for a new download."""
     name = GgufName.parse(location.name)
@@ -59,6 +69,7 @@ def _check_gguf(name: str, path: Path) -> None:
     parts = read_parts(path)
     if kind := _other_than_a_model(parts[0]):
         raise UserError(f"{path} is {kind}", advice="give the model's own file")
+    check_generates(name, parts[0])
     check_model(name, parts)
 
 
@@ -77,12 +88,9 @@ def _other_than_a_model(file: GgufFile) -> str | None:
 def _check_folder(name: str, folder: Path) -> None:
     config = _config(folder)
     _check_readable(folder)
-    if expert_count(config) is None:
-        raise UserError(
-            f"{name} is a dense model: its config.json has no experts", advice="give a Mixture-of-Experts model"
-        )
+    check_task(name, config)
     check_selection(config, name)
-    read_tensor_tables(folder)
+    is_dense(config, read_tensor_tables(folder), name)
     if not any(any(folder.glob(name)) for name in TOKENIZERS):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)})", advice=AGAIN)
 

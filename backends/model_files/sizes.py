@@ -32,19 +32,21 @@ class WeightFacts:
     expert_bytes: dict[int, int]
     """Bytes of one routed expert by model layer index, for layers where the number is known."""
     non_expert_bytes: int | None
+    """Bytes of everything else; of a dense model, all of it."""
     fingerprint: str
 
 
 def weight_facts(config: Config, tensors: Sequence[TensorInfo]) -> WeightFacts:
     """Return the sizes of a model, summed over the tensor tables of all its files."""
     total = sum(tensor.bytes for tensor in tensors)
-    routed = _routed_bytes(tensors)
-    one = _one_expert(routed, expert_count(config))
+    routed, experts = _routed_bytes(tensors), expert_count(config)
+    one = _one_expert(routed, experts)
+    is_dense = experts is None and not routed
     return WeightFacts(
         bytes=total,
         parameters=None if is_packed(tensors) else sum(tensor.elements for tensor in tensors),
         expert_bytes=one,
-        non_expert_bytes=total - sum(routed.values()) if one else None,
+        non_expert_bytes=total - sum(routed.values()) if one or is_dense else None,
         fingerprint=fingerprint(config, tensors),
     )
 

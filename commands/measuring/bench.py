@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from moe_watch.sessions.live.settings import RunSettings
     from moe_watch.sessions.results import BenchReport, BenchRow
 
+NO_TAP = "a dense model has no tap: its rows with and without one both measure text and events alone"
+
 
 @click.command()
 @model_choice
@@ -60,6 +62,9 @@ def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
         print_result(_report(ready, rounds, tokens, result))
     else:
         _print(ready, rounds, tokens, result)
+    if ready.model.is_dense:  # not stored: there is no cost of a tap
+        complain(NO_TAP)
+        return 0
     if result.cost is None:
         complain(
             f"too noisy, the cost of the tap is not stored: {result.doubt}; close other programs, or raise --rounds"
@@ -100,6 +105,7 @@ def _report(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> Benc
 
     from moe_watch.sessions.results import BenchReport, CostResult, NoiseResult
 
+    is_dense = ready.model.is_dense
     return BenchReport(
         model=ready.model.name,
         backend=ready.backend.name,
@@ -107,8 +113,8 @@ def _report(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> Benc
         rounds=rounds,
         tokens=tokens,
         rows=[_row(row) for row in result.rows],
-        cost=convert(result.cost, CostResult, from_attributes=True) if result.cost else None,
-        cost_unavailable=result.doubt,
+        cost=convert(result.cost, CostResult, from_attributes=True) if result.cost and not is_dense else None,
+        cost_unavailable=NO_TAP if is_dense else result.doubt,
         noise=convert(result.noise, NoiseResult, from_attributes=True),
     )
 

@@ -22,7 +22,7 @@ from moe_watch.commands.options import (
 )
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from moe_watch.commands.watching.settings import check_model, default_prompt
+from moe_watch.commands.watching.settings import check_model, default_prompt, require_routers
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def measure(as_json: bool, folder: Path, **options: Any) -> None:
     A trend over a growing context may be drift with position. So each run has a late twin: the same prompt and number
     of tokens, but with text of another run before the prompt. Chunks of the same age then differ in position alone, and
     chunks at the same position in age alone. This doubles the time; `--no-control` turns it off.
+
+    A dense model has no router, and so no pressure: it is refused.
     """
     plan = _plan(folder, options)
     findings = _measure(plan, folder)
@@ -240,6 +242,7 @@ def _plan(folder: Path, options: Options) -> Plan:
     forks = _forks(*(options[name] for name in ("perturb", "neutral", "every", "replicates", "form")))
     seeds = _seeds(options["runs"], options["seed"], options["seeds"], folder)
     check_model(name, backend, engine)
+    require_routers(name, backend)
     return Plan(
         model=name,
         backend=backend,

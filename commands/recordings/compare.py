@@ -32,7 +32,10 @@ or record both with --temperature 0 and the same prompt.
 @click.option("--force", is_flag=True, help="Overwrite an existing figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
 def compare(files: tuple[Path, ...], pressure: str | None, figure: Path | None, force: bool, as_json: bool) -> None:
-    """Compare half-lives, router entropy, expert usage, and routing token by token."""
+    """Compare half-lives, router entropy, expert usage, and routing token by token.
+
+    A dense model is compared by what both have: text, surprisal, speed, memory and temperature.
+    """
     require(len(files) > 1, f"{len(files) or 'no'} file{'s' * (not files)} to compare", "give two or more")
     if figure is not None:
         _check_figure(figure, force)

@@ -15,12 +15,13 @@ from moe_watch.routing.half_life.fit import Fit
 from moe_watch.routing.results import Quantity
 from moe_watch.routing.router.agreement import Agreement
 from moe_watch.routing.stats.permutation import NoTest
-from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, Tested, UsageDistance
+from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, Tested, UsageDistance, dense_reason
 from moe_watch.sessions.comparing.result import NO_ORDER
 from moe_watch.sessions.comparing.sources import ComparedSource, letter
 from moe_watch.sessions.comparing.tokens import shape_text
 from moe_watch.sessions.measuring.report import half_life_text
 from moe_watch.sessions.text import weights_text
+from moe_watch.tui.text.format import size
 from moe_watch.tui.text.sanitize import one_line
 
 LONGEST_CELL = 44
@@ -46,7 +47,7 @@ def _facts(sources: list[ComparedSource]) -> list[list[str]]:
         "weights": _weights,
         "engine": lambda source: "n/a" if source.header is None else source.header.backend.name,
         "tokens": _tokens,
-        "pressure": lambda source: source.mode or "mode not named",
+        "pressure": lambda source: "n/a" if source.is_dense else source.mode or "mode not named",
         "verdict": lambda source: _counted("n/a" if run.fit is None else run.fit.verdict for run in source.runs),
         "half-life": _half_lives,
         "slope a chunk": lambda source: _mean_of_fits(source, lambda fit: fit.reference.linear_slope, "+.6f"),
@@ -56,8 +57,17 @@ def _facts(sources: list[ComparedSource]) -> list[list[str]]:
         "entropy collapse": _collapse,
         "churn": lambda source: _mean(source, "churn"),
         "surprisal": lambda source: _mean(source, "surprisal"),
+        "tokens/s": lambda source: _figure(source.tokens_per_second, ".1f"),
+        "worker memory": lambda source: "n/a" if source.worker_memory is None else size(source.worker_memory),
+        "hottest sensor": lambda source: _figure(source.celsius, ".0f", " °C"),
     }
-    return [[name, *(_cut(fact(source)) for source in sources)] for name, fact in facts.items()]
+    rows = [[name, *(_cut(fact(source)) for source in sources)] for name, fact in facts.items()]
+    is_dense = all(source.is_dense for source in sources)
+    return [row for row in rows if not is_dense or set(row[1:]) != {"n/a"}]
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return "n/a" if value is None else f"{value:{form}}{unit}"
 
 
 def _cut(text: str) -> str:
@@ -118,6 +128,8 @@ def _mean(source: ComparedSource, quantity: Quantity) -> str:
 
 
 def _pair_lines(pair: SourcePair) -> list[str]:
+    if why := dense_reason(pair.a, pair.b):
+        return [*_token_lines(pair), f"half-life, trend, usage and routing: n/a: {why}"]
     return [
         f"half-life: {_test(pair.half_life, 'mean ranks {:+.1f} apart')}",
         f"trend: {_test(pair.trend, _trend_form(pair))}",
@@ -161,10 +173,15 @@ def _token_lines(pair: SourcePair) -> list[str]:
     if isinstance(found, str):
         return [f"token by token: n/a: {found}", *_usage_by_layer(pair.usage)]
     same = f"{found.tokens:,} {'is' if found.tokens == 1 else 'are'} the same"
-    tokens = f"tokens: {same}; {found.ended}" if found.ended else f"tokens: {same}, all of them"
+    tokens = [f"tokens: {same}; {found.ended}" if found.ended else f"tokens: {same}, all of them"]
+    if (common := found.surprisal) is not None:
+        means = f"{common.first:.4f} and {common.second:.4f} nats, mean of {common.tokens:,}"
+        tokens.append(f"surprisal of these tokens: {means}")
+    if dense_reason(pair.a, pair.b):
+        return tokens
     if found.routing is None:
-        return [tokens, f"routing: n/a: {found.not_comparable}", *_usage_by_layer(pair.usage)]
-    return [tokens, *_routing_lines(found.routing)]
+        return [*tokens, f"routing: n/a: {found.not_comparable}", *_usage_by_layer(pair.usage)]
+    return [*tokens, *_routing_lines(found.routing)]
 
 
 def _usage_by_layer(usage: UsageDistance | str) -> list[str]:

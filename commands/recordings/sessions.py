@@ -235,7 +235,7 @@ def _first(facts: Facts, run: Sequence[Entry]) -> str:
 
 def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
     from moe_watch.sessions.library.listing import names_of
-    from moe_watch.sessions.text import top_k_text
+    from moe_watch.sessions.text import routers_text
     from moe_watch.tui.text.format import count, size
     from moe_watch.tui.text.sanitize import one_line
 
@@ -245,7 +245,7 @@ def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
     return [
         str(entry.path),
         f"model      {model.name}" + (f", {model.quantization}" if model.quantization else ""),
-        f"routers    {len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}",
+        f"routers    {routers_text(len(model.layers), model.experts, model.experts_per_token)}",
         f"engine     {header.backend.name} {header.backend.version}, {header.backend.device}",
         f"begun      {header.created}, seed {header.sampling.seed}",
         f"holds      {count(facts.tokens)} tokens, {count(facts.chunks)} chunks, {size(entry.size)}",

@@ -28,21 +28,31 @@ def summary_lines(summary: RunSummary | None) -> list[str]:
     """Return a summary as lines of text. Values that were not recorded are `n/a`."""
     if summary is None:
         return ["nothing was recorded"]
+    if not summary.layers:  # one line says what a dense model has not, in place of a table and of a chart
+        return [*_heading(summary), "", f"pressure n/a: {summary.pressure.fit_unavailable}", *_ending(summary)]
     return [*_heading(summary), "", *_layers(summary), "", *_pressure(summary.pressure), *_ending(summary)]
 
 
 def _heading(summary: RunSummary) -> list[str]:
     tokens = summary.tokens
-    from moe_watch.sessions.text import top_k_text
+    from moe_watch.sessions.text import routers_text
 
-    top = top_k_text(summary.experts_per_token)
-    shape = f"{len(summary.layers)} layers × {summary.experts} experts, {top}"
+    shape = routers_text(len(summary.layers), summary.experts, summary.experts_per_token)
     return [
         f"{summary.model} · {summary.backend} · {shape} · seed {summary.seed}",
         f"{tokens.generated:,} tokens generated, {tokens.prompt:,} of prompt, {tokens.injected:,} injected",
-        f"router entropy {_mean(summary.router_entropy)} · router margin {_mean(summary.router_margin)}"
-        f" · churn {_mean(summary.churn)} · surprisal {_number(summary.surprisal, 2)} nats",
+        _means(summary),
     ]
+
+
+def _means(summary: RunSummary) -> str:
+    surprisal = f"surprisal {_number(summary.surprisal, 2)} nats"
+    if not summary.layers:
+        return surprisal
+    return (
+        f"router entropy {_mean(summary.router_entropy)} · router margin {_mean(summary.router_margin)}"
+        f" · churn {_mean(summary.churn)} · {surprisal}"
+    )
 
 
 def _layers(summary: RunSummary) -> list[str]:

@@ -13,6 +13,7 @@ from moe_watch.commands.options import (
     engine_options_of,
     injections_of,
     prompt_of,
+    require,
     sampler_of,
 )
 
@@ -101,6 +102,19 @@ def _prompt(model: str, given: str | None, teacher: TeacherScript | None) -> str
 def default_prompt(model: str) -> str:
     """Return the default prompt of a model."""
     return POCKET_PROMPT if model == "pocket" else PROMPT
+
+
+def require_routers(model: str, backend: str) -> None:
+    """Refuse a dense model for a command that measures routing, before it is loaded.
+
+    Raises:
+        UserError: the model is dense by its files. One that is not downloaded yet passes.
+    """
+    from moe_watch.backends.model_files.catalog import locate
+    from moe_watch.backends.model_files.preflight import is_dense_model
+    from moe_watch.routing.pressure.missing_signals import DENSE
+
+    require(not is_dense_model(locate(model, backend)), f"{model}: {DENSE}", "record it with `moe-watch record`")
 
 
 def check_model(model: str, backend: str, options: EngineOptions) -> None:

@@ -4,6 +4,7 @@
 
 Each goes into tests/truth/models/NAME: config.json, model.safetensors (half precision, so that a file stays small),
 and golden.npz: one sequence of ids, and what float32 arithmetic on those weights makes of it, with plain attention.
+Dense models go into tests/truth/dense/NAME; their golden.npz has the logits alone.
 Models of published shape go into tests/truth/shapes/NAME, compressed, with the logits of some tokens only.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from families import MODELS, SHAPES
+from families import DENSE, MODELS, SHAPES, folder_of
 from layouts import as_published, config_as_published
 from packing import Arrays, pack
 from tiny_model import COMMON, TinyModel
@@ -29,6 +30,8 @@ TRUTH = pathlib.Path(__file__).resolve().parents[2] / "tests" / "truth"
 
 STEPWISE_TOLERANCE = 1e-3
 """Largest difference of output logits between the whole sequence at once and token by token."""
+
+TINY = MODELS | SHAPES | DENSE
 
 ROUTERS = ("router", "gate")
 
@@ -147,9 +150,14 @@ def run(model: Any, pieces: list[torch.Tensor]) -> tuple[list[Routes], Any]:
 
 
 def golden(model: Any, name: str, tiny: TinyModel) -> Arrays:
-    """Return arrays of `T` tokens, `L` MoE layers, `E` experts and `k` selected ones, by name."""
+    """Return arrays of `T` tokens, `L` MoE layers, `E` experts and `k` selected ones, by name; of a dense model two."""
     ids = torch.randint(2, model.config.get_text_config().vocab_size, (tiny.tokens,))
     routes, output = run(model, [ids])
+    if not routes:
+        return {
+            "ids": ids.numpy().astype(np.int32),  # [T]
+            "output_logits": output.astype(np.float32),  # [T, V]
+        }
     logits, weights, experts = (np.stack(arrays, axis=1) for arrays in zip(*(r.arrays() for r in routes), strict=True))
     stepwise_routes, stepwise = run(model, list(ids[:, None]))
     difference = np.abs(stepwise - output).max()
@@ -184,23 +192,22 @@ def write(folder: pathlib.Path, model: Any, tiny: TinyModel, arrays: Arrays) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "names", nargs="*", choices=[*MODELS, *SHAPES, []], metavar="NAME", help="all, if none is given"
-    )
+    parser.add_argument("names", nargs="*", choices=[*TINY, []], metavar="NAME", help="all, if none is given")
     parser.add_argument("--output", type=pathlib.Path, default=TRUTH)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    for name in arguments.names or [*MODELS, *SHAPES]:
-        tiny = (MODELS | SHAPES)[name]
+    for name in arguments.names or TINY:
+        tiny = TINY[name]
         model = build(tiny)
         arrays = golden(model, name, tiny)
-        folder = arguments.output / ("models" if name in MODELS else "shapes") / name
+        folder = arguments.output / folder_of(name) / name
         write(folder, model, tiny, arrays)
         if name in SHAPES:
             pack(folder, arrays)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e3
-        print(f"{name}: {arrays['router_logits'].shape} {arrays['experts'].shape[-1]} {size:.0f} kB", flush=True)
+        routers = f"{arrays['router_logits'].shape} {arrays['experts'].shape[-1]}" if "experts" in arrays else "dense"
+        print(f"{name}: {routers} {size:.0f} kB", flush=True)
 
 
 if __name__ == "__main__":

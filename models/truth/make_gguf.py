@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from families import MODELS, SHAPES
+from families import DENSE, MODELS, SHAPES, folder_of
 from packing import compress, unpacked
 from safetensors.torch import load, save_file
 from tiny_model import Entries
@@ -254,7 +254,7 @@ def convert(name: str, made: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "names", nargs="*", choices=[*MODELS, *SHAPES, []], metavar="NAME", help="all, if none is given"
+        "names", nargs="*", choices=[*MODELS, *SHAPES, *DENSE, []], metavar="NAME", help="all, if none is given"
     )
     parser.add_argument("--llama-cpp", type=pathlib.Path, required=True, metavar="SOURCE")
     parser.add_argument("--output", type=pathlib.Path, default=TRUTH)
@@ -262,8 +262,8 @@ def main() -> None:
     sys.path[:0] = [str(arguments.llama_cpp / "gguf-py"), str(arguments.llama_cpp)]
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
-    for name in arguments.names or sorted([*MODELS, *SHAPES]):
-        made = arguments.output / ("shapes" if name in SHAPES else "models") / name
+    for name in arguments.names or sorted([*MODELS, *SHAPES, *DENSE]):
+        made = arguments.output / folder_of(name) / name
         for file in made.glob("model.gguf*"):
             file.unlink()
         try:

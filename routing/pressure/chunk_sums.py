@@ -119,7 +119,7 @@ class ChunkSums:
     @classmethod
     def from_keyframe(cls, stored: OpenChunk) -> ChunkSums:
         """Return the sums that a keyframe stores."""
-        counts = np.array(stored.counts, np.int64)
+        counts = np.array(stored.counts, np.int64) if stored.counts else np.zeros((0, 0), np.int64)  # of a dense model
         start = UsageAverages(*counts.shape)
         start.rows = np.array(stored.start_rows, np.int64)
         start.meso = unpacked(stored.start_meso).reshape(counts.shape)

@@ -277,7 +277,7 @@ class Instruments:
         if self._settings.is_measured:
             chunk.feed_signals(tokens, chosen, self._before)
         self._move_phases(tokens, chosen)
-        if self._settings.mode == "chronomoe-v1":
+        if self._settings.mode == "chronomoe-v1" and self._settings.layout.layers:
             self._last = LastToken.of(tokens[-1], self._settings.layout.layers, self._settings.units)
 
     def _move_phases(self, tokens: list[Token], chosen: Selections) -> None:
@@ -322,7 +322,12 @@ class Instruments:
         return event
 
     def _signals(self, chunk: ChunkSums) -> Signals | None:
-        """Return the signals of a chunk; None if one that pressure needs was not recorded at every token."""
+        """Return the signals of a chunk; None if one that pressure needs was not recorded at every token.
+
+        A dense model has no router, and so no signals.
+        """
+        if not self._settings.layout.layers:
+            return None
         coherence, before = self._memory.phases.value(), self._memory.coherence
         change = 0.0 if before is None else coherence - before
         self._memory.coherence = coherence
@@ -406,7 +411,7 @@ class Instruments:
             (self._usage["decode"], frame.rows_decode, frame.counts_decode),
         ):
             window.rows = np.array(rows, np.int64)
-            window.counts = np.array(counts, np.int64)
+            window.counts = np.array(counts, np.int64).reshape(shape)  # of a dense model (0, 0)
             window.tokens = int(window.rows.max(initial=0))
         memory.averages.rows = np.array(frame.average_rows, np.int64)
         memory.averages.meso = unpacked(frame.average_meso).reshape(shape)

@@ -57,7 +57,7 @@ class _Row(NamedTuple):
 
 def _row(experts: Ints, number: int) -> _Row:
     """Return the positions of expert ids `[L, k]` in a table of `number` experts."""
-    cells = experts + np.arange(0, len(experts) * number, number)[:, None]
+    cells = experts + np.arange(len(experts))[:, None] * number
     if (experts[:, -1] != ABSENT).all():
         return _Row(cells.ravel(), slice(None))
     return _Row(cells[experts != ABSENT], np.flatnonzero(experts[:, 0] != ABSENT))
@@ -166,7 +166,7 @@ def overlaps(now: Selections, before: Ints | None) -> Floats:
     tokens, layers, chosen = now.ids.shape
     table = layers * now.experts
     first = Selections(np.full((1, layers, chosen), ABSENT) if before is None else before[None], now.experts)
-    places = now.cells.reshape(tokens, -1) + np.arange(0, tokens * table, table)[:, None]
+    places = now.cells.reshape(tokens, -1) + np.arange(tokens)[:, None] * table
     earlier = np.zeros(tokens * table, np.bool_)  # [N·L·E] True if the token before selected it
     earlier[first.cells[first.present]] = True
     following = places[:-1] + table

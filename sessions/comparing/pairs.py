@@ -146,6 +146,8 @@ def _rises(source: ComparedSource) -> list[float]:
 
 def _no_test(a: ComparedSource, b: ComparedSource) -> str:
     """Return the reason that mid-pressure of two sources cannot be tested; empty if it can."""
+    if why := dense_reason(a, b):
+        return why
     for source in (a, b):
         for run in source.runs:
             if run.unavailable:
@@ -161,12 +163,22 @@ def _no_test(a: ComparedSource, b: ComparedSource) -> str:
 # -- routing
 
 
+def dense_reason(a: ComparedSource, b: ComparedSource) -> str:
+    """Return the reason that two sources have no routing and no pressure in common; empty if neither is dense."""
+    dense = [source for source in (a, b) if source.is_dense]
+    if len(dense) == 2:
+        return "both models are dense: no MoE layers, so no routing and no pressure"
+    return f"{dense[0].path.name} is of a dense model: no MoE layers, so no routing and no pressure" if dense else ""
+
+
 def _usage_distance(a: ComparedSource, b: ComparedSource) -> UsageDistance | str:
     usage_a, usage_b = a.usage, b.usage
     if a.header is None or usage_a is None:
         return f"{a.path.name} holds no routing"
     if b.header is None or usage_b is None:
         return f"{b.path.name} holds no routing"
+    if why := dense_reason(a, b):
+        return why
     one, other = a.header.model, b.header.model
     if (one.layers, one.experts) != (other.layers, other.experts):
         return "the models differ in layers or in the number of experts"

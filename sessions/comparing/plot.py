@@ -76,8 +76,15 @@ def _trajectories(axes: Axes, found: Comparison) -> None:
         for fit in (fit for fit in source.fits if fit.half_life is not None):
             axes.axvline(fit.first + (fit.half_life or 0.0), color=colour, linestyle=":", linewidth=0.9)
     if not drawn:
-        axes.text(0.5, 0.5, "no run has a measured chunk", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, _nothing(found), ha="center", va="center", transform=axes.transAxes)
     _finish(axes, "chunk (dotted: half-lives)", "mid-pressure", legend=drawn)
+
+
+def _nothing(found: Comparison) -> str:
+    """Return the reason that no trajectory is drawn."""
+    if all(source.is_dense for source in found.sources):
+        return "dense models have no router, and so no pressure"
+    return "no run has a measured chunk"
 
 
 def _usage(axes: Axes, found: Comparison) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from msgspec import convert
 
 from moe_watch.routing.arrays import Floats, Ints
 from moe_watch.routing.half_life.fit_json import fit_result
@@ -21,6 +22,7 @@ from moe_watch.sessions.results import (
     LayerTies,
     PairResult,
     PermutationResult,
+    SurprisalResult,
     TeacherResult,
     TieCounts,
     TokenAgreement,
@@ -55,11 +57,14 @@ def _source(source: ComparedSource) -> ComparedSourceResult:
         quantization=model.quantization if model else None,
         backend=header.backend.name if header else None,
         teacher=TeacherResult(model=teacher.model, backend=teacher.backend, tokens=teacher.tokens) if teacher else None,
-        pressure=source.mode,
+        pressure=None if source.is_dense else source.mode,
         runs=[_run(run) for run in source.runs],
         router_entropy=source.mean("router_entropy"),
         churn=source.mean("churn"),
         surprisal=source.mean("surprisal"),
+        tokens_per_second=source.tokens_per_second,
+        worker_memory=source.worker_memory,
+        celsius=source.celsius,
         warnings=source.warnings,
     )
 
@@ -123,6 +128,7 @@ def _tokens(found: TokenComparison | str) -> TokenAgreement:
         tokens=found.tokens,
         ended=found.ended or None,
         routing=agreement_result(found.routing) if found.routing else None,
+        surprisal=convert(found.surprisal, SurprisalResult, from_attributes=True) if found.surprisal else None,
         unavailable=found.not_comparable or None,
     )
 

@@ -24,6 +24,7 @@ from moe_watch.routing.pressure.formulas import MODES, MODES_OFFERED
 from moe_watch.routing.pressure.missing_signals import lacking_signals
 from moe_watch.routing.results import Quantity, RunSummary
 from moe_watch.routing.summary import Summary
+from moe_watch.sessions.comparing.machine import MachineMeter, RunMachine
 from moe_watch.sessions.fitting.file_fit import SNIFFED, RecordedSeries, is_session
 from moe_watch.sessions.fitting.pressure_series import PressureSeries, parse_series, read_content
 from moe_watch.sessions.live.teacher_forcing import no_token
@@ -49,6 +50,8 @@ class ComparedRun:
     collapse: EntropyCollapse | None
     summary: RunSummary | None = None
     """Summary of a session; None for a P_mid series."""
+    machine: RunMachine | None = None
+    """Speed and vitals of a session; None for a P_mid series."""
 
     @property
     def half_life(self) -> float:
@@ -100,6 +103,31 @@ class ComparedSource:
         means = [summary.mean_of(quantity) for summary in self._summaries]
         values = [each for each in means if each is not None]
         return float(np.mean(values)) if values else None
+
+    @property
+    def is_dense(self) -> bool:
+        """True if its model has no MoE layers."""
+        return self.header is not None and self.header.model.is_dense
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Mean over runs of the decode speed; None if no run has it."""
+        found = [speed for machine in self._machines if (speed := machine.tokens_per_second) is not None]
+        return float(np.mean(found)) if found else None
+
+    @property
+    def worker_memory(self) -> int | None:
+        """Largest memory of the model's process over all runs, in bytes; None if no run has it."""
+        return max((each.worker_memory for each in self._machines if each.worker_memory is not None), default=None)
+
+    @property
+    def celsius(self) -> float | None:
+        """Highest temperature over all runs; None if no run has one."""
+        return max((each.celsius for each in self._machines if each.celsius is not None), default=None)
+
+    @property
+    def _machines(self) -> list[RunMachine]:
+        return [run.machine for run in self.runs if run.machine is not None]
 
     @property
     def _summaries(self) -> list[RunSummary]:
@@ -163,15 +191,16 @@ def _of_header(path: Path, header: Header) -> list[str]:
 def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, ComparedRun]:
     """Read one session; its chunks are recomputed from its tokens."""
     with closing(RunReader(path)) as reader:
-        header = _usable(reader.header, path, mode)
-        series, summary = RecordedSeries(header.pressure), Summary()
+        header = _in_that_mode(reader.header, mode)
+        series, summary, machine = RecordedSeries(header.pressure), Summary(), MachineMeter()
         for event in _in_mode(reader, header):
             series.feed(event)
             summary.feed(event)
+            machine.feed(event)
     found = summary.result()
     if found is None or not found.tokens.total:
         raise no_token(path, header)
-    run = _run(path.name, series, found, lacking_signals(header, header.pressure))
+    run = _run(path.name, series, found, lacking_signals(header, header.pressure), machine.result())
     warnings += [*reader.warnings, *series.warnings(path, run.fit)]
     if len(series.contexts) > 1:
         there = f"of {series.contexts[0].number} to {series.current.number}"
@@ -190,20 +219,12 @@ def _in_mode(reader: RunReader, header: Header) -> Iterator[Event | Unknown]:
             yield from recomputed.feed(event)
 
 
-def _usable(header: Header, path: Path, mode: str | None) -> Header:
-    """Return the header, with the pressure mode to compute.
-
-    Raises:
-        UserError: the model has no experts.
-    """
-    if not header.model.layers:
-        raise UserError(
-            f"{path}: {header.model.name} is dense: it has no experts", advice="give sessions of MoE models"
-        )
+def _in_that_mode(header: Header, mode: str | None) -> Header:
+    """Return the header, with the pressure mode to compute."""
     return header if mode is None else msgspec.structs.replace(header, pressure=mode)
 
 
-def _run(name: str, series: MidSeries, summary: RunSummary, lacking: str) -> ComparedRun:
+def _run(name: str, series: MidSeries, summary: RunSummary, lacking: str, machine: RunMachine) -> ComparedRun:
     fit = series.fit()
     return ComparedRun(
         name=name,
@@ -213,6 +234,7 @@ def _run(name: str, series: MidSeries, summary: RunSummary, lacking: str) -> Com
         unavailable=(fit is None and lacking) or series.unavailable,
         collapse=series.entropy_collapse(),
         summary=summary,
+        machine=machine,
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from statistics import fmean
 
 from moe_watch.routing.events import Event, Header, State, Token, Unknown
 from moe_watch.routing.router.agreement import Agreement, RoutingRows
@@ -14,10 +15,20 @@ from moe_watch.routing.row_layout import RowLayout
 from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.token_arrays import token_arrays
 from moe_watch.sessions.reading.validation import ABSENT_ID
-from moe_watch.sessions.text import top_k_text
+from moe_watch.sessions.text import routers_text
 
 BATCH = 256
 """Number of tokens whose rows are compared at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommonSurprisal:
+    """Mean surprisal of the same tokens in two sessions, in nats."""
+
+    first: float
+    second: float
+    tokens: int
+    """Number of tokens that have a surprisal in both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,8 @@ class TokenComparison:
     routing: Agreement | None
     not_comparable: str = ""
     """Reason that there is no `routing`."""
+    surprisal: CommonSurprisal | None = None
+    """Surprisal of these tokens; None if no token has it in both."""
 
 
 def compare_tokens(a: Path, b: Path) -> TokenComparison | str:
@@ -43,14 +56,29 @@ def compare_tokens(a: Path, b: Path) -> TokenComparison | str:
         prefix = _CommonPrefix(_positions(session_a), _positions(session_b))
         why = _not_comparable(session_a.header, session_b.header)
         agreement = None if why else _agreement(session_a.header, session_b.header)
+        surprisals: list[tuple[float, float]] = []
         for tokens_a, tokens_b in prefix.batches():
+            surprisals += _surprisals(tokens_a, tokens_b)
             if agreement is not None:
                 agreement.feed(_rows(tokens_a, session_a.header), _rows(tokens_b, session_b.header))
     if prefix.unknown:
         return prefix.unknown
     if agreement is not None and not prefix.tokens:
         agreement, why = None, prefix.ended
-    return TokenComparison(prefix.tokens, prefix.ended, agreement, why)
+    return TokenComparison(prefix.tokens, prefix.ended, agreement, why, _common(surprisals))
+
+
+def _surprisals(tokens_a: list[Token], tokens_b: list[Token]) -> list[tuple[float, float]]:
+    """Return the surprisals of the same tokens in both sessions, in nats, where both have one."""
+    pairs = zip(tokens_a, tokens_b, strict=True)
+    return [(-a.logprob, -b.logprob) for a, b in pairs if a.logprob is not None and b.logprob is not None]
+
+
+def _common(surprisals: list[tuple[float, float]]) -> CommonSurprisal | None:
+    if not surprisals:
+        return None
+    first, second = zip(*surprisals, strict=True)
+    return CommonSurprisal(fmean(first), fmean(second), len(surprisals))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +184,9 @@ def _positions(events: Iterable[Event | Unknown]) -> Iterator[_Position]:
 def _not_comparable(a: Header, b: Header) -> str:
     """Return the reason that rows of two models cannot be compared; empty if they can."""
     one, other = a.model, b.model
+    dense = [which for which, model in (("first", one), ("second", other)) if model.is_dense]
+    if dense:
+        return f"{'both models are' if len(dense) == 2 else f'the {dense[0]} model is'} dense: no MoE layers to compare"
     if (one.experts, one.layers, one.k_by_layer) == (other.experts, other.layers, other.k_by_layer):
         return ""
     if one.layers == other.layers and one.experts == other.experts and len(set(one.k_by_layer)) > 1:
@@ -172,7 +203,7 @@ def _some(layers: list[int]) -> str:
 def shape_text(header: Header) -> str:
     """Return a model's shape in words."""
     model = header.model
-    return f"{len(model.layers)} layers × {model.experts} experts, {top_k_text(model.experts_per_token)}"
+    return routers_text(len(model.layers), model.experts, model.experts_per_token)
 
 
 def _agreement(a: Header, b: Header) -> Agreement:

@@ -26,6 +26,8 @@ from moe_watch.sessions.reading.token_arrays import TokenArrays, TokenBatches
 
 ROWS_HELD = 4096
 """Rows held in memory of a table that gets its rows one by one."""
+OF_ROUTERS = ("routing", "usage", "probabilities")
+"""Tables that a dense model does not have."""
 DESCRIPTION = "session.json"
 """File with header and columns, in the folder of the tables."""
 
@@ -73,6 +75,9 @@ def export_session(path: Path, plan: ExportPlan) -> Exported:
         known = tables.tables(session.header)
         if plan.table is not None and plan.table not in known:
             raise UserError(f"there is no table named {plan.table!r}", advice=f"use one of {', '.join(known)}")
+        if session.header.is_dense and plan.table in OF_ROUTERS:
+            what = f"{path}: {session.header.model.name} is dense: there is no table {plan.table}"
+            raise UserError(what, advice="use --table tokens")
         output = plan.output or _default_output(path, plan)
         with _Files(output, plan, known) as files:
             warnings = _fill(session, path, files)
@@ -135,7 +140,7 @@ class _Rows:
     def _write_tokens(self, tokens: TokenArrays) -> None:
         makers: dict[str, Callable[[], Batch | None]] = {
             "tokens": lambda: tables.token_batch(tokens),
-            "routing": lambda: tables.routing_batch(tokens, self._header),
+            "routing": lambda: None if self._header.model.is_dense else tables.routing_batch(tokens, self._header),
             "probabilities": lambda: tables.probability_batch(tokens, self._header),
         }
         for name, make in makers.items():

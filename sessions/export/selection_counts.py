@@ -32,5 +32,6 @@ class RunCounts:
 
     def begin_with(self, frame: Keyframe) -> None:
         """Replace the counts by a keyframe's, which include tokens that are not in the file."""
-        self.counts = {phase: np.array(getattr(frame, f"counts_{phase}"), np.int64) for phase in PHASES}
+        shape = self.counts[PHASES[0]].shape  # the keyframe of a dense model has empty lists, of any number of experts
+        self.counts = {phase: np.array(getattr(frame, f"counts_{phase}"), np.int64).reshape(shape) for phase in PHASES}
         self.rows = {phase: np.array(getattr(frame, f"rows_{phase}"), np.int64) for phase in PHASES}

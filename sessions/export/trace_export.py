@@ -63,6 +63,9 @@ def export_trace(path: Path, plan: TracePlan) -> Exported:
     output = plan.output or Path(paths.stem_of(path) + ENDINGS[plan.form])
     paths.check_replaceable(output, force=plan.force)
     with closing(RunReader(path)) as session:
+        if session.header.is_dense:
+            what = f"{path}: {session.header.model.name} is dense: it has no routing to write"
+            raise UserError(what, advice="use --to csv or parquet, which write its tokens")
         if plan.form == "layer-expert" and session.header.counts_only:
             what = f"{path}: it has counts of selections but no single selections"
             raise UserError(what, advice="use --to layer-expert-count")

@@ -153,6 +153,8 @@ def _fit_session(path: Path, mode: str | None, context: int | None) -> FileFit:
         lacking = lacking_signals(reader.header, series.mode)
         if lacking:
             advice = "record a run with moe-watch; imports and unknown routers lack these signals"
+            if reader.header.is_dense:
+                advice = "give a session of an MoE model"
             raise UserError(f"{path}: {lacking}", advice=advice)
         where = f", context {chosen.number}" if len(series.contexts) > 1 else ""
         raise UserError(f"{path}{where}: {chosen.unavailable}", advice=_advice(reader))

@@ -12,7 +12,7 @@ from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.sessions.measuring.estimates import Estimates, FittedRun
 from moe_watch.sessions.measuring.plan import Plan
 from moe_watch.sessions.measuring.wording import control_lines, energy_lines, summary_lines
-from moe_watch.sessions.text import markdown_text, plural, top_k_text, weights_text
+from moe_watch.sessions.text import markdown_text, plural, routers_text, weights_text
 
 CAPTIONS = {
     "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",
@@ -67,8 +67,9 @@ def _protocol(findings: Estimates) -> str:
     plan, header = findings.plan, findings.plain[0].run.header
     backend, model = header.backend, header.model
     lines = [
-        f"- model: {markdown_text(model.name)}, {len(model.layers)} layers × {model.experts} experts,"
-        f" {top_k_text(model.experts_per_token)}, {markdown_text(weights_text(model))}",
+        f"- model: {markdown_text(model.name)},"
+        f" {routers_text(len(model.layers), model.experts, model.experts_per_token)},"
+        f" {markdown_text(weights_text(model))}",
         f"- engine: {markdown_text(f'{backend.name} {backend.version}, {backend.device}')}",
         f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.spec.chunk_size} tokens;"
         " end-of-text tokens are masked, so that the model continues",

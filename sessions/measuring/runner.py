@@ -10,6 +10,7 @@ from typing import Protocol
 from moe_watch.backends.protocol import Load
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import BackendInfo, ModelInfo, Progress, State, StreamItem
+from moe_watch.routing.pressure.missing_signals import DENSE
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.headless import run_headless
 from moe_watch.sessions.live.shared_worker import KeptWorker
@@ -127,6 +128,8 @@ class _Attempt:
         if self._worker is None:
             self._worker = self._exit.enter_context(KeptWorker(self._load, self._watcher.loading))
             ready = self._worker.ready
+            if ready.model.is_dense:  # a model that was downloaded just now
+                raise UserError(f"{ready.model.name}: {DENSE}", advice="record it with `moe-watch record`")
             _require_room(self._plan, ready.model)
             self._require_same(ready.model, ready.backend)
         return self._worker

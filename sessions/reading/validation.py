@@ -51,6 +51,7 @@ def check_header(header: Header) -> None:
     _require(not layers or model.layers[0] >= 0, "a layer index is negative")
     _require(experts >= 0 and layers * experts <= MAX_CELLS, f"{layers} layers × {experts} experts is impossible")
     _check_experts_per_token(header)
+    _require(bool(layers) or not experts or header.counts_only, f"{short(experts)} experts without a layer")
     _require(1 <= header.chunk_size <= MAX_INTEGER, f"a chunk size of {header.chunk_size} is impossible")
     _require(0 <= header.sampling.seed <= MAX_INTEGER, f"a seed of {header.sampling.seed} is impossible")
     for name in ("weights", "entropy", "margin"):

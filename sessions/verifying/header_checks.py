@@ -5,17 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 
 from moe_watch.routing.events import Header, ModelInfo
+from moe_watch.routing.header import NO_GATE
 from moe_watch.routing.router.gates import UNKNOWN_GATE, parse
 from moe_watch.sessions.verifying.issues import IssueCollector
 
 SIZE_TOLERANCE = 0.01
 """Share of the model size by which the sum of its parts may differ."""
+OF_ROUTERS = ("experts", "weights", "entropy", "margin", "probs")
+"""Quantities per token that a dense model does not have, by their names in `capture`."""
 QUANTITIES = ("parameters", "bytes", "non_expert_bytes", "context_length", "trained_length")
 
 
 def check_facts(header: Header, findings: IssueCollector) -> None:
     """Report inconsistent values of a header."""
-    for text in (*_sizes(header.model), *_time(header), *_cost(header)):
+    for text in (*_sizes(header.model), *_dense(header), *_time(header), *_cost(header)):
         findings.add("header", text, 1)
 
 
@@ -43,6 +46,15 @@ def _sizes(model: ModelInfo) -> list[str]:
     if model.bytes is not None and not _fits(experts, model.non_expert_bytes, model.bytes):
         found.append(f"experts of {experts} bytes and {model.non_expert_bytes} other bytes do not sum to {model.bytes}")
     return found
+
+
+def _dense(header: Header) -> list[str]:
+    """Return contradictions between MoE layers, gate and capture. Imported counts may have no layer."""
+    model = header.model
+    if model.layers and model.gate == NO_GATE:
+        return [f"the gate is {NO_GATE!r}, but the model has {len(model.layers)} MoE layers"]
+    routing = [] if model.layers else [name for name in header.capture if name in OF_ROUTERS]
+    return [f"capture has {', '.join(routing)}, but the model has no MoE layers"] if routing else []
 
 
 def _fits(experts: int, rest: int | None, whole: int) -> bool:

@@ -20,7 +20,7 @@ QWEN3 = tiny.QWEN3 | {"mlp_only_layers": []}
 QWEN2 = tiny.QWEN2 | {"mlp_only_layers": []}
 """llama.cpp supports no dense layers in Qwen's MoE models."""
 
-ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+ARCHITECTURES = {"llama": "llama", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
 
 WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
@@ -33,6 +33,9 @@ PARTS = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
     "gate": "ffn_gate_inp",
     "switch_mlp.gate_proj": "ffn_gate_exps",
     "switch_mlp.up_proj": "ffn_up_exps",
@@ -62,7 +65,7 @@ def gguf_tensors(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
             continue
         layer, _, inside = name.removeprefix("model.layers.").partition(".")
         part = PARTS[inside.removeprefix("block_sparse_moe.").removeprefix("mlp.")]
-        if config["model_type"] == "mixtral" and part in heads:
+        if config["model_type"] in ("llama", "mixtral") and part in heads:
             weight = interleaved(weight, heads[part])
         tensors[f"blk.{layer}.{part}.{kind}"] = weight.squeeze(0) if part == "ffn_gate_inp_shexp" else weight
     return tensors
@@ -77,8 +80,9 @@ def add_architecture(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config.get("rms_norm_eps", 1e-5))
     writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
-    writer.add_expert_used_count(config["num_experts_per_tok"])
+    if experts := config.get("num_local_experts") or config.get("num_experts"):
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if "shared_expert_intermediate_size" in config:

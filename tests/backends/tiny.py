@@ -121,7 +121,15 @@ LLAMA: dict[str, Any] = {
     "vocab_size": 258,
     "tie_word_embeddings": False,
 }
-"""Dense."""
+"""Dense, with the settings that mlx-lm needs."""
+
+DENSE: dict[str, Any] = LLAMA | {
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_theta": 10000.0,
+    "eos_token_id": EOS,
+}
+"""Dense, with all settings that both engines read."""
 
 FAMILIES = {
     "Klear": Klear,

@@ -25,7 +25,7 @@ PAGE = PATH.read_text(encoding="utf-8")
 ROOT = PATH.parents[1]
 
 MODEL = SimpleNamespace(
-    model=SimpleNamespace(name="pocket"), backend=SimpleNamespace(name="mlx", device="CPU", version="1")
+    model=SimpleNamespace(name="pocket", is_dense=False), backend=SimpleNamespace(name="mlx", device="CPU", version="1")
 )
 
 

@@ -105,12 +105,9 @@ def test_a_short_session_says_why_nothing_is_fitted(write: Write) -> None:
     assert run.unavailable == "no measured chunk, and a fit needs at least 5: 5 more"
 
 
-def test_a_session_without_tokens_or_experts_is_refused(write: Write) -> None:
+def test_a_session_without_tokens_is_refused(write: Write) -> None:
     with pytest.raises(UserError, match=r"empty\.moe\.jsonl: holds no token"):
         read_source(write("empty", [State(state="error", i=0, t=0.0)]))
-    dense = msgspec.structs.replace(MODEL, layers=[], experts=0, experts_per_token=0)
-    with pytest.raises(UserError, match="made/up model is dense: it has no experts"):
-        read_source(write("dense", [], msgspec.structs.replace(HEADER, model=dense)))
 
 
 def test_a_torn_session_is_read_with_a_warning(write: Write) -> None:

@@ -14,6 +14,7 @@ from moe_watch.sessions import paths
 from moe_watch.sessions.imports.importer import import_trace
 from moe_watch.sessions.imports.traces import ImportOptions
 from moe_watch.sessions.source import PaceStatus, RecordingStatus, Timeline
+from tests.dense_runs import as_dense
 from tests.sessions.kit import replayed
 from tests.tui.conftest import make_app
 from tests.tui.events import (
@@ -206,6 +207,16 @@ def test_imported_counts(snap, size, tmp_path):
     np.savez(tmp_path / "dump.npz", logical_count=counts)
     imported = import_trace(tmp_path / "dump.npz", ImportOptions(experts_per_token=2, model="mixtral"), folder=tmp_path)
     snap(replayed(imported.path), size=size, abilities=(), ended=True, origin=REPLAYING)
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["80x24", "120x40"])
+def test_dense_model(snap, size):
+    snap(as_dense(main_run(260)), size=size)
+
+
+@pytest.mark.parametrize("key", ["2", "3", "4"], ids=["experts", "entropy", "pressure"])
+def test_tab_of_a_dense_model(snap, key):
+    snap(as_dense(main_run(260)), press=[key])
 
 
 @SIZES

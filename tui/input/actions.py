@@ -40,16 +40,22 @@ class Action:
     """Abilities of which one suffices; empty for an action that is always offered."""
     lacking: str = ""
     """Reason of a refusal, unless the status of the run is the reason."""
+    of_routers: bool = False
+    """Has no effect on a dense model, which has no router."""
     footer: int = 0
     """Rank in the footer, 1 first; 0 is not in the footer."""
 
     def offered(self, frame: Frame) -> bool:
         """Return whether the action can be performed now."""
+        if self.of_routers and frame.view.is_dense:
+            return False
         plays_again = self.id == "pause" and frame.at_end
         return not self.needs or bool(self.needs & frame.abilities) or plays_again
 
     def reason(self, frame: Frame) -> str:
         """Return the reason why the action cannot be performed now."""
+        if self.of_routers and frame.view.is_dense:
+            return "this model is dense, it has no router"
         if "seek" in self.needs and frame.view.counts_only:
             return "imported counts have no order in time"
         if refusal := frame.words.refusal(self.needs):
@@ -116,7 +122,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "tap", ("o",), "o", "tap off", "Switch the tap off or on, to see the observation cost.", "run",
-        _needs("tap"), "no run is active that could be observed", footer=15,
+        _needs("tap"), "no run is active that could be observed", of_routers=True, footer=15,
     ),
     Action(
         "faster", ("plus", "equals_sign"), "+", "faster", "Next higher pace.", "run",
@@ -214,20 +220,21 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action(
         "pressure_mode", ("p",), "p", "pressure mode",
-        "Pressure by moe-watch's definition, or by that of ChronoMoE, its reference.", "panels", footer=22,
+        "Pressure by moe-watch's definition, or by that of ChronoMoE, its reference.", "panels",
+        of_routers=True, footer=22,
     ),
     Action(
         "pressure_lines", ("f",), "f", "fast/slow/net",
-        "Show or hide fast, slow and net pressure beside mid.", "panels", footer=21,
+        "Show or hide fast, slow and net pressure beside mid.", "panels", of_routers=True, footer=21,
     ),
     Action(
         "pressure_fits", ("t",), "t", "fitted curves",
         "All four candidate curves of the pressure, with their weights; same as enter in the panel.",
-        "panels", footer=23,
+        "panels", of_routers=True, footer=23,
     ),
     Action(
         "token_colour", ("v",), "v", "token colour",
-        "Colour tokens by surprisal or by router entropy.", "panels", footer=13,
+        "Colour tokens by surprisal or by router entropy.", "panels", of_routers=True, footer=13,
     ),
     Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=24),
     Action("theme", (), "", "theme…", "Choose a colour theme.", "program"),

@@ -52,7 +52,7 @@ class HelpScreen(ModalScreen[None]):
             box.border_subtitle = "esc closes"
             yield Static(self._keys(), id="help-keys")
             yield Static(_table("Marks", MARKS), id="help-marks")
-            if self._frame.view.header is not None:
+            if self._frame.view.header is not None and not self._frame.view.is_dense:
                 yield Static(self._pauses(self._frame.view.header.model.experts))
 
     def _keys(self) -> Table:

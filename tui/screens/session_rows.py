@@ -6,7 +6,7 @@ from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
 from moe_watch.sessions.library.listing import Condition, Entry, Preview
-from moe_watch.sessions.text import plural, top_k_text
+from moe_watch.sessions.text import plural, routers_text
 from moe_watch.tui.text.format import NOT_AVAILABLE, count, number, size
 from moe_watch.tui.text.sanitize import inert, one_line
 
@@ -104,7 +104,7 @@ def description(entry: Entry, *, running: bool = False) -> Content:
     facts = entry.facts
     if facts is not None:
         quantization = f" {one_line(facts.quantization, 24)}" if facts.quantization else ""
-        shape = f"{len(facts.layers)} layers × {facts.experts} experts, {top_k_text(facts.experts_per_token)}"
+        shape = routers_text(len(facts.layers), facts.experts, facts.experts_per_token)
         lines.append(Content(f"{one_line(facts.model)}{quantization} on {one_line(facts.backend, 24)} · {shape}"))
         ended = "being recorded now" if running else "no end is recorded"
         if facts.ended is not None:

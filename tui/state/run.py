@@ -188,6 +188,11 @@ class RunView:
         return self.header is not None and self.header.counts_only
 
     @property
+    def is_dense(self) -> bool:
+        """The model has no MoE layers, so there is no routing to show."""
+        return self.header is not None and self.header.is_dense
+
+    @property
     def no_token_text(self) -> str:
         """Reason why there are no tokens to show."""
         return "n/a: this recording has counts, no tokens" if self.counts_only else "no token yet"
@@ -231,7 +236,7 @@ class RunView:
     def _feed_token(self, token: Token) -> None:
         if self.header is None:
             return
-        if self.tap_off_at is None:
+        if self.tap_off_at is None and not self.is_dense:
             self.routing.add(token)
             self.counts.observed += 1
         self.counts.tokens = token.i + 1
@@ -269,7 +274,7 @@ class RunView:
         self.pressure.begin_at(keyframe, jumped=jumped)
         self.counts.decoded += self.clock.filled
         self.settings = CurrentSettings(self.tap_off_at, keyframe.multistep, self.sampling)
-        if self.tap_off_at is None:
+        if self.tap_off_at is None and not self.is_dense:
             self.routing.begin_at(keyframe)
         self.stream.begin_text(Piece("jump" if jumped else "begin", "", keyframe.i))
 

@@ -247,6 +247,30 @@ def _records(words: Ints) -> Iterator[RouterRows]:
         )
 
 
+# -- none
+
+
+class NoTap(Tap):
+    """Tap of a dense model: there is no router, so llama.cpp gets no callback and stops nowhere."""
+
+    callback: Any = None
+
+    def observe(self, on: bool) -> None:
+        pass
+
+    def read_applied(self, node: str | None) -> None:
+        pass
+
+    def take_applied(self) -> list[tuple[int, Floats]]:
+        return []
+
+    def peek(self) -> list[RouterRows]:
+        return []
+
+    def pop(self) -> list[RouterRows]:
+        return []
+
+
 # -- in Python
 
 

@@ -15,8 +15,10 @@ from moe_watch.backends.engine import Floats
 from moe_watch.backends.layer_checks import check_same_experts
 from moe_watch.backends.llama.bindings import GgmlTensor, operation
 from moe_watch.backends.llama.tap.callback import READ_AT, PythonTap, RouterRows, read_weights
+from moe_watch.backends.model_files.dense import THOUGH_EXPERTS
 from moe_watch.routing.arrays import Flags
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.header import NO_GATE
 from moe_watch.routing.router.gates import UNKNOWN_GATE, Gate, Scores, Weighting, parse, scores, weights
 
 SOFTMAX, NORM, SCALED = STEPS = tuple(f"{READ_AT}_{step}" for step in ("softmax", "norm", "scaled"))
@@ -80,6 +82,9 @@ class RouterGate:
 
 UNKNOWN = RouterGate(UNKNOWN_GATE, None)
 
+ABSENT_GATE = RouterGate(NO_GATE, None)
+"""Gate of a dense model."""
+
 
 class ProbeTap(PythonTap):
     """Tap that also reads each step from the selected scores to the weights; for one token at a time.
@@ -140,7 +145,7 @@ def check_rows(seen: Sequence[RouterRows]) -> None:
         UserError: the model's routing cannot be observed.
     """
     if not seen:
-        raise UserError("no MoE layer was found in this model", advice="give a Mixture-of-Experts model")
+        raise UserError(f"no MoE layer was found in this model, {THOUGH_EXPERTS}", advice="give another model")
     if len({rows.layer for rows in seen}) != len(seen):
         raise UserError("layers with several routers are not supported", advice="give another model")
     check_same_experts([(rows.layer, rows.scores.shape[1]) for rows in seen])

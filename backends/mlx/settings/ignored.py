@@ -28,6 +28,16 @@ ROPE_CLASSES = {
 """Part of the class name of the module that computes a RoPE type."""
 
 WINDOWED = ("sliding_attention", "chunked_attention")
+SLIDES_EVERYWHERE = frozenset({"mistral"})
+"""Families whose code reads a window for the layers of `layer_types`; without that list all layers have it."""
+ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "silu": ("silu", "swish"),
+    "gelu_approx": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
+    "gelu": ("gelu",),
+    "relu2": ("relu2",),
+    "relu": ("relu",),
+}
+"""Activations of a config.json by the function of MLX that computes them."""
 NORMALISES = ("norm_topk_prob", "moe_renormalize", "moe_norm_topk_prob")
 SCORES = {"softmax": "softmax", "sigmoid": "sigmoid", "sqrtsoftplus": "sqrt_softplus"}
 LONGEST_VALUE = 40
@@ -131,6 +141,8 @@ class _Check:
                 self._section(value)
             elif key not in self._read and not self._is_alias(key, section):
                 self._unread(key, value, NEUTRAL, section)
+            elif key == "sliding_window" and self._slides_nowhere(section):
+                self._ignored.setdefault(key, Ignored(key, value, NEUTRAL[key].what))
 
     def _unread(self, key: str, value: Any, table: dict[str, Setting], section: Config) -> None:
         setting = table.get(key)
@@ -153,6 +165,8 @@ class _Check:
         match key:
             case "sliding_window":
                 return not windowed_layers(section)
+            case "hidden_act" | "hidden_activation":
+                return self._is_built_in(value)
             case "layer_types":
                 return not self._has_other_layers(value, section)
             case "no_rope_layers":
@@ -167,6 +181,19 @@ class _Check:
                 return all(gate is None or _normalises(gate) == bool(value) for gate in self._gates)
             case _:
                 return False
+
+    def _is_built_in(self, activation: Any) -> bool:
+        """Return whether an activation is the only one in the code of a dense family.
+
+        Families of MoE models are listed by their fixed activation in `NEUTRAL`.
+        """
+        used = [name for name in ACTIVATIONS if name in self._read]
+        return not self._gates and len(used) == 1 and activation in ACTIVATIONS[used[0]]
+
+    def _slides_nowhere(self, section: Config) -> bool:
+        """Return whether all layers should have a window, which the family's code gives to none of them."""
+        kind, types = section.get("model_type"), section.get("layer_types")
+        return kind in SLIDES_EVERYWHERE and types is None and bool(windowed_layers(section))
 
     def _has_other_layers(self, types: Any, section: Config) -> bool:
         """Return whether layers have windows or chunks that the family's code does not set itself."""

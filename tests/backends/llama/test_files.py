@@ -189,11 +189,9 @@ def test_no_damage_to_a_header_is_more_than_a_plain_error(whole: bytes, place: i
         ({"general__type": "mmproj", "llama__expert_count": 8}, TENSOR, "is the image or sound part of a model"),
         ({"general__type": "imatrix", "llama__expert_count": 8}, TENSOR, "is not a model (imatrix)"),
         ({"llama__expert_count": 8}, {}, "is a vocabulary without weights"),
-        ({}, TENSOR, "m is a dense model: its metadata has no experts: give a Mixture-of-Experts model"),
-        ({"llama__expert_count": 0}, TENSOR, "is a dense model"),
         ({"general__alignment": 0, "llama__expert_count": 8}, TENSOR, "is corrupt: alignment 0"),
     ],
-    ids=["LoRA", "mmproj", "imatrix", "vocabulary", "dense", "no experts", "alignment"],
+    ids=["LoRA", "mmproj", "imatrix", "vocabulary", "alignment"],
 )
 def test_other_than_models(
     metadata: dict[str, Any], tensors: dict[str, Any], says: str, tmp_path: pathlib.Path

@@ -13,7 +13,6 @@ from mlx_lm.models.base import create_attention_mask
 from moe_watch.backends.engine import RouterOutputs
 from moe_watch.backends.generation.observation import captured
 from moe_watch.backends.mlx.tap import RouterTap
-from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.gates import UNKNOWN_GATE
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
@@ -80,9 +79,17 @@ def graph(array: mx.array) -> str:
     return written.getvalue()
 
 
-def test_a_dense_model_is_refused() -> None:
-    with pytest.raises(UserError, match="no MoE layer"):
-        RouterTap(tiny.random_model(tiny.LLAMA))
+def test_a_dense_model_gets_no_hook() -> None:
+    model = tiny.random_model(tiny.LLAMA)
+    before = {path: type(module) for path, module in model.named_modules()}
+    tap = RouterTap(model)
+    assert {path: type(module) for path, module in model.named_modules()} == before
+    assert "Depends" not in graph(model(IDS))
+    assert (tap.layers, tap.gate, tap.sees_weights) == ([], "none", False)
+    tap.observe(False)
+    tap.observe(True)
+    assert tap.frame.read(3).experts == []
+    tap.close()
 
 
 def test_a_router_that_returns_its_routes_is_seen_with_them(tmp_path: pathlib.Path) -> None:

@@ -151,13 +151,6 @@ def test_a_config_that_is_none(folder: pathlib.Path, content: str, says: str) ->
     assert f"{says}download or convert the model again" in refusal(folder)
 
 
-@pytest.mark.parametrize("experts", [None, 0, 1])
-def test_a_dense_model_is_refused(mixtral_folder: pathlib.Path, changed: Changed, experts: int | None) -> None:
-    assert "is a dense model: its config.json has no experts" in refusal(
-        changed(mixtral_folder, num_local_experts=experts)
-    )
-
-
 @pytest.mark.parametrize(
     "entries",
     [{"n_routed_experts": 8}, {"text_config": {"num_experts": 8}}, {"ffn_config": {"moe_num_experts": 8}}],

@@ -120,15 +120,6 @@ def test_scores_that_llama_cpp_does_not_know_are_named_where_it_reads_them(
     preflight(catalog.locate(str(pocket_variants.write(tmp_path / "pocket.gguf", changed))))
 
 
-def test_a_model_without_experts_and_routers_is_dense(tmp_path: pathlib.Path) -> None:
-    def dense(tensors: Tensors) -> Tensors:
-        return {name: data for name, data in tensors.items() if "ffn_gate_inp" not in name}
-
-    path = pocket_variants.write(tmp_path / "m.gguf", dropped=[".expert_count", ".expert_used_count"], of=dense)
-    with pytest.raises(UserError, match="m is a dense model: its metadata has no experts"):
-        preflight(catalog.locate(str(path)))
-
-
 def test_tensors_that_overlap_are_named(tmp_path: pathlib.Path) -> None:
     path = pocket_variants.write(tmp_path / "m.gguf")
     data = bytearray(path.read_bytes())

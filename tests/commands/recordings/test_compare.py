@@ -144,13 +144,10 @@ def test_a_figure(capsys: Capture, session: Callable[..., str], tmp_path: Path) 
 def test_bad_input_is_one_line(capsys: Capture, session: Callable[..., str], tmp_path: Path) -> None:
     one = session("one", length=8)
     empty = session("empty", length=0)
-    dense = msgspec.structs.replace(MODEL, layers=[], experts=0, experts_per_token=0)
-    flat = session("dense", length=0, header=msgspec.structs.replace(HEADER, model=dense))
     (tmp_path / "text.txt").write_text("hello\nworld")
     assert complaint(capsys) == "moe-watch: no files to compare: give two or more"
     assert complaint(capsys, one) == "moe-watch: 1 file to compare: give two or more"
     assert "holds no token: give a session that got further" in complaint(capsys, one, empty)
-    assert "is dense: it has no experts: give sessions of MoE models" in complaint(capsys, one, flat)
     assert "not a measurement" in complaint(capsys, one, str(tmp_path))
     assert "no-such-file" in complaint(capsys, one, str(tmp_path / "no-such-file"))
     assert "text.txt" in complaint(capsys, one, str(tmp_path / "text.txt"))

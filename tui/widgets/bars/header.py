@@ -11,7 +11,7 @@ from textual.strip import Strip
 
 from moe_watch.routing.events import Cost, Header, Progress
 from moe_watch.routing.stats.timing_noise import doubt
-from moe_watch.sessions.text import top_k_text
+from moe_watch.sessions.text import routers_text, top_k_text
 from moe_watch.tui.drawing.line import CellLine, Part, cells_of, on
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.settings import sampling_text
@@ -131,6 +131,8 @@ class HeaderBar(FrameWidget):
     def _cost(self, frame: Frame, detail: int) -> Part:
         ink = self.palette
         cost = frame.view.cost
+        if frame.view.is_dense:
+            return "no tap", on(ink.muted, ink.bar)
         if frame.view.tap_off_at is not None:
             return "tap off", on(ink.status.warn, ink.bar)
         if cost is None:
@@ -146,9 +148,12 @@ def base_name(model: str) -> str:
 
 
 def shape(header: Header, *, short: bool = False) -> str:
-    """Return the numbers of layers, experts, and experts per token."""
-    layers, experts, top = len(header.model.layers), header.model.experts, top_k_text(header.model.experts_per_token)
-    return f"{layers}×{experts} {top}" if short else f"{layers} layers × {experts} experts, {top}"
+    """Return the numbers of layers, experts, and experts per token; `dense` without MoE layers."""
+    model = header.model
+    if short:
+        top = top_k_text(model.experts_per_token)
+        return "dense" if model.is_dense else f"{len(model.layers)}×{model.experts} {top}"
+    return routers_text(len(model.layers), model.experts, model.experts_per_token)
 
 
 def more_time(ratio: float) -> str:
@@ -209,6 +214,8 @@ def _changed_details(frame: Frame) -> list[str]:
 
 def _cost_details(frame: Frame) -> str:
     cost = frame.view.cost
+    if frame.view.is_dense:
+        return "tap cost: none"
     if cost is None:
         return "tap cost: not measured yet for this model and engine on this machine; `moe-watch bench` does"
     interval = "" if cost.interval is None else f" [{cost.interval[0]:.3f}, {cost.interval[1]:.3f}]"

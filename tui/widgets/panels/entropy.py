@@ -19,6 +19,7 @@ from moe_watch.tui.state.tokens.token_window import TokenWindow, mean_of_known
 from moe_watch.tui.text.format import NOT_AVAILABLE, count, number
 from moe_watch.tui.widgets.frame_widget import Panel
 
+NO_ENTROPY = "no MoE layers, so no router entropy and no churn. The stream shows the surprisal of each token."
 LEAST_SPAN = 0.1
 CHART_WIDTH = 20
 """Least width of the curve, in cells."""
@@ -40,6 +41,9 @@ class EntropyPanel(Panel):
         view = frame.view
         window, header = view.window, view.header
         note = ((f" {view.tap_off_text} ", self.palette.status.warn),) if view.tap_off_text else ()
+        if view.is_dense:
+            self.label("of the routers")
+            return self.message(width, height, NO_ENTROPY)
         if window is None or header is None or not window.tokens:
             self.label("of the routers", *note)
             return self.message(width, height, view.no_token_text)

@@ -213,6 +213,8 @@ class StreamPanel(Panel):
         width, height = size
         view = frame.view
         self._wrap_new(view, width)
+        if view.is_dense:  # another run may have been coloured by router entropy before
+            self.colouring = "surprisal"
         self.label(f"coloured by {self.colouring}", *(self._scroll_note() or self._legend()))
         if not view.stream.seen:
             return self._draw_waiting(frame, width, height)

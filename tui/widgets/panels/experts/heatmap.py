@@ -28,6 +28,7 @@ from moe_watch.tui.widgets.panels.experts.colour_scale import Levels, heatmap_le
 
 HEADER_ROWS = 1
 """Rows above the cells."""
+NO_EXPERTS = "no MoE layers: this model is dense, every token passes through all of its weights"
 LEGEND_HEIGHT = 10
 """Least height of a panel with a legend."""
 LEAST_HEIGHT = 3
@@ -213,6 +214,9 @@ class ExpertHeatmap(Panel):
         return self.row(content.width).strip()
 
     def _draw_empty(self, y: int) -> Strip:
+        if self.frame is not None and self.frame.view.is_dense:
+            rows = self.message(*self.content_size, NO_EXPERTS)
+            return rows[y] if y < len(rows) else self.row(self.content_size.width).strip()
         text = "no token yet" if self.frame is None else self.frame.view.no_token_text
         row = self.row(self.content_size.width)
         if y == self.content_size.height // 2:

@@ -24,6 +24,10 @@ from moe_watch.tui.widgets.panels.pressure.candidate_table import candidate_tabl
 from moe_watch.tui.widgets.panels.pressure.text_below_chart import TextLine, TrajectoryStart, start_of, text_below_chart
 from moe_watch.tui.widgets.panels.pressure.trajectory_chart import SIGNS, PressureChart, value_of
 
+NO_PRESSURE = (
+    "no MoE layers, so no pressure and no half-life: both are computed from routing. "
+    "Text, surprisal and vitals are shown and recorded."
+)
 LINES = ("fast", "slow", "net")
 CHART_LEAST = 4
 """Least height of a chart with its axis, in rows."""
@@ -78,6 +82,9 @@ class PressurePanel(Panel):
         if view.counts_only:
             self.label("mid by chunk")
             return self.message(width, height, view.no_token_text)
+        if view.is_dense:
+            self.label("mid by chunk")
+            return self.message(width, height, NO_PRESSURE)
         mode = self.mode(view)
         self.label(f"{mode_words(mode)} · {'fitted curves' if self.all_fits else 'mid by chunk'}", *self._origin(view))
         if self.other_mode and view.pressure.problem:
