@@ -14,6 +14,7 @@ HEADINGS = {
         "replay": ("watching.replay", "Replay a session."),
     },
     "Models": {
+        "models": ("models.models", "List the models on this machine."),
         "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
     },
     "Recordings": {

@@ -16,8 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo, unreadable
 from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.errors import UserError
@@ -231,6 +229,8 @@ class _Reader:
         A length of 1 to 255 is a byte followed by seven zero bytes. From the first string on, each of these places is
         the start of a string exactly if it is where the string before it ends; a text with zero bytes breaks the chain.
         """
+        import numpy as np  # here, because every command imports this module, and NumPy takes 0.1 s
+
         bytes_ = np.frombuffer(self._data[self._at : self._at + WINDOW], np.uint8)
         if len(bytes_) < COUNT.size or not 0 < bytes_[0] <= LONGEST_SHORT or bytes_[1 : COUNT.size].any():
             return 0
