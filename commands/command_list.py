@@ -65,7 +65,13 @@ class CommandList(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             name = args[0]
-            if name == "pocket" or "/" in name or name.startswith("ollama:") or name.endswith(".gguf") or Path(name).is_dir():
+            if (
+                name == "pocket"
+                or "/" in name
+                or name.startswith("ollama:")
+                or name.endswith(".gguf")
+                or Path(name).is_dir()
+            ):
                 said = f"{error.message.rstrip('.')}: to watch a model, use `moe-watch watch MODEL`"
                 raise click.UsageError(said, ctx) from None
             raise

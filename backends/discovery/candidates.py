@@ -39,6 +39,11 @@ class ModelCandidate:
     problem: str = ""
     """Reason why it cannot be read at all; empty if there is none."""
 
+    @property
+    def label(self) -> str:
+        """Short name for messages: the name, or the last part of a path."""
+        return self.path.name if self.name == str(self.path) else self.name
+
 
 @dataclass(slots=True)
 class FoundFiles:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -15,6 +14,7 @@ from moe_watch.backends.discovery.candidates import CONFIG, ModelCandidate
 from moe_watch.backends.memory.quick import estimate_folder, estimate_gguf
 from moe_watch.backends.model_files.config import Config, expert_count, layer_count, read_config, selected_count
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
+from moe_watch.backends.model_files.gguf_checks import ROUTER
 from moe_watch.backends.model_files.preflight import check_config, check_parts, other_than_a_model, read_tensor_tables
 from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.sizes import moe_layers
@@ -26,9 +26,8 @@ from moe_watch.routing.header import experts_per_token
 FORMAT = 1
 """Version of the cached facts. It changes with their meaning."""
 
-ROUTER = re.compile(r"blk\.(\d+)\.ffn_gate_inp\.weight")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
-"""Names under which transformers looks for a chat template, beside `tokenizer_config.json`."""
+"""Names under which transformers searches for a chat template, beside `tokenizer_config.json`."""
 
 Cached = TypeVar("Cached", bound=msgspec.Struct)
 
@@ -116,13 +115,18 @@ def _read(candidate: ModelCandidate) -> ModelFacts:
     try:
         return read(candidate, _total(weights))
     except UserError as error:
-        problem = error.what.replace(f"{candidate.path.parent}{os.sep}", "")
-        return ModelFacts(problem=problem, weight_bytes=_total(weights))
+        return ModelFacts(problem=_problem(candidate, error), weight_bytes=_total(weights))
 
 
-def _checked(facts: ModelFacts, problem: UserError) -> ModelFacts:
+def _checked(candidate: ModelCandidate, facts: ModelFacts, error: UserError) -> ModelFacts:
     """Return the facts of a readable model that cannot be run."""
-    return msgspec.structs.replace(facts, problem=problem.what)
+    return msgspec.structs.replace(facts, problem=_problem(candidate, error))
+
+
+def _problem(candidate: ModelCandidate, error: UserError) -> str:
+    """Return the reason with the model's short name in place of its path."""
+    inside = error.what.replace(f"{candidate.path}{os.sep}", "").replace(str(candidate.path), candidate.label)
+    return inside.replace(f"{candidate.path.parent}{os.sep}", "")
 
 
 # -- GGUF
@@ -150,14 +154,14 @@ def _gguf_facts(candidate: ModelCandidate, size: int) -> ModelFacts:
         needed_bytes=estimate_gguf(first, weights, is_float32=is_float32).total,
     )
     try:
-        check_parts(candidate.path.name, candidate.path, parts)
+        check_parts(candidate.label, candidate.path, parts)
     except UserError as error:
-        return _checked(facts, error)
+        return _checked(candidate, facts, error)
     return facts
 
 
 def _routed(first: GgufFile, tensors: Sequence[TensorInfo]) -> set[int]:
-    """Return the layers with a router, without those that only draft further tokens (MTP): no engine runs them."""
+    """Return the layers with a router, without layers that only draft further tokens (MTP): no engine runs them."""
     found = {int(match[1]) for tensor in tensors if (match := ROUTER.fullmatch(tensor.name))}
     run = (first.number("block_count") or len(found)) - (first.number("nextn_predict_layers") or 0)
     return {layer for layer in found if layer < run}
@@ -196,9 +200,9 @@ def _folder_facts(candidate: ModelCandidate, size: int) -> ModelFacts:
         needed_bytes=estimate_folder(config, tensors).total,
     )
     try:
-        check_config(folder.name, folder, config, tensors)
+        check_config(candidate.label, folder, config, tensors)
     except UserError as error:
-        return _checked(facts, error)
+        return _checked(candidate, facts, error)
     return facts
 
 

@@ -63,14 +63,14 @@ def find_models(
         for candidate in content.candidates:
             found.add(candidate, place)
     models, counts = [], Counter[SearchPlace | None]()
-    for number, (candidate, place) in enumerate(found.candidates):
+    for number, (candidate, source) in enumerate(found.candidates):
         report(number, len(found.candidates))
         facts = facts_of(candidate, cache)
         if facts.kind:
             found.others[candidate.path] = facts.kind
             continue
         models.append(_listed(candidate, facts, available))
-        counts[place] += 1
+        counts[source] += 1
     cache.save()
     return ModelList(
         models=sorted(models, key=lambda model: model.problem is not None),
@@ -140,6 +140,4 @@ def _listed(candidate: ModelCandidate, facts: ModelFacts, available: int) -> Lis
 
 
 def _searched(place: SearchPlace, counts: Counter[SearchPlace | None]) -> SearchedPlace:
-    return SearchedPlace(
-        place=place.kind, folder=str(place.folder), exists=place.folder.is_dir(), models=counts[place]
-    )
+    return SearchedPlace(place=place.kind, folder=str(place.folder), exists=place.folder.is_dir(), models=counts[place])

@@ -32,7 +32,9 @@ class ListedModel(Struct, frozen=True, kw_only=True):
     bytes: Annotated[int, Meta(description="Size of the weight files.")]
     quantization: Annotated[
         str | None,
-        Meta(description="Tensor types by share of the bytes, or the settings of an MLX quantization; null if unknown."),
+        Meta(
+            description="Tensor types by share of the bytes, or the settings of an MLX quantization; null if unknown."
+        ),
     ]
     template: Annotated[bool | None, Meta(description="Whether there is a chat template; null if unknown.")]
     needed_bytes: Annotated[
@@ -63,7 +65,9 @@ class SearchedPlace(Struct, frozen=True, kw_only=True):
 class ModelList(Struct, frozen=True, kw_only=True):
     """Models on this machine."""
 
-    models: Annotated[list[ListedModel], Meta(description="Usable models in the order of the search, then broken ones.")]
+    models: Annotated[
+        list[ListedModel], Meta(description="Usable models in the order of the search, then broken ones.")
+    ]
     others: Annotated[list[OtherFile], Meta(description="Files that are no model.")]
     searched: Annotated[list[SearchedPlace], Meta(description="Places in the order of the search.")]
     notes: Annotated[list[str], Meta(description="Parts that were not searched, one line each.")]

@@ -126,7 +126,7 @@ def find(text: str) -> Path:
     """
     name = OllamaName.parse(text)
     if name is None:
-        raise UserError(f"{PREFIX}{text} is not a name of Ollama", advice="give ollama:NAME or ollama:NAME:TAG")
+        raise UserError(f"{PREFIX + text!r} is not a name of Ollama", advice="give ollama:NAME or ollama:NAME:TAG")
     for store in stores():
         for folder in MANIFESTS:
             manifest = (store / folder).joinpath(*name.parts)
@@ -136,7 +136,7 @@ def find(text: str) -> Path:
 
 
 def _advice(name: OllamaName) -> str:
-    """Return advice with the names that exist, those of the same model first."""
+    """Return advice with the names that exist, the tags of the same model first."""
     there = sorted({each.name for store in stores() for each in _stored(store)})
     if not there:
         return f"run `ollama pull {name.short}`; there are no models in {' or '.join(map(str, stores()))}"

@@ -87,10 +87,10 @@ def _lines(found: ModelList, width: int) -> Iterator[str]:
     yield from _table(usable, [column for column in COLUMNS if width >= WIDE or not column.is_wide])
     if broken:
         yield from ("", "cannot be used:")
-        yield from (f"  {_name(model)}: {_safe(model.problem or '')}" for model in broken)
+        yield from (f"  {_name(model)}: {_reason(model)}" for model in broken)
     yield ""
     yield from _counts(found, usable)
-    yield f"FITS compares an estimate with the {size(found.available_bytes)} of memory available now; details: `moe-watch memory NAME`"
+    yield f"FITS: an estimate against the {size(found.available_bytes)} available now; in detail: `moe-watch memory NAME`"
     yield from _missing_engines(usable)
     yield "watch one: `moe-watch watch NAME`"
 
@@ -182,6 +182,14 @@ def _architecture(model: ListedModel) -> str:
 
 def _name(model: ListedModel) -> str:
     return _safe(_home(model.name))
+
+
+def _reason(model: ListedModel) -> str:
+    """Return the problem without the name that it begins with."""
+    problem = model.problem or ""
+    for name in (model.name, Path(model.name).name):
+        problem = problem.removeprefix(f"{name} ")
+    return _safe(problem)
 
 
 def _home(path: str) -> str:
