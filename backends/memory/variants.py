@@ -50,7 +50,7 @@ def arguments_of(options: EngineOptions) -> str:
     words: list[str] = []
     for name in options.__struct_fields__:
         value = getattr(options, name)
-        if value is None or (value is False and name not in {"mmap", "mlock"}) or value == []:
+        if value is None or value is False and name not in {"mmap", "mlock"} or value == []:
             continue
         if isinstance(value, bool):
             words.append(flag(name) if value else f"--no-{flag(name).removeprefix('--')}")

@@ -14,6 +14,8 @@ from moe_watch.commands.tables import table_lines
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from moe_watch.backends.memory.available import AvailableMemory
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.backends.protocol import EngineOptions
@@ -72,7 +74,7 @@ def memory(
 
 
 def _available(given: str | None) -> AvailableMemory:
-    from moe_watch.backends.memory.available import available_memory
+    from moe_watch.backends.memory.available import AvailableMemory, available_memory
     from moe_watch.vitals.cgroup import group_memory
 
     found = available_memory(group_memory)

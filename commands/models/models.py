@@ -90,7 +90,7 @@ def _lines(found: ModelList, width: int) -> Iterator[str]:
         yield from (f"  {_name(model)}: {_reason(model)}" for model in broken)
     yield ""
     yield from _counts(found, usable)
-    yield f"FITS: an estimate against the {size(found.available_bytes)} available now; in detail: `moe-watch memory NAME`"
+    yield f"FITS: an estimate against the {size(found.available_bytes)} available now; more: `moe-watch memory NAME`"
     yield from _missing_engines(usable)
     yield "watch one: `moe-watch watch NAME`"
 
