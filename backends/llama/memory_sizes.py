@@ -139,7 +139,7 @@ def _buffers(found: Sequence[tuple[str, bool, tuple[int, int, int]]], output: in
 
 def _is_repacked(name: str) -> bool:
     """Return whether a buffer type of the CPU keeps weights in a layout of its own, such as `CPU_REPACK` and `AMX`."""
-    return (name.startswith("CPU_") and HOST.fullmatch(name) is None) or name == "AMX"
+    return name.startswith("CPU_") and HOST.fullmatch(name) is None or name == "AMX"
 
 
 def _tap_bytes(parts: Sequence[GgufFile], rows: int) -> int:
