@@ -217,4 +217,9 @@ def load_engine(
     with engine_log.captured_warnings() as logged:
         engine: Engine = module.load(location, options=options, progress=progress)
     engine.warnings = [*engine.warnings, *engine_log.summarize_by_package(name, logged)]
+    if location.origin == "ollama" and not engine.has_chat_template:
+        engine.warnings.append(
+            f"{location.name} has no chat template in its GGUF file, and Ollama's own is not used: the prompt is sent "
+            "as it is"
+        )
     return engine

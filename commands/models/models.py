@@ -26,8 +26,8 @@ SHORT_NAME = 1_000
 """Cells of a name. Names are shown in full, so that they can be copied; file systems allow 4,096 bytes."""
 
 
-class Column(NamedTuple):
-    """Column of the list."""
+class ListColumn(NamedTuple):
+    """ListColumn of the list."""
 
     heading: str
     cell: Callable[[ListedModel], str]
@@ -95,7 +95,7 @@ def _lines(found: ModelList, width: int) -> Iterator[str]:
     yield "watch one: `moe-watch watch NAME`"
 
 
-def _table(models: Sequence[ListedModel], columns: Sequence[Column]) -> list[str]:
+def _table(models: Sequence[ListedModel], columns: Sequence[ListColumn]) -> list[str]:
     rows = [[column.heading for column in columns], *([column.cell(model) for column in columns] for model in models)]
     return table_lines(rows, right=[at for at, column in enumerate(columns) if column.is_right])
 
@@ -205,13 +205,13 @@ def _safe(text: str, limit: int = SHORT_NAME) -> str:
 
 
 COLUMNS = (
-    Column("SIZE", _size, is_right=True),
-    Column("EXPERTS", _experts, is_right=True),
-    Column("TOP", _top, is_right=True),
-    Column("QUANTIZATION", _quantization),
-    Column("FITS", _fits),
-    Column("TEMPLATE", _template, is_wide=True),
-    Column("ENGINE", _engine, is_wide=True),
-    Column("ARCHITECTURE", _architecture, is_wide=True),
-    Column("NAME", _name),
+    ListColumn("SIZE", _size, is_right=True),
+    ListColumn("EXPERTS", _experts, is_right=True),
+    ListColumn("TOP", _top, is_right=True),
+    ListColumn("QUANTIZATION", _quantization),
+    ListColumn("FITS", _fits),
+    ListColumn("TEMPLATE", _template, is_wide=True),
+    ListColumn("ENGINE", _engine, is_wide=True),
+    ListColumn("ARCHITECTURE", _architecture, is_wide=True),
+    ListColumn("NAME", _name),
 )

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from moe_watch.backends.model_files import ollama
-from moe_watch.backends.model_files.catalog import ModelLocation, locate
+from moe_watch.backends.model_files.catalog import ModelLocation, load_engine, locate
 from moe_watch.backends.model_files.ollama import OllamaName
 from moe_watch.backends.model_files.preflight import preflight
+from moe_watch.backends.protocol import EngineOptions
 from moe_watch.routing.errors import UserError
 from tests.backends import llama_files
 from tests.backends.discovery import trees
@@ -164,3 +165,11 @@ def test_odd_entries_of_a_store_are_skipped(store: pathlib.Path, model: pathlib.
     (manifests / "registry.ollama.ai/library/tiny/.hidden").touch()
     (manifests / "registry.ollama.ai/library/tiny/a b").touch()
     assert [each.name.short for each in ollama.stored_models(store)] == ["tiny:8x7b"]
+
+
+def test_a_model_without_a_template_says_so(store: pathlib.Path, model: pathlib.Path) -> None:
+    trees.ollama_model(store, model)
+    location = locate("ollama:tiny:8x7b")
+    engine = load_engine("llama.cpp", location, options=EngineOptions(threads=1), progress=lambda _: None)
+    engine.close()
+    assert any(each.startswith("ollama:tiny:8x7b has no chat template") for each in engine.warnings)
