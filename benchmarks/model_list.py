@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 VOCABULARY = 152_064
@@ -45,7 +46,7 @@ def gguf_bytes(vocabulary: int, seed: int) -> tuple[bytes, int]:
     source = random.Random(seed)
     letters = b"abcdefghijklmnopqrstuvwxyz"
     tokens = [bytes(source.choices(letters, k=source.randint(1, 12))) for _ in range(vocabulary)]
-    merges = [a + b" " + b for a, b in zip(tokens, tokens[1:], strict=False)]
+    merges = [a + b" " + b for a, b in pairwise(tokens)]
     entries = [
         _string(b"general.architecture") + struct.pack("<I", 8) + _string(b"qwen3moe"),
         _number("qwen3moe.block_count", LAYERS),
