@@ -59,7 +59,7 @@ def gguf_bytes(vocabulary: int, seed: int) -> tuple[bytes, int]:
         _strings("tokenizer.ggml.tokens", tokens),
         _strings("tokenizer.ggml.merges", merges),
     ]
-    tensors = {f"blk.{layer}.ffn_gate_inp.weight": (64, EXPERTS) for layer in range(LAYERS)}
+    tensors: dict[str, tuple[int, ...]] = {f"blk.{layer}.ffn_gate_inp.weight": (64, EXPERTS) for layer in range(LAYERS)}
     tensors |= {f"blk.{layer}.ffn_up_exps.weight": (64, 32, EXPERTS) for layer in range(LAYERS)}
     rows, offset = [], 0
     for name, shape in tensors.items():
