@@ -14,6 +14,7 @@ HEADINGS = {
         "replay": ("watching.replay", "Replay a session."),
     },
     "Models": {
+        "models": ("models.models", "List the models on this machine."),
         "check": ("models.check", "Check the machine, and a model, before a run."),
         "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
     },
@@ -65,7 +66,13 @@ class CommandList(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             name = args[0]
-            if name == "pocket" or "/" in name or name.endswith(".gguf") or Path(name).is_dir():
+            if (
+                name == "pocket"
+                or "/" in name
+                or name.startswith("ollama:")
+                or name.endswith(".gguf")
+                or Path(name).is_dir()
+            ):
                 said = f"{error.message.rstrip('.')}: to watch a model, use `moe-watch watch MODEL`"
                 raise click.UsageError(said, ctx) from None
             raise

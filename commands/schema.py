@@ -22,6 +22,7 @@ class PrintedResult(NamedTuple):
 
 def printed_results() -> dict[str, PrintedResult]:
     """Return all results by name, in the order of docs/json.md."""
+    from moe_watch.backends.discovery.results import ModelList
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
     from moe_watch.sessions import results
@@ -33,6 +34,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "cost": PrintedResult("A cost", ("bench",), results.BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), results.MeasurementReport),
         "comparison": PrintedResult("A comparison", ("compare",), results.ComparisonResult),
+        "models": PrintedResult("Models", ("models",), ModelList),
         "recordings": PrintedResult("Recordings", ("sessions",), results.RecordingList),
         "recording": PrintedResult("A recording", ("sessions show",), results.RecordingPreview),
         "verification": PrintedResult("A verification", ("verify",), results.VerifyReport),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from moe_watch.backends.model_files.gguf import GgufFile
 from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.sizes import WeightFacts, fingerprint
+from moe_watch.backends.model_files.stored_types import shares
 
 EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\..+")
 
@@ -53,19 +54,8 @@ def is_float32(parts: Sequence[GgufFile]) -> bool:
 
 
 def stored_as(parts: Sequence[GgufFile]) -> str:
-    """Return the tensor types by their share of the bytes, e.g. `Q4_K 78 %, Q6_K 21 %, F32 1 %`.
-
-    The quantization in a file's name is not enough: if rows are too short for a K-quant, other types replace it.
-    """
-    sizes: Counter[str] = Counter()
-    for tensor in all_tensors(parts):
-        sizes[tensor.dtype] += tensor.bytes
-    total = sizes.total() or 1
-    return ", ".join(f"{dtype} {_percent(size / total)}" for dtype, size in sizes.most_common())
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %") if share >= 0.01 else "under 1 %"
+    """Return the tensor types of all files by their share of the bytes."""
+    return shares(all_tensors(parts))
 
 
 def quantization(parts: Sequence[GgufFile]) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from moe_watch.backends import engine_log
 from moe_watch.backends.engine_options import check_ranges, check_support
-from moe_watch.backends.model_files import hub, hub_gguf
+from moe_watch.backends.model_files import hub, hub_gguf, ollama
 from moe_watch.backends.model_files.gguf import is_gguf
 from moe_watch.backends.model_files.hub_gguf import GgufName
 from moe_watch.backends.model_files.safetensors import unreadable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moe_watch.backends.engine import Engine
 
 Format = Literal["huggingface", "gguf"]
-Origin = Literal["embedded", "folder", "file", "hub"]
+Origin = Literal["embedded", "folder", "file", "hub", "ollama"]
 
 POCKET = "pocket"
 POCKET_FOLDER = Path(__file__).parents[1] / "pocket"
@@ -72,7 +72,7 @@ ADDRESS = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/(?P<id>[^/]+/[^/
 
 EXAMPLES = (
     "give pocket, a folder in Hugging Face layout, a .gguf file, or a Hugging Face id "
-    "(owner/name, for GGUF files owner/name:Q4_K_M)"
+    "(owner/name, for GGUF files owner/name:Q4_K_M), or ollama:NAME; `moe-watch models` lists those on this machine"
 )
 
 
@@ -81,7 +81,8 @@ def locate(model: str, backend: str = "auto") -> ModelLocation:
 
     Args:
         model: `pocket`, a folder, a GGUF file, or a Hugging Face id or address; an id that ends in GGUF, or has a
-            suffix with a quantization or a file (`owner/name:Q4_K_M`), means GGUF files.
+            suffix with a quantization or a file (`owner/name:Q4_K_M`), means GGUF files. `ollama:NAME[:TAG]` is a
+            model that Ollama has downloaded.
         backend: requested engine; the embedded model is returned in the format of that engine.
 
     Raises:
@@ -91,6 +92,8 @@ def locate(model: str, backend: str = "auto") -> ModelLocation:
         model = address["id"]
     if model == POCKET:
         return _pocket(backend)
+    if model.startswith(ollama.PREFIX):
+        return ModelLocation(model, ollama.find(model.removeprefix(ollama.PREFIX)), "gguf", "ollama")
     if model and (found := _on_this_machine(Path(os.path.expanduser(model)))) is not None:
         return found
     if _is_path(model):
@@ -214,4 +217,9 @@ def load_engine(
     with engine_log.captured_warnings() as logged:
         engine: Engine = module.load(location, options=options, progress=progress)
     engine.warnings = [*engine.warnings, *engine_log.summarize_by_package(name, logged)]
+    if location.origin == "ollama" and not engine.has_chat_template:
+        engine.warnings.append(
+            f"{location.name} has no chat template in its GGUF file, and Ollama's own is not used: the prompt is sent "
+            "as it is"
+        )
     return engine

@@ -19,6 +19,7 @@ SELECTED_COUNTS = (
     "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts",
     "num_selected_experts", "experts_per_token",
 )  # fmt: skip
+LAYER_COUNTS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 CONTEXT_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 TRAINED_LENGTHS = ("moe_watch_trained_length", "original_max_position_embeddings")
 QUANTIZATIONS = ("quantization", "quantization_config")
@@ -69,6 +70,16 @@ def _first_integer(config: Config, names: tuple[str, ...], at_least: int) -> int
 def expert_count(config: Config) -> int | None:
     """Return the number of routed experts per MoE layer, or None for a dense model."""
     return _first_integer(config, EXPERT_COUNTS, at_least=2)
+
+
+def selected_count(config: Config) -> int | None:
+    """Return the number of experts per token; None if the config has none, or one number per layer."""
+    return _first_integer(config, SELECTED_COUNTS, at_least=1)
+
+
+def layer_count(config: Config) -> int | None:
+    """Return the number of all layers; None if the config does not give it."""
+    return _first_integer(config, LAYER_COUNTS, at_least=1)
 
 
 def check_selection(config: Config, name: str) -> None:

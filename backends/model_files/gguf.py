@@ -52,6 +52,14 @@ INTEGERS = frozenset({*range(6), 10, 11})
 """Type numbers of the integers among them."""
 LONGEST_ARRAY = 2048
 """Number of items; longer arrays are vocabularies."""
+MOST_STRINGS = 10_000_000
+"""Items of all arrays of strings in one header. The largest published vocabulary has some 300,000."""
+WINDOW = 1 << 18
+"""Bytes in which the starts of strings are found at once."""
+LONGEST_SHORT = 255
+"""Bytes; longer strings are skipped one by one."""
+SKIPPED_SINGLY = 256
+"""Strings that are skipped one by one where the next ones are not short, before another window is tried."""
 STRING, ARRAY = 8, 9
 COUNT, NUMBER = SCALARS[10], SCALARS[4]
 
@@ -93,13 +101,17 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def read_parts(path: Path) -> list[GgufFile]:
+def read_parts(path: Path, *, digests: bool = True) -> list[GgufFile]:
     """Read the headers of a model's file and of its further parts, each checked against its file's size.
+
+    Args:
+        path: the first file.
+        digests: as in `read_gguf`.
 
     Raises:
         UserError: a file is missing, truncated or not a GGUF file, or `path` is not the first part.
     """
-    first = read_gguf(path)
+    first = read_gguf(path, digests=digests)
     count = first.metadata.get("split.count")
     if not isinstance(count, int) or count <= 1:
         return [first]
@@ -110,11 +122,15 @@ def read_parts(path: Path) -> list[GgufFile]:
             advice += " in one folder with the others, or merge them with `llama-gguf-split --merge`"
         raise UserError(f"{path} is one of {count} parts", advice=advice)
     rest = (path.with_name(f"{named['stem']}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1))
-    return [first, *(read_gguf(part) for part in rest)]
+    return [first, *(read_gguf(part, digests=digests) for part in rest)]
 
 
-def read_gguf(path: Path) -> GgufFile:
+def read_gguf(path: Path, *, digests: bool = True) -> GgufFile:
     """Read the header of one file, checked against the file's size.
+
+    Args:
+        path: the file.
+        digests: represent an array by its length and digest, as a fingerprint needs it; else by its length.
 
     Raises:
         UserError: the file is missing, truncated or not a GGUF file.
@@ -123,7 +139,7 @@ def read_gguf(path: Path) -> GgufFile:
         with open_regular(path) as file:
             _check_start(path, file.read(8))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Reader(path, data).read()
+                return _Reader(path, data, digests=digests).read()
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -146,9 +162,11 @@ def _check_start(path: Path, start: bytes) -> None:
 class _Reader:
     """Parser of one header."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, *, digests: bool) -> None:
         self._path = path
         self._data = data
+        self._digests = digests
+        self._strings_left = MOST_STRINGS
         self._at = 8
         self._arrays: dict[str, tuple[int, ...]] = {}
 
@@ -179,19 +197,54 @@ class _Reader:
         return value
 
     def _array(self, key: str) -> str:
-        """Return length and digest of an array, because vocabularies are not needed; keep short arrays of integers."""
+        """Return length and digest of an array: vocabularies are not needed. Keep short arrays of integers."""
         kind, count = self._scalar(NUMBER), self._scalar(COUNT)
         start = self._at
         if kind == STRING:
-            for _ in range(count):
-                self._skip(self._scalar(COUNT))
+            self._skip_strings(count)
         elif kind in SCALARS:
             self._skip(count * SCALARS[kind].size)
             if kind in INTEGERS and count <= LONGEST_ARRAY:
                 self._arrays[key] = tuple(each for [each] in SCALARS[kind].iter_unpack(self._data[start : self._at]))
         else:
             raise self._corrupt(f"unknown metadata type {kind}")
-        return f"{count} items, {hashlib.sha256(self._data[start : self._at]).hexdigest()}"
+        length = f"{count} items"
+        return f"{length}, {hashlib.sha256(self._data[start : self._at]).hexdigest()}" if self._digests else length
+
+    def _skip_strings(self, count: int) -> None:
+        """Skip strings, each stored as its length in 8 bytes and its text."""
+        if count > self._strings_left:
+            raise self._corrupt(f"an array of {count:,} strings")
+        self._strings_left -= count
+        while count > 0:
+            found = self._skip_short_strings(count)
+            singly = min(count - found, SKIPPED_SINGLY)
+            for _ in range(singly):
+                self._skip(self._scalar(COUNT))
+            count -= found + singly
+
+    def _skip_short_strings(self, most: int) -> int:
+        """Skip up to `most` short strings from here, and return their number.
+
+        A length of 1 to 255 is a byte followed by seven zero bytes. From the first string on, each of these places is
+        the start of a string exactly if it is where the string before it ends; a text with zero bytes breaks the chain.
+        """
+        import numpy as np  # here, because every command imports this module, and NumPy takes 0.1 s
+
+        bytes_ = np.frombuffer(self._data[self._at : self._at + WINDOW], np.uint8)
+        if len(bytes_) < COUNT.size or not 0 < bytes_[0] <= LONGEST_SHORT or bytes_[1 : COUNT.size].any():
+            return 0
+        zero = bytes_ == 0
+        two = zero[:-1] & zero[1:]
+        four = two[:-2] & two[2:]
+        seven = four[:-3] & four[3:]
+        starts = np.flatnonzero(seven[1:] & ~zero[: len(seven) - 1])
+        ends = starts + COUNT.size + bytes_[starts]
+        broken = np.flatnonzero(ends[:-1] != starts[1:])
+        found = min(most, int(broken[0]) if len(broken) else len(starts) - 1)
+        if found:
+            self._at += int(ends[found - 1])
+        return found
 
     # -- tensors
 

@@ -13,6 +13,7 @@ from moe_watch.routing.errors import UserError
 
 CONVERT = "convert the model again, or download another conversion of it"
 
+ROUTER = re.compile(r"blk\.(\d+)\.ffn_gate_inp\.weight")
 ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight")
 """Tensor of a single expert, as in files made before April 2024."""
 MULTIPLIED = re.compile(r"(?:blk\.\d+\.(?:ffn_(?!.*tid2eid)|attn_)\w+|token_embd|output(?:_norm)?)\.weight")

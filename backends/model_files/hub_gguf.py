@@ -101,24 +101,24 @@ def cached(name: GgufName) -> Path | None:
 
 def _caches(repository: str) -> Iterator[dict[str, Path]]:
     """Yield the GGUF files of a repository per cache, by their paths in the repository."""
-    for folder in _hub_folders():
-        snapshot = _snapshot(folder / f"models--{repository.replace('/', '--')}")
-        if snapshot is not None:
-            yield {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*.gguf") if path.exists()}
-    flat = _flat_folder()
+    for folder in hub_folders():
+        version = snapshot(folder / f"models--{repository.replace('/', '--')}")
+        if version is not None:
+            yield {path.relative_to(version).as_posix(): path for path in version.rglob("*.gguf") if path.exists()}
+    flat = flat_folder()
     prefix = f"{repository.replace('/', '_')}_"
     if flat.is_dir():
         yield {path.name.removeprefix(prefix): path for path in flat.glob(f"{glob.escape(prefix)}*.gguf")}
 
 
-def _hub_folders() -> list[Path]:
+def hub_folders() -> list[Path]:
     """Return the cache folders of the Hub's client and of llama.cpp, in llama.cpp's search order."""
     given = [os.environ.get(name, "") for name in ("LLAMA_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")]
     home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     return [Path(folder).expanduser() for folder in (*given, f"{home}/hub") if folder]
 
 
-def _flat_folder() -> Path:
+def flat_folder() -> Path:
     """Return llama.cpp's own cache folder, which it used before it shared the Hub's cache."""
     usual = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("LLAMA_CACHE") or Path(usual) / "llama.cpp").expanduser()
@@ -128,14 +128,14 @@ LONGEST_COMMIT = 1000
 """Bytes; a commit has 40 digits."""
 
 
-def _snapshot(repository: Path) -> Path | None:
+def snapshot(repository: Path) -> Path | None:
     """Return the folder of a cached repository's newest version; None if it is not cached."""
     try:
         commit = read_regular(repository / "refs" / "main", LONGEST_COMMIT).decode().strip()
     except (OSError, ValueError):
         return None
-    snapshot = repository / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
+    version = repository / "snapshots" / commit
+    return version if commit and version.is_dir() else None
 
 
 # -- downloads

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
+from moe_watch.backends.model_files import ollama
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.config import Config, check_selection, expert_count, read_config
 from moe_watch.backends.model_files.dense import check_generates, check_task, is_dense
@@ -45,6 +47,9 @@ def preflight(location: ModelLocation) -> None:
             raise UserError(f"the embedded model is damaged ({error.what})", advice="reinstall moe-watch") from error
         if location.origin == "hub" and error.advice == AGAIN:
             raise UserError(error.what, advice=f"run `{_download_again(location)}`") from error
+        if location.origin == "ollama" and error.advice == AGAIN:
+            again = f"run `ollama pull {location.name.removeprefix(ollama.PREFIX)}`"
+            raise UserError(error.what, advice=again) from error
         raise
 
 
@@ -66,14 +71,22 @@ def _download_again(location: ModelLocation) -> str:
 
 
 def _check_gguf(name: str, path: Path) -> None:
-    parts = read_parts(path)
-    if kind := _other_than_a_model(parts[0]):
+    check_parts(name, path, read_parts(path))
+
+
+def check_parts(name: str, path: Path, parts: Sequence[GgufFile]) -> None:
+    """Check a GGUF model, given the headers of all its files.
+
+    Raises:
+        UserError: it is no model, or llama.cpp cannot run it.
+    """
+    if kind := other_than_a_model(parts[0]):
         raise UserError(f"{path} is {kind}", advice="give the model's own file")
     check_generates(name, parts[0])
     check_model(name, parts)
 
 
-def _other_than_a_model(file: GgufFile) -> str | None:
+def other_than_a_model(file: GgufFile) -> str | None:
     """Return a description of a GGUF file that is not a complete model; None if it is one."""
     kind = str(file.metadata.get("general.type", "model"))
     if kind == "adapter":
@@ -88,9 +101,18 @@ def _other_than_a_model(file: GgufFile) -> str | None:
 def _check_folder(name: str, folder: Path) -> None:
     config = _config(folder)
     _check_readable(folder)
+    check_config(name, folder, config, read_tensor_tables(folder))
+
+
+def check_config(name: str, folder: Path, config: Config, tensors: Sequence[TensorInfo]) -> None:
+    """Check a model folder, given its config.json and the tensor tables of its weight files.
+
+    Raises:
+        UserError: MLX cannot run the model, or the files contradict each other about experts.
+    """
     check_task(name, config)
     check_selection(config, name)
-    is_dense(config, read_tensor_tables(folder), name)
+    is_dense(config, tensors, name)
     if not any(any(folder.glob(name)) for name in TOKENIZERS):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)})", advice=AGAIN)
 

@@ -51,6 +51,11 @@ def weight_facts(config: Config, tensors: Sequence[TensorInfo]) -> WeightFacts:
     )
 
 
+def moe_layers(tensors: Iterable[TensorInfo]) -> set[int]:
+    """Return the model layer indices of the layers with routed experts."""
+    return set(_routed_bytes(tensors))
+
+
 def fingerprint(metadata: Mapping[str, object], tensors: Iterable[TensorInfo]) -> str:
     """Return SHA-256 of metadata and tensor table (names, types, shapes, sizes); the split into files has no effect."""
     table = sorted((tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +29,22 @@ def stored_quantization(tensors: Iterable[TensorInfo]) -> str | None:
     total = sum(sizes.values())
     kinds = {dtype: size for dtype, size in sizes.items() if _is_quantized(dtype) and size >= ENOUGH * total}
     return ", ".join(_name(dtype) for dtype in sorted(kinds, key=lambda each: -kinds[each])) or None
+
+
+def shares(tensors: Iterable[TensorInfo]) -> str:
+    """Return the tensor types by their share of the bytes, e.g. `Q4_K 78 %, Q6_K 21 %, F32 1 %`.
+
+    The quantization in a file's name is not enough: if rows are too short for a K-quant, other types replace it.
+    """
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[tensor.dtype] += tensor.bytes
+    total = sizes.total() or 1
+    return ", ".join(f"{dtype} {_percent(size / total)}" for dtype, size in sizes.most_common())
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %") if share >= 0.01 else "under 1 %"
 
 
 def is_packed(tensors: Iterable[TensorInfo]) -> bool:

@@ -1,4 +1,4 @@
-"""Cache of the results of scanning session files, by file. Losing it costs time and nothing else."""
+"""Cache of the results of scanning files (sessions, models), by file. Losing it costs time and nothing else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 import platformdirs
 
+from moe_watch.backends.system.code_cache import OTHERS_MAY_WRITE
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions import paths
@@ -49,8 +50,13 @@ class LibraryCache:
 
     @classmethod
     def of_user(cls) -> LibraryCache:
-        """Return the cache in the platform's cache directory."""
-        return cls(platformdirs.user_cache_path("moe-watch", appauthor=False) / "sessions.json")
+        """Return the cache of session files in the platform's cache directory."""
+        return cls(_cache_folder() / "sessions.json")
+
+    @classmethod
+    def of_models(cls) -> LibraryCache:
+        """Return the cache of model files in the platform's cache directory."""
+        return cls(_cache_folder() / "models.json")
 
     def get(self, path: Path, status: os.stat_result, kind: type[Result]) -> Result | None:
         """Return the cached result for a file, None if there is none or the file has changed."""
@@ -77,13 +83,21 @@ class LibraryCache:
             self._changed = False
 
 
+def _cache_folder() -> Path:
+    return platformdirs.user_cache_path("moe-watch", appauthor=False)
+
+
 def _key(path: Path) -> str:
     """Return a file's path as JSON can represent it. `save` drops a path that is not UTF-8, as no such file exists."""
     return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
 
 
 def _load(path: Path) -> dict[str, _Cached]:
+    """Return the content of the file; empty if it is damaged, of another version, or written by another user."""
     with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        status = path.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & OTHERS_MAY_WRITE:
+            return {}
         found = msgspec.json.decode(read_regular(path, MAX_BYTES), type=_CacheFile)
         return found.files if found.moe_watch == version() else {}
     return {}

@@ -15,6 +15,26 @@ from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions
 from tests.backends import tiny
 
+VARIABLES = (
+    *("LLAMA_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "OLLAMA_MODELS"),
+    "LMSTUDIO_HOME",
+)
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """An empty home: no program keeps models anywhere else."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("moe_watch.backends.model_files.ollama.SERVICE", tmp_path / "service")
+    # The client reads its variables once, when it is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / ".cache/huggingface/hub"))
+    return home
+
+
 LoadFolder = Callable[..., Engine]
 
 

@@ -1,0 +1,1 @@
+"""Search for models on this machine: places, candidates, and facts from headers and metadata."""
