@@ -97,3 +97,16 @@ def test_no_terminal_to_take_keys_from(session):
     )
     assert done.returncode == 2
     assert done.stderr == b"moe-watch: there is no terminal to read keys from: use --headless\n"
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "sessions --json"])
+@pytest.mark.parametrize("redirection", [">&-", "1</dev/null"])
+def test_a_closed_output_is_an_error_of_one_line(command, redirection):
+    done = subprocess.run(["sh", "-c", f"{PROGRAM_LINE} {command} {redirection}"], stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr == b"moe-watch: the output cannot be written: Bad file descriptor\n"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    line = f"{{ {PROGRAM_LINE} --help; echo $? >&2; }} | true"
+    assert subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, check=True).stderr == b"0\n"
