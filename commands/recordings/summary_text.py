@@ -39,7 +39,7 @@ def _heading(summary: RunSummary) -> list[str]:
     shape = f"{len(summary.layers)} layers × {summary.experts} experts, {top}"
     return [
         f"{summary.model} · {summary.backend} · {shape} · seed {summary.seed}",
-        f"{tokens.generated:,} tokens generated, {tokens.prompt:,} of prompt, {tokens.injected:,} injected",
+        f"{plural(tokens.generated, 'token')} generated, {tokens.prompt:,} of prompt, {tokens.injected:,} injected",
         f"router entropy {_mean(summary.router_entropy)} · router margin {_mean(summary.router_margin)}"
         f" · churn {_mean(summary.churn)} · surprisal {_number(summary.surprisal, 2)} nats",
     ]
@@ -90,7 +90,8 @@ def _pressure(pressure: PressureResult) -> list[str]:
         missing = pressure.warm_up_missing
         if missing is None:
             return [f"{name}: n/a, {pressure.fit_unavailable}"]
-        return [f"{name}: n/a, {f'{missing} more chunks of warm-up needed' if missing else 'no measured chunk yet'}"]
+        more = plural(missing, "more chunk")
+        return [f"{name}: n/a, {f'{more} of warm-up needed' if missing else 'no measured chunk yet'}"]
     spread = f"{plural(len(mids), 'measured chunk')}, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
     fit = pressure.fit
     verdict = [fit.words if fit else f"no verdict: {pressure.fit_unavailable}"]
@@ -115,7 +116,7 @@ def _crossing(pressure: PressureResult) -> str:
 
 def _ending(summary: RunSummary) -> list[str]:
     ended = summary.ended
-    found = [] if not summary.would_stop else [f"the model would have stopped {summary.would_stop} times"]
+    found = [] if not summary.would_stop else [f"the model would have stopped {plural(summary.would_stop, 'time')}"]
     if ended is None:
         return [*found, "the recording stops before the end of the run"]
     return [*found, f"ended: {_why(ended)}"]

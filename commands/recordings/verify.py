@@ -10,6 +10,7 @@ import click
 
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.routing.errors import UserError
+from moe_watch.sessions.text import plural
 
 if TYPE_CHECKING:
     from moe_watch.sessions.results import FaultResult, FileVerdict, RunVerdict, SalvageReport, VerifyReport
@@ -102,13 +103,15 @@ def _lines(report: Report) -> list[str]:
     """Return a verdict on a file, its faults and its remarks."""
     header = report.header
     version = f"schema {header.schema}.{header.schema_minor}"
-    said = f"{report.lines:,} lines, {report.tokens:,} tokens, {report.chunks:,} chunks, {version}"
+    said = ", ".join(
+        (plural(report.lines, "line"), plural(report.tokens, "token"), plural(report.chunks, "chunk"), version)
+    )
     return [f"{report.file}: {_verdict(report.findings)} ({said})", *_details(report)]
 
 
 def _run_lines(run: RunReport) -> list[str]:
     """Return a verdict on the files of a run together."""
-    parts = "alone" if not run.parts else f"with {len(run.parts)} more, {run.tokens:,} tokens"
+    parts = "alone" if not run.parts else f"with {len(run.parts)} more, {plural(run.tokens, 'token')}"
     return [f"the run in {run.file}: {_verdict(run.findings)} ({parts})", *_details(run)]
 
 
@@ -186,10 +189,10 @@ def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
     for each in saved.left_out[:REASONS_SHOWN]:
         say(f"left out line {each.line}: {each.reason}")
     if saved.left_out_lines > REASONS_SHOWN:
-        say(f"left out {saved.left_out_lines - REASONS_SHOWN:,} more lines: --json lists them")
+        say(f"left out {plural(saved.left_out_lines - REASONS_SHOWN, 'more line')}: --json lists them")
     for line in _consequences(saved):
         say(line)
-    say(f"{saved.lines:,} lines with {saved.tokens:,} tokens saved to {saved.output}")
+    say(f"{plural(saved.lines, 'line')} with {plural(saved.tokens, 'token')} saved to {saved.output}")
 
 
 def _consequences(saved: Salvaged) -> list[str]:
