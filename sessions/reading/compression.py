@@ -31,6 +31,11 @@ class Decompressor:
         self._frame = self._context.decompressobj()
         self._packed = self._unpacked = 0
 
+    @property
+    def is_inside_frame(self) -> bool:
+        """Whether the last frame has no end yet."""
+        return not self._frame.eof
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the decompressed bytes in pieces of bounded size.
 
