@@ -97,6 +97,7 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
     """
     where = str(document.path)
     heading = heading_of(document)
+    _refuse_repeated(heading, where)
     token, layer = _column(heading, TOKEN, where), _column(heading, LAYER, where)
     experts = [at for at, name in enumerate(heading) if EXPERT_COLUMN.fullmatch(name)]
     if not experts:
@@ -117,6 +118,18 @@ def read_wide(document: Document, options: ImportOptions) -> RoutedTrace:
     if len(experts) == 1:
         rows = _merged(rows, options)
     return trace_of(rows, options, where, engine="unknown", what="a table of routing")
+
+
+def _refuse_repeated(heading: list[str], where: str) -> None:
+    """Check that no column occurs twice: which of the two is meant is not known.
+
+    Raises:
+        UserError: a named column occurs twice.
+    """
+    repeated = next((name for at, name in enumerate(heading) if name and name in heading[:at]), None)
+    if repeated is not None:
+        what = f"{where}, line 1: column {repeated[:40]!r} occurs twice"
+        raise UserError(what, advice="remove or rename one of them")
 
 
 def _merged(rows: list[Row], options: ImportOptions) -> list[Row]:
