@@ -33,7 +33,7 @@ class Decompressor:
 
     @property
     def is_inside_frame(self) -> bool:
-        """Whether the last frame has no end yet."""
+        """True while the last frame has no end."""
         return not self._frame.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
