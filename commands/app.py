@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -67,8 +68,9 @@ def cli(context: click.Context) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Every error that the user can repair is one line on stderr."""
-    if sys.stdout is None:  # closed by the shell (`>&-`): the next file to be opened would get its descriptor
-        return _bad_input("standard output is closed: redirect it to a file or to /dev/null")
+    # Closed by the shell: click would print nothing, and the next file to be opened would become standard output.
+    if sys.stdout is None:
+        return _bad_input(f"the output cannot be written: {os.strerror(errno.EBADF)}")
     try:
         status = cli.main(args=arguments, prog_name="moe-watch", standalone_mode=False)
     except UserError as error:

@@ -25,7 +25,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process does nothing any more, even if nobody has asked for its exit status yet."""
+    """Return True if a process does nothing any more, even if no process has asked for its exit status yet."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -14,6 +14,7 @@ from moe_watch.backends.ignored_settings import ignored, not_known
 from moe_watch.backends.llama.bindings import has_key
 from moe_watch.backends.model_files.config import Config, read_config
 from moe_watch.backends.model_files.gguf import GgufFile
+from moe_watch.backends.model_files.gguf_checks import SCORE_FUNCTIONS
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.gates import Gate, Scores, Weighting, parse
 
@@ -170,6 +171,10 @@ def _gate(model: Model) -> Iterator[str]:
     score = model.first(SCORE_NAMES) or _entry(model, "expert_gating_func")
     if score and SCORES.get(str(score[1]), model.gate.scores) is not model.gate.scores:
         yield f"{score[0]} {score[1]}"
+    function = model.file.number("expert_gating_func")
+    if function is not None and function not in (0, *SCORE_FUNCTIONS):
+        key = f"{model.file.architecture}.expert_gating_func"
+        yield f"{key} {function} (an unknown function; {model.gate.scores.value} is used)"
 
 
 def _chosen(model: Model) -> Iterator[str]:

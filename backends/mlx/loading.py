@@ -370,5 +370,7 @@ def _warnings(text: TextCodec, config: model_config.Config, context: int | None,
     if len(beyond) == len(text.ends):
         warnings.append(NO_END_OF_TEXT)
     if context is None:
-        warnings.append("config.json has no context length: give --context, or a run ends only when it is stopped")
+        impossible = model_config.impossible_length(config)
+        has = "no context length" if impossible is None else f"an impossible context length, {impossible}"
+        warnings.append(f"config.json has {has}: give --context, or a run ends only when it is stopped")
     return warnings

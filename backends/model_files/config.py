@@ -102,6 +102,16 @@ def context_length(config: Config) -> int | None:
     return _first_integer(config, CONTEXT_LENGTHS, at_least=1)
 
 
+def impossible_length(config: Config) -> str | None:
+    """Return the key and value of the first entry that cannot be a context length; None if there is none."""
+    for section in _sections(config):
+        for name in CONTEXT_LENGTHS:
+            value = section.get(name)
+            if value is not None and _first_integer({name: value}, (name,), at_least=1) is None:
+                return f"{name} {json.dumps(value)[:40]}"
+    return None
+
+
 def trained_length(config: Config) -> int | None:
     """Return the longest sequence seen in training, if the config has it (as the original length before extension)."""
     return _first_integer(config, TRAINED_LENGTHS, at_least=1)

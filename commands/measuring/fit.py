@@ -81,7 +81,8 @@ def _lines(found: FileFit) -> list[str]:
     return [
         several + in_words(fit),
         "",
-        f"{fit.chunks} chunks, {mode}, from chunk {fit.first} on; correlation of successive noise {fit.phi:.2f}",
+        f"{plural(fit.chunks, 'chunk')}, {mode}, from chunk {fit.first} on; correlation of successive noise"
+        f" {fit.phi:.2f}",
         f"trend test: p = {fit.p:.2g} for a single look, {fit.p_sequential:.2g} for"
         f" {plural(fit.looks, 'sequential look')}",
         _crossing(fit),

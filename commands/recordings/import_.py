@@ -9,6 +9,7 @@ import click
 
 from moe_watch.commands.options import COUNT, checked_output, recording_options, require
 from moe_watch.commands.output import complain, print_result, say
+from moe_watch.sessions.text import plural
 
 if TYPE_CHECKING:
     from moe_watch.sessions.imports.importer import Imported
@@ -73,7 +74,7 @@ def import_(file: Path, form: str | None, output: Path | None, force: bool, as_j
     for warning in imported.trace.warnings:
         complain(warning)
     shape = imported.trace.shape
-    routers = f"{len(shape.layers)} layers × {shape.experts} experts, top-{shape.experts_per_token}"
+    routers = f"{plural(len(shape.layers), 'layer')} × {plural(shape.experts, 'expert')}, top-{shape.experts_per_token}"
     say(f"{imported.trace.what}: {routers}, {_amount(imported)}")
     say(f"recorded to {imported.path}")
 
@@ -106,8 +107,8 @@ def _amount(imported: Imported) -> str:
     from moe_watch.sessions.imports.traces import RoutedTrace
 
     if isinstance(imported.trace, RoutedTrace):
-        return f"{_tokens(imported):,} tokens"
-    return f"counts over {int(imported.trace.rows.max()):,} tokens, and no tokens"
+        return plural(_tokens(imported), "token")
+    return f"counts over {plural(int(imported.trace.rows.max()), 'token')}, and no tokens"
 
 
 def _report(imported: Imported) -> ImportReport:

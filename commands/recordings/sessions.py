@@ -136,7 +136,9 @@ def _with_run(name: str, folder: Path | None) -> tuple[Entry, list[Entry]]:
     """
     from moe_watch.sessions.library.listing import entry_of, files_of_run, find_session, list_sessions
 
-    path = find_session(name, folder)
+    here = click.get_current_context()
+    new_name = here.params.get("new_name")
+    path = find_session(name, folder, (str(here.info_name), "{}", *([new_name] if new_name else [])))
     entry = entry_of(path)
     return entry, files_of_run(entry, list_sessions(path.parent))
 

@@ -100,7 +100,8 @@ def _pressure(pressure: PressureResult) -> list[str]:
         missing = pressure.warm_up_missing
         if missing is None:
             return [f"{name}: n/a, {pressure.fit_unavailable}"]
-        return [f"{name}: n/a, {f'{missing} more chunks of warm-up needed' if missing else 'no measured chunk yet'}"]
+        more = plural(missing, "more chunk")
+        return [f"{name}: n/a, {f'{more} of warm-up needed' if missing else 'no measured chunk yet'}"]
     spread = f"{plural(len(mids), 'measured chunk')}, {min(mids):.4f} to {max(mids):.4f}, last {mids[-1]:.4f}"
     fit = pressure.fit
     verdict = [fit.words if fit else f"no verdict: {pressure.fit_unavailable}"]

@@ -188,7 +188,7 @@ def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
     for each in saved.left_out[:REASONS_SHOWN]:
         say(f"left out line {each.line}: {each.reason}")
     if saved.left_out_lines > REASONS_SHOWN:
-        say(f"left out {saved.left_out_lines - REASONS_SHOWN:,} more lines: --json lists them")
+        say(f"left out {plural(saved.left_out_lines - REASONS_SHOWN, 'more line')}: --json lists them")
     for line in _consequences(saved):
         say(line)
     say(f"{plural(saved.lines, 'line')} with {plural(saved.tokens, 'token')} saved to {saved.output}")

@@ -194,11 +194,16 @@ def entry_of(path: Path, cache: LibraryCache | None = None) -> Entry:
     return entry
 
 
-def find_session(name: str, folder: Path | None = None) -> Path:
+def find_session(name: str, folder: Path | None = None, command: Sequence[str] = ("show", "{}")) -> Path:
     """Return the session file that `sessions` lists under a name, with or without the file's endings.
 
     Only files of the folder with a session's ending count. A path, or a file of the same name in another folder, is
     never returned, since the caller may rename or delete the result.
+
+    Args:
+        name: the name.
+        folder: folder of the sessions; the data directory if None.
+        command: words of the command after `moe-watch sessions`, with `{}` for the name; part of an advice.
 
     Raises:
         UserError: no session has this name, or more than one.
@@ -206,9 +211,10 @@ def find_session(name: str, folder: Path | None = None) -> Path:
     folder = paths.sessions_directory() if folder is None else folder
     listed = "`moe-watch sessions` lists them"
     if Path(name).name != name:
-        parent, stem = shlex.quote(str(Path(name).parent)), shlex.quote(paths.stem_of(Path(name)))
-        advice = f"give a name and its folder: `moe-watch sessions --folder {parent} show {stem}`"
-        advice = listed if stem == ".." else advice
+        path = Path(name)
+        words = [path.name if word == "{}" else word for word in command]
+        line = shlex.join(["moe-watch", "sessions", "--folder", str(path.parent), *words])
+        advice = f"{listed}; for that folder, use `{line}`"
         raise UserError(f"{name!r} is a path, not the name of a session", advice=advice)
     found = sorted(path for path in _files(folder) if name in (path.name, *_names_of(path)))
     if len(found) > 1:

@@ -32,9 +32,9 @@ class Decompressor:
         self._packed = self._unpacked = 0
 
     @property
-    def nothing_unpacked(self) -> bool:
-        """True if there were bytes, and they end inside the first block."""
-        return self._packed > 0 and self._unpacked == 0 and not self._frame.eof
+    def is_inside_frame(self) -> bool:
+        """True while the last frame has no end."""
+        return not self._frame.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the decompressed bytes in pieces of bounded size.

@@ -176,15 +176,13 @@ class Spool:
         data = os.read(descriptor, READ_BYTES)
         while len(data) < len(ZSTANDARD) and (more := os.read(descriptor, READ_BYTES)):
             data += more
-        decompressor = Decompressor() if data.startswith(ZSTANDARD) else None
-        unpack = _same if decompressor is None else decompressor.feed
+        unpacker = Decompressor() if data.startswith(ZSTANDARD) else None
+        unpack = _same if unpacker is None else unpacker.feed
         while data and all(map(self._append, unpack(data))):
             data = os.read(descriptor, READ_BYTES)
-        if decompressor is not None and decompressor.nothing_unpacked:
-            self._problem = UserError(
-                f"{self.name}: the compressed data ends inside its first block, so nothing can be read",
-                advice="copy the file again",
-            )
+        if unpacker is not None and unpacker.is_inside_frame and not (data or self._size):
+            what = f"{self.name}: truncated inside its first compressed block"
+            self._problem = UserError(what, advice="nothing can be read from it; copy the file again")
 
     def _append(self, data: bytes) -> bool:
         """Append to the file; return False if the store is closed."""

@@ -71,7 +71,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What is on the screen."""
+        """Return the text on the screen."""
         return "\n".join(self.screen.display)
 
     def press(self, keys: str) -> None:

@@ -129,7 +129,7 @@ SMALL: dict[str, tuple[Callable[[], bytes], str]] = {
     "compressed-and-damaged": (lambda: b"\x28\xb5\x2f\xfd" + b"garbage" * 9, "the compressed data is damaged"),
     "compressed": (lambda: zstandard.compress(whole(golden())), ""),
 }
-"""What makes the file, and what reading it says; nothing where it is read."""
+"""Maker of the file, and the message of reading it; no message where it is read."""
 
 MEGABYTE = 1 << 20
 
@@ -174,7 +174,7 @@ LARGE: dict[str, tuple[Callable[[Path], None], str]] = {
         "unpacks to more than 200 times its size",
     ),
 }
-"""What writes the file, and what reading it says."""
+"""Writer of the file, and the message of reading it."""
 
 
 def _sparse(path: Path, size: int) -> None:

@@ -69,7 +69,7 @@ def in_model(events: Events, **fields: object) -> Events:
 
 
 def first(events: Events, kind: type, number: int = 0) -> int:
-    """Where the n-th event of a kind stands."""
+    """Return the position of the n-th event of a kind."""
     return [at for at, event in enumerate(events) if isinstance(event, kind)][number]
 
 

@@ -1,4 +1,4 @@
-"""What the tests of sessions share: a clock, a way to wait, made-up events, and a worker that follows a script."""
+"""Shared parts of the tests of sessions: a clock, a way to wait, made-up events, and a worker that follows a script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read to be compared, what a comparison comes to, and where token by token it ends."""
+"""Sources of a comparison, its results, and where token by token it ends."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 import msgspec
 import pytest
 import zstandard
 
+from moe_watch.commands.app import run
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Continues, State, to_json
 from moe_watch.sessions.fitting.file_fit import fit_file
@@ -208,11 +210,20 @@ def test_a_session_is_found_by_its_name(folder):
 
 def test_a_path_is_not_the_name_of_a_session(folder):
     path = write_session(folder / "run.moe.jsonl", 5)
-    with pytest.raises(UserError, match="`moe-watch sessions` lists them"):
-        find_session("./run.moe.jsonl/..", folder)
-    for name in (str(path), "../sessions/run"):
-        with pytest.raises(UserError, match=r"not the name of a session: .*`moe-watch sessions --folder \S+ show run"):
+    for name in (str(path), "../sessions/run", "./run.moe.jsonl/.."):
+        with pytest.raises(UserError, match=r"not the name of a session: .*--folder"):
             find_session(name, folder)
+
+
+def test_the_advice_for_a_path_is_a_command_that_works(folder, capsys):
+    path = write_session(folder / "my run.moe.jsonl", 5)
+    for command, *rest in (["show", str(path)], ["rename", str(path), "new"]):
+        assert run(["sessions", command, *rest]) == 2
+        advised = shlex.split(capsys.readouterr().err.split("`")[-2])
+        assert advised == ["moe-watch", "sessions", "--folder", str(folder), command, path.name, *rest[1:]]
+        assert run(advised[1:]) == 0
+        capsys.readouterr()
+    assert (folder / "new.moe.jsonl").exists()
 
 
 def test_a_preview_is_how_it_begins_and_no_more(folder):

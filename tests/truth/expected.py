@@ -1,4 +1,4 @@
-"""What is known of each tiny model: the gate that must be named, and where mlx-lm alone computes something else."""
+"""Facts about each tiny model: the gate that must be named, and where mlx-lm alone computes something else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the tiny models in llama.cpp: other names of gates, and what it does not do as `transformers`."""
+"""Facts about the tiny models in llama.cpp: other names of gates, and what it does not do as `transformers`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER_GATES = {
     "mimo_v2_flash": "sigmoid_top_k_renormalised",
     "phimoe": "softmax_top_k_renormalised",
 }
-"""Where the gate has another name than in MLX.
+"""Gates with another name than in MLX.
 
 For Granite and Gemma it is another name of the same numbers; MiMo and Phi are among the known differences.
 """
@@ -40,7 +40,7 @@ NOT_CONVERTED = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far a model is from `transformers`, token by token; the output differs, too, so it is the engine's doing."""
+    """Distance of a model from `transformers`, token by token; the output differs, too, so it is the engine's doing."""
 
     reason: str
     unequal: int

@@ -1,4 +1,4 @@
-"""What each engine reaches on the models of published shape: equal to `transformers`, nearly so, or something else."""
+"""Results of each engine on the models of published shape: equal to `transformers`, nearly so, or something else."""
 
 from __future__ import annotations
 

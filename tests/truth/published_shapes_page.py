@@ -23,7 +23,7 @@ HEAD = """\
 
 
 class Found(Protocol):
-    """How far an engine is from `transformers`, as both comparisons say it."""
+    """Return the distance of an engine from `transformers`, as both comparisons say it."""
 
     @property
     def rows(self) -> int: ...

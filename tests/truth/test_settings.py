@@ -126,7 +126,7 @@ def test_negative_biases_do_not_let_dropped_groups_in(altered: Altered) -> None:
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "qwen2_moe"])
 def test_a_window_hides_what_lies_before_it(family: str, altered: Altered) -> None:
-    """What three layers with a window of 5 can see reaches 12 tokens back, and no further."""
+    """The view of three layers with a window of 5 reaches 12 tokens back, and no further."""
     windows: dict[str, Any] = {"sliding_window": 5, "use_sliding_window": True}
     if family == "qwen2_moe":
         windows["layer_types"] = ["sliding_attention"] * 3

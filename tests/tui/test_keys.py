@@ -306,7 +306,7 @@ async def test_every_offered_action_is_in_the_empty_palette(short):
         ("N", "new prompt…: not in a replay"),
         ("r", "record: not in a replay"),
         ("R", "restart: a replay has no worker"),
-        ("s", "mark…: not in a replay"),
+        ("s", "marker…: not in a replay"),
     ],
 )
 async def test_what_cannot_be_done_says_why(short, key, words):

@@ -50,7 +50,7 @@ async def test_a_live_run_says_what_stands_in_the_way(items, abilities, key, sai
         ("plus", "faster: the recording has ended"),
         ("space", "pause: the recording has ended"),
         ("R", "restart: a replay has no worker"),
-        ("s", f"mark…: {ALTERING}"),
+        ("s", f"marker…: {ALTERING}"),
     ],
 )
 async def test_a_replay_at_its_end_says_what_stands_in_the_way(key, said):
@@ -173,4 +173,4 @@ async def test_keys_of_the_dashboard_and_of_its_panels_are_no_keys_without_an_ac
 async def test_a_refusal_that_is_on_the_screen_is_not_said_again():
     async with running(main_run(5)) as (app, pilot, _):
         await press(app, pilot, *"[[[[")
-        assert toasts(app) == ["mark back: only in a replay"]
+        assert toasts(app) == ["marker back: only in a replay"]

@@ -130,8 +130,8 @@ async def test_a_screen_after_a_jump_is_that_of_a_straight_replay(events, path, 
             straight.view.multistep,
         )
         whole = shown(straight.dashboard.stream)
-        if "is not shown after a jump" in stream:
-            tail = tail_below("is not shown after a jump", stream)
+        if "is not shown after a seek" in stream:
+            tail = tail_below("is not shown after a seek", stream)
             assert len(tail) > 5
             assert whole.split("\n")[-len(tail) :] == tail
         else:
@@ -144,7 +144,7 @@ async def test_text_before_the_keyframe_is_said_to_be_missing_and_old_marks_do_n
         base = keyframe_before(events, 2000).i
         await press(app, pilot, *["pageup"] * 40)
         stream = shown(app.dashboard.stream)
-        assert f"text before token {base:,} is not shown after a jump" in stream
+        assert f"text before token {base:,} is not shown after a seek" in stream
         assert [piece.role for piece in app.view.pieces][:2] == ["jump", "generated"]
         assert not any(piece.i < base for piece in app.view.pieces)
 
@@ -156,7 +156,7 @@ async def test_the_other_mode_has_no_chunks_before_the_keyframe_and_says_so(even
         await jumped(app, pilot, "token", 2000)
         pressure = shown(app.dashboard.pressure)
         assert f"computed here from token {base.i:,} on, not recorded" in pressure
-        assert f"no P₀: computed from token {base.i:,} on, after a jump" in pressure
+        assert f"no P₀: computed from token {base.i:,} on, after a seek" in pressure
         assert app.view.tracks["chronomoe-v1"].chunks[0].index == base.chunks
         await jumped(app, pilot, HOME)
         await jumped(app, pilot, "token", 300)
@@ -283,11 +283,11 @@ async def test_the_end_can_be_left_again(path):
 async def test_no_mark_further_on_is_said(path):
     async with replaying(path) as (app, pilot):
         await press(app, pilot, "left_square_bracket")
-        assert toasts(app) == ["no mark or injection before this token"]
+        assert toasts(app) == ["no marker or injection before this token"]
         await press(app, pilot, "end")
         await landed(app, pilot)
         await press(app, pilot, "right_square_bracket")
-        assert toasts(app)[-1] == "no mark or injection after this token"
+        assert toasts(app)[-1] == "no marker or injection after this token"
 
 
 async def test_end_follows_a_text_that_was_scrolled_back_before_it_jumps(path):

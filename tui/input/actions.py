@@ -178,12 +178,12 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _SEEK, footer=27,
     ),
     Action(
-        "previous_mark", ("left_square_bracket",), "[", "mark back", "Go to the previous mark or injection.", "seek",
-        _SEEK, footer=5,
+        "previous_mark", ("left_square_bracket",), "[", "marker back", "Go to the previous marker or injection.",
+        "seek", _SEEK, footer=5,
     ),
     Action(
-        "next_mark", ("right_square_bracket",), "]", "mark on", "Go to the next mark or injection.", "seek",
-        _SEEK, footer=6,
+        "next_mark", ("right_square_bracket",), "]", "marker on", "Go to the next marker or injection.",
+        "seek", _SEEK, footer=6,
     ),
     Action("home", ("home",), "home", "beginning", "Play from the beginning.", "seek", _SEEK),
     Action(
@@ -191,7 +191,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _SEEK,
     ),
     Action(
-        "jump", ("j",), "j", "jump…", "Go to a token (1200), a share (30%) or a time (1:30, 90s).", "seek",
+        "jump", ("j",), "j", "seek…", "Go to a token (1200), a share (30%) or a time (1:30, 90s).", "seek",
         _SEEK, footer=28,
     ),
     Action(
@@ -212,8 +212,8 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         _needs("record"), "this source cannot be recorded", footer=12,
     ),
     Action(
-        "mark", ("s",), "s", "mark…", "Add a note to the recording at this token.", "recording",
-        _needs("mark"), "nothing is recorded that could have a mark", footer=16,
+        "mark", ("s",), "s", "marker…", "Add a note to the recording at this token.", "recording",
+        _needs("mark"), "nothing is recorded that could have a marker", footer=16,
     ),
     Action(
         "sessions", ("S",), "S", "sessions…", "The recorded sessions: replay, rename or delete one.", "recording",
@@ -244,7 +244,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     ),
     Action("theme", (), "", "theme…", "Choose a colour theme.", "program"),
     Action(
-        "help", ("question_mark", "f1"), "?", "help", "All keys, and the meaning of the marks in the panels.",
+        "help", ("question_mark", "f1"), "?", "help", "All keys, and the meaning of the symbols in the panels.",
         "program", footer=1,
     ),
     Action("palette", (), "ctrl+p", "every action", "Find any action by its name.", "program", footer=25),

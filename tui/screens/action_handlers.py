@@ -97,4 +97,4 @@ class Performers:
     def _seek_stop(self, direction: int) -> None:
         if not self._control.seek_stop(direction):
             where = "after" if direction > 0 else "before"
-            self._toasts.tell(f"no mark or injection {where} this token")
+            self._toasts.tell(f"no marker or injection {where} this token")

@@ -23,11 +23,11 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("── end of text ──", "the model ended its text here, and the run continued"),
     ("◇ tap off", "a setting of the run was changed here"),
     ("⊘", "a command that was refused here, and the reason"),
-    ("◆", "a mark with its note; in the pressure panel, the chunk that crossed half of P₀"),
+    ("◆", "a marker with its note; in the pressure panel, the chunk that crossed half of P₀"),
     ("┊ and ╵ in pressure", "an injection before this chunk: the last few, and earlier ones"),
     ("╎ and ▾ in pressure", "breakpoint of a cliff: the fitted curve falls or rises at this chunk"),
     ("blue curve in pressure", "fitted to the measured chunks, dotted where it is a forecast; its 95 % band is shaded"),
-    ("━●─◆─▴─ below", "the timeline of a replay: position, marks and injections"),
+    ("━●─◆─▴─ below", "the timeline of a replay: position, markers and injections"),
     ("── fresh context ──", "the context was full, and the run continued in an empty one"),
     ("␛ ⟨202E⟩", "a control or hidden character of the text, shown as its code"),
     ("underlined text", "the tokens of highest surprisal (or router entropy)"),
@@ -51,7 +51,7 @@ class HelpScreen(ModalScreen[None]):
             box.border_title = "Help"
             box.border_subtitle = "esc closes"
             yield Static(self._keys(), id="help-keys")
-            yield Static(_table("Marks", MARKS), id="help-marks")
+            yield Static(_table("Symbols", MARKS), id="help-marks")
             if self._frame.view.header is not None and not self._frame.view.is_dense:
                 yield Static(self._pauses(self._frame.view.header.model.experts))
 

@@ -11,6 +11,7 @@ from moe_watch.routing.arrays import ABSENT, Ints
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.imports.plausibility import validated_routing
 from moe_watch.sessions.imports.traces import NO_PROMPT, ImportOptions, RoutedTrace, known_prompt_tokens, layers_of
+from moe_watch.sessions.text import plural
 
 MOST_ABSENT = 1000
 """Largest number of absent tokens, or the number of present ones if larger. Each takes a line in a session."""
@@ -96,7 +97,7 @@ def _table(rows: Sequence[Row], layers: list[int], where: str) -> Ints:
     for row in rows:
         at = row.token - first, places[row.layer]
         if len(row.experts) != shape[2]:
-            what = f"{row.where or where}: {len(row.experts)} experts, but {shape[2]} in the rows before"
+            what = f"{row.where or where}: {plural(len(row.experts), 'expert')}, but {shape[2]} in the rows before"
             raise UserError(what, advice="every row needs the same number of experts")
         if taken[at]:
             what = f"{row.where or where}: token {row.token} twice in layer {row.layer}"

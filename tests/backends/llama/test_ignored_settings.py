@@ -178,6 +178,12 @@ def test_a_config_that_cannot_be_read_is_none(content: bytes, tmp_path: pathlib.
         ("qwen3moe", {"expert_weights_norm": False}, RENORMALISED, "qwen3moe.expert_weights_norm false"),
         ("llama", {"expert_weights_scale": 2.5}, "top_k_softmax", "llama.expert_weights_scale 2.5"),
         ("qwen3moe", {"expert_gating_func": 2}, RENORMALISED, "qwen3moe.expert_gating_func 2"),
+        (
+            "qwen3moe",
+            {"expert_gating_func": 9},
+            RENORMALISED,
+            "qwen3moe.expert_gating_func 9 (an unknown function; softmax is used)",
+        ),
         ("phimoe", {}, RENORMALISED, "the LayerNorm and sparsemixer of Phi-3.5-MoE"),
         (
             "gpt-oss",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moe_watch.backends.model_files import catalog
-from moe_watch.backends.model_files.config import context_length
+from moe_watch.backends.model_files.config import context_length, impossible_length
 from moe_watch.backends.model_files.preflight import preflight
 from moe_watch.routing.errors import UserError
 from tests.backends import tiny
@@ -75,5 +75,18 @@ def test_a_length_that_is_none_is_no_limit(length: int, tmp_path: pathlib.Path) 
     engine = load_folder(folder)
     assert engine.model.context_length is None
     assert engine.warnings == [
-        "config.json has no context length: give --context, or a run ends only when it is stopped"
+        f"config.json has an impossible context length, max_position_embeddings {length}:"
+        " give --context, or a run ends only when it is stopped"
     ]
+
+
+@pytest.mark.parametrize(
+    ("length", "shown"), [(0, "0"), (-1, "-1"), (1e30, "1e+30"), ("4096", '"4096"'), (True, "true")]
+)
+def test_an_impossible_length_is_named(length: object, shown: str) -> None:
+    assert impossible_length({"text_config": {"n_positions": length}}) == f"n_positions {shown}"
+
+
+def test_an_absent_or_plausible_length_is_not_impossible() -> None:
+    assert impossible_length({}) is None
+    assert impossible_length({"max_position_embeddings": None, "n_positions": 4096}) is None

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import msgspec
+
 from moe_watch.commands.recordings.summary_text import context_lines, summary_lines
 from moe_watch.routing.results import ContextResult, CrossingResult
 from moe_watch.routing.summary import Summary
 
 
-def lines_of(events):
+def summary_of(events):
     summary = Summary()
     for event in events:
         summary.feed(event)
-    return summary_lines(summary.result())
+    return summary.result()
+
+
+def lines_of(events):
+    return summary_lines(summary_of(events))
 
 
 def test_the_golden_session_in_words(golden_events):
@@ -61,3 +67,9 @@ def test_one_measured_chunk_is_no_plural():
         "  context 0: 1 measured chunk, stable",
         "  context 1: 2 measured chunks, stable",
     ]
+
+
+def test_one_stop_is_no_plural(golden_events):
+    summary = summary_of(golden_events)
+    for number, words in ((1, "stopped 1 time"), (2, "stopped 2 times")):
+        assert f"the model would have {words}" in summary_lines(msgspec.structs.replace(summary, would_stop=number))

@@ -243,7 +243,7 @@ class Example:
     last: bool = True
     """The last token has routing."""
     tokens: int = TOKENS
-    """As many as the file tells of."""
+    """Number that the file states."""
 
     def write(self, folder: Path) -> Path:
         # The name says nothing: formats are recognised by content.

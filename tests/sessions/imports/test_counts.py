@@ -206,7 +206,7 @@ def test_a_file_of_pytorch_is_loaded_safely(imported, tmp_path):
 
 
 class Program:
-    """What makes a folder when it is unpickled."""
+    """Object that makes a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = str(folder)

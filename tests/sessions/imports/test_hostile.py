@@ -174,7 +174,6 @@ TEXT = {
     "a number of 100,000 digits": (b'{"logical_count":[[' + b"9" * 100_000 + b"]]}", K1, "not JSON"),
     "UTF-16": ('{"logical_count":[[1,1]]}'.encode("utf-16"), K1, "text in UTF-16: save it as UTF-8"),
     "a NUL in a table": (b"token,layer,expert_1\n0,0,\x00\n", E8, "neither UTF-8 text nor a known format"),
-    "a column twice": (b"token,layer,expert_1,expert_1\n0,0,1,2\n", E8, "line 1: two columns are named 'expert_1'"),
     "an open quote": (b'token,layer,expert_1\n0,0,"1\n', E8, "not CSV: unexpected end of data"),
     "a field of 200,000 digits": (b"token,layer,expert_1\n0,0," + b"1" * 200_000, E8, "not CSV: field larger"),
     "digits of another script": ("token,layer,expert_1\n٣,0,1\n".encode(), E8, "line 2: '٣' is not an index"),

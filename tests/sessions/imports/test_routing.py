@@ -282,6 +282,13 @@ def test_a_table_may_be_plain_and_have_holes(imported, tmp_path):
     assert session.tokens()["id"].tolist() == [-1, -1]
 
 
+@pytest.mark.parametrize("heading", ["token,layer,expert_1,expert_1", "token,layer,layer,expert_1"])
+def test_a_column_occurs_once(imported, tmp_path, heading):
+    path = tmp_path / "twice.csv"
+    path.write_text(f"{heading}\n0,0,1,2\n1,0,1,2\n")
+    refused(imported, f"line 1: column {heading.split(',')[2]!r} occurs twice: remove or rename one", path)
+
+
 def test_a_row_for_each_expert_is_read_when_that_is_said(imported, tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("token,layer,expert,weight\n" + "".join(f"{t},0,{e},0.5\n" for t in range(3) for e in (t, 7 - t)))

@@ -1,4 +1,4 @@
-"""What observing costs is kept for a model and an engine, and every later header of theirs carries it."""
+"""The observation cost is kept for a model and an engine, and every later header of theirs carries it."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from moe_watch.commands.app import run
 from moe_watch.routing.errors import UserError
@@ -273,3 +274,26 @@ class TestWhatChangesWhileItIsRead:
         next(iter(reader))
         os.truncate(path, 100)
         assert "truncated while it was read" in refusal(lambda: list(reader))
+
+
+@pytest.mark.parametrize("command", [["verify"], ["replay", "--headless"], ["fit"]])
+def test_a_compressed_file_cut_in_its_first_block_is_truncated_and_not_empty(command, golden_path, tmp_path, capsys):
+    packed = zstandard.compress(golden_path.read_bytes())
+    path = tmp_path / "cut.moe.jsonl.zst"
+    path.write_bytes(packed[: len(packed) // 2])
+    assert run([*command, str(path)]) != 0
+    said = "".join(capsys.readouterr())
+    assert "cut.moe.jsonl.zst: truncated inside its first compressed block: nothing can be read" in said
+    assert "empty" not in said
+
+
+def test_the_readable_part_of_a_compressed_file_is_read(golden_path, tmp_path):
+    packer = zstandard.ZstdCompressor().compressobj()
+    blocks = [
+        packer.compress(line) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        for line in golden_path.read_bytes().splitlines(keepends=True)
+    ]
+    path = tmp_path / "cut.moe.jsonl.zst"
+    path.write_bytes(b"".join(blocks[:5]) + blocks[5][:-3])
+    with contextlib.closing(read_session(path)) as reader:
+        assert len(list(reader)) == 5, "the header and the events of the whole blocks"

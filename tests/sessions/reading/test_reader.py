@@ -469,11 +469,3 @@ class TestExamine:
         assert [(each.line, each.problem) for each in examined if each.problem] == [
             (5, "token 1 is out of order; the previous token is 2")
         ]
-
-
-def test_a_compressed_file_cut_in_its_first_block_is_not_called_empty(tmp_path):
-    path = tmp_path / "session.moe.jsonl.zst"
-    packed = zstandard.compress(b"".join(to_json(event) + b"\n" for event in [HEADER, *tokens(400)]))
-    path.write_bytes(packed[:200])
-    with pytest.raises(UserError, match="ends inside its first block, so nothing can be read: copy the file again"):
-        read_session(path)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 KILLS = 200
 LONGEST_LIFE = 0.04
 SHOWN = struct.Struct("<q")
-"""What a run tells of a token that it has shown: its index."""
+"""Index of a token that a run has shown."""
 
 
 class Rushing(ScriptedWorker):

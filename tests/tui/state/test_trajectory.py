@@ -136,7 +136,7 @@ def test_chunks_before_a_jump_are_missed_where_they_were_not_recorded():
     for at in range(50, 60):
         found.add(chunk(at, 0.5))
     assert found.entered_at == 1000
-    assert found.unavailable == "no P₀: computed from token 1,000 on, after a jump"
+    assert found.unavailable == "no P₀: computed from token 1,000 on, after a seek"
     early = PressureTrack("chronomoe-v1")
     early.begin_at(keyframe(3), recorded=False)
     early.add(chunk(3, 0.5, warm_up=True))

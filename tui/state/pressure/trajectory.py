@@ -95,7 +95,7 @@ class PressureTrack:
     def unavailable(self) -> str:
         """Reason why nothing can be fitted; empty if it can."""
         if self.entered_at is not None and self.start.problem:
-            return f"no P₀: computed from token {count(self.entered_at)} on, after a jump"
+            return f"no P₀: computed from token {count(self.entered_at)} on, after a seek"
         return self.series.unavailable
 
     def add(self, chunk: Chunk) -> None:

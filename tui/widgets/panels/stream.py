@@ -172,7 +172,7 @@ class StreamPanel(Panel):
             case "fresh":
                 wrap.add_rule(piece, f" fresh context at token {count(piece.i)} ")
             case "jump":
-                wrap.add_rule(piece, f" text before token {count(piece.i)} is not shown after a jump ")
+                wrap.add_rule(piece, f" text before token {count(piece.i)} is not shown after a seek ")
             case "begin":
                 wrap.add_rule(piece, f" the recording begins at token {count(piece.i)} ")
             case "end":

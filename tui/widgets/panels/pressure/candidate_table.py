@@ -95,7 +95,7 @@ def _fitted(candidate: Candidate) -> str:
 
 
 def _noise(fit: Fit) -> str:
-    return f"p {fit.p:.2g} once, {as_watched(fit)}; φ {number(fit.phi)}; {plural(fit.chunks, 'chunk')}"
+    return f"p {fit.p:.2g} one look, {as_watched(fit)}; φ {number(fit.phi)}; {plural(fit.chunks, 'chunk')}"
 
 
 def _reference(fit: Fit) -> str:
