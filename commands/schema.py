@@ -42,6 +42,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "import": PrintedResult("An import", ("import",), results.ImportReport),
         "export": PrintedResult("An export", ("export",), results.ExportReport),
         "check": PrintedResult("Checks before a run", ("check",), CheckReport),
+        "prompt": PrintedResult("A prompt as sent", ("check --show-prompt",), results.ShownPrompt),
         "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
         "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }

@@ -104,7 +104,7 @@ def context_length(config: Config) -> int | None:
 
 def impossible_length(config: Config) -> str | None:
     """Return the key and value of the first entry that cannot be a context length; None if there is none."""
-    for section in _sections(config):
+    for section in config_sections(config):
         for name in CONTEXT_LENGTHS:
             value = section.get(name)
             if value is not None and _first_integer({name: value}, (name,), at_least=1) is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_watch.commands.models.show_prompt import show_prompt, show_prompt_options, take_prompt_options
 from moe_watch.commands.options import chosen_model, engine_options, engine_options_of, model_choice, require
 from moe_watch.commands.output import print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_progress
@@ -38,6 +39,7 @@ What each message means, and what to do: docs/troubleshooting.md.
 @click.command(epilog=EPILOG)
 @model_choice
 @engine_options
+@show_prompt_options
 @click.option("--quick", is_flag=True, help="Do not load the model: check its files and its memory only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def check(model: str | None, model_option: str | None, quick: bool, as_json: bool, **options: Any) -> None:
@@ -47,10 +49,15 @@ def check(model: str | None, model_option: str | None, quick: bool, as_json: boo
     a few tokens in a separate process: MoE layers, captured routing, chat template, end of text, speed.
 
     Each line is ok, warn or FAIL, with what was measured and what to do. A warning is a limitation that a run works
-    with.
+    with. With --show-prompt: print one prompt as the model would be sent it, with its tokens, and check its format.
     """
     backend = options.pop("backend")
     engine = engine_options_of(options)
+    prompt = take_prompt_options(options)
+    if prompt["show_prompt"]:
+        require(not quick, "--quick and --show-prompt given", "keep one of them: a prompt needs the model")
+        is_fine = show_prompt(chosen_model(model, model_option), backend, engine, prompt, as_json=as_json)
+        raise click.exceptions.Exit(0 if is_fine else NOT_FINE)
     found = None
     if model is not None or model_option is not None:
         from moe_watch.sessions.checking.model_files import CheckedModel

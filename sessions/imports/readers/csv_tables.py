@@ -127,7 +127,9 @@ def _checked_heading(document: Document) -> list[str]:
     """
     heading = heading_of(document)
     if repeated := [name for name in dict.fromkeys(heading) if name and heading.count(name) > 1]:
-        raise UserError(f"{document.path}, line 1: column {repeated[0][:40]!r} occurs twice", advice="remove or rename one of them")
+        raise UserError(
+            f"{document.path}, line 1: column {repeated[0][:40]!r} occurs twice", advice="remove or rename one of them"
+        )
     return heading
 
 

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
-from moe_watch.backends.protocol import EngineOptions
-from moe_watch.commands.models.show_prompt import show_prompt, show_prompt_options, take_prompt_options
+from moe_watch.commands.models.check import check
 from tests.backends.text.small_templates import INST
 
 pytestmark = pytest.mark.model
 
 
-@click.command()
-@show_prompt_options
-@click.option("--json", "as_json", is_flag=True)
-def command(as_json: bool, **options: Any) -> None:
-    """Do what `check --show-prompt` does."""
-    fine = show_prompt("pocket", "auto", EngineOptions(), take_prompt_options(options), as_json=as_json)
-    raise click.exceptions.Exit(0 if fine else 1)
-
-
 def shown(*arguments: str) -> Result:
-    return CliRunner().invoke(command, arguments)
+    return CliRunner().invoke(check, ["pocket", *arguments])
 
 
 def test_a_prompt_by_a_template_of_the_user(tmp_path: Path) -> None:
