@@ -14,7 +14,7 @@ from moe_watch.sessions.text import plural
 if TYPE_CHECKING:
     from moe_watch.sessions.imports.importer import Imported
     from moe_watch.sessions.imports.traces import ImportOptions
-    from moe_watch.sessions.results import ImportReport
+    from moe_watch.sessions.results.conversion import ImportReport
 
 LEAST_1 = ("experts", "experts_per_token")
 """Options that must be at least 1."""
@@ -112,7 +112,7 @@ def _amount(imported: Imported) -> str:
 
 
 def _report(imported: Imported) -> ImportReport:
-    from moe_watch.sessions.results import ImportReport
+    from moe_watch.sessions.results.conversion import ImportReport
 
     trace = imported.trace
     return ImportReport(
