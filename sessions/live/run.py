@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from moe_watch.backends import protocol
 from moe_watch.backends.protocol import (
@@ -78,15 +78,6 @@ class Beginning:
     sampling: Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRequests:
-    """Requests that the worker has not answered yet. It answers each kind in order."""
-
-    starts: deque[Beginning] = field(default_factory=deque)
-    """Runs to begin; the first of them ends the present one."""
-    previews: deque[PromptPreview] = field(default_factory=deque)
-
-
 class LiveRun:
     """One worker and its successive runs.
 
@@ -126,7 +117,10 @@ class LiveRun:
         self._vitals = VitalsTimer(VitalsSampler(self._seconds, self.worker.pid, around.providers, settings.thresholds))
         self._pressure_mark = PressureMark()
         self._guard = VitalsGuard(settings.control, attended=settings.attended)
-        self._pending = PendingRequests()
+        self._following: deque[Beginning] = deque()
+        """Runs that the worker was asked to begin, without an answer yet; the first of them ends this one."""
+        self._previews: deque[PromptPreview] = deque()
+        """Previews without an answer; the worker answers in order."""
 
     # Requests of the user
 
@@ -147,7 +141,7 @@ class LiveRun:
     def restart(self) -> None:
         """Replace a worker that died."""
         if isinstance(self.stage, FailedRun):
-            self._pending.previews.clear()
+            self._previews.clear()
             self.worker.close()
             self.load()
 
@@ -175,7 +169,7 @@ class LiveRun:
         self._prompt = prompt
         beginning = self._new_beginning()
         if isinstance(self.stage, UnderWay):
-            self._pending.starts.append(beginning)
+            self._following.append(beginning)
         else:
             self._begin(beginning, run.ready)
         self._send_start(beginning)
@@ -183,7 +177,7 @@ class LiveRun:
     def preview(self, text: str, answer: PromptPreview, *, turn: bool) -> None:
         """Ask the worker for a prompt as the model would be sent it, or for the next turn."""
         if run_of(self.stage) is not None:
-            self._pending.previews.append(answer)
+            self._previews.append(answer)
             self.worker.send(ShowPrompt(spec=self._settings.start(whole_text(text), 0, self.rate).spec, turn=turn))
 
     def mark(self, note: str) -> None:
@@ -208,7 +202,7 @@ class LiveRun:
 
     def close(self) -> None:
         """End the run, and close everything once the worker has confirmed the end."""
-        self._pending.starts.clear()
+        self._following.clear()
         stage = self.stage
         if isinstance(stage, UnderWay):
             before = stage.before if isinstance(stage, Ending) else stage
@@ -264,8 +258,8 @@ class LiveRun:
             case Batch():
                 for item in message.items:
                     self._take(item)
-            case PromptShown() if self._pending.previews:
-                self._pending.previews.popleft().answer = message
+            case PromptShown() if self._previews:
+                self._previews.popleft().answer = message
             case protocol.Failed(fatal=True):
                 self.worker.log = message.log
                 self._fail(message.message)
@@ -317,8 +311,8 @@ class LiveRun:
     def _refuse(self, refused: protocol.Failed) -> None:
         """Record a refused command at the token where it would have taken effect."""
         starts = refused.command == "start"
-        if starts and self._pending.starts:
-            self._pending.starts.popleft()
+        if starts and self._following:
+            self._following.popleft()
         if (run := self._noted_run) is not None:
             why = whole_text(refused.message)
             self._emit(Refused(i=run.tokens, t=self._seconds(), command=refused.command, why=why))
@@ -330,8 +324,8 @@ class LiveRun:
         """The worker is idle: close, begin the next run, or wait."""
         if isinstance(self.stage, Ending):
             self._shut()
-        elif self._pending.starts:
-            self._begin(self._pending.starts.popleft(), idle.run.ready)
+        elif self._following:
+            self._begin(self._following.popleft(), idle.run.ready)
         else:
             self._vitals.put_off(self._around.clock())
             self.stage = idle
