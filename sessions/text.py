@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from moe_watch.routing.events import ModelInfo
+if TYPE_CHECKING:
+    from moe_watch.routing.events import ModelInfo
 
 UNKNOWN = "unknown"
 """Value of a required header field that an imported trace does not have."""

@@ -36,6 +36,7 @@ from moe_watch.tui.screens.help import HelpScreen
 from moe_watch.tui.screens.sessions import SessionsScreen
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.frame_rate import FrameRate
+from moe_watch.tui.state.origin_words import model_of
 from moe_watch.tui.state.pressure.injections import cut_in_words
 from moe_watch.tui.state.pressure.trends import Trends
 from moe_watch.tui.state.run import RunView
@@ -287,7 +288,7 @@ class MoeWatchApp(App[None]):
 
     def _show_checks(self) -> None:
         frame = self.frame_now
-        model = frame.origin.model if frame.origin.kind == "model" else ""
+        model = model_of(frame.origin)
         header = self.view.header if frame.status != "failed" else None
         self.push_screen(CheckScreen(model=model, header=header, no_color=self.no_color))
 

@@ -58,6 +58,8 @@ WINDOW = 1 << 18
 """Bytes in which the starts of strings are found at once."""
 LONGEST_SHORT = 255
 """Bytes; longer strings are skipped one by one."""
+MANY_STRINGS = 4096
+"""Strings of one array from which NumPy is worth its import."""
 SKIPPED_SINGLY = 256
 """Strings that are skipped one by one where the next ones are not short, before another window is tried."""
 STRING, ARRAY = 8, 9
@@ -217,8 +219,8 @@ class _Reader:
             raise self._corrupt(f"an array of {count:,} strings")
         self._strings_left -= count
         while count > 0:
-            found = self._skip_short_strings(count)
-            singly = min(count - found, SKIPPED_SINGLY)
+            found = self._skip_short_strings(count) if count >= MANY_STRINGS else 0
+            singly = min(count - found, SKIPPED_SINGLY if count >= MANY_STRINGS else count)
             for _ in range(singly):
                 self._skip(self._scalar(COUNT))
             count -= found + singly

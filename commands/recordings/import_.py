@@ -9,7 +9,6 @@ import click
 
 from moe_watch.commands.options import COUNT, checked_output, recording_options, require
 from moe_watch.commands.output import complain, print_result, say
-from moe_watch.sessions.text import plural
 
 if TYPE_CHECKING:
     from moe_watch.sessions.imports.importer import Imported
@@ -66,6 +65,7 @@ def import_(file: Path, form: str | None, output: Path | None, force: bool, as_j
     only if PyTorch is installed.
     """
     from moe_watch.sessions.imports.importer import import_trace
+    from moe_watch.sessions.text import plural
 
     imported = import_trace(file, _options(**options), form=form, output=checked_output(output), force=force)
     if as_json:
@@ -105,6 +105,7 @@ def _tokens(imported: Imported) -> int:
 
 def _amount(imported: Imported) -> str:
     from moe_watch.sessions.imports.traces import RoutedTrace
+    from moe_watch.sessions.text import plural
 
     if isinstance(imported.trace, RoutedTrace):
         return plural(_tokens(imported), "token")

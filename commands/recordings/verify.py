@@ -10,7 +10,6 @@ import click
 
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.routing.errors import UserError
-from moe_watch.sessions.text import plural
 
 if TYPE_CHECKING:
     from moe_watch.sessions.results.verification import (
@@ -107,6 +106,8 @@ def _print(results: Sequence[Report | UserError], runs: Sequence[RunReport]) -> 
 
 def _lines(report: Report) -> list[str]:
     """Return a verdict on a file, its faults and its remarks."""
+    from moe_watch.sessions.text import plural
+
     header = report.header
     version = f"schema {header.schema}.{header.schema_minor}"
     counts = ((report.lines, "line"), (report.tokens, "token"), (report.chunks, "chunk"))
@@ -116,6 +117,8 @@ def _lines(report: Report) -> list[str]:
 
 def _run_lines(run: RunReport) -> list[str]:
     """Return a verdict on the files of a run together."""
+    from moe_watch.sessions.text import plural
+
     parts = "alone" if not run.parts else f"with {len(run.parts)} more, {plural(run.tokens, 'token')}"
     return [f"the run in {run.file}: {_verdict(run.findings)} ({parts})", *_details(run)]
 
@@ -183,6 +186,7 @@ def _faults(findings: Sequence[Issue]) -> list[FaultResult]:
 
 def _salvage(files: Sequence[Path], output: Path, *, as_json: bool) -> None:
     from moe_watch.sessions.library.lookup import session_file
+    from moe_watch.sessions.text import plural
     from moe_watch.sessions.verifying.salvage import salvage
 
     if len(files) != 1:

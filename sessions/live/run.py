@@ -60,7 +60,7 @@ from moe_watch.sessions.live.stages import (
     Void,
     run_of,
 )
-from moe_watch.sessions.live.vitals_timer import PressureMark, VitalsTimer
+from moe_watch.sessions.live.vitals_timer import VitalsTimer
 from moe_watch.sessions.live.worker_link import WorkerLink
 from moe_watch.sessions.recording.recording import Recording
 from moe_watch.sessions.text import whole_text
@@ -115,7 +115,6 @@ class LiveRun:
         self._has_run = False
         """A run has had a token."""
         self._vitals = VitalsTimer(VitalsSampler(self._seconds, self.worker.pid, around.providers, settings.thresholds))
-        self._pressure_mark = PressureMark()
         self._guard = VitalsGuard(settings.control, attended=settings.attended)
         self._following: deque[Beginning] = deque()
         """Runs that the worker was asked to begin, without an answer yet; the first of them ends this one."""
@@ -382,7 +381,7 @@ class LiveRun:
             self._stream.append(vitals)
             return
         self._emit(vitals)
-        if (text := self._pressure_mark.feed(vitals)) is not None:
+        if (text := self._vitals.pressure_mark.feed(vitals)) is not None:
             self._emit(RunWarning(i=self.stage.run.tokens, t=vitals.t, text=text))
         if not isinstance(self.stage, Ending):
             self._guard_run(self.stage.run, vitals)

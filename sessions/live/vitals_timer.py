@@ -11,6 +11,26 @@ VITALS_SECONDS = 0.5
 """Seconds between two readings; `python -m benchmarks.vitals_cost` measures their cost."""
 
 
+class PressureMark:
+    """Text of a warning, once per rise to `critical`; the next rise counts after the level was `ok` again.
+
+    The step over `warning` is a hysteresis: a level that swings between `warning` and `critical` is marked once.
+    """
+
+    def __init__(self) -> None:
+        self._armed = True
+
+    def feed(self, vitals: Vitals) -> str | None:
+        """Return the text if this reading begins a critical time, otherwise None."""
+        level = None if vitals.pressure is None else vitals.pressure.level
+        if level == "ok":
+            self._armed = True
+        if level != "critical" or not self._armed or vitals.pressure is None:
+            return None
+        self._armed = False
+        return f"memory pressure is critical: {vitals.pressure.reason or vitals.pressure.source}"
+
+
 class VitalsTimer:
     """Sampler of vitals with the time of the next reading.
 
@@ -22,6 +42,7 @@ class VitalsTimer:
         self._sampler = sampler
         self.model_memory: ModelMemory | None = None
         """Counters that the worker reported last; they are part of the next reading."""
+        self.pressure_mark = PressureMark()
         self._due = 0.0
 
     def begin(self, now: float) -> None:
@@ -41,23 +62,3 @@ class VitalsTimer:
         if self.model_memory is None:
             return vitals
         return msgspec.structs.replace(vitals, model_memory=self.model_memory)
-
-
-class PressureMark:
-    """Text of a warning, once per rise to `critical`; the next rise counts after the level was `ok` again.
-
-    The step over `warning` is a hysteresis: a level that swings between `warning` and `critical` is marked once.
-    """
-
-    def __init__(self) -> None:
-        self._armed = True
-
-    def feed(self, vitals: Vitals) -> str | None:
-        """Return the text if this reading begins a critical time, otherwise None."""
-        level = None if vitals.pressure is None else vitals.pressure.level
-        if level == "ok":
-            self._armed = True
-        if level != "critical" or not self._armed or vitals.pressure is None:
-            return None
-        self._armed = False
-        return f"memory pressure is critical: {vitals.pressure.reason or vitals.pressure.source}"

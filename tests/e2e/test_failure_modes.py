@@ -17,7 +17,6 @@ import pytest
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed")
 
 import gguf
-from moe_watch.vitals.temperature import Temperatures
 
 from moe_watch.backends.model_files.catalog import POCKET_GGUF
 from moe_watch.routing.events import Event, RunWarning, State, Token, Vitals
@@ -25,6 +24,7 @@ from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.headless import run_headless
 from moe_watch.sessions.live.source import LiveSource
 from moe_watch.sessions.reading.reader import read_session
+from moe_watch.vitals.heat.temperature import Temperatures
 from tests.backends import llama_files, pocket_variants
 from tests.backends.pocket_variants import text
 from tests.e2e.terminal import Terminal
@@ -68,7 +68,11 @@ class Chip:
         if not self._left:
             self._file.unlink(missing_ok=True)
         self._left -= 1
-        return {"k10temp": [SimpleNamespace(label="Tctl", current=int(self._file.read_text()) / 1000, high=None)]}
+        return {
+            "k10temp": [
+                SimpleNamespace(label="Tctl", current=int(self._file.read_text()) / 1000, high=None, critical=None)
+            ]
+        }
 
 
 def test_a_sensor_that_vanishes_during_a_run_is_unavailable_and_the_run_continues(tmp_path: Path) -> None:

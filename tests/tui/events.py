@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from math import exp
 
@@ -14,10 +14,13 @@ from moe_watch.routing.events import (
     BackendInfo,
     Change,
     Chunk,
+    Clock,
     Fork,
+    GpuMemory,
     Header,
     MemoryPressure,
     ModelInfo,
+    ModelMemory,
     Perturbation,
     Sampling,
     State,
@@ -303,3 +306,35 @@ def at_boundary(tokens=40):
     """A run in multistep, and its items: it waits after a chunk."""
     run = MadeUpRun(header(multistep=True))
     return run, [*run.prompt(), *run.generate(tokens), *run.state("paused", why="chunk")]
+
+
+def short_of_memory(items: Iterable[StreamItem]) -> Iterator[StreamItem]:
+    """The same run of a model that does not fit into memory, on a machine with all sensors."""
+    tokens = 0
+    for item in items:
+        tokens += isinstance(item, Token)
+        if isinstance(item, Vitals):
+            item = msgspec.structs.replace(
+                item,
+                swapped_in=tokens * 2_400_000,
+                swapped_out=tokens * 900_000,
+                worker_read=tokens * 312_000_000,
+                worker_faults=tokens * 70,
+                model_memory=ModelMemory(active=11_400_000_000, peak=12_100_000_000, cache=300_000_000),
+                pressure=MemoryPressure(
+                    level="critical",
+                    source="PSI some avg10",
+                    stalled=0.46,
+                    stalled_full=0.31,
+                    reason="46.0 % of the time stalled, limit 40 %",
+                ),
+                clocks=[
+                    Clock(device="cpu", kind="cpu", mhz=2412.0, max=4700.0),
+                    Clock(device="GPU 0", kind="gpu", mhz=1410.0, max=1980.0),
+                ],
+                gpu_memory=[GpuMemory(device="GPU 0", used=7_900_000_000, total=8_600_000_000)],
+                throttling=True,
+                throttling_source="kernel counters",
+                unavailable={},
+            )
+        yield item

@@ -12,12 +12,14 @@ from moe_watch.tui.state.origin_words import words_of
 
 TUI = Path(__file__).resolve().parents[2] / "tui"
 ALLOWED = {
-    "state/origin_words.py": {"_WORDS[origin.kind]"},
+    "state/origin_words.py": {"_WORDS[origin.kind]", "origin.kind == 'model'"},
     "state/pace.py": {"_SCALES[pace.kind]", "pace.kind == 'speed'"},
+    "widgets/panels/vitals/memory.py": {"KINDS[part.kind]"},
     "screens/sessions.py": {"'replay'"},
     "app.py": {"ReplaySource(path, self._clock)"},
 }
-"""The words of each origin, the scale of each pace, the action of the list, and the session that it opens."""
+"""The words of each origin, the scale of each pace, the kind of a buffer, the action of the list, the session that it
+opens."""
 SOURCES = {"ReplaySource", "LiveSource"}
 
 

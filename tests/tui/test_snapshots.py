@@ -25,6 +25,7 @@ from tests.tui.events import (
     forks,
     header,
     main_run,
+    short_of_memory,
     tap_off,
     with_mid,
 )
@@ -132,6 +133,15 @@ def test_main_without_colours(snap, monkeypatch):
 @pytest.mark.parametrize("key", ["2", "3", "4", "5"], ids=["experts", "entropy", "pressure", "vitals"])
 def test_tab(snap, key):
     snap(press=[key])
+
+
+@SIZES
+def test_short_of_memory(snap, size):
+    snap(short_of_memory(main_run()), size=size, press=["5"] if size == NARROW else [])
+
+
+def test_all_vitals(snap):
+    snap(short_of_memory(main_run()), size=WIDE, press=["5", "z"])
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE], ids=["80x24", "120x40"])

@@ -62,6 +62,11 @@ _WORDS: dict[Literal["model", "session"], OriginWords] = {
 }
 
 
+def model_of(origin: Origin) -> str:
+    """Return the model of a live run, as on the command line; empty for a replay, whose model need not be here."""
+    return origin.model if origin.kind == "model" else ""
+
+
 def words_of(origin: Origin) -> OriginWords:
     """Return the words for a source."""
     return _WORDS[origin.kind]

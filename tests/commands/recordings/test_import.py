@@ -32,7 +32,7 @@ def table(tmp_path):
 def test_a_table_is_imported_listed_and_replayed(capsys, table):
     assert run(["import", table, "--experts", "4", "--name", "tiny/moe", "--prompt-tokens", "1"]) == 0
     shown = capsys.readouterr()
-    assert "a table of routing: 1 layers × 4 experts, top-1, 3 tokens" in shown.out
+    assert "a table of routing: 1 layer × 4 experts, top-1, 3 tokens" in shown.out
     (path,) = sessions_directory().iterdir()
     assert f"recorded to {path}" in shown.out
     assert path.name.startswith("tiny-moe-")

@@ -302,7 +302,7 @@ def test_a_row_for_each_expert_is_read_when_that_is_said(imported, tmp_path):
         ImportOptions(experts=8, experts_per_token=3),
     )
     path.write_text(path.read_text() + "3,0,1,0.5\n")
-    refused(imported, "line 8: 1 experts, but 2 in the rows before", path, told)
+    refused(imported, "line 8: 1 expert, but 2 in the rows before", path, told)
 
 
 def test_columns_about_experts_are_no_experts(imported, tmp_path):
