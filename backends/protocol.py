@@ -204,6 +204,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     template_source: TemplateSource | None = None
     capture: list[str]
     warnings: list[str] = []
+    format_warnings: list[str] = []
+    """Items of `warnings` about the chat template: `moe_watch.backends.text.format_check`."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -25,24 +25,30 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.backends.discovery.results import ModelList
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
-    from moe_watch.sessions import results
     from moe_watch.sessions.checking.results import CheckReport
+    from moe_watch.sessions.results.comparison import ComparisonResult
+    from moe_watch.sessions.results.conversion import ExportReport, ImportReport
+    from moe_watch.sessions.results.cost import BenchReport
+    from moe_watch.sessions.results.measurement import MeasurementReport
+    from moe_watch.sessions.results.prompt import ShownPrompt
+    from moe_watch.sessions.results.recordings import RecordingList, RecordingPreview
+    from moe_watch.sessions.results.verification import SalvageReport, VerifyReport
 
     return {
         "run": PrintedResult("A run", ("record", "replay --headless"), RunSummary),
         "fit": PrintedResult("A fit", ("fit",), FitReport),
-        "cost": PrintedResult("A cost", ("bench",), results.BenchReport),
-        "measurement": PrintedResult("A measurement", ("measure",), results.MeasurementReport),
-        "comparison": PrintedResult("A comparison", ("compare",), results.ComparisonResult),
+        "cost": PrintedResult("A cost", ("bench",), BenchReport),
+        "measurement": PrintedResult("A measurement", ("measure",), MeasurementReport),
+        "comparison": PrintedResult("A comparison", ("compare",), ComparisonResult),
         "models": PrintedResult("Models", ("models",), ModelList),
-        "recordings": PrintedResult("Recordings", ("sessions",), results.RecordingList),
-        "recording": PrintedResult("A recording", ("sessions show",), results.RecordingPreview),
-        "verification": PrintedResult("A verification", ("verify",), results.VerifyReport),
-        "salvage": PrintedResult("A salvage", ("verify --salvage",), results.SalvageReport),
-        "import": PrintedResult("An import", ("import",), results.ImportReport),
-        "export": PrintedResult("An export", ("export",), results.ExportReport),
+        "recordings": PrintedResult("Recordings", ("sessions",), RecordingList),
+        "recording": PrintedResult("A recording", ("sessions show",), RecordingPreview),
+        "verification": PrintedResult("A verification", ("verify",), VerifyReport),
+        "salvage": PrintedResult("A salvage", ("verify --salvage",), SalvageReport),
+        "import": PrintedResult("An import", ("import",), ImportReport),
+        "export": PrintedResult("An export", ("export",), ExportReport),
         "check": PrintedResult("Checks before a run", ("check",), CheckReport),
-        "prompt": PrintedResult("A prompt as sent", ("check --show-prompt",), results.ShownPrompt),
+        "prompt": PrintedResult("A prompt as sent", ("check --show-prompt",), ShownPrompt),
         "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
         "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }

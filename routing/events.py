@@ -203,7 +203,10 @@ class ModelMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
-    """Vitals of the machine at one time, in bytes and degrees Celsius."""
+    """Vitals of the machine at one time, in bytes and degrees Celsius.
+
+    One line of the session format: each key of the file is a field.
+    """
 
     t: float
     memory_total: int | None = None

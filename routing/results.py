@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+Interval = tuple[float, float]
+"""Lower and upper end of a 95 % interval."""
+
 
 def finite(value: float) -> float | None:
     """Return a number as JSON has it: None for NaN and for an infinite one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class _Found:
 
     def add(self, candidate: ModelCandidate, place: SearchPlace | None) -> None:
         """Add a candidate, unless the same file was found before under another path."""
-        identity = _identity(candidate.path)
+        identity = file_identity(candidate.path)
         if identity in self.seen:
             return
         self.seen.add(identity)
@@ -81,6 +81,16 @@ def find_models(
     )
 
 
+def candidates_in(places: Sequence[SearchPlace]) -> Iterator[ModelCandidate]:
+    """Yield the candidates of the places as they are found, each file once; no header is read."""
+    found = _Found()
+    for place in places:
+        for candidate in _search(place).candidates:
+            number = len(found.candidates)
+            found.add(candidate, place)
+            yield from (each for each, _ in found.candidates[number:])
+
+
 def _search(place: SearchPlace) -> FoundFiles:
     if not place.folder.is_dir():
         missing = place.kind in ("settings", "given")
@@ -105,7 +115,7 @@ def _pocket() -> ModelCandidate | None:
     return ModelCandidate(POCKET, location.path, "built in", "gguf", (location.path,))
 
 
-def _identity(path: Path) -> tuple[int, int] | Path:
+def file_identity(path: Path) -> tuple[int, int] | Path:
     """Return the file behind links and hard links."""
     try:
         status = path.stat()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from msgspec.structs import replace
 
 from moe_watch.backends.engine_sizes import BufferSizes, EngineSizes, FailedSizes, SizesItem
-from moe_watch.backends.memory.alternatives import other_quantizations
 from moe_watch.backends.memory.ask import ask_engine
 from moe_watch.backends.memory.available import AvailableMemory
 from moe_watch.backends.memory.need import Need
@@ -35,6 +35,15 @@ Asked = Callable[[str, Sequence[SizesItem]], list[EngineSizes | FailedSizes]]
 
 
 @dataclass(frozen=True, slots=True)
+class OtherQuantization:
+    """Same model with other weights on this machine."""
+
+    name: str
+    """Name for the command line."""
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class _Judged:
     """Variant with its memory; None if the engine refuses it."""
 
@@ -51,6 +60,7 @@ def memory_report(
     available: AvailableMemory,
     *,
     backend: str = "auto",
+    others: Callable[[], Sequence[OtherQuantization]] = tuple,
     ask: Asked = ask_engine,
 ) -> MemoryReport:
     """Return the report on one model on this machine.
@@ -62,6 +72,8 @@ def memory_report(
         options: options of a run.
         available: memory that is available.
         backend: `--backend`, for the recommended command line.
+        others: searches for other quantizations: `moe_watch.backends.discovery.alternatives`. Called if the engine
+            answers.
         ask: function that asks the engine.
 
     Raises:
@@ -79,7 +91,7 @@ def memory_report(
     if isinstance(sizes, FailedSizes):
         raise UserError(sizes.what, advice=sizes.advice)
     need = Need(sizes)
-    judged = _judged(model, path, location, engine, options, sizes, ask) if source == "engine" else []
+    judged = _judged(model, path, engine, options, sizes, others(), ask) if source == "engine" else []
     recommended = _recommended([_Judged(base, need, ""), *judged], available, backend)
     if not need.fits(available) and need.starts(available):
         notes.append(READ_AGAIN)
@@ -148,10 +160,10 @@ def _estimated(location: ModelLocation, options: EngineOptions) -> EngineSizes:
 def _judged(
     model: str,
     path: str,
-    location: ModelLocation,
     engine: str,
     options: EngineOptions,
     sizes: EngineSizes,
+    others: Sequence[OtherQuantization],
     ask: Asked,
 ) -> list[_Judged]:
     """Return all other settings with their memory, in the order of what a run loses."""
@@ -159,9 +171,9 @@ def _judged(
         variants(model, engine, options, context=sizes.context, kv_type=sizes.kv_type, on_gpu=sizes.supports_gpu)
     )
     files = {each.model: path for each in tried}
-    for other in other_quantizations(location):
-        tried.append(Variant(str(other), replace(options), OTHER_QUANTIZATION, rank=OTHER_RANK))
-        files[str(other)] = str(other)
+    for other in others:
+        tried.append(Variant(other.name, replace(options), OTHER_QUANTIZATION, rank=OTHER_RANK))
+        files[other.name] = str(other.path)
     tried.sort(key=lambda each: each.rank)
     if not tried:
         return []

@@ -76,7 +76,7 @@ def _turn_warnings(engine: Engine, spec: RunSpec, ids: Sequence[int], frame: Tem
     own = [marker for marker in _brackets(frame) if marker in spec.prompt]
     if own:
         yield f"the prompt has turn markers ({', '.join(own)}), and the chat template adds them again: give --raw"
-    elif spec.prompt and _begins_twice(engine.codec, ids):
+    elif spec.prompt and _begins_twice(engine.codec, ids) and not _template_begins_twice(engine.codec, frame):
         yield f"the prompt begins with {engine.codec.decode([ids[0]])} twice: leave it out of the prompt"
 
 
@@ -96,6 +96,11 @@ def _begin_warnings(codec: Codec, ids: Sequence[int], what: str) -> Iterator[str
 def _begins_twice(codec: Codec, ids: Sequence[int]) -> bool:
     """Return whether the text begins with its begin-of-text token and the same token again."""
     return len(ids) > 1 and ids[0] == ids[1] and codec.is_special(ids[0])
+
+
+def _template_begins_twice(codec: Codec, frame: TemplateFrame | None) -> bool:
+    """Return whether the fault is the template's own, which `template_warnings` has."""
+    return frame is not None and _begins_twice(codec, codec.encode(frame.turn, first=False))
 
 
 def _end_warnings(codec: Codec, frame: TemplateFrame) -> Iterator[str]:

@@ -136,13 +136,15 @@ def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
 
 
 def _ready(engine: Engine) -> Ready:
+    format_warnings = template_warnings(engine)
     return Ready(
         model=engine.model,
         backend=engine.backend,
         template="chat" if engine.has_chat_template else None,
         template_source=engine.codec.template,
         capture=captured(engine.model.gate, sees_weights=engine.sees_weights),
-        warnings=[*engine.warnings, *template_warnings(engine)],
+        warnings=[*engine.warnings, *format_warnings],
+        format_warnings=format_warnings,
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moe_watch.routing.stats.timing_noise import Noise
     from moe_watch.sessions.bench import BenchResult, VariantRates
     from moe_watch.sessions.live.settings import RunSettings
-    from moe_watch.sessions.results import BenchReport, BenchRow
+    from moe_watch.sessions.results.cost import BenchReport, BenchRow
 
 NO_TAP = "a dense model has no tap: its rows with and without one both measure text and events alone"
 
@@ -103,7 +103,7 @@ def _settings(
 def _report(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> BenchReport:
     from msgspec import convert
 
-    from moe_watch.sessions.results import BenchReport, CostResult, NoiseResult
+    from moe_watch.sessions.results.cost import BenchReport, CostResult, NoiseResult
 
     is_dense = ready.model.is_dense
     return BenchReport(
@@ -120,7 +120,7 @@ def _report(ready: Ready, rounds: int, tokens: int, result: BenchResult) -> Benc
 
 
 def _row(row: VariantRates) -> BenchRow:
-    from moe_watch.sessions.results import BenchRow
+    from moe_watch.sessions.results.cost import BenchRow
 
     return BenchRow(
         name=row.name,

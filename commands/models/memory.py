@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
     from moe_watch.backends.memory.available import AvailableMemory
+    from moe_watch.backends.memory.report import OtherQuantization
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport, SettingResult
+    from moe_watch.backends.model_files.catalog import ModelLocation
     from moe_watch.backends.protocol import EngineOptions
 
 NOT_FINE = 1
@@ -105,6 +108,7 @@ def _report(model: str, backend: str, options: EngineOptions, available: Availab
     from moe_watch.backends.memory.report import memory_report
     from moe_watch.backends.model_files.catalog import choose_backend, locate
     from moe_watch.backends.model_files.preflight import preflight
+    from moe_watch.sessions.user_settings import read_user_settings
 
     location = locate(model, backend)
     engine = choose_backend(backend, location)
@@ -113,7 +117,20 @@ def _report(model: str, backend: str, options: EngineOptions, available: Availab
             f"{model} is not on this machine", advice="download it first, or use --for NAME for a published model"
         )
     preflight(location)
-    return memory_report(model, location, engine, options, available, backend=backend)
+    folders = read_user_settings().models.folders
+    return memory_report(
+        model, location, engine, options, available, backend=backend, others=lambda: _others(location, folders)
+    )
+
+
+def _others(location: ModelLocation, folders: Sequence[str]) -> list[OtherQuantization]:
+    from moe_watch.backends.discovery.alternatives import LONGEST_SEARCH, other_quantizations
+    from moe_watch.backends.discovery.places import search_places
+
+    found, in_time = other_quantizations(location, search_places(folders))
+    if not in_time:
+        complain(f"other quantizations were searched for {LONGEST_SEARCH:g} s: not all places were searched")
+    return found
 
 
 # -- text

@@ -23,7 +23,7 @@ from moe_watch.commands.watching.settings import default_prompt
 
 if TYPE_CHECKING:
     from moe_watch.backends.protocol import EngineOptions, RenderedPrompt
-    from moe_watch.sessions.results import ShownPrompt
+    from moe_watch.sessions.results.prompt import ShownPrompt
 
 IDS_PER_LINE = 12
 
@@ -92,7 +92,7 @@ def show_prompt(model: str, backend: str, engine: EngineOptions, options: Option
 
 
 def _result(found: RenderedPrompt) -> ShownPrompt:
-    from moe_watch.sessions.results import ShownPrompt
+    from moe_watch.sessions.results.prompt import ShownPrompt
 
     template = found.template
     return ShownPrompt(

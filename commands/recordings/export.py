@@ -13,7 +13,7 @@ from moe_watch.commands.tables import table_lines
 
 if TYPE_CHECKING:
     from moe_watch.sessions.export.exporter import Exported
-    from moe_watch.sessions.results import ExportReport
+    from moe_watch.sessions.results.conversion import ExportReport
 
 TABLES = ("parquet", "csv", "npz", "json")
 FOREIGN = ("layer-expert", "layer-expert-count", "coli-usage")
@@ -89,7 +89,7 @@ def _foreign(
 
 
 def _report(exported: Exported, form: str) -> ExportReport:
-    from moe_watch.sessions.results import ExportReport
+    from moe_watch.sessions.results.conversion import ExportReport
 
     return ExportReport(output=str(exported.output), format=form, rows=exported.rows, warnings=exported.warnings)
 

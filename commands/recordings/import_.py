@@ -13,7 +13,7 @@ from moe_watch.commands.output import complain, print_result, say
 if TYPE_CHECKING:
     from moe_watch.sessions.imports.importer import Imported
     from moe_watch.sessions.imports.traces import ImportOptions
-    from moe_watch.sessions.results import ImportReport
+    from moe_watch.sessions.results.conversion import ImportReport
 
 LEAST_1 = ("experts", "experts_per_token")
 """Options that must be at least 1."""
@@ -113,7 +113,7 @@ def _amount(imported: Imported) -> str:
 
 
 def _report(imported: Imported) -> ImportReport:
-    from moe_watch.sessions.results import ImportReport
+    from moe_watch.sessions.results.conversion import ImportReport
 
     trace = imported.trace
     return ImportReport(

@@ -16,7 +16,7 @@ from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
     from moe_watch.sessions.library.listing import Entry, Facts, Preview
-    from moe_watch.sessions.results import RecordingPreview, RecordingResult
+    from moe_watch.sessions.results.recordings import RecordingPreview, RecordingResult
 
 NAME_WIDTH = 40
 MODEL_WIDTH = 28
@@ -47,7 +47,7 @@ def sessions(context: click.Context, folder: Path | None, as_json: bool) -> None
 
     found = list_sessions(folder)
     if as_json:
-        from moe_watch.sessions.results import RecordingList
+        from moe_watch.sessions.results.recordings import RecordingList
 
         print_result(RecordingList(folder=str(_folder(folder)), sessions=[_recording(entry) for entry in found]))
         return
@@ -270,7 +270,7 @@ def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
 
 
 def _recording(entry: Entry) -> RecordingResult:
-    from moe_watch.sessions.results import RecordingResult
+    from moe_watch.sessions.results.recordings import RecordingResult
 
     found = RecordingResult(
         condition=entry.condition,
@@ -287,7 +287,7 @@ def _recording(entry: Entry) -> RecordingResult:
 def _with_facts(found: RecordingResult, facts: Facts) -> RecordingResult:
     from msgspec import structs
 
-    from moe_watch.sessions.results import HalfLifeResult
+    from moe_watch.sessions.results.recordings import HalfLifeResult
 
     half_life = facts.half_life
     return structs.replace(
@@ -311,7 +311,7 @@ def _with_facts(found: RecordingResult, facts: Facts) -> RecordingResult:
 def _preview(seen: Preview) -> RecordingPreview:
     from msgspec import structs
 
-    from moe_watch.sessions.results import RecordingPreview
+    from moe_watch.sessions.results.recordings import RecordingPreview
 
     header, template = seen.header, seen.header.template_source
     return RecordingPreview(

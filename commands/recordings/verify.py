@@ -12,7 +12,13 @@ from moe_watch.commands.output import complain, print_result, say
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from moe_watch.sessions.results import FaultResult, FileVerdict, RunVerdict, SalvageReport, VerifyReport
+    from moe_watch.sessions.results.verification import (
+        FaultResult,
+        FileVerdict,
+        RunVerdict,
+        SalvageReport,
+        VerifyReport,
+    )
     from moe_watch.sessions.verifying.file import Report
     from moe_watch.sessions.verifying.issues import Issue
     from moe_watch.sessions.verifying.run_files import RunReport
@@ -133,14 +139,14 @@ def _finding(finding: Issue) -> str:
 
 
 def _report(paths: Sequence[Path], found: Sequence[Report | UserError], runs: Sequence[RunReport]) -> VerifyReport:
-    from moe_watch.sessions.results import VerifyReport
+    from moe_watch.sessions.results.verification import VerifyReport
 
     files = [_file_verdict(path, each) for path, each in zip(paths, found, strict=True)]
     return VerifyReport(files=files, runs=[_run_verdict(run) for run in runs])
 
 
 def _file_verdict(file: Path, found: Report | UserError) -> FileVerdict:
-    from moe_watch.sessions.results import FileVerdict
+    from moe_watch.sessions.results.verification import FileVerdict
 
     if isinstance(found, UserError):
         return FileVerdict(file=str(file), status=UNREADABLE, error=str(found))
@@ -158,7 +164,7 @@ def _file_verdict(file: Path, found: Report | UserError) -> FileVerdict:
 
 
 def _run_verdict(run: RunReport) -> RunVerdict:
-    from moe_watch.sessions.results import RunVerdict
+    from moe_watch.sessions.results.verification import RunVerdict
 
     return RunVerdict(
         file=run.file,
@@ -173,7 +179,7 @@ def _run_verdict(run: RunReport) -> RunVerdict:
 def _faults(findings: Sequence[Issue]) -> list[FaultResult]:
     from msgspec import convert
 
-    from moe_watch.sessions.results import FaultResult
+    from moe_watch.sessions.results.verification import FaultResult
 
     return convert(findings, list[FaultResult], from_attributes=True)
 
@@ -214,7 +220,7 @@ def _consequences(saved: Salvaged) -> list[str]:
 
 
 def _salvage_report(saved: Salvaged) -> SalvageReport:
-    from moe_watch.sessions.results import LeftOutResult, SalvageReport
+    from moe_watch.sessions.results.verification import LeftOutResult, SalvageReport
 
     return SalvageReport(
         output=str(saved.output),

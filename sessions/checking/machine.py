@@ -6,16 +6,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-
-import msgspec
 
 from moe_watch.backends.memory.available import AvailableMemory, available_memory
 from moe_watch.routing.errors import UserError, reason_of
 from moe_watch.routing.events import Vitals
 from moe_watch.sessions.checking.results import CheckResult, failure, fine, gigabytes, warning
 from moe_watch.sessions.paths import make_private, sessions_directory
+from moe_watch.sessions.text import plural
 from moe_watch.sessions.user_settings import read_user_settings, settings_file
 from moe_watch.vitals.cgroup import group_memory
 from moe_watch.vitals.sampler import VitalsSampler
@@ -28,14 +27,27 @@ LITTLE_DISK = 1_000_000_000
 BETWEEN_READINGS = 0.2
 """Seconds between two readings of the sensors: some count events, and have a value from the second one on."""
 
-SENSORS: dict[str, str] = {
-    "swap_total": "swap",
-    "pressure": "memory pressure",
-    "temperatures": "temperatures",
-    "throttling": "throttling",
+SOURCES: dict[str, tuple[str, ...]] = {
+    "swap": ("swap_total", "swapped_in"),
+    "disk reads": ("worker_read", "worker_faults"),
+    "memory pressure": ("pressure",),
+    "memory group": ("group_events",),
+    "temperatures": ("temperatures",),
+    "thermal level": ("thermal_level",),
+    "clocks": ("clocks",),
+    "GPU memory": ("gpu_memory",),
+    "throttling": ("throttling",),
 }
-"""Names of the checks of vitals, by the field of `Vitals` that has the value. Other vitals share one check."""
-OTHER_SENSORS = "other readings"
+"""Names of the checks of vitals, with the fields of `Vitals` that each shows."""
+ELSEWHERE = {"thermal_level": "macOS has one", "gpu_memory": "read on Linux with the driver of NVIDIA"}
+"""Fields that no provider of some systems has, with the system that has them."""
+NOT_LIMITED = "no memory limit: this process is in no control group with one"
+NO_SWAP = "no swap is configured"
+WITHOUT = "a run works without it"
+SHARED = frozenset({"swap_used", "swapped_out", "throttling_source"})
+"""Fields that are unavailable together with another field, for the same reason."""
+MOST_SHOWN = 4
+"""Sensors or clocks of one line."""
 
 
 # -- memory
@@ -104,36 +116,122 @@ def sensor_checks(
 
 
 def sensor_results(vitals: Vitals) -> list[CheckResult]:
-    """Return the checks of one reading."""
-    checks = [_sensor(name, field, vitals) for field, name in SENSORS.items()]
-    others = {field: why for field, why in vitals.unavailable.items() if field not in SENSORS}
-    if not others:
-        return [*checks, fine(OTHER_SENSORS, "all available")]
-    listed = "; ".join(f"{field.replace('_', ' ')}: {why}" for field, why in others.items())
-    return [*checks, warning(OTHER_SENSORS, f"unavailable: {listed}", "a run works without them")]
+    """Return the checks of one reading, in which the worker is this process."""
+    return [
+        *(_source(name, fields, vitals) for name, fields in SOURCES.items()),
+        *(_unavailable(field.replace("_", " "), why) for field, why in vitals.unavailable.items() if _is_other(field)),
+    ]
 
 
-def _sensor(name: str, field: str, vitals: Vitals) -> CheckResult:
-    if (why := vitals.unavailable.get(field)) is not None:
-        return warning(name, f"unavailable: {why}", "a run works without it")
-    return fine(name, _reading(field, vitals))
+def _is_other(field: str) -> bool:
+    """Return whether no check of `SOURCES` has this field, or this sensor."""
+    return not any(field in fields for fields in SOURCES.values()) and field not in SHARED
 
 
-def _reading(field: str, vitals: Vitals) -> str:
-    value = getattr(vitals, field)
-    if field == "temperatures":
-        readings = ", ".join(f"{each.sensor} {each.celsius:.0f} °C" for each in vitals.temperatures[:4])
-        more = len(vitals.temperatures) - 4
-        return f"{readings}, and {more} more" if more > 0 else readings or "none"
-    if vitals.pressure is not None and field == "pressure":
-        stalled = vitals.pressure.stalled
-        share = "" if stalled is None else f", {100 * stalled:.1f} % of the time stalled"
-        return f"{vitals.pressure.level} ({vitals.pressure.source}{share})"
-    if isinstance(value, bool):
-        return "throttled now" if value else "not throttled"
-    if field == "swap_total" and value == 0:
-        return "no swap is configured"
-    return gigabytes(value) if isinstance(value, int) else str(msgspec.to_builtins(value))
+def _source(name: str, fields: Sequence[str], vitals: Vitals) -> CheckResult:
+    reasons = dict.fromkeys(vitals.unavailable[field] for field in fields if field in vitals.unavailable)
+    present = [each for field in fields if (each := READINGS[field](vitals))]
+    if name == "memory group" and vitals.group_events is None:
+        return fine(name, next(iter(reasons), NOT_LIMITED))
+    if present:
+        value = "; ".join([*present, *(f"unavailable: {why}" for why in reasons)])
+        return (warning if reasons else fine)(name, value, WITHOUT if reasons else "")
+    if reasons:
+        return _unavailable(name, "; ".join(reasons))
+    elsewhere = ELSEWHERE.get(fields[0])
+    return fine(name, f"none on this system: {elsewhere}") if elsewhere else _unavailable(name, "no value was read")
+
+
+def _unavailable(name: str, why: str) -> CheckResult:
+    return warning(name, f"unavailable: {why}", WITHOUT)
+
+
+# Each returns a reading in words; empty if there is none.
+
+
+def _swap(vitals: Vitals) -> str:
+    if vitals.swap_total is None:
+        return ""
+    return (
+        f"{gigabytes(vitals.swap_used or 0)} of {gigabytes(vitals.swap_total)} used" if vitals.swap_total else NO_SWAP
+    )
+
+
+def _swapped(vitals: Vitals) -> str:
+    if vitals.swapped_in is None or not vitals.swap_total:
+        return ""
+    moved = f"{gigabytes(vitals.swapped_in)} read back"
+    return (
+        moved if vitals.swapped_out is None else f"{moved} and {gigabytes(vitals.swapped_out)} written since the start"
+    )
+
+
+def _read(vitals: Vitals) -> str:
+    return "" if vitals.worker_read is None else f"counted: {gigabytes(vitals.worker_read)} by this process"
+
+
+def _faults(vitals: Vitals) -> str:
+    return "" if vitals.worker_faults is None else plural(vitals.worker_faults, "major page fault")
+
+
+def _pressure(vitals: Vitals) -> str:
+    if vitals.pressure is None:
+        return ""
+    stalled = vitals.pressure.stalled
+    share = "" if stalled is None else f", {100 * stalled:.1f} % of the time stalled"
+    return f"{vitals.pressure.level} ({vitals.pressure.source}{share})"
+
+
+def _group(vitals: Vitals) -> str:
+    events = vitals.group_events or {}
+    return (
+        "events since its creation: " + ", ".join(f"{name} {count}" for name, count in events.items()) if events else ""
+    )
+
+
+def _temperatures(vitals: Vitals) -> str:
+    return _first(f"{each.sensor} {each.celsius:.0f} °C" for each in vitals.temperatures)
+
+
+def _clocks(vitals: Vitals) -> str:
+    return _first(
+        f"{each.device} {each.mhz:,.0f}" + (f" of {each.max:,.0f} MHz" if each.max else " MHz")
+        for each in vitals.clocks
+    )
+
+
+def _gpu_memory(vitals: Vitals) -> str:
+    return _first(f"{each.device} {gigabytes(each.used)} of {gigabytes(each.total)}" for each in vitals.gpu_memory)
+
+
+def _throttling(vitals: Vitals) -> str:
+    if vitals.throttling is None:
+        return ""
+    source = f" ({vitals.throttling_source})" if vitals.throttling_source else ""
+    return ("throttled now" if vitals.throttling else "not throttled") + source
+
+
+def _first(words: Iterable[str]) -> str:
+    """Return the first readings in one line, with the number of others."""
+    found = list(words)
+    more = len(found) - MOST_SHOWN
+    shown = ", ".join(found[:MOST_SHOWN])
+    return f"{shown}, and {more} more" if more > 0 else shown
+
+
+READINGS: dict[str, Callable[[Vitals], str]] = {
+    "swap_total": _swap,
+    "swapped_in": _swapped,
+    "worker_read": _read,
+    "worker_faults": _faults,
+    "pressure": _pressure,
+    "group_events": _group,
+    "temperatures": _temperatures,
+    "thermal_level": lambda vitals: vitals.thermal_level or "",
+    "clocks": _clocks,
+    "gpu_memory": _gpu_memory,
+    "throttling": _throttling,
+}
 
 
 # -- settings

@@ -22,7 +22,9 @@ REPORT = "the numbers of this model cannot be trusted: update the engine, or rep
 def layer_check(model: ModelInfo) -> CheckResult:
     """Check the MoE layers that the engine found."""
     if not model.layers:
-        return warning(LAYERS, "none: a dense model without routing", "its text, surprisal and vitals are watched")
+        return warning(
+            LAYERS, "no MoE layers: a dense model, without routing", "its text, surprisal and vitals are watched"
+        )
     layers, k = plural(len(model.layers), "MoE layer"), top_k_text(model.experts_per_token)
     return fine(LAYERS, f"{layers} of {model.experts} experts, {k}; gate {model.gate}")
 

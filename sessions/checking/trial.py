@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
+from msgspec import UnsetType
 
-from moe_watch.backends.protocol import Batch, BatchItem, Failed, Message, Ready, Start
+from moe_watch.backends.protocol import Batch, BatchItem, Failed, MemoryCounters, Message, Ready, Start
 from moe_watch.backends.run_spec import RunSpec, SamplerOptions
 from moe_watch.backends.text.template_frame import PROBE
 from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
-from moe_watch.backends.text.turn_check import LEFT_OUT
 from moe_watch.backends.worker.process import WorkerProcess
-from moe_watch.routing.events import Header, Progress, RunWarning, State, Token
+from moe_watch.routing.events import Header, ModelMemory, Progress, RunWarning, State, Token
 from moe_watch.sessions.checking.model_files import CheckedModel
-from moe_watch.sessions.checking.results import CheckResult, failure, fine, warning
+from moe_watch.sessions.checking.results import CheckResult, failure, fine, gigabytes, warning
 from moe_watch.sessions.checking.routing import layer_check, routing_check
-from moe_watch.sessions.checking.template import template_checks
+from moe_watch.sessions.checking.template import format_checks, template_checks
 from moe_watch.sessions.checking.time_limit import POLL, Cancellation
 from moe_watch.sessions.live.environment import Worker, WorkerFactory
 from moe_watch.sessions.live.settings import RunSettings
@@ -50,7 +50,12 @@ class TrialRun:
     """Stream items of the trial's run."""
 
     tokens: list[Token] = field(default_factory=list)
+    format_warnings: list[str] = field(default_factory=list)
+    """Warnings before the first token: the format of the prompt."""
     warnings: list[str] = field(default_factory=list)
+    """Later warnings."""
+    memory: ModelMemory | None = None
+    """Last counters of the engine's allocator; None if it has none."""
     refusal: str = ""
     """Reason why the run could not begin or continue."""
 
@@ -72,8 +77,12 @@ class TrialRun:
         match item:
             case Token():
                 self.tokens.append(item)
+            case RunWarning(i=0):
+                self.format_warnings.append(item.text)
             case RunWarning():
                 self.warnings.append(item.text)
+            case MemoryCounters():
+                self.memory = item.memory
             case State(state="error"):
                 self.refusal = item.message or "the run failed"
                 return True
@@ -103,6 +112,7 @@ class Trial:
         load_seconds: float = LOAD_SECONDS,
     ) -> None:
         self._settings = RunSettings(spec=SPEC, model=model.name, backend=model.backend, options=model.options)
+        self._command = model.command
         self._advice = f"`moe-watch memory {model.command}` lists settings that take less memory"
         self._cancellation = cancellation
         self._report = report
@@ -134,7 +144,9 @@ class Trial:
         turn, raw = run, run
         if run.refusal and ready.template is not None:
             raw = self._run(worker, msgspec.structs.replace(SPEC, raw=True))
-        yield from template_checks(ready, turn.sent, turn.warnings, turn.refusal if ready.template else "")
+        said = list(dict.fromkeys([*ready.format_warnings, *turn.format_warnings]))
+        yield from template_checks(ready, turn.sent, said, turn.refusal if ready.template else "")
+        yield from format_checks(said, self._command, refused=bool(turn.refusal))
         if raw.refusal:
             yield failure(TOKENS, raw.refusal, self._advice)
             return
@@ -206,9 +218,24 @@ def _facts(ready: Ready, run: TrialRun) -> Iterator[CheckResult]:
     else:
         generated = sum(token.phase == "decode" for token in run.tokens)
         yield fine("speed", f"{run.rate:.1f} tokens/s over {plural(generated, 'token')}; `moe-watch bench` measures it")
-    said = [each for each in [*ready.warnings, *run.warnings] if each != NO_END_OF_TEXT and LEFT_OUT not in each]
-    for each in dict.fromkeys(said):
-        yield warning("model warning", each)
+    yield _memory(ready, run.memory)
+    shown = {NO_END_OF_TEXT, *ready.format_warnings}
+    for each in dict.fromkeys([*ready.warnings, *run.warnings]):
+        if each not in shown:
+            yield warning("model warning", each)
+
+
+def _memory(ready: Ready, counters: ModelMemory | None) -> CheckResult:
+    """Return the memory that the engine reports: MLX's counters, or llama.cpp's buffers by device."""
+    name = "memory in use"
+    if counters is not None:
+        sizes = f"{gigabytes(counters.active)}, peak {gigabytes(counters.peak)}, cache {gigabytes(counters.cache)}"
+        return fine(name, f"{sizes}; counters of {ready.backend.name}")
+    buffers = ready.backend.buffers
+    if isinstance(buffers, UnsetType) or not buffers:
+        return warning(name, f"unavailable: {ready.backend.name} does not report it", "a run works without it")
+    listed = ", ".join(f"{each.kind} {gigabytes(each.bytes)} ({each.device})" for each in buffers)
+    return fine(name, f"{gigabytes(sum(each.bytes for each in buffers))}: {listed}")
 
 
 def _context(ready: Ready) -> CheckResult:

@@ -13,7 +13,7 @@ from moe_watch.routing.stats.permutation import NoTest
 from moe_watch.sessions.comparing.pairs import Comparison, SourcePair, Tested, UsageDistance, mean_distance
 from moe_watch.sessions.comparing.sources import ComparedRun, ComparedSource
 from moe_watch.sessions.comparing.tokens import TokenComparison
-from moe_watch.sessions.results import (
+from moe_watch.sessions.results.comparison import (
     AgreementResult,
     ComparedRunResult,
     ComparedSourceResult,

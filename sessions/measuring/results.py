@@ -21,7 +21,8 @@ from moe_watch.routing.stats.timing_noise import Noise
 from moe_watch.sessions.measuring.estimates import Estimates, FittedRun, verdicts
 from moe_watch.sessions.measuring.plan import Plan, PlanRecord
 from moe_watch.sessions.measuring.recorded_run import RecordedRun
-from moe_watch.sessions.results import (
+from moe_watch.sessions.results.cost import NoiseResult
+from moe_watch.sessions.results.measurement import (
     AnalysisResult,
     BoundaryResult,
     ControlResult,
@@ -34,7 +35,6 @@ from moe_watch.sessions.results import (
     MeasuredRun,
     MeasurementReport,
     MeasurementResult,
-    NoiseResult,
     RunConfig,
     SeriesStatistics,
     TrajectoryResult,

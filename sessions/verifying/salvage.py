@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe_watch.routing.contexts import ContextNumbers
 from moe_watch.routing.errors import UserError, system_error
-from moe_watch.routing.events import Chunk, Event, Header, Keyframe, State, Token, Unknown, to_json
+from moe_watch.routing.events import Chunk, Event, Header, Keyframe, Perturbation, State, Token, Unknown, to_json
 from moe_watch.sessions import paths
 from moe_watch.sessions.reading.reader import Examined
 from moe_watch.sessions.reading.recompute import Recomputed
@@ -60,7 +60,8 @@ def salvage(path: Path, output: Path) -> Salvaged:
 
     Lines are copied unchanged, including events and fields of newer versions. Where tokens are missing, a `dropped`
     state gives their number, and chunks and keyframes after it are recomputed from the remaining tokens. If a damaged
-    line is followed by the prompt again, it was a `fresh_context` state, which is restored.
+    line is followed by the prompt again, or by a turn that repeats the conversation, it was a `fresh_context` state,
+    which is restored.
 
     Raises:
         UserError: the file cannot be read, its first line is not a header, or the copy exists or cannot be written.
@@ -107,9 +108,10 @@ class _Salvage:
         held, self._held = self._held, []
         if isinstance(event, Token):
             starts = any(isinstance(each.event, State) and each.event.state == "fresh_context" for each in held)
-            if self._damaged and not starts and self._contexts.starts_with(event):
+            repeats = any(isinstance(each.event, Perturbation) and each.event.again > 0 for each in held)
+            if self._damaged and not starts and self._contexts.starts_with(event, repeats=repeats):
                 self._salvaged.restored_contexts += 1
-                state = State(state="fresh_context", i=self._next, t=self._time)
+                state = State(state="fresh_context", i=self._next, t=self._time, why="turn" if repeats else None)
                 held.insert(0, Examined(0, 0, state, content=to_json(state)))
             self._damaged = False
         for each in held:
@@ -172,9 +174,14 @@ class _Contexts:
         self._continued = False
         """The context has a token after its prompt."""
 
-    def starts_with(self, token: Token) -> bool:
-        """Return whether a token starts a context: the prompt is evaluated again only in a fresh one."""
-        return self._continued and token.source == "prompt"
+    def starts_with(self, token: Token, *, repeats: bool) -> bool:
+        """Return whether a token starts a context: the prompt and a conversation are repeated only in a fresh one.
+
+        Args:
+            token: the token.
+            repeats: it is the first one of a turn that repeats a part of the conversation.
+        """
+        return self._continued and (repeats or token.source == "prompt")
 
     def feed(self, event: Event | Unknown) -> None:
         """Take the next event of the copy."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 
 import msgspec
 import pytest
 
 from moe_watch.backends.engine_sizes import BufferSizes, EngineSizes, FailedSizes
-from moe_watch.backends.memory.alternatives import other_quantizations
 from moe_watch.backends.memory.ask import ask_engine
 from moe_watch.backends.memory.available import AvailableMemory
 from moe_watch.backends.memory.need import DASHBOARD_BYTES, Need
-from moe_watch.backends.memory.report import READ_AGAIN, memory_report
+from moe_watch.backends.memory.report import READ_AGAIN, OtherQuantization, memory_report
 from moe_watch.backends.memory.variants import arguments_of, variants
 from moe_watch.backends.model_files.catalog import locate
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.routing.errors import UserError
-from tests.backends import llama_files, tiny
+from tests.backends import llama_files
 from tests.backends.memory.full_size_models import write_model
 
 GB = 10**9
@@ -138,19 +136,14 @@ def test_the_recommended_command_works(tmp_path):
     assert tight.recommendation.arguments
 
 
-def test_another_quantization_beside_it_is_found(tmp_path):
+def test_other_quantizations_are_settings_by_their_names(tmp_path):
     path = llama_files.write_gguf(tmp_path / "model-F32.gguf")
-    shutil.copy(path, tmp_path / "model-copy.gguf")
-    llama_files.write_gguf(tmp_path / "other.gguf", llama_files.QWEN3)
-    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
-    assert other_quantizations(locate(str(path))) == [tmp_path / "model-copy.gguf"]
-    notes = {each.model: each.note for each in report_on(path, GB).settings}
-    assert notes[str(tmp_path / "model-copy.gguf")] == "another quantization"
-
-
-def test_folders_and_the_embedded_model_have_no_other_quantization(tmp_path):
-    assert other_quantizations(locate("pocket", "llama.cpp")) == []
-    assert other_quantizations(locate(str(tiny.write_model(tmp_path / "m")))) == []
+    copy = llama_files.write_gguf(tmp_path / "blob")
+    tight = report_on(path, GB).total_bytes - 1
+    report = report_on(path, tight, others=lambda: [OtherQuantization("ollama:tiny:8x7b", copy)])
+    [found] = [each for each in report.settings if each.model == "ollama:tiny:8x7b"]
+    assert found.note == "another quantization"
+    assert found.total_bytes == pytest.approx(report.total_bytes, rel=0.02)
 
 
 def test_weights_that_do_not_stay_are_said(tmp_path):

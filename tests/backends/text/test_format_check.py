@@ -57,6 +57,7 @@ def test_a_base_model_takes_any_raw_prompt(open_model: OpenModel) -> None:
 def test_two_begin_of_text_tokens_are_a_warning(open_model: OpenModel) -> None:
     [said] = template_warnings(open_model(BEGIN + INST))
     assert said == "the chat template begins with <s> twice: the model was trained with one"
+    assert prompt(open_model(BEGIN + INST), "Hello.") == []  # the fault of the template is said once
     raw = open_model(INST)
     assert prompt(raw, "<s>[INST] Hello. [/INST]", raw=True) == [
         "the prompt begins with <s> twice: the model was trained with one"

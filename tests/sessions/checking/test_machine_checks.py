@@ -14,7 +14,7 @@ import pytest
 from moe_watch.backends.engine_build import EngineBuild
 from moe_watch.backends.memory.available import AvailableMemory
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import MemoryPressure, Temperature, Vitals
+from moe_watch.routing.events import Clock, GpuMemory, MemoryPressure, Temperature, Vitals
 from moe_watch.sessions.checking import engines, machine, time_limit
 from moe_watch.sessions.checking.results import fine
 from moe_watch.vitals.sampler import VitalsSampler
@@ -64,12 +64,52 @@ class TestSensors:
         assert by_name["temperatures"] == ("warning", "unavailable: no sensors")
         assert by_name["memory pressure"] == ("warning", "unavailable: no PSI")
         assert by_name["swap"] == ("ok", "no swap is configured")
-        assert by_name["other readings"] == ("warning", "unavailable: other one: gone")
+        assert by_name["other one"] == ("warning", "unavailable: gone")
+        assert by_name["memory group"] == ("ok", machine.NOT_LIMITED)
+        assert by_name["thermal level"] == ("ok", "none on this system: macOS has one")
+        assert by_name["clocks"] == ("warning", "unavailable: no value was read")
+
+    def test_every_field_of_vitals_has_a_check(self) -> None:
+        """A new reading must be shown by name: `memory`, `memory in use` and `disk reads` have their own checks."""
+        elsewhere = {
+            "t",
+            "unavailable",
+            "memory_total",
+            "memory_used",
+            "memory_available",
+            "process_memory",
+            "worker_memory",
+            "model_memory",
+        }
+        shown = {field for fields in machine.SOURCES.values() for field in fields} | machine.SHARED
+        assert shown | elsewhere == set(Vitals.__struct_fields__)
+
+    def test_a_source_with_one_of_two_readings_shows_both(self) -> None:
+        vitals = Vitals(t=0, worker_read=5_000_000, unavailable={"worker_faults": "not counted"})
+        [found] = [each for each in machine.sensor_results(vitals) if each.name == "disk reads"]
+        assert found.status == "warning"
+        assert found.value == "counted: 5 MB by this process; unavailable: not counted"
+
+    def test_this_machine_has_a_line_for_every_source(self) -> None:
+        found = {each.name: each for each in machine.sensor_checks()}
+        assert set(machine.SOURCES) <= set(found)
+        assert all(each.value and each.status != "fail" for each in found.values())
+        assert all("no value was read" not in each.value for each in found.values())
 
     def test_readings_are_shown(self) -> None:
         vitals = Vitals(
             t=0,
             swap_total=4 * 10**9,
+            swap_used=10**9,
+            swapped_in=2_000_000,
+            swapped_out=3_000_000,
+            worker_read=5_000_000,
+            worker_faults=1,
+            group_events={"high": 3, "oom_kill": 0},
+            thermal_level="fair",
+            clocks=[Clock(device="core 0", kind="cpu", mhz=2400, max=4000), Clock(device="GPU", kind="gpu", mhz=900)],
+            gpu_memory=[GpuMemory(device="GPU 0", used=2 * 10**9, total=24 * 10**9)],
+            throttling_source="NVML: power cap",
             pressure=MemoryPressure(level="critical", source="PSI some avg10", stalled=0.469),
             temperatures=[Temperature(sensor="cpu", celsius=71.6)],
             throttling=True,
@@ -77,8 +117,13 @@ class TestSensors:
         by_name = {each.name: each.value for each in machine.sensor_results(vitals)}
         assert by_name["memory pressure"] == "critical (PSI some avg10, 46.9 % of the time stalled)"
         assert by_name["temperatures"] == "cpu 72 °C"
-        assert by_name["throttling"] == "throttled now"
-        assert by_name["swap"] == "4.0 GB"
+        assert by_name["throttling"] == "throttled now (NVML: power cap)"
+        assert by_name["swap"] == "1.0 GB of 4.0 GB used; 2 MB read back and 3 MB written since the start"
+        assert by_name["disk reads"] == "counted: 5 MB by this process; 1 major page fault"
+        assert by_name["memory group"] == "events since its creation: high 3, oom_kill 0"
+        assert by_name["thermal level"] == "fair"
+        assert by_name["clocks"] == "core 0 2,400 of 4,000 MHz, GPU 900 MHz"
+        assert by_name["GPU memory"] == "GPU 0 2.0 GB of 24.0 GB"
 
     def test_two_readings_are_made(self) -> None:
         paused: list[float] = []

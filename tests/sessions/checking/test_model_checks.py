@@ -16,6 +16,7 @@ import msgspec
 
 from moe_watch.backends.engine_sizes import BufferSizes, EngineSizes, FailedSizes
 from moe_watch.backends.memory.available import AvailableMemory
+from moe_watch.backends.memory.report import memory_report
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions, Load, Message
 from moe_watch.backends.worker.process import WorkerProcess
@@ -26,7 +27,8 @@ from moe_watch.sessions.checking.results import CheckResult
 from moe_watch.sessions.checking.sequence import model_checks, silent
 from moe_watch.sessions.checking.time_limit import Cancellation, Cancelled
 from moe_watch.sessions.checking.trial import Trial
-from tests.backends import llama_files, pocket_variants
+from tests.backends import llama_files, pocket_variants, tiny
+from tests.backends.discovery import trees
 from tests.backends.pocket_variants import text
 from tests.processes import is_gone, wait_until
 
@@ -50,6 +52,10 @@ def test_pocket_is_ready(backend: str) -> None:
     assert found["MoE layers"].value == "6 MoE layers of 8 experts, top-2; gate top_k_softmax"
     assert "weights sum to 1.00" in found["routing"].value
     assert found["context"].value == "2,048 tokens"
+    assert found["format"].value == "no fault found in the prompt's special tokens and turn markers"
+    source = "counters of mlx" if backend == "mlx" else "CPU_Mapped"
+    assert source in found["memory in use"].value
+    assert float(found["memory in use"].value.split()[0]) > 0
     assert float(found["speed"].value.split()[0]) > 0
     assert found["model engine"].value == backend
 
@@ -72,6 +78,49 @@ def test_templates(tmp_path: pathlib.Path, template: str, status: str, said: str
     assert (found["template"].status, said in found["template"].value) == (status, True), found["template"]
     assert found["routing"].status == "ok"
     assert ("--raw" in found["template"].advice) == (status == "fail")
+
+
+def all_checks_of(model: CheckedModel) -> list[CheckResult]:
+    return list(model_checks(model, Cancellation(), silent))
+
+
+def test_each_fault_of_the_format_is_a_line_with_advice(tmp_path: pathlib.Path) -> None:
+    """Two begin-of-text tokens, and an end of turn that does not end a run; the fallback prompt is not blamed."""
+    turns = "{{ bos_token }}{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    found = all_checks_of(find(pocket_variants.write(tmp_path / "m.gguf", {KEY: text(turns)})))
+    lines = [each for each in found if each.name == "format"]
+    assert len(lines) == 2, found
+    assert {each.status for each in lines} == {"warning"}
+    assert "begins with" in lines[0].value
+    assert "answers may run on" in lines[1].value
+    assert all("--show-prompt" in each.advice for each in lines)
+    assert [each for each in found if each.name == "model warning"] == []
+
+
+def test_a_prompt_that_replaces_a_failed_turn_is_not_judged(tmp_path: pathlib.Path) -> None:
+    refusing = "{% if messages[0].role == 'user' %}{{ raise_exception('no user turn') }}{% endif %}[INST][/INST]"
+    found = all_checks_of(find(pocket_variants.write(tmp_path / "m.gguf", {KEY: text(refusing)})))
+    assert [each.name for each in found if each.name in ("template", "format", "model warning")] == ["template"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_dense_model_passes_with_a_warning(tmp_path: pathlib.Path, engine: str) -> None:
+    path = tmp_path / ("dense" if engine == "mlx" else "dense.gguf")
+    (tiny.write_model if engine == "mlx" else llama_files.write_gguf)(path, tiny.DENSE)
+    found = checks_of(find(path))
+    assert [each for each in found.values() if each.status == "fail"] == []
+    assert (found["MoE layers"].status, found["MoE layers"].value[:13]) == ("warning", "no MoE layers")
+    assert found["routing"].value == "nothing to capture"
+    assert float(found["speed"].value.split()[0].replace(",", "")) > 0
+
+
+def test_a_model_of_ollama(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "store"))
+    blob = trees.ollama_model(tmp_path / "store", llama_files.write_gguf(tmp_path / "m.gguf"))
+    found = checks_of(find("ollama:tiny:8x7b"))
+    assert [each for each in found.values() if each.status == "fail"] == []
+    assert found["model files"].value == str(blob)
+    assert found["MoE layers"].status == "ok"
 
 
 # -- files
@@ -123,6 +172,19 @@ def test_what_does_not_exist_is_bad_input() -> None:
 
 
 # -- memory
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_the_numbers_are_those_of_the_memory_command(backend: str) -> None:
+    model = find("pocket", backend)
+    now = AvailableMemory(8 * 10**9, 10**10, "machine")
+    options = EngineOptions()
+    report = memory_report("pocket", model.location, backend, options, now)
+    found = model_files.memory_check(model, available=lambda: now)
+    number, _, rest = found.value.partition(" ")
+    # The runtime is measured in each process that is asked: it differs by some pages.
+    assert float(number) * 1e6 == pytest.approx(report.total_bytes, rel=0.02)
+    assert rest == f"MB needed (context {report.context:,}), 8.0 GB available on this machine"
 
 
 def sizes(weights: int, kv: int) -> EngineSizes:
