@@ -66,6 +66,10 @@ def cli(context: click.Context) -> None:
         context.invoke(watch)
 
 
+NO_ADDRESS_SPACE = "failed to map segment from shared object"
+"""Part of the message of the dynamic loader if a small `ulimit -v` leaves no room for a library."""
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Every error that the user can repair is one line on stderr."""
     # Closed by the shell: click would print nothing, and the next file to be opened would become standard output.
@@ -83,9 +87,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except MemoryError:
-        from moe_watch.backends.system.out_of_memory import SMALLER
-
-        return _bad_input(f"not enough memory: {SMALLER}, or a shorter recording")
+        return _no_memory()
+    except ImportError as error:
+        if NO_ADDRESS_SPACE not in str(error):
+            raise
+        return _no_memory()
     except SystemExit:  # click exits with this status if the reader of the output has closed it
         _drop_output()
         return FINE
@@ -93,6 +99,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return _bad_input(f"the output cannot be written: {error.strerror or error}")
     return status if isinstance(status, int) else FINE
+
+
+def _no_memory() -> int:
+    from moe_watch.backends.system.out_of_memory import SMALLER
+
+    return _bad_input(f"not enough memory: {SMALLER}, or a shorter recording")
 
 
 def _drop_output() -> None:

@@ -54,6 +54,12 @@ LONGEST_ARRAY = 2048
 """Number of items; longer arrays are vocabularies."""
 MOST_STRINGS = 10_000_000
 """Items of all arrays of strings in one header. The largest published vocabulary has some 300,000."""
+LONGEST_HEADER = 256_000_000
+"""Bytes. The largest published header has some 20 MB; in a sparse file a length of 300 GB ends inside the file."""
+MOST_ENTRIES = 100_000
+"""Metadata entries of one file. Published files have less than 100."""
+MOST_TENSORS = 1_000_000
+"""Tensors of one file. A file with one tensor per expert has some 50,000."""
 WINDOW = 1 << 18
 """Bytes in which the starts of strings are found at once."""
 LONGEST_SHORT = 255
@@ -175,6 +181,8 @@ class _Reader:
     def read(self) -> GgufFile:
         try:
             tensor_count, entry_count = self._scalar(COUNT), self._scalar(COUNT)
+            self._check_count("tensors", tensor_count, MOST_TENSORS)
+            self._check_count("metadata entries", entry_count, MOST_ENTRIES)
             metadata = dict(self._entry() for _ in range(entry_count))
             rows = [self._row() for _ in range(tensor_count)]
         except (struct.error, IndexError, OverflowError) as error:
@@ -302,6 +310,12 @@ class _Reader:
         self._at += length
         if self._at > len(self._data):
             raise IndexError(self._at)
+        if self._at > LONGEST_HEADER:
+            raise self._corrupt(f"a header of more than {LONGEST_HEADER:,} bytes")
+
+    def _check_count(self, what: str, count: int, most: int) -> None:
+        if count > most:
+            raise self._corrupt(f"a header with {count:,} {what}")
 
     def _corrupt(self, what: str) -> UserError:
         return UserError(f"{self._path} is corrupt: {what}", advice=AGAIN)

@@ -68,8 +68,11 @@ class LibraryCache:
         return None
 
     def put(self, path: Path, status: os.stat_result, result: msgspec.Struct) -> None:
-        """Store the result for a file with this status."""
-        raw = msgspec.Raw(msgspec.json.encode(result))
+        """Store the result for a file with this status, unless JSON cannot represent it (a lone surrogate)."""
+        try:
+            raw = msgspec.Raw(msgspec.json.encode(result))
+        except UnicodeEncodeError:
+            return
         self._files[_key(path)] = _Cached(status.st_size, status.st_mtime_ns, raw)
         self._changed = True
 

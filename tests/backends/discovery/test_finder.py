@@ -404,3 +404,18 @@ def test_an_estimate_is_compared_with_the_available_memory(
     assert needed > gguf_file.stat().st_size
     assert only(found_in(folder, available=needed)).fits is True
     assert only(found_in(folder, available=needed - 1)).fits is False
+
+
+def test_a_lone_surrogate_in_a_name_or_a_config_is_listed(
+    home: pathlib.Path, tmp_path: pathlib.Path, hf_folder: pathlib.Path
+) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.gguf")).write_bytes(b"GGUF")
+    model = folder / "model"
+    shutil.copytree(hf_folder, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "mix\ud800tral"}))
+    found = broken(find_models(search_places((), (folder,)), LibraryCache(tmp_path / "cache.json"), PLENTY))
+    assert set(found) == {os.fsdecode(b"\xff.gguf"), "model"}
+    assert "is truncated" in found[os.fsdecode(b"\xff.gguf")]

@@ -41,3 +41,17 @@ def test_a_lack_of_memory_is_one_line(capsys, monkeypatch, golden_path):
         "moe-watch: not enough memory: free memory, or give a smaller model or --context"
         " (`moe-watch memory MODEL` lists what fits), or a shorter recording"
     )
+
+
+def test_a_library_without_room_in_the_address_space_is_one_line(capsys, monkeypatch, golden_path):
+    """NumPy's text around the loader's message under `ulimit -v 100000` has 90 lines."""
+
+    def exhausted(*_: object) -> None:
+        raise ImportError(
+            "IMPORTANT:\n\nOriginal error was: libquadmath.so: failed to map segment from shared object\n"
+        )
+
+    monkeypatch.setattr("moe_watch.sessions.fitting.file_fit.fit_file", exhausted)
+    assert run(["fit", str(golden_path)]) == BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("moe-watch: not enough memory: ")
