@@ -24,7 +24,7 @@ class Interval:
 
     seconds: float
     grown: Mapping[str, int]
-    """Growth by counter; without those that one of the readings lacks, or that decreased (another worker)."""
+    """Growth by counter; a counter that one of the readings lacks, or that decreased (another worker), is left out."""
     tokens: int
     """Decode tokens between the readings."""
     only_decode: bool
