@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from moe_watch.backends.model_files.config import Config, text_section
 from moe_watch.backends.model_files.gguf import GgufFile
 
+ATTENTION = frozenset({"full_attention", "attention", "sliding_attention", "chunked_attention"})
+"""Kinds of layers whose cache grows with the context. States of other kinds have a fixed size, and are not counted."""
+
+EXPANDED = frozenset({"deepseek_v2", "minicpm3", "youtu_llm"})
+"""Models with latent attention whose keys and values mlx-lm caches for every head (mlx-lm 0.32, `mlx_lm.models`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class KvShape:
@@ -55,20 +61,44 @@ def config_shape(config: Config) -> KvShape | None:
     layers, heads = _number(section, "num_hidden_layers"), _number(section, "num_attention_heads")
     if not layers or layers > 10_000 or not heads:
         return None
-    if latent := _number(section, "kv_lora_rank"):  # multi-head latent attention: one latent vector, one rotated key
-        return KvShape((latent + _number(section, "qk_rope_head_dim"),) * layers)
+    if latent := _number(section, "kv_lora_rank"):
+        return KvShape((_latent_width(section, latent, heads),) * layers)
     kv_heads = _number(section, "num_key_value_heads") or heads
     width = _number(section, "head_dim") or _number(section, "hidden_size") // heads
-    kinds = section.get("layer_types")
-    window = _number(section, "sliding_window") or None
+    windows = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    kinds = _layer_kinds(section, layers)
+    return KvShape(
+        tuple(2 * kv_heads * width if kind in ATTENTION else 0 for kind in kinds),
+        tuple(_number(section, windows[kind]) or None if kind in windows else None for kind in kinds),
+    )
+
+
+def _latent_width(section: Config, latent: int, heads: int) -> int:
+    """Return the numbers per token and layer of multi-head latent attention (arXiv:2405.04434, section 2.1).
+
+    The cache keeps one latent vector and one rotated key, or in some of mlx-lm's models the keys and values of all
+    heads.
+    """
+    rotated = _number(section, "qk_rope_head_dim")
+    if section.get("model_type") not in EXPANDED:
+        return latent + rotated
+    return heads * (_number(section, "qk_nope_head_dim") + rotated + _number(section, "v_head_dim"))
+
+
+def _layer_kinds(section: Config, layers: int) -> list[str]:
+    """Return the kind of each layer, in the words of `layer_types`; other models have other keys for it."""
+    for key in ("layer_types", "layers_block_type"):
+        kinds = section.get(key)
+        if isinstance(kinds, list) and len(kinds) >= layers:
+            return [str(kind) for kind in kinds[:layers]]
+    pattern = section.get("hybrid_override_pattern")  # Nemotron-H: a letter per layer
+    if isinstance(pattern, str) and len(pattern) >= layers:
+        return ["attention" if letter == "*" else "other" for letter in pattern[:layers]]
+    if period := _number(section, "attn_layer_period"):  # Jamba
+        offset = _number(section, "attn_layer_offset")
+        return ["attention" if layer % period == offset else "mamba" for layer in range(layers)]
     interval = _number(section, "full_attention_interval") or 1
-    widths, windows = [], []
-    for layer in range(layers):
-        kind = kinds[layer] if isinstance(kinds, list) and layer < len(kinds) else None
-        is_linear = kind == "linear_attention" if kind else interval > 1 and (layer + 1) % interval != 0
-        widths.append(0 if is_linear else 2 * kv_heads * width)
-        windows.append(window if kind == "sliding_attention" else None)
-    return KvShape(tuple(widths), tuple(windows))
+    return ["full_attention" if (layer + 1) % interval == 0 else "linear_attention" for layer in range(layers)]
 
 
 def _number(section: Config, key: str) -> int:

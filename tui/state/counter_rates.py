@@ -24,11 +24,16 @@ class Interval:
 
     seconds: float
     grown: Mapping[str, int]
-    """Growth by counter; without those that one of the readings lacks, or that decreased (another worker)."""
+    """Growth by counter; a counter that one of the readings lacks, or that decreased (another worker), is left out."""
     tokens: int
     """Decode tokens between the readings."""
     only_decode: bool
     """No prompt token was evaluated, and no fork: what was read was read for `tokens`."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing was finished in this time: it is part of the work that is finished next."""
+        return self.only_decode and not self.tokens
 
 
 class CounterRates:
@@ -70,14 +75,22 @@ class CounterRates:
         return grown / seconds
 
     def per_token(self, name: str) -> float | None:
-        """Return the growth per decode token; None if no interval of decoding alone has a token."""
+        """Return the growth per decode token; None if no interval of decoding alone has a token.
+
+        Time before a prompt's tokens counts for the prompt, also if its evaluation takes many intervals.
+        """
         if self.newest(name) is None:
             return None
         seconds, grown, tokens = 0.0, 0, 0
+        for_decode = False  # after the newest token: whether for a token or a prompt is not known yet
         for interval in reversed(self._intervals):
-            if name not in interval.grown or (seconds >= LEAST_SECONDS and tokens >= LEAST_TOKENS):
+            if name not in interval.grown:
                 break
-            if interval.only_decode:
+            if not interval.is_idle:
+                if seconds >= LEAST_SECONDS and tokens >= LEAST_TOKENS:
+                    break
+                for_decode = interval.only_decode
+            if for_decode:
                 seconds += interval.seconds
                 grown, tokens = grown + interval.grown[name], tokens + interval.tokens
         return grown / tokens if tokens else None

@@ -278,6 +278,7 @@ class RunView:
     def _begin_at(self, keyframe: Keyframe) -> None:
         """Continue from a keyframe; of the time before it, at most events other than tokens were fed."""
         jumped = bool(self.pieces or self.chunks)
+        self.vitals.rates.count(decode=False)  # readings before the keyframe came without their tokens
         self.pressure.begin_at(keyframe, jumped=jumped)
         self.counts.decoded += self.clock.filled
         self.settings = CurrentSettings(self.tap_off_at, keyframe.multistep, self.sampling)
@@ -302,6 +303,7 @@ class RunView:
             self.routing.begin_context()
         elif state.state == "dropped":
             self.counts.dropped += state.count or 0
+            self.vitals.rates.count(decode=False)  # tokens without an event
         if state.state != "finished" or not self.counts_only:
             self._add_markers(state)
 

@@ -20,6 +20,14 @@ from moe_watch.backends.protocol import EngineOptions
 from tests.backends.memory.full_size_models import write_model
 
 MIB = 2**20
+LATENT: dict[str, object] = {
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "hidden_size": 2048,
+}
+"""Widths of DeepSeek's latent attention."""
 
 
 def header(architecture: str, **numbers: int) -> GgufFile:
@@ -53,18 +61,44 @@ def test_heads_wider_than_the_embedding_have_their_own_key():
 
 
 def test_latent_attention_keeps_one_vector():
-    """DeepSeek-V2-Lite: 27 layers × (512 + 64)."""
-    shape = config_shape(
-        {
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "kv_lora_rank": 512,
-            "qk_rope_head_dim": 64,
-            "hidden_size": 2048,
-        }
-    )
+    """DeepSeek-V3: 61 layers × (512 + 64)."""
+    shape = config_shape(LATENT | {"model_type": "deepseek_v3", "num_hidden_layers": 61, "num_attention_heads": 128})
     assert shape is not None
-    assert shape.bytes(1000, 2) == 27 * 576 * 1000 * 2
+    assert shape.bytes(1000, 2) == 61 * 576 * 1000 * 2
+
+
+def test_latent_attention_of_deepseek_v2_keeps_all_heads():
+    """DeepSeek-V2-Lite in mlx-lm: 27 layers × 16 heads × (keys of 128 + 64, values of 128)."""
+    shape = config_shape(LATENT | {"model_type": "deepseek_v2", "num_hidden_layers": 27, "num_attention_heads": 16})
+    assert shape is not None
+    assert shape.bytes(1000, 2) == 27 * 16 * (128 + 64 + 128) * 1000 * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        ({"layer_types": ["mamba", "mamba", "attention", "mamba"]}, [2]),  # Granite 4
+        ({"layer_types": ["conv", "full_attention", "conv", "conv"]}, [1]),  # LFM2
+        ({"layers_block_type": ["mamba", "attention", "mamba", "mamba"]}, [1]),
+        ({"attn_layer_period": 2, "attn_layer_offset": 1}, [1, 3]),  # Jamba
+        ({"hybrid_override_pattern": "ME*E"}, [2]),  # Nemotron-H
+        ({"full_attention_interval": 4}, [3]),  # Qwen3-Next
+        ({}, [0, 1, 2, 3]),
+    ],
+)
+def test_only_layers_with_attention_have_a_cache(config, layers):
+    shape = config_shape({"num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 8, **config})
+    assert shape is not None
+    assert [layer for layer, width in enumerate(shape.widths) if width] == layers
+
+
+def test_chunked_attention_keeps_a_chunk():
+    """Llama 4: three layers of four attend to a chunk."""
+    kinds = ["chunked_attention"] * 3 + ["full_attention"]
+    sizes = {"num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 8, "attention_chunk_size": 10}
+    shape = config_shape({**sizes, "layer_types": kinds})
+    assert shape is not None
+    assert shape.bytes(100, 2) == 2 * 4 * 8 * 2 * (3 * 10 + 100)
 
 
 def test_windows_and_linear_layers_keep_less():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moe_watch.routing.events import Vitals
+from moe_watch.routing.events import Keyframe, Token, Vitals
 from moe_watch.tui.state.counter_rates import LEAST_TOKENS, CounterRates
 from moe_watch.tui.state.run import RunView
 from tests.tui.events import main_run
@@ -93,3 +93,45 @@ def test_a_run_view_counts_its_own_tokens():
     decoded = seen[-1][0] - seen[-2][0]
     assert decoded > 0
     assert all(each > 0 for each in known)
+
+
+def test_a_prompt_of_many_intervals_is_not_counted_for_the_first_decode_tokens():
+    """The tokens of a prompt come when a batch is evaluated, long after its weights are read."""
+    rates = rates_of((0.0, 0, 0), (0.5, 4_000_000, 0), (1.0, 9_000_000, 0))
+    for _ in range(5):
+        rates.count(decode=False)
+    rates.add(Vitals(t=1.5, worker_read=9_500_000))
+    rates.add(Vitals(t=2.0, worker_read=9_500_200))
+    assert rates.per_token("worker_read") is None
+    rates.count(decode=True)
+    rates.add(Vitals(t=2.5, worker_read=9_500_300))
+    assert rates.per_token("worker_read") == pytest.approx(300)
+
+
+def test_what_follows_the_newest_token_waits_for_the_next_one():
+    """Between two tokens it is not known yet whether the model evaluates a token or the next prompt."""
+    rates = rates_of((0.0, 0, 0), (0.5, 100, 1), (1.0, 5_000_100, 0))
+    assert rates.per_token("worker_read") == pytest.approx(100)
+    rates.count(decode=False)
+    rates.add(Vitals(t=1.5, worker_read=5_000_200))
+    assert rates.per_token("worker_read") == pytest.approx(100)
+    rates.count(decode=True)
+    rates.add(Vitals(t=2.0, worker_read=5_000_500))
+    assert rates.per_token("worker_read") == pytest.approx(200)
+
+
+def test_after_a_seek_the_readings_before_it_are_not_counted():
+    """A replay that seeks gives the readings before the target without their tokens."""
+    items = list(main_run(720))
+    keyframe = next(at for at, each in enumerate(items) if isinstance(each, Keyframe) and each.i > 20)
+    view = RunView()
+    view.feed(items[0])
+    for number in range(4):
+        view.feed(Vitals(t=number / 2, worker_read=number * 10_000_000))
+    view.feed(items[keyframe])
+    view.feed(Vitals(t=2.0, worker_read=40_000_000))
+    tokens = [each for each in items[keyframe:] if isinstance(each, Token)][:2]
+    for token in tokens:
+        view.feed(token)
+    view.feed(Vitals(t=2.5, worker_read=40_000_500))
+    assert view.vitals.rates.per_token("worker_read") == pytest.approx(250)
