@@ -106,7 +106,10 @@ def sensor_checks(
 def sensor_results(vitals: Vitals) -> list[CheckResult]:
     """Return the checks of one reading."""
     checks = [_sensor(name, field, vitals) for field, name in SENSORS.items()]
-    others = {field: why for field, why in vitals.unavailable.items() if field not in SENSORS}
+    said = {vitals.unavailable.get(field) for field in SENSORS}
+    others = {
+        field: why for field, why in vitals.unavailable.items() if field not in SENSORS and why not in said
+    }  # `throttling_source` has the reason of `throttling`
     if not others:
         return [*checks, fine(OTHER_SENSORS, "all available")]
     listed = "; ".join(f"{field.replace('_', ' ')}: {why}" for field, why in others.items())

@@ -12,8 +12,8 @@ import msgspec
 
 from moe_watch.backends.protocol import Batch, BatchItem, Failed, Message, Ready, Start
 from moe_watch.backends.run_spec import RunSpec, SamplerOptions
-from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
 from moe_watch.backends.text.template_frame import PROBE
+from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
 from moe_watch.backends.text.turn_check import LEFT_OUT
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.routing.events import Header, Progress, RunWarning, State, Token
