@@ -155,8 +155,8 @@ def _sizes(report: MemoryReport) -> list[str]:
     from moe_watch.backends.memory.available import LIMIT_WORDS
     from moe_watch.tui.text.format import size
 
-    experts = "" if report.expert_bytes is None else f"experts {size(report.expert_bytes)}"
-    other = "" if report.non_expert_bytes is None else f", other {size(report.non_expert_bytes)}"
+    experts = f"experts {size(report.expert_bytes)}" if report.expert_bytes else ""
+    other = "" if not experts or report.non_expert_bytes is None else f", other {size(report.non_expert_bytes)}"
     rows = [
         ["weights", size(report.weights_bytes), experts + other],
         ["  mapped", size(report.mapped_bytes), "pages of the file, which the system can evict"],
