@@ -276,7 +276,7 @@ async def test_the_disk_has_bytes_per_second_and_per_token(read, shown_as):
 
 async def test_one_page_fault_per_second_is_singular():
     items = [header(), reading(0.0, 5, worker_faults=1), *decode(2), reading(1.0, 5, worker_faults=2)]
-    async with running(items, size=(200, 60)) as (app, _, _):
+    async with running(items, size=(120, 40)) as (app, _, _):
         assert "1 fault/s" in shown(app.dashboard.vitals)
 
 
