@@ -20,6 +20,9 @@ EXAMPLES = """
 \b
 Examples:
   moe-watch                                watch pocket, the built-in model
+  moe-watch models                         list the models on this machine
+  moe-watch memory ./Mixtral-8x7B-4bit     predict whether a model fits
+  moe-watch check ./Mixtral-8x7B-4bit      try it before a run
   moe-watch watch ./Mixtral-8x7B-4bit      watch a model in a folder
   moe-watch record -o run.moe.jsonl        record a run without a dashboard
   moe-watch sessions                       list recorded sessions

@@ -11,7 +11,7 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.llama.bindings import sample
-from moe_watch.backends.llama.prediction import facts
+from moe_watch.backends.llama.logit_facts import facts
 from moe_watch.backends.sampling import Choice, check_sampling
 from moe_watch.routing.events import Sampling
 

@@ -33,7 +33,8 @@ NO_TAP = "a dense model has no tap: its rows with and without one both measure t
 def bench(rounds: int, tokens: int, as_json: bool, **options: Any) -> int:
     """Measure the cost of observing MODEL on this machine.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
+    MODEL is a folder, a .gguf file, a Hugging Face id, a name that `moe-watch models` lists, or pocket, the built-in
+    small model.
 
     Each round measures, in turn: the engine's own loop; moe-watch with the tap off; with the tap on; with a recording
     as well; with recording and dashboard. Ratios are to the engine's own loop in the same round. The cost of the tap

@@ -116,7 +116,8 @@ NEUTRAL = " This is a sentence among others."
 def measure(as_json: bool, folder: Path, **options: Any) -> None:
     """Measure mid-pressure of MODEL over a context, in many runs.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
+    MODEL is a folder, a .gguf file, a Hugging Face id, a name that `moe-watch models` lists, or pocket, the built-in
+    small model.
 
     A single run proves little. `measure` repeats it with different seeds. Each run has ten warm-up chunks and then the
     measured ones; if the model ends its text, it is made to continue. DIR receives one session file per run,

@@ -145,6 +145,6 @@ def _conclude(report: CheckReport, model: CheckedModel | None) -> None:
     if failed:
         say(f"{plural(failed, 'check')} failed, {plural(warned, 'warning')}: do what the lines with FAIL say")
     elif model is None:
-        say(f"ready, {plural(warned, 'warning')}; next: moe-watch check MODEL")
+        say(f"ready, {plural(warned, 'warning')}; next: moe-watch check MODEL (`moe-watch models` lists them)")
     else:
         say(f"ready, {plural(warned, 'warning')}; next: moe-watch watch {model.command}")

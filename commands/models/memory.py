@@ -25,6 +25,10 @@ NOT_FINE = 1
 
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B?)", re.IGNORECASE)
 POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+LEAST_SIZE = 1_000_000
+"""Bytes: no run needs less. A smaller size is a number whose unit was forgotten, such as `18`."""
+SHORTEST_CONTEXT = 512
+"""Tokens of the shortest context that is advised for a published model."""
 
 OPTIONAL = frozenset({"mapped", "repacked", "loading", "address space"})
 """Rows that are left out if they are 0."""
@@ -100,7 +104,7 @@ def size_of(text: str) -> int:
     unit = matched["unit"].upper().removesuffix("B")
     base = 1024 if unit.endswith("I") else 1000
     size = int(float(matched["number"]) * base ** POWERS[unit.removesuffix("I")])
-    require(size > 0, f"--memory is {text!r}", "give more than 0 bytes")
+    require(size >= LEAST_SIZE, f"--memory is {text!r}, {size:,} bytes", "give a size with its unit, for example 18GB")
     return size
 
 
@@ -156,15 +160,20 @@ def _row(report: MemoryReport, setting: SettingResult) -> list[str]:
 
     total = NOT_AVAILABLE if setting.total_bytes is None else size(setting.total_bytes)
     note = setting.note if setting.model == report.model else f"{setting.note}: {setting.model}"
-    return [setting.arguments or "(defaults)", total, _fits(setting.fits), note]
+    return [
+        setting.arguments or "(defaults)",
+        total,
+        _fits(setting.fits) if setting.total_bytes is not None else NOT_AVAILABLE,
+        note,
+    ]
 
 
 def _sizes(report: MemoryReport) -> list[str]:
     from moe_watch.backends.memory.available import LIMIT_WORDS
     from moe_watch.tui.text.format import size
 
-    experts = "" if report.expert_bytes is None else f"experts {size(report.expert_bytes)}"
-    other = "" if report.non_expert_bytes is None else f", other {size(report.non_expert_bytes)}"
+    experts = f"experts {size(report.expert_bytes)}" if report.expert_bytes else ""
+    other = "" if not experts or report.non_expert_bytes is None else f", other {size(report.non_expert_bytes)}"
     rows = [
         ["weights", size(report.weights_bytes), experts + other],
         ["  mapped", size(report.mapped_bytes), "pages of the file, which the system can evict"],
@@ -242,7 +251,7 @@ def _print_published(report: PublishedMemoryReport) -> None:
     experts = f"{report.moe_layers} of {report.layers} layers with {report.experts} experts"
     say(f"{report.title}: {parameters}; {experts}, top-{report.experts_per_token}")
     say(f"KV cache {size(report.kv_bytes)} for {report.context:,} tokens, other {size(report.overhead_bytes)}")
-    say(f"memory {size(report.available_bytes)} {LIMIT_WORDS[report.limit]}")
+    say(f"available {size(report.available_bytes)}, {LIMIT_WORDS[report.limit]}")
     say("")
     rows = [
         [each.format, size(each.weights_bytes), size(each.total_bytes), _fits(each.fits)] for each in report.formats
@@ -254,11 +263,33 @@ def _print_published(report: PublishedMemoryReport) -> None:
         [f"{each.experts} of {report.experts}", size(each.weights_bytes), size(each.total_bytes), _fits(each.fits)]
         for each in report.resident
     ]
+    say("MLX 4-bit with some experts resident, for engines that load experts on demand (moe-watch keeps all):")
     for line in table_lines([["EXPERTS RESIDENT", "WEIGHTS", "TOTAL", "FITS"], *rows], right=(1, 2)):
         say(line)
     say("")
-    if report.recommendation is None:
-        smallest = report.formats[-1]
-        say(f"nothing fits: {smallest.format} takes {size(smallest.total_bytes)}")
-    else:
-        say(f"largest format that fits: {report.recommendation}")
+    say(_published_advice(report))
+
+
+def _published_advice(report: PublishedMemoryReport) -> str:
+    """Return the format to use; without one, the missing bytes and a shorter context that fits."""
+    from moe_watch.tui.text.format import size
+
+    if report.recommendation is not None:
+        return f"largest format that fits: {report.recommendation}"
+    smallest = min(report.formats, key=lambda each: each.total_bytes)
+    beyond = smallest.total_bytes - report.available_bytes
+    missing = f"nothing fits: {smallest.format} takes {size(smallest.total_bytes)}, {size(beyond)} more than there is"
+    shorter = _shorter_context(report, beyond)
+    return missing if shorter is None else f"{missing}; it fits with --context {shorter}"
+
+
+def _shorter_context(report: PublishedMemoryReport, beyond: int) -> int | None:
+    """Return a context whose cache is smaller by that many bytes, or None if none of at least 512 tokens is."""
+    from moe_watch.backends.memory.published_shapes import PUBLISHED
+
+    shape, tokens = PUBLISHED[report.name], report.context // 2
+    while tokens >= SHORTEST_CONTEXT:
+        if report.kv_bytes - shape.kv_bytes(tokens) >= beyond:
+            return tokens
+        tokens //= 2
+    return None

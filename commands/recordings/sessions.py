@@ -257,7 +257,11 @@ def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
         f"state      {_condition(entry, facts, run)}",
         *([f"run        {names_of(run)}"] if len(run) > 1 else []),
         *(f"warning    {warning}" for warning in header.warnings),
-        *([f"template   {template_in_words(header.template_source)}"] if header.template_source else []),
+        *(
+            [f"template   {template_in_words(header.template_source).removeprefix('template ')}"]
+            if header.template_source
+            else []
+        ),
         *([f"system     {one_line(header.system, 100)}"] if header.system else []),
         f"prompt     {prompt}" if prompt else "prompt     n/a",
         "",

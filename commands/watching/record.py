@@ -41,7 +41,8 @@ STANDARD_OUTPUT = Path("-")
 def record(as_json: bool, on_full_context: Literal["finish", "restart"], **options: Any) -> None:
     """Record a run of MODEL without a dashboard.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
+    MODEL is a folder, a .gguf file, a Hugging Face id, a name that `moe-watch models` lists, or pocket, the built-in
+    small model.
 
     The default is 1,200 tokens. If the model ends its text, it is made to continue, and the token is marked (`--stop
     eos` ends the run there). The progress bar goes to standard error, the summary to standard output.

@@ -25,7 +25,8 @@ from moe_watch.routing.errors import UserError
 def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, **options: Any) -> None:
     """Watch MODEL generate.
 
-    MODEL is a folder, a .gguf file, a Hugging Face id, or pocket, the built-in small model.
+    MODEL is a folder, a .gguf file, a Hugging Face id, a name that `moe-watch models` lists, or pocket, the built-in
+    small model.
 
     Every run is recorded unless `--no-record` is given; `moe-watch replay` replays it. At the end of its text the model
     is made to continue, and at the end of the context the prompt is re-evaluated in a fresh context; both are marked.

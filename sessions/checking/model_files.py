@@ -72,7 +72,11 @@ def files_check(model: CheckedModel) -> CheckResult:
     """Check that the model is on this machine, and that its files are whole as far as their headers show."""
     location = model.location
     if location.path is None:
-        return failure(FILES, "not on this machine", f"download it first: `moe-watch watch {model.command}` does")
+        return failure(
+            FILES,
+            "not on this machine",
+            f"download it first: `moe-watch watch {model.command}` does; `moe-watch models` lists the models here",
+        )
     try:
         preflight(location)
     except UserError as error:

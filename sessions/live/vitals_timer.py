@@ -46,8 +46,9 @@ class VitalsTimer:
         self._due = 0.0
 
     def begin(self, now: float) -> None:
-        """Make a reading due now (monotonic seconds)."""
+        """Make the first reading of a run due now (monotonic seconds); critical pressure is marked again in each run."""
         self._due = now
+        self.pressure_mark = PressureMark()
 
     def put_off(self, now: float) -> None:
         """Make the next reading due in `VITALS_SECONDS`."""

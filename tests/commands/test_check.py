@@ -65,7 +65,8 @@ def test_the_lines_have_words_for_the_colours(three, capsys):
 def test_warnings_are_fine(monkeypatch, capsys):
     monkeypatch.setattr(command, "_checks", made(warning("b", "2", "do it")))
     assert run(["check"]) == FINE
-    assert capsys.readouterr().out.endswith("\nready, 1 warning; next: moe-watch check MODEL\n")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "ready, 1 warning; next: moe-watch check MODEL (`moe-watch models` lists them)"
 
 
 def test_untrusted_text_is_made_harmless(monkeypatch, capsys):

@@ -93,6 +93,19 @@ def test_a_published_model_needs_no_file(capsys):
     assert longer["kv_bytes"] == 2 * found["kv_bytes"]
 
 
+def test_a_published_model_that_does_not_fit_has_a_next_step(capsys):
+    """The advised context fits; where the weights alone are too large, none is advised."""
+    assert run(["memory", "--for", "mixtral-8x7b", "--memory", "18GB"]) == 1
+    shown = capsys.readouterr().out
+    advice = shown.splitlines()[-1]
+    assert advice.startswith("nothing fits: Q2_K takes 18.1 GB, ")
+    assert "for engines that load experts on demand (moe-watch keeps all)" in shown
+    _, context = advice.split("it fits with --context ")
+    assert result(capsys, "--for", "mixtral-8x7b", "--memory", "18GB", "--context", context)["recommendation"] == "Q2_K"
+    assert run(["memory", "--for", "mixtral-8x7b", "--memory", "16GB"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing fits: Q2_K takes 18.1 GB, 2.1 GB more than there is"
+
+
 def test_the_table_of_published_models_is_listed(capsys):
     assert run(["memory", "--for", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -102,13 +115,19 @@ def test_the_table_of_published_models_is_listed(capsys):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("18GB", 18 * 10**9), ("16GiB", 16 * 2**30), ("1.5 gb", 1_500_000_000), ("500M", 500_000_000), ("7", 7)],
+    [
+        ("18GB", 18 * 10**9),
+        ("16GiB", 16 * 2**30),
+        ("1.5 gb", 1_500_000_000),
+        ("500M", 500_000_000),
+        ("7000000", 7_000_000),
+    ],
 )
 def test_sizes(text, size):
     assert size_of(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "1XB", "0GB", "1e9"])
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "1XB", "0GB", "1e9", "18", "18B", "999KB"])
 def test_what_is_no_size(text):
     with pytest.raises(UserError):
         size_of(text)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import msgspec
 import pytest
+from textual.events import Key
 
 from moe_watch.backends.protocol import PromptShown, PromptToken, RenderedPrompt
 from moe_watch.routing.events import Perturbation, TemplateSource
@@ -141,6 +142,20 @@ async def test_the_next_turn_and_a_prompt_can_be_seen_as_they_are_sent(short):
         source.previews[-1].answer = PromptShown(problem="the chat template fails (no): use --raw")
         preview = app.screen.query_one("#ask-preview-text")
         await answered(pilot, preview, "⚠ the chat template fails (no): use --raw")
+
+
+async def test_keys_that_arrive_together_are_all_in_what_is_sent(short):
+    """A busy machine or a paste delivers the text and the control key in one read."""
+    async with running(short) as (app, pilot, source):
+        await press(app, pilot, "N")
+        for key, character in [*((letter, letter) for letter in "hello"), ("ctrl+r", None), ("ctrl+s", None)]:
+            app.post_message(Key(key, character))
+        for _ in range(100):
+            if not isinstance(app.screen, AskScreen):
+                break
+            await pilot.pause(0.02)
+        assert ("preview", "hello", False) in source.asked
+        assert source.asked[-1][1] == "hello"
 
 
 async def test_only_what_a_template_formats_can_be_seen_before(short):

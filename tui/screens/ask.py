@@ -212,6 +212,9 @@ class AskScreen(ModalScreen[Reply | None]):
 
     def action_preview(self) -> None:
         """Show the text as the model would be sent it."""
+        self._field.call_later(self._preview)
+
+    def _preview(self) -> None:
         if self._previewer is not None and self._written.strip():
             self._pending = self._previewer(self._written)
             self._show_preview(Content("rendering …"))
@@ -241,6 +244,14 @@ class AskScreen(ModalScreen[Reply | None]):
     @on(Input.Submitted)
     def action_send(self) -> None:
         """Return the reply."""
+        self._field.call_later(self._send)
+
+    @property
+    def _field(self) -> Input | TextArea:
+        """Field with the text. Keys typed before are in its queue, and a priority binding comes before them."""
+        return self._area if self.lines else self._line
+
+    def _send(self) -> None:
         if self._written.strip() or self.question.may_be_empty:
             self.dismiss(Reply(self._written, self.form, self.at_once))
 

@@ -96,6 +96,13 @@ class TestSensors:
         assert all(each.value and each.status != "fail" for each in found.values())
         assert all("no value was read" not in each.value for each in found.values())
 
+    def test_a_reason_is_given_once(self) -> None:
+        """The source of throttling is absent for the reason that throttling is."""
+        absent = {"throttling": "no counters", "throttling_source": "no counters", "clocks": "no cpufreq"}
+        by_name = {each.name: each.value for each in machine.sensor_results(Vitals(t=0, unavailable=absent))}
+        assert by_name["throttling"] == "unavailable: no counters"
+        assert by_name["other readings"] == "unavailable: clocks: no cpufreq"
+
     def test_readings_are_shown(self) -> None:
         vitals = Vitals(
             t=0,

@@ -274,6 +274,12 @@ async def test_the_disk_has_bytes_per_second_and_per_token(read, shown_as):
         assert f"disk        {shown_as}" in text
 
 
+async def test_one_page_fault_per_second_is_singular():
+    items = [header(), reading(0.0, 5, worker_faults=1), *decode(2), reading(1.0, 5, worker_faults=2)]
+    async with running(items, size=(120, 40)) as (app, _, _):
+        assert "1 fault/s" in shown(app.dashboard.vitals)
+
+
 async def test_an_unreadable_counter_has_its_reason_among_the_absent_ones():
     last = reading(0.5, None, unavailable={"worker_read": "the kernel has no /proc/PID/io", "group_events": "no group"})
     async with running([header(), reading(0.0, 5), last]) as (app, _, _):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from moe_watch.routing.events import MemoryPressure, ModelMemory, Vitals
 from moe_watch.routing.header import Buffer
+from moe_watch.sessions.text import plural
 from moe_watch.tui.drawing.colours import Palette
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.vitals_history import VitalsHistory
-from moe_watch.tui.text.format import count, fraction, percent, size
+from moe_watch.tui.text.format import fraction, percent, size
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.widgets.panels.vitals.reading import Reading, level_style
 
@@ -82,7 +83,7 @@ def _disk(ink: Palette, history: VitalsHistory) -> Reading:
         return Reading("disk", "from the second reading on", ink.muted)
     token = "" if per_token is None else f" · {size(round(per_token))}/token"
     faults = history.rates.rate("worker_faults")
-    note = "" if not faults else f"{count(round(faults))} faults/s"
+    note = f"{plural(round(faults), 'fault')}/s" if faults is not None and round(faults) else ""
     past = history.speeds["worker_read"]
     style = ink.status.warn if rate >= MUCH_READ else ink.text
     return Reading("disk", f"{_speed(rate)}{token}", style, past, 0.0, max(LEAST_SPEED, *past), note=note)

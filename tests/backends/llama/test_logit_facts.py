@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
 
-from moe_watch.backends.llama import prediction as llama_prediction
-from moe_watch.backends.llama.prediction import facts, facts_of
+from moe_watch.backends.llama import logit_facts
+from moe_watch.backends.llama.logit_facts import facts, facts_of
 
 SIZES = [1, 2, 15, 16, 17, 255, 256, 257, 2048, 40_001]
 
@@ -28,7 +28,7 @@ def exactly(logits: np.ndarray, token: int) -> tuple[float, float, float]:
 @pytest.fixture
 def in_c(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Takes logits in place of a context."""
-    monkeypatch.setattr(llama_prediction, "logits_address", lambda logits, _: logits.ctypes.data)
+    monkeypatch.setattr(logit_facts, "logits_address", lambda logits, _: logits.ctypes.data)
 
     def found(logits: np.ndarray, token: int) -> tuple[float, float, float]:
         how = facts(len(logits))
@@ -41,7 +41,7 @@ def in_c(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def in_numpy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The same without a compiler."""
-    monkeypatch.setattr(llama_prediction, "logits_address", lambda logits, _: logits.ctypes.data)
+    monkeypatch.setattr(logit_facts, "logits_address", lambda logits, _: logits.ctypes.data)
     monkeypatch.setenv("CC", "no-such-compiler")
 
     def found(logits: np.ndarray, token: int) -> tuple[float, float, float]:
