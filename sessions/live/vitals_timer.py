@@ -46,7 +46,7 @@ class VitalsTimer:
         self._due = 0.0
 
     def begin(self, now: float) -> None:
-        """Make the first reading of a run due now (monotonic seconds); critical pressure is marked again in each run."""
+        """Make the first reading of a run due now (monotonic seconds). Each run marks critical pressure again."""
         self._due = now
         self.pressure_mark = PressureMark()
 
