@@ -15,8 +15,6 @@ from moe_watch.commands.options import (
     check_chat,
     check_sampler,
     chosen_model,
-    control_of,
-    control_options,
     engine_options,
     engine_options_of,
     model_choice,
@@ -28,6 +26,7 @@ from moe_watch.commands.options import (
 )
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_pause, show_progress
+from moe_watch.commands.watching.pause_options import control_of, control_options
 from moe_watch.commands.watching.settings import check_model, default_prompt, require_routers
 from moe_watch.routing.errors import UserError
 

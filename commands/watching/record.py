@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from moe_watch.commands.options import control_options, generation_options, model_choice, recording_options
+from moe_watch.commands.options import generation_options, model_choice, recording_options
 from moe_watch.commands.output import complain
 from moe_watch.commands.watching.headless import finish, follow, require_whole
+from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.settings import run_settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from moe_watch.commands.options import (
     check_generation,
     checked_output,
     chosen_model,
-    control_of,
     engine_options_of,
     injections_of,
     prompt_of,
@@ -19,6 +18,7 @@ from moe_watch.commands.options import (
     system_of,
     template_of,
 )
+from moe_watch.commands.watching.pause_options import control_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from moe_watch.commands.options import control_options, generation_options, model_choice, recording_options
+from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.screen import require_terminal, show
 from moe_watch.commands.watching.settings import run_settings
 from moe_watch.routing.errors import UserError

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from moe_watch.backends.protocol import EngineOptions, TemplateFile
-from moe_watch.commands.options import control_options, generation_options, model_choice, recording_options
+from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.settings import POCKET_PROMPT, run_settings
 from moe_watch.commands.watching.watch import watch
 from moe_watch.routing.errors import UserError
