@@ -7,7 +7,8 @@ its sum over layers. Unavailable quantities are absent (`None`), never zero.
 Weights, entropies and margins are integers in the header's `units`: they are rounded here, once, so that a live run and
 its replay compute with the same numbers. Fixed names: docs/session-format.md.
 
-The header is defined in `moe_watch.routing.header`; it is imported from here like the events.
+The header is defined in `moe_watch.routing.header`, the parts of `Vitals` in `moe_watch.routing.readings`; they are
+imported from here like the events.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ from moe_watch.routing.header import Sampling as Sampling
 from moe_watch.routing.header import Teacher as Teacher
 from moe_watch.routing.header import TemplateSource as TemplateSource
 from moe_watch.routing.header import Units as Units
+from moe_watch.routing.readings import Clock as Clock
+from moe_watch.routing.readings import GpuMemory as GpuMemory
+from moe_watch.routing.readings import MemoryPressure as MemoryPressure
+from moe_watch.routing.readings import ModelMemory as ModelMemory
+from moe_watch.routing.readings import Temperature as Temperature
+from moe_watch.routing.readings import ThermalLevel as ThermalLevel
 
 Phase = Literal["prefill", "decode"]
 TokenSource = Literal["prompt", "injected", "generated"]
 PerturbationForm = Literal["raw", "turn"]
 PerturbationSource = Literal["key", "schedule", "fork"]
-ThermalLevel = Literal["nominal", "fair", "serious", "critical"]
 RunState = Literal["paused", "resumed", "fresh_context", "finished", "error", "dropped"]
 ForkArm = Literal["none", "neutral", "text"]
 PauseReason = Literal["fast_instability", "negative_pressure", "multistep_chunk_complete"]
@@ -145,61 +151,6 @@ class Perturbation(_Event, tag="perturbation", frozen=True, kw_only=True):
     """Number of tokens that were removed from the end of the context before `ids` were evaluated."""
     again: int = 0
     """Number of tokens at the beginning of `ids` that repeat the conversation so far."""
-
-
-class Temperature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Reading of one temperature sensor."""
-
-    sensor: str
-    celsius: float
-    high: float | None = None
-    """Limit that the sensor's driver states; of an NVIDIA GPU, the temperature at which it slows down."""
-    critical: float | None = None
-    """Limit at which the machine shuts down or throttles hard."""
-
-
-class Clock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Clock frequency of one processor."""
-
-    device: str
-    kind: Literal["cpu", "gpu"]
-    mhz: float
-    max: float | None = None
-    """Highest frequency of the device, in MHz."""
-
-
-class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of one GPU, of all processes, in bytes."""
-
-    device: str
-    used: int
-    total: int
-
-
-class MemoryPressure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Memory pressure of the system, from one named source."""
-
-    level: Literal["ok", "warning", "critical"]
-    source: str
-    """Quantity that gave the level; at `ok` the first quantity that could be read."""
-    stalled: float | None = None
-    """Share of the last 10 s in which some task waited for memory, 0..1 (Linux PSI `some avg10`): of the machine or of
-    this process's control group, whichever is higher."""
-    stalled_full: float | None = None
-    """Share in which all tasks that could run waited for it (`full avg10`)."""
-    reason: str = ""
-    """Quantity, value and threshold in words; empty at `ok`."""
-
-
-class ModelMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of MLX's allocator in bytes."""
-
-    active: int
-    """Memory in use by arrays."""
-    peak: int
-    """Largest `active` since the worker's start."""
-    cache: int
-    """Freed memory that MLX keeps for further arrays."""
 
 
 class Vitals(_Event, tag="vitals", frozen=True, kw_only=True):
