@@ -8,7 +8,8 @@ import pytest
 
 from moe_watch.routing.arrays import unpacked
 from moe_watch.routing.events import Chunk, Header, Keyframe, Perturbation, State, Token
-from moe_watch.routing.pressure.instruments import KEYFRAME_TOKENS, TOGETHER, Instruments
+from moe_watch.routing.pressure.instrument_state import TOGETHER
+from moe_watch.routing.pressure.instruments import KEYFRAME_TOKENS, Instruments
 from moe_watch.sessions.reading.recompute import agree
 from tests.routing.plain_instruments import PlainRun
 
