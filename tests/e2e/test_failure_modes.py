@@ -164,10 +164,10 @@ def test_the_screen_says_what_was_saved_and_what_to_press(tmp_path: Path) -> Non
         [output] = tmp_path.rglob("*.moe.jsonl")
         wait_until(lambda: output.read_bytes().count(b'"token"') > 20, "tokens")
         worker_of(terminal.process.pid).send_signal(signal.SIGKILL)
-        shown = terminal.wait_for("R restart")
+        shown = terminal.wait_for("saved: ")
         assert "was killed by the system (SIGKILL)" in shown
         assert "moe-watch memory MODEL" in shown
-        assert "saved: " in shown
+        assert "R restart" in shown
         assert output.name in shown
         assert [event for event in events_of(output) if isinstance(event, State)][-1].state == "error"
         terminal.press("R")

@@ -156,7 +156,7 @@ def with_version(version: int, order: str = "<") -> Callable[[bytes], bytes]:
         (with_version(1), "has GGUF version 1, but only 2 and 3 are supported"),
         (with_version(9), "has GGUF version 9"),
         (with_version(3, ">"), "is a big-endian GGUF file"),
-        (lambda data: data[:8] + b"\xff" * 8 + data[16:], "is truncated inside its header"),
+        (lambda data: data[:8] + b"\xff" * 8 + data[16:], "is corrupt: a header with 18,446,744,073,709,551,615"),
         (lambda data: data[:16] + b"\xff" * 8 + data[24:], "is "),
         (lambda data: data[:24] + b"\xff" * 8 + data[32:], "is truncated inside its header"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
