@@ -30,11 +30,6 @@ class TemplateFrame:
     """Begin-of-text and end-of-text tokens."""
 
     @property
-    def has_probe(self) -> bool:
-        """The user's text is in its turn, unchanged."""
-        return PROBE in self.turn
-
-    @property
     def markers(self) -> tuple[str, ...]:
         """Turn markers in brackets, in order; else the words next to the user's text; empty if there are none."""
         before, _, after = self.turn.partition(PROBE)
