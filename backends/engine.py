@@ -16,7 +16,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import BackendInfo, ModelInfo, ModelMemory, Sampling, TemplateSource
+from moe_watch.routing.router.masks import ExpertGroups, ExpertMask, check_mask
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -114,6 +116,39 @@ class Codec(Protocol):
         """Use another chat template: its Jinja source, and the name of its file."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredBatch:
+    """Output of successive given tokens `T`; valid until the next batch is evaluated."""
+
+    logits: Floats
+    """[T, V], float32: prediction of the token after each."""
+    routing: RouterOutputs
+    """Every row is computed; `Unobserved` without usage."""
+    norms: list[Floats | None] = field(default_factory=list)
+    """Per MoE layer [T, k]: ‖weight · f(x)‖₂ of `routing.experts`, with the weight as the model applies it; empty if
+    not requested."""
+
+
+class Scorer(ABC):
+    """Evaluation of given tokens with a prediction and a routing for every one, in a context of its own."""
+
+    @abstractmethod
+    def mask(self, mask: ExpertMask) -> None:
+        """Switch these experts off in the next evaluations, and all others on."""
+
+    @abstractmethod
+    def evaluate(self, ids: Sequence[int]) -> Iterator[ScoredBatch]:
+        """Evaluate tokens in an empty context; yields them in order, in batches.
+
+        Raises:
+            UserError: a token is outside the vocabulary, or the evaluation fails.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the context."""
+
+
 class Bare(ABC):
     """The engine library's own generation loop on the loaded weights, without a tap and in a separate context.
 
@@ -141,6 +176,10 @@ class Engine(ABC):
     vocabulary: int
     """Token ids are below this."""
     warnings: list[str]
+    groups: ExpertGroups | None = None
+    """Groups of experts that the router selects from; None without groups."""
+    why_no_mask: str = ""
+    """Reason why experts of this model cannot be switched off; empty if they can."""
     first_use: str | None = None
     """Description of work that makes the first evaluation slow; None if there is none, or once it is done."""
 
@@ -193,6 +232,35 @@ class Engine(ABC):
     @abstractmethod
     def observe(self, on: bool) -> None:
         """Turn the tap on or off from the next evaluation on. With the tap off, every layer's routing is None."""
+
+    def mask(self, mask: ExpertMask) -> None:
+        """Switch these experts off from the next evaluation on, and all others on. No evaluation may be started ahead.
+
+        A masked expert that is selected nevertheless ends the run with a `UserError`.
+
+        Raises:
+            UserError: the mask is refused: `check_mask`, or `why_no_mask`.
+        """
+        if self.why_no_mask:
+            raise UserError(f"experts of {self.model.name} cannot be switched off: {self.why_no_mask}")
+        check_mask(mask, self.model, self.groups)
+        self._apply_mask(mask)
+
+    def _apply_mask(self, mask: ExpertMask) -> None:
+        raise NotImplementedError
+
+    def scorer(self, window: int, *, usage: bool, saliency: bool) -> Scorer:
+        """Return an evaluation of given tokens in a context of this length, beside the context of the run.
+
+        Args:
+            window: largest number of tokens of one evaluation.
+            usage: read the routing.
+            saliency: read the norms of the experts' weighted outputs; needs `usage`.
+
+        Raises:
+            UserError: there is not enough memory, or this model's norms cannot be read.
+        """
+        raise NotImplementedError
 
     def memory(self) -> ModelMemory | None:
         """Return the counters of the engine's allocator; None if its buffers do not change after loading."""

@@ -14,7 +14,7 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 
 SUPPORTED: dict[str, frozenset[str]] = {
     "llama.cpp": frozenset(EngineOptions.__struct_fields__) - {"trust_remote_code"},
-    "mlx": frozenset({"context", "trust_remote_code"}),
+    "mlx": frozenset({"context", "experts_per_token", "trust_remote_code"}),
 }
 """Fields of `EngineOptions` that each engine supports."""
 
@@ -35,6 +35,7 @@ _RANGES: dict[str, tuple[Callable[[int], bool], str]] = {
     "context": (lambda number: number >= 1, "use at least 1 token"),
     "batch": (lambda number: number >= MIN_BATCH, f"use at least {MIN_BATCH} tokens"),
     "micro_batch": (lambda number: number >= MIN_BATCH, f"use at least {MIN_BATCH} tokens"),
+    "experts_per_token": (lambda number: number >= 1, "use at least 1"),
 }
 
 

@@ -11,10 +11,12 @@ from typing import Literal
 import msgspec
 
 from moe_watch.backends.run_spec import RunSpec
+from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized
 from moe_watch.routing.events import (
     BackendInfo,
     Change,
     ForkArm,
+    MaskRows,
     ModelInfo,
     ModelMemory,
     Perturbation,
@@ -59,6 +61,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Data type of the KV cache, e.g. `f16`, `f32`, `q8_0`."""
     tensor_overrides: list[str] = []
     """`PATTERN=BUFFER`: buffer type for tensors with matching names, e.g. `ffn_.*_exps=CPU`."""
+    experts_per_token: int | None = None
+    """Experts per token in place of the model's own number."""
     trust_remote_code: bool = False
     """Run Python code from the model's folder."""
 
@@ -135,6 +139,13 @@ class SetTap(msgspec.Struct, frozen=True, tag=True):
     on: bool
 
 
+class SetMask(msgspec.Struct, frozen=True, tag=True):
+    """Switch experts off from the next evaluation on that has not begun."""
+
+    mask: MaskRows
+    """All experts that are off; empty switches all of them on."""
+
+
 class SetMultistep(msgspec.Struct, frozen=True, tag=True):
     """Switch the pause after every chunk on or off; off also ends a pause at a chunk boundary."""
 
@@ -185,10 +196,13 @@ Command = (
     | Perturb
     | SetSampling
     | SetTap
+    | SetMask
     | SetMultistep
     | SetRate
     | Measure
     | ShowPrompt
+    | Tokenize
+    | Score
     | Stop
     | Shutdown
 )
@@ -294,7 +308,7 @@ class Batch(msgspec.Struct, frozen=True, tag=True):
     items: list[BatchItem]
 
 
-Message = Ready | Failed | Measured | PromptShown | Batch
+Message = Ready | Failed | Measured | PromptShown | Tokenized | Scored | Batch
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(Command)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from moe_watch.routing.events import PerturbationForm, Sampling, Teacher, TokenSource
+from moe_watch.routing.events import MaskRows, PerturbationForm, Sampling, Teacher, TokenSource
 
 
 class SamplerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +106,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     multistep: bool = False
     """Pause after every chunk until the user resumes or injects."""
     forks: ForkPlan | None = None
+    mask: MaskRows = []
+    """Experts that are switched off from the beginning."""
     teacher: TeacherScript | None = None
     """Tokens to evaluate instead of the prompt's and of sampled ones; the run ends after them."""
 

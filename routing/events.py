@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from moe_watch.routing.header import SCHEMA as SCHEMA
 from moe_watch.routing.header import SCHEMA_BY_LAYER as SCHEMA_BY_LAYER
@@ -25,6 +26,7 @@ from moe_watch.routing.header import Continues as Continues
 from moe_watch.routing.header import Cost as Cost
 from moe_watch.routing.header import Header as Header
 from moe_watch.routing.header import Host as Host
+from moe_watch.routing.header import MaskRows as MaskRows
 from moe_watch.routing.header import ModelInfo as ModelInfo
 from moe_watch.routing.header import PauseConditions as PauseConditions
 from moe_watch.routing.header import Sampling as Sampling
@@ -290,6 +292,8 @@ class Keyframe(_Event, tag="keyframe", frozen=True, kw_only=True):
     """[L][k] expert ids of the token before, null for layers that were not computed."""
     open_chunk: OpenChunk | None = None
     multistep: bool = False
+    mask: MaskRows | UnsetType = UNSET
+    """Experts that are switched off; unset if there are none."""
 
 
 class Change(_Event, tag="change", frozen=True, kw_only=True):
@@ -304,6 +308,10 @@ class Change(_Event, tag="change", frozen=True, kw_only=True):
     sampling: Sampling | None = None
     rate: float | None = None
     """Limit in tokens per second; 0 is no limit."""
+    mask: MaskRows | UnsetType = UNSET
+    """All experts that are switched off from here on; empty if all are on again, unset if unchanged."""
+    experts_per_token: int | UnsetType = UNSET
+    """Experts per token of the run, at its beginning; unset unless it differs from the model's own."""
 
 
 class Fork(_Event, tag="fork", frozen=True, kw_only=True):

@@ -14,8 +14,8 @@ SCHEMA = 1
 """Schema of a file with the same number of experts per token in all MoE layers; any reader of schema 1 can read it."""
 SCHEMA_BY_LAYER = 2
 """Schema of a file with different numbers of experts per token."""
-SCHEMA_MINOR = 3
-"""Shared by both schemas: 2.3 is 1.3 with experts per token by layer."""
+SCHEMA_MINOR = 4
+"""Shared by both schemas: 2.4 is 1.4 with experts per token by layer."""
 
 
 NO_GATE = "none"
@@ -23,6 +23,10 @@ NO_GATE = "none"
 
 NO_TAP = "none: a dense model has no router"
 """`BackendInfo.tap` of a dense model."""
+
+
+MaskRows = list[tuple[int, list[int]]]
+"""Switched-off experts: model layer index and expert numbers of each masked layer, both ascending."""
 
 
 class Units(msgspec.Struct, frozen=True):
@@ -58,6 +62,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Longest sequence in training, if the model states it: positions beyond it are flagged."""
     fingerprint: str | None = None
     """SHA-256 of metadata, tensor table and size; not of the weights."""
+    expert_ids: list[list[int]] | UnsetType = UNSET
+    """Of a pruned model `[L][E]`: number of each expert in the whole model; unset for a whole one."""
+    own_experts_per_token: int | list[int] | UnsetType = UNSET
+    """Experts per token of the model's own configuration; unset unless the run uses another number."""
 
     @property
     def is_dense(self) -> bool:

@@ -38,6 +38,8 @@ from moe_watch.backends.protocol import (
     Start,
     encode,
 )
+from moe_watch.backends.scoring.windows import WindowScoring
+from moe_watch.backends.scoring_messages import Score, Tokenize
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.parent_pipe import hold
 from moe_watch.backends.text.format_check import template_warnings
@@ -116,7 +118,7 @@ def _load(inbox: Inbox, send: Send) -> Engine:
 
 def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
     send(_ready(engine))
-    measurements = Measurements(engine)
+    measurements, scoring = Measurements(engine), WindowScoring(engine)
     following: Start | None = None
     while True:
         command, following = following or inbox.pop(None), None
@@ -129,10 +131,24 @@ def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
                 send(Measured(measurements.measure(command)))
             case ShowPrompt():
                 send(preview(command, engine))
+            case Tokenize() | Score():
+                _score(command, scoring, send)
             case Load():
                 send(Failed(message="a model is loaded already", fatal=False, command="load"))
             case Perturb():
                 send(Failed(message="nothing was injected: no run is in progress", fatal=False, command="inject"))
+
+
+def _score(command: Tokenize | Score, scoring: WindowScoring, send: Send) -> None:
+    """Answer a command that scores given tokens; a refused one does not end the worker."""
+    try:
+        if isinstance(command, Tokenize):
+            send(scoring.tokenize(command))
+            return
+        for scored in scoring.score(command):
+            send(scored)
+    except UserError as error:
+        send(Failed(message=str(error), fatal=False, command="score"))
 
 
 def _ready(engine: Engine) -> Ready:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,12 +22,14 @@ from moe_watch.backends.protocol import (
     Stop,
 )
 from moe_watch.backends.run_spec import RunSpec
+from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
 
 OnMessage = Callable[[Message], None]
-Answer = TypeVar("Answer", Ready, Measured, PromptShown)
+Answered = Ready | Measured | PromptShown | Tokenized | Scored
+Answer = TypeVar("Answer", Ready, Measured, PromptShown, Tokenized, Scored)
 
 
 class KeptWorker:
@@ -46,7 +48,7 @@ class KeptWorker:
     def __init__(self, load: Load, on_progress: Callable[[Progress], None]) -> None:
         self._load = load
         self._on_progress = on_progress
-        self._answers: queue.SimpleQueue[Ready | Measured | PromptShown | Failed] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answered | Failed] = queue.SimpleQueue()
         self._live: OnMessage | None = None
         """Receiver of the worker's messages during a live run."""
         self._death: Failed | None = None
@@ -79,9 +81,7 @@ class KeptWorker:
         Raises:
             UserError: the measurement failed, for instance because the worker died.
         """
-        if self._death is not None:
-            raise UserError(self._death.message)
-        self._worker.send(command)
+        self._ask(command)
         return self._await(Measured).tokens_per_second
 
     def preview(self, spec: RunSpec) -> RenderedPrompt:
@@ -95,6 +95,30 @@ class KeptWorker:
         if answer.prompt is None:
             raise UserError(answer.problem)
         return answer.prompt
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        """Return the token ids of texts; no live run may be in progress.
+
+        Raises:
+            UserError: a text cannot be tokenized.
+        """
+        self._ask(Tokenize(texts=texts))
+        return self._await(Tokenized)
+
+    def score(self, command: Score) -> Iterator[Scored]:
+        """Yield the evaluations of a window: of the whole model, then with each mask. No live run may be in progress.
+
+        Raises:
+            UserError: the window or a mask is refused, or the worker died.
+        """
+        self._ask(command)
+        for _ in range(1 + len(command.masks)):
+            yield self._await(Scored)
+
+    def _ask(self, command: Command) -> None:
+        if self._death is not None:
+            raise UserError(self._death.message)
+        self._worker.send(command)
 
     def _await(self, kind: type[Answer]) -> Answer:
         while True:
@@ -110,7 +134,7 @@ class KeptWorker:
         live = self._live
         if live is not None:
             live(message)
-        elif isinstance(message, Ready | Measured | PromptShown | Failed):
+        elif isinstance(message, Answered | Failed):
             self._answers.put(message)
         elif isinstance(message, Batch):
             for item in message.items:

@@ -64,6 +64,18 @@ PUBLISHED = (
         ),
     ),
     Version(2, 3),
+    Version(
+        1,
+        4,
+        fields=frozenset(
+            {
+                *(f"session.model.{name}" for name in ("expert_ids", "own_experts_per_token")),
+                *(f"change.{name}" for name in ("mask", "experts_per_token")),
+                "keyframe.mask",
+            }
+        ),
+    ),
+    Version(2, 4),
 )
 """All versions that a file may have, oldest first; the last of each major version is written today."""
 

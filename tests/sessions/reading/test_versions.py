@@ -27,11 +27,13 @@ FILES = {
     "1.1": GOLDEN / "golden-1.1.moe.jsonl",
     "1.2": GOLDEN / "golden-1.2.moe.jsonl",
     "2.2": GOLDEN / "golden-2.2.moe.jsonl",
-    "1.3": GOLDEN / "golden.moe.jsonl",
-    "2.3": GOLDEN / "golden-by-layer.moe.jsonl",
+    "1.3": GOLDEN / "golden-1.3.moe.jsonl",
+    "2.3": GOLDEN / "golden-2.3.moe.jsonl",
+    "1.4": GOLDEN / "golden.moe.jsonl",
+    "2.4": GOLDEN / "golden-by-layer.moe.jsonl",
 }
-"""The same run as each version wrote it, byte for byte; never to be changed once the version is published. Those of 2.2
-and 2.3 are of a model whose second MoE layer selects one expert."""
+"""The same run as each version wrote it, byte for byte; never to be changed once the version is published. Those of
+schema 2 are of a model whose second MoE layer selects one expert."""
 OF_ONE_K = {name: path for name, path in FILES.items() if name.startswith("1.")}
 
 
@@ -67,7 +69,7 @@ def test_the_last_published_version_is_the_one_that_is_written():
 
 
 def test_a_file_has_the_older_schema_unless_layers_differ():
-    model = read_session(FILES["2.3"]).header.model
+    model = read_session(FILES["2.4"]).header.model
     assert (model.experts_per_token, model.schema) == ([2, 1], SCHEMA_BY_LAYER)
     for given, k, schema in (([2, 2], 2, SCHEMA), ([1], 1, SCHEMA), ([2, 1], [2, 1], SCHEMA_BY_LAYER)):
         assert experts_per_token(given) == k
@@ -75,13 +77,13 @@ def test_a_file_has_the_older_schema_unless_layers_differ():
 
 
 def test_a_file_of_experts_by_layer_comes_to_what_its_rows_hold():
-    found, other = summary(FILES["2.3"]), summary(FILES["1.3"])
+    found, other = summary(FILES["2.4"]), summary(FILES["1.4"])
     assert found["experts_per_token"] == [2, 1]
     assert found["usage"]["decode"]["counts"] == [other["usage"]["decode"]["counts"][0], [2, 1, 1, 2]]
     assert found["usage"]["decode"]["rows"] == [6, 6]
     assert found["churn"]["per_layer"][0] == other["churn"]["per_layer"][0]
     assert not {"chunks", "keyframes", "counts", "unreadable lines"} & {
-        finding.check for finding in verify(FILES["2.3"]).findings
+        finding.check for finding in verify(FILES["2.4"]).findings
     }
 
 
@@ -97,7 +99,7 @@ def test_a_file_of_experts_by_layer_comes_to_what_its_rows_hold():
     ids=["schema-1", "a-layer-short", "more-than-there-are", "none", "no-number"],
 )
 def test_experts_by_layer_that_cannot_be(tmp_path, changes, reason):
-    lines = FILES["2.3"].read_bytes().splitlines(keepends=True)
+    lines = FILES["2.4"].read_bytes().splitlines(keepends=True)
     header = json.loads(lines[0])
     (header if "schema" in changes else header["model"]).update(changes)
     path = tmp_path / "by-layer.moe.jsonl"
@@ -108,7 +110,7 @@ def test_experts_by_layer_that_cannot_be(tmp_path, changes, reason):
 
 @pytest.mark.parametrize("path", OF_ONE_K.values(), ids=OF_ONE_K)
 def test_each_is_read_and_comes_to_the_same(path):
-    assert summary(path) == summary(FILES["1.3"])
+    assert summary(path) == summary(FILES["1.4"])
 
 
 def test_what_an_older_version_did_not_have_has_its_default():
@@ -154,7 +156,7 @@ def test_a_rewritten_file_is_still_one_of_its_version(path, tmp_path):
 
 
 def test_unknown_events_and_fields_of_a_newer_minor_version_survive_a_rewrite(tmp_path):
-    lines = FILES["1.3"].read_bytes().splitlines(keepends=True)
+    lines = FILES["1.4"].read_bytes().splitlines(keepends=True)
     header = json.loads(lines[0]) | {"schema_minor": SCHEMA_MINOR + 1, "later": {"x": [1]}}
     newer = [json.dumps(header).encode() + b"\n", lines[1], b'{"event":"later","n":1}\n', *lines[2:]]
     path = tmp_path / "newer.moe.jsonl"

@@ -1,0 +1,1 @@
+"""Scoring of given tokens: windows, their predictions and the sums of their routing."""

@@ -1,0 +1,112 @@
+"""Scoring of windows of given tokens with a loaded model, whole and with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from moe_watch.backends.engine import Engine, Floats, Ints, Scorer
+from moe_watch.backends.scoring.predictions import Predictions
+from moe_watch.backends.scoring.usage_sums import UsageSum
+from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized, UsageSums
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.router.masks import ExpertMask, check_mask, unused_has_no_effect
+
+WHOLE = -1
+"""`Scored.mask` of the first evaluation."""
+
+
+class WindowScoring:
+    """Scorer of an engine, kept while windows have the same length.
+
+    Args:
+        engine: a loaded model.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._scorer: Scorer | None = None
+        self._made_for: tuple[int, bool, bool] | None = None
+
+    def tokenize(self, command: Tokenize) -> Tokenized:
+        """Tokenize texts, each with the special tokens that begin a text."""
+        ids = [self._engine.encode(text, turn=False, first=True) for text in command.texts]
+        return Tokenized(ids=ids, begin=self._engine.codec.begin)
+
+    def score(self, command: Score) -> Iterator[Scored]:
+        """Evaluate a window, once whole and once with each mask.
+
+        Raises:
+            UserError: the window is longer than the context, a mask is refused, or an evaluation fails.
+        """
+        base = ExpertMask.from_rows(command.base)
+        masks = [ExpertMask.of([*base.pairs, *ExpertMask.from_rows(rows).pairs]) for rows in command.masks]
+        self._check(command, [base, *masks])
+        scorer = self._scorer_for(command)
+        ids = np.asarray(command.ids, np.int64)
+        needs_usage = command.usage or bool(masks)
+        whole = self._evaluate(scorer, base, command, usage=needs_usage)
+        predictions, usage = whole
+        yield Scored(mask=WHOLE, surprisal=_surprisal(predictions, ids), usage=usage if command.usage else None)
+        skips = unused_has_no_effect(self._engine.model.gate, self._engine.groups)
+        for at, mask in enumerate(masks):
+            if skips and usage is not None and self._is_unused(mask, base, usage):
+                yield Scored(mask=at, unused=True)
+                continue
+            other, _ = self._evaluate(scorer, mask, command, usage=False)
+            divergence = _packed(predictions.divergence(other)) if predictions and other else b""
+            yield Scored(mask=at, surprisal=_surprisal(other, ids), divergence=divergence)
+
+    def close(self) -> None:
+        """Release the context of the scorer."""
+        if self._scorer is not None:
+            self._scorer.close()
+        self._scorer = self._made_for = None
+
+    def _check(self, command: Score, masks: Sequence[ExpertMask]) -> None:
+        if not 1 <= len(command.ids) <= command.window:
+            raise UserError(f"a window of {len(command.ids)} tokens does not fit into {command.window}")
+        for mask in masks:
+            if mask and self._engine.why_no_mask:
+                raise UserError(
+                    f"experts of {self._engine.model.name} cannot be switched off: {self._engine.why_no_mask}"
+                )
+            check_mask(mask, self._engine.model, self._engine.groups)
+
+    def _scorer_for(self, command: Score) -> Scorer:
+        needs = command.window, command.usage or bool(command.masks), command.saliency
+        if self._scorer is None or self._made_for != needs:
+            self.close()
+            self._scorer = self._engine.scorer(needs[0], usage=needs[1], saliency=needs[2])
+            self._made_for = needs
+        return self._scorer
+
+    def _evaluate(
+        self, scorer: Scorer, mask: ExpertMask, command: Score, *, usage: bool
+    ) -> tuple[Predictions | None, UsageSums | None]:
+        """Evaluate the window with a mask; returns its predictions and the sums of its routing, where needed."""
+        scorer.mask(mask)
+        total = UsageSum(self._engine.model, saliency=command.saliency) if usage else None
+        kept: list[Floats] = []
+        for batch in scorer.evaluate(command.ids):
+            if command.surprisal:
+                kept.append(np.array(batch.logits, np.float32))
+            if total is not None:
+                total.add(batch)
+        predictions = Predictions(np.concatenate(kept)[:-1]) if kept else None
+        return predictions, None if total is None else total.result()
+
+    def _is_unused(self, mask: ExpertMask, base: ExpertMask, usage: UsageSums) -> bool:
+        """Return whether no token of the window selects an expert that the mask adds."""
+        position = {layer: at for at, layer in enumerate(self._engine.model.layers)}
+        added = set(mask.pairs) - set(base.pairs)
+        return all(usage.counts[position[layer]][expert] == 0 for layer, expert in added)
+
+
+def _surprisal(predictions: Predictions | None, ids: Ints) -> bytes:
+    return b"" if predictions is None else _packed(predictions.surprisal(ids[1:]))
+
+
+def _packed(values: Floats) -> bytes:
+    return values.astype("<f8").tobytes()

@@ -1,0 +1,1 @@
+"""Importance of experts: usage profiles, rankings, ablation statistics, pruning plans."""

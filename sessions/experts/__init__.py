@@ -1,0 +1,1 @@
+"""Measurements of experts: profiles, ablation, perplexity, pruning."""

@@ -1,0 +1,1 @@
+"""Given texts and tokens to score with a model: corpora, windows, progress."""
