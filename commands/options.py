@@ -139,6 +139,12 @@ _ENGINE = (
         help="llama.cpp: keep the tensors whose names match in this memory, e.g. ffn_.*_exps=CPU. Repeatable.",
     ),
     click.option(
+        "--experts-per-token",
+        type=COUNT,
+        metavar="N",
+        help="Number of experts that every MoE layer selects for a token, in place of the model's own.",
+    ),
+    click.option(
         "--trust-remote-code",
         is_flag=True,
         help="MLX: run Python code from the model's folder, with all your rights. Read it first.",
