@@ -1,6 +1,6 @@
 """Cost of a mask on llama.cpp, where every masked layer takes another stop.
 
-python -m benchmarks.experts.mask_cost --rounds 12
+python -m benchmarks.experts.mask_cost --rounds 40
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ LEFT_OUT = 0
 """Expert that is switched off."""
 
 CASES: dict[str, tuple[RandomModel | None, int]] = {
-    "pocket: 6 layers × 8 experts, top-2, hidden 128": (None, 800),
-    str(FEW_LARGE): (FEW_LARGE, 60),
-    str(MANY_SMALL): (MANY_SMALL, 60),
+    "pocket: 6 layers × 8 experts, top-2, hidden 128": (None, 100),
+    str(FEW_LARGE): (FEW_LARGE, 20),
+    str(MANY_SMALL): (MANY_SMALL, 20),
 }
 """Model, None for pocket, and tokens of one measurement."""
 
@@ -82,7 +82,7 @@ def measured(engine: LlamaEngine, tokens: int, rounds: int) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12, help=f"at least {FEWEST_ROUNDS}, or there is no interval")
+    parser.add_argument("--rounds", type=int, default=40, help=f"at least {FEWEST_ROUNDS}, or there is no interval")
     parser.add_argument("--only", default="", help="cases whose title contains this")
     arguments = parser.parse_args()
     for title, (shape, tokens) in CASES.items():
