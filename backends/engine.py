@@ -97,8 +97,11 @@ class Codec(Protocol):
     def is_special(self, token: int) -> bool:
         """Return whether a token is one of the vocabulary's special or added tokens."""
 
-    def encode(self, text: str, *, first: bool) -> list[int]:
-        """Return the token ids of raw text; `first` adds the special tokens that begin a text."""
+    def encode(self, text: str, *, first: bool, plain: bool = False) -> list[int]:
+        """Return the token ids of raw text; `first` adds the special tokens that begin a text.
+
+        With `plain`, special tokens that are written in the text are plain text.
+        """
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of these tokens, including special ones."""

@@ -11,6 +11,8 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Tokenize texts. Accepted between runs only; the answer is `Tokenized`."""
 
     texts: list[str]
+    plain: bool = False
+    """Read special tokens that are written in a text as plain text, as llama.cpp's tools do."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -28,6 +28,7 @@ HEADINGS = {
     "Measure": {
         "fit": ("measuring.fit", "Fit the half-life of mid-pressure."),
         "measure": ("measuring.measure", "Measure half-lives over many runs."),
+        "perplexity": ("measuring.perplexity", "Measure the perplexity of a model on a text."),
         "bench": ("measuring.bench", "Measure the observation cost."),
     },
     "Reference": {

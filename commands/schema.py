@@ -30,6 +30,7 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.sessions.results.conversion import ExportReport, ImportReport
     from moe_watch.sessions.results.cost import BenchReport
     from moe_watch.sessions.results.measurement import MeasurementReport
+    from moe_watch.sessions.results.perplexity import PerplexityReport
     from moe_watch.sessions.results.prompt import ShownPrompt
     from moe_watch.sessions.results.recordings import RecordingList, RecordingPreview
     from moe_watch.sessions.results.verification import SalvageReport, VerifyReport
@@ -39,6 +40,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "fit": PrintedResult("A fit", ("fit",), FitReport),
         "cost": PrintedResult("A cost", ("bench",), BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), MeasurementReport),
+        "perplexity": PrintedResult("A perplexity", ("perplexity",), PerplexityReport),
         "comparison": PrintedResult("A comparison", ("compare",), ComparisonResult),
         "models": PrintedResult("Models", ("models",), ModelList),
         "recordings": PrintedResult("Recordings", ("sessions",), RecordingList),

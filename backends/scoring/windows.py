@@ -31,7 +31,7 @@ class WindowScoring:
 
     def tokenize(self, command: Tokenize) -> Tokenized:
         """Tokenize texts, each with the special tokens that begin a text."""
-        ids = [self._engine.encode(text, turn=False, first=True) for text in command.texts]
+        ids = [self._engine.codec.encode(text, first=True, plain=command.plain) for text in command.texts]
         return Tokenized(ids=ids, begin=self._engine.codec.begin)
 
     def score(self, command: Score) -> Iterator[Scored]:

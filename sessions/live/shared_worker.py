@@ -96,13 +96,17 @@ class KeptWorker:
             raise UserError(answer.problem)
         return answer.prompt
 
-    def tokenize(self, texts: list[str]) -> Tokenized:
+    def tokenize(self, texts: list[str], *, plain: bool = False) -> Tokenized:
         """Return the token ids of texts; no live run may be in progress.
+
+        Args:
+            texts: the texts.
+            plain: read special tokens that are written in a text as plain text.
 
         Raises:
             UserError: a text cannot be tokenized.
         """
-        self._ask(Tokenize(texts=texts))
+        self._ask(Tokenize(texts=texts, plain=plain))
         return self._await(Tokenized)
 
     def score(self, command: Score) -> Iterator[Scored]:
