@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moe_watch.routing.events import Progress
     from moe_watch.routing.router.masks import ExpertMask
     from moe_watch.sessions.results.perplexity import PerplexityReport, PerplexityValue
-    from moe_watch.sessions.scoring.perplexity import ScoredText, TextToScore
+    from moe_watch.sessions.scoring.perplexity import ModelScore, TextToScore
 
 EPILOG = """
 The convention is that of llama.cpp's own tool: whole windows of --context tokens, the first token replaced by the
@@ -78,7 +78,7 @@ def _without_k(engine: EngineOptions) -> EngineOptions:
     return replace(engine, experts_per_token=None)
 
 
-def _scored(model: str, backend: str, engine: EngineOptions, text: TextToScore, mask: ExpertMask) -> ScoredText:
+def _scored(model: str, backend: str, engine: EngineOptions, text: TextToScore, mask: ExpertMask) -> ModelScore:
     """Load a model, and score the text with a progress bar; the time it takes is printed after the first window.
 
     Raises:
@@ -105,7 +105,7 @@ def _scored(model: str, backend: str, engine: EngineOptions, text: TextToScore, 
         return score_text(model, backend, engine, text, mask, loading=loading, scored=scored, estimated=estimated)
 
 
-def _require_same_tokens(first: ScoredText, second: ScoredText) -> None:
+def _require_same_tokens(first: ModelScore, second: ModelScore) -> None:
     if first.windows.ids != second.windows.ids or first.windows.begin != second.windows.begin:
         raise UserError(
             f"{first.ready.model.name} and {second.ready.model.name} divide the text into different tokens",
@@ -113,7 +113,7 @@ def _require_same_tokens(first: ScoredText, second: ScoredText) -> None:
         )
 
 
-def _report(text: TextToScore, first: ScoredText, second: ScoredText | None) -> PerplexityReport:
+def _report(text: TextToScore, first: ModelScore, second: ModelScore | None) -> PerplexityReport:
     from msgspec.structs import asdict
 
     from moe_watch.routing.stats.perplexity import paired
@@ -140,7 +140,7 @@ def _report(text: TextToScore, first: ScoredText, second: ScoredText | None) -> 
     )
 
 
-def _value(scored: ScoredText) -> PerplexityValue:
+def _value(scored: ModelScore) -> PerplexityValue:
     from moe_watch.routing.stats.perplexity import perplexity as perplexity_of
     from moe_watch.sessions.results.perplexity import PerplexityValue
 

@@ -105,7 +105,7 @@ class TextToScore:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScoredText:
+class ModelScore:
     """Text as one model scores it."""
 
     ready: Ready
@@ -150,7 +150,7 @@ def score_text(
     loading: Callable[[Progress], None],
     scored: Callable[[int, int], None],
     estimated: Callable[[float], None],
-) -> ScoredText:
+) -> ModelScore:
     """Load a model in a worker, and score a text with it.
 
     Args:
@@ -180,4 +180,4 @@ def score_text(
             if count == 1:
                 estimated((monotonic() - began) * len(windows.ids))
 
-        return ScoredText(worker.ready, mask, windows, score_windows(worker, windows, mask, done))
+        return ModelScore(worker.ready, mask, windows, score_windows(worker, windows, mask, done))
