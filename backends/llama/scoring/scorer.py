@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from moe_watch.backends.engine import RouterOutputs, ScoredBatch, Scorer, Unobserved
+from moe_watch.backends.engine import ScoredBatch, Scorer, Unobserved
 from moe_watch.backends.engine_options import MIN_BATCH
 from moe_watch.backends.llama.bindings import batch_size
 from moe_watch.backends.llama.context import ContextSettings, clear, evaluate_all, new_context
@@ -49,20 +49,23 @@ class LlamaScorer(Scorer):
     def __init__(self, loaded: LoadedLlamaModel, form: RowFormat, window: int, *, usage: bool, saliency: bool) -> None:
         self._loaded, self._form = loaded, form
         self._settings = scoring_settings(loaded.settings, window, loaded.tokenizer.vocabulary)
-        self._reads_norms = usage and saliency and bool(form.layers)
-        self._tap = self._new_tap() if usage and form.layers else None
-        self._reads = self._tap is not None
+        self._reads = self._usage = usage and bool(form.layers)
+        self._reads_norms = self._usage and saliency
+        self._tap = self._new_tap() if self._usage else None
         self._context = new_context(loaded.model, self._settings, self._tap)
         if self._reads_norms:
             self._check_norms()
 
     def mask(self, mask: ExpertMask) -> None:
-        raise NotImplementedError
+        if self._tap is None and mask:
+            self._replace_context()
+        if self._tap is not None:
+            self._tap.mask({layer: sorted(experts) for layer, experts in mask.experts.items()})
 
     def observe(self, on: bool) -> None:
+        self._reads = on and self._usage
         if self._tap is not None:
-            self._reads = on
-            self._tap.observe(on)
+            self._tap.observe(self._reads)
 
     def evaluate(self, ids: Sequence[int]) -> Iterator[ScoredBatch]:
         check_ids(ids, self._loaded)
@@ -86,16 +89,26 @@ class LlamaScorer(Scorer):
             applied=gate.applied_at,
             outputs=nodes_of_outputs(self._loaded.info.architecture) if self._reads_norms else (),
         )
-        return ScoringTap(apart=self._settings.on_gpu, nodes=nodes)
+        tap = ScoringTap(apart=self._settings.on_gpu, masked_at=self._loaded.mask_nodes.names, nodes=nodes)
+        tap.observe(self._reads)
+        return tap
+
+    def _replace_context(self) -> None:
+        """Create the context once more, with a tap: llama.cpp sets a callback when it creates a context."""
+        self.close()
+        self._tap = self._new_tap()
+        self._context = new_context(self._loaded.model, self._settings, self._tap)
 
     def _batch(self, tokens: int) -> ScoredBatch:
         """Return the output of the last evaluation."""
-        routing: RouterOutputs = Unobserved.of(tokens, len(self._form.layers))
-        norms: list[Any] = []
-        if self._tap is not None and self._reads:
-            routing = self._tap.routing(self._form, tokens)
-            norms = self._tap.norms(self._form.layers) if self._reads_norms else []
-        return ScoredBatch(self._logits(tokens), routing, norms)
+        logits, unobserved = self._logits(tokens), Unobserved.of(tokens, len(self._form.layers))
+        if self._tap is None:
+            return ScoredBatch(logits, unobserved)
+        if not self._reads:
+            self._tap.pop()  # raises if a mask could not be applied, or did not hold
+            return ScoredBatch(logits, unobserved)
+        routing = self._tap.routing(self._form, tokens)
+        return ScoredBatch(logits, routing, self._tap.norms(self._form.layers) if self._reads_norms else [])
 
     def _logits(self, tokens: int) -> Any:
         """Return the logits [T, V] of the last evaluation as a view of llama.cpp's memory."""

@@ -5,8 +5,9 @@ It is in Python: its time per node does not matter beside the evaluation of hund
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy as np
 from moe_watch.backends.engine import Floats, RouterOutputs
 from moe_watch.backends.llama.bindings import GgmlTensor, operation
 from moe_watch.backends.llama.scoring.norms import WEIGHTED, row_norms
-from moe_watch.backends.llama.tap.callback import PythonTap, RouterRows
+from moe_watch.backends.llama.tap.base import READ_AT, STOP_AT
+from moe_watch.backends.llama.tap.python_tap import PythonTap
+from moe_watch.backends.llama.tap.router_rows import RouterRows
 from moe_watch.backends.tap_rows import RowFormat, ScoredRouting
 
 
@@ -33,18 +36,37 @@ class ScoringNodes:
 class ScoringTap(PythonTap):
     """Tap that also reads the applied weights and the norms of the experts' weighted outputs.
 
+    With the tap off it stops in layers with masked experts only: there it checks that none of them is selected.
+
     Args:
         apart: compute the scores apart from the selection, as GPUs need it.
+        masked_at: names of the nodes where experts are switched off, without their layer.
         nodes: nodes to read beside the routers.
     """
 
-    def __init__(self, *, apart: bool, nodes: ScoringNodes) -> None:
-        super().__init__(apart=apart, further=nodes.outputs)
+    def __init__(self, *, apart: bool, masked_at: Sequence[str], nodes: ScoringNodes) -> None:
+        super().__init__(apart=apart, masked_at=masked_at, further=nodes.outputs)
         self._nodes = nodes
+        self._everywhere, self._routers = self._named, (READ_AT, *([STOP_AT] if apart else []))
         self._norms: dict[int, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
         """Norms [T, k] of successive passes, by model layer index and node."""
-        if nodes.reads_weights:
-            self.read_applied(nodes.applied)
+        self.observe(True)
+
+    def observe(self, on: bool) -> None:
+        self._reads_all = on
+        self._set_stops()
+
+    def mask(self, columns: Mapping[int, Sequence[int]]) -> None:
+        super().mask(columns)
+        self._set_stops()
+
+    def _set_stops(self) -> None:
+        """Set the nodes to stop at, beside the ones where experts are switched off."""
+        layers = "|".join(map(str, self._masked))
+        masked = re.compile(rf"({'|'.join(self._routers)})-({layers})".encode())
+        self._named = self._everywhere if self._reads_all else masked
+        self._enabled = self._reads_all or bool(layers)
+        self.read_applied(self._nodes.applied if self._reads_all and self._nodes.reads_weights else None)
 
     def _read(self, name: str, layer: int, node: GgmlTensor) -> None:
         if name not in self._nodes.outputs:
