@@ -66,8 +66,7 @@ def _in_pieces(node: GgmlTensor) -> Iterator[Any]:
 
 def _span(node: GgmlTensor, tokens: int) -> int:
     """Return the number of bytes from the first to the last element of this number of tokens."""
-    lengths = zip((node.ne[0], node.ne[1], tokens), (node.nb[0], node.nb[1], node.nb[2]), strict=True)
-    return sum((length - 1) * stride for length, stride in lengths) + 4
+    return int((node.ne[0] - 1) * node.nb[0] + (node.ne[1] - 1) * node.nb[1] + (tokens - 1) * node.nb[2] + 4)
 
 
 def _strided(kind: Any, address: int, shape: tuple[int, int, int], strides: tuple[int, int, int]) -> Any:
