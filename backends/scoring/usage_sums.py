@@ -52,7 +52,7 @@ class UsageSum:
         if self._gate is not None:
             self._add_weights(self._gate, batch.routing, experts, cells)
         if self._norms is not None:
-            self._norms += self._summed(cells, _all_read(batch.norms, "norms of the experts' outputs"))
+            self._norms += self._summed(cells, _all_read(batch.norms or [None] * len(experts), "norms"))
 
     def result(self) -> UsageSums:
         """Return the sums so far."""

@@ -44,14 +44,15 @@ class WindowScoring:
         base = ExpertMask.from_rows(command.base)
         masks = [ExpertMask.of([*base.pairs, *ExpertMask.from_rows(rows).pairs]) for rows in command.masks]
         self._check(command, [base, *masks])
-        skips = bool(masks) and unused_has_no_effect(self._engine.model.gate, self._engine.groups)
-        scorer = self._scorer_for(command, usage=command.usage or skips)
-        whole, usage = self._evaluate_whole(scorer, base, command, usage=command.usage or skips)
+        needs_usage = command.usage or bool(masks)
+        scorer = self._scorer_for(command, usage=needs_usage)
+        whole, usage = self._evaluate_whole(scorer, base, command, usage=needs_usage)
         yield Scored(
             mask=WHOLE,
             surprisal=_packed(whole.surprisal) if command.surprisal else b"",
             usage=usage if command.usage else None,
         )
+        skips = unused_has_no_effect(self._engine.model.gate, self._engine.groups)
         for at, mask in enumerate(masks):
             if skips and usage is not None and self._is_unused(mask, base, usage):
                 yield Scored(mask=at, unused=True)
