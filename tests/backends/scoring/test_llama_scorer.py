@@ -139,7 +139,7 @@ def test_a_mask_that_does_not_hold_is_an_error(scorers: Any, monkeypatch: pytest
     for usage in (False, True):
         scorer = scorers(usage=usage)
         scorer.mask(MASK)
-        with pytest.raises(UserError, match="layer [14] selected expert [037], which is switched off"):
+        with pytest.raises(UserError, match=r"layer [14] selected expert [037], which is switched off"):
             logits(scorer)
 
 
