@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.ablate_option import ablate_option
 from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.screen import require_terminal, show
 from moe_watch.commands.watching.settings import run_settings
@@ -16,6 +17,7 @@ from moe_watch.routing.errors import UserError
 @click.command()
 @model_choice
 @generation_options
+@ablate_option
 @recording_options
 @control_options
 @click.option("--no-record", is_flag=True, help="Do not record the run.")
