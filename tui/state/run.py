@@ -281,7 +281,9 @@ class RunView:
         self.vitals.rates.count(decode=False)  # readings before the keyframe came without their tokens
         self.pressure.begin_at(keyframe, jumped=jumped)
         self.counts.decoded += self.clock.filled
-        self.settings = CurrentSettings(self.tap_off_at, keyframe.multistep, self.sampling)
+        self.settings = CurrentSettings(
+            self.tap_off_at, keyframe.multistep, self.sampling, self.settings.masked.after(keyframe)
+        )
         if self.tap_off_at is None and not self.is_dense:
             self.routing.begin_at(keyframe)
         self.stream.begin_text(Piece("jump" if jumped else "begin", "", keyframe.i))
