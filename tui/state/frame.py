@@ -118,6 +118,7 @@ class Frame:
         """
         if view.window is not None:
             view.window.usage  # noqa: B018 - counts the waiting tokens once, and not again in every copy
+        view.usage.settle()
         return cls(
             view=snapshot(view),
             origin=source.origin,
