@@ -32,6 +32,7 @@ from moe_watch.tui.screens.action_handlers import Performer, Performers
 from moe_watch.tui.screens.check import CheckScreen
 from moe_watch.tui.screens.dashboard import DashboardScreen
 from moe_watch.tui.screens.dialogs import Dialogs
+from moe_watch.tui.screens.experts import ExpertsScreen
 from moe_watch.tui.screens.find import FindScreen
 from moe_watch.tui.screens.help import HelpScreen
 from moe_watch.tui.screens.sessions import SessionsScreen
@@ -125,6 +126,7 @@ class MoeWatchApp(App[None]):
             **performers.seek(),
             **performers.panels(),
             "sessions": self._show_sessions,
+            "experts": self._show_experts,
             "check": self._show_checks,
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
@@ -233,6 +235,8 @@ class MoeWatchApp(App[None]):
         if self.dashboard.is_mounted:
             with self.batch_update():
                 self.dashboard.show(self.frame_now)
+        if isinstance(self.screen, ExpertsScreen):
+            self.screen.show(self.frame_now)
 
     def _frame_done(self, drawing: float) -> None:
         """Adapt the frame rate to the time of drawing; folding has a fixed share of any rate."""
@@ -296,6 +300,10 @@ class MoeWatchApp(App[None]):
         model = model_of(frame.origin)
         header = self.view.header if frame.status != "failed" else None
         self.push_screen(CheckScreen(model=model, header=header, no_color=self.no_color))
+
+    def _show_experts(self) -> None:
+        heatmap = self.dashboard.experts
+        self.push_screen(ExpertsScreen(self.frame_now, original=heatmap.original), self.dashboard.show_layer)
 
     # Sessions
 

@@ -170,6 +170,12 @@ class DashboardScreen(Screen[None]):
         self._chosen = panel
         self.call_after_refresh(self._focus_chosen)
 
+    def show_layer(self, layer: int | None) -> None:
+        """Show the heatmap with its cursor on a layer, by its position."""
+        if layer is not None:
+            self.show_panel(self.experts)
+            self.call_after_refresh(self.experts.go_to, layer)
+
     def _bring_up(self, panel: Panel) -> None:
         if panel.is_on_screen:
             return
