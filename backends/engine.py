@@ -239,12 +239,20 @@ class Engine(ABC):
         A masked expert that is selected nevertheless ends the run with a `UserError`.
 
         Raises:
-            UserError: the mask is refused: `check_mask`, or `why_no_mask`.
+            UserError: the mask is refused, see `check_mask`.
         """
-        if self.why_no_mask:
+        self.check_mask(mask)
+        self._apply_mask(mask)
+
+    def check_mask(self, mask: ExpertMask) -> None:
+        """Refuse a mask that cannot be applied; no mask is refused if it has no expert.
+
+        Raises:
+            UserError: the model cannot be masked (`why_no_mask`), or see `moe_watch.routing.router.masks.check_mask`.
+        """
+        if mask and self.why_no_mask:
             raise UserError(f"experts of {self.model.name} cannot be switched off: {self.why_no_mask}")
         check_mask(mask, self.model, self.groups)
-        self._apply_mask(mask)
 
     def _apply_mask(self, mask: ExpertMask) -> None:
         raise NotImplementedError

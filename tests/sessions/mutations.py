@@ -53,6 +53,8 @@ def _every_event(session: bytes) -> bytes:
     """A session with the events that few have."""
     more: list[dict[str, Any]] = [
         {"event": "change", "i": 9, "t": 0.3, "tap": False, "multistep": True, "sampling": {"seed": 1, "top_k": 5}},
+        {"event": "change", "i": 9, "t": 0.3, "mask": [[1, [0]], [4, [2, 3]]], "experts_per_token": 2},
+        {"event": "change", "i": 9, "t": 0.3, "mask": []},
         {"event": "cost", "tap_off": 10.0, "tap_on": 9.0, "ratio": 0.9, "interval": [0.8, 1.0], "i": 9},
         {"event": "fork", "i": 9, "t": 0.3, "arm": "text", "replicate": 0, "seed": 3, "text": "x"}
         | {"injected": [1], "generated": [2, 3]},
