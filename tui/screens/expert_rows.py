@@ -35,7 +35,7 @@ def layer_row(plan: KeepPlan, layer: int, width: int, names: list[list[int]] | N
     facts = plan.facts
     room = max(8, width - _LAYER - NUMBERS_WIDTH)
     stay, go = _order(plan, layer, room, names)
-    off = sum(1 for expert in facts.mask.masked(facts.layers[layer]) if expert < facts.experts)
+    off = int(facts.off[layer].sum())
     cells = [
         percent(plan.counts_lost[layer]),
         percent(plan.mass_lost[layer]),
@@ -91,7 +91,7 @@ def detail_head(facts: ExpertFacts) -> Content:
 def detail_rows(plan: KeepPlan, layer: int, names: list[list[int]] | None = None) -> Content:
     """Return one line per expert of a layer (position), the most important first."""
     facts, lines = plan.facts, [detail_head(plan.facts)]
-    going, masked = set(plan.dropped[layer].tolist()), facts.mask.masked(facts.layers[layer])
+    going = set(plan.dropped[layer].tolist())
     total = int(facts.counts[layer].sum())
     for rank, expert in enumerate(plan.order[layer].tolist(), 1):
         selections = int(facts.counts[layer, expert])
@@ -105,7 +105,7 @@ def detail_rows(plan: KeepPlan, layer: int, names: list[list[int]] | None = None
             cells.append(_known(float(facts.damage[layer, expert]), "+.4f"))
         notes = [
             *(["goes"] if expert in going else []),
-            *([f"{OFF} off"] if expert in masked else []),
+            *([f"{OFF} off"] if facts.off[layer, expert] else []),
             *(["never selected"] if facts.never[layer, expert] else []),
             *(["rarely selected"] if facts.rarely[layer, expert] else []),
         ]

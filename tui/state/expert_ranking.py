@@ -97,15 +97,24 @@ class ExpertFacts:
         return min(max(round(USUAL_KEEP * self.experts), self.keeps.start), self.experts)
 
     @cached_property
+    def off(self) -> Flags:
+        """Experts that are switched off."""
+        found = np.zeros(self.counts.shape, np.bool_)
+        for at, layer in enumerate(self.layers):
+            found[at, [expert for expert in self.mask.masked(layer) if expert < self.experts]] = True
+        return found
+
+    @cached_property
     def never(self) -> Flags:
-        """Experts without a selection, in layers that were observed."""
-        found: Flags = (self.counts == 0) & (self.counts.sum(1, keepdims=True) > 0)
+        """Experts without a selection that are not off, in layers that were observed."""
+        found: Flags = (self.counts == 0) & (self.counts.sum(1, keepdims=True) > 0) & ~self.off
         return found
 
     @cached_property
     def rarely(self) -> Flags:
-        """Experts with selections, but fewer than `RARE` of the even share."""
-        found: Flags = (self.counts > 0) & (self.counts < RARE * self.counts.mean(1, keepdims=True))
+        """Experts that are not off, with selections, but fewer than `RARE` of the even share."""
+        few = self.counts < RARE * self.counts.mean(1, keepdims=True)
+        found: Flags = (self.counts > 0) & few & ~self.off
         return found
 
 

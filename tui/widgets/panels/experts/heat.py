@@ -26,7 +26,7 @@ FILE_NAME = 24
 class Heat:
     """Values of one quantity, and its words."""
 
-    kind: HeatKind
+    quantity: HeatKind
     values: Floats
     """`[L, E]`: shares of a layer, or parts of its highest value; NaN where nothing is known."""
     scale: float
@@ -42,7 +42,7 @@ class Heat:
     @property
     def is_share(self) -> bool:
         """Values are shares of a layer."""
-        return self.kind in ("usage", "weight")
+        return self.quantity in ("usage", "weight")
 
     def tops(self, names: Sequence[Sequence[int]] | None = None) -> list[str]:
         """Return the top expert of each layer and its value: `6 38 %`; `names` are other numbers for the experts."""
@@ -60,17 +60,17 @@ class Heat:
     def facts(self, layer: int, expert: int) -> list[str]:
         """Return what is known of one expert, the longest form first."""
         value, amount = float(self.values[layer, expert]), float(self.amounts[layer, expert])
-        if self.kind == "usage":
+        if self.quantity == "usage":
             of = f"{percent(value)} of {count(int(self.amounts[layer].sum()))}"
             lift = f" · {value * self.values.shape[1]:.1f}×"
             return [f"{of} selections{lift} the even share", f"{of} selections{lift} even", f"{of}{lift} even"]
-        if self.kind == "weight":
+        if self.quantity == "weight":
             of, mass = f"{percent(value)} of the weight mass", number(amount, 1)
             return [f"{of}, {mass} of {number(float(self.amounts[layer].sum()), 1)}", of]
         if np.isnan(amount):
-            why = "never routed, no saliency" if self.kind == "saliency" else "not measured"
+            why = "never routed, no saliency" if self.quantity == "saliency" else "not measured"
             return [f"{why} ({self.source})", why]
-        if self.kind == "saliency":
+        if self.quantity == "saliency":
             part = f"saliency {amount:.4g} · {percent(value, 0)} of its layer’s highest"
         else:
             part = f"{amount:+.4f} nats per token without it".replace("-", "−")

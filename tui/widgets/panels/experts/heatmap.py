@@ -136,7 +136,7 @@ class ExpertHeatmap(Panel):
         return [y for y in content.notes if self._draw_line(y) != self._strips.get(y)]
 
     def _describe(self, view: RunView, heat: Heat, binning: str) -> None:
-        plain = heat.kind == "usage"
+        plain = heat.quantity == "usage"
         if not binning:
             self.label(heat.title, *self._note(view))
         else:
