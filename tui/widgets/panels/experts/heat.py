@@ -71,10 +71,11 @@ class Heat:
             why = "never routed, no saliency" if self.quantity == "saliency" else "not measured"
             return [f"{why} ({self.source})", why]
         if self.quantity == "saliency":
-            part = f"saliency {amount:.4g} · {percent(value, 0)} of its layer’s highest"
+            whole, of = f"saliency {amount:.4g}", f"{percent(value, 0)} of"
+            parts = [f"{whole} · {of} its layer’s highest", f"{whole} · {of} the highest", whole]
         else:
-            part = f"{amount:+.4f} nats per token without it".replace("-", "−")
-        return [f"{part} ({self.source})", part, part.partition(" · ")[0]]
+            parts = [f"{amount:+.4f} nats per token without it".replace("-", "−")]
+        return [f"{parts[0]} ({self.source})", *parts]
 
 
 def known_kinds(frame: Frame) -> list[HeatKind]:
