@@ -76,7 +76,7 @@ def lost_overall(quantity: Floats | Ints, kept: Ints) -> float:
 
 
 def _leaving(quantity: Floats | Ints, kept: Ints) -> Floats:
-    """Return the quantity of the experts that leave `[L, E]`, 0 at those that remain."""
+    """Return the quantity of the experts that leave `[L, E]`, 0 at the ones kept."""
     leaving = quantity.astype(np.float64)
     np.put_along_axis(leaving, kept, 0.0, axis=1)
     return leaving

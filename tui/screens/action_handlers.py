@@ -101,7 +101,7 @@ class Performers:
             self._toasts.tell("heat: only usage is known here, --importance FILE adds saliency and ablation")
 
     def _switch_pointed(self) -> None:
-        """Switch what is under the heatmap's cursor off or on; without a cursor, show it."""
+        """Switch the expert, layer or column under the heatmap's cursor; without a cursor, show it."""
         heatmap, header = self._board.experts, self._control.view.header
         if header is None:
             return

@@ -14,7 +14,7 @@ from moe_watch.tui.text.format import NOT_AVAILABLE, count, number, percent
 from moe_watch.tui.text.sanitize import one_line
 
 CUT = "│"
-"""Between the experts that stay and those that go."""
+"""Between the experts that stay and the ones that go."""
 _NUMBERS = (("count lost", 10), ("weight lost", 11), ("never", 5), ("rarely", 6), ("off", 3))
 _LAYER = 6
 TOP_SHOWN = 5
@@ -31,7 +31,7 @@ def layer_head(width: int) -> Content:
 
 
 def layer_row(plan: KeepPlan, layer: int, width: int, names: list[list[int]] | None = None) -> Content:
-    """Return the row of a layer (position): its experts by importance, and what goes with those that go."""
+    """Return the row of a layer (position): its experts by importance, and the shares that are lost."""
     facts = plan.facts
     room = max(8, width - _LAYER - NUMBERS_WIDTH)
     stay, go = _order(plan, layer, room, names)
@@ -52,7 +52,7 @@ def _numbers(cells: list[str]) -> str:
 
 
 def _order(plan: KeepPlan, layer: int, room: int, names: list[list[int]] | None) -> tuple[str, str]:
-    """Return the experts that stay and those that go, as far as there is room; those that go first lose their place."""
+    """Return the experts that stay and the ones that go, as far as there is room."""
     masked = plan.facts.mask.masked(plan.facts.layers[layer])
 
     def name(expert: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from moe_watch.routing.events import Change, Chunk
 from moe_watch.routing.router.masks import ExpertMask
-from moe_watch.sessions.experts.importance import ImportanceFile, MeasuredExpert
+from moe_watch.sessions.experts.importance import ImportanceFile
 from moe_watch.sessions.imports.importer import import_trace
 from moe_watch.sessions.imports.traces import ImportOptions
 from moe_watch.tui.app import MoeWatchApp
@@ -16,22 +16,8 @@ from moe_watch.tui.state.expert_ranking import ExpertFacts, KeepPlan
 from tests.sessions.kit import replayed
 from tests.tui.conftest import AtOnce, lines, press, running, settle, shown, toasts
 from tests.tui.events import MadeUpRun, main_run
+from tests.tui.screens.importance_files import DAMAGE, SALIENCY, ablation, profile
 from tests.tui.scripted import REPLAYING, SEEKABLE, ManualClock, scripted
-
-
-def profile(saliency=None, **fields):
-    counts = {layer: [5] * 8 for layer in range(6)}
-    return "profile.json", ImportanceFile(model="pocket", activation_counts=counts, saliency=saliency, **fields)
-
-
-def ablation(damage):
-    return "ablation.json", ImportanceFile(
-        experts=[MeasuredExpert(layer, expert, value) for (layer, expert), value in damage.items()]
-    )
-
-
-SALIENCY = {layer: [float(expert + layer) for expert in range(8)] for layer in range(6)}
-DAMAGE = {(layer, expert): 0.01 * (8 - expert) - 0.02 for layer in range(6) for expert in range(8)}
 
 
 async def opened(app, pilot):

@@ -6,31 +6,13 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from moe_watch.routing.events import Change, ModelInfo, Refused, Token
+from moe_watch.routing.events import Change, Refused, Token
 from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.sessions.source import Timeline
 from moe_watch.tui.state.mask_words import mask_change_text
 from tests.tui.conftest import lines, press, running, settle, shown, style_at, toasts
-from tests.tui.events import MadeUpRun, header, main_run
+from tests.tui.events import MASK, MadeUpRun, header, large_head, main_run, masked_run
 from tests.tui.scripted import REPLAYING, SEEKABLE
-
-MASK = [(0, [3]), (2, [1, 4])]
-
-
-def masked_run(mask=MASK, *, before=60, after=20, head=None):
-    """A run, and its items: experts are switched off at a token."""
-    run = MadeUpRun(head)
-    items = [*run.prompt(), *run.generate(before)]
-    return run, [*items, *run.followed(Change(i=run.i, t=run.t, mask=mask)), *run.generate(after)]
-
-
-def large_head(layers, experts, k):
-    model = ModelInfo(
-        name="large", architecture="qwen3moe", layers=list(range(layers)), experts=experts, experts_per_token=k,
-        gate="softmax_top_k_renormalised",
-    )  # fmt: skip
-    return header(layers, experts, k, model=model)
-
 
 # The key
 

@@ -320,8 +320,8 @@ class CellRenderer:
     def _dotted(self, top: int, bottom: int, length: int) -> Segment:
         """Return half blocks with experts that are off: dots in their half, on the colour of the other half.
 
-        The dots have the colour of their own level, if several experts have one and it differs; otherwise black, white
-        or grey.
+        The dots have the colour of the cell's own level, if several experts have one and it differs; otherwise black,
+        white or amber.
         """
         off = (top >= ALL_OFF, bottom >= ALL_OFF)
         behind, own = (bottom, top) if off[0] else (top, bottom)

@@ -58,7 +58,7 @@ class Heat:
         return found
 
     def facts(self, layer: int, expert: int) -> list[str]:
-        """Return what is known of one expert, the longest form first."""
+        """Return the value of one expert in words, the longest form first."""
         value, amount = float(self.values[layer, expert]), float(self.amounts[layer, expert])
         if self.quantity == "usage":
             of = f"{percent(value)} of {count(int(self.amounts[layer].sum()))}"

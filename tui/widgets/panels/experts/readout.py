@@ -1,4 +1,4 @@
-"""Line below the heatmap: what is known of the expert, the layer or the column under the cursor."""
+"""Line below the heatmap: facts of the expert, the layer or the column under the cursor."""
 
 from __future__ import annotations
 
