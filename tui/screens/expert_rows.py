@@ -17,6 +17,7 @@ CUT = "│"
 """Between the experts that stay and the ones that go."""
 _NUMBERS = (("count lost", 10), ("weight lost", 11), ("never", 5), ("rarely", 6), ("off", 3))
 _LAYER = 6
+LEAST_ORDER = 22
 TOP_SHOWN = 5
 """Experts that stay which are shown where there is no room for all."""
 _GAP = "  "
@@ -24,16 +25,29 @@ NUMBERS_WIDTH = sum(width + len(_GAP) for _, width in _NUMBERS)
 MUTED = "$foreground 60%"
 
 
-def layer_head(width: int) -> Content:
+def order_width(plan: KeepPlan, width: int) -> int:
+    """Return the cells for the experts of a layer in a list of this width: as many as the longest row needs."""
+    facts = plan.facts
+    longest = facts.experts * (len(str(facts.experts - 1)) + 1) + int(facts.off.sum(1).max(initial=0)) + len(CUT) + 2
+    return max(LEAST_ORDER, min(width - _LAYER - NUMBERS_WIDTH, longest))
+
+
+def layer_head(room: int) -> Content:
     """Return the titles of the columns of `layer_row`."""
-    order = set_cell_size(f"by importance {CUT} goes", max(0, width - _LAYER - NUMBERS_WIDTH))
+    order = set_cell_size(f"by importance {CUT} goes", room)
     return Content.styled(f"{'layer':<{_LAYER}}{order}" + _numbers([title for title, _ in _NUMBERS]), MUTED)
 
 
-def layer_row(plan: KeepPlan, layer: int, width: int, names: list[list[int]] | None = None) -> Content:
-    """Return the row of a layer (position): its experts by importance, and the shares that are lost."""
+def layer_row(plan: KeepPlan, layer: int, room: int, names: list[list[int]] | None = None) -> Content:
+    """Return the row of a layer (position): its experts by importance, and the shares that are lost.
+
+    Args:
+        plan: of all layers.
+        layer: position.
+        room: cells for the experts.
+        names: other numbers of the experts `[L][E]`.
+    """
     facts = plan.facts
-    room = max(8, width - _LAYER - NUMBERS_WIDTH)
     stay, go = _order(plan, layer, room, names)
     off = int(facts.off[layer].sum())
     cells = [
@@ -155,7 +169,8 @@ def sentences(plan: KeepPlan) -> list[str]:
     worst = plan.worst_damage
     if worst is not None:
         source = one_line(facts.sources[1], 32)
-        found.append(f"The worst of them, alone off, costs {worst:+.4f} nats per token ({source}).".replace("-", "−"))
+        cost = f"{worst:+.4f}".replace("-", "−")
+        found.append(f"Of the experts that go, the worst costs {cost} nats per token if it alone is off ({source}).")
     elif gone:
         found.append("Shares are not damage: `moe-watch ablate` measures what leaving one out costs.")
     return found

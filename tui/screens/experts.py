@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 
-from moe_watch.tui.screens.expert_rows import detail_rows, layer_head, layer_row, sentences
+from moe_watch.tui.screens.expert_rows import detail_rows, layer_head, layer_row, order_width, sentences
 from moe_watch.tui.state.expert_numbers import expert_ids
 from moe_watch.tui.state.expert_ranking import ExpertFacts, KeepPlan, RankingName
 from moe_watch.tui.state.frame import Frame
@@ -104,8 +104,9 @@ class ExpertsScreen(ModalScreen[int | None]):
         words = Content("\n" if self.size.height >= TALL else " ").join(Content(each) for each in sentences(plan))
         self.query_one("#experts-words", Static).update(words)
         self.set_class(self.size.height < TALL, "-short")
-        self.query_one("#experts-head", Static).update(layer_head(width))
-        rows = [layer_row(plan, layer, width, self._names) for layer in range(len(facts.counts))]
+        room = order_width(plan, width)
+        self.query_one("#experts-head", Static).update(layer_head(room))
+        rows = [layer_row(plan, layer, room, self._names) for layer in range(len(facts.counts))]
         self._show_rows(rows)
         self.describe()
 
@@ -125,12 +126,12 @@ class ExpertsScreen(ModalScreen[int | None]):
 
     def _choice(self, plan: KeepPlan) -> Content:
         """Return the line with the number kept and the rankings, each of which can be clicked."""
-        rankings = "  ".join(
+        rankings = " ".join(
             f"[reverse] {name} [/]" if name == plan.name else f"[@click=screen.choose('{name}')] {name} [/]"
             for name in plan.facts.rankings
         )
         keep = f"[@click=screen.keep_fewer] ‹ [/][bold]{plan.keep}[/][@click=screen.keep_more] › [/]"
-        return Content.from_markup(f"keep {keep}of {plan.facts.experts} in each layer, by {rankings}")
+        return Content.from_markup(f"keep {keep} of {plan.facts.experts} per layer, by {rankings}")
 
     @on(OptionList.OptionHighlighted)
     def describe(self) -> None:

@@ -210,7 +210,7 @@ async def test_the_page_ranks_by_them_and_names_the_worst():
         assert page.plan.facts.rankings == ["count", "weight mass", "saliency", "damage"]
         await press(app, pilot, "r", "r")
         assert page.plan.kept.tolist() == [[2, 3, 4, 5, 6, 7]] * 6
-        assert "The worst of them, alone off, costs +0.0600 nats per token (ablation.json)." in words(page)
+        assert "the worst costs +0.0600 nats per token if it alone is off (ablation.json)." in words(page)
         await press(app, pilot, "r")
         assert page.plan.kept.tolist() == [[0, 1, 2, 3, 4, 5]] * 6
         assert "costs 0.0000" in words(page) or "costs +0.0000" in words(page) or "costs −0.0000" in words(page)

@@ -38,6 +38,8 @@ LONGEST = 1 << 12
 BARS_KEPT = 4096
 SIDE_WIDTH = 9
 """Width of the column with each layer's top expert and its share, right of the cells."""
+LEAST_CONTRAST = 60
+"""Difference of luminance, of 255, above which dots on a colour are visible."""
 HATCH = "╱"
 """Fill of a tile whose expert is off."""
 _DOTS = {(True, False): "⠛", (False, True): "⣤", (True, True): "⣿"}
@@ -320,14 +322,14 @@ class CellRenderer:
     def _dotted(self, top: int, bottom: int, length: int) -> Segment:
         """Return half blocks with experts that are off: dots in their half, on the colour of the other half.
 
-        The dots have the colour of the cell's own level, if several experts have one and it differs; otherwise black,
+        The dots have the colour of the cell's own level, if several experts have one and it contrasts; otherwise black,
         white or amber.
         """
         off = (top >= ALL_OFF, bottom >= ALL_OFF)
         behind, own = (bottom, top) if off[0] else (top, bottom)
         ground = self._colour(NOTHING if behind == ALL_OFF else behind - SOME_OFF if behind > ALL_OFF else behind)
         dots = None if own == ALL_OFF else self._colour(own - SOME_OFF)
-        if dots is None or dots == ground:
+        if dots is None or abs(_luminance(dots) - _luminance(ground)) < LEAST_CONTRAST:
             dots = self.ink.status.warn.color if behind == ALL_OFF else RichColor.parse(_contrast(ground))
         return Segment(_DOTS[off] * length, Style(color=dots, bgcolor=ground))
 
@@ -344,7 +346,12 @@ def _contrast(background: RichColor | None) -> str:
 
 
 def _is_bright(colour: RichColor | None) -> bool:
+    return _luminance(colour) > 120
+
+
+def _luminance(colour: RichColor | None) -> float:
+    """Return the luminance of a colour, 0 to 255; 0 if it is the terminal's own."""
     if colour is None or colour.triplet is None:
-        return False
+        return 0.0
     red, green, blue = colour.triplet
-    return 0.299 * red + 0.587 * green + 0.114 * blue > 120
+    return 0.299 * red + 0.587 * green + 0.114 * blue
