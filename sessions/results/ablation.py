@@ -145,9 +145,7 @@ class AblationReport(Struct, frozen=True, kw_only=True):
     experts: Annotated[list[ExpertDamage], Meta(description="Measured experts, by layer and number.")]
     rank_correlations: Annotated[
         dict[str, RankingResult],
-        Meta(
-            description="By ranking: `count`, `weight_mass`, `saliency`, `saliency_mass`; without one that was not measured."
-        ),
+        Meta(description="By ranking: `count`, `weight_mass`, `saliency`, `saliency_mass`; absent if not measured."),
     ]
     differences: Annotated[
         list[RankingDifference], Meta(description="Every pair of rankings, the largest difference first.")
