@@ -89,7 +89,7 @@ def ablate(as_json: bool, output: Path | None, force: bool, **options: Any) -> N
     from moe_watch.sessions import paths
 
     output = checked_output(output)
-    model, load, choice = _choices(options)
+    load, choice = _choices(options)
     if output is not None:
         paths.check_replaceable(output, force=force)
     report = _measure(load, choice, output)
@@ -130,8 +130,8 @@ class _Choice:
         return session_tokens(worker, self.teacher or Path(), self.window, self.tokens)
 
 
-def _choices(options: Options) -> tuple[str, Load, _Choice]:
-    """Return the model, the command that loads it, and what to measure.
+def _choices(options: Options) -> tuple[Load, _Choice]:
+    """Return the command that loads the model, and the tokens and experts to measure.
 
     Raises:
         UserError: an option is invalid, or the model cannot be found or is dense.
@@ -145,7 +145,7 @@ def _choices(options: Options) -> tuple[str, Load, _Choice]:
         require(given is None or not given.is_dir(), f"{given} is a folder", "give a file")
     check_model(name, backend, engine)
     require_routers(name, backend)
-    return name, Load(model=name, backend=backend, options=engine), choice
+    return Load(model=name, backend=backend, options=engine), choice
 
 
 def _layers(text: str | None) -> list[int] | None:
