@@ -98,6 +98,9 @@ def _brief_function(name: str, result: Any, *arguments: Any) -> Any:
 tensor_get = _function("ggml_backend_tensor_get", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
 """Copy a tensor's bytes from the memory of its device: (tensor, destination, offset, size)."""
 
+tensor_set = _function("ggml_backend_tensor_set", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
+"""Copy bytes to a tensor in the memory of its device: (tensor, source, offset, size)."""
+
 logits_address = _brief_function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
 """Return the address of an output's logits: (context, index). An integer, because a pointer object takes longer."""
 
@@ -106,6 +109,9 @@ sample = _brief_function("llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p
 
 batch_size = _brief_function("llama_n_batch", ctypes.c_uint32, ctypes.c_void_p)
 """Return the largest number of tokens in one call (`n_batch`): (context)."""
+
+is_host_memory = _brief_function("ggml_backend_buffer_is_host", ctypes.c_bool, ctypes.c_void_p)
+"""Return whether the CPU reads a tensor's buffer as it is: (buffer)."""
 
 _set_log = _brief_function("llama_log_set", None, lib.llama_log_callback, ctypes.c_void_p)
 

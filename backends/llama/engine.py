@@ -19,6 +19,7 @@ from moe_watch.backends.llama.fork import SavedPosition
 from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model
 from moe_watch.backends.llama.memory_sizes import breakdown
 from moe_watch.backends.llama.sampling import LlamaSampler, SamplerState
+from moe_watch.backends.llama.scoring.scorer import LlamaScorer, check_ids
 from moe_watch.backends.llama.tap.gate_check import GateCheck
 from moe_watch.backends.llama.tap.observation import rows_observer
 from moe_watch.backends.llama.text import ByteDetokenizer
@@ -30,6 +31,7 @@ from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress, Sampling
 from moe_watch.routing.header import Buffer
+from moe_watch.routing.router.masks import ExpertMask
 
 Kind = Literal["weights", "kv", "compute"]
 KINDS: tuple[Kind, Kind, Kind] = ("weights", "kv", "compute")
@@ -75,6 +77,7 @@ class LlamaEngine(Engine):
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
         self.vocabulary = loaded.tokenizer.vocabulary
+        self.groups, self.why_no_mask = loaded.mask_nodes.groups, loaded.mask_nodes.problem
         self._loaded = loaded
         self._rows = _row_format(loaded)
         self._gate_check = GateCheck(loaded.gate, loaded.tap)
@@ -120,11 +123,14 @@ class LlamaEngine(Engine):
         self._observes = on
         self._loaded.tap.observe(on)
 
+    def _apply_mask(self, mask: ExpertMask) -> None:
+        self._loaded.tap.mask({layer: sorted(experts) for layer, experts in mask.experts.items()})
+
     def take_warnings(self) -> list[str]:
         return self._gate_check.take_warnings()
 
     def force(self, ids: Sequence[int]) -> None:
-        self._check_ids(ids)
+        check_ids(ids, self._loaded)
         self._tokens.forced = deque(ids)
 
     @contextmanager
@@ -137,7 +143,7 @@ class LlamaEngine(Engine):
             here.close()
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
-        self._check_ids(ids)
+        check_ids(ids, self._loaded)
         longest = prefill_step(self._loaded.context)
         for start in range(0, len(ids), longest):
             step = ids[start : start + longest]
@@ -167,6 +173,9 @@ class LlamaEngine(Engine):
     def bare(self) -> Bare:
         return LlamaBare(self._loaded.model, self._loaded.settings)
 
+    def scorer(self, window: int, *, usage: bool, saliency: bool) -> LlamaScorer:
+        return LlamaScorer(self._loaded, self._rows, window, usage=usage, saliency=saliency)
+
     def close(self) -> None:
         self._next_token.close()
         lib.llama_free(self._loaded.context)
@@ -181,19 +190,6 @@ class LlamaEngine(Engine):
         self._tokens = state.tokens.copy()
         self._next_token.restore(state.sampler_state)
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        """Refuse tokens outside the vocabulary: their logits would be read out of bounds.
-
-        Raises:
-            UserError: a token is outside the vocabulary.
-        """
-        outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
-        if outside is not None:
-            raise UserError(
-                f"token {outside} is outside the vocabulary of {self.model.name}, which ends at {self.vocabulary - 1}",
-                advice="give a model with the tokenizer that it was trained with",
-            )
-
     def _evaluate(self, ids: list[int]) -> RouterOutputs:
         """Evaluate tokens and return their routing; the next token can be sampled afterwards."""
         first = self._tokens.position
@@ -203,6 +199,7 @@ class LlamaEngine(Engine):
         self._tokens.position += len(ids)
         self._tokens.last = ids[-1]
         if not self._observes:
+            self._loaded.tap.pop()  # raises if a mask could not be applied
             return Unobserved.of(len(ids), len(self.model.layers))
         return self._gate_check.routing(self._rows, first, len(ids))
 
