@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -86,18 +87,21 @@ def measure(
 ) -> list[Expert]:
     """Evaluate all windows that are not in the records yet; returns the measured experts, by layer and number.
 
-    Each window is evaluated with all experts on, for counts, weight mass and saliency; then once more as the baseline,
-    without reading saliency, and with each expert off.
+    Each window is evaluated with all experts on, then with each expert off. If only some experts are measured, all
+    windows are evaluated with all experts on first: the choice depends on the counts.
 
     Raises:
         UserError: an expert cannot be switched off, an evaluation failed, or the records cannot be written.
         KeyboardInterrupt: interrupted; the records have all evaluations before.
     """
-    if not records.is_resumed:
-        _try_mask(worker, plan, tokens)
-    _count(worker, plan, tokens, records, watcher)
-    counts = summed_counts(records, len(tokens.windows))
-    chosen = chosen_experts(plan, counts)
+    scoring = _Scoring(worker, plan, tokens, records, watcher)
+    if plan.experts is None:
+        chosen = [(layer, expert) for layer in plan.layers for expert in range(plan.model.experts)]
+    else:
+        if not records.is_resumed:
+            scoring.try_mask()
+        scoring.count()
+        chosen = chosen_experts(plan, summed_counts(records, len(tokens.windows)))
     missing = [
         [expert for expert in chosen if expert not in records.measured(window)] for window in range(len(tokens.windows))
     ]
@@ -105,13 +109,12 @@ def measure(
     watcher.planned(evaluations, evaluations - sum(map(len, missing)))
     for window, experts in enumerate(missing):
         if experts:
-            _ablate(worker, tokens, window, experts, records, watcher)
-            records.sync()
+            scoring.ablate(window, experts)
     return chosen
 
 
 def chosen_experts(plan: AblationPlan, counts: Ints) -> list[Expert]:
-    """Return the experts to measure, by layer and number.
+    """Return the experts to measure, by layer and number, spread over the ranks by tokens.
 
     Args:
         plan: the measurement.
@@ -128,48 +131,57 @@ def summed_counts(records: AblationRecords, windows: int) -> Ints:
     return found
 
 
-def _try_mask(worker: KeptWorker, plan: AblationPlan, tokens: GivenTokens) -> None:
-    """Switch an expert off in two tokens: a model that does not support it is refused before the first pass."""
-    masks = [ExpertMask.of([(layer, 0)]).rows for layer in plan.layers]
-    for _ in worker.score(Score(ids=tokens.windows[0][:2], window=tokens.length, masks=masks[:1])):
-        pass
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """Evaluations of windows by the worker, with the same settings for all, and their records."""
 
+    worker: KeptWorker
+    plan: AblationPlan
+    tokens: GivenTokens
+    records: AblationRecords
+    watcher: AblationWatcher
 
-def _count(
-    worker: KeptWorker, plan: AblationPlan, tokens: GivenTokens, records: AblationRecords, watcher: AblationWatcher
-) -> None:
-    """Evaluate the windows with all experts on, and store their usage."""
-    total = len(tokens.windows)
-    watcher.counted(len(records.whole), total)
-    for window, ids in enumerate(tokens.windows):
-        if window in records.whole:
-            continue
-        (found,) = worker.score(Score(ids=ids, window=tokens.length, usage=True, saliency=plan.saliency))
+    def try_mask(self) -> None:
+        """Switch an expert off in two tokens: a model that does not support it is refused before the first pass."""
+        for _ in self._score(self.tokens.windows[0][:2], [(self.plan.layers[0], 0)]):
+            pass
+
+    def count(self) -> None:
+        """Evaluate the windows with all experts on."""
+        total = len(self.tokens.windows)
+        self.watcher.counted(len(self.records.whole), total)
+        for window, ids in enumerate(self.tokens.windows):
+            if window not in self.records.whole:
+                (found,) = self._score(ids, [])
+                self._keep_whole(window, found)
+                self.watcher.counted(len(self.records.whole), total)
+        self.records.sync()
+
+    def ablate(self, window: int, experts: Sequence[Expert]) -> None:
+        """Evaluate a window with all experts on, then with each of these off, and store the damage."""
+        answers = self._score(self.tokens.windows[window], experts)
+        first = next(answers)
+        whole = _values(first.surprisal)
+        self._keep_whole(window, first)
+        self.watcher.begun()
+        for found in answers:
+            self.records.add(masked_window(window, experts[found.mask], *_damage(found, whole)))
+            self.watcher.evaluated()
+        self.records.sync()
+
+    def _score(self, ids: list[int], experts: Sequence[Expert]) -> Iterator[Scored]:
+        masks = [ExpertMask.of([expert]).rows for expert in experts]
+        return self.worker.score(
+            Score(ids=ids, window=self.tokens.length, masks=masks, usage=True, saliency=self.plan.saliency)
+        )
+
+    def _keep_whole(self, window: int, found: Scored) -> None:
+        if window in self.records.whole:
+            return
         if found.usage is None:
             raise UserError("the model's process returned no usage")
         surprisal = packed(block_sums(_values(found.surprisal)))
-        records.add(WholeWindow(window=window, surprisal=surprisal, usage=found.usage))
-        watcher.counted(len(records.whole), total)
-    records.sync()
-
-
-def _ablate(
-    worker: KeptWorker,
-    tokens: GivenTokens,
-    window: int,
-    experts: Sequence[Expert],
-    records: AblationRecords,
-    watcher: AblationWatcher,
-) -> None:
-    """Evaluate a window with each of these experts off, and store the damage."""
-    masks = [ExpertMask.of([expert]).rows for expert in experts]
-    answers = worker.score(Score(ids=tokens.windows[window], window=tokens.length, masks=masks))
-    whole = _values(next(answers).surprisal)
-    watcher.begun()
-    for found in answers:
-        expert = experts[found.mask]
-        records.add(masked_window(window, expert, *_damage(found, whole)))
-        watcher.evaluated()
+        self.records.add(WholeWindow(window=window, surprisal=surprisal, usage=found.usage))
 
 
 def _damage(found: Scored, whole: Floats) -> tuple[Floats, Floats]:
