@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 60
 """Most experts on the screen; of more, the most and the least damaging ones are shown."""
-HEADING = ["EXPERT", "TOKENS", "Δ NATS", "95 %", "KL", "P", "WEIGHT", "SALIENCY"]
+HEADING = ["EXPERT", "TOKENS", "Δ NATS", "95 %", "KL", "P HOLM", "WEIGHT", "SALIENCY"]
 
 
 def report_lines(report: AblationReport) -> Iterator[str]:
@@ -58,7 +58,7 @@ def _row(each: ExpertDamage) -> list[str]:
         f"{each.layer}:{each.expert}",
         f"{each.tokens:,}",
         _signed(each.delta_surprisal),
-        interval_text(each.interval, 4).replace("-", "−"),
+        interval_text(each.interval, 4),
         f"{each.kl:.4f}",
         p_text(each.p_corrected),
         "n/a" if each.weight_mass is None else f"{each.weight_mass:,.1f}",

@@ -24,7 +24,10 @@ BLOCK = 20
 """Tokens per block, as in a chunk."""
 FEWEST_BLOCKS = 20
 """Least number of blocks: with fewer, resampling does not estimate the error of a mean."""
-FEWEST_DRAWS = 9_999
+DRAWS = 9_999
+"""Resamples of an interval."""
+FEWEST_DRAWS = 99_999
+"""Resamples of p, of few experts."""
 DRAWS_PER_EXPERT = 40
 """The smallest p must be able to survive Holm's correction: 1 / (1 + draws) × experts is at most 0.025."""
 SEED = 0
@@ -80,11 +83,11 @@ def block_sums(values: Floats) -> Floats:
 
 
 def draws_for(experts: int) -> int:
-    """Return the number of resamples for a joint test of so many experts."""
+    """Return the number of resamples of p for a joint test of this number of experts."""
     return max(FEWEST_DRAWS, DRAWS_PER_EXPERT * experts - 1)
 
 
-def block_means(blocks: Blocks, draws: int) -> BlockMeans:
+def block_means(blocks: Blocks, draws: int = DRAWS) -> BlockMeans:
     """Return the mean of each series with its 95 % interval and p, by resampling blocks.
 
     A resample without any affected block has no error to be studentised by, and counts as infinitely far from the
@@ -92,7 +95,7 @@ def block_means(blocks: Blocks, draws: int) -> BlockMeans:
 
     Args:
         blocks: at least `FEWEST_BLOCKS`.
-        draws: number of resamples.
+        draws: number of resamples of p; an interval has `DRAWS`.
 
     Raises:
         ValueError: there are too few blocks.
@@ -135,11 +138,11 @@ def halves(blocks: Blocks) -> tuple[Floats, Floats]:
 
 
 def _quantiles(apart: Floats, tokens: Floats) -> Floats:
-    """Return the 95 % quantile of the studentised distance of each series [N], over `FEWEST_DRAWS` resamples."""
+    """Return the 95 % quantile of the studentised distance of each series [N], over `DRAWS` resamples."""
     found = np.empty(len(apart))
-    rank = int(np.ceil(0.95 * (1 + FEWEST_DRAWS))) - 1
-    for at in _slices(len(apart), FEWEST_DRAWS):
-        drawn = [_distances(apart[at], tokens, weights) for weights in resamples(len(tokens), FEWEST_DRAWS)]
+    rank = int(np.ceil(0.95 * (1 + DRAWS))) - 1
+    for at in _slices(len(apart), DRAWS):
+        drawn = [_distances(apart[at], tokens, weights) for weights in resamples(len(tokens), DRAWS)]
         found[at] = np.partition(np.concatenate(drawn, 1), rank, axis=1)[:, rank]
     return found
 

@@ -72,7 +72,7 @@ def ablation_report(
     delta, kl = _damages(tokens, records, chosen)
     usage = _usage(plan, records, len(tokens.windows), chosen)
     draws = draws_for(len(chosen))
-    means, kl_means = block_means(delta, draws), block_means(kl, draws)
+    means, kl_means = block_means(delta, draws), block_means(kl)
     rankings = _rankings(usage)
     by_delta, by_kl = predict(rankings, delta, layer), predict(rankings, kl, layer)
     return AblationReport(
@@ -197,7 +197,7 @@ def _controls(
     def control(at: int | None) -> AblationControl | None:
         if at is None or at == worst:
             return None
-        apart = block_means(Blocks(delta.tokens, (delta.sums[worst] - delta.sums[at])[None, :]), draws_for(1))
+        apart = block_means(Blocks(delta.tokens, (delta.sums[worst] - delta.sums[at])[None, :]))
         return AblationControl(
             layer=chosen[at][0],
             expert=chosen[at][1],
@@ -217,5 +217,5 @@ def _controls(
 
 def _whole(tokens: GivenTokens, records: AblationRecords) -> WholeModel:
     sums = np.concatenate([unpacked(records.whole[at].surprisal) for at in range(len(tokens.windows))])
-    found = block_means(Blocks(tokens.block_tokens, sums[None, :]), draws_for(1))
+    found = block_means(Blocks(tokens.block_tokens, sums[None, :]))
     return WholeModel(mean_surprisal=float(found.mean[0]), interval=found.interval(0))

@@ -16,7 +16,7 @@ UNSTABLE = 0.5
 
 def interval_text(interval: Interval | None, digits: int = 2) -> str:
     """Return an interval as `[0.12, 0.34]`, or `n/a`."""
-    return "n/a" if interval is None else f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    return "n/a" if interval is None else f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]".replace("-", "−")
 
 
 def p_text(p: float) -> str:
@@ -50,11 +50,11 @@ def verdict(report: AblationReport) -> str:
             f" the others."
         )
     interval = interval_text(report.rank_correlations[best].delta_surprisal.within_layers_interval)
-    said = f"{NAMES[best].capitalize()} predicts the damage best: ρ within layers {_rho(scores[best])} {interval}"
-    said += f"; {scored(worse)}."
+    own = f"ρ within layers {_rho(scores[best])} {interval}"
+    said = f"{NAMES[best].capitalize()} predicts the damage best"
     if equal:
-        said += f" It does not differ from {scored(equal)}."
-    return said
+        said += f", but not clearly better than {_listed(NAMES[name] for name in equal)}"
+    return f"{said}: {_listed([own, *(_rho(scores[name]) for name in equal)])}; {scored(worse)}."
 
 
 def stability(report: AblationReport) -> str:
