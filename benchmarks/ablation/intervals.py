@@ -118,7 +118,7 @@ def main() -> None:
             print(f"| {name} | {tokens:,} | {covered:.3f} | {significant:.3f} |")
     print("\n| ranking | noise | split-half ρ | coverage pooled | within layers |\n|---|---|---|---|---|")
     for spread in (0.3, 1.0, 3.0):
-        for noise in (0.1, 0.5, 1.0, 2.0):
+        for noise in (0.5, 2.0, 5.0, 10.0):
             pooled, within, stability = rho_coverage(spread, noise, 200)
             print(f"| spread {spread:g} | {noise:g} | {stability:.2f} | {pooled:.3f} | {within:.3f} |")
 
