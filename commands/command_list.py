@@ -20,6 +20,7 @@ HEADINGS = {
     },
     "Experts": {
         "profile": ("experts.profile", "Rank the experts of a model over texts."),
+        "ablate": ("experts.ablate", "Measure the damage of switching off each expert."),
     },
     "Recordings": {
         "sessions": ("recordings.sessions", "List, show, rename and delete sessions."),
