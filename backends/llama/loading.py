@@ -25,7 +25,8 @@ from moe_watch.backends.llama.context import (
 )
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.model import Report, open_model
-from moe_watch.backends.llama.tap.callback import CompiledTap, NoTap, PythonTap, RouterRows, Tap
+from moe_watch.backends.llama.tap.base import NoTap, Tap
+from moe_watch.backends.llama.tap.compiled_tap import CompiledTap
 from moe_watch.backends.llama.tap.gate import (
     ABSENT_GATE,
     UNKNOWN,
@@ -35,6 +36,9 @@ from moe_watch.backends.llama.tap.gate import (
     check_rows,
     read_gate,
 )
+from moe_watch.backends.llama.tap.masking import MaskNodes, mask_nodes
+from moe_watch.backends.llama.tap.python_tap import PythonTap
+from moe_watch.backends.llama.tap.router_rows import RouterRows
 from moe_watch.backends.llama.text import LlamaTokenizer
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.dense import check_without_experts
@@ -67,6 +71,7 @@ class Probe:
     rows: list[RouterRows]
     gate: RouterGate
     warnings: list[str]
+    mask_nodes: MaskNodes
 
     @property
     def layers(self) -> list[int]:
@@ -97,6 +102,7 @@ class LoadedLlamaModel:
     tap: Tap
     tokenizer: LlamaTokenizer
     gate: RouterGate
+    mask_nodes: MaskNodes
     info: ModelInfo
     backend: BackendInfo
     context_length: int
@@ -145,6 +151,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
         tap=tap,
         tokenizer=tokenizer,
         gate=probe.gate,
+        mask_nodes=probe.mask_nodes,
         info=_model_info(location.name, parts, facts, probe, settings),
         backend=_backend_info(parts, how, probe, settings, used),
         context_length=settings.context,
@@ -217,9 +224,10 @@ def _probe(model: Any, name: str, parts: Sequence[GgufFile], settings: ContextSe
         lib.llama_free(context)
     if not (parts[0].number("expert_count") or 0):
         check_without_experts(name, [each.layer for each in rows])
-        return Probe([], ABSENT_GATE, [])
+        return Probe([], ABSENT_GATE, [], MaskNodes(problem="it is a dense model"))
     check_rows(rows)
-    return Probe(rows, *read_gate(parts[0].architecture, rows, tap))
+    gate, warnings = read_gate(parts[0].architecture, rows, tap)
+    return Probe(rows, gate, warnings, mask_nodes(tap.selections))
 
 
 def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
@@ -229,7 +237,7 @@ def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
     try:
         library = compiled_tap()
     except CannotCompile as why:
-        return PythonTap(apart=settings.on_gpu), f"{SLOW}: {why}"
+        return PythonTap(apart=settings.on_gpu, masked_at=probe.mask_nodes.names), f"{SLOW}: {why}"
     tap = CompiledTap(
         library,
         rows=max(PREFILL_STEP, settings.batch),
@@ -237,6 +245,7 @@ def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
         experts=probe.experts,
         experts_per_token=max(probe.k_by_layer),
         apart=settings.on_gpu,
+        masked_at=probe.mask_nodes.names,
     )
     return tap, "a compiled callback"
 

@@ -29,7 +29,7 @@ from moe_watch.backends.llama.bindings import (
 from moe_watch.backends.llama.context import new_context
 from moe_watch.backends.llama.loading import check_threads, context_settings
 from moe_watch.backends.llama.model import maps_file, open_model
-from moe_watch.backends.llama.tap.callback import tap_bytes
+from moe_watch.backends.llama.tap.compiled_tap import tap_bytes
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import ROUTER
