@@ -26,6 +26,7 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
     from moe_watch.sessions.checking.results import CheckReport
+    from moe_watch.sessions.results.ablation import AblationReport
     from moe_watch.sessions.results.comparison import ComparisonResult
     from moe_watch.sessions.results.conversion import ExportReport, ImportReport
     from moe_watch.sessions.results.cost import BenchReport
@@ -40,6 +41,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "cost": PrintedResult("A cost", ("bench",), BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), MeasurementReport),
         "comparison": PrintedResult("A comparison", ("compare",), ComparisonResult),
+        "ablation": PrintedResult("An ablation", ("ablate",), AblationReport),
         "models": PrintedResult("Models", ("models",), ModelList),
         "recordings": PrintedResult("Recordings", ("sessions",), RecordingList),
         "recording": PrintedResult("A recording", ("sessions show",), RecordingPreview),
