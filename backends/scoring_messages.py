@@ -6,11 +6,15 @@ import msgspec
 
 from moe_watch.routing.header import MaskRows
 
+Conversation = list[dict[str, str]]
+"""The `role` and the `content` of each message; the same type as `moe_watch.backends.engine.Messages`."""
+
 
 class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Tokenize texts. Accepted between runs only; the answer is `Tokenized`."""
 
-    texts: list[str]
+    texts: list[str | Conversation]
+    """Plain texts, and conversations that the chat template formats."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -209,7 +209,7 @@ class Agreement:
             self.largest = LargestDifference(float(found[i, layer]), self.tokens + i, layer)
 
 
-def rank_correlation(a: Ints, b: Ints) -> Floats:
+def rank_correlation(a: Ints | Floats, b: Ints | Floats) -> Floats:
     """Return Spearman's rank correlation over the last axis, ties at their mean rank; NaN where one side is constant.
 
     References: spearman-1904.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from moe_watch.backends.protocol import (
     Stop,
 )
 from moe_watch.backends.run_spec import RunSpec
-from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized
+from moe_watch.backends.scoring_messages import Conversation, Score, Scored, Tokenize, Tokenized
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
@@ -96,13 +96,13 @@ class KeptWorker:
             raise UserError(answer.problem)
         return answer.prompt
 
-    def tokenize(self, texts: list[str]) -> Tokenized:
-        """Return the token ids of texts; no live run may be in progress.
+    def tokenize(self, texts: Sequence[str | Conversation]) -> Tokenized:
+        """Return the token ids of texts and conversations; no live run may be in progress.
 
         Raises:
             UserError: a text cannot be tokenized.
         """
-        self._ask(Tokenize(texts=texts))
+        self._ask(Tokenize(texts=list(texts)))
         return self._await(Tokenized)
 
     def score(self, command: Score) -> Iterator[Scored]:
