@@ -18,6 +18,9 @@ HEADINGS = {
         "check": ("models.check", "Check the machine, and a model, before a run."),
         "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
     },
+    "Experts": {
+        "prune": ("experts.prune", "Write a model without its least important experts."),
+    },
     "Recordings": {
         "sessions": ("recordings.sessions", "List, show, rename and delete sessions."),
         "verify": ("recordings.verify", "Check sessions for faults, or salvage one."),
