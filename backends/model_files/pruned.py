@@ -6,12 +6,13 @@ A GGUF file has it in its metadata (`moe_watch.prune.…`), a folder in its conf
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from moe_watch.backends.model_files.config import Config
-from moe_watch.backends.model_files.gguf import GgufFile
+from moe_watch.backends.model_files.config import Config, read_config
+from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
 
 GGUF_PREFIX = "moe_watch.prune."
 """Keys: `experts`, `layers`, `kept.<layer>` and `history`, the steps as JSON."""
@@ -54,6 +55,17 @@ class PruneRecord(msgspec.Struct, frozen=True, kw_only=True):
             and all(len(set(numbers)) == len(numbers) > 0 for numbers in self.kept.values())
             and all(0 <= number < self.experts for numbers in self.kept.values() for number in numbers)
         )
+
+
+def record_at(path: Path) -> PruneRecord | None:
+    """Return the record of a GGUF file or a model folder; None if it has none, or a damaged one.
+
+    Raises:
+        UserError: the file or its config.json cannot be read.
+    """
+    if path.is_dir():
+        return record_of_config(read_config(path))
+    return record_of_gguf(read_gguf(path, digests=False))
 
 
 def record_of_gguf(file: GgufFile) -> PruneRecord | None:
