@@ -136,6 +136,9 @@ class Scorer(ABC):
     def mask(self, mask: ExpertMask) -> None:
         """Switch these experts off in the next evaluations, and all others on."""
 
+    def observe(self, on: bool) -> None:  # noqa: B027 - reading what is not needed is slow, and not wrong
+        """Set whether the next evaluations read the routing and the norms; they do until this is called."""
+
     @abstractmethod
     def evaluate(self, ids: Sequence[int]) -> Iterator[ScoredBatch]:
         """Evaluate tokens in an empty context; yields them in order, in batches.

@@ -19,6 +19,7 @@ HEADINGS = {
         "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
     },
     "Experts": {
+        "profile": ("experts.profile", "Rank the experts of a model over texts."),
         "prune": ("experts.prune", "Write a model without its least important experts."),
     },
     "Recordings": {

@@ -59,7 +59,8 @@ class ExpertSums:
         """[L] mean router entropy over ln E; NaN without tokens. None if unknown."""
         if self.entropy is None:
             return None
-        return np.divide(self.entropy, self.rows, out=np.full(len(self.rows), np.nan), where=self.rows > 0)
+        found: Floats = np.divide(self.entropy, self.rows, out=np.full(len(self.rows), np.nan), where=self.rows > 0)
+        return found
 
     def ranking(self, by: Ranking) -> Floats | None:
         """Return a quantity `[L, E]` by which experts are ranked, NaN where an expert has none; None if unknown."""

@@ -142,10 +142,13 @@ def _check_groups(layer: int, masked: frozenset[int], experts: int, k: int, grou
 def unused_has_no_effect(gate: str, groups: ExpertGroups | None) -> bool:
     """Return whether masking an expert that no token selects leaves the model's output as it is.
 
-    With weights of a softmax over all experts that are not renormalised, every other weight grows; with groups, another
-    group can be selected.
+    With weights of a softmax over all experts that are not renormalised, every other weight grows, and so do small sums
+    that are replaced by a bound or added to; a sparsemixer's weights depend on experts that it does not select; with
+    groups, another group can be selected.
     """
     known = parse(gate)
-    if known is None or (groups is not None and groups.count > 1):
+    if known is None or known.weighting is Weighting.SPARSEMIXER or (groups is not None and groups.count > 1):
         return False
-    return known.scores is not Scores.SOFTMAX or known.weighting is not Weighting.AS_THEY_ARE
+    if known.scores is not Scores.SOFTMAX:
+        return True
+    return known.weighting is not Weighting.AS_THEY_ARE and not known.may_sum_to_less

@@ -52,6 +52,8 @@ class KeptWorker:
         self._live: OnMessage | None = None
         """Receiver of the worker's messages during a live run."""
         self._death: Failed | None = None
+        self._unread = 0
+        """Evaluations of an earlier window that the worker still sends, and nothing reads."""
 
     def __enter__(self) -> KeptWorker:
         self._worker = WorkerProcess(self._receive)
@@ -108,17 +110,35 @@ class KeptWorker:
     def score(self, command: Score) -> Iterator[Scored]:
         """Yield the evaluations of a window: of the whole model, then with each mask. No live run may be in progress.
 
+        Read all of them, or close the generator, before the next command.
+
         Raises:
             UserError: the window or a mask is refused, or the worker died.
         """
         self._ask(command)
-        for _ in range(1 + len(command.masks)):
-            yield self._await(Scored)
+        left = 1 + len(command.masks)
+        try:
+            while left:
+                answer = self._await(Scored)
+                left -= 1
+                yield answer
+        except UserError:
+            left = 0  # a refused window has no further evaluations
+            raise
+        finally:
+            self._unread = left
 
     def _ask(self, command: Command) -> None:
         if self._death is not None:
             raise UserError(self._death.message)
         self._worker.send(command)
+        while self._unread:
+            answer = self._answers.get()
+            self._unread -= 1
+            if isinstance(answer, Failed):
+                self._unread = 0
+                if answer.fatal:
+                    raise UserError(answer.message)
 
     def _await(self, kind: type[Answer]) -> Answer:
         while True:

@@ -54,7 +54,7 @@ class GroupPair(Struct, frozen=True, kw_only=True):
 class ProfileStability(Struct, frozen=True, kw_only=True):
     """Stability of the rankings: within the texts, by resampling blocks of them, and across groups of texts."""
 
-    block: Annotated[BlockName, Meta(description="Unit of resampling.")]
+    block: Annotated[BlockName | None, Meta(description="Unit of resampling; null if there are only sums.")]
     blocks: Annotated[int, Meta(description="Number of blocks.")]
     resamples: Annotated[int, Meta(description="Number of bootstrap resamples.")]
     splits: Annotated[int, Meta(description="Number of random splits into halves.")]
