@@ -48,7 +48,11 @@ The written model is the given one with these experts masked. Limits, and the ex
     "--by random: the usage that the shares are of.",
 )
 @click.option("--seed", type=COUNT, metavar="N", help="Seed of --by random. Default: 0.")
-@click.option("--force", is_flag=True, help="Accept a ranking of a model with another name and the same shape.")
+@click.option(
+    "--same-weights",
+    is_flag=True,
+    help="Accept a ranking of a model with another name: another form of the same weights, such as a quantization.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what leaves, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def prune(
@@ -59,7 +63,7 @@ def prune(
     ranking: Path | None,
     seed: int | None,
     *,
-    force: bool,
+    same_weights: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -80,7 +84,7 @@ def prune(
         by=by,  # type: ignore[arg-type]  # a choice of the option
         ranking=None if ranking is None else session_file(ranking),
         seed=seed or 0,
-        other_name=force,
+        same_weights=same_weights,
     )
     planned = plan_pruning(order)
     for warning in planned.report.warnings:

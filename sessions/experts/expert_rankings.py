@@ -13,9 +13,11 @@ from moe_watch.backends.pruning.experts_of_model import PrunableModel
 from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.errors import UserError, system_error
-from moe_watch.routing.experts.sums import ExpertSums, Ranking
+from moe_watch.routing.experts.sums import ExpertSums, Ranking, total
 from moe_watch.sessions.experts.ablation_file import read_ablation
 from moe_watch.sessions.experts.profile_file import is_profile, read_profile
+from moe_watch.sessions.experts.recorded_usage import usage_of_files
+from moe_watch.sessions.imports.traces import ImportOptions
 from moe_watch.sessions.results.ablation import AblationReport
 from moe_watch.sessions.results.pruning import PruneBy
 
@@ -57,17 +59,19 @@ class _Measured:
     sums: ExpertSums
     damage: Floats | None = None
     """`[L, E]`; NaN for an expert that was not measured."""
+    expert_ids: Sequence[Sequence[int]] | None = None
+    """Of a pruned model `[L][E]`: numbers in the whole model; None for a whole model, or if the file has none."""
     warnings: list[str] = field(default_factory=list)
 
 
-def random_ranking(model: PrunableModel, seed: int, usage: Path | None, *, other_name: bool) -> RankedExperts:
+def random_ranking(model: PrunableModel, seed: int, usage: Path | None, *, same_weights: bool) -> RankedExperts:
     """Return random values: every set of experts is equally likely, independently in each layer.
 
     Args:
         model: model whose experts are ranked.
         seed: seed of the draw.
         usage: file with the usage of the experts, or None.
-        other_name: as for `read_ranking`.
+        same_weights: as for `read_ranking`.
 
     Raises:
         UserError: the file cannot be read, or is of another model.
@@ -75,7 +79,7 @@ def random_ranking(model: PrunableModel, seed: int, usage: Path | None, *, other
     values: Floats = np.random.default_rng(seed).random((len(model.layers), model.experts))
     if usage is None:
         return RankedExperts(values=values, seed=seed)
-    measured = _read_checked(usage, model, other_name=other_name)
+    measured = _read_checked(usage, model, same_weights=same_weights)
     return RankedExperts(
         values=values,
         seed=seed,
@@ -86,19 +90,19 @@ def random_ranking(model: PrunableModel, seed: int, usage: Path | None, *, other
     )
 
 
-def read_ranking(path: Path, by: PruneBy, model: PrunableModel, *, other_name: bool) -> RankedExperts:
+def read_ranking(path: Path, by: PruneBy, model: PrunableModel, *, same_weights: bool) -> RankedExperts:
     """Read a ranking from a file.
 
     Args:
         path: the file.
         by: quantity of the ranking.
         model: model whose experts are ranked.
-        other_name: accept a file of a model with another name, such as another quantization of the same one.
+        same_weights: accept a file of a model with another name, as another form of the same weights.
 
     Raises:
         UserError: the file cannot be read, lacks the quantity, or is of another model.
     """
-    measured = _read_checked(path, model, other_name=other_name)
+    measured = _read_checked(path, model, same_weights=same_weights)
     values = measured.damage if by == "damage" else measured.sums.ranking(QUANTITIES[by])
     if values is None:
         raise UserError(f"{path} has no {_named(by)} of the experts", advice=f"give {SOURCES[by]}")
@@ -111,10 +115,10 @@ def _named(by: PruneBy) -> str:
     return "weight mass" if by == "weight" else by
 
 
-def _read_checked(path: Path, model: PrunableModel, *, other_name: bool) -> _Measured:
+def _read_checked(path: Path, model: PrunableModel, *, same_weights: bool) -> _Measured:
     """Read a file of this model, in which all experts were measured."""
     measured = _read(path)
-    warnings = [*measured.warnings, *_check_model(path, measured, model, other_name=other_name)]
+    warnings = [*measured.warnings, *_check_model(path, measured, model, same_weights=same_weights)]
     if measured.damage is not None:
         _check_all_measured(path, measured.damage, measured.layers)
     return replace(measured, warnings=warnings)
@@ -136,9 +140,26 @@ def _read(path: Path) -> _Measured:
             layers=found.layers,
             experts=profile.num_experts,
             sums=found.sums,
+            expert_ids=None if profile.expert_ids is None else list(profile.expert_ids.values()),
             warnings=found.warnings,
         )
-    return _of_ablation(read_ablation(path))
+    if b'"delta_surprisal"' in start:
+        return _of_ablation(read_ablation(path))
+    return _of_usage(path)
+
+
+def _of_usage(path: Path) -> _Measured:
+    """Read a recording, or counts of another program."""
+    usage = usage_of_files([path], ImportOptions())
+    return _Measured(
+        model=usage.model.name,
+        fingerprint=usage.model.fingerprint,
+        layers=usage.model.layers,
+        experts=usage.model.experts,
+        sums=total(block for group in usage.groups for block in group.blocks),
+        expert_ids=usage.model.expert_ids,
+        warnings=usage.warnings,
+    )
 
 
 def _of_ablation(report: AblationReport) -> _Measured:
@@ -166,7 +187,7 @@ def _of_ablation(report: AblationReport) -> _Measured:
     )
 
 
-def _check_model(path: Path, measured: _Measured, model: PrunableModel, *, other_name: bool) -> list[str]:
+def _check_model(path: Path, measured: _Measured, model: PrunableModel, *, same_weights: bool) -> list[str]:
     """Check that a file is of this model, and return warnings.
 
     Raises:
@@ -179,13 +200,19 @@ def _check_model(path: Path, measured: _Measured, model: PrunableModel, *, other
         )
     if measured.fingerprint == model.fingerprint:
         return []
+    own = None if model.record is None else [model.record.kept.get(layer) for layer in model.layers]
+    if measured.expert_ids is not None and list(map(list, measured.expert_ids)) != own:
+        raise UserError(
+            f"{path} is of {measured.model}, which keeps other experts of the whole model than {model.name}",
+            advice="give a file of this model",
+        )
     if measured.fingerprint is None:
         return [f"{path} does not state its model's fingerprint: only layers and experts were compared"]
-    if measured.model == model.name or other_name:
+    if measured.model == model.name or same_weights:
         return [f"{path} was made with another file of the model ({measured.model})"]
     raise UserError(
         f"{path} is of {measured.model}, another model than {model.name}",
-        advice="give a file of this model, or add --force if they are two forms of the same weights",
+        advice="give a file of this model, or add --same-weights if it is another form of the same weights",
     )
 
 

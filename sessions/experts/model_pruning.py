@@ -36,8 +36,8 @@ class PruneOrder:
     ranking: Path | None = None
     """File with the ranking; for a random one, with the usage that leaves, or None."""
     seed: int = 0
-    other_name: bool = False
-    """Accept a ranking of a model with another name."""
+    same_weights: bool = False
+    """Accept a ranking of a model with another name, as another form of the same weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,9 @@ def plan_pruning(order: PruneOrder) -> PlannedPruning:
     _check_keep(order.keep, model)
     check_output(order.output, model.bytes_with(order.keep))
     if order.by == "random" or path is None:
-        ranking = random_ranking(model, order.seed, path, other_name=order.other_name)
+        ranking = random_ranking(model, order.seed, path, same_weights=order.same_weights)
     else:
-        ranking = read_ranking(path, order.by, model, other_name=order.other_name)
+        ranking = read_ranking(path, order.by, model, same_weights=order.same_weights)
     kept = kept_experts(ranking.values, order.keep, model.groups)
     return PlannedPruning(order, model, ranking, kept, _report(order, model, ranking, kept))
 
