@@ -106,10 +106,18 @@ def _usage_of_file(path: Path, options: ImportOptions, files: int) -> FileUsage:
 
 
 def _found(path: Path) -> Path:
+    """Return the file of a path or of a recording's name.
+
+    Raises:
+        UserError: there is none.
+    """
     try:
-        return session_file(path)
+        found = session_file(path)
     except UserError as error:
-        raise UserError(error.what, advice=f"{error.advice}; {OF_MODEL}" if error.advice else OF_MODEL) from error
+        raise UserError(error.what, advice=OF_MODEL) from error
+    if not found.exists():
+        raise UserError(f"{path}: no such file", advice=f"check the path; {OF_MODEL}")
+    return found
 
 
 def _merged(a: ObservedModel, b: ObservedModel, which: str) -> ObservedModel:

@@ -136,7 +136,7 @@ class ExpertProfile(Struct, frozen=True, kw_only=True):
     gate: Annotated[str | None, Meta(description="Gate of the routers; null if unknown.")] = None
     engine: Annotated[str | None, Meta(description="Engine that evaluated the texts; null if unknown.")] = None
     window: Annotated[
-        int | None, Meta(description="Tokens of the longest window; null unless texts were evaluated.", ge=0)
+        int | None, Meta(description="Tokens of the longest window; null unless texts were evaluated.")
     ] = None
     corpus_sha256: Annotated[list[str], Meta(description="SHA-256 of each corpus.")] = []
     groups: Annotated[
