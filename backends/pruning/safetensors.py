@@ -1,7 +1,7 @@
 """Writer of pruned models in Hugging Face layout: the kept experts' bytes, config.json, index, and all other files.
 
 Experts are the slowest axis of stacked tensors, so each is one range of bytes in any type: float, MXFP4 blocks and
-scales, MLX's quantized weights. Experts that are tensors of their own are renumbered.
+scales, MLX's quantized weights. Experts in separate tensors are renumbered.
 
 Format: https://huggingface.co/docs/safetensors
 """

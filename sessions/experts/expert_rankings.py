@@ -36,7 +36,7 @@ STEP = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedExperts:
-    """Values by which experts are ranked, and what is known about their usage."""
+    """Values by which experts are ranked, and their usage as far as it is known."""
 
     values: Floats
     """`[L, E]`, higher is kept; NaN for an expert that no token selects."""
