@@ -21,6 +21,7 @@ HEADINGS = {
     "Experts": {
         "profile": ("experts.profile", "Rank the experts of a model over texts."),
         "ablate": ("experts.ablate", "Measure the damage of switching off each expert."),
+        "prune": ("experts.prune", "Write a model without its least important experts."),
     },
     "Recordings": {
         "sessions": ("recordings.sessions", "List, show, rename and delete sessions."),
