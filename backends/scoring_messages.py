@@ -26,7 +26,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     base: MaskRows = []
     """Experts that are off in every evaluation, the first one included."""
     masks: list[MaskRows] = []
-    """Experts that are off beside those of `base`, one evaluation each."""
+    """Experts that are off beside the ones in `base`, one evaluation each."""
     surprisal: bool = True
     """Return the surprisal of each token; with `masks` also the divergence from the whole model."""
     usage: bool = False

@@ -1,4 +1,4 @@
-"""Scorer on llama.cpp: a context of its own on the loaded model, with an output for every token.
+"""Scorer on llama.cpp: a separate context on the loaded model, with an output for every token.
 
 llama.cpp computes the last layer for tokens with an output only, so here its rows are all there.
 """

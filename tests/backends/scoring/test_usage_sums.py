@@ -35,7 +35,7 @@ def model(gate: str, k: int | list[int] = K) -> ModelInfo:
 
 
 def drawn(k: list[int] | None = None, seed: int = 0) -> tuple[list[Any], list[Any]]:
-    """Experts [T, k] in an order of their own, and logits [T, E], per layer."""
+    """Experts [T, k] in any order, and logits [T, E], per layer."""
     rng = np.random.default_rng(seed)
     logits = [rng.standard_normal((T, E)).astype(np.float32) for _ in range(LAYERS)]
     chosen = k or [K] * LAYERS
