@@ -1,0 +1,1 @@
+"""Cost of scoring given tokens."""
