@@ -6,11 +6,17 @@ import msgspec
 
 from moe_watch.routing.header import MaskRows
 
+Conversation = list[dict[str, str]]
+"""The `role` and the `content` of each message; the same type as `moe_watch.backends.engine.Messages`."""
+
 
 class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Tokenize texts. Accepted between runs only; the answer is `Tokenized`."""
 
-    texts: list[str]
+    texts: list[str | Conversation]
+    """Plain texts, and conversations that the chat template formats."""
+    plain: bool = False
+    """Read special tokens that are written in a plain text as text, as llama.cpp's tools do."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -45,6 +45,7 @@ from moe_watch.backends.llama.text import LlamaTokenizer
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.dense import check_without_experts
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
+from moe_watch.backends.model_files.pruned import expert_ids, record_of_gguf
 from moe_watch.backends.model_files.sizes import WeightFacts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
@@ -298,6 +299,7 @@ def _model_info(
         context_length=settings.context,
         trained_length=llama_facts.trained_length(parts[0]),
         fingerprint=facts.fingerprint,
+        expert_ids=expert_ids(record_of_gguf(parts[0]), probe.layers, probe.experts),
     )
 
 

@@ -31,6 +31,7 @@ from moe_watch.backends.model_files import config as model_config
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.dense import THOUGH_EXPERTS, UNRELIABLE, check_without_experts, is_dense
 from moe_watch.backends.model_files.preflight import read_tensor_tables
+from moe_watch.backends.model_files.pruned import expert_ids, record_of_config
 from moe_watch.backends.model_files.remote_code import files_with_code, needs_code
 from moe_watch.backends.model_files.safetensors import AGAIN
 from moe_watch.backends.model_files.selected_experts import (
@@ -381,6 +382,7 @@ def _model_info(
         context_length=context,
         trained_length=model_config.trained_length(config),
         fingerprint=facts.fingerprint,
+        expert_ids=expert_ids(record_of_config(config), layers, shape.experts),
     )
 
 

@@ -90,8 +90,8 @@ class UsageSum:
     def _summed(self, cells: Ints, values: Sequence[AnyFloats]) -> Floats:
         """Return the sums [L, E] of one value per selection, given per layer [T, k]."""
         every = np.concatenate([layer.ravel() for layer in values])
-        found = np.bincount(cells, every, self._counts.size).reshape(self._counts.shape)
-        return found.astype(np.float64, copy=False)
+        found: Floats = np.bincount(cells, every.astype(np.float64), self._counts.size).reshape(self._counts.shape)
+        return found
 
 
 def _weights(gate: Gate, given: AnyFloats, scored: Floats, selected: Ints) -> AnyFloats:

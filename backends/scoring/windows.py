@@ -10,12 +10,13 @@ from moe_watch.backends.engine import Engine, Floats, Scorer
 from moe_watch.backends.scoring.predictions import Predictions
 from moe_watch.backends.scoring.usage_sums import UsageSum
 from moe_watch.backends.scoring.window_predictions import WindowPredictions
-from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized, UsageSums
+from moe_watch.backends.scoring_messages import Conversation, Score, Scored, Tokenize, Tokenized, UsageSums
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.masks import ExpertMask, check_mask, unused_has_no_effect
 
 WHOLE = -1
 """`Scored.mask` of the first evaluation."""
+AS_TEXT = 'give them as plain texts, {"text": …}'
 
 
 class WindowScoring:
@@ -31,9 +32,30 @@ class WindowScoring:
         self._made_for: tuple[int, bool, bool] | None = None
 
     def tokenize(self, command: Tokenize) -> Tokenized:
-        """Tokenize texts, each with the special tokens that begin a text."""
-        ids = [self._engine.encode(text, turn=False, first=True) for text in command.texts]
+        """Tokenize texts with the tokens that begin a text, and conversations as the chat template formats them.
+
+        Raises:
+            UserError: there is a conversation, and the model has no chat template, or it fails.
+        """
+        rendered = iter(self._rendered([text for text in command.texts if not isinstance(text, str)]))
+        ids = [
+            self._engine.codec.encode(text, first=True, plain=command.plain)
+            if isinstance(text, str)
+            else self._engine.encode(next(rendered), turn=False, first=False)
+            for text in command.texts
+        ]
         return Tokenized(ids=ids, begin=self._engine.codec.begin)
+
+    def _rendered(self, conversations: Sequence[Conversation]) -> list[str]:
+        if not conversations:
+            return []
+        if not self._engine.has_chat_template:
+            what = f"{self._engine.model.name} has no chat template, and the texts have conversations"
+            raise UserError(what, advice=AS_TEXT)
+        try:
+            return self._engine.codec.render(conversations)
+        except UserError as error:
+            raise UserError(error.what, advice=AS_TEXT) from error
 
     def score(self, command: Score) -> Iterator[Scored]:
         """Evaluate a window, once whole and once with each mask.
