@@ -1,1 +1,0 @@
-"""Cost of scoring given tokens."""
