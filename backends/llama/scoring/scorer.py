@@ -43,10 +43,12 @@ class LlamaScorer(Scorer):
         saliency: read the norms of the experts' weighted outputs.
 
     Raises:
-        UserError: there is not enough memory, or the model's graph has no node with these outputs.
+        UserError: the window is longer than the model supports, there is not enough memory, or the model's graph has
+            no node with these outputs.
     """
 
     def __init__(self, loaded: LoadedLlamaModel, form: RowFormat, window: int, *, usage: bool, saliency: bool) -> None:
+        check_window(window, loaded)
         self._loaded, self._form = loaded, form
         self._settings = scoring_settings(loaded.settings, window, loaded.tokenizer.vocabulary)
         self._reads = self._usage = usage and bool(form.layers)
@@ -141,6 +143,20 @@ def scoring_settings(settings: ContextSettings, window: int, vocabulary: int) ->
     largest = BATCH if vocabulary <= LARGE_VOCABULARY else SMALL_BATCH
     batch = max(MIN_BATCH, min(largest, window))
     return replace(settings, context=window, batch=batch, micro_batch=min(batch, settings.micro_batch))
+
+
+def check_window(window: int, loaded: LoadedLlamaModel) -> None:
+    """Refuse a window longer than the sequences of the model's training, as for the context of a run.
+
+    Raises:
+        UserError: it is longer.
+    """
+    trained = loaded.info.trained_length
+    if trained is not None and window > trained:
+        raise UserError(
+            f"a window of {window:,} tokens is longer than {loaded.info.name} supports, which is {trained:,}",
+            advice="give a shorter window",
+        )
 
 
 def check_ids(ids: Sequence[int], loaded: LoadedLlamaModel) -> None:
