@@ -62,7 +62,7 @@ class UsageSums(msgspec.Struct, frozen=True, kw_only=True):
     norms: list[list[float]] | None = None
     """[L][E] sums of ‖weight · f(x)‖₂ over the tokens that select the expert; None if not requested."""
     entropy: list[float] | None = None
-    """[L] sums of router entropy, over ln E; None if the gate is unknown."""
+    """[L] sums of router entropy, over ln E; None if the gate is unknown, or with one expert per layer."""
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag=True):

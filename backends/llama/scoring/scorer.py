@@ -72,6 +72,8 @@ class LlamaScorer(Scorer):
     def evaluate(self, ids: Sequence[int]) -> Iterator[ScoredBatch]:
         check_ids(ids, self._loaded)
         clear(self._context)
+        if self._tap is not None:
+            self._tap.drop()  # an evaluation that failed leaves rows
         step = batch_size(self._context)
         for start in range(0, len(ids), step):
             piece = ids[start : start + step]
@@ -97,9 +99,10 @@ class LlamaScorer(Scorer):
 
     def _replace_context(self) -> None:
         """Create the context once more, with a tap: llama.cpp sets a callback when it creates a context."""
+        tap = self._new_tap()
+        context = new_context(self._loaded.model, self._settings, tap)
         self.close()
-        self._tap = self._new_tap()
-        self._context = new_context(self._loaded.model, self._settings, self._tap)
+        self._tap, self._context = tap, context
 
     def _batch(self, tokens: int) -> ScoredBatch:
         """Return the output of the last evaluation."""
