@@ -99,8 +99,7 @@ class UsageSum:
     def _summed(self, cells: Ints, values: Sequence[AnyFloats]) -> Floats:
         """Return the sums [L, E] of one value per selection, given per layer [T, k]."""
         every = np.concatenate([layer.ravel() for layer in values])
-        found: Floats = np.bincount(cells, every.astype(np.float64), self._counts.size).reshape(self._counts.shape)
-        return found
+        return np.bincount(cells, every, self._counts.size).astype(np.float64, copy=False).reshape(self._counts.shape)
 
 
 def _weights(gate: Gate, given: AnyFloats, scored: Floats, selected: Ints) -> AnyFloats:
