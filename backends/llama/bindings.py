@@ -98,6 +98,9 @@ def _brief_function(name: str, result: Any, *arguments: Any) -> Any:
 tensor_get = _function("ggml_backend_tensor_get", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
 """Copy a tensor's bytes from the memory of its device: (tensor, destination, offset, size)."""
 
+tensor_set = _function("ggml_backend_tensor_set", None, *[ctypes.c_void_p] * 2, *[ctypes.c_size_t] * 2)
+"""Copy bytes to a tensor in the memory of its device: (tensor, source, offset, size)."""
+
 logits_address = _brief_function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
 """Return the address of an output's logits: (context, index). An integer, because a pointer object takes longer."""
 

@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as lib
 from moe_watch.backends import engine_options
 from moe_watch.backends.llama.bindings import VERSION, batch_size, log
 from moe_watch.backends.llama.fork import MAIN, SEQUENCES
-from moe_watch.backends.llama.tap.callback import Tap
+from moe_watch.backends.llama.tap.base import Tap
 from moe_watch.backends.model_files.gguf import TENSOR_TYPES
 from moe_watch.backends.system import out_of_memory
 from moe_watch.routing.errors import UserError

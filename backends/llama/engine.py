@@ -30,6 +30,7 @@ from moe_watch.backends.text.tokenizer import TextCodec
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress, Sampling
 from moe_watch.routing.header import Buffer
+from moe_watch.routing.router.masks import ExpertMask
 
 Kind = Literal["weights", "kv", "compute"]
 KINDS: tuple[Kind, Kind, Kind] = ("weights", "kv", "compute")
@@ -75,6 +76,7 @@ class LlamaEngine(Engine):
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
         self.vocabulary = loaded.tokenizer.vocabulary
+        self.groups, self.why_no_mask = loaded.mask_nodes.groups, loaded.mask_nodes.problem
         self._loaded = loaded
         self._rows = _row_format(loaded)
         self._gate_check = GateCheck(loaded.gate, loaded.tap)
@@ -119,6 +121,9 @@ class LlamaEngine(Engine):
     def observe(self, on: bool) -> None:
         self._observes = on
         self._loaded.tap.observe(on)
+
+    def _apply_mask(self, mask: ExpertMask) -> None:
+        self._loaded.tap.mask({layer: sorted(experts) for layer, experts in mask.experts.items()})
 
     def take_warnings(self) -> list[str]:
         return self._gate_check.take_warnings()
@@ -203,6 +208,7 @@ class LlamaEngine(Engine):
         self._tokens.position += len(ids)
         self._tokens.last = ids[-1]
         if not self._observes:
+            self._loaded.tap.pop()  # raises if a mask could not be applied
             return Unobserved.of(len(ids), len(self.model.layers))
         return self._gate_check.routing(self._rows, first, len(ids))
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_cpp import llama_cpp as lib
+from msgspec import UNSET, UnsetType
 
 from moe_watch.backends.engine_log import summarize
 from moe_watch.backends.engine_options import MIN_BATCH, check_context
 from moe_watch.backends.llama import model_facts as llama_facts
+from moe_watch.backends.llama.another_k import check_selected
 from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
 from moe_watch.backends.llama.context import (
@@ -25,7 +27,8 @@ from moe_watch.backends.llama.context import (
 )
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.model import Report, open_model
-from moe_watch.backends.llama.tap.callback import CompiledTap, NoTap, PythonTap, RouterRows, Tap
+from moe_watch.backends.llama.tap.base import NoTap, Tap
+from moe_watch.backends.llama.tap.compiled_tap import CompiledTap
 from moe_watch.backends.llama.tap.gate import (
     ABSENT_GATE,
     UNKNOWN,
@@ -35,6 +38,9 @@ from moe_watch.backends.llama.tap.gate import (
     check_rows,
     read_gate,
 )
+from moe_watch.backends.llama.tap.masking import MaskNodes, mask_nodes
+from moe_watch.backends.llama.tap.python_tap import PythonTap
+from moe_watch.backends.llama.tap.router_rows import RouterRows
 from moe_watch.backends.llama.text import LlamaTokenizer
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.dense import check_without_experts
@@ -66,6 +72,7 @@ class Probe:
     rows: list[RouterRows]
     gate: RouterGate
     warnings: list[str]
+    mask_nodes: MaskNodes
 
     @property
     def layers(self) -> list[int]:
@@ -96,6 +103,7 @@ class LoadedLlamaModel:
     tap: Tap
     tokenizer: LlamaTokenizer
     gate: RouterGate
+    mask_nodes: MaskNodes
     info: ModelInfo
     backend: BackendInfo
     context_length: int
@@ -122,11 +130,13 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     check_layout()
     parts = read_parts(location.path)
     facts = llama_facts.weight_facts(parts)
-    opened = open_model(location, options, facts.bytes, progress)
+    opened = open_model(location, parts, options, facts.bytes, progress)
     model = opened.handle
     settings = context_settings(model, parts, options)
     tokenizer = LlamaTokenizer(model)
     probe = _probe(model, location.name, parts, settings, tokenizer.begin)
+    if options.experts_per_token is not None:
+        check_selected(location.name, options.experts_per_token, probe.chosen)
     tap, how = _tap(probe, settings)
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
@@ -144,7 +154,8 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
         tap=tap,
         tokenizer=tokenizer,
         gate=probe.gate,
-        info=_model_info(location.name, parts, facts, probe, settings),
+        mask_nodes=probe.mask_nodes,
+        info=_model_info(location.name, parts, facts, probe, settings, options),
         backend=_backend_info(parts, how, probe, settings, used),
         context_length=settings.context,
         warnings=warnings,
@@ -216,9 +227,10 @@ def _probe(model: Any, name: str, parts: Sequence[GgufFile], settings: ContextSe
         lib.llama_free(context)
     if not (parts[0].number("expert_count") or 0):
         check_without_experts(name, [each.layer for each in rows])
-        return Probe([], ABSENT_GATE, [])
+        return Probe([], ABSENT_GATE, [], MaskNodes(problem="it is a dense model"))
     check_rows(rows)
-    return Probe(rows, *read_gate(parts[0].architecture, rows, tap))
+    gate, warnings = read_gate(parts[0].architecture, rows, tap)
+    return Probe(rows, gate, warnings, mask_nodes(tap.selections))
 
 
 def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
@@ -228,7 +240,7 @@ def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
     try:
         library = compiled_tap()
     except CannotCompile as why:
-        return PythonTap(apart=settings.on_gpu), f"{SLOW}: {why}"
+        return PythonTap(apart=settings.on_gpu, masked_at=probe.mask_nodes.names), f"{SLOW}: {why}"
     tap = CompiledTap(
         library,
         rows=max(PREFILL_STEP, settings.batch),
@@ -236,6 +248,7 @@ def _tap(probe: Probe, settings: ContextSettings) -> tuple[Tap, str]:
         experts=probe.experts,
         experts_per_token=max(probe.k_by_layer),
         apart=settings.on_gpu,
+        masked_at=probe.mask_nodes.names,
     )
     return tap, "a compiled callback"
 
@@ -260,7 +273,12 @@ def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
 
 
 def _model_info(
-    name: str, parts: Sequence[GgufFile], facts: WeightFacts, probe: Probe, settings: ContextSettings
+    name: str,
+    parts: Sequence[GgufFile],
+    facts: WeightFacts,
+    probe: Probe,
+    settings: ContextSettings,
+    options: EngineOptions,
 ) -> ModelInfo:
     sizes = [facts.expert_bytes.get(layer) for layer in probe.layers]
     known = [size for size in sizes if size is not None]
@@ -270,6 +288,7 @@ def _model_info(
         layers=probe.layers,
         experts=probe.experts,
         experts_per_token=experts_per_token(probe.k_by_layer),
+        own_experts_per_token=_own_k(parts[0], options.experts_per_token),
         gate=probe.gate.name,
         quantization=llama_facts.quantization(parts),
         parameters=facts.parameters,
@@ -280,6 +299,12 @@ def _model_info(
         trained_length=llama_facts.trained_length(parts[0]),
         fingerprint=facts.fingerprint,
     )
+
+
+def _own_k(file: GgufFile, another_k: int | None) -> int | UnsetType:
+    """Return the file's number of experts per token; unset if the run uses it."""
+    own = file.number("expert_used_count")
+    return UNSET if another_k is None or own is None or own == another_k else own
 
 
 def _context_settings(context: Any, settings: ContextSettings) -> dict[str, str | int | bool]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.ablate_option import ablate_option
 from moe_watch.commands.watching.importance_option import importance_files, importance_option
 from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.screen import require_terminal, show
@@ -18,6 +19,7 @@ from moe_watch.routing.errors import UserError
 @click.command()
 @model_choice
 @generation_options
+@ablate_option
 @recording_options
 @control_options
 @importance_option

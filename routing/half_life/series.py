@@ -112,9 +112,9 @@ class MidSeries:
             self._begin(item)
         elif isinstance(item, Keyframe) and item.i and not self._begun:
             self.current.begins_at = item
-        if masked is not self._masked:
-            lost = isinstance(item, Keyframe) and self._begun  # the change is in no file
-            if lost or (isinstance(item, Change) and item.i):
+        if isinstance(item, Change | Keyframe) and masked is not self._masked:
+            begins = not self._begun if isinstance(item, Keyframe) else not item.i
+            if not begins:
                 self.current.change_mask(item.i)
             self._masked = masked
         self._begun |= isinstance(item, Token)

@@ -1,8 +1,10 @@
-/* Tap on the MoE routers of llama.cpp's graphs: called for every node, it copies the routers' outputs.
+/* Tap on the MoE routers of llama.cpp's graphs: called for every node, it copies the routers' outputs, and switches
+ * experts off.
  *
  * It includes no header of llama.cpp or ggml: the offsets of a tensor's fields, the names of the nodes, and the
- * function that copies bytes from a device's memory are passed in by its loader (backends/llama/tap/callback.py).
+ * functions that copy bytes from and to a device's memory are passed in by its loader (backends/llama/tap/compiled_tap.py).
  */
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -12,7 +14,10 @@
 /* Bytes: prefetch distance from the current node, and size of one prefetch, which is larger than a node. */
 enum { AHEAD = 8192, FETCHED = 384, CACHE_LINE = 64 };
 
-enum problem { NONE, BUFFER_FULL, UNEXPECTED_TENSOR };
+enum problem { NONE, BUFFER_FULL, UNEXPECTED_TENSOR, MASKED_SELECTED };
+
+/* Nodes of a layer where experts are switched off. */
+enum { MASK_NODES = 2 };
 
 struct tap {
     /* Byte offsets in a tensor. */
@@ -30,7 +35,18 @@ struct tap {
     /* Records of applied weights: layer, T·k, weights [T, k]. */
     int32_t *applied;
     size_t applied_capacity, applied_used;
+    /* Names of the nodes [T, E] whose masked columns are set to minus infinity before the selection; NULL: fewer. */
+    const char *masked_at[MASK_NODES];
+    void (*set)(void *tensor, const void *from, size_t offset, size_t size);
+    /* Masked experts of layer l: masked[mask_starts[l]] up to masked[mask_starts[l + 1]]; NULL: no expert is masked. */
+    const int32_t *mask_starts, *masked;
+    size_t mask_layers;
+    /* Room for the values [T, E] of a node. */
+    float *scratch;
+    size_t scratch_capacity;
     int32_t problem;
+    /* With MASKED_SELECTED. */
+    int32_t problem_layer, problem_expert;
     /* 0: the tap is off, and no node is requested. */
     int32_t enabled;
 };
@@ -72,6 +88,69 @@ static bool is_plain(const struct tap *tap, const void *tensor, int32_t expected
     return type(tap, tensor) == expected && stride(tap, tensor, 0) == 4 && stride(tap, tensor, 2) == row;
 }
 
+static size_t mask_start(const struct tap *tap, size_t layer) { return (size_t)tap->mask_starts[layer]; }
+
+/* Number of masked experts of a layer, and the first of them. */
+static size_t masked_in(const struct tap *tap, long layer, const int32_t **first) {
+    if (tap->mask_starts == NULL || (size_t)layer >= tap->mask_layers) {
+        return 0;
+    }
+    size_t start = mask_start(tap, (size_t)layer);
+    *first = tap->masked + start;
+    return mask_start(tap, (size_t)layer + 1) - start;
+}
+
+/* Layer of a node with masked columns, else -1. Without a mask this is one comparison. */
+static long mask_layer(const struct tap *tap, const void *node) {
+    if (tap->mask_starts == NULL) {
+        return -1;
+    }
+    const int32_t *first;
+    for (size_t i = 0; i < MASK_NODES; i++) {
+        long layer = layer_of(field(node, tap->name_at), tap->masked_at[i]);
+        if (layer >= 0) {
+            return masked_in(tap, layer, &first) > 0 ? layer : -1;
+        }
+    }
+    return -1;
+}
+
+static void switch_off(struct tap *tap, void *node, long layer) {
+    size_t experts = (size_t)length(tap, node, 0), rows = (size_t)length(tap, node, 1);
+    const int32_t *columns;
+    size_t count = masked_in(tap, layer, &columns);
+    if (rows == 0) {
+        return;
+    }
+    if (type(tap, node) != tap->type_f32 || stride(tap, node, 0) != 4 || stride(tap, node, 1) != 4 * experts ||
+        length(tap, node, 2) != 1 || length(tap, node, 3) != 1 || rows * experts > tap->scratch_capacity) {
+        tap->problem = UNEXPECTED_TENSOR;
+        return;
+    }
+    tap->get(node, tap->scratch, 0, 4 * rows * experts);
+    for (size_t row = 0; row < rows; row++) {
+        for (size_t i = 0; i < count; i++) {
+            tap->scratch[row * experts + (size_t)columns[i]] = -INFINITY;
+        }
+    }
+    tap->set(node, tap->scratch, 0, 4 * rows * experts);
+}
+
+/* A masked expert among selected ids is a problem; without a mask this is one comparison. */
+static void check_selected(struct tap *tap, const int32_t *ids, size_t count, long layer) {
+    const int32_t *masked;
+    size_t off = masked_in(tap, layer, &masked);
+    for (size_t i = 0; off > 0 && i < count; i++) {
+        for (size_t j = 0; j < off; j++) {
+            if (ids[i] == masked[j]) {
+                tap->problem = MASKED_SELECTED;
+                tap->problem_layer = (int32_t)layer, tap->problem_expert = ids[i];
+                return;
+            }
+        }
+    }
+}
+
 static void record(struct tap *tap, const void *node, long layer) {
     const void *const *sources = field(node, tap->src_at);
     const void *scores = sources[0], *ids = sources[1];
@@ -97,7 +176,10 @@ static void record(struct tap *tap, const void *node, long layer) {
     tap->get(scores, to + 4, 0, 4 * rows * experts);
     tap->get(node, to + 4 + rows * experts, 0, 4 * rows * k);
     read_ids(tap, ids, to + before_ids, rows, 4 * k, step);
-    tap->used += before_ids + rows * k;
+    check_selected(tap, to + before_ids, rows * k, layer);
+    if (tap->problem == NONE) {
+        tap->used += before_ids + rows * k;
+    }
 }
 
 /* Applied weights [T, k], contiguous; some models keep a third axis of length 1. */
@@ -143,15 +225,29 @@ static void fetch_ahead(const void *node) {
 static bool is_wanted(const struct tap *tap, const void *node) {
     fetch_ahead(node);
     const char *name = field(node, tap->name_at);
-    return read_layer(tap, node) >= 0 || layer_of(name, tap->stop_at) >= 0 || layer_of(name, tap->applied_at) >= 0;
+    return read_layer(tap, node) >= 0 || layer_of(name, tap->stop_at) >= 0 || layer_of(name, tap->applied_at) >= 0 ||
+           mask_layer(tap, node) >= 0;
 }
 
-bool moe_watch_tap(const void *node, bool ask, struct tap *tap) {
+/* A mask holds with the tap off, too. */
+static bool call_while_off(struct tap *tap, void *node, bool ask) {
+    long masked = mask_layer(tap, node);
+    if (masked >= 0 && !ask) {
+        switch_off(tap, node, masked);
+    }
+    return masked >= 0 || !ask;
+}
+
+bool moe_watch_tap(void *node, bool ask, struct tap *tap) {
     if (!tap->enabled) {
-        return !ask;
+        return call_while_off(tap, node, ask);
     }
     if (ask) {
         return is_wanted(tap, node);
+    }
+    long masked = mask_layer(tap, node);
+    if (masked >= 0 && tap->problem == NONE) {
+        switch_off(tap, node, masked);
     }
     long layer = read_layer(tap, node), applied = layer_of(field(node, tap->name_at), tap->applied_at);
     if (layer >= 0 && tap->problem == NONE) {

@@ -14,7 +14,10 @@ import numpy as np
 from moe_watch.backends.engine import Floats
 from moe_watch.backends.layer_checks import check_same_experts
 from moe_watch.backends.llama.bindings import GgmlTensor, operation
-from moe_watch.backends.llama.tap.callback import READ_AT, PythonTap, RouterRows, read_weights
+from moe_watch.backends.llama.tap.base import READ_AT
+from moe_watch.backends.llama.tap.masking import Selection, read_selection
+from moe_watch.backends.llama.tap.python_tap import PythonTap, read_weights
+from moe_watch.backends.llama.tap.router_rows import RouterRows
 from moe_watch.backends.model_files.dense import THOUGH_EXPERTS
 from moe_watch.routing.arrays import Flags
 from moe_watch.routing.errors import UserError
@@ -103,6 +106,8 @@ class ProbeTap(PythonTap):
         """Bound that the sum of the selected scores is clamped to before the division, by model layer index."""
         self.scale: dict[int, float] = {}
         """Factor of the last step, by model layer index."""
+        self.selections: dict[int, Selection] = {}
+        """Selection of the experts, by model layer index."""
         self.steps: dict[int, dict[str, Floats]] = defaultdict(dict)
         """Weights [k] after each step of the model, by model layer index."""
 
@@ -112,6 +117,7 @@ class ProbeTap(PythonTap):
             scored, ranking = _sources_of_selection(node)
             self.scored_by[layer] = operation(scored) if scored else ""
             self.selects_by_scores[layer] = scored is not None and scored == ranking
+            self.selections[layer] = read_selection(layer, node)
         if name == NORM and operation(node.src[1]) == "CLAMP":
             self.smallest_sum[layer] = _parameter(GgmlTensor.from_address(node.src[1]))
         if name == SCALED:

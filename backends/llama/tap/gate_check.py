@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from moe_watch.backends.engine import Floats, RouterOutputs
-from moe_watch.backends.llama.tap import callback
-from moe_watch.backends.llama.tap.callback import RouterRows, Tap
+from moe_watch.backends.llama.tap import router_rows
+from moe_watch.backends.llama.tap.base import Tap
 from moe_watch.backends.llama.tap.gate import RouterGate
+from moe_watch.backends.llama.tap.router_rows import RouterRows
 from moe_watch.backends.tap_rows import RowFormat
 
 EVERY = 64
@@ -103,7 +104,7 @@ class GateCheck:
     ) -> RouterOutputs:
         """Return the same routing with the applied weights."""
         rows = [replace(rows, scores=weights) for rows, weights in zip(seen, applied, strict=True)]
-        weights = callback.routing(rows, form.layers, routing.tokens, _as_they_are).logits
+        weights = router_rows.routing(rows, form.layers, routing.tokens, _as_they_are).logits
         return RouterOutputs(routing.tokens, routing.experts, routing.logits, weights)
 
 

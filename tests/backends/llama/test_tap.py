@@ -18,8 +18,12 @@ from moe_watch.backends.llama import bindings as llama_library
 from moe_watch.backends.llama.bindings import check_layout
 from moe_watch.backends.llama.compiler import compiled_tap
 from moe_watch.backends.llama.context import ContextSettings, evaluate, new_context
-from moe_watch.backends.llama.tap import callback as llama_tap
-from moe_watch.backends.llama.tap.callback import CompiledTap, PythonTap, RouterRows, Tap
+from moe_watch.backends.llama.tap import compiled_tap as compiled_module
+from moe_watch.backends.llama.tap import python_tap, router_rows
+from moe_watch.backends.llama.tap.base import Tap
+from moe_watch.backends.llama.tap.compiled_tap import CompiledTap
+from moe_watch.backends.llama.tap.python_tap import PythonTap
+from moe_watch.backends.llama.tap.router_rows import RouterRows
 from moe_watch.backends.tap_rows import RecordedRouting
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Sampling
@@ -107,7 +111,7 @@ def test_only_nodes_that_pick_rows_are_looked_at(pocket: Engine) -> None:
 
 
 def test_an_error_in_python_comes_out_where_it_can(pocket: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_tap, "F32", 7)
+    monkeypatch.setattr(python_tap, "F32", 7)
     tap = PythonTap(apart=False)
     with pytest.raises(RuntimeError, match=r"ffn_moe_probs-5.* has type 0"):
         seen_by(tap, pocket)
@@ -117,18 +121,18 @@ def test_an_error_in_python_comes_out_where_it_can(pocket: Engine, monkeypatch: 
 def test_a_layer_without_all_rows_and_without_one_is_an_error() -> None:
     rows = RouterRows(0, np.zeros((2, 1), np.int32), np.zeros((2, 4)), np.zeros((2, 1)))
     with pytest.raises(RuntimeError, match="2 rows for 5 tokens"):
-        llama_tap.routing([rows], [0], 5, None)
+        router_rows.routing([rows], [0], 5, None)
 
 
 def test_a_layer_that_was_not_computed_at_all_is_absent() -> None:
-    assert llama_tap.routing([], [0, 3], 5, np.log).experts == [None, None]
-    assert llama_tap.routing([], [0, 3], 5, np.log).logits == [None, None]
+    assert router_rows.routing([], [0, 3], 5, np.log).experts == [None, None]
+    assert router_rows.routing([], [0, 3], 5, np.log).logits == [None, None]
 
 
 def test_a_layer_in_several_pieces_is_put_together() -> None:
     pieces = [RouterRows(0, np.full((n, 1), n, np.int32), np.ones((n, 4)), np.ones((n, 1))) for n in (2, 3)]
-    routing = llama_tap.routing(pieces, [0], 5, np.log)
-    scored = llama_tap.routing(pieces, [0], 5, np.log, is_scored=True)
+    routing = router_rows.routing(pieces, [0], 5, np.log)
+    scored = router_rows.routing(pieces, [0], 5, np.log, is_scored=True)
     for each in (routing, scored):
         assert each.experts[0].ravel().tolist() == [2, 2, 3, 3, 3]
         assert each.logits[0].tolist() == np.zeros((5, 4)).tolist()
@@ -148,9 +152,9 @@ def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_routing_stays_as_it_was_read_when_the_buffer_is_full(pocket: Engine) -> None:
     """Rows are views of the tap's buffer, which later tokens must not overwrite."""
     begin(pocket, Sampling(seed=1))
-    read = [token.routing for token in draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)]
+    read = [token.routing for token in draw(pocket, 3 * compiled_module.TOKENS_IN_BUFFER)]
     kept = [np.array(routing.logits) for routing in read[:5]]
-    draw(pocket, 3 * llama_tap.TOKENS_IN_BUFFER)
+    draw(pocket, 3 * compiled_module.TOKENS_IN_BUFFER)
     for before, routing in zip(kept, read, strict=False):
         np.testing.assert_array_equal(np.array(routing.logits), before)
     assert len({id(routing.buffer) for routing in read if isinstance(routing, RecordedRouting)}) > 1
