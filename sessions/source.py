@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from moe_watch.backends.protocol import PromptShown
-from moe_watch.routing.events import Marker, Perturbation, PerturbationForm, StreamItem
+from moe_watch.routing.events import Change, Marker, Perturbation, PerturbationForm, StreamItem
 from moe_watch.routing.router.masks import ExpertMask
 
 Ability = Literal[
@@ -113,6 +113,8 @@ class Timeline:
     marks: Sequence[Marker]
     """Markers in order, each with its token index and time."""
     perturbations: Sequence[Perturbation]
+    masks: Sequence[Change] = ()
+    """Changes of the mask in order."""
 
 
 class PendingPreview(Protocol):

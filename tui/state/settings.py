@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from msgspec import UNSET
+
 from moe_watch.routing.events import Change, Sampling
 from moe_watch.routing.router.present_mask import PresentMask
 from moe_watch.tui.text.format import count
@@ -44,7 +46,9 @@ def sampling_text(sampling: Sampling) -> str:
 
 
 def change_labels(change: Change) -> list[str]:
-    """Return one label per changed setting: `tap off`, `multistep on`, the sampler's settings."""
+    """Return one label per changed setting, except the mask: `tap off`, `multistep on`, the sampler's settings."""
     switched = {"tap": change.tap, "multistep": change.multistep}
     found = [f"{name} {'on' if on else 'off'}" for name, on in switched.items() if on is not None]
+    if change.experts_per_token is not UNSET:
+        found.append(f"{change.experts_per_token} experts per token")
     return found if change.sampling is None else [*found, sampling_text(change.sampling)]
