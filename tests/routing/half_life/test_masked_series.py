@@ -88,7 +88,7 @@ def test_a_mask_holds_in_the_next_context_whose_series_is_whole() -> None:
 
 
 def test_a_keyframe_continues_with_the_mask() -> None:
-    """Instruments that begin at a keyframe compute the same chunks and keyframes as those that saw the change."""
+    """Instruments that begin at a keyframe compute what they would with the change."""
     instruments, again = Instruments(HEADER), Instruments(HEADER)
     items = [item for item in run(12, {13: [(1, [0])], 30: []}) if not isinstance(item, Chunk | Keyframe)]
     before, after = items[: items.index(make_token(20, "generated"))], items[items.index(make_token(20, "generated")) :]
