@@ -51,9 +51,7 @@ def test_texts_and_conversations_keep_their_order() -> None:
 def test_a_model_without_a_template_takes_texts_only() -> None:
     plain = scoring(template=False)
     assert plain.tokenize(Tokenize(texts=["a"])).ids == [[1, ord("a")]]
-    with pytest.raises(
-        UserError, match="made has no chat template, and the texts have conversations: give"
-    ):
+    with pytest.raises(UserError, match="made has no chat template, and the texts have conversations: give"):
         plain.tokenize(Tokenize(texts=["a", SAID]))
 
 
