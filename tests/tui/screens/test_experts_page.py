@@ -240,7 +240,7 @@ async def test_without_weights_and_files_h_says_what_would_add_more():
     items = [run.header]
     async with running(items) as (app, pilot, _):
         await press(app, pilot, "h")
-        assert toasts(app) == ["heat: only usage is known here, --importance FILE adds saliency and ablation"]
+        assert toasts(app) == ["heatmap values: only usage is known here, --importance FILE adds saliency and ablation"]
 
 
 @pytest.mark.parametrize(("keep", "share"), [(2, 3 / 19), (4, 0.0)])
