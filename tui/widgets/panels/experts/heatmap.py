@@ -187,7 +187,7 @@ class ExpertHeatmap(Panel):
             lit=layout.selected(newest if self._has_top or not layout.binning else None),
             shares=None if self._shown_values is None else self._shown_values.values,
             off=self._off(layout),
-            tops=[] if self._shown_values is None else self._shown_values.tops(self._names),
+            tops=self._shown_values.tops(self._names) if side and self._shown_values is not None else [],
             side_head="top" if self._names is None else "orig",
             cursor=self.cursor,
             layer_ids=self._layer_ids(),
