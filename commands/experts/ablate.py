@@ -21,7 +21,7 @@ from moe_watch.commands.options import (
 )
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from moe_watch.commands.watching.settings import check_model, require_routers
+from moe_watch.commands.watching.settings import check_model
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -136,7 +136,10 @@ def _choices(options: Options) -> tuple[Load, _Choice]:
     Raises:
         UserError: an option is invalid, or the model cannot be found or is dense.
     """
+    from moe_watch.backends.model_files.catalog import locate
+    from moe_watch.backends.model_files.preflight import is_dense_model
     from moe_watch.backends.protocol import Load
+    from moe_watch.sessions.experts.ablation import DENSE, MOE_ONLY
 
     name = chosen_model(options["model"], options["model_option"])
     engine, backend = engine_options_of(options), options["backend"]
@@ -144,7 +147,7 @@ def _choices(options: Options) -> tuple[Load, _Choice]:
     for given in (choice.teacher, choice.corpus):
         require(given is None or not given.is_dir(), f"{given} is a folder", "give a file")
     check_model(name, backend, engine)
-    require_routers(name, backend)
+    require(not is_dense_model(locate(name, backend)), f"{name}: {DENSE}", MOE_ONLY)
     return Load(model=name, backend=backend, options=engine), choice
 
 
