@@ -71,6 +71,7 @@ pocket: $(TRAIN)/.installed ## train, export and evaluate pocket again (40 to 60
 truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## make the golden files of transformers again
 	$(TRAIN)/bin/python models/pocket/golden.py
 	$(TRAIN)/bin/python models/truth/make.py
+	$(TRAIN)/bin/python models/truth/masked.py
 	$(TRAIN)/bin/python models/truth/make_gguf.py --llama-cpp $(LLAMA_CPP)
 	$(BIN)/python -m models.truth.mlx_table
 	$(BIN)/python -m models.truth.llama_table

@@ -19,6 +19,7 @@ HEADINGS = {
         "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
     },
     "Experts": {
+        "profile": ("experts.profile", "Rank the experts of a model over texts."),
         "ablate": ("experts.ablate", "Measure the damage of switching off each expert."),
     },
     "Recordings": {

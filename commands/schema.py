@@ -31,6 +31,7 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.sessions.results.conversion import ExportReport, ImportReport
     from moe_watch.sessions.results.cost import BenchReport
     from moe_watch.sessions.results.measurement import MeasurementReport
+    from moe_watch.sessions.results.profile import ExpertProfile
     from moe_watch.sessions.results.prompt import ShownPrompt
     from moe_watch.sessions.results.recordings import RecordingList, RecordingPreview
     from moe_watch.sessions.results.verification import SalvageReport, VerifyReport
@@ -51,6 +52,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "export": PrintedResult("An export", ("export",), ExportReport),
         "check": PrintedResult("Checks before a run", ("check",), CheckReport),
         "prompt": PrintedResult("A prompt as sent", ("check --show-prompt",), ShownPrompt),
+        "profile": PrintedResult("A profile of experts", ("profile",), ExpertProfile),
         "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
         "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }

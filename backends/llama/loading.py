@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_cpp import llama_cpp as lib
+from msgspec import UNSET, UnsetType
 
 from moe_watch.backends.engine_log import summarize
 from moe_watch.backends.engine_options import MIN_BATCH, check_context
 from moe_watch.backends.llama import model_facts as llama_facts
+from moe_watch.backends.llama.another_k import check_selected
 from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
 from moe_watch.backends.llama.context import (
@@ -128,11 +130,13 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
     check_layout()
     parts = read_parts(location.path)
     facts = llama_facts.weight_facts(parts)
-    opened = open_model(location, options, facts.bytes, progress)
+    opened = open_model(location, parts, options, facts.bytes, progress)
     model = opened.handle
     settings = context_settings(model, parts, options)
     tokenizer = LlamaTokenizer(model)
     probe = _probe(model, location.name, parts, settings, tokenizer.begin)
+    if options.experts_per_token is not None:
+        check_selected(location.name, options.experts_per_token, probe.chosen)
     tap, how = _tap(probe, settings)
     context = new_context(model, settings, tap)
     used = _context_settings(context, settings) | opened.settings
@@ -151,7 +155,7 @@ def _load(location: ModelLocation, options: EngineOptions, progress: Report) -> 
         tokenizer=tokenizer,
         gate=probe.gate,
         mask_nodes=probe.mask_nodes,
-        info=_model_info(location.name, parts, facts, probe, settings),
+        info=_model_info(location.name, parts, facts, probe, settings, options),
         backend=_backend_info(parts, how, probe, settings, used),
         context_length=settings.context,
         warnings=warnings,
@@ -269,7 +273,12 @@ def _check_tap(context: Any, tap: Tap, token: int, probe: Probe) -> None:
 
 
 def _model_info(
-    name: str, parts: Sequence[GgufFile], facts: WeightFacts, probe: Probe, settings: ContextSettings
+    name: str,
+    parts: Sequence[GgufFile],
+    facts: WeightFacts,
+    probe: Probe,
+    settings: ContextSettings,
+    options: EngineOptions,
 ) -> ModelInfo:
     sizes = [facts.expert_bytes.get(layer) for layer in probe.layers]
     known = [size for size in sizes if size is not None]
@@ -279,6 +288,7 @@ def _model_info(
         layers=probe.layers,
         experts=probe.experts,
         experts_per_token=experts_per_token(probe.k_by_layer),
+        own_experts_per_token=_own_k(parts[0], options.experts_per_token),
         gate=probe.gate.name,
         quantization=llama_facts.quantization(parts),
         parameters=facts.parameters,
@@ -289,6 +299,12 @@ def _model_info(
         trained_length=llama_facts.trained_length(parts[0]),
         fingerprint=facts.fingerprint,
     )
+
+
+def _own_k(file: GgufFile, another_k: int | None) -> int | UnsetType:
+    """Return the file's number of experts per token; unset if the run uses it."""
+    own = file.number("expert_used_count")
+    return UNSET if another_k is None or own is None or own == another_k else own
 
 
 def _context_settings(context: Any, settings: ContextSettings) -> dict[str, str | int | bool]:

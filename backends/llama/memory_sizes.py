@@ -91,7 +91,7 @@ def engine_sizes(location: ModelLocation, options: EngineOptions, runtime: Calla
     check_ranges(options)
     check_threads(options.threads)
     parts = read_parts(location.path)
-    opened = open_model(location, options, 0, lambda _: None, allocate=False)
+    opened = open_model(location, parts, options, 0, lambda _: None, allocate=False)
     try:
         settings = context_settings(opened.handle, parts, options)
         context = new_context(opened.handle, settings, None)
@@ -107,7 +107,7 @@ def engine_sizes(location: ModelLocation, options: EngineOptions, runtime: Calla
     is_known = facts.non_expert_bytes is not None
     return EngineSizes(
         buffers=_buffers(found, int(output), maps=maps_file(options)),
-        runtime=private + _tap_bytes(parts, settings.batch),
+        runtime=private + _tap_bytes(parts, settings.batch, options.experts_per_token),
         context=settings.context,
         kv_type=settings.cache_type,
         repacked=sum(weights for name, _, (weights, _, _) in found if _is_repacked(name)),
@@ -142,12 +142,12 @@ def _is_repacked(name: str) -> bool:
     return (name.startswith("CPU_") and HOST.fullmatch(name) is None) or name == "AMX"
 
 
-def _tap_bytes(parts: Sequence[GgufFile], rows: int) -> int:
+def _tap_bytes(parts: Sequence[GgufFile], rows: int, another_k: int | None) -> int:
     """Return the size of the tap's buffers."""
     layers = sum(ROUTER.fullmatch(tensor.name) is not None for part in parts for tensor in part.tensors)
     experts = parts[0].number("expert_count") or 0
     used = parts[0].array("expert_used_count") or (parts[0].number("expert_used_count") or 0,)
-    return tap_bytes(rows=rows, layers=layers, experts=experts, experts_per_token=max(used, default=0))
+    return tap_bytes(rows=rows, layers=layers, experts=experts, experts_per_token=another_k or max(used, default=0))
 
 
 # -- the engine's map

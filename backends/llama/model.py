@@ -12,8 +12,10 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.engine_options import split_override
+from moe_watch.backends.llama.another_k import check_another_k, metadata_overrides
 from moe_watch.backends.llama.bindings import VERSION, buffer_types, log
 from moe_watch.backends.model_files.catalog import ModelLocation
+from moe_watch.backends.model_files.gguf import GgufFile
 from moe_watch.backends.model_files.gguf_checks import CONVERT
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
@@ -50,13 +52,20 @@ class _Override(ctypes.Structure):
 
 
 def open_model(
-    location: ModelLocation, options: EngineOptions, stored_bytes: int, progress: Report, *, allocate: bool = True
+    location: ModelLocation,
+    parts: Sequence[GgufFile],
+    options: EngineOptions,
+    stored_bytes: int,
+    progress: Report,
+    *,
+    allocate: bool = True,
 ) -> OpenModel:
     """Load the weights.
 
     Args:
         location: location of the file, or of its first part.
-        options: options; the ones about placement and load mode are used.
+        parts: headers of all its files.
+        options: options; the ones about placement, load mode and experts per token are used.
         stored_bytes: size of all tensors, for `progress`.
         progress: receives a report at each per cent.
         allocate: allocate memory. Without it the model and its contexts only have the sizes of their buffers.
@@ -64,6 +73,8 @@ def open_model(
     Raises:
         UserError: llama.cpp cannot load the model, or not with these options.
     """
+    if options.experts_per_token is not None:
+        check_another_k(location.name, parts, options.experts_per_token)
     log.listen()
     lib.llama_backend_init()
     params = lib.llama_model_default_params()
@@ -72,6 +83,9 @@ def open_model(
     params.load_mode = _load_mode(options) if allocate else lib.LLAMA_LOAD_MODE_NONE
     overrides = _overrides(options.tensor_overrides)
     params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+    metadata = metadata_overrides(parts[0], options.experts_per_token)
+    if metadata is not None:
+        params.kv_overrides = metadata
     params.progress_callback = lib.llama_progress_callback(_in_percent(stored_bytes, progress))
     model = lib.llama_model_load_from_file(os.fsencode(str(location.path)), params)
     if not model:
@@ -159,6 +173,8 @@ def _outcome(options: EngineOptions) -> tuple[dict[str, str | int | bool], list[
     }
     if options.tensor_overrides:
         settings["tensor_overrides"] = "; ".join(options.tensor_overrides)
+    if options.experts_per_token is not None:
+        settings["experts_per_token"] = options.experts_per_token
     refused = bool(options.mlock) and not is_locked
     return settings, ["--mlock has no effect, the system refused to lock memory: see `ulimit -l`"] if refused else []
 

@@ -12,15 +12,18 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
-from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken
+from moe_watch.backends.engine import Bare, Detokenizer, Engine, RouterOutputs, SampledToken, Scorer
 from moe_watch.backends.mlx.baseline_loop import MlxBare
 from moe_watch.backends.mlx.loading import LoadedMlxModel, first_use, load_model
+from moe_watch.backends.mlx.masks import groups_of, why_no_mask
 from moe_watch.backends.mlx.sampling import MlxSampler, Prediction
+from moe_watch.backends.mlx.scorer import MlxScorer
 from moe_watch.backends.mlx.tap import ForwardCapture
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.text.token_ids import check_token_ids
 from moe_watch.routing.events import ModelMemory, Progress, Sampling
+from moe_watch.routing.router.masks import ExpertMask
 
 PREFILL_STEP = 512
 """Prompt tokens evaluated in one step; commands are read between steps."""
@@ -84,6 +87,8 @@ class MlxEngine(Engine):
         self.warnings = loaded.warnings
         self.context_length = loaded.context_length
         self.vocabulary = loaded.vocabulary
+        self.groups = groups_of(loaded.tap.layers)
+        self.why_no_mask = why_no_mask(loaded.tap.layers)
         self.first_use = first_use()
         self.codec = loaded.text
         self._loaded = loaded
@@ -136,6 +141,13 @@ class MlxEngine(Engine):
 
     def observe(self, on: bool) -> None:
         self._loaded.tap.observe(on)
+
+    def _apply_mask(self, mask: ExpertMask) -> None:
+        self._require_settled()
+        self._loaded.tap.mask(mask)
+
+    def scorer(self, window: int, *, usage: bool, saliency: bool) -> Scorer:
+        return MlxScorer(self._loaded, window, usage=usage, saliency=saliency)
 
     def memory(self) -> ModelMemory:
         return ModelMemory(active=mx.get_active_memory(), peak=mx.get_peak_memory(), cache=mx.get_cache_memory())

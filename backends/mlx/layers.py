@@ -31,6 +31,8 @@ class MoeLayer:
     """Model layer index."""
     family: str
     """The mlx-lm file with the class of its block; several architectures share one file."""
+    block: Any
+    """Module that owns the router."""
     container: Any
     """Module that holds the experts and is called with their indices; None in families without one."""
     router: Any
@@ -55,10 +57,14 @@ def moe_layers(model: nn.Module) -> Iterator[MoeLayer]:
     modules = dict(model.named_modules())
     for path, module in modules.items():
         if isinstance(module, SwitchGLU | SwitchMLP):
-            experts = module["fc1" if isinstance(module, SwitchMLP) else "gate_proj"].num_experts
-            yield _layer(path, modules[_owner(path, modules)], module, experts)
+            yield _layer(path, modules[_owner(path, modules)], module, held_experts(module))
         elif family_of(module) == WITHOUT_CONTAINER and "router" in module:
             yield _layer(path, module, None, module.num_experts, module.num_experts_per_tok)
+
+
+def held_experts(container: nn.Module) -> int:
+    """Return the number of experts in a container."""
+    return int(container["fc1" if isinstance(container, SwitchMLP) else "gate_proj"].num_experts)
 
 
 def unseen_experts(model: nn.Module) -> str | None:
@@ -76,6 +82,7 @@ def _layer(path: str, owner: nn.Module, container: Any, held: int, experts_per_t
     return MoeLayer(
         index=_layer_index(path),
         family=family,
+        block=owner,
         container=container,
         router=router,
         linear=linear,

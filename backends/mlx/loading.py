@@ -22,7 +22,8 @@ from mlx_lm.utils import get_total_parameters, load_tokenizer
 from moe_watch.backends.engine_options import check_context
 from moe_watch.backends.ignored_settings import listed
 from moe_watch.backends.layer_checks import check_same_experts
-from moe_watch.backends.mlx.layers import unseen_experts
+from moe_watch.backends.mlx.layers import moe_layers, unseen_experts
+from moe_watch.backends.mlx.masks import groups_of
 from moe_watch.backends.mlx.open_model import open_model
 from moe_watch.backends.mlx.quantization import quantization_of, quantization_warnings
 from moe_watch.backends.mlx.tap import RouterTap
@@ -32,6 +33,11 @@ from moe_watch.backends.model_files.dense import THOUGH_EXPERTS, UNRELIABLE, che
 from moe_watch.backends.model_files.preflight import read_tensor_tables
 from moe_watch.backends.model_files.remote_code import files_with_code, needs_code
 from moe_watch.backends.model_files.safetensors import AGAIN
+from moe_watch.backends.model_files.selected_experts import (
+    check_experts_per_token,
+    own_experts_per_token,
+    with_experts_per_token,
+)
 from moe_watch.backends.model_files.sizes import WeightFacts, weight_facts
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.system import out_of_memory
@@ -118,7 +124,8 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     beyond_memory = out_of_memory.beyond_memory(facts.bytes)
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
-    model, text, settings = open_location(location, location.path, config, trusts=options.trust_remote_code)
+    model, text, settings = open_location(location, location.path, config, options)
+    _check_choice(location.name, model, options.experts_per_token)
     quantized = quantization_of(model, tensors)
     stored = weights_dtype(model)
     computed = cast_for_device(model, stored)
@@ -128,12 +135,15 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     tap = RouterTap(model)
     _check_experts(model, tap, location.name, is_dense=is_dense(config, tensors, location.name))
     shape = _probe(model, tap)
+    _check_selected(location.name, shape, options.experts_per_token)
     return LoadedMlxModel(
         model=model,
         text=text,
         tap=tap,
-        info=_model_info(location.name, config, facts, model, tap, shape, context, quantized),
-        backend=_backend_info(tap, stored, computed, _settings(context, shape, trusts=options.trust_remote_code)),
+        info=_with_own_count(
+            _model_info(location.name, config, facts, model, tap, shape, context, quantized), config, options
+        ),
+        backend=_backend_info(tap, stored, computed, _settings(context, shape, options)),
         context_length=context or sys.maxsize,
         vocabulary=shape.vocabulary,
         embedded=_embedded(model, shape.vocabulary),
@@ -147,12 +157,17 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
 
 
 def open_location(
-    location: ModelLocation, folder: Path, config: model_config.Config, *, trusts: bool
+    location: ModelLocation, folder: Path, config: model_config.Config, options: EngineOptions
 ) -> tuple[nn.Module, TextCodec, list[str]]:
-    """Return the model without reading its weights, its tokenizer, and warnings about settings."""
-    name = location.name
+    """Return the model without reading its weights, its tokenizer, and warnings about settings.
+
+    Raises:
+        UserError: mlx-lm cannot load it, or not with this number of experts per token.
+    """
+    name, k, trusts = location.name, options.experts_per_token, options.trust_remote_code
+    entries = None if k is None else with_experts_per_token(config, k, name)
     try:
-        model, completed, settings = open_model(folder, config, trust_remote_code=trusts)
+        model, completed, settings = open_model(folder, config, trust_remote_code=trusts, entries=entries)
         ends = completed.get("eos_token_id")
         if location.origin == "embedded":
             small = TokenizerFile(folder, _ids(ends))
@@ -167,6 +182,11 @@ def open_location(
         if lacking := LACKING.search(str(error)):
             raise UserError(f"the config.json of {name} lacks {lacking[1]}", advice=AGAIN) from error
         reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
+        if k is not None and k != model_config.selected_count(config):
+            raise UserError(
+                f"mlx-lm {version('mlx-lm')} cannot load {name} with {k} experts per token ({reason})",
+                advice="leave out --experts-per-token",
+            ) from error
         advice = "install the missing package" if "pip install" in reason else "try a newer mlx-lm or another model"
         raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error
     special = AddedTokens(tokenizer, partial(variables_of_hugging_face, tokenizer))
@@ -280,6 +300,35 @@ def _probe(model: nn.Module, tap: RouterTap) -> ProbedShape:
     return ProbedShape(experts, k_by_layer, logits.shape[-1], _cache_type(cache))
 
 
+def _check_choice(name: str, model: nn.Module, k: int | None) -> None:
+    """Check, before the weights are read, that the routers can select this number of experts.
+
+    Raises:
+        UserError: a layer, or the groups that it selects from, have fewer experts.
+    """
+    layers = list(moe_layers(model))
+    if k is None or not layers:
+        return
+    fewest, groups = min(layer.experts for layer in layers), groups_of(layers)
+    in_groups = fewest if groups is None else fewest // groups.count * groups.used
+    check_experts_per_token(k, in_groups, name)
+
+
+def _check_selected(name: str, shape: ProbedShape, k: int | None) -> None:
+    """Check that the loaded model selects the requested number of experts.
+
+    Raises:
+        UserError: it selects another number.
+    """
+    if k is not None and set(shape.k_by_layer) != {k}:
+        selected = experts_per_token(shape.k_by_layer)
+        raise UserError(
+            f"mlx-lm {version('mlx-lm')} selects {selected} experts per token of {name}, not {k}: its code does not "
+            "read the number in config.json",
+            advice="leave out --experts-per-token",
+        )
+
+
 def _embedded(model: nn.Module, vocabulary: int) -> int:
     """Return the number of rows of the token embedding; `vocabulary` if the embedding has an unusual name.
 
@@ -331,12 +380,21 @@ def _model_info(
     )
 
 
-def _settings(context: int | None, shape: ProbedShape, *, trusts: bool) -> dict[str, str | int | bool]:
+def _with_own_count(info: ModelInfo, config: model_config.Config, options: EngineOptions) -> ModelInfo:
+    """Return the description with the model's own number of experts per token, if the run uses another one."""
+    own = None if options.experts_per_token is None else own_experts_per_token(config, info.layers)
+    if own in (None, info.experts_per_token):
+        return info
+    return msgspec.structs.replace(info, own_experts_per_token=own)
+
+
+def _settings(context: int | None, shape: ProbedShape, options: EngineOptions) -> dict[str, str | int | bool]:
     """Return the settings in the form of `BackendInfo.settings`, without unknown and unlimited ones."""
     known: dict[str, str | int | None] = {
         "kv_type": shape.kv_type,
         "context": context,
-        "trust_remote_code": trusts or None,
+        "experts_per_token": options.experts_per_token,
+        "trust_remote_code": options.trust_remote_code or None,
     }
     return {name: value for name, value in known.items() if value is not None}
 

@@ -16,6 +16,7 @@ from moe_watch.backends.mlx.loading import KV_TYPES, READ_STEP, cast_for_device,
 from moe_watch.backends.model_files import config as model_config
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.preflight import read_tensor_tables
+from moe_watch.backends.model_files.selected_experts import with_experts_per_token
 from moe_watch.backends.model_files.sizes import EXPERT_CONTAINERS
 from moe_watch.backends.protocol import EngineOptions
 
@@ -46,10 +47,12 @@ def engine_sizes(location: ModelLocation, options: EngineOptions, runtime: Calla
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
     config = model_config.read_config(location.path)
+    if options.experts_per_token is not None:
+        config |= with_experts_per_token(config, options.experts_per_token, location.name)
     longest = model_config.context_length(config)
     check_context(options.context, longest)
     context = options.context or longest or UNKNOWN_CONTEXT
-    model, _, _ = open_location(location, location.path, config, trusts=options.trust_remote_code)
+    model, _, _ = open_location(location, location.path, config, options)
     found = weights_dtype(model)
     computed = cast_for_device(model, found)
     sizes = {path: array.nbytes for path, array in tree_flatten(model.parameters())}

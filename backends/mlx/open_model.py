@@ -29,13 +29,23 @@ LARGEST_BIAS = 1_000_000
 """Largest number of elements of a dropped tensor that is checked for all zeros."""
 
 
-def open_model(folder: Path, config: Config, *, trust_remote_code: bool = False) -> tuple[nn.Module, Config, list[str]]:
+def open_model(
+    folder: Path, config: Config, *, trust_remote_code: bool = False, entries: Config | None = None
+) -> tuple[nn.Module, Config, list[str]]:
     """Load a model without reading its weights.
+
+    Args:
+        folder: folder of the model.
+        config: content of its config.json.
+        trust_remote_code: run Python code from the folder.
+        entries: entries to use in place of those in config.json.
 
     Returns:
         The model, its config as completed by mlx-lm, and warnings about settings.
     """
-    overrides, notices = complete(config)
+    config = config | (entries or {})
+    completed_by_us, notices = complete(config)
+    overrides = (entries or {}) | completed_by_us
     withheld = {"rope_scaling": None} if config.get("model_type") in REFUSES_SCALING else {}
     dropped = Dropped()
     with _without_wildcards(folder) as path:

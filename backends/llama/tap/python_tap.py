@@ -73,8 +73,8 @@ class PythonTap(Tap):
                 switch_off(node, self._masked[int(masked[1])])
             if named is not None:
                 self._read(named[1].decode(), int(named[2]), node)
-            if applied is not None:
-                self._applied.append((int(applied[2]), read_weights(node)[0]))
+            if applied is not None and (weights := read_weights(node)[0]).size:
+                self._applied.append((int(applied[2]), weights))
         except Exception as error:  # it cannot propagate through llama.cpp, so `pop` raises it
             self._error = error
         return True
@@ -126,6 +126,8 @@ def switch_off(node: GgmlTensor, experts: Sequence[int]) -> None:
 def read_weights(node: GgmlTensor) -> Floats:
     """Copy weights [1, T·k] from the device's memory; they are contiguous."""
     count = node.ne[0] * node.ne[1] * node.ne[2]
+    if count == 0:  # no token of this micro-batch has an output, and the last layer computes none
+        return np.empty((1, 0), np.float32)
     weights: Floats = strided(node, (1, count), np.float32, (4 * count, 4))
     return weights
 
