@@ -253,7 +253,7 @@ class _View:
         self._bar.update(self._task, description="intervals", total=None, amount="")
 
     def interrupted(self) -> None:
-        """Say what is kept of the measurement."""
+        """Print the number of evaluations that are kept."""
         done = self._found + self._done
         if self._path is None:
             complain("interrupted; without --output nothing is kept")

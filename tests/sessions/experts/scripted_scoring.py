@@ -78,7 +78,7 @@ class ScriptedScoring:
 
 
 class Silence:
-    """Watcher that counts what it is told. A `moe_watch.sessions.experts.ablation.AblationWatcher`."""
+    """Watcher that keeps its calls. A `moe_watch.sessions.experts.ablation.AblationWatcher`."""
 
     def __init__(self) -> None:
         self.seen = []
