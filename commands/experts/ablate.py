@@ -182,9 +182,10 @@ def _measure(load: Load, choice: _Choice, output: Path | None) -> AblationReport
     from moe_watch.sessions.paths import replace_file, sync_folder, writing
 
     path = None if output is None else partial_file(output)
-    with progress_bar() as bar:
-        view = _View(bar, path)
-        try:
+    view: _AblationView | None = None
+    try:
+        with progress_bar() as bar:
+            view = _AblationView(bar, path)
             with KeptWorker(load, view.loading) as worker:
                 tokens = choice.given(worker)
                 plan = plan_of(worker.ready, tokens, choice.layers, choice.experts, saliency=choice.saliency)
@@ -198,14 +199,15 @@ def _measure(load: Load, choice: _Choice, output: Path | None) -> AblationReport
                             replace_file(output, to_bytes(report))
                         sync_folder(output.parent)
                     records.discard()
-        except KeyboardInterrupt:
+    except KeyboardInterrupt:
+        if view is not None:
             view.interrupted()
-            raise
+        raise
     view.finished()
     return report
 
 
-class _View:
+class _AblationView:
     """Progress of an ablation on standard error. A `moe_watch.sessions.experts.ablation.AblationWatcher`."""
 
     def __init__(self, bar: ProgressBar, path: Path | None) -> None:
