@@ -15,6 +15,7 @@ from moe_watch.sessions.experts.ablation_report import ablation_report, to_bytes
 from moe_watch.sessions.experts.ablation_wording import (
     controls_text,
     interval_text,
+    kl_verdict,
     p_text,
     significance,
     stability,
@@ -304,6 +305,8 @@ def test_the_verdict_says_if_rankings_do_not_differ(corpus, tmp_path):
     ]
     said = verdict(msgspec.structs.replace(found, differences=unclear))
     assert said.startswith("The rankings do not differ from each other: ρ within layers is saliency 1.00")
+    assert kl_verdict(found).startswith("With KL, saliency has the largest ρ within layers: 1.00 [")
+    assert kl_verdict(msgspec.structs.replace(found, rank_correlations={})) == ""
     one = {"count": found.rank_correlations["count"]}
     assert "Too few rankings" in verdict(msgspec.structs.replace(found, rank_correlations=one, differences=[]))
     said = verdict(found)
