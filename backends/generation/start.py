@@ -12,6 +12,7 @@ from moe_watch.backends.run_spec import RunSpec, TeacherTokens
 from moe_watch.backends.sampling import check_sampling
 from moe_watch.backends.text.first_turn import prompt_tokens
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.router.masks import ExpertMask
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """Replacement of bytes that are not a character; engines differ in how many they insert."""
@@ -25,6 +26,7 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
     """
     spec = start.spec
     check_sampling(start.sampling)
+    engine.check_mask(ExpertMask.from_rows(spec.mask))
     if spec.forks is not None:
         check_plan(spec.forks, engine)
     if spec.teacher is not None:

@@ -172,10 +172,15 @@ def read_tensor_tables(folder: Path) -> list[TensorInfo]:
     Raises:
         UserError: there are no weight files, one is missing, or one is damaged.
     """
-    return [tensor for path in _weight_files(folder) for tensor in read_tensors(path)]
+    return [tensor for path in weight_files(folder) for tensor in read_tensors(path)]
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder, sorted by name.
+
+    Raises:
+        UserError: there are none, or the index lists one that is missing.
+    """
     files = sorted(folder.glob(WEIGHTS))
     missing = sorted(_indexed_files(folder) - {path.name for path in files})
     if missing:

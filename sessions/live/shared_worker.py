@@ -99,13 +99,17 @@ class KeptWorker:
             raise UserError(answer.problem)
         return answer.prompt
 
-    def tokenize(self, texts: Sequence[str | Conversation]) -> Tokenized:
+    def tokenize(self, texts: Sequence[str | Conversation], *, plain: bool = False) -> Tokenized:
         """Return the token ids of texts and conversations; no live run may be in progress.
+
+        Args:
+            texts: the texts.
+            plain: read special tokens that are written in a plain text as text.
 
         Raises:
             UserError: a text cannot be tokenized.
         """
-        self._ask(Tokenize(texts=list(texts)))
+        self._ask(Tokenize(texts=list(texts), plain=plain))
         return self._await(Tokenized)
 
     def check_session(self, tokens: list[TeacherTokens]) -> Tokenized:
