@@ -91,8 +91,7 @@ def read_prunable(name: str, folder: Path) -> PrunableFolder:
         record=record_of_config(config),
         config=config,
         files=[
-            (path, header, [next(by_file) for _ in header.tensors])
-            for path, header in zip(paths, headers, strict=True)
+            (path, header, [next(by_file) for _ in header.tensors]) for path, header in zip(paths, headers, strict=True)
         ],
     )
 

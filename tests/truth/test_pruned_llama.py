@@ -14,8 +14,8 @@ from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.pruning.pruner import prunable_location, read_prunable_model
 from moe_watch.routing.router.masks import ExpertMask
 from tests.backends.pruning.pruned_files import mask_of, prune
-from tests.truth.llama_comparison import MODELS, ignore, run_pieces
-from tests.truth.mlx_comparison import EngineRun, read_golden
+from tests.truth.llama_comparison import ignore, run_pieces
+from tests.truth.mlx_comparison import MODELS, EngineRun, read_golden
 
 NAMES = sorted(folder.parent.name for folder in MODELS.glob("*/model.gguf"))
 CLOSE = 1e-4
