@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moe_watch.backends.model_files.catalog import POCKET, ModelLocation, locate
 from moe_watch.backends.model_files.preflight import preflight
-from moe_watch.backends.model_files.pruned import PruneRecord, PruneStep
+from moe_watch.backends.prune_record import PruneRecord, PruneStep
 from moe_watch.backends.pruning import gguf, safetensors
 from moe_watch.backends.pruning.copying import Advance
 from moe_watch.backends.pruning.gguf import PrunableGguf

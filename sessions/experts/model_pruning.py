@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import structs
 
-from moe_watch.backends.model_files.pruned import PruneStep
+from moe_watch.backends.prune_record import PruneStep
 from moe_watch.backends.pruning.experts_of_model import PrunableModel
 from moe_watch.backends.pruning.gguf import PrunableGguf
 from moe_watch.backends.pruning.new_output import check_output

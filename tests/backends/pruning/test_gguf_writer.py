@@ -13,7 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType as Types
 
 from moe_watch.backends.model_files.gguf import read_gguf
-from moe_watch.backends.model_files.pruned import record_of_gguf
+from moe_watch.backends.prune_record import record_of_gguf
 from moe_watch.backends.pruning.pruner import prunable_location, read_prunable_model
 from moe_watch.routing.errors import UserError
 from tests.backends import llama_files, tiny

@@ -25,8 +25,8 @@ from moe_watch.backends.llama.loading import load_model
 from moe_watch.backends.llama.model import open_model
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.gguf import read_gguf
-from moe_watch.backends.model_files.pruned import record_of_gguf
 from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.prune_record import record_of_gguf
 from moe_watch.routing.router.masks import ExpertMask
 from tests.backends import llama_files, tiny
 from tests.backends.pruning.pruned_files import Kept, mask_of, prune

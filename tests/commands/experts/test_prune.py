@@ -19,9 +19,9 @@ from moe_watch.commands.app import run
 from tests.backends import llama_files, tiny
 from tests.backends.conftest import load_folder
 from tests.backends.pruning.pruned_files import mask_of, prune
+from tests.backends.pruning.test_mlx_families import scored
 from tests.truth.llama_comparison import ignore, run_pieces
 from tests.truth.mlx_comparison import Array
-from tests.truth.test_pruned_mlx import scored
 
 Complaint = Callable[..., str]
 LAYERS, EXPERTS = 6, 8
