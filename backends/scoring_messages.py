@@ -15,6 +15,8 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     texts: list[str | Conversation]
     """Plain texts, and conversations that the chat template formats."""
+    plain: bool = False
+    """Read special tokens that are written in a plain text as text, as llama.cpp's tools do."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):

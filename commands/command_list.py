@@ -20,6 +20,7 @@ HEADINGS = {
     },
     "Experts": {
         "profile": ("experts.profile", "Rank the experts of a model over texts."),
+        "ablate": ("experts.ablate", "Measure the damage of switching off each expert."),
         "prune": ("experts.prune", "Write a model without its least important experts."),
     },
     "Recordings": {
@@ -32,6 +33,7 @@ HEADINGS = {
     "Measure": {
         "fit": ("measuring.fit", "Fit the half-life of mid-pressure."),
         "measure": ("measuring.measure", "Measure half-lives over many runs."),
+        "perplexity": ("measuring.perplexity", "Measure the perplexity of a model on a text."),
         "bench": ("measuring.bench", "Measure the observation cost."),
     },
     "Reference": {

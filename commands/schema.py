@@ -31,6 +31,7 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.sessions.results.conversion import ExportReport, ImportReport
     from moe_watch.sessions.results.cost import BenchReport
     from moe_watch.sessions.results.measurement import MeasurementReport
+    from moe_watch.sessions.results.perplexity import PerplexityReport
     from moe_watch.sessions.results.profile import ExpertProfile
     from moe_watch.sessions.results.prompt import ShownPrompt
     from moe_watch.sessions.results.pruning import PruneReport
@@ -42,6 +43,7 @@ def printed_results() -> dict[str, PrintedResult]:
         "fit": PrintedResult("A fit", ("fit",), FitReport),
         "cost": PrintedResult("A cost", ("bench",), BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), MeasurementReport),
+        "perplexity": PrintedResult("A perplexity", ("perplexity",), PerplexityReport),
         "comparison": PrintedResult("A comparison", ("compare",), ComparisonResult),
         "ablation": PrintedResult("An ablation", ("ablate",), AblationReport),
         "models": PrintedResult("Models", ("models",), ModelList),

@@ -83,9 +83,8 @@ class LlamaEngine(Engine):
         self._gate_check = GateCheck(loaded.gate, loaded.tap)
         tokenizer = loaded.tokenizer
         self.codec = TextCodec(tokenizer, loaded.info.name, tokenizer.jinja_template, tokenizer)
-        self._ends = self.codec.ends
         self._observes = True
-        self._next_token = LlamaSampler(self._ends, loaded.tokenizer.vocabulary)
+        self._next_token = LlamaSampler(self.codec.ends, loaded.tokenizer.vocabulary)
         self.configure(Sampling(seed=0), reseed=True)
         self.reset()
 
@@ -161,7 +160,7 @@ class LlamaEngine(Engine):
             top_margin=choice.top_margin,
             choice_gap=choice.choice_gap,
             would_stop=choice.would_stop,
-            ends=choice.id in self._ends,
+            ends=choice.id in self._next_token.ends,
             routing=self._evaluate([choice.id]),
         )
 

@@ -14,7 +14,6 @@ from msgspec import UNSET, UnsetType
 from moe_watch.backends.engine_log import summarize
 from moe_watch.backends.engine_options import MIN_BATCH, check_context
 from moe_watch.backends.llama import model_facts as llama_facts
-from moe_watch.backends.llama.another_k import check_selected
 from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
 from moe_watch.backends.llama.context import (
@@ -25,6 +24,7 @@ from moe_watch.backends.llama.context import (
     flash_attention,
     new_context,
 )
+from moe_watch.backends.llama.experts.another_k import check_selected
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.model import Report, open_model
 from moe_watch.backends.llama.tap.base import NoTap, Tap

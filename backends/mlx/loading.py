@@ -34,7 +34,7 @@ from moe_watch.backends.model_files.preflight import read_tensor_tables
 from moe_watch.backends.model_files.remote_code import files_with_code, needs_code
 from moe_watch.backends.model_files.safetensors import AGAIN
 from moe_watch.backends.model_files.selected_experts import (
-    check_experts_per_token,
+    OPTION,
     own_experts_per_token,
     with_experts_per_token,
 )
@@ -126,7 +126,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     loading = Progress(stage="loading", total=facts.bytes, unit="bytes", note=beyond_memory)
     progress(loading)
     model, text, settings = open_location(location, location.path, config, options)
-    _check_choice(location.name, model, options.experts_per_token)
+    _check_groups(location.name, model, options.experts_per_token)
     quantized = quantization_of(model, tensors)
     stored = weights_dtype(model)
     computed = cast_for_device(model, stored)
@@ -136,7 +136,7 @@ def load_model(location: ModelLocation, *, options: EngineOptions, progress: Rep
     tap = RouterTap(model)
     _check_experts(model, tap, location.name, is_dense=is_dense(config, tensors, location.name))
     shape = _probe(model, tap)
-    _check_selected(location.name, shape, options.experts_per_token)
+    _check_selected(location.name, tap, shape, options.experts_per_token)
     return LoadedMlxModel(
         model=model,
         text=text,
@@ -185,8 +185,8 @@ def open_location(
         reason = next(iter(str(error).splitlines()), "").rstrip(" :") or type(error).__name__
         if k is not None and k != model_config.selected_count(config):
             raise UserError(
-                f"mlx-lm {version('mlx-lm')} cannot load {name} with {k} experts per token ({reason})",
-                advice="leave out --experts-per-token",
+                f"{OPTION} is {k}, and mlx-lm {version('mlx-lm')} cannot load {name} so ({reason})",
+                advice=f"leave out {OPTION}",
             ) from error
         advice = "install the missing package" if "pip install" in reason else "try a newer mlx-lm or another model"
         raise UserError(f"mlx-lm {version('mlx-lm')} cannot load {name} ({reason})", advice=advice) from error
@@ -301,32 +301,36 @@ def _probe(model: nn.Module, tap: RouterTap) -> ProbedShape:
     return ProbedShape(experts, k_by_layer, logits.shape[-1], _cache_type(cache))
 
 
-def _check_choice(name: str, model: nn.Module, k: int | None) -> None:
-    """Check, before the weights are read, that the routers can select this number of experts.
+def _check_groups(name: str, model: nn.Module, k: int | None) -> None:
+    """Check, before the weights are read, that the groups which a router selects hold k experts.
 
     Raises:
-        UserError: a layer, or the groups that it selects from, have fewer experts.
+        UserError: they hold fewer; experts of other groups would be selected.
     """
     layers = list(moe_layers(model))
-    if k is None or not layers:
+    groups = None if k is None else groups_of(layers)
+    if k is None or groups is None:
         return
-    fewest, groups = min(layer.experts for layer in layers), groups_of(layers)
-    in_groups = fewest if groups is None else fewest // groups.count * groups.used
-    check_experts_per_token(k, in_groups, name)
+    most = layers[0].experts // groups.count * groups.used
+    if k > most:
+        raise UserError(
+            f"{OPTION} is {k}, and a token's {groups.used} groups of {name} hold {most} experts",
+            advice=f"give 1 to {most}",
+        )
 
 
-def _check_selected(name: str, shape: ProbedShape, k: int | None) -> None:
+def _check_selected(name: str, tap: RouterTap, shape: ProbedShape, k: int | None) -> None:
     """Check that the loaded model selects the requested number of experts.
 
     Raises:
-        UserError: it selects another number.
+        UserError: a layer selects another number.
     """
-    if k is not None and set(shape.k_by_layer) != {k}:
-        selected = experts_per_token(shape.k_by_layer)
+    selected = zip(tap.layers, shape.k_by_layer, strict=True)
+    other = next(((layer.index, number) for layer, number in selected if k not in (None, number)), None)
+    if other is not None:
         raise UserError(
-            f"mlx-lm {version('mlx-lm')} selects {selected} experts per token of {name}, not {k}: its code does not "
-            "read the number in config.json",
-            advice="leave out --experts-per-token",
+            f"{OPTION} is {k}, and mlx-lm selects {other[1]} experts in layer {other[0]} of {name} all the same",
+            advice=f"leave out {OPTION}",
         )
 
 

@@ -12,6 +12,8 @@ from moe_watch.backends.model_files.config import (
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import experts_per_token
 
+OPTION = "--experts-per-token"
+
 IDENTITY_EXPERTS = "zero_expert_num"
 """Key with the number of experts that return their input, which a router selects like the others."""
 
@@ -24,26 +26,17 @@ def with_experts_per_token(config: Config, k: int, name: str) -> Config:
     """
     experts = expert_count(config)
     if experts is None:
-        raise UserError(f"{name} has no experts to select", advice="leave out --experts-per-token")
+        raise UserError(f"{OPTION} is {k}, and {name} is a dense model", advice=f"leave out {OPTION}")
     experts += next((n for each in config_sections(config) if isinstance(n := each.get(IDENTITY_EXPERTS), int)), 0)
-    check_experts_per_token(k, experts, name)
+    if not 1 <= k <= experts:
+        raise UserError(f"{OPTION} is {k}, and {name} has {experts} experts per layer", advice=f"give 1 to {experts}")
     entries = _entries(config, k)
     if not entries:
         raise UserError(
-            f"the config.json of {name} does not give the number of experts per token",
-            advice="leave out --experts-per-token",
+            f"{OPTION} is {k}, and the config.json of {name} has no number of experts per token",
+            advice=f"leave out {OPTION}",
         )
     return entries
-
-
-def check_experts_per_token(k: int, experts: int, name: str) -> None:
-    """Refuse a number of experts per token outside 1..E.
-
-    Raises:
-        UserError: it is.
-    """
-    if not 1 <= k <= experts:
-        raise UserError(f"{name} cannot select {k} experts per token", advice=f"give 1 to {experts}, its experts")
 
 
 def own_experts_per_token(config: Config, layers: list[int]) -> int | list[int] | None:

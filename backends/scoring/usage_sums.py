@@ -52,7 +52,7 @@ class UsageSum:
         if self._gate is not None:
             self._add_weights(self._gate, batch.routing, experts, cells)
         if self._norms is not None:
-            self._norms += self._summed(cells, _all_read(batch.norms, "norms of the experts' outputs"))
+            self._norms += self._summed(cells, _all_read(batch.norms or [None] * len(experts), "norms"))
 
     def result(self) -> UsageSums:
         """Return the sums so far."""
@@ -90,7 +90,7 @@ class UsageSum:
     def _summed(self, cells: Ints, values: Sequence[AnyFloats]) -> Floats:
         """Return the sums [L, E] of one value per selection, given per layer [T, k]."""
         every = np.concatenate([layer.ravel() for layer in values])
-        found: Floats = np.bincount(cells, every, self._counts.size).reshape(self._counts.shape)
+        found: Floats = np.bincount(cells, every.astype(np.float64), self._counts.size).reshape(self._counts.shape)
         return found
 
 

@@ -39,7 +39,7 @@ class WindowScoring:
         """
         rendered = iter(self._rendered([text for text in command.texts if not isinstance(text, str)]))
         ids = [
-            self._engine.encode(text, turn=False, first=True)
+            self._engine.codec.encode(text, first=True, plain=command.plain)
             if isinstance(text, str)
             else self._engine.encode(next(rendered), turn=False, first=False)
             for text in command.texts
@@ -66,14 +66,15 @@ class WindowScoring:
         base = ExpertMask.from_rows(command.base)
         masks = [ExpertMask.of([*base.pairs, *ExpertMask.from_rows(rows).pairs]) for rows in command.masks]
         self._check(command, [base, *masks])
-        skips = bool(masks) and unused_has_no_effect(self._engine.model.gate, self._engine.groups)
-        scorer = self._scorer_for(command, usage=command.usage or skips)
-        whole, usage = self._evaluate_whole(scorer, base, command, usage=command.usage or skips)
+        needs_usage = command.usage or bool(masks)
+        scorer = self._scorer_for(command, usage=needs_usage)
+        whole, usage = self._evaluate_whole(scorer, base, command, usage=needs_usage)
         yield Scored(
             mask=WHOLE,
             surprisal=_packed(whole.surprisal) if command.surprisal else b"",
             usage=usage if command.usage else None,
         )
+        skips = unused_has_no_effect(self._engine.model.gate, self._engine.groups)
         for at, mask in enumerate(masks):
             if skips and usage is not None and self._is_unused(mask, base, usage):
                 yield Scored(mask=at, unused=True)

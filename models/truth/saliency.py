@@ -45,10 +45,20 @@ class Outputs:
         every = torch.zeros(tokens, self.experts)
         for rank in range(chosen):
             one = indices[:, rank : rank + 1]
-            outputs = type(module).forward(module, x, one, torch.ones(tokens, 1)).reshape(tokens, -1)
+            outputs = of_one(module, x, one)
             of_rank = weights[:, rank : rank + 1] if weights.shape == indices.shape else weights.gather(1, one)
             every.scatter_(1, one, outputs.norm(dim=-1, keepdim=True) * of_rank)
         self.norms.append(every)
+
+
+def of_one(module: Any, x: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+    """Return the outputs [T, d] of one expert per token, without weights.
+
+    The code of LongCat's experts drops the axis of a single rank, so it gets each expert twice, with half the weight.
+    """
+    if "Longcat" in type(module).__name__:
+        return type(module).forward(module, x, experts.expand(-1, 2), torch.full((len(x), 2), 0.5))
+    return type(module).forward(module, x, experts, torch.ones(len(x), 1)).reshape(len(x), -1)
 
 
 def hook_experts(model: Any, experts: int) -> list[Outputs]:

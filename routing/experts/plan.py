@@ -64,15 +64,19 @@ def lost(quantity: Floats | Ints, kept: Ints) -> Floats:
         quantity: counts or weight mass `[L, E]`.
         kept: experts that remain `[L, keep]`.
     """
-    total = quantity.sum(1)
-    remaining = np.take_along_axis(quantity, kept, 1).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share: Floats = (total - remaining) / total
+        share: Floats = _leaving(quantity, kept).sum(1) / quantity.sum(1)
     return share
 
 
 def lost_overall(quantity: Floats | Ints, kept: Ints) -> float:
     """Return the share of the quantity of all layers together that leaves; NaN if there is none."""
     total = float(quantity.sum())
-    remaining = float(np.take_along_axis(quantity, kept, 1).sum())
-    return (total - remaining) / total if total else float("nan")
+    return float(_leaving(quantity, kept).sum()) / total if total else float("nan")
+
+
+def _leaving(quantity: Floats | Ints, kept: Ints) -> Floats:
+    """Return the quantity of the experts that leave `[L, E]`, 0 at the ones kept."""
+    leaving = quantity.astype(np.float64)
+    np.put_along_axis(leaving, kept, 0.0, axis=1)
+    return leaving

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from moe_watch.routing.arrays import Flags
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import MaskRows, ModelInfo
 from moe_watch.routing.router.gates import Scores, Weighting, parse
@@ -76,6 +79,18 @@ class ExpertMask:
     def masked(self, layer: int) -> frozenset[int]:
         """Return the masked experts of a layer, by its model layer index."""
         return self.experts.get(layer, frozenset())
+
+    def table(self, layers: Sequence[int], experts: int) -> Flags:
+        """Return `[L, E]` True for masked experts; layers and experts that the model does not have are left out.
+
+        Args:
+            layers: model layer index of each MoE layer.
+            experts: E.
+        """
+        found = np.zeros((len(layers), experts), np.bool_)
+        for at, layer in enumerate(layers):
+            found[at, [expert for expert in self.masked(layer) if expert < experts]] = True
+        return found
 
     def toggled(self, pairs: Sequence[tuple[int, int]]) -> ExpertMask:
         """Return the mask with these experts switched off; switched on again if all of them are off."""

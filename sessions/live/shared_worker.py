@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from moe_watch.backends.protocol import (
     Batch,
+    CheckSession,
     Command,
     Failed,
     Load,
@@ -21,7 +22,7 @@ from moe_watch.backends.protocol import (
     ShowPrompt,
     Stop,
 )
-from moe_watch.backends.run_spec import RunSpec
+from moe_watch.backends.run_spec import RunSpec, TeacherTokens
 from moe_watch.backends.scoring_messages import Conversation, Score, Scored, Tokenize, Tokenized
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.routing.errors import UserError
@@ -98,13 +99,26 @@ class KeptWorker:
             raise UserError(answer.problem)
         return answer.prompt
 
-    def tokenize(self, texts: Sequence[str | Conversation]) -> Tokenized:
+    def tokenize(self, texts: Sequence[str | Conversation], *, plain: bool = False) -> Tokenized:
         """Return the token ids of texts and conversations; no live run may be in progress.
+
+        Args:
+            texts: the texts.
+            plain: read special tokens that are written in a plain text as text.
 
         Raises:
             UserError: a text cannot be tokenized.
         """
-        self._ask(Tokenize(texts=list(texts)))
+        self._ask(Tokenize(texts=list(texts), plain=plain))
+        return self._await(Tokenized)
+
+    def check_session(self, tokens: list[TeacherTokens]) -> Tokenized:
+        """Return the token ids of a recorded session, one list per context; no live run may be in progress.
+
+        Raises:
+            UserError: they have another meaning for this model.
+        """
+        self._ask(CheckSession(tokens))
         return self._await(Tokenized)
 
     def score(self, command: Score) -> Iterator[Scored]:

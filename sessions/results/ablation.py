@@ -141,13 +141,11 @@ class AblationReport(Struct, frozen=True, kw_only=True):
     corpus: Annotated[ScoredText, Meta(description="The tokens.")]
     window: Annotated[int, Meta(description="Largest number of tokens of a window.")]
     block: Annotated[int, Meta(description="Tokens per block of the bootstrap.")]
-    draws: Annotated[int, Meta(description="Bootstrap resamples of the intervals and of `p`.")]
+    draws: Annotated[int, Meta(description="Bootstrap resamples of `p`.")]
     experts: Annotated[list[ExpertDamage], Meta(description="Measured experts, by layer and number.")]
     rank_correlations: Annotated[
         dict[str, RankingResult],
-        Meta(
-            description="By ranking: `count`, `weight_mass`, `saliency`, `saliency_mass`; without one that was not measured."
-        ),
+        Meta(description="By ranking: `count`, `weight_mass`, `saliency`, `saliency_mass`; absent if not measured."),
     ]
     differences: Annotated[
         list[RankingDifference], Meta(description="Every pair of rankings, the largest difference first.")

@@ -13,7 +13,8 @@ from moe_watch.routing.events import Continues, State, to_json
 from moe_watch.sessions.fitting.file_fit import fit_file
 from moe_watch.sessions.library.cache import LibraryCache
 from moe_watch.sessions.library.housekeeping import delete_session, rename_session, require_whole_runs, to_prune
-from moe_watch.sessions.library.listing import entry_of, find_session, list_sessions, preview, scan
+from moe_watch.sessions.library.listing import entry_of, find_session, list_sessions, preview
+from moe_watch.sessions.library.scanning import scan
 from tests.sessions.kit import HEADER, MODEL, make_token
 from tests.sessions.made_sessions import ended, made_tokens, with_chunks, write_session
 

@@ -165,7 +165,9 @@ async def test_arrow_keys_move_the_cursor_and_the_readout():
         assert lines(heatmap)[-1].startswith(f"▸ layer {layer} · expert {expert} · ")
         assert f"[{round(100 * app.view.window.usage.shares()[layer, expert])}" in "".join(lines(heatmap))
         await press(app, pilot, *["up"] * 9, *["left"] * 20)
-        assert heatmap.cursor == (0, 0)
+        assert heatmap.cursor == (None, 0)
+        await press(app, pilot, *["down"] * 2, "left")
+        assert heatmap.cursor == (1, None)
 
 
 async def test_the_mouse_reads_a_cell_and_leaving_forgets_it():
@@ -184,7 +186,7 @@ async def test_the_mouse_reads_a_cell_and_leaving_forgets_it():
 async def test_only_rows_that_differ_are_repainted(monkeypatch):
     async with running(large(32, 8, 2)) as (app, _, _):
         heatmap = app.dashboard.experts
-        heatmap._shares = None
+        heatmap._heat = None
         levels = np.zeros((32, 8), np.int16)
         heatmap.set_levels(levels)
         repainted = []

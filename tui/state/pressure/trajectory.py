@@ -14,6 +14,7 @@ from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS
 from moe_watch.routing.pressure.instruments import complete_chunks, lacks_start
 from moe_watch.tui.state.pressure.injections import InjectionHistory, InjectionPoint
+from moe_watch.tui.state.pressure.mask_changes import MaskChanges
 from moe_watch.tui.state.pressure.measured_start import MeasuredStart
 from moe_watch.tui.text.format import count
 
@@ -42,6 +43,7 @@ class PressureTrack:
         self.mode = mode
         self.chunks: deque[Chunk] = deque(maxlen=CHUNKS_KEPT)
         self.injections = InjectionHistory()
+        self.mask_changes = MaskChanges()
         self.restarts: deque[Restart] = deque(maxlen=RESTARTS_KEPT)
         self.start = MeasuredStart()
         self.series = MidSeries(mode)
@@ -126,8 +128,9 @@ class PressureTrack:
         self.injections.add(perturbation, label, before_chunk)
 
     def move_behind(self, cut: Chunk) -> None:
-        """Move the last injection and restart behind the chunk that they cut short; that chunk's event follows them."""
+        """Move the last injection, mask change and restart behind the chunk they cut short, whose event comes after."""
         self.injections.move_behind(cut)
+        self.mask_changes.move_behind(cut)
         restart = self.restarts[-1] if self.restarts else None
         if restart is not None and restart.chunk <= cut.index and cut.last < restart.i:
             self.restarts[-1] = replace(restart, chunk=cut.index + 1)
