@@ -16,10 +16,10 @@ from moe_watch.backends.model_files.config import Config, expert_count, layer_co
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import ROUTER
 from moe_watch.backends.model_files.preflight import check_config, check_parts, other_than_a_model, read_tensor_tables
-from moe_watch.backends.model_files.pruned import PruneRecord, record_of_config, record_of_gguf
 from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.sizes import moe_layers
 from moe_watch.backends.model_files.stored_types import claimed_quantization, shares, stored_quantization
+from moe_watch.backends.prune_record import PruneRecord, record_of_config, record_of_gguf
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import experts_per_token

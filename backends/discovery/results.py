@@ -30,7 +30,8 @@ class ListedModel(Struct, frozen=True, kw_only=True):
         Meta(description="Experts per token; a list if layers differ, 0 for a dense model, null if unknown."),
     ]
     whole_experts: Annotated[
-        int | None, Meta(description="Experts per MoE layer before `moe-watch prune`; null for a model not pruned by it.")
+        int | None,
+        Meta(description="Experts per MoE layer before `moe-watch prune`; null for a model that it did not prune."),
     ]
     bytes: Annotated[int, Meta(description="Size of the weight files.")]
     quantization: Annotated[

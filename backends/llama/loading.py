@@ -45,9 +45,9 @@ from moe_watch.backends.llama.text import LlamaTokenizer
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.dense import check_without_experts
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
-from moe_watch.backends.model_files.pruned import expert_ids, record_of_gguf
 from moe_watch.backends.model_files.sizes import WeightFacts
 from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.prune_record import expert_ids, record_of_gguf
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
 from moe_watch.routing.errors import UserError

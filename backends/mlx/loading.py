@@ -31,7 +31,6 @@ from moe_watch.backends.model_files import config as model_config
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.dense import THOUGH_EXPERTS, UNRELIABLE, check_without_experts, is_dense
 from moe_watch.backends.model_files.preflight import read_tensor_tables
-from moe_watch.backends.model_files.pruned import expert_ids, record_of_config
 from moe_watch.backends.model_files.remote_code import files_with_code, needs_code
 from moe_watch.backends.model_files.safetensors import AGAIN
 from moe_watch.backends.model_files.selected_experts import (
@@ -41,6 +40,7 @@ from moe_watch.backends.model_files.selected_experts import (
 )
 from moe_watch.backends.model_files.sizes import WeightFacts, weight_facts
 from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.prune_record import expert_ids, record_of_config
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.deferred_imports import complete
 from moe_watch.backends.text.chat_template import no_template, of_hugging_face, variables_of_hugging_face

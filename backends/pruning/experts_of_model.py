@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_watch.backends.model_files.pruned import PruneRecord
+from moe_watch.backends.prune_record import PruneRecord
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.masks import ExpertGroups
 

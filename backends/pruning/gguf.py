@@ -28,9 +28,9 @@ from moe_watch.backends.model_files.gguf import (
     GgufFile,
     read_parts,
 )
-from moe_watch.backends.model_files.pruned import GGUF_PREFIX, PruneRecord, record_of_gguf
 from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo
 from moe_watch.backends.model_files.sizes import fingerprint
+from moe_watch.backends.prune_record import GGUF_PREFIX, PruneRecord, record_of_gguf
 from moe_watch.backends.pruning.copying import Advance, CopiedRange, copy_ranges, kept_ranges
 from moe_watch.backends.pruning.experts_of_model import PrunableModel, no_experts, unknown_tensor, wrong_axis
 from moe_watch.routing.errors import UserError
@@ -64,7 +64,7 @@ class PrunableGguf(PrunableModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _PlacedTensor:
     """Tensor of the source with its place in the output."""
 
     part: int
@@ -225,7 +225,7 @@ def _with_digests(record: PruneRecord, digests: dict[str, str]) -> PruneRecord:
     return msgspec.structs.replace(record, history=[*before, step])
 
 
-def _rows(model: PrunableGguf, kept: Mapping[int, Sequence[int]], others: Sequence[int]) -> list[_Row]:
+def _rows(model: PrunableGguf, kept: Mapping[int, Sequence[int]], others: Sequence[int]) -> list[_PlacedTensor]:
     """Return all tensors in the order of their data."""
     rows = []
     for index, part in enumerate(model.parts):
@@ -235,17 +235,17 @@ def _rows(model: PrunableGguf, kept: Mapping[int, Sequence[int]], others: Sequen
         ):
             layer, inside = _place(tensor)
             if not SLICED.fullmatch(inside):
-                rows.append(_Row(index, tensor, kind, start, None, tensor.shape, tensor.bytes))
+                rows.append(_PlacedTensor(index, tensor, kind, start, None, tensor.shape, tensor.bytes))
                 continue
             numbers = kept.get(layer, others)
             axis = max(place for place, length in enumerate(tensor.shape) if length == model.experts)
             shape = (*tensor.shape[:axis], len(numbers), *tensor.shape[axis + 1 :])
             size = tensor.bytes // model.experts * len(numbers)
-            rows.append(_Row(index, tensor, kind, start, numbers, shape, size))
+            rows.append(_PlacedTensor(index, tensor, kind, start, numbers, shape, size))
     return rows
 
 
-def _header(model: PrunableGguf, keep: int, record: PruneRecord, rows: Sequence[_Row]) -> bytes:
+def _header(model: PrunableGguf, keep: int, record: PruneRecord, rows: Sequence[_PlacedTensor]) -> bytes:
     first = model.parts[0]
     entries = [*_copied_entries(model, keep), *_record_entries(record)]
     parts = [MAGIC, NUMBER.pack(first.layout.version), COUNT.pack(len(rows)), COUNT.pack(len(entries)), *entries]

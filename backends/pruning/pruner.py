@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moe_watch.backends.model_files.catalog import POCKET, ModelLocation, locate
 from moe_watch.backends.model_files.preflight import preflight
-from moe_watch.backends.model_files.pruned import PruneRecord, PruneStep
+from moe_watch.backends.prune_record import PruneRecord, PruneStep
 from moe_watch.backends.pruning import gguf, safetensors
 from moe_watch.backends.pruning.copying import Advance
 from moe_watch.backends.pruning.gguf import PrunableGguf
@@ -75,9 +75,7 @@ def prune_model(
         raise ValueError("the kept experts are not of this model")
     check_output(output, model.bytes_with(keep))
     before = model.record.history if model.record is not None else []
-    record = PruneRecord(
-        experts=model.whole_experts, kept=model.in_whole_model(kept), history=[*before, step]
-    )
+    record = PruneRecord(experts=model.whole_experts, kept=model.in_whole_model(kept), history=[*before, step])
     with new_path(output) as temporary:
         if isinstance(model, PrunableGguf):
             gguf.write_pruned(model, kept, record, temporary, advance)

@@ -27,10 +27,10 @@ from moe_watch.backends.model_files.config import (
     read_config,
 )
 from moe_watch.backends.model_files.preflight import INDEX, TEMPLATES, weight_files
-from moe_watch.backends.model_files.pruned import CONFIG_KEY, PruneRecord, record_of_config
 from moe_watch.backends.model_files.safetensors import SafetensorsFile, read_safetensors
 from moe_watch.backends.model_files.sizes import fingerprint
 from moe_watch.backends.model_files.stored_types import MODELOPT, is_packed
+from moe_watch.backends.prune_record import CONFIG_KEY, PruneRecord, record_of_config
 from moe_watch.backends.pruning.copying import Advance, CopiedRange, copy_ranges, kept_ranges
 from moe_watch.backends.pruning.experts_of_model import PrunableModel, no_experts
 from moe_watch.backends.pruning.tensor_roles import ExpertTensor, predicts_ahead, roles
@@ -91,8 +91,7 @@ def read_prunable(name: str, folder: Path) -> PrunableFolder:
         record=record_of_config(config),
         config=config,
         files=[
-            (path, header, [next(by_file) for _ in header.tensors])
-            for path, header in zip(paths, headers, strict=True)
+            (path, header, [next(by_file) for _ in header.tensors]) for path, header in zip(paths, headers, strict=True)
         ],
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from moe_watch.backends.model_files.safetensors import TensorInfo
@@ -28,9 +29,7 @@ JOINED = re.compile(r"mlp\.(?:w1|v1|w2)")
 ROUTER = re.compile(r"(?:gate|router)(?:\.(?:gate|wg|layer|proj))?\.(?:weight|bias|scales|biases)")
 """Router as `transformers` and mlx-lm name it, also quantized."""
 ROUTER_WEIGHT = re.compile(r"(?:gate|router)(?:\.(?:gate|wg|layer|proj))?\.weight")
-PER_EXPERT = re.compile(
-    r"(?:(?:gate|router|moe_statics)\.)?(?:e_score_correction_bias|expert_bias|per_expert_scale)"
-)
+PER_EXPERT = re.compile(r"(?:(?:gate|router|moe_statics)\.)?(?:e_score_correction_bias|expert_bias|per_expert_scale)")
 SHARED = re.compile(r"(?:shared_experts?|shared_mlp|shared_expert_gate)\..+|router\.scale")
 """Tensors of MoE blocks without an axis of experts: shared experts, and Gemma 4's scale of the router's input."""
 SUSPICIOUS = re.compile(r"(?:.*\.)?(?:gate|\w*experts?\w*|\w*router\w*|moe\w*|switch_\w+)(?:\..*)?")
@@ -166,7 +165,7 @@ def _layer(path: str) -> int:
 def _split_layer(name: str) -> tuple[int, str]:
     """Return the model layer index in a tensor's name and the name after it; −1 if it has none."""
     parts = name.split(".")
-    for place, (component, index) in enumerate(zip(parts, parts[1:], strict=False)):
+    for place, (component, index) in enumerate(pairwise(parts)):
         if component in LAYER_LISTS and index.isdecimal():
             return int(index), ".".join(parts[place + 2 :])
     return -1, name

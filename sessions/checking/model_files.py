@@ -21,9 +21,9 @@ from moe_watch.backends.model_files.catalog import (
     missing_packages,
 )
 from moe_watch.backends.model_files.preflight import preflight
-from moe_watch.backends.model_files.pruned import record_at
 from moe_watch.backends.optional_packages import install_command
 from moe_watch.backends.protocol import BackendChoice, EngineOptions
+from moe_watch.backends.prune_record import record_at
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.checking.results import CheckResult, failure, fine, gigabytes, warning
 from moe_watch.vitals.cgroup import group_memory

@@ -106,9 +106,7 @@ def read_ranking(path: Path, by: PruneBy, model: PrunableModel, *, same_weights:
     values = measured.damage if by == "damage" else measured.sums.ranking(QUANTITIES[by])
     if values is None:
         raise UserError(f"{path} has no {_named(by)} of the experts", advice=f"give {SOURCES[by]}")
-    return RankedExperts(
-        values=values, sums=measured.sums, path=path, sha256=_digest(path), warnings=measured.warnings
-    )
+    return RankedExperts(values=values, sums=measured.sums, path=path, sha256=_digest(path), warnings=measured.warnings)
 
 
 def _named(by: PruneBy) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import structs
 
-from moe_watch.backends.model_files.pruned import PruneStep
+from moe_watch.backends.prune_record import PruneStep
 from moe_watch.backends.pruning.experts_of_model import PrunableModel
 from moe_watch.backends.pruning.gguf import PrunableGguf
 from moe_watch.backends.pruning.new_output import check_output
@@ -120,9 +120,9 @@ def _check_keep(keep: int, model: PrunableModel) -> None:
         why = f"{model.name} has {model.experts} experts and selects {model.chosen} per token"
     else:
         why = (
-            f"{model.name} has {model.groups.count} groups of {model.experts // model.groups.count} experts and selects "
-            f"{model.chosen} of {plural(model.groups.used, 'group')}; each group keeps the same number, at least "
-            f"{FEWEST_IN_GROUP}"
+            f"{model.name} has {model.groups.count} groups of {model.experts // model.groups.count} experts and "
+            f"selects {model.chosen} of {plural(model.groups.used, 'group')}; each group keeps the same number, at "
+            f"least {FEWEST_IN_GROUP}"
         )
     if not possible:
         raise UserError(f"--keep is {keep}: {why}", advice="no smaller number of experts is possible")
@@ -176,7 +176,11 @@ def _shares(quantity: Ints | Floats | None, kept: Ints) -> list[float | None]:
 def _warnings(model: PrunableModel, ranking: RankedExperts, kept: Ints, dropped: Ints) -> list[str]:
     warnings = []
     values = np.where(np.isnan(ranking.values), -np.inf, ranking.values)
-    tied = [layer for layer, *rows in zip(model.layers, values, kept, dropped, strict=True) if _is_tied(*rows, model)]
+    tied = [
+        layer
+        for layer, row, stay, leave in zip(model.layers, values, kept, dropped, strict=True)
+        if _is_tied(row, stay, leave, model)
+    ]
     if tied:
         shown = ", ".join(map(str, tied[:8])) + (", …" if len(tied) > 8 else "")
         warnings.append(f"equal values in layer {shown}: of equal experts, the lower numbers stay")

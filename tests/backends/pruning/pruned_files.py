@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import random
 
-from moe_watch.backends.model_files.pruned import PruneStep
+from moe_watch.backends.prune_record import PruneStep
 from moe_watch.backends.pruning.experts_of_model import PrunableModel
 from moe_watch.backends.pruning.pruner import prunable_location, prune_model, read_prunable_model
 from moe_watch.routing.router.masks import ExpertMask

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from moe_watch.backends.model_files.config import read_config
-from moe_watch.backends.model_files.pruned import record_of_config
 from moe_watch.backends.model_files.safetensors import read_safetensors
+from moe_watch.backends.prune_record import record_of_config
 from moe_watch.backends.pruning.pruner import prunable_location, read_prunable_model
 from moe_watch.routing.errors import UserError
 from tests.backends import tiny

@@ -10,15 +10,15 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Types
 
 from moe_watch.backends.model_files.gguf import read_gguf
-from moe_watch.backends.model_files.pruned import record_of_gguf
+from moe_watch.backends.prune_record import record_of_gguf
 from moe_watch.backends.pruning.pruner import prunable_location, read_prunable_model
 from moe_watch.routing.errors import UserError
 from tests.backends import llama_files, tiny
 from tests.backends.pruning.pruned_files import Kept, prune
 
-Types = gguf.GGMLQuantizationType
 KEPT: Kept = {0: [0, 3], 1: [1, 2]}
 TYPES = [
     *(Types.F32, Types.F16, Types.BF16, Types.Q4_0, Types.Q8_0, Types.MXFP4, Types.NVFP4, Types.IQ4_NL, Types.IQ1_S),

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import pytest
 
-from moe_watch.backends.pruning import new_output
 from moe_watch.backends.pruning.pruner import prunable_location, prune_model, read_prunable_model
 from moe_watch.routing.errors import UserError
 from tests.backends.pruning.pruned_files import prune, some_kept, step
@@ -62,20 +61,24 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: pathlib.Path, name: str
 @pytest.mark.parametrize("name", NAMES)
 def test_a_path_that_appears_meanwhile_is_not_replaced(tmp_path: pathlib.Path, name: str) -> None:
     model = read_prunable_model(prunable_location("pocket", tmp_path / name))
+
+    def write_mine(_: int) -> None:
+        (tmp_path / name).write_text("mine")
+
     with pytest.raises(UserError, match="exists already"):
         prune_model(
             model,
             some_kept(model, 6),
             step(6),
             tmp_path / name,
-            lambda _: (tmp_path / name).write_text("mine") and None,
+            write_mine,
         )
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
 
 
 def test_too_little_space_is_refused_before(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(new_output.shutil, "disk_usage", lambda _: Disk(100_000_000, 90_000_000, 10_000_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Disk(100_000_000, 90_000_000, 10_000_000))
     with pytest.raises(UserError, match=r"needs 0\.018 GB, and 0\.010 GB are free"):
         prune("pocket", tmp_path / "pruned.gguf", keep=6)
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,8 @@
 """Pruned files with quantized experts against the whole file with the same experts masked, on llama.cpp.
 
-Weights are copied, so the router's own product is all that may differ: it has fewer columns. In a batch, ggml multiplies
-float32 matrices in another order of additions if the number of rows is no multiple of four. Quantized layers round their
-inputs to 8 bits and amplify this; the tests show that nothing else differs.
+Weights are copied, so the router's own product is all that may differ: it has fewer columns. In a batch, ggml
+multiplies float32 matrices in another order of additions if the number of rows is no multiple of four. Quantized layers
+round their inputs to 8 bits and amplify this; the tests show that nothing else differs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from moe_watch.backends.llama.engine import LlamaEngine
 from moe_watch.backends.llama.loading import load_model
 from moe_watch.backends.llama.model import open_model
 from moe_watch.backends.model_files import catalog
+from moe_watch.backends.model_files.gguf import read_gguf
 from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.prune_record import record_of_gguf
 from moe_watch.routing.router.masks import ExpertMask
 from tests.backends import llama_files, tiny
 from tests.backends.pruning.pruned_files import Kept, mask_of, prune
@@ -50,17 +52,12 @@ NAMED = re.compile(rf"({LOGITS}|{WEIGHTS})-(\d+)")
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, ...]:
     """A whole file with experts of one type, and the pruned one."""
     folder = tmp_path_factory.mktemp(request.param)
-    whole = quantize_gguf(
-        llama_files.write_gguf(folder / "f32.gguf", CONFIG), folder / "whole.gguf", request.param
-    )
+    whole = quantize_gguf(llama_files.write_gguf(folder / "f32.gguf", CONFIG), folder / "whole.gguf", request.param)
     prune(whole, folder / "pruned.gguf", keep=KEEP)
     return whole, folder / "pruned.gguf"
 
 
 def kept_of(pruned: pathlib.Path) -> Kept:
-    from moe_watch.backends.model_files.gguf import read_gguf
-    from moe_watch.backends.model_files.pruned import record_of_gguf
-
     record = record_of_gguf(read_gguf(pruned))
     assert record is not None
     return record.kept
@@ -131,7 +128,8 @@ def nodes_of(
     path: pathlib.Path, change: Callable[[str, int, Array], Array | None]
 ) -> tuple[dict[tuple[str, int], Array], Array]:
     """Router nodes and the last token's logits [V] of one batch."""
-    opened = open_model(catalog.locate(str(path)), EngineOptions(threads=1), path.stat().st_size, ignore)
+    parts, size = [read_gguf(path)], path.stat().st_size
+    opened = open_model(catalog.locate(str(path)), parts, EngineOptions(threads=1), size, ignore)
     nodes = Nodes(change)
     settings = ContextSettings(context=512, threads=1, on_gpu=False, exact=True)
     context = new_context(opened.handle, settings, nodes)  # type: ignore[arg-type]  # no tap, but called the same way

@@ -19,9 +19,9 @@ from moe_watch.commands.app import run
 from tests.backends import llama_files, tiny
 from tests.backends.conftest import load_folder
 from tests.backends.pruning.pruned_files import mask_of, prune
+from tests.backends.pruning.test_mlx_families import scored
 from tests.truth.llama_comparison import ignore, run_pieces
 from tests.truth.mlx_comparison import Array
-from tests.truth.test_pruned_mlx import scored
 
 Complaint = Callable[..., str]
 LAYERS, EXPERTS = 6, 8
@@ -65,7 +65,7 @@ def profile(path: pathlib.Path, **changed: Any) -> str:
 
 def ablation(path: pathlib.Path, experts: int = EXPERTS) -> str:
     """Write an ablation of pocket's first experts, as `ablate` prints it; the damage is the number of selections."""
-    correlation = {key: None for key in ("pooled", "pooled_interval", "within_layers", "within_layers_interval")}
+    correlation = dict.fromkeys(("pooled", "pooled_interval", "within_layers", "within_layers_interval"))
     stability = {"pooled": None, "within_layers": None}
     measured = [
         {
@@ -338,6 +338,7 @@ def test_equal_experts_are_said(tmp_path: pathlib.Path, capsys: pytest.CaptureFi
     even = {str(layer): [1] * EXPERTS for layer in range(LAYERS)}
     nothing = {"weight_mass": None, "saliency": None, "rows": None, "calibration_tokens": EXPERTS}
     path = profile(tmp_path / "even.json", activation_counts=even, **nothing)
-    found = pruned(capsys, "pocket", str(tmp_path / "o.gguf"), "--keep", "6", "--by", "count", "--from", path, "--dry-run")
+    arguments = ["pocket", str(tmp_path / "o.gguf"), "--keep", "6", "--by", "count"]
+    found = pruned(capsys, *arguments, "--from", path, "--dry-run")
     assert [each["dropped"] for each in found["layers"]] == [[6, 7]] * LAYERS
     assert any(each.startswith("equal values in layer 0, 1, 2") for each in found["warnings"])
