@@ -97,8 +97,11 @@ class Codec(Protocol):
     def is_special(self, token: int) -> bool:
         """Return whether a token is one of the vocabulary's special or added tokens."""
 
-    def encode(self, text: str, *, first: bool) -> list[int]:
-        """Return the token ids of raw text; `first` adds the special tokens that begin a text."""
+    def encode(self, text: str, *, first: bool, plain: bool = False) -> list[int]:
+        """Return the token ids of raw text; `first` adds the special tokens that begin a text.
+
+        With `plain`, special tokens that are written in the text are plain text.
+        """
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of these tokens, including special ones."""
@@ -135,6 +138,9 @@ class Scorer(ABC):
     @abstractmethod
     def mask(self, mask: ExpertMask) -> None:
         """Switch these experts off in the next evaluations, and all others on."""
+
+    def observe(self, on: bool) -> None:  # noqa: B027 - reading what is not needed is slow, and not wrong
+        """Set whether the next evaluations read the routing and the norms; they do until this is called."""
 
     @abstractmethod
     def evaluate(self, ids: Sequence[int]) -> Iterator[ScoredBatch]:
@@ -239,12 +245,20 @@ class Engine(ABC):
         A masked expert that is selected nevertheless ends the run with a `UserError`.
 
         Raises:
-            UserError: the mask is refused: `check_mask`, or `why_no_mask`.
+            UserError: the mask is refused, see `check_mask`.
         """
-        if self.why_no_mask:
+        self.check_mask(mask)
+        self._apply_mask(mask)
+
+    def check_mask(self, mask: ExpertMask) -> None:
+        """Refuse a mask that cannot be applied; no mask is refused if it has no expert.
+
+        Raises:
+            UserError: the model cannot be masked (`why_no_mask`), or see `moe_watch.routing.router.masks.check_mask`.
+        """
+        if mask and self.why_no_mask:
             raise UserError(f"experts of {self.model.name} cannot be switched off: {self.why_no_mask}")
         check_mask(mask, self.model, self.groups)
-        self._apply_mask(mask)
 
     def _apply_mask(self, mask: ExpertMask) -> None:
         raise NotImplementedError

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from moe_watch.backends.run_spec import RunSpec
+from moe_watch.backends.run_spec import RunSpec, TeacherTokens
 from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized
 from moe_watch.routing.events import (
     BackendInfo,
@@ -178,6 +178,15 @@ class ShowPrompt(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Render the prompt as the next turn of the present conversation."""
 
 
+class CheckSession(msgspec.Struct, frozen=True, tag=True):
+    """Check the tokens of a recorded session with this model's tokenizer. Accepted between runs only.
+
+    The answer is `Tokenized`: the session's own token ids, one list per context, without tokens that a turn kept.
+    """
+
+    tokens: list[TeacherTokens]
+
+
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """End the run; the model stays loaded and another `Start` may follow."""
 
@@ -203,6 +212,7 @@ Command = (
     | ShowPrompt
     | Tokenize
     | Score
+    | CheckSession
     | Stop
     | Shutdown
 )

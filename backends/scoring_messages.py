@@ -6,11 +6,17 @@ import msgspec
 
 from moe_watch.routing.header import MaskRows
 
+Conversation = list[dict[str, str]]
+"""The `role` and the `content` of each message; the same type as `moe_watch.backends.engine.Messages`."""
+
 
 class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Tokenize texts. Accepted between runs only; the answer is `Tokenized`."""
 
-    texts: list[str]
+    texts: list[str | Conversation]
+    """Plain texts, and conversations that the chat template formats."""
+    plain: bool = False
+    """Read special tokens that are written in a plain text as text, as llama.cpp's tools do."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -26,7 +32,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     base: MaskRows = []
     """Experts that are off in every evaluation, the first one included."""
     masks: list[MaskRows] = []
-    """Experts that are off beside those of `base`, one evaluation each."""
+    """Experts that are off beside the ones in `base`, one evaluation each."""
     surprisal: bool = True
     """Return the surprisal of each token; with `masks` also the divergence from the whole model."""
     usage: bool = False
@@ -56,7 +62,7 @@ class UsageSums(msgspec.Struct, frozen=True, kw_only=True):
     norms: list[list[float]] | None = None
     """[L][E] sums of ‖weight · f(x)‖₂ over the tokens that select the expert; None if not requested."""
     entropy: list[float] | None = None
-    """[L] sums of router entropy, over ln E; None if the gate is unknown."""
+    """[L] sums of router entropy, over ln E; None if the gate is unknown, or with one expert per layer."""
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -78,6 +78,7 @@ class ScoredRouting(RouterOutputs):
         experts: per MoE layer [T, k].
         scores: per MoE layer [T, E], the output of the model's gate; NaN where `experts` are −1.
         to_logits: function from scores to logits.
+        weights: as for the base class.
     """
 
     __slots__ = ("scores", "to_logits")
@@ -91,9 +92,10 @@ class ScoredRouting(RouterOutputs):
         experts: list[Ints | None],
         scores: list[Floats | None],
         to_logits: Callable[[Floats], Floats],
+        weights: Sequence[Floats | None] = (),
     ) -> None:
-        given = {"tokens": tokens, "experts": experts, "weights": [], "scores": scores, "to_logits": to_logits}
-        for name, value in given.items():
+        read = {"tokens": tokens, "experts": experts, "weights": list(weights), "scores": scores}
+        for name, value in (read | {"to_logits": to_logits}).items():
             object.__setattr__(self, name, value)
 
     @property
@@ -104,7 +106,8 @@ class ScoredRouting(RouterOutputs):
         """Return the routing of the tokens from `start` up to `stop`."""
         experts = [None if rows is None else rows[start:stop] for rows in self.experts]
         scores = [None if rows is None else rows[start:stop] for rows in self.scores]
-        return ScoredRouting(min(stop, self.tokens) - start, experts, scores, self.to_logits)
+        weights = [None if rows is None else rows[start:stop] for rows in self.weights]
+        return ScoredRouting(min(stop, self.tokens) - start, experts, scores, self.to_logits, weights)
 
 
 class RecordedRouting(RouterOutputs):

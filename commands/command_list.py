@@ -18,6 +18,11 @@ HEADINGS = {
         "check": ("models.check", "Check the machine, and a model, before a run."),
         "memory": ("models.memory", "Predict the memory of a model, and whether it fits."),
     },
+    "Experts": {
+        "profile": ("experts.profile", "Rank the experts of a model over texts."),
+        "ablate": ("experts.ablate", "Measure the damage of switching off each expert."),
+        "prune": ("experts.prune", "Write a model without its least important experts."),
+    },
     "Recordings": {
         "sessions": ("recordings.sessions", "List, show, rename and delete sessions."),
         "verify": ("recordings.verify", "Check sessions for faults, or salvage one."),
@@ -28,6 +33,7 @@ HEADINGS = {
     "Measure": {
         "fit": ("measuring.fit", "Fit the half-life of mid-pressure."),
         "measure": ("measuring.measure", "Measure half-lives over many runs."),
+        "perplexity": ("measuring.perplexity", "Measure the perplexity of a model on a text."),
         "bench": ("measuring.bench", "Measure the observation cost."),
     },
     "Reference": {

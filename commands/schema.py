@@ -26,11 +26,15 @@ def printed_results() -> dict[str, PrintedResult]:
     from moe_watch.backends.memory.results import MemoryReport, PublishedMemoryReport
     from moe_watch.routing.results import FitReport, RunSummary
     from moe_watch.sessions.checking.results import CheckReport
+    from moe_watch.sessions.results.ablation import AblationReport
     from moe_watch.sessions.results.comparison import ComparisonResult
     from moe_watch.sessions.results.conversion import ExportReport, ImportReport
     from moe_watch.sessions.results.cost import BenchReport
     from moe_watch.sessions.results.measurement import MeasurementReport
+    from moe_watch.sessions.results.perplexity import PerplexityReport
+    from moe_watch.sessions.results.profile import ExpertProfile
     from moe_watch.sessions.results.prompt import ShownPrompt
+    from moe_watch.sessions.results.pruning import PruneReport
     from moe_watch.sessions.results.recordings import RecordingList, RecordingPreview
     from moe_watch.sessions.results.verification import SalvageReport, VerifyReport
 
@@ -39,7 +43,9 @@ def printed_results() -> dict[str, PrintedResult]:
         "fit": PrintedResult("A fit", ("fit",), FitReport),
         "cost": PrintedResult("A cost", ("bench",), BenchReport),
         "measurement": PrintedResult("A measurement", ("measure",), MeasurementReport),
+        "perplexity": PrintedResult("A perplexity", ("perplexity",), PerplexityReport),
         "comparison": PrintedResult("A comparison", ("compare",), ComparisonResult),
+        "ablation": PrintedResult("An ablation", ("ablate",), AblationReport),
         "models": PrintedResult("Models", ("models",), ModelList),
         "recordings": PrintedResult("Recordings", ("sessions",), RecordingList),
         "recording": PrintedResult("A recording", ("sessions show",), RecordingPreview),
@@ -49,6 +55,8 @@ def printed_results() -> dict[str, PrintedResult]:
         "export": PrintedResult("An export", ("export",), ExportReport),
         "check": PrintedResult("Checks before a run", ("check",), CheckReport),
         "prompt": PrintedResult("A prompt as sent", ("check --show-prompt",), ShownPrompt),
+        "profile": PrintedResult("A profile of experts", ("profile",), ExpertProfile),
+        "prune": PrintedResult("A pruning", ("prune",), PruneReport),
         "memory": PrintedResult("The memory of a model", ("memory",), MemoryReport),
         "published": PrintedResult("The memory of a published model", ("memory --for",), PublishedMemoryReport),
     }

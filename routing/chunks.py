@@ -6,8 +6,8 @@ from __future__ import annotations
 class ChunkClock:
     """Counter that divides decode tokens into chunks of `size` tokens.
 
-    Prompt and injected tokens are not counted. An injection in the middle of a chunk, a fresh context and the
-    end of the run cut the chunk short.
+    Prompt and injected tokens are not counted. An injection in the middle of a chunk, a change of the mask, a fresh
+    context and the end of the run cut the chunk short.
 
     Raises:
         ValueError: `size` is less than 1.

@@ -141,6 +141,13 @@ class ContextResult(Struct, frozen=True, kw_only=True):
     first_chunk: Annotated[
         int | None, Meta(description="Index of the first measured chunk; null if nothing was measured.")
     ]
+    since_mask: Annotated[
+        int | None,
+        Meta(
+            description="Index of the first token since the last change of the mask: earlier chunks of the context are "
+            "left out, and P₀ is of the first measured chunk after it; null without a change."
+        ),
+    ]
     measured: Annotated[int, Meta(description="Number of measured chunks.")]
     initial: Annotated[
         float | None, Meta(description="P₀, mid-pressure of the first measured chunk; null if it was not recorded.")
@@ -202,7 +209,15 @@ class UsageResult(Struct, frozen=True, kw_only=True):
         Meta(description="Smallest number of experts that have 90 % of the selections; null without a row."),
     ]
     dead: Annotated[
-        list[int | None], Meta(description="Number of experts without a selection in the run; null without a row.")
+        list[int | None],
+        Meta(description="Number of experts without a selection that were on throughout; null without a row."),
+    ]
+    switched_off: Annotated[
+        list[int | None],
+        Meta(
+            description="Number of experts without a selection that were switched off, all the time or for a part of "
+            "it; null without a row."
+        ),
     ]
 
 
@@ -280,6 +295,16 @@ Quantity = Literal["router_entropy", "churn", "surprisal"]
 """Quantities of a run that can be averaged over runs."""
 
 
+class MaskResult(Struct, frozen=True, kw_only=True):
+    """Experts that were switched off from one token on."""
+
+    i: Annotated[int, Meta(description="Index of the first token with this mask, or of the first recorded one.")]
+    mask: Annotated[
+        list[tuple[int, list[int]]],
+        Meta(description="Layer index in the model, and its experts that are off, for each such layer."),
+    ]
+
+
 class RunSummary(Struct, frozen=True, kw_only=True):
     """Summary of a run."""
 
@@ -290,6 +315,19 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     experts_per_token: Annotated[
         int | list[int],
         Meta(description="Experts that a layer selects for a token; a list, one per MoE layer, where layers differ."),
+    ]
+    own_experts_per_token: Annotated[
+        int | list[int] | None,
+        Meta(description="Experts per token of the model's configuration; null unless the run used another number."),
+    ]
+    expert_ids: Annotated[
+        list[list[int]] | None,
+        Meta(
+            description="Of a pruned model, number of each expert in the whole model, by layer; null for a whole one."
+        ),
+    ]
+    masks: Annotated[
+        list[MaskResult], Meta(description="Changes of the mask in order; empty if all experts were on throughout.")
     ]
     seed: Annotated[int, Meta(description="Seed of the sampler.")]
     tokens: Annotated[TokenCounts, Meta(description="Number of tokens.")]

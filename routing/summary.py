@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec import UNSET
 
-from moe_watch.routing.arrays import ABSENT, Floats, Ints, integers
-from moe_watch.routing.events import Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
+from moe_watch.routing.arrays import ABSENT, Flags, Floats, Ints, integers
+from moe_watch.routing.events import Change, Chunk, Header, Keyframe, Marker, Perturbation, State, StreamItem, Token
 from moe_watch.routing.half_life.fit import in_words
 from moe_watch.routing.half_life.fit_json import fit_result
 from moe_watch.routing.half_life.series import ContextSeries, MidSeries
@@ -25,6 +26,7 @@ from moe_watch.routing.results import (
     CrossingResult,
     EndingResult,
     LayerMeans,
+    MaskResult,
     PhaseUsage,
     PressureResult,
     RunSummary,
@@ -32,6 +34,7 @@ from moe_watch.routing.results import (
     UsageResult,
     finites,
 )
+from moe_watch.routing.router.present_mask import PresentMask
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.routing.usage.counts import UsageCounts, dead, experts_for, gini, overlap, usage_entropy
 
@@ -67,6 +70,30 @@ class _Means:
         self.surprisal = _LayerMean(1)
 
 
+class MaskTotals:
+    """Masks of a run, and the experts that were off at any of its tokens."""
+
+    def __init__(self, header: Header) -> None:
+        self.changes: list[MaskResult] = []
+        shape = len(header.model.layers), header.model.experts
+        self.off: dict[str, Flags] = {phase: np.zeros(shape, np.bool_) for phase in ("prefill", "decode")}
+        """By phase `[L, E]`."""
+        self._layers = header.model.layers
+        self._present = PresentMask()
+        self._now: Flags = np.zeros(shape, np.bool_)
+
+    def feed(self, item: StreamItem) -> None:
+        """Take in the next item of the run."""
+        if isinstance(item, Token):
+            if self._present.mask:
+                self.off[item.phase] |= self._now
+            return
+        present = self._present.after(item)
+        if present is not self._present and isinstance(item, Change | Keyframe):
+            self._present, self._now = present, present.mask.table(self._layers, self._now.shape[1])
+            self.changes.append(MaskResult(i=item.i, mask=present.mask.rows))
+
+
 class _Totals:
     """Sums of one run."""
 
@@ -77,6 +104,7 @@ class _Totals:
         self.sources: Counter[str] = Counter()
         self.events: Counter[type] = Counter()
         self.would_stop = 0
+        self.masks = MaskTotals(header)
         self.chunks: list[tuple[Chunk, int]] = []
         """Chunks with the number of their context."""
         self.series = MidSeries(header.pressure)
@@ -90,6 +118,7 @@ class _Totals:
     def feed(self, item: StreamItem) -> None:
         self.events[type(item)] += 1
         self.series.feed(item)
+        self.masks.feed(item)
         if isinstance(item, Token):
             self._token(item)
         elif isinstance(item, Chunk):
@@ -139,10 +168,16 @@ class _Totals:
             layers=model.layers,
             experts=model.experts,
             experts_per_token=model.experts_per_token,
+            own_experts_per_token=None if model.own_experts_per_token is UNSET else model.own_experts_per_token,
+            expert_ids=None if model.expert_ids is UNSET else model.expert_ids,
+            masks=self.masks.changes,
             seed=self.header.sampling.seed,
             tokens=TokenCounts(**{source: self.sources[source] for source in TokenCounts.__struct_fields__}),
             would_stop=self.would_stop,
-            usage=PhaseUsage(prefill=_usage(self.usage["prefill"]), decode=_usage(self.usage["decode"])),
+            usage=PhaseUsage(
+                prefill=_usage(self.usage["prefill"], self.masks.off["prefill"]),
+                decode=_usage(self.usage["decode"], self.masks.off["decode"]),
+            ),
             router_entropy=self.means.entropy.result(units.entropy),
             router_margin=self.means.margin.result(units.margin),
             churn=_complement(self.means.overlap.result()),
@@ -201,6 +236,7 @@ def _context(series: ContextSeries, lacking: str) -> ContextResult:
     return ContextResult(
         context=series.number,
         first_chunk=series.positions[0] if series.mid else None,
+        since_mask=series.masked_at,
         measured=len(series.mid),
         initial=_initial(series),
         crossing=_crossing(series),
@@ -266,8 +302,9 @@ def _counted(counts: list[list[int]], rows: list[int], experts: int) -> UsageCou
     return window
 
 
-def _usage(window: UsageCounts) -> UsageResult:
-    """Return the usage of one phase, with its denominators."""
+def _usage(window: UsageCounts, off: Flags) -> UsageResult:
+    """Return the usage of one phase, with its denominators; `off` `[L, E]` are experts that were switched off."""
+    unused, on_and_unused = dead(window.counts), dead(window.counts, off)
     return UsageResult(
         rows=window.rows.tolist(),
         counts=window.counts.tolist(),
@@ -275,7 +312,8 @@ def _usage(window: UsageCounts) -> UsageResult:
         usage_entropy=finites(usage_entropy(window.counts)),
         gini=finites(gini(window.counts)),
         experts_for_90=[int(n) or None for n in experts_for(window.counts, 0.9)],
-        dead=[int(n) if rows else None for n, rows in zip(dead(window.counts), window.rows, strict=True)],
+        dead=[int(n) if rows else None for n, rows in zip(on_and_unused, window.rows, strict=True)],
+        switched_off=[int(n) if rows else None for n, rows in zip(unused - on_and_unused, window.rows, strict=True)],
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from moe_watch.routing.arrays import Floats, Ints
 from moe_watch.routing.contexts import ContextNumbers
@@ -22,6 +23,8 @@ from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Chunk, Event, Header, Keyframe, Phase, Unknown
 from moe_watch.routing.half_life.fit import Fit
 from moe_watch.routing.pressure.missing_signals import DENSE
+from moe_watch.routing.router.masks import ExpertMask
+from moe_watch.routing.summary import MaskTotals
 from moe_watch.routing.usage.counts import add_selections, shares
 from moe_watch.sessions.export.columns import Column
 from moe_watch.sessions.export.tables import CHUNKS, chunk_row
@@ -74,6 +77,19 @@ class Session:
     def layers(self) -> Ints:
         """Index of each MoE layer in the model `[L]`."""
         return np.array(self.header.model.layers, np.int64)
+
+    @property
+    def expert_ids(self) -> Ints:
+        """Number of each expert in the whole model `[L, E]`; 0 to E − 1 unless the model was pruned."""
+        ids, shape = self.header.model.expert_ids, (len(self.header.model.layers), self.header.model.experts)
+        if ids is UNSET:
+            return np.broadcast_to(np.arange(shape[1]), shape).copy()
+        return np.array(ids, np.int64).reshape(shape)
+
+    @property
+    def masks(self) -> dict[int, ExpertMask]:
+        """Experts that were switched off, by the first token with each mask; empty if all were on throughout."""
+        return {each.i: ExpertMask.from_rows(each.mask) for each in self._read.masks.changes}
 
     @property
     def ordered(self) -> bool:
@@ -264,6 +280,7 @@ class _Contents:
         self.header = reader.header
         self.chunks: list[Chunk] = []
         self.series = RecordedSeries(self.header.pressure)
+        self.masks = MaskTotals(self.header)
         shape = len(self.header.model.layers), self.header.model.experts
         self.before: dict[str, Ints] = {phase: np.zeros(shape, np.int64) for phase in get_args(Phase)}
         """Selections `[L, E]` of tokens in a gap, by phase."""
@@ -293,6 +310,7 @@ class _Contents:
                 self.before[phase] = np.array(getattr(event, f"counts_{phase}"), np.int64) - recorded
         if not isinstance(event, Unknown):
             self.series.feed(event)
+            self.masks.feed(event)
 
     def _recorded(self, phase: str) -> Ints:
         """Return the selections `[L, E]` of the recorded tokens so far."""

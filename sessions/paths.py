@@ -26,6 +26,11 @@ def sessions_directory() -> Path:
     return platformdirs.user_data_path("moe-watch", appauthor=False) / "sessions"
 
 
+def importance_directory(fingerprint: str) -> Path:
+    """Return the folder for profiles and ablations of one model, by its fingerprint. It may not exist."""
+    return platformdirs.user_data_path("moe-watch", appauthor=False) / "experts" / safe_name(fingerprint)
+
+
 def session_stem(model: str, day: date) -> str:
     """Return the name of a recording of this model on this day, without its number: `pocket-20261120`."""
     return f"{safe_name(model)}-{day:%Y%m%d}"

@@ -12,10 +12,23 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from moe_watch.backends.protocol import PromptShown
-from moe_watch.routing.events import Marker, Perturbation, PerturbationForm, StreamItem
+from moe_watch.routing.events import Change, Marker, Perturbation, PerturbationForm, StreamItem
+from moe_watch.routing.router.masks import ExpertMask
 
 Ability = Literal[
-    "pause", "perturb", "turn", "prompt", "rate", "speed", "seek", "record", "mark", "restart", "tap", "multistep"
+    "pause",
+    "perturb",
+    "turn",
+    "prompt",
+    "rate",
+    "speed",
+    "seek",
+    "record",
+    "mark",
+    "restart",
+    "tap",
+    "multistep",
+    "mask",
 ]
 """`rate`: tokens per second of a generation; `speed`: playback speed. No source has both."""
 
@@ -100,6 +113,8 @@ class Timeline:
     marks: Sequence[Marker]
     """Markers in order, each with its token index and time."""
     perturbations: Sequence[Perturbation]
+    masks: Sequence[Change] = ()
+    """Changes of the mask in order."""
 
 
 class PendingPreview(Protocol):
@@ -177,6 +192,12 @@ class Steerable(Protocol):
 
     def set_multistep(self, on: bool) -> None:
         """Pause after every chunk, or not; a `Change` event reports when it takes effect."""
+
+    def mask(self, mask: ExpertMask) -> None:
+        """Switch these experts off and all others on; a `Change` event reports when it takes effect.
+
+        A mask that is refused gives a `Refused` event.
+        """
 
     def restart(self) -> None:
         """Begin again with a new worker, after the old one died."""

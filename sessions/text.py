@@ -6,7 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moe_watch.routing.events import ModelInfo
+    from moe_watch.routing.results import MaskResult
+    from moe_watch.routing.router.masks import ExpertMask
 
 UNKNOWN = "unknown"
 """Value of a required header field that an imported trace does not have."""
@@ -43,6 +47,28 @@ def routers_text(layers: int, experts: int, experts_per_token: int | list[int]) 
     if not layers:
         return "dense, no MoE layers"
     return f"{layers} layers × {experts} experts, {top_k_text(experts_per_token)}"
+
+
+PRUNED = "experts have the numbers of the pruned model; their original numbers are in model.expert_ids of the session"
+"""Note of a session of a pruned model."""
+
+MASK_SHOWN = 12
+"""Experts of a mask that a text names."""
+
+
+def mask_text(mask: ExpertMask) -> str:
+    """Return the experts of a mask, such as `0:3, 5:1 and 4 more`; `none` without any."""
+    pairs = [f"{layer}:{expert}" for layer, expert in mask.pairs]
+    more = len(pairs) - MASK_SHOWN
+    named = pairs if more <= 1 else pairs[:MASK_SHOWN]
+    return (", ".join(named) or "none") + ("" if more <= 1 else f" and {more:,} more")
+
+
+def masks_text(masks: Sequence[MaskResult]) -> str:
+    """Return the changes of a mask, such as `0:3 from token 0, none from token 40`; empty without any."""
+    from moe_watch.routing.router.masks import ExpertMask
+
+    return "; ".join(f"{mask_text(ExpertMask.from_rows(each.mask))} from token {each.i:,}" for each in masks)
 
 
 def weights_text(model: ModelInfo) -> str:

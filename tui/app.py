@@ -20,6 +20,7 @@ from textual.timer import Timer
 
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Perturbation, Refused, RunWarning, StreamItem
+from moe_watch.sessions.experts.importance import ImportanceFile
 from moe_watch.sessions.replaying.source import ReplaySource
 from moe_watch.sessions.source import Source
 from moe_watch.tui.drawing.colours import DARK, THEMES
@@ -31,11 +32,13 @@ from moe_watch.tui.screens.action_handlers import Performer, Performers
 from moe_watch.tui.screens.check import CheckScreen
 from moe_watch.tui.screens.dashboard import DashboardScreen
 from moe_watch.tui.screens.dialogs import Dialogs
+from moe_watch.tui.screens.experts import ExpertsScreen
 from moe_watch.tui.screens.find import FindScreen
 from moe_watch.tui.screens.help import HelpScreen
 from moe_watch.tui.screens.sessions import SessionsScreen
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.frame_rate import FrameRate
+from moe_watch.tui.state.importance import ImportanceOfRun
 from moe_watch.tui.state.origin_words import model_of
 from moe_watch.tui.state.pressure.injections import cut_in_words
 from moe_watch.tui.state.pressure.trends import Trends
@@ -66,6 +69,7 @@ class MoeWatchApp(App[None]):
         theme: name of a theme; None for our dark one.
         simulated: mark the run as made up on the screen. For tests of the dashboard only.
         executor: where fits are computed; None for a thread.
+        importance: profiles and ablations of the model, with their names; empty for the stored ones.
         closing: entered while the source is closed, after the terminal is restored.
 
     Raises:
@@ -86,6 +90,7 @@ class MoeWatchApp(App[None]):
         theme: str | None = None,
         simulated: bool = False,
         executor: Executor | None = None,
+        importance: Sequence[tuple[str, ImportanceFile]] = (),
         closing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
@@ -103,6 +108,7 @@ class MoeWatchApp(App[None]):
         self.control = Control(source, self.view)
         self.trends = Trends(executor or ThreadPoolExecutor(1, thread_name_prefix="fits"), clock)
         self.toasts = Toasts(self, clock)
+        self.importance = ImportanceOfRun(importance)
         self.simulated = simulated
         self.dashboard = DashboardScreen()
         self.dialogs = Dialogs(self, self.dashboard, self.control, self._show)
@@ -120,6 +126,7 @@ class MoeWatchApp(App[None]):
             **performers.seek(),
             **performers.panels(),
             "sessions": self._show_sessions,
+            "experts": self._show_experts,
             "check": self._show_checks,
             "theme": self.search_themes,
             "help": lambda: self.push_screen(HelpScreen(self.frame_now)),
@@ -140,6 +147,7 @@ class MoeWatchApp(App[None]):
             silent=self.intake.silent,
             waited=self.intake.waited,
             trend=self.trends.of(self.view, self.dashboard.pressure.mode(self.view)),
+            importance=self.importance.of(self.view.header),
         )
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -207,7 +215,7 @@ class MoeWatchApp(App[None]):
         for item in self.intake.feed(started + budget):
             self._warn(item)
         drawing = self._clock()
-        self.toasts.warn_of_source(self.source.warnings)
+        self.toasts.warn_of_source([*self.source.warnings, *self.importance.problems])
         self.trends.follow(self.view, self.dashboard.pressure.mode(self.view))
         self._show()
         if self._rate is not None:
@@ -216,8 +224,7 @@ class MoeWatchApp(App[None]):
     def _warn(self, item: StreamItem) -> None:
         """Show a refused command or a warning of a run that takes commands; recorded ones are in the stream only."""
         if isinstance(item, Refused) and self.control.steering is not None:
-            if item.command in ("inject", "start"):
-                self.control.refused()
+            self.control.refused(item.command)
             self.toasts.warn(item.why)
         elif isinstance(item, RunWarning) and self.control.steering is not None:
             self.toasts.warn(item.text)
@@ -226,8 +233,11 @@ class MoeWatchApp(App[None]):
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
+            frame = self.frame_now
             with self.batch_update():
-                self.dashboard.show(self.frame_now)
+                self.dashboard.show(frame)
+                if isinstance(self.screen, ExpertsScreen):
+                    self.screen.show(frame, self._clock())
 
     def _frame_done(self, drawing: float) -> None:
         """Adapt the frame rate to the time of drawing; folding has a fixed share of any rate."""
@@ -291,6 +301,11 @@ class MoeWatchApp(App[None]):
         model = model_of(frame.origin)
         header = self.view.header if frame.status != "failed" else None
         self.push_screen(CheckScreen(model=model, header=header, no_color=self.no_color))
+
+    def _show_experts(self) -> None:
+        heatmap = self.dashboard.experts
+        page = ExpertsScreen(self.frame_now, self._clock(), original=heatmap.original)
+        self.push_screen(page, self.dashboard.show_layer)
 
     # Sessions
 

@@ -19,11 +19,12 @@ from moe_watch.backends.model_files.preflight import check_config, check_parts, 
 from moe_watch.backends.model_files.safetensors import TensorInfo
 from moe_watch.backends.model_files.sizes import moe_layers
 from moe_watch.backends.model_files.stored_types import claimed_quantization, shares, stored_quantization
+from moe_watch.backends.prune_record import PruneRecord, record_of_config, record_of_gguf
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import experts_per_token
 
-FORMAT = 1
+FORMAT = 2
 """Version of the cached facts. It changes with their meaning."""
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
@@ -42,6 +43,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """MoE layers."""
     experts: int | None = None
     experts_per_token: int | list[int] | None = None
+    whole_experts: int | None = None
+    """Experts before pruning; None for a whole model."""
     quantization: str | None = None
     """Types of the tensors, or the settings of their quantization."""
     weight_bytes: int = 0
@@ -129,6 +132,10 @@ def _problem(candidate: ModelCandidate, error: UserError) -> str:
     return inside.replace(f"{candidate.path.parent}{os.sep}", "")
 
 
+def _whole_experts(record: PruneRecord | None) -> int | None:
+    return None if record is None else record.experts
+
+
 # -- GGUF
 
 
@@ -148,6 +155,7 @@ def _gguf_facts(candidate: ModelCandidate, size: int) -> ModelFacts:
         layers=layers,
         experts=0 if is_dense else experts,
         experts_per_token=0 if is_dense else _gguf_selected(first),
+        whole_experts=_whole_experts(record_of_gguf(first)),
         quantization=shares(tensors),
         weight_bytes=size,
         template=bool(first.metadata.get("tokenizer.chat_template")),
@@ -194,6 +202,7 @@ def _folder_facts(candidate: ModelCandidate, size: int) -> ModelFacts:
         layers=_moe_layers(config, tensors) if experts else 0,
         experts=experts,
         experts_per_token=selected_count(config) if experts else 0,
+        whole_experts=_whole_experts(record_of_config(config)),
         quantization=_quantization(config, folder, tensors),
         weight_bytes=size,
         template=_has_template(folder),

@@ -140,6 +140,7 @@ def _listed(candidate: ModelCandidate, facts: ModelFacts, available: int) -> Lis
         blocks=facts.blocks,
         experts=facts.experts,
         experts_per_token=facts.experts_per_token,
+        whole_experts=facts.whole_experts,
         bytes=facts.weight_bytes,
         quantization=facts.quantization,
         template=facts.template,

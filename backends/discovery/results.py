@@ -29,6 +29,10 @@ class ListedModel(Struct, frozen=True, kw_only=True):
         int | list[int] | None,
         Meta(description="Experts per token; a list if layers differ, 0 for a dense model, null if unknown."),
     ]
+    whole_experts: Annotated[
+        int | None,
+        Meta(description="Experts per MoE layer before `moe-watch prune`; null for a model that it did not prune."),
+    ]
     bytes: Annotated[int, Meta(description="Size of the weight files.")]
     quantization: Annotated[
         str | None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec import UNSET, UnsetType
+
 from moe_watch.backends.engine import Detokenizer, RouterOutputs, SampledToken
 from moe_watch.backends.generation.injections import Injection
 from moe_watch.backends.generation.observation import Evaluated, TokenFacts
@@ -12,6 +14,7 @@ from moe_watch.backends.protocol import Branch, MemoryCounters
 from moe_watch.backends.text.dialogue import Dialogue
 from moe_watch.routing.events import (
     Change,
+    MaskRows,
     ModelMemory,
     Perturbation,
     Progress,
@@ -119,9 +122,22 @@ class Emitter:
         sampling: Sampling | None = None,
         multistep: bool | None = None,
         rate: float | None = None,
+        mask: MaskRows | UnsetType = UNSET,
+        experts_per_token: int | UnsetType = UNSET,
     ) -> None:
         """Emit a change of settings that applies from the next token on."""
-        self._outbox.put(Change(i=self.i, t=self.now(), tap=tap, sampling=sampling, multistep=multistep, rate=rate))
+        self._outbox.put(
+            Change(
+                i=self.i,
+                t=self.now(),
+                tap=tap,
+                sampling=sampling,
+                multistep=multistep,
+                rate=rate,
+                mask=mask,
+                experts_per_token=experts_per_token,
+            )
+        )
         self._outbox.flush()
 
     def perturbation(self, injection: Injection) -> None:

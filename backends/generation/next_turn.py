@@ -63,7 +63,13 @@ def prepare_turn(perturb: Perturb, dialogue: Dialogue, engine: Tokenizing) -> In
     return Injection(perturb, "turn", turn.new, turn=turn)
 
 
-def recorded_turn(tokens: TeacherTokens, dialogue: Dialogue) -> Turn | None:
+def recorded_injection(tokens: TeacherTokens, dialogue: Dialogue, *, at_once: bool) -> Injection:
+    """Return the injection of a recorded session that these tokens are."""
+    perturb = Perturb(text=tokens.text, source="schedule", at_once=at_once)
+    return Injection(perturb, "raw", tokens.ids, turn=_recorded_turn(tokens, dialogue))
+
+
+def _recorded_turn(tokens: TeacherTokens, dialogue: Dialogue) -> Turn | None:
     """Return the turn of a recorded session that these tokens are; None if they were appended."""
     if tokens.turn is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any, cast
 
 import msgspec
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from moe_watch.backends.engine import RouterOutputs, SampledToken, Unobserved
 from moe_watch.backends.tap_rows import RowFormat, ScoredRouting, rows_of
 from moe_watch.routing.arrays import ABSENT, AnyInts
+from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import LEAST_LOGPROB, ModelInfo, Phase, Token, TokenSource
 from moe_watch.routing.header import NO_GATE
 from moe_watch.routing.router.gates import parse
@@ -21,6 +22,8 @@ from moe_watch.routing.router.observe import Observation, observe, observe_by_la
 from moe_watch.routing.row_layout import RowLayout
 
 Array = npt.NDArray[Any]
+
+NO_PREDICTION = "the model's logits are not numbers (NaN): damaged weights, or an overflow in their precision"
 
 DECIMALS = 4
 """Decimals of log-probability and margins: the resolution of the other integers."""
@@ -39,6 +42,16 @@ class TokenFacts(msgspec.Struct, frozen=True, eq=False):
     text: str
     sampled: SampledToken | None = None
     """Prediction of the model, for generated tokens."""
+
+
+def check_prediction(sampled: SampledToken) -> None:
+    """Refuse a token that was sampled from logits that are not numbers.
+
+    Raises:
+        UserError: its log-probability is NaN.
+    """
+    if isnan(sampled.logprob):
+        raise UserError(NO_PREDICTION, advice="try another file of the model, or another precision")
 
 
 class Evaluated(msgspec.Struct, frozen=True, eq=False):

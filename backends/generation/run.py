@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from math import isnan
 from typing import Literal
 
 import msgspec
 
 from moe_watch.backends.engine import Engine, SampledToken
+from moe_watch.backends.generation.adjustments import Adjusting, Adjustments
 from moe_watch.backends.generation.chunk_counter import ChunkCounter
 from moe_watch.backends.generation.command_port import CommandPort, RunEnds
 from moe_watch.backends.generation.emitter import Emitter
 from moe_watch.backends.generation.forks import Forking, ForkPoint
 from moe_watch.backends.generation.inbox import Inbox
 from moe_watch.backends.generation.injections import Injection, Injections, prepare
-from moe_watch.backends.generation.next_turn import cut_context, prepare_turn, recorded_turn
+from moe_watch.backends.generation.next_turn import cut_context, prepare_turn, recorded_injection
+from moe_watch.backends.generation.observation import check_prediction
 from moe_watch.backends.generation.outbox import Outbox
-from moe_watch.backends.generation.pending_changes import PendingChanges
 from moe_watch.backends.generation.preview import preview
 from moe_watch.backends.generation.rate_limit import RateLimit
 from moe_watch.backends.generation.start import first_tokens
@@ -32,6 +32,7 @@ from moe_watch.backends.protocol import (
     Perturb,
     PromptShown,
     Resume,
+    SetMask,
     SetMultistep,
     SetRate,
     SetSampling,
@@ -47,8 +48,6 @@ from moe_watch.backends.text.format_check import prompt_warnings
 from moe_watch.backends.text.turn_check import contains, left_out
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import TokenSource
-
-NO_PREDICTION = "the model's logits are not numbers (NaN): damaged weights, or an overflow in their precision"
 
 Mode = Literal["sampling", "teacher", "forking", "finished"]
 """`teacher`: tokens come from a recorded session. `forking`: the engine's context is a continuation, not the run."""
@@ -84,14 +83,13 @@ class GenerationRun:
         self._commands = CommandPort(inbox, refuse, self._emitter.flush)
         self._limit = RateLimit(spec.rate, clock)
         self._chunks = ChunkCounter(spec.chunk_size, spec.tokens)
-        self._changes = PendingChanges(engine, start.sampling)
+        self._changes = Adjustments(engine, start, self._emitter, chunks=self._chunks, limit=self._limit)
         self._injections = Injections(spec.injections)
         self._forking = (
             Forking(engine, spec.forks, spec.chunk_size, observed=outbox.observed, now=self._emitter.now)
             if spec.forks
             else None
         )
-        self._multistep = spec.multistep
         self._prompt: list[int] = []
         self._mode: Mode = "sampling" if spec.teacher is None else "teacher"
         self._resumed = Resume()
@@ -115,15 +113,15 @@ class GenerationRun:
             return None
         finally:
             self._emitter.flush()
-            self._engine.observe(True)
+            self._changes.restore()
 
     # -- the course of a run
 
     def _begin(self) -> None:
         spec = self._start.spec
         self._engine.reset()
-        self._engine.configure(self._start.sampling, reseed=True)
         self._prompt = first_tokens(self._engine, self._start)
+        self._changes.begin()
         for warning in prompt_warnings(self._engine, spec, self._prompt):
             self._emitter.warn(warning)
         if (note := self._engine.first_use) is not None:
@@ -152,14 +150,14 @@ class GenerationRun:
         for perturb in self._injections.take_due(completed=self._chunks.whole if completed else None):
             if injection := self._prepare(perturb):
                 self._inject(injection)
-        if completed and self._multistep:
+        if completed and self._changes.multistep:
             self._await_step()
 
     def _must_settle(self) -> bool:
         """Return whether the engine must not start on the token after the next one: something may come between."""
         completed = self._chunks.next_whole
         forks = self._forking is not None and completed is not None and self._forking.is_due(completed)
-        may_stop = forks or (completed is not None and self._multistep)
+        may_stop = forks or (completed is not None and self._changes.multistep)
         is_final = self._chunks.left == 1 or self._engine.position + 1 >= self._engine.context_length
         return is_final or may_stop or self._changes.wait or self._injections.any_due(completed=completed)
 
@@ -167,8 +165,7 @@ class GenerationRun:
         """Generate the next token; returns it, and whether it completes its chunk."""
         sampled = self._engine.draw(last=last)
         self._warn()
-        if isnan(sampled.logprob):
-            raise UserError(NO_PREDICTION, advice="try another file of the model, or another precision")
+        check_prediction(sampled)
         self._emitter.tokens([sampled.id], "generated", sampled.routing, sampled)
         self._limit.count()
         if self._limit.rate > 0:
@@ -227,9 +224,8 @@ class GenerationRun:
             if tokens.source == "prompt":
                 self._fresh_context(tokens.ids)
             elif tokens.source == "injected":
-                perturb = Perturb(text=tokens.text, source="schedule", at_once=self._chunks.filled > 0)
-                turn = recorded_turn(tokens, self._emitter.dialogue)
-                self._inject(Injection(perturb, "raw", tokens.ids, turn=turn))
+                at_once = self._chunks.filled > 0
+                self._inject(recorded_injection(tokens, self._emitter.dialogue, at_once=at_once))
             else:
                 self._force(tokens.ids)
             if self._chunks.left == 0:
@@ -243,7 +239,7 @@ class GenerationRun:
             _, completed = self._sample(last=after == 0 or self._chunks.left == 1 or self._changes.wait)
             if self._chunks.left == 0:
                 return
-            if completed and self._multistep:
+            if completed and self._changes.multistep:
                 self._await_step()
 
     # -- forks
@@ -321,8 +317,8 @@ class GenerationRun:
             case Perturb():
                 self._ask(command)
             case SetRate():
-                self._set_rate(command.rate)
-            case SetSampling() | SetTap():
+                self._changes.set_rate(command.rate)
+            case SetSampling() | SetTap() | SetMask():
                 self._change(command)
             case SetMultistep():
                 self._set_multistep(command.on)
@@ -380,7 +376,7 @@ class GenerationRun:
 
     # -- changes
 
-    def _change(self, command: SetSampling | SetTap) -> None:
+    def _change(self, command: Adjusting) -> None:
         if self._mode == "teacher" and isinstance(command, SetSampling):
             self._commands.refuse(
                 "sampling", "sampling was not changed: the run evaluates the tokens of another session"
@@ -389,23 +385,15 @@ class GenerationRun:
         try:
             self._changes.ask(command)
         except UserError as error:
-            self._commands.refuse("tap" if isinstance(command, SetTap) else "sampling", str(error))
+            self._commands.refuse("mask" if isinstance(command, SetMask) else "sampling", str(error))
         self._apply_changes()
 
     def _apply_changes(self) -> None:
-        """Apply the pending changes, unless a token is in progress that was sampled without them."""
-        if self._changes.wait and self._engine.settled and self._mode != "forking":
-            for tap, sampling in self._changes.make():
-                self._emitter.change(tap=tap, sampling=sampling)
-
-    def _set_rate(self, rate: float) -> None:
-        if rate != self._limit.rate:
-            self._limit.rate = rate
-            self._emitter.change(rate=rate)
+        """Apply the pending changes to the run's own context."""
+        if self._mode != "forking":
+            self._changes.apply()
 
     def _set_multistep(self, on: bool) -> None:
-        if on != self._multistep:
-            self._multistep = on
-            self._emitter.change(multistep=on)
+        self._changes.set_multistep(on=on)
         if not on and self._paused == "chunk":
             self._paused = None

@@ -12,6 +12,7 @@ from moe_watch.backends.run_spec import RunSpec, TeacherTokens
 from moe_watch.backends.sampling import check_sampling
 from moe_watch.backends.text.first_turn import prompt_tokens
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.router.masks import ExpertMask
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """Replacement of bytes that are not a character; engines differ in how many they insert."""
@@ -25,6 +26,7 @@ def first_tokens(engine: Engine, start: Start) -> list[int]:
     """
     spec = start.spec
     check_sampling(start.sampling)
+    engine.check_mask(ExpertMask.from_rows(spec.mask))
     if spec.forks is not None:
         check_plan(spec.forks, engine)
     if spec.teacher is not None:
@@ -56,12 +58,41 @@ def _check_teacher(engine: Engine, spec: RunSpec) -> None:
     """Refuse tokens that have another meaning for this model, or do not fit into its context."""
     if spec.injections is not None or spec.forks is not None:
         raise UserError("teacher forcing allows no injections and no forks", advice="remove one of the two")
-    if spec.teacher_tokens[0].source != "prompt":
-        raise UserError("the teacher session does not begin with a prompt", advice="give another session")
-    for context in _contexts(spec.teacher_tokens):
-        _check_vocabulary(context.pieces, engine)
+    for context in _checked_contexts(spec.teacher_tokens, engine):
         _check_room(context, engine)
+
+
+def session_texts(engine: Engine, tokens: Sequence[TeacherTokens]) -> list[list[int]]:
+    """Return the token ids of a session, one list per context; a turn that keeps the whole context continues its list.
+
+    Raises:
+        UserError: they have another meaning for this model.
+    """
+    texts: list[list[int]] = []
+    before = 0
+    for context in _checked_contexts(tokens, engine):
+        new = [token for piece in context.pieces for token in piece.ids]
+        if texts and len(context.kept) == before:
+            texts[-1] += new
+        else:
+            texts.append(new)
+        before = len(context.ids)
+    return texts
+
+
+def _checked_contexts(tokens: Sequence[TeacherTokens], engine: Engine) -> list[TeacherContext]:
+    """Return the contexts of a session whose tokens mean the same for this model.
+
+    Raises:
+        UserError: they do not, or the session does not begin with a prompt.
+    """
+    if not tokens or tokens[0].source != "prompt":
+        raise UserError("the teacher session does not begin with a prompt", advice="give another session")
+    found = _contexts(tokens)
+    for context in found:
+        _check_vocabulary(context.pieces, engine)
         _check_text(context, engine.detokenizer())
+    return found
 
 
 @dataclass(slots=True)

@@ -110,6 +110,9 @@ sample = _brief_function("llama_sampler_sample", ctypes.c_int32, ctypes.c_void_p
 batch_size = _brief_function("llama_n_batch", ctypes.c_uint32, ctypes.c_void_p)
 """Return the largest number of tokens in one call (`n_batch`): (context)."""
 
+is_host_memory = _brief_function("ggml_backend_buffer_is_host", ctypes.c_bool, ctypes.c_void_p)
+"""Return whether the CPU reads a tensor's buffer as it is: (buffer)."""
+
 _set_log = _brief_function("llama_log_set", None, lib.llama_log_callback, ctypes.c_void_p)
 
 

@@ -101,14 +101,25 @@ def evaluate(context: Any, ids: Sequence[int]) -> None:
     log.listen()
     step = batch_size(context)
     for start in range(0, len(ids), step):
-        _decode(context, ids[start : start + step], is_last=start + step >= len(ids))
+        piece = ids[start : start + step]
+        has_output = (ctypes.c_int8 * len(piece))()
+        has_output[-1] = start + step >= len(ids)
+        _decode(context, piece, has_output)
 
 
-def _decode(context: Any, ids: Sequence[int], *, is_last: bool) -> None:
+def evaluate_all(context: Any, ids: Sequence[int]) -> None:
+    """Evaluate at most a batch of tokens; logits are computed for each of them.
+
+    Raises:
+        UserError: as for `evaluate`.
+    """
+    log.listen()
+    _decode(context, ids, (ctypes.c_int8 * len(ids))(*[1] * len(ids)))
+
+
+def _decode(context: Any, ids: Sequence[int], has_output: Any) -> None:
     """Call `llama_decode`, which aborts the process if there are more tokens than `n_batch`."""
     tokens = (lib.llama_token * len(ids))(*ids)
-    has_output = (ctypes.c_int8 * len(ids))()
-    has_output[-1] = is_last
     batch = lib.llama_batch(n_tokens=len(ids), token=tokens, logits=has_output)
     status = lib.llama_decode(context, batch)
     if status:

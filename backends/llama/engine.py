@@ -19,6 +19,7 @@ from moe_watch.backends.llama.fork import SavedPosition
 from moe_watch.backends.llama.loading import LoadedLlamaModel, load_model
 from moe_watch.backends.llama.memory_sizes import breakdown
 from moe_watch.backends.llama.sampling import LlamaSampler, SamplerState
+from moe_watch.backends.llama.scoring.scorer import LlamaScorer, check_ids
 from moe_watch.backends.llama.tap.gate_check import GateCheck
 from moe_watch.backends.llama.tap.observation import rows_observer
 from moe_watch.backends.llama.text import ByteDetokenizer
@@ -82,9 +83,8 @@ class LlamaEngine(Engine):
         self._gate_check = GateCheck(loaded.gate, loaded.tap)
         tokenizer = loaded.tokenizer
         self.codec = TextCodec(tokenizer, loaded.info.name, tokenizer.jinja_template, tokenizer)
-        self._ends = self.codec.ends
         self._observes = True
-        self._next_token = LlamaSampler(self._ends, loaded.tokenizer.vocabulary)
+        self._next_token = LlamaSampler(self.codec.ends, loaded.tokenizer.vocabulary)
         self.configure(Sampling(seed=0), reseed=True)
         self.reset()
 
@@ -129,7 +129,7 @@ class LlamaEngine(Engine):
         return self._gate_check.take_warnings()
 
     def force(self, ids: Sequence[int]) -> None:
-        self._check_ids(ids)
+        check_ids(ids, self._loaded)
         self._tokens.forced = deque(ids)
 
     @contextmanager
@@ -142,7 +142,7 @@ class LlamaEngine(Engine):
             here.close()
 
     def prefill(self, ids: list[int], progress: Callable[[int], None]) -> Iterator[RouterOutputs]:
-        self._check_ids(ids)
+        check_ids(ids, self._loaded)
         longest = prefill_step(self._loaded.context)
         for start in range(0, len(ids), longest):
             step = ids[start : start + longest]
@@ -160,7 +160,7 @@ class LlamaEngine(Engine):
             top_margin=choice.top_margin,
             choice_gap=choice.choice_gap,
             would_stop=choice.would_stop,
-            ends=choice.id in self._ends,
+            ends=choice.id in self._next_token.ends,
             routing=self._evaluate([choice.id]),
         )
 
@@ -171,6 +171,9 @@ class LlamaEngine(Engine):
 
     def bare(self) -> Bare:
         return LlamaBare(self._loaded.model, self._loaded.settings)
+
+    def scorer(self, window: int, *, usage: bool, saliency: bool) -> LlamaScorer:
+        return LlamaScorer(self._loaded, self._rows, window, usage=usage, saliency=saliency)
 
     def close(self) -> None:
         self._next_token.close()
@@ -185,19 +188,6 @@ class LlamaEngine(Engine):
         state.saved.restore()
         self._tokens = state.tokens.copy()
         self._next_token.restore(state.sampler_state)
-
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        """Refuse tokens outside the vocabulary: their logits would be read out of bounds.
-
-        Raises:
-            UserError: a token is outside the vocabulary.
-        """
-        outside = next((token for token in ids if not 0 <= token < self.vocabulary), None)
-        if outside is not None:
-            raise UserError(
-                f"token {outside} is outside the vocabulary of {self.model.name}, which ends at {self.vocabulary - 1}",
-                advice="give a model with the tokenizer that it was trained with",
-            )
 
     def _evaluate(self, ids: list[int]) -> RouterOutputs:
         """Evaluate tokens and return their routing; the next token can be sampled afterwards."""

@@ -14,7 +14,6 @@ from msgspec import UNSET, UnsetType
 from moe_watch.backends.engine_log import summarize
 from moe_watch.backends.engine_options import MIN_BATCH, check_context
 from moe_watch.backends.llama import model_facts as llama_facts
-from moe_watch.backends.llama.another_k import check_selected
 from moe_watch.backends.llama.bindings import VERSION, check_layout, device_name, log
 from moe_watch.backends.llama.compiler import CannotCompile, compiled_tap
 from moe_watch.backends.llama.context import (
@@ -25,6 +24,7 @@ from moe_watch.backends.llama.context import (
     flash_attention,
     new_context,
 )
+from moe_watch.backends.llama.experts.another_k import check_selected
 from moe_watch.backends.llama.ignored_settings import ignored_settings
 from moe_watch.backends.llama.model import Report, open_model
 from moe_watch.backends.llama.tap.base import NoTap, Tap
@@ -47,6 +47,7 @@ from moe_watch.backends.model_files.dense import check_without_experts
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.sizes import WeightFacts
 from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.prune_record import expert_ids, record_of_gguf
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.text.token_ids import NO_END_OF_TEXT
 from moe_watch.routing.errors import UserError
@@ -298,6 +299,7 @@ def _model_info(
         context_length=settings.context,
         trained_length=llama_facts.trained_length(parts[0]),
         fingerprint=facts.fingerprint,
+        expert_ids=expert_ids(record_of_gguf(parts[0]), probe.layers, probe.experts),
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.engine_options import split_override
-from moe_watch.backends.llama.another_k import check_another_k, metadata_overrides
 from moe_watch.backends.llama.bindings import VERSION, buffer_types, log
+from moe_watch.backends.llama.experts.another_k import check_another_k, metadata_overrides
 from moe_watch.backends.model_files.catalog import ModelLocation
 from moe_watch.backends.model_files.gguf import GgufFile
 from moe_watch.backends.model_files.gguf_checks import CONVERT

@@ -105,7 +105,7 @@ class LlamaSampler:
     """
 
     def __init__(self, ends: frozenset[int], vocabulary: int) -> None:
-        self._ends = ends
+        self.ends = ends
         self._vocabulary = vocabulary
         self._never_stops = False
         self._sampling = Sampling(seed=0)
@@ -124,7 +124,7 @@ class LlamaSampler:
             self._chains = _chains(sampling.seed)
         self._sampling = sampling
         self._never_stops = sampling.stop == "never"
-        for chain, masked in zip(self._chains, ([], sorted(self._ends)), strict=True):
+        for chain, masked in zip(self._chains, ([], sorted(self.ends)), strict=True):
             chain.arrange(sampling, masked, self._vocabulary)
 
     def state(self) -> SamplerState:
@@ -145,7 +145,7 @@ class LlamaSampler:
         """Sample a token from a context's last logits."""
         free, masked = self._chains
         token = free.draw(context)
-        would_stop = self._never_stops and token in self._ends
+        would_stop = self._never_stops and token in self.ends
         if would_stop:
             token = masked.draw(context)
         return Choice(token, *self._facts(context, token), would_stop)

@@ -42,12 +42,20 @@ class LlamaTokenizer:
         """Token that a text may begin with: the begin-of-text token if there is one, else token 0."""
         return max(0, int(lib.llama_vocab_bos(self._vocab)))
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False) -> list[int]:
+        """Return the token ids of a text.
+
+        Args:
+            text: the text.
+            add_special_tokens: add the special tokens that begin and end a text.
+            split_special_tokens: read special tokens that are written in the text as plain text.
+        """
         data = text.encode(errors="replace")
+        parse = not split_special_tokens
         room = len(data) + 2  # and the special tokens that begin and end a text
         while True:
             ids = (lib.llama_token * room)()
-            count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special_tokens, True)
+            count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, add_special_tokens, parse)
             if count >= 0:
                 return list(ids[:count])
             room = -count

@@ -40,6 +40,7 @@ from moe_watch.backends.model_files.selected_experts import (
 )
 from moe_watch.backends.model_files.sizes import WeightFacts, weight_facts
 from moe_watch.backends.protocol import EngineOptions
+from moe_watch.backends.prune_record import expert_ids, record_of_config
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.deferred_imports import complete
 from moe_watch.backends.text.chat_template import no_template, of_hugging_face, variables_of_hugging_face
@@ -381,6 +382,7 @@ def _model_info(
         context_length=context,
         trained_length=model_config.trained_length(config),
         fingerprint=facts.fingerprint,
+        expert_ids=expert_ids(record_of_config(config), layers, shape.experts),
     )
 
 

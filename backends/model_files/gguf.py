@@ -75,6 +75,20 @@ PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
+class GgufLayout:
+    """Places of the parts of a file, in bytes from its beginning."""
+
+    version: int
+    alignment: int
+    entries: list[tuple[str, int, int]]
+    """Key, start and end of each metadata entry, in the order of the file."""
+    kinds: list[int]
+    """Type number of each tensor."""
+    starts: list[int]
+    """Start of each tensor's data."""
+
+
+@dataclass(frozen=True, slots=True)
 class GgufFile:
     """Header of one file."""
 
@@ -84,6 +98,7 @@ class GgufFile:
     tensors: list[TensorInfo]
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Arrays of integers in the metadata with at most `LONGEST_ARRAY` items, e.g. one number per layer."""
+    layout: GgufLayout = GgufLayout(VERSIONS[-1], ALIGNMENT, [], [], [])
 
     @property
     def architecture(self) -> str:
@@ -177,6 +192,7 @@ class _Reader:
         self._strings_left = MOST_STRINGS
         self._at = 8
         self._arrays: dict[str, tuple[int, ...]] = {}
+        self._entries: list[tuple[str, int, int]] = []
 
     def read(self) -> GgufFile:
         try:
@@ -188,15 +204,21 @@ class _Reader:
         except (struct.error, IndexError, OverflowError) as error:
             size = len(self._data)
             raise UserError(f"{self._path} is truncated inside its header: {size:,} bytes", advice=AGAIN) from error
-        start = self._data_start(metadata)
-        return GgufFile(self._path, metadata, self._tensors(start, rows), self._arrays)
+        alignment = self._alignment(metadata)
+        start = -(-self._at // alignment) * alignment
+        kinds, starts = [row[2] for row in rows], [start + row[3] for row in rows]
+        layout = GgufLayout(int.from_bytes(self._data[4:8], "little"), alignment, self._entries, kinds, starts)
+        return GgufFile(self._path, metadata, self._tensors(start, rows), self._arrays, layout)
 
     # -- metadata
 
     def _entry(self) -> tuple[str, Scalar]:
+        start = self._at
         key = self._string()
         kind = self._scalar(NUMBER)
-        return key, self._array(key) if kind == ARRAY else self._value(kind)
+        value = self._array(key) if kind == ARRAY else self._value(kind)
+        self._entries.append((key, start, self._at))
+        return key, value
 
     def _value(self, kind: int) -> Scalar:
         if kind == STRING:
@@ -267,11 +289,11 @@ class _Reader:
         shape = tuple(self._scalar(COUNT) for _ in range(dimensions))
         return name, shape, self._scalar(NUMBER), self._scalar(COUNT)
 
-    def _data_start(self, metadata: Mapping[str, Scalar]) -> int:
+    def _alignment(self, metadata: Mapping[str, Scalar]) -> int:
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
             raise self._corrupt(f"alignment {alignment!r}")
-        return -(-self._at // alignment) * alignment
+        return alignment
 
     def _tensors(self, start: int, rows: Sequence[tuple[str, tuple[int, ...], int, int]]) -> list[TensorInfo]:
         tensors = [self._tensor(start, *row) for row in rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe_watch.backends.model_files import ollama
 from moe_watch.backends.model_files.catalog import ModelLocation
-from moe_watch.backends.model_files.config import Config, check_selection, expert_count, read_config
+from moe_watch.backends.model_files.config import Config, check_selection, expert_count, layer_count, read_config
 from moe_watch.backends.model_files.dense import check_generates, check_task, is_dense
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import check_model
@@ -60,6 +60,20 @@ def is_dense_model(location: ModelLocation) -> bool:
     if location.format == "gguf":
         return (read_parts(location.path)[0].number("expert_count") or 0) < 2
     return expert_count(read_config(location.path)) is None
+
+
+def hidden_layers(location: ModelLocation) -> int | None:
+    """Return the number of layers of a model, those without a router included; None if its files do not state it.
+
+    Layers that predict further tokens are not counted, as in a Hugging Face config.
+    """
+    if location.path is None:
+        return None
+    if location.format == "huggingface":
+        return layer_count(read_config(location.path))
+    file = read_parts(location.path, digests=False)[0]
+    blocks = file.number("block_count")
+    return None if blocks is None else blocks - (file.number("nextn_predict_layers") or 0)
 
 
 def _download_again(location: ModelLocation) -> str:
@@ -158,10 +172,15 @@ def read_tensor_tables(folder: Path) -> list[TensorInfo]:
     Raises:
         UserError: there are no weight files, one is missing, or one is damaged.
     """
-    return [tensor for path in _weight_files(folder) for tensor in read_tensors(path)]
+    return [tensor for path in weight_files(folder) for tensor in read_tensors(path)]
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder, sorted by name.
+
+    Raises:
+        UserError: there are none, or the index lists one that is missing.
+    """
     files = sorted(folder.glob(WEIGHTS))
     missing = sorted(_indexed_files(folder) - {path.name for path in files})
     if missing:

@@ -53,8 +53,28 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class SafetensorsFile:
+    """Header of one file."""
+
+    tensors: list[TensorInfo]
+    starts: list[int]
+    """Start of each tensor's data, in bytes from the beginning of the file."""
+    metadata: object = None
+    """`__metadata__` of the header; None if it has none."""
+
+
 def read_tensors(path: Path) -> list[TensorInfo]:
     """Read the tensor table of one file, checked against the file's size.
+
+    Raises:
+        UserError: the file is missing, truncated or not a safetensors file.
+    """
+    return read_safetensors(path).tensors
+
+
+def read_safetensors(path: Path) -> SafetensorsFile:
+    """Read the header of one file, checked against the file's size.
 
     Raises:
         UserError: the file is missing, truncated or not a safetensors file.
@@ -68,7 +88,7 @@ def read_tensors(path: Path) -> list[TensorInfo]:
             header = file.read(length)
     except OSError as error:
         raise unreadable(path, error) from error
-    return _tensors(path, _parse(path, header), data_bytes=size - 8 - length)
+    return _tensors(path, _parse(path, header), size, data_start=8 + length)
 
 
 def _check_length(path: Path, start: bytes, length: int, size: int) -> None:
@@ -92,7 +112,8 @@ def _parse(path: Path, header: bytes) -> Mapping[str, object]:
     return table
 
 
-def _tensors(path: Path, table: Mapping[str, object], data_bytes: int) -> list[TensorInfo]:
+def _tensors(path: Path, table: Mapping[str, object], size: int, data_start: int) -> SafetensorsFile:
+    data_bytes = size - data_start
     tensors = []
     places = []
     for name, row in table.items():
@@ -106,7 +127,7 @@ def _tensors(path: Path, table: Mapping[str, object], data_bytes: int) -> list[T
         raise UserError(f"{path} is truncated: its tensors need {end:,} bytes, it has {data_bytes:,}", advice=AGAIN)
     if end < data_bytes:
         raise UserError(f"{path} is corrupt: {data_bytes - end:,} bytes belong to no tensor", advice=AGAIN)
-    return tensors
+    return SafetensorsFile(tensors, [data_start + start for start, _, _ in places], table.get("__metadata__"))
 
 
 def _check_places(path: Path, places: list[tuple[int, int, str]]) -> int:

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from moe_watch.backends.engine import Engine, Floats, Ints, Scorer
+from moe_watch.backends.engine import Engine, Floats, Scorer
 from moe_watch.backends.scoring.predictions import Predictions
 from moe_watch.backends.scoring.usage_sums import UsageSum
-from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized, UsageSums
+from moe_watch.backends.scoring.window_predictions import WindowPredictions
+from moe_watch.backends.scoring_messages import Conversation, Score, Scored, Tokenize, Tokenized, UsageSums
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.masks import ExpertMask, check_mask, unused_has_no_effect
 
 WHOLE = -1
 """`Scored.mask` of the first evaluation."""
+AS_TEXT = 'give them as plain texts, {"text": …}'
 
 
 class WindowScoring:
@@ -30,9 +32,30 @@ class WindowScoring:
         self._made_for: tuple[int, bool, bool] | None = None
 
     def tokenize(self, command: Tokenize) -> Tokenized:
-        """Tokenize texts, each with the special tokens that begin a text."""
-        ids = [self._engine.encode(text, turn=False, first=True) for text in command.texts]
+        """Tokenize texts with the tokens that begin a text, and conversations as the chat template formats them.
+
+        Raises:
+            UserError: there is a conversation, and the model has no chat template, or it fails.
+        """
+        rendered = iter(self._rendered([text for text in command.texts if not isinstance(text, str)]))
+        ids = [
+            self._engine.codec.encode(text, first=True, plain=command.plain)
+            if isinstance(text, str)
+            else self._engine.encode(next(rendered), turn=False, first=False)
+            for text in command.texts
+        ]
         return Tokenized(ids=ids, begin=self._engine.codec.begin)
+
+    def _rendered(self, conversations: Sequence[Conversation]) -> list[str]:
+        if not conversations:
+            return []
+        if not self._engine.has_chat_template:
+            what = f"{self._engine.model.name} has no chat template, and the texts have conversations"
+            raise UserError(what, advice=AS_TEXT)
+        try:
+            return self._engine.codec.render(conversations)
+        except UserError as error:
+            raise UserError(error.what, advice=AS_TEXT) from error
 
     def score(self, command: Score) -> Iterator[Scored]:
         """Evaluate a window, once whole and once with each mask.
@@ -43,20 +66,20 @@ class WindowScoring:
         base = ExpertMask.from_rows(command.base)
         masks = [ExpertMask.of([*base.pairs, *ExpertMask.from_rows(rows).pairs]) for rows in command.masks]
         self._check(command, [base, *masks])
-        scorer = self._scorer_for(command)
-        ids = np.asarray(command.ids, np.int64)
         needs_usage = command.usage or bool(masks)
-        whole = self._evaluate(scorer, base, command, usage=needs_usage)
-        predictions, usage = whole
-        yield Scored(mask=WHOLE, surprisal=_surprisal(predictions, ids), usage=usage if command.usage else None)
+        scorer = self._scorer_for(command, usage=needs_usage)
+        whole, usage = self._evaluate_whole(scorer, base, command, usage=needs_usage)
+        yield Scored(
+            mask=WHOLE,
+            surprisal=_packed(whole.surprisal) if command.surprisal else b"",
+            usage=usage if command.usage else None,
+        )
         skips = unused_has_no_effect(self._engine.model.gate, self._engine.groups)
         for at, mask in enumerate(masks):
             if skips and usage is not None and self._is_unused(mask, base, usage):
                 yield Scored(mask=at, unused=True)
-                continue
-            other, _ = self._evaluate(scorer, mask, command, usage=False)
-            divergence = _packed(predictions.divergence(other)) if predictions and other else b""
-            yield Scored(mask=at, surprisal=_surprisal(other, ids), divergence=divergence)
+            else:
+                yield self._evaluate_masked(scorer, mask, at, command, whole.kept)
 
     def close(self) -> None:
         """Release the context of the scorer."""
@@ -74,38 +97,63 @@ class WindowScoring:
                 )
             check_mask(mask, self._engine.model, self._engine.groups)
 
-    def _scorer_for(self, command: Score) -> Scorer:
-        needs = command.window, command.usage or bool(command.masks), command.saliency
+    def _scorer_for(self, command: Score, *, usage: bool) -> Scorer:
+        needs = command.window, usage, command.usage and command.saliency
         if self._scorer is None or self._made_for != needs:
             self.close()
             self._scorer = self._engine.scorer(needs[0], usage=needs[1], saliency=needs[2])
             self._made_for = needs
         return self._scorer
 
-    def _evaluate(
-        self, scorer: Scorer, mask: ExpertMask, command: Score, *, usage: bool
-    ) -> tuple[Predictions | None, UsageSums | None]:
-        """Evaluate the window with a mask; returns its predictions and the sums of its routing, where needed."""
-        scorer.mask(mask)
-        total = UsageSum(self._engine.model, saliency=command.saliency) if usage else None
-        kept: list[Floats] = []
+    def _evaluate_whole(
+        self, scorer: Scorer, base: ExpertMask, command: Score, *, usage: bool
+    ) -> tuple[WindowPredictions, UsageSums | None]:
+        """Return the predictions of the first evaluation, and the sums of its routing, where needed."""
+        total = UsageSum(self._engine.model, saliency=command.usage and command.saliency) if usage else None
+        predictions = WindowPredictions(np.asarray(command.ids, np.int64), keeps=bool(command.masks))
+        scorer.mask(base)
+        scorer.observe(usage)
         for batch in scorer.evaluate(command.ids):
             if command.surprisal:
-                kept.append(np.array(batch.logits, np.float32))
+                predictions.add(batch.logits)
             if total is not None:
                 total.add(batch)
-        predictions = Predictions(np.concatenate(kept)[:-1]) if kept else None
+        self._require_numbers(predictions, command)
         return predictions, None if total is None else total.result()
+
+    def _evaluate_masked(
+        self, scorer: Scorer, mask: ExpertMask, at: int, command: Score, whole: Predictions | None
+    ) -> Scored:
+        """Return the evaluation with a mask; only its predictions are read."""
+        predictions = WindowPredictions(np.asarray(command.ids, np.int64), reference=whole)
+        scorer.mask(mask)
+        scorer.observe(False)
+        for batch in scorer.evaluate(command.ids):
+            if command.surprisal:
+                predictions.add(batch.logits)
+        self._require_numbers(predictions, command)
+        if not command.surprisal:
+            return Scored(mask=at)
+        return Scored(mask=at, surprisal=_packed(predictions.surprisal), divergence=_packed(predictions.divergence))
+
+    def _require_numbers(self, predictions: WindowPredictions, command: Score) -> None:
+        """Refuse predictions that are not numbers.
+
+        Raises:
+            UserError: a surprisal is NaN.
+        """
+        if command.surprisal and (wrong := np.flatnonzero(np.isnan(predictions.surprisal))).size:
+            raise UserError(
+                f"{self._engine.model.name} outputs NaN after token {wrong[0]} of the window: damaged weights, or an "
+                "overflow in their precision",
+                advice="try another file of the model, or another precision",
+            )
 
     def _is_unused(self, mask: ExpertMask, base: ExpertMask, usage: UsageSums) -> bool:
         """Return whether no token of the window selects an expert that the mask adds."""
         position = {layer: at for at, layer in enumerate(self._engine.model.layers)}
         added = set(mask.pairs) - set(base.pairs)
         return all(usage.counts[position[layer]][expert] == 0 for layer, expert in added)
-
-
-def _surprisal(predictions: Predictions | None, ids: Ints) -> bytes:
-    return b"" if predictions is None else _packed(predictions.surprisal(ids[1:]))
 
 
 def _packed(values: Floats) -> bytes:

@@ -89,9 +89,13 @@ class TextCodec:
         """Ids of end-of-text tokens."""
         return frozenset(self._tokenizer.eos_token_ids)
 
-    def encode(self, text: str, *, first: bool) -> list[int]:
-        """Return the token ids of raw text; `first` adds the special tokens that begin a text."""
-        return list(self._tokenizer.encode(text, add_special_tokens=first))
+    def encode(self, text: str, *, first: bool, plain: bool = False) -> list[int]:
+        """Return the token ids of raw text; `first` adds the special tokens that begin a text.
+
+        With `plain`, special tokens that are written in the text are plain text.
+        """
+        options = {"split_special_tokens": True} if plain else {}
+        return list(self._tokenizer.encode(text, add_special_tokens=first, **options))
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of these tokens, including special ones; negative ids are skipped."""

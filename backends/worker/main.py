@@ -23,10 +23,12 @@ from moe_watch.backends.generation.observation import Observer, captured
 from moe_watch.backends.generation.outbox import Outbox
 from moe_watch.backends.generation.preview import preview
 from moe_watch.backends.generation.run import GenerationRun
+from moe_watch.backends.generation.start import session_texts
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.preflight import preflight
 from moe_watch.backends.protocol import (
     Batch,
+    CheckSession,
     Failed,
     Load,
     Measure,
@@ -39,7 +41,7 @@ from moe_watch.backends.protocol import (
     encode,
 )
 from moe_watch.backends.scoring.windows import WindowScoring
-from moe_watch.backends.scoring_messages import Score, Tokenize
+from moe_watch.backends.scoring_messages import Score, Tokenize, Tokenized
 from moe_watch.backends.system import out_of_memory
 from moe_watch.backends.system.parent_pipe import hold
 from moe_watch.backends.text.format_check import template_warnings
@@ -131,17 +133,20 @@ def _serve_commands(engine: Engine, inbox: Inbox, send: Send) -> None:
                 send(Measured(measurements.measure(command)))
             case ShowPrompt():
                 send(preview(command, engine))
-            case Tokenize() | Score():
-                _score(command, scoring, send)
+            case Tokenize() | Score() | CheckSession():
+                _score(command, engine, scoring, send)
             case Load():
                 send(Failed(message="a model is loaded already", fatal=False, command="load"))
             case Perturb():
                 send(Failed(message="nothing was injected: no run is in progress", fatal=False, command="inject"))
 
 
-def _score(command: Tokenize | Score, scoring: WindowScoring, send: Send) -> None:
-    """Answer a command that scores given tokens; a refused one does not end the worker."""
+def _score(command: Tokenize | Score | CheckSession, engine: Engine, scoring: WindowScoring, send: Send) -> None:
+    """Answer a command on given tokens; a refused one does not end the worker."""
     try:
+        if isinstance(command, CheckSession):
+            send(Tokenized(ids=session_texts(engine, command.tokens), begin=engine.codec.begin))
+            return
         if isinstance(command, Tokenize):
             send(scoring.tokenize(command))
             return

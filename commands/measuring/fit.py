@@ -69,6 +69,7 @@ def _result(found: FileFit) -> FitReport:
 
 
 def _lines(found: FileFit) -> list[str]:
+    from moe_watch.routing.half_life.series import since_mask
     from moe_watch.routing.half_life.wording import by_weight, doubt, in_words
     from moe_watch.routing.pressure.formulas import mode_words
     from moe_watch.sessions.text import plural
@@ -76,12 +77,14 @@ def _lines(found: FileFit) -> list[str]:
     fit = found.fit
     mode = "mode not named" if fit.mode is None else mode_words(fit.mode)
     several = f"context {found.context}: " if len(found.contexts) > 1 else ""
+    masked_at = next((each.masked_at for each in found.contexts if each.number == found.context), None)
+    since = f", {since_mask(masked_at)}" if masked_at is not None else ""
     said = doubt(fit)
     heading = ["shape", "weight", "AICc", "parameters"]
     return [
         several + in_words(fit),
         "",
-        f"{plural(fit.chunks, 'chunk')}, {mode}, from chunk {fit.first} on; correlation of successive noise"
+        f"{plural(fit.chunks, 'chunk')}, {mode}, from chunk {fit.first} on{since}; correlation of successive noise"
         f" {fit.phi:.2f}",
         f"trend test: p = {fit.p:.2g} for a single look, {fit.p_sequential:.2g} for"
         f" {plural(fit.looks, 'sequential look')}",

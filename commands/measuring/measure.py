@@ -25,6 +25,7 @@ from moe_watch.commands.options import (
     text_of,
 )
 from moe_watch.commands.output import complain, print_result, say
+from moe_watch.commands.watching.ablate_option import ablate_option, mask_of
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_pause, show_progress
 from moe_watch.commands.watching.pause_options import control_of, control_options
 from moe_watch.commands.watching.settings import check_model, default_prompt, require_routers
@@ -51,6 +52,7 @@ NEUTRAL = " This is a sentence among others."
 @click.command()
 @model_choice
 @engine_options
+@ablate_option
 @control_options
 @click.option("--chunks", type=COUNT, default=50, show_default=True, metavar="N", help="Measured chunks per run.")
 @click.option("--chunk-size", type=COUNT, default=20, show_default=True, metavar="N", help="Tokens per chunk.")
@@ -262,7 +264,12 @@ def _plan(folder: Path, options: Options) -> Plan:
         options=engine,
         template=template,
         spec=RunSpec(
-            raw=options["raw"], system=system, sampler=sampler_of(options, "never"), chunk_size=chunk_size, forks=forks
+            raw=options["raw"],
+            system=system,
+            sampler=sampler_of(options, "never"),
+            chunk_size=chunk_size,
+            forks=forks,
+            mask=mask_of(options),
         ),
         prompts=[whole_text(each) for each in prompts],
         seeds=seeds,

@@ -142,10 +142,11 @@ def _size(model: ListedModel) -> str:
 
 
 def _experts(model: ListedModel) -> str:
-    """Return MoE layers × experts; of a dense model its layers."""
+    """Return MoE layers × experts; of a dense model its layers, of a pruned one also the experts before."""
     if model.experts == 0:
         return "dense"
-    return f"{_number(model.layers)} × {_number(model.experts)}"
+    before = "" if model.whole_experts is None else f" of {model.whole_experts}"
+    return f"{_number(model.layers)} × {_number(model.experts)}{before}"
 
 
 def _top(model: ListedModel) -> str:

@@ -47,6 +47,7 @@ def _facts(sources: list[ComparedSource]) -> list[list[str]]:
         "weights": _weights,
         "engine": lambda source: "n/a" if source.header is None else source.header.backend.name,
         "tokens": _tokens,
+        "experts off": lambda source: source.masks or "none",
         "pressure": lambda source: "n/a" if source.is_dense else source.mode or "mode not named",
         "verdict": lambda source: _counted("n/a" if run.fit is None else run.fit.verdict for run in source.runs),
         "half-life": _half_lives,
@@ -63,7 +64,8 @@ def _facts(sources: list[ComparedSource]) -> list[list[str]]:
     }
     rows = [[name, *(_cut(fact(source)) for source in sources)] for name, fact in facts.items()]
     is_dense = all(source.is_dense for source in sources)
-    return [row for row in rows if not is_dense or set(row[1:]) != {"n/a"}]
+    empty = {"experts off": "none"} | (dict.fromkeys(facts, "n/a") if is_dense else {})
+    return [row for row in rows if set(row[1:]) != {empty.get(row[0])}]
 
 
 def _figure(value: float | None, form: str, unit: str = "") -> str:

@@ -15,7 +15,8 @@ from moe_watch.commands.tables import table_lines
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
-    from moe_watch.sessions.library.listing import Entry, Facts, Preview
+    from moe_watch.sessions.library.listing import Entry, Preview
+    from moe_watch.sessions.library.scanning import Facts
     from moe_watch.sessions.results.recordings import RecordingPreview, RecordingResult
 
 NAME_WIDTH = 40
@@ -236,8 +237,10 @@ def _first(facts: Facts, run: Sequence[Entry]) -> str:
 
 
 def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
+    from msgspec import UNSET
+
     from moe_watch.sessions.library.listing import names_of
-    from moe_watch.sessions.text import routers_text
+    from moe_watch.sessions.text import PRUNED, masks_text, routers_text
     from moe_watch.tui.text.format import count, size
     from moe_watch.tui.text.sanitize import one_line
     from moe_watch.tui.text.template_origin import template_in_words
@@ -249,6 +252,8 @@ def _shown(seen: Preview, facts: Facts, run: Sequence[Entry]) -> list[str]:
         str(entry.path),
         f"model      {model.name}" + (f", {model.quantization}" if model.quantization else ""),
         f"routers    {routers_text(len(model.layers), model.experts, model.experts_per_token)}",
+        *([f"off        {masks_text(facts.masks)}"] if facts.masks else []),
+        *([f"pruned     {PRUNED}"] if model.expert_ids is not UNSET else []),
         f"engine     {header.backend.name} {header.backend.version}, {header.backend.device}",
         f"begun      {header.created}, seed {header.sampling.seed}",
         f"holds      {count(facts.tokens)} tokens, {count(facts.chunks)} chunks, {size(entry.size)}",
@@ -308,6 +313,7 @@ def _with_facts(found: RecordingResult, facts: Facts) -> RecordingResult:
         end=facts.end,
         chunks=facts.chunks,
         ended=facts.ended,
+        masks=facts.masks,
         half_life=HalfLifeResult(verdict=half_life.verdict, half_life=half_life.half_life, words=half_life.words),
     )
 

@@ -42,7 +42,19 @@ def _heading(summary: RunSummary) -> list[str]:
         f"{summary.model} · {summary.backend} · {shape} · seed {summary.seed}",
         f"{plural(tokens.generated, 'token')} generated, {tokens.prompt:,} of prompt, {tokens.injected:,} injected",
         _means(summary),
+        *_experts(summary),
     ]
+
+
+def _experts(summary: RunSummary) -> list[str]:
+    """Return notes about experts that were switched off, another number of experts per token, and a pruned model."""
+    from moe_watch.sessions.text import PRUNED, masks_text, top_k_text
+
+    found = [f"experts off: {masks_text(summary.masks)}"] if summary.masks else []
+    if summary.own_experts_per_token is not None:
+        own = top_k_text(summary.own_experts_per_token)
+        found.append(f"{top_k_text(summary.experts_per_token)} in place of the model's own {own}")
+    return found if summary.expert_ids is None else [*found, PRUNED]
 
 
 def _means(summary: RunSummary) -> str:
@@ -72,7 +84,7 @@ def _layer(summary: RunSummary, usage: UsageResult, at: int) -> list[str]:
         _number(entropy, 4),
         _number(usage.usage_entropy[at], 4),
         _most_used(usage.shares[at], usage.counts[at]),
-        _dead(usage.dead[at], summary.experts),
+        _dead(usage.dead[at], usage.switched_off[at], summary.experts),
     ]
 
 
@@ -84,17 +96,22 @@ def _most_used(shares: list[float | None], counts: list[int]) -> str:
     return f"{-expert} ({100 * share:.1f} % of {sum(counts):,})"
 
 
-def _dead(count: int | None, experts: int) -> str:
-    return "n/a" if count is None else f"{count} of {experts}"
+def _dead(count: int | None, switched_off: int | None, experts: int) -> str:
+    off = f", {switched_off} off" if switched_off else ""
+    return "n/a" if count is None else f"{count} of {experts}{off}"
 
 
 def _pressure(pressure: PressureResult) -> list[str]:
+    from moe_watch.routing.half_life.series import since_mask
     from moe_watch.routing.pressure.formulas import mode_words
 
     where = f", context {pressure.context}" if len(pressure.contexts) > 1 else ""
+    since = next((each.since_mask for each in pressure.contexts if each.context == pressure.context), None)
+    where += f", {since_mask(since)}" if since is not None else ""
     name = f"mid-pressure, {mode_words(pressure.mode)}{where}"
     of_context = (chunk for chunk in pressure.chunks if chunk.context == pressure.context)
-    complete = (chunk for chunk in of_context if not (chunk.warm_up or chunk.partial))
+    of_mask = (chunk for chunk in of_context if since is None or chunk.tokens[0] >= since)
+    complete = (chunk for chunk in of_mask if not (chunk.warm_up or chunk.partial))
     mids = [chunk.mid for chunk in complete if chunk.mid is not None]
     if not mids:
         missing = pressure.warm_up_missing
@@ -112,8 +129,15 @@ def context_lines(contexts: Sequence[ContextResult]) -> list[str]:
     """Return a line per context with its verdict, if there are several, from `contexts_result`."""
     if len(contexts) < 2:
         return []
-    said = [(each, each.words or f"no verdict: {each.fit_unavailable}") for each in contexts]
-    return [f"  context {each.context}: {plural(each.measured, 'measured chunk')}, {words}" for each, words in said]
+    return [_context_line(each) for each in contexts]
+
+
+def _context_line(context: ContextResult) -> str:
+    from moe_watch.routing.half_life.series import since_mask
+
+    since = f" {since_mask(context.since_mask)}" if context.since_mask is not None else ""
+    words = context.words or f"no verdict: {context.fit_unavailable}"
+    return f"  context {context.context}: {plural(context.measured, 'measured chunk')}{since}, {words}"
 
 
 def _crossing(pressure: PressureResult) -> str:

@@ -14,6 +14,7 @@ import click
 
 from moe_watch.commands.options import generation_options, model_choice, recording_options
 from moe_watch.commands.output import complain
+from moe_watch.commands.watching.ablate_option import ablate_option
 from moe_watch.commands.watching.headless import finish, follow, require_whole
 from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.settings import run_settings
@@ -29,6 +30,7 @@ STANDARD_OUTPUT = Path("-")
 @click.command()
 @model_choice
 @generation_options
+@ablate_option
 @recording_options
 @control_options
 @click.option(

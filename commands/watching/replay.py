@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from moe_watch.commands.watching.headless import finish, follow
+from moe_watch.commands.watching.importance_option import check_importance, importance_files, importance_option
 from moe_watch.commands.watching.screen import require_terminal, show
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
+    from moe_watch.routing.header import ModelInfo
     from moe_watch.sessions.reading.store import Store
 
 SPEEDS = (0.25, 16.0)
@@ -32,9 +34,12 @@ TERMINAL = "/dev/tty"
 @click.option(
     "--follow", "-f", "following", is_flag=True, help="Begin at the end, and follow a session that is still recording."
 )
+@importance_option
 @click.option("--headless", is_flag=True, help="Compute the summary without a dashboard.")
 @click.option("--json", "as_json", is_flag=True, help="With --headless: print the summary as one JSON object.")
-def replay(file: Path, speed: float, following: bool, headless: bool, as_json: bool) -> None:
+def replay(
+    file: Path, speed: float, following: bool, importance: tuple[Path, ...], headless: bool, as_json: bool
+) -> None:
     """Replay FILE: a session, its name in `moe-watch sessions`, or - for a session from a pipe.
 
     All numbers are recomputed from the recorded tokens. Waits of more than two seconds are cut to two seconds.
@@ -45,6 +50,9 @@ def replay(file: Path, speed: float, following: bool, headless: bool, as_json: b
         )
     if as_json and not headless:
         raise UserError("--json without --headless", advice="add --headless")
+    if importance and headless:
+        raise UserError("--importance with --headless", advice="leave out one of them")
+    known = importance_files(importance)
 
     from moe_watch.sessions.library.lookup import session_file
     from moe_watch.sessions.replaying.source import ReplaySource
@@ -54,10 +62,22 @@ def replay(file: Path, speed: float, following: bool, headless: bool, as_json: b
         require_terminal(advice="use --headless")
     session = session_file(file) if piped is None else piped
     if not headless:
-        show(ReplaySource(session, speed=speed, follow=following))
+        if known and isinstance(session, Path):
+            check_importance(known, _model_of(session))
+        show(ReplaySource(session, speed=speed, follow=following), importance=known)
         return
     source = ReplaySource(session, speed=0, follow=following)
     finish(source, follow(source, total=None), as_json=as_json)
+
+
+def _model_of(session: Path) -> ModelInfo:
+    from moe_watch.sessions.reading.reader import read_session
+
+    reader = read_session(session)
+    try:
+        return reader.header.model
+    finally:
+        reader.close()
 
 
 def _piped(*, keyboard: bool) -> Store:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from moe_watch.commands.watching.exit_notice import exit_notice
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
+    from moe_watch.sessions.experts.importance import ImportanceFile
     from moe_watch.sessions.live.source import LiveSource
     from moe_watch.sessions.replaying.source import ReplaySource
 
@@ -48,8 +49,12 @@ def require_terminal(*, advice: str) -> None:
         )
 
 
-def show(source: LiveSource | ReplaySource) -> None:
+def show(source: LiveSource | ReplaySource, *, importance: Sequence[tuple[str, ImportanceFile]] = ()) -> None:
     """Run the dashboard until the user quits, then print the path of the recording.
+
+    Args:
+        source: of the events.
+        importance: profiles and ablations of the model, with their names; empty for the stored ones.
 
     Raises:
         UserError: the run could not begin, or the file could not be read.
@@ -60,7 +65,7 @@ def show(source: LiveSource | ReplaySource) -> None:
     with _signals_put_off():
         try:
             source.start()
-            MoeWatchApp(source, clock=time.monotonic, closing=exit_notice).run()
+            MoeWatchApp(source, clock=time.monotonic, importance=importance, closing=exit_notice).run()
         finally:
             _ignore_signals()
             source.close()

@@ -18,6 +18,7 @@ from moe_watch.commands.options import (
     system_of,
     template_of,
 )
+from moe_watch.commands.watching.ablate_option import mask_of
 from moe_watch.commands.watching.pause_options import control_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run_settings(
     """Return the settings of a live run.
 
     Args:
-        options: those of `generation_options`, `recording_options` and `control_options`.
+        options: those of `generation_options`, `ablate_option`, `recording_options` and `control_options`.
         stop: default of `--stop`.
         rate: limit in tokens per second; 0 is no limit.
         on_full_context: effect of a full context.
@@ -72,6 +73,7 @@ def run_settings(
     control = control_of(options)
     backend, system, template = options.pop("backend"), system_of(options), template_of(options)
     check_model(model, backend, engine)
+    mask = mask_of(options)
     teacher = None if (file := options.pop("teacher")) is None else _teacher(file)
     spec = RunSpec(
         prompt=_prompt(model, prompt, teacher),
@@ -83,6 +85,7 @@ def run_settings(
         on_full_context=on_full_context,
         injections=injections_of(options),
         multistep=multistep,
+        mask=mask,
         teacher=teacher,
         **options,
     )

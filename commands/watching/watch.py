@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.ablate_option import ablate_option
+from moe_watch.commands.watching.importance_option import importance_files, importance_option
 from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.screen import require_terminal, show
 from moe_watch.commands.watching.settings import run_settings
@@ -16,14 +19,22 @@ from moe_watch.routing.errors import UserError
 @click.command()
 @model_choice
 @generation_options
+@ablate_option
 @recording_options
 @control_options
+@importance_option
 @click.option("--no-record", is_flag=True, help="Do not record the run.")
 @click.option(
     "--rate", type=float, default=30.0, show_default=True, help="Limit in tokens per second; 0 for as fast as possible."
 )
 @click.option("--multistep", is_flag=True, help="Pause after every chunk until you continue the run.")
-def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, **options: Any) -> None:
+def watch(
+    no_record: bool = False,
+    rate: float = 30.0,
+    multistep: bool = False,
+    importance: tuple[Path, ...] = (),
+    **options: Any,
+) -> None:
     """Watch MODEL generate.
 
     MODEL is a folder, a .gguf file, a Hugging Face id, a name that `moe-watch models` lists, or pocket, the built-in
@@ -35,6 +46,7 @@ def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, 
     """
     if not 0 <= rate < float("inf"):
         raise UserError(f"--rate is {rate}", advice="use tokens per second, or 0 for as fast as possible")
+    known = importance_files(importance)
     require_terminal(advice="use `moe-watch record`, which needs none")
     settings = run_settings(
         options,
@@ -48,4 +60,4 @@ def watch(no_record: bool = False, rate: float = 30.0, multistep: bool = False, 
 
     from moe_watch.sessions.live.source import LiveSource
 
-    show(LiveSource(settings))
+    show(LiveSource(settings), importance=known)

@@ -60,7 +60,7 @@ def groups(model: Any) -> tuple[int, int]:
 
 
 def choose_mask(golden: Arrays, count: int, used: int) -> Masked:
-    """Return the most used experts of every layer but the second, as many as can be switched off."""
+    """Return the most used experts of every layer but the second: two, or fewer if the router would have no choice."""
     experts, k = golden["router_logits"].shape[-1], golden["experts"].shape[-1]
     found: Masked = {}
     for place, layer in enumerate(golden["layers"].tolist()):

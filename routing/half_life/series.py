@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from moe_watch.routing.contexts import ContextNumbers
-from moe_watch.routing.events import Chunk, Keyframe, StreamItem, Token
+from moe_watch.routing.events import Change, Chunk, Keyframe, StreamItem, Token
 from moe_watch.routing.half_life.chronomoe import EntropyCollapse, entropy_collapse
 from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_short
 from moe_watch.routing.pressure.instruments import lacks_start
+from moe_watch.routing.router.present_mask import PresentMask
+
+
+def since_mask(masked_at: int | None) -> str:
+    """Return in words that a series begins with a change of the mask; empty without one."""
+    return "" if masked_at is None else f"since the mask changed at token {masked_at:,}"
 
 
 class ContextSeries:
@@ -25,6 +31,9 @@ class ContextSeries:
         self.mid: list[float] = []
         self.begins_at: Keyframe | None = None
         """State before the first recorded token; None if that is the first token of the context."""
+        self.masked_at: int | None = None
+        """Index of the first token since the last change of the mask; the series has the chunks after it. None without
+        a change in the context."""
         self._entropies: list[float] = []
         self._unmeasured = 0
         self._fit: tuple[int, Fit] | None = None
@@ -32,8 +41,10 @@ class ContextSeries:
 
     @property
     def has_start(self) -> bool:
-        """True if the first measured chunk of the context is, or will be, in the series."""
-        return self.begins_at is None or not lacks_start(self.begins_at, self.mode)
+        """True if the first measured chunk of the context, or since the mask changed, is or will be in the series."""
+        if self.masked_at is not None or self.begins_at is None:
+            return True
+        return not lacks_start(self.begins_at, self.mode)
 
     @property
     def unavailable(self) -> str:
@@ -42,7 +53,8 @@ class ContextSeries:
             return f"the recording begins at chunk {self.begins_at.chunks}, after the first measured one"
         if self._unmeasured and not self.mid:
             return f"{self._unmeasured} chunks have no pressure: a signal it needs was not recorded"
-        return too_short(len(self.mid)) or too_long(len(self.mid))
+        problem = too_short(len(self.mid)) or too_long(len(self.mid))
+        return f"{problem} {since_mask(self.masked_at)}".rstrip() if problem else ""
 
     def fit(self) -> Fit | None:
         """Fit the half-life of the series so far; return None if it is `unavailable`."""
@@ -56,6 +68,12 @@ class ContextSeries:
     def entropy_collapse(self) -> EntropyCollapse | None:
         """Return the fall of router entropy over the same chunks; None if a chunk has no router entropy."""
         return entropy_collapse(self._entropies) if len(self._entropies) == len(self.mid) else None
+
+    def change_mask(self, i: int) -> None:
+        """Begin again: the chunks before token `i` were computed with another mask."""
+        self.masked_at = i
+        self.positions, self.mid, self._entropies = [], [], []
+        self._unmeasured, self._fit = 0, None
 
     def feed(self, chunk: Chunk) -> bool:
         """Take in a measured chunk; return False if it has no pressure."""
@@ -72,8 +90,8 @@ class ContextSeries:
 class MidSeries:
     """Series of a run's contexts; it is fed the items of the run in order.
 
-    Each context is a separate series: no fit spans two contexts. Attributes without a context number refer to the
-    `judged` context.
+    Each context is a separate series: no fit spans two contexts, or two masks. Attributes without a context number
+    refer to the `judged` context.
 
     Args:
         mode: pressure mode of the chunks.
@@ -85,13 +103,20 @@ class MidSeries:
         """In order; contexts that are in no file are missing."""
         self._begun = False
         self._numbers = ContextNumbers()
+        self._masked = PresentMask()
 
     def feed(self, item: StreamItem) -> bool:
         """Take in one item; return True if a series grew."""
+        masked = self._masked.after(item)
         if self._numbers.feed(item):
             self._begin(item)
         elif isinstance(item, Keyframe) and item.i and not self._begun:
             self.current.begins_at = item
+        if isinstance(item, Change | Keyframe) and masked is not self._masked:
+            begins = not self._begun if isinstance(item, Keyframe) else not item.i
+            if not begins:
+                self.current.change_mask(item.i)
+            self._masked = masked
         self._begun |= isinstance(item, Token)
         if not isinstance(item, Chunk) or item.partial or item.warm_up:
             return False

@@ -12,6 +12,7 @@ from copy import deepcopy
 from math import isnan, log
 
 import numpy as np
+from msgspec import UNSET
 
 from moe_watch.routing.arrays import ABSENT, Ints, Selections, integer_rows, packed, unpacked
 from moe_watch.routing.chunks import ChunkClock
@@ -27,6 +28,7 @@ from moe_watch.routing.pressure.formulas import (
     reference_signals,
 )
 from moe_watch.routing.pressure.instrument_state import InstrumentSettings, PressureMemory, RunCounters, TokenBatch
+from moe_watch.routing.router.present_mask import PresentMask
 from moe_watch.routing.row_layout import keyframe_experts
 from moe_watch.routing.usage.counts import UsageCounts
 
@@ -76,6 +78,7 @@ class Instruments:
         self._counters = RunCounters(context=0 if settings.mode in CONTEXT_MODES else None)
         self._memory = PressureMemory.of(settings)
         self._multistep = header.multistep
+        self._masked = PresentMask()
         self._open: ChunkSums | None = None
         """The chunk that has begun and not ended."""
         self._last: LastToken | None = None
@@ -109,9 +112,16 @@ class Instruments:
             return derived
         if isinstance(event, Keyframe) and not self._counters.tokens:
             self._restore(event)
-        elif isinstance(event, Change) and event.multistep is not None:
-            self._multistep = event.multistep
+        elif isinstance(event, Change):
+            return self._change(event)
         return []
+
+    def _change(self, change: Change) -> list[Event]:
+        """Take in changed settings; another mask ends the open chunk."""
+        if change.multistep is not None:
+            self._multistep = change.multistep
+        self._masked = self._masked.after(change)
+        return [] if change.mask is UNSET else self._cut()
 
     def _begin_context(self) -> None:
         """Forget the token before; in modes that restart with a context, reset the memory.
@@ -293,6 +303,7 @@ class Instruments:
             last_experts=[None] * layers if self._before is None else keyframe_experts(self._before),
             open_chunk=None if self._open is None else self._open.to_keyframe(),
             multistep=self._multistep,
+            mask=self._masked.mask.rows if self._masked.mask else UNSET,
         )
 
     def frozen(self) -> Callable[[], Keyframe]:
@@ -325,6 +336,7 @@ class Instruments:
         memory.phases.phases = unpacked(frame.phases).reshape(shape)
         memory.coherence, memory.residual = frame.coherence, frame.residual
         self._multistep = frame.multistep
+        self._masked = self._masked.after(frame)
         self._before = self._settings.layout.experts_before(frame)
         if frame.open_chunk is not None:
             self._open = ChunkSums.from_keyframe(frame.open_chunk)

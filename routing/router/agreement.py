@@ -209,7 +209,7 @@ class Agreement:
             self.largest = LargestDifference(float(found[i, layer]), self.tokens + i, layer)
 
 
-def rank_correlation(a: Ints, b: Ints) -> Floats:
+def rank_correlation(a: Ints | Floats, b: Ints | Floats) -> Floats:
     """Return Spearman's rank correlation over the last axis, ties at their mean rank; NaN where one side is constant.
 
     References: spearman-1904.
@@ -228,9 +228,16 @@ def mean_ranks(values: Ints | Floats) -> Floats:
 
     References: wilcoxon-1945.
     """
-    below = (values[..., None, :] < values[..., :, None]).sum(-1)
-    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
-    ranks: Floats = below + (equal + 1) / 2
+    order = np.argsort(values, -1, kind="stable")
+    ordered = np.take_along_axis(values, order, -1)
+    begins = np.ones(values.shape, bool)
+    begins[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    place = np.broadcast_to(np.arange(1, values.shape[-1] + 1), values.shape)
+    ends = np.concatenate([begins[..., 1:], np.ones((*values.shape[:-1], 1), bool)], -1)
+    first = np.maximum.accumulate(np.where(begins, place, 0), -1)
+    last = np.flip(np.minimum.accumulate(np.flip(np.where(ends, place, values.shape[-1]), -1), -1), -1)
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2, -1)
     return ranks
 
 

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from moe_watch.routing.arrays import Flags
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import MaskRows, ModelInfo
 from moe_watch.routing.router.gates import Scores, Weighting, parse
@@ -77,6 +80,18 @@ class ExpertMask:
         """Return the masked experts of a layer, by its model layer index."""
         return self.experts.get(layer, frozenset())
 
+    def table(self, layers: Sequence[int], experts: int) -> Flags:
+        """Return `[L, E]` True for masked experts; layers and experts that the model does not have are left out.
+
+        Args:
+            layers: model layer index of each MoE layer.
+            experts: E.
+        """
+        found = np.zeros((len(layers), experts), np.bool_)
+        for at, layer in enumerate(layers):
+            found[at, [expert for expert in self.masked(layer) if expert < experts]] = True
+        return found
+
     def toggled(self, pairs: Sequence[tuple[int, int]]) -> ExpertMask:
         """Return the mask with these experts switched off; switched on again if all of them are off."""
         present, these = set(self.pairs), set(pairs)
@@ -142,10 +157,13 @@ def _check_groups(layer: int, masked: frozenset[int], experts: int, k: int, grou
 def unused_has_no_effect(gate: str, groups: ExpertGroups | None) -> bool:
     """Return whether masking an expert that no token selects leaves the model's output as it is.
 
-    With weights of a softmax over all experts that are not renormalised, every other weight grows; with groups, another
-    group can be selected.
+    With weights of a softmax over all experts that are not renormalised, every other weight grows, and so do small sums
+    that are replaced by a bound or added to; a sparsemixer's weights depend on experts that it does not select; with
+    groups, another group can be selected.
     """
     known = parse(gate)
-    if known is None or (groups is not None and groups.count > 1):
+    if known is None or known.weighting is Weighting.SPARSEMIXER or (groups is not None and groups.count > 1):
         return False
-    return known.scores is not Scores.SOFTMAX or known.weighting is not Weighting.AS_THEY_ARE
+    if known.scores is not Scores.SOFTMAX:
+        return True
+    return known.weighting is not Weighting.AS_THEY_ARE and not known.may_sum_to_less

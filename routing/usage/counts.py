@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moe_watch.routing.arrays import ABSENT, Floats, Ints, Selections
+from moe_watch.routing.arrays import ABSENT, Flags, Floats, Ints, Selections
 
 
 class UsageCounts:
@@ -109,9 +109,15 @@ def experts_for(counts: Ints, share: float = 0.9) -> Ints:
     return np.where(counts.sum(-1) > 0, reached.argmax(-1) + 1, 0)
 
 
-def dead(counts: Ints) -> Ints:
-    """Return the number of experts without a selection, per layer `[L]`. Report the size of the window with it."""
-    return np.asarray((counts == 0).sum(-1), np.int64)
+def dead(counts: Ints, off: Flags | None = None) -> Ints:
+    """Return the number of experts without a selection, per layer `[L]`. Report the size of the window with it.
+
+    Args:
+        counts: selections `[L, E]`.
+        off: `[L, E]` True for experts that were switched off in a part of the window; these are not counted.
+    """
+    unused = counts == 0
+    return np.asarray((unused if off is None else unused & ~off).sum(-1), np.int64)
 
 
 def jensen_shannon_distance(p: Floats, q: Floats) -> Floats:

@@ -23,6 +23,7 @@ from moe_watch.backends.model_files.catalog import (
 from moe_watch.backends.model_files.preflight import preflight
 from moe_watch.backends.optional_packages import install_command
 from moe_watch.backends.protocol import BackendChoice, EngineOptions
+from moe_watch.backends.prune_record import record_at
 from moe_watch.routing.errors import UserError
 from moe_watch.sessions.checking.results import CheckResult, failure, fine, gigabytes, warning
 from moe_watch.vitals.cgroup import group_memory
@@ -81,7 +82,9 @@ def files_check(model: CheckedModel) -> CheckResult:
         preflight(location)
     except UserError as error:
         return failure(FILES, error.what, error.advice)
-    return fine(FILES, str(location.path))
+    record = record_at(location.path)
+    pruned = "" if record is None else f"; pruned, {record.experts} experts before"
+    return fine(FILES, f"{location.path}{pruned}")
 
 
 def engine_choice_check(model: CheckedModel) -> CheckResult:

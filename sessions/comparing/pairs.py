@@ -18,7 +18,7 @@ from moe_watch.routing.stats.permutation import (
     trend_of_difference,
 )
 from moe_watch.routing.usage.counts import jensen_shannon_distance, shares
-from moe_watch.sessions.comparing.sources import ComparedRun, ComparedSource, read_source
+from moe_watch.sessions.comparing.sources import ComparedRun, ComparedSource, letter, read_source
 from moe_watch.sessions.comparing.tokens import TokenComparison, compare_tokens
 
 
@@ -76,6 +76,8 @@ def compare(paths: list[Path], mode: str | None = None) -> Comparison:
         UserError: one of them cannot be compared.
     """
     sources = [read_source(path, mode) for path in paths]
+    for at, other in enumerate(sources[1:], 1):
+        other.warnings.extend(_differing_masks(sources[0], other, letter(at)))
     pairs = [_pair(sources[0], other) for other in sources[1:]]
     half_lives = _corrected([pair.half_life for pair in pairs])
     trends = _corrected([pair.trend for pair in pairs])
@@ -86,6 +88,14 @@ def compare(paths: list[Path], mode: str | None = None) -> Comparison:
             for pair, half_life, trend in zip(pairs, half_lives, trends, strict=True)
         ],
     )
+
+
+def _differing_masks(a: ComparedSource, b: ComparedSource, name: str) -> list[str]:
+    """Return a warning if other experts were off in the two sources."""
+    if a.header is None or b.header is None or a.masks == b.masks:
+        return []
+    said = [f"{each_name} has {each.masks or 'none'}" for each_name, each in (("A", a), (name, b))]
+    return [f"{b.path}: other experts were switched off: {said[0]}, {said[1]}"]
 
 
 def _corrected(tests: list[Tested]) -> list[Tested]:

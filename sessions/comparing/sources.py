@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from moe_watch.routing.arrays import Ints
 from moe_watch.routing.errors import UserError
@@ -31,6 +32,7 @@ from moe_watch.sessions.live.teacher_forcing import no_token
 from moe_watch.sessions.measuring.plan import read_plan
 from moe_watch.sessions.reading.multipart import RunReader
 from moe_watch.sessions.reading.recompute import Recomputed
+from moe_watch.sessions.text import PRUNED, masks_text
 
 Kind = Literal["session", "measurement", "series"]
 
@@ -103,6 +105,12 @@ class ComparedSource:
         means = [summary.mean_of(quantity) for summary in self._summaries]
         values = [each for each in means if each is not None]
         return float(np.mean(values)) if values else None
+
+    @property
+    def masks(self) -> str:
+        """Experts that were off in its runs, in words; empty if all were on throughout."""
+        found = dict.fromkeys(masks_text(summary.masks) for summary in self._summaries)
+        return " or ".join(each or "none" for each in found) if any(found) else ""
 
     @property
     def is_dense(self) -> bool:
@@ -185,7 +193,8 @@ def _read_folder(path: Path, mode: str | None) -> ComparedSource:
 
 def _of_header(path: Path, header: Header) -> list[str]:
     """Return the header's warnings about the model: a setting that the engine ignores makes it another model."""
-    return [f"{path}: {warning}" for warning in header.warnings]
+    pruned = [] if header.model.expert_ids is UNSET else [PRUNED]
+    return [f"{path}: {warning}" for warning in (*header.warnings, *pruned)]
 
 
 def _session_run(path: Path, mode: str | None, warnings: list[str]) -> tuple[Header, ComparedRun]:

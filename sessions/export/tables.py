@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from moe_watch.routing.arrays import ABSENT, Floats, Ints
 from moe_watch.routing.events import (
@@ -24,6 +25,7 @@ from moe_watch.routing.events import (
     Unknown,
     Vitals,
 )
+from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.routing.row_layout import RowLayout
 from moe_watch.routing.usage.counts import shares
 from moe_watch.sessions.export.columns import Array, Batch, Cell, Column, Table, masked
@@ -159,7 +161,11 @@ EVENTS = Table(
         Column("t", "number", "seconds since the run began"),
         Column("what", "label", "form of the injection, refused command, new state, or changed setting"),
         Column("why", "text", "source of the injection, or reason of the refusal or state"),
-        Column("text", "text", "injected text, note or message; the new value of a changed setting"),
+        Column(
+            "text",
+            "text",
+            "injected text, note or message; the new value of a changed setting, of a mask LAYER:EXPERT pairs or none",
+        ),
     ),
 )
 
@@ -349,6 +355,10 @@ def _changes(change: Change) -> list[tuple[str, str]]:
     found = [(name, "on" if on else "off") for name, on in switched.items() if on is not None]
     if change.rate is not None:
         found.append(("rate", f"{change.rate:g}"))
+    if change.mask is not UNSET:
+        found.append(("mask", str(ExpertMask.from_rows(change.mask)) or "none"))
+    if change.experts_per_token is not UNSET:
+        found.append(("experts_per_token", str(change.experts_per_token)))
     sampling = [] if change.sampling is None else [("sampling", msgspec.json.encode(change.sampling).decode())]
     return [*found, *sampling]
 

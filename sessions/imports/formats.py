@@ -155,7 +155,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "profile",
         "a profile of activation counts: `activation_counts` by layer; JSON",
-        "`--experts-per-token` if `top_k` is missing",
+        "`--experts-per-token` if `num_experts_per_tok` and `top_k` are missing",
         profiler_json.is_profile,
         profiler_json.read_profile,
         needs=(CHOSEN,),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 from moe_watch.backends.protocol import (
     Batch,
+    CheckSession,
     Command,
     Failed,
     Load,
@@ -21,8 +22,8 @@ from moe_watch.backends.protocol import (
     ShowPrompt,
     Stop,
 )
-from moe_watch.backends.run_spec import RunSpec
-from moe_watch.backends.scoring_messages import Score, Scored, Tokenize, Tokenized
+from moe_watch.backends.run_spec import RunSpec, TeacherTokens
+from moe_watch.backends.scoring_messages import Conversation, Score, Scored, Tokenize, Tokenized
 from moe_watch.backends.worker.process import WorkerProcess
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import Progress
@@ -52,6 +53,8 @@ class KeptWorker:
         self._live: OnMessage | None = None
         """Receiver of the worker's messages during a live run."""
         self._death: Failed | None = None
+        self._unread = 0
+        """Evaluations of an earlier window that the worker still sends, and nothing reads."""
 
     def __enter__(self) -> KeptWorker:
         self._worker = WorkerProcess(self._receive)
@@ -96,29 +99,60 @@ class KeptWorker:
             raise UserError(answer.problem)
         return answer.prompt
 
-    def tokenize(self, texts: list[str]) -> Tokenized:
-        """Return the token ids of texts; no live run may be in progress.
+    def tokenize(self, texts: Sequence[str | Conversation], *, plain: bool = False) -> Tokenized:
+        """Return the token ids of texts and conversations; no live run may be in progress.
+
+        Args:
+            texts: the texts.
+            plain: read special tokens that are written in a plain text as text.
 
         Raises:
             UserError: a text cannot be tokenized.
         """
-        self._ask(Tokenize(texts=texts))
+        self._ask(Tokenize(texts=list(texts), plain=plain))
+        return self._await(Tokenized)
+
+    def check_session(self, tokens: list[TeacherTokens]) -> Tokenized:
+        """Return the token ids of a recorded session, one list per context; no live run may be in progress.
+
+        Raises:
+            UserError: they have another meaning for this model.
+        """
+        self._ask(CheckSession(tokens))
         return self._await(Tokenized)
 
     def score(self, command: Score) -> Iterator[Scored]:
         """Yield the evaluations of a window: of the whole model, then with each mask. No live run may be in progress.
 
+        Read all of them, or close the generator, before the next command.
+
         Raises:
             UserError: the window or a mask is refused, or the worker died.
         """
         self._ask(command)
-        for _ in range(1 + len(command.masks)):
-            yield self._await(Scored)
+        left = 1 + len(command.masks)
+        try:
+            while left:
+                answer = self._await(Scored)
+                left -= 1
+                yield answer
+        except UserError:
+            left = 0  # a refused window has no further evaluations
+            raise
+        finally:
+            self._unread = left
 
     def _ask(self, command: Command) -> None:
         if self._death is not None:
             raise UserError(self._death.message)
         self._worker.send(command)
+        while self._unread:
+            answer = self._answers.get()
+            self._unread -= 1
+            if isinstance(answer, Failed):
+                self._unread = 0
+                if answer.fatal:
+                    raise UserError(answer.message)
 
     def _await(self, kind: type[Answer]) -> Answer:
         while True:

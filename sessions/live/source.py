@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 
-from moe_watch.backends.protocol import Pause, Perturb, Resume, SetMultistep, SetTap
+from moe_watch.backends.protocol import Pause, Perturb, Resume, SetMask, SetMultistep, SetTap
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import PerturbationForm, StreamItem
+from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.sessions.live.environment import Surroundings
 from moe_watch.sessions.live.preview import PromptPreview
 from moe_watch.sessions.live.run import LiveRun
@@ -45,7 +46,8 @@ class LiveSource:
         always: frozenset[Ability] = frozenset({"perturb", "prompt", "rate", "record", "mark"})
         turn: frozenset[Ability] = frozenset({"turn"} if stage.run.ready.template else ())
         pause: frozenset[Ability] = frozenset({"pause", "tap", "multistep"} if isinstance(stage, UnderWay) else ())
-        return always | turn | pause
+        mask: frozenset[Ability] = frozenset(() if stage.run.ready.model.is_dense else {"mask"})
+        return always | turn | pause | mask
 
     @property
     def origin(self) -> Origin:
@@ -120,6 +122,9 @@ class LiveSource:
 
     def set_multistep(self, on: bool) -> None:
         self._mailbox.post(partial(self._run.send, SetMultistep(on)))
+
+    def mask(self, mask: ExpertMask) -> None:
+        self._mailbox.post(partial(self._run.send, SetMask(mask.rows)))
 
     def prompt(self, text: str) -> None:
         self._mailbox.post(partial(self._run.begin_next, text))

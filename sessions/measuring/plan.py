@@ -12,7 +12,7 @@ from moe_watch.backends.protocol import BackendChoice, EngineOptions, TemplateFi
 from moe_watch.backends.run_spec import ForkPlan, RunSpec, SamplerOptions
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.errors import UserError, system_error
-from moe_watch.routing.events import PauseConditions, Sampling
+from moe_watch.routing.events import MaskRows, PauseConditions, Sampling
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.sessions import paths
 from moe_watch.sessions.live.settings import RunSettings
@@ -161,6 +161,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     chunk_size: int = _DEFAULT.chunk_size
     control: bool = True
     forks: ForkPlan | None = None
+    mask: MaskRows = []
 
     @classmethod
     def of(cls, plan: Plan) -> PlanRecord:
@@ -181,6 +182,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             chunk_size=spec.chunk_size,
             control=plan.control,
             forks=spec.forks,
+            mask=spec.mask,
         )
 
     def plan(self) -> Plan:
@@ -192,7 +194,12 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
             options=self.options,
             template=self.chat.template,
             spec=RunSpec(
-                raw=self.raw, system=self.chat.system, sampler=sampler, chunk_size=self.chunk_size, forks=self.forks
+                raw=self.raw,
+                system=self.chat.system,
+                sampler=sampler,
+                chunk_size=self.chunk_size,
+                forks=self.forks,
+                mask=self.mask,
             ),
             prompts=self.prompts,
             seeds=self.seeds,

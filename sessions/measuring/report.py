@@ -9,10 +9,11 @@ from moe_watch.backends.run_spec import ForkPlan
 from moe_watch.routing.half_life.chronomoe import entropy_collapse
 from moe_watch.routing.half_life.fit import Fit, in_words
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
+from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.sessions.measuring.estimates import Estimates, FittedRun
 from moe_watch.sessions.measuring.plan import Plan
 from moe_watch.sessions.measuring.wording import control_lines, energy_lines, summary_lines
-from moe_watch.sessions.text import markdown_text, plural, routers_text, weights_text
+from moe_watch.sessions.text import markdown_text, mask_text, plural, routers_text, weights_text
 
 CAPTIONS = {
     "trajectories": "Mid-pressure of every run (thin), their mean, and the curve fitted to the mean with its 95 % band",
@@ -74,6 +75,7 @@ def _protocol(findings: Estimates) -> str:
         f"- each run: {WARM_UP_CHUNKS} warm-up and {plan.chunks} measured chunks of {plan.spec.chunk_size} tokens;"
         " end-of-text tokens are masked, so that the model continues",
         f"- sampler: {_sampler(plan)}",
+        *([f"- experts off: {mask_text(ExpertMask.from_rows(plan.spec.mask))}"] if plan.spec.mask else []),
         f"- prompts: {_prompts(plan)}",
         *(f"- {markdown_text(warning)}" for warning in header.warnings),
     ]

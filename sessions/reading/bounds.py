@@ -89,7 +89,8 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     ModelInfo: {
         "layers": COUNT,
         "experts": BY_SHAPE,
-        "experts_per_token": BY_SHAPE,
+        **dict.fromkeys(("experts_per_token", "own_experts_per_token"), BY_SHAPE),
+        "expert_ids": (0, MAX_CELLS),
         **dict.fromkeys(("parameters", "bytes", "expert_bytes", "non_expert_bytes"), ANY),
         **dict.fromkeys(("context_length", "trained_length"), ANY),
     },
@@ -135,13 +136,17 @@ BOUNDS: dict[type, dict[str, Bound | str]] = {
     Refused: {"i": COUNT, "t": SECONDS},
     RunWarning: {"i": COUNT, "t": SECONDS},
     State: {"i": COUNT, "t": SECONDS, "count": COUNT},
-    Change: {"i": COUNT, "t": SECONDS, "rate": (0, MOST_SECONDS)},
+    Change: {
+        **{"i": COUNT, "t": SECONDS, "rate": (0, MOST_SECONDS)},
+        **dict.fromkeys(("mask", "experts_per_token"), BY_SHAPE),
+    },
     Fork: {"i": COUNT, "t": SECONDS, "replicate": COUNT, "seed": COUNT, "injected": IDS, "generated": IDS},
     Keyframe: {
         **dict.fromkeys(("i", "chunks", "complete_chunks", "context", "context_chunks"), COUNT),
         **dict.fromkeys(("coherence", "residual"), SHARE),
         **dict.fromkeys(("rows_prefill", "rows_decode", "counts_prefill", "counts_decode"), BY_SHAPE),
         **dict.fromkeys(("average_rows", "average_meso", "average_macro", "phases", "last_experts"), BY_SHAPE),
+        "mask": BY_SHAPE,
     },
     OpenChunk: {
         **dict.fromkeys(("first", "last"), COUNT),

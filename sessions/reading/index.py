@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
+from msgspec import UNSET
 
-from moe_watch.routing.events import Chunk, Event, Marker, Perturbation, from_json
+from moe_watch.routing.events import Change, Chunk, Event, Marker, Perturbation, from_json
 from moe_watch.sessions.reading import line_reader as lines
 from moe_watch.sessions.reading.line_grammar import BLANK as BLANK
 from moe_watch.sessions.reading.line_grammar import GARBAGE as GARBAGE
@@ -83,6 +84,8 @@ class LineIndex:
         """The chunks among the landmarks."""
         self.marks: list[Marker] = []
         self.perturbations: list[Perturbation] = []
+        self.masks: list[Change] = []
+        """Changes of the mask among the landmarks."""
 
     @property
     def lines(self) -> int:
@@ -151,6 +154,8 @@ class LineIndex:
                 self.marks.append(event)
             elif isinstance(event, Perturbation):
                 self.perturbations.append(event)
+            elif isinstance(event, Change) and event.mask is not UNSET:
+                self.masks.append(event)
         return kind
 
     def _has_room(self, line: bytes) -> bool:

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import DTypeLike
 
 from moe_watch.routing.arrays import AnyInts, Ints, unpacked
-from moe_watch.routing.events import LEAST_LOGPROB, Event, Header, Keyframe, OpenChunk, Table, Token, Unknown
+from moe_watch.routing.events import (
+    LEAST_LOGPROB,
+    Change,
+    Event,
+    Header,
+    Keyframe,
+    MaskRows,
+    ModelInfo,
+    OpenChunk,
+    Table,
+    Token,
+    Unknown,
+)
 from moe_watch.routing.pressure.chunk_sums import SUMMED
 from moe_watch.routing.pressure.formulas import MODES
 from moe_watch.routing.row_layout import RowLayout
@@ -51,6 +65,7 @@ def check_header(header: Header) -> None:
     _require(not layers or model.layers[0] >= 0, "a layer index is negative")
     _require(experts >= 0 and layers * experts <= MAX_CELLS, f"{layers} layers × {experts} experts is impossible")
     _check_experts_per_token(header)
+    _check_other_numbers(model)
     _require(bool(layers) or not experts or header.counts_only, f"{short(experts)} experts without a layer")
     _require(1 <= header.chunk_size <= MAX_INTEGER, f"a chunk size of {header.chunk_size} is impossible")
     _require(0 <= header.sampling.seed <= MAX_INTEGER, f"a seed of {header.sampling.seed} is impossible")
@@ -78,6 +93,21 @@ def _check_experts_per_token(header: Header) -> None:
     )
 
 
+def _check_other_numbers(model: ModelInfo) -> None:
+    """Check the numbers of another model or configuration: expert numbers before pruning, and the model's own k."""
+    layers, ids, own = len(model.layers), model.expert_ids, model.own_experts_per_token
+    if ids is not UNSET:
+        _require(len(ids) == layers, f"expert_ids holds {len(ids)} layers instead of {layers}")
+        for row in ids:
+            _require(len(row) == model.experts, f"expert_ids holds {len(row)} experts instead of {model.experts}")
+            _require(len(set(row)) == len(row), "expert_ids names an expert twice")
+    if own is not UNSET:
+        given = own if isinstance(own, list) else [own]
+        _require(not isinstance(own, list) or len(own) == layers, f"own experts per token of {len(given)} layers")
+        sound = all(1 <= k <= model.experts for k in given)
+        _require(sound, f"{short(max(given, default=0))} of {model.experts} own experts per token is impossible")
+
+
 def check_alone(event: Event) -> None:
     """Refuse an event, other than a token or keyframe, that is invalid in any context.
 
@@ -86,7 +116,24 @@ def check_alone(event: Event) -> None:
     """
     index = getattr(event, "i", None)
     _require(index is None or index >= 0, f"an index of {index} is impossible")
+    if isinstance(event, Change) and event.mask is not UNSET:
+        check_mask_order(event.mask)
     _check_bounds(event)
+
+
+def check_mask_order(rows: MaskRows) -> None:
+    """Refuse a mask whose layers or experts do not ascend from 0 on.
+
+    Raises:
+        ShapeError: the fault.
+    """
+    _require(_ascend([layer for layer, _ in rows]), "the layers of a mask do not ascend")
+    for layer, experts in rows:
+        _require(bool(experts) and _ascend(experts), f"the masked experts of layer {short(layer)} do not ascend")
+
+
+def _ascend(numbers: Sequence[int]) -> bool:
+    return all(a < b for a, b in pairwise([-1, *numbers])) and max(numbers, default=0) <= MAX_INTEGER
 
 
 def most_of(header: Header) -> dict[str, int]:
@@ -130,6 +177,8 @@ class EventChecker:
             self._check_keyframe(event)
         elif not isinstance(event, Unknown):
             check_alone(event)
+            if isinstance(event, Change):
+                self._check_change(event)
 
     def check_decoded(self, token: Token, *, skim: bool = False) -> None:
         """Refuse a token of `moe_watch.sessions.reading.decoding` that cannot follow the events before it.
@@ -218,6 +267,19 @@ class EventChecker:
     def _check_length(name: str, values: Sequence[object], length: int) -> None:
         _require(len(values) == length, f"{name} holds {len(values)} values instead of {length}")
 
+    def _check_change(self, change: Change) -> None:
+        if change.mask is not UNSET:
+            self._check_mask(change.mask)
+        k = change.experts_per_token
+        sound = k is UNSET or 0 < k <= self._experts
+        _require(sound, f"{short(k)} of {self._experts} experts per token is impossible")
+
+    def _check_mask(self, rows: MaskRows) -> None:
+        check_mask_order(rows)
+        for layer, experts in rows:
+            _require(layer in self._model_layers, f"a mask of layer {short(layer)}, which is no MoE layer")
+            _require(experts[-1] < self._experts, f"a mask of expert {short(experts[-1])} of {self._experts}")
+
     def _check_keyframe(self, frame: Keyframe) -> None:
         if not self._begun or (self._counted and frame.i > self._next):
             _require(0 <= frame.i <= MAX_INTEGER, f"a keyframe after {frame.i} tokens is impossible")
@@ -233,6 +295,8 @@ class EventChecker:
         self._check_table("keyframe table", frame.phases, most=MAX_INTEGER)
         self._check_last_experts(frame.last_experts)
         _check_bounds(frame)
+        if frame.mask is not UNSET:
+            self._check_mask(frame.mask)
         if frame.open_chunk is not None:
             self._check_open_chunk(frame.open_chunk, frame.i)
 

@@ -121,4 +121,5 @@ class ReplaySession:
             chunks=len(self.index.chunks),
             marks=self.index.marks,
             perturbations=self.index.perturbations,
+            masks=self.index.masks,
         )

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from moe_watch.routing.results import MaskResult
+
 
 class HalfLifeResult(Struct, frozen=True, kw_only=True):
     """Half-life of the recorded chunks."""
@@ -44,6 +46,10 @@ class RecordingResult(Struct, frozen=True, kw_only=True):
     ended: Annotated[
         str | UnsetType | None,
         Meta(description="Finish reason, or message of the error; null if the file does not have the end of the run."),
+    ] = UNSET
+    masks: Annotated[
+        list[MaskResult] | UnsetType,
+        Meta(description="Changes of the mask in order; empty if all experts were on throughout."),
     ] = UNSET
     half_life: Annotated[HalfLifeResult | UnsetType, Meta(description="Half-life of the recorded chunks.")] = UNSET
     name: Annotated[str, Meta(description="Name of the session: the file name without its endings.")]

@@ -15,6 +15,7 @@ from moe_watch.sessions.verifying.event_checks import DerivedChecks, EventChecks
 from moe_watch.sessions.verifying.header_checks import check_facts, remarks
 from moe_watch.sessions.verifying.index_outliers import PlausibleReader
 from moe_watch.sessions.verifying.issues import Issue, IssueCollector
+from moe_watch.sessions.verifying.mask_checks import MaskChecks
 from moe_watch.sessions.verifying.run_checks import RoutingChecks
 
 
@@ -63,6 +64,7 @@ class _Verification:
         self._findings = IssueCollector()
         self._events = EventChecks(header, self._findings)
         self._derived = DerivedChecks(header, self._findings)
+        self._masks = MaskChecks(header, self._findings)
         self._routing = RoutingChecks(header, self._findings)
         self._batches = TokenBatches(header)
         self._places: deque[tuple[int, bool | None]] = deque()
@@ -84,6 +86,7 @@ class _Verification:
     def _see(self, event: Event, line: int) -> None:
         self._events.feed(event, line)
         self._derived.feed(event, line)
+        self._masks.feed(event, line)
         if isinstance(event, Token):
             self._tokens += 1
             self._places.append((line, self._events.tap))
@@ -98,7 +101,7 @@ class _Verification:
         """Return the report, after the last line."""
         for batch in self._batches.rest():
             self._judge(batch)
-        self._routing.finish()
+        self._routing.finish(forced=self._masks.forced)
         self._derived.finish(ended=self._events.ended)
         return Report(
             file=file,

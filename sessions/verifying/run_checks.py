@@ -5,6 +5,7 @@ Published tools have reported such numbers without any warning.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import exp, lgamma, log
 
 import numpy as np
@@ -70,13 +71,17 @@ class RoutingChecks:
             self._count(found)
             self._compare_same_ids(found)
 
-    def finish(self) -> None:
-        """Check the run as a whole, after its last token."""
+    def finish(self, *, forced: Collection[int] = ()) -> None:
+        """Check the run as a whole, after its last token.
+
+        Args:
+            forced: positions of layers in which a mask left no choice: their usage may be constant.
+        """
         for name, faults in self._rare_faults.items():
             for at in np.flatnonzero(faults > np.maximum(self._usage.rows, 1) / 2).tolist():
                 rows = self._usage.rows[at]
                 self._in_layer(name, at, f"margin and weights contradict each other in {faults[at]} of {rows} rows")
-        self._judge_layers()
+        self._judge_layers(forced)
         if self._pairs >= FEWEST_PAIRS and self._pairs == self._equal_pairs:
             self._findings.add(
                 "context",
@@ -146,11 +151,12 @@ class RoutingChecks:
                 self._pairs += 1
                 self._equal_pairs += before == routing
 
-    def _judge_layers(self) -> None:
+    def _judge_layers(self, forced: Collection[int]) -> None:
         decoded = int(self._decoded.max(initial=0))
         for at in np.flatnonzero((self._decoded == 0) & (decoded > 0)).tolist():
             self._in_layer("missing layers", at, f"none of {decoded} decode tokens has routing in this layer")
         selects = self._layout.k < self._header.model.experts
+        selects[list(forced)] = False
         enough = np.flatnonzero(selects & (self._usage.rows >= FEWEST_ROWS)).tolist()
         if enough:
             self._judge_usage(enough)

@@ -53,6 +53,7 @@ def _every_event(session: bytes) -> bytes:
     """A session with the events that few have."""
     more: list[dict[str, Any]] = [
         {"event": "change", "i": 9, "t": 0.3, "tap": False, "multistep": True, "sampling": {"seed": 1, "top_k": 5}},
+        *_masks(session),
         {"event": "cost", "tap_off": 10.0, "tap_on": 9.0, "ratio": 0.9, "interval": [0.8, 1.0], "i": 9},
         {"event": "fork", "i": 9, "t": 0.3, "arm": "text", "replicate": 0, "seed": 3, "text": "x"}
         | {"injected": [1], "generated": [2, 3]},
@@ -60,6 +61,17 @@ def _every_event(session: bytes) -> bytes:
         {"event": "marker", "i": 9, "t": 0.3, "note": "here"},
     ]
     return session + b"".join(json.dumps(event).encode() + b"\n" for event in more)
+
+
+def _masks(session: bytes) -> list[dict[str, Any]]:
+    """Changes of the mask, of a layer and an expert that the session's model has."""
+    layers = json.loads(session.splitlines()[0])["model"]["layers"]
+    off = [[layers[-1], [0]]] if layers else []
+    named = {"experts_per_token": 1} if layers else {}
+    return [
+        {"event": "change", "i": 9, "t": 0.3, "mask": off} | named,
+        {"event": "change", "i": 9, "t": 0.3, "mask": []},
+    ]
 
 
 # -- how

@@ -13,7 +13,8 @@ from moe_watch.routing.events import Continues, State, to_json
 from moe_watch.sessions.fitting.file_fit import fit_file
 from moe_watch.sessions.library.cache import LibraryCache
 from moe_watch.sessions.library.housekeeping import delete_session, rename_session, require_whole_runs, to_prune
-from moe_watch.sessions.library.listing import entry_of, find_session, list_sessions, preview, scan
+from moe_watch.sessions.library.listing import entry_of, find_session, list_sessions, preview
+from moe_watch.sessions.library.scanning import scan
 from tests.sessions.kit import HEADER, MODEL, make_token
 from tests.sessions.made_sessions import ended, made_tokens, with_chunks, write_session
 
@@ -108,7 +109,7 @@ def test_a_torn_token_is_not_counted(folder, golden_path):
 
 
 def test_events_of_a_newer_minor_version_are_passed_over(folder, golden_path):
-    lines = golden_path.read_bytes().replace(b'"schema_minor":3', b'"schema_minor":9').splitlines(keepends=True)
+    lines = golden_path.read_bytes().replace(b'"schema_minor":4', b'"schema_minor":9').splitlines(keepends=True)
     path = folder / "newer.moe.jsonl"
     path.write_bytes(b"".join([*lines[:4], b'{"event":"dream"}\n', *lines[4:]]))
     assert (scan(path).condition, scan(path).facts.tokens) == ("whole", 9)

@@ -34,11 +34,13 @@ class AtOnce(Executor):
         return done
 
 
-def make_app(items=None, *, theme=None, simulated=False, clock=None, fps=None, executor=None, **source):
+def make_app(items=None, *, theme=None, simulated=False, clock=None, fps=None, executor=None, importance=(), **source):
     """The app on a scripted source, without a timer."""
     script = scripted(main_run() if items is None else items, **source)
     clock, executor = clock or ManualClock(), executor or AtOnce()
-    return MoeWatchApp(script, clock=clock, fps=fps, theme=theme, simulated=simulated, executor=executor)
+    return MoeWatchApp(
+        script, clock=clock, fps=fps, theme=theme, simulated=simulated, executor=executor, importance=importance
+    )
 
 
 @asynccontextmanager

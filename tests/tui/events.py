@@ -79,6 +79,7 @@ class ChunkReader:
 
 '''
 INJECTED = " Please continue:"
+MASK = [(0, [3]), (2, [1, 4])]
 CAPTURE = ["experts", "weights", "entropy", "margin", "logprob"]
 GIGABYTE = 1_000_000_000
 
@@ -300,6 +301,21 @@ def tap_off(observed=50, unobserved=30):
     run = MadeUpRun()
     items = [*run.prompt(), *run.generate(observed)]
     return run, [*items, *run.followed(Change(i=run.i, t=run.t, tap=False)), *run.unobserved(unobserved)]
+
+
+def masked_run(mask=MASK, *, before=60, after=20, head=None):
+    """A run, and its items: experts are switched off at a token."""
+    run = MadeUpRun(head)
+    items = [*run.prompt(), *run.generate(before)]
+    return run, [*items, *run.followed(Change(i=run.i, t=run.t, mask=mask)), *run.generate(after)]
+
+
+def large_head(layers, experts, k):
+    model = ModelInfo(
+        name="large", architecture="qwen3moe", layers=list(range(layers)), experts=experts, experts_per_token=k,
+        gate="softmax_top_k_renormalised",
+    )  # fmt: skip
+    return header(layers, experts, k, model=model)
 
 
 def at_boundary(tokens=40):

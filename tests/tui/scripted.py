@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from moe_watch.routing.events import StreamItem
+from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.sessions.live.preview import PromptPreview
 from moe_watch.sessions.source import Jump, Origin, PaceStatus, RecordingStatus, Timeline
 
-LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep"})
+LIVE = frozenset({"pause", "perturb", "turn", "prompt", "rate", "record", "mark", "tap", "multistep", "mask"})
 REPLAY = frozenset({"pause", "speed"})
 SEEKABLE = REPLAY | {"seek"}
 RECORDING = RecordingStatus("recording", "pocket-20261120-1.moe.jsonl", "/data/pocket-20261120-1.moe.jsonl", 84_200)
@@ -107,6 +108,9 @@ class Scripted(ScriptedReplay):
         self.asked.append(("preview", text, turn))
         self.previews.append(PromptPreview())
         return self.previews[-1]
+
+    def mask(self, mask: ExpertMask) -> None:
+        self.asked.append(("mask", mask))
 
     def set_tap(self, on: bool) -> None:
         self.asked.append(("set_tap", on))

@@ -158,9 +158,9 @@ async def test_ctrl_c_says_which_key_quits_and_ctrl_q_does_quit():
 
 async def test_a_key_without_an_action_says_so_once():
     async with running(main_run(5)) as (app, pilot, _):
-        await press(app, pilot, "escape", "x")
-        assert toasts(app) == ["no action on x: ? shows all keys"]
-        await press(app, pilot, "x", "y", "f9")
+        await press(app, pilot, "escape", "u")
+        assert toasts(app) == ["no action on u: ? shows all keys"]
+        await press(app, pilot, "u", "y", "f9")
         assert len(toasts(app)) == 1
 
 

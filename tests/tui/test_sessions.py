@@ -14,7 +14,8 @@ from textual.widgets import OptionList, Static
 from moe_watch.routing.events import Continues
 from moe_watch.sessions import paths
 from moe_watch.sessions.library.cache import LibraryCache
-from moe_watch.sessions.library.listing import Facts, HalfLife, entry_of
+from moe_watch.sessions.library.listing import entry_of
+from moe_watch.sessions.library.scanning import Facts, HalfLife
 from moe_watch.sessions.source import RecordingStatus
 from moe_watch.tui.screens.ask import AskScreen
 from moe_watch.tui.screens.confirm import ConfirmScreen

@@ -24,11 +24,14 @@ from tests.tui.events import (
     falling_at_24,
     forks,
     header,
+    large_head,
     main_run,
+    masked_run,
     short_of_memory,
     tap_off,
     with_mid,
 )
+from tests.tui.screens.importance_files import DAMAGE, SALIENCY, ablation, profile
 from tests.tui.scripted import LIVE, REPLAY, REPLAYING, SEEKABLE
 
 BASELINE = "8.2.8"
@@ -321,6 +324,48 @@ def test_maximised(snap):
 def test_beyond_the_trained_length(snap):
     head = header()
     snap(main_run(120, head=header(model=msgspec.structs.replace(head.model, trained_length=96))), size=(100, 30))
+
+
+@SIZES
+def test_experts_off(snap, size):
+    snap(masked_run()[1], size=size, press=["2", "down", "right"])
+
+
+@pytest.mark.parametrize("theme", ["moe-watch-light", "ansi-dark"])
+def test_experts_off_in_other_colours(snap, theme):
+    snap(masked_run()[1], size=WIDE, theme=theme, press=["2", "down", *["up"] * 9])
+
+
+def test_experts_off_without_colours(snap, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    snap(masked_run()[1], press=["2"])
+
+
+@SIZES
+def test_experts_off_in_a_large_model(snap, size):
+    mask = [(0, [7]), (5, [9]), *((layer, [20, 21]) for layer in range(10, 30))]
+    snap(masked_run(mask, head=large_head(48, 64, 6), before=20, after=6)[1], size=size, press=["2"])
+
+
+def test_switching_a_layer_off_is_refused(snap):
+    snap(masked_run()[1], press=["2", "tab", "down", *["left"] * 9], then=["down", "up", "x"])
+
+
+@pytest.mark.parametrize("presses", [2, 3], ids=["saliency", "damage"])
+def test_heatmap_from_files(snap, presses):
+    files = profile({**SALIENCY, 2: [None] * 7 + [1.0]}), ablation(DAMAGE)
+    snap(size=WIDE, importance=files, press=["h"] * presses)
+
+
+def test_original_numbers(snap):
+    ids = [[layer, 10 + layer, *range(20, 80, 10)] for layer in range(6)]
+    pruned = header(model=msgspec.structs.replace(header().model, expert_ids=ids))
+    snap(main_run(60, head=pruned), press=["number_sign", "2", "tab", "down"])
+
+
+@SIZES
+def test_which_experts_matter(snap, size):
+    snap(masked_run()[1], size=size, importance=[profile(SALIENCY), ablation(DAMAGE)], press=["E"], then=["down", "r"])
 
 
 def test_help(snap):

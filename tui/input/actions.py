@@ -8,6 +8,7 @@ from typing import Literal
 from textual.binding import Binding, BindingType
 
 from moe_watch.sessions.source import Ability
+from moe_watch.tui.state.expert_numbers import expert_ids
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.status import Status
 
@@ -42,12 +43,16 @@ class Action:
     """Reason of a refusal, unless the status of the run is the reason."""
     of_routers: bool = False
     """Has no effect on a dense model, which has no router."""
+    of_pruned: bool = False
+    """Has no effect on a model that is not pruned."""
     footer: int = 0
     """Rank in the footer, 1 first; 0 is not in the footer."""
 
     def offered(self, frame: Frame) -> bool:
         """Return whether the action can be performed now."""
         if self.of_routers and frame.view.is_dense:
+            return False
+        if self.of_pruned and not _is_pruned(frame):
             return False
         plays_again = self.id == "pause" and frame.at_end
         return not self.needs or bool(self.needs & frame.abilities) or plays_again
@@ -56,6 +61,8 @@ class Action:
         """Return the reason why the action cannot be performed now."""
         if self.of_routers and frame.view.is_dense:
             return "this model is dense, it has no router"
+        if self.of_pruned:
+            return "this model is not pruned" if frame.view.header is not None else "no model yet"
         if "seek" in self.needs and frame.view.counts_only:
             return "imported counts have no order in time"
         if refusal := frame.words.refusal(self.needs):
@@ -83,6 +90,11 @@ class Action:
         if self.id == "record" and frame.recording.mode == "recording":
             return "stop recording"
         return self.title
+
+
+def _is_pruned(frame: Frame) -> bool:
+    header = frame.view.header
+    return header is not None and expert_ids(header.model) is not None
 
 
 def _standstill(frame: Frame) -> str:
@@ -123,6 +135,16 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     Action(
         "tap", ("o",), "o", "tap off", "Switch the tap off or on, to see the observation cost.", "run",
         _needs("tap"), "no run is active that could be observed", of_routers=True, footer=15,
+    ),
+    Action(
+        "mask", ("x",), "x", "expert off/on",
+        "Switch the expert under the heatmap's cursor off or on: at the head of a column in every layer; at the head "
+        "of a row all experts of the layer on again.", "run",
+        _needs("mask"), "no run is active whose experts could be switched off", of_routers=True, footer=33,
+    ),
+    Action(
+        "unmask", ("X",), "X", "all experts on", "Switch all experts on again.", "run",
+        _needs("mask"), "no run is active whose experts could be switched on", of_routers=True,
     ),
     Action(
         "faster", ("plus", "equals_sign"), "+", "faster", "Next higher pace.", "run",
@@ -236,6 +258,21 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
     Action(
         "token_colour", ("v",), "v", "token colour",
         "Colour tokens by surprisal or by router entropy.", "panels", of_routers=True, footer=13,
+    ),
+    Action(
+        "quantity", ("h",), "h", "heatmap values",
+        "Show another quantity in the heatmap: usage, weight mass, and from files saliency and damage by ablation.",
+        "panels", of_routers=True, footer=34,
+    ),
+    Action(
+        "original", ("number_sign",), "#", "original numbers",
+        "Number the experts of a pruned model as in the whole model, or as in its file.", "panels",
+        of_routers=True, of_pruned=True,
+    ),
+    Action(
+        "experts", ("E",), "E", "which experts matter…",
+        "The experts of each layer in the order of a ranking, and what keeping some of them would lose.", "panels",
+        of_routers=True, footer=35,
     ),
     Action("maximize", ("z",), "z", "maximise", "Let one panel fill the screen, and back.", "panels", footer=24),
     Action(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import PerturbationForm
+from moe_watch.routing.router.masks import ExpertMask, check_mask
 from moe_watch.sessions.replaying.search import Search, Searchable
 from moe_watch.sessions.source import (
     BACK,
@@ -33,6 +34,15 @@ class Unanswered:
     answer = None
 
 
+@dataclass(frozen=True, slots=True)
+class AskedMask:
+    """Mask that was asked for and is not in effect yet."""
+
+    mask: ExpertMask
+    runs: int
+    """Number of runs at the time of the command."""
+
+
 class Control:
     """Sender of commands to the present source; stores the commands that have not taken effect yet.
 
@@ -47,6 +57,7 @@ class Control:
         self.search: Search | None = None
         """Search under way."""
         self._queued: Queued | None = None
+        self._mask: AskedMask | None = None
         self._aim: int | None = None
         """Token that the timeline was last pointed at, since the last frame."""
 
@@ -74,9 +85,12 @@ class Control:
             self._queued = None
         return self._queued
 
-    def refused(self) -> None:
-        """Forget the injection that waits: it was refused."""
-        self._queued = None
+    def refused(self, command: str) -> None:
+        """Forget the injection or the mask that waits: it was refused."""
+        if command in ("inject", "start"):
+            self._queued = None
+        elif command == "mask":
+            self._mask = None
 
     def toggle_pause(self) -> None:
         """Pause, or resume; at the end of a recording, play again."""
@@ -97,6 +111,30 @@ class Control:
         """Pause after every chunk, or not."""
         if (run := self.steering) is not None:
             run.set_multistep(not self.view.multistep)
+
+    @property
+    def mask(self) -> ExpertMask:
+        """Experts that are off, or will be from the next token on."""
+        asked = self._mask
+        if asked is not None and (asked.runs != self.view.runs or asked.mask == self.view.mask):
+            asked = self._mask = None
+        return self.view.mask if asked is None else asked.mask
+
+    def switch_experts(self, mask: ExpertMask) -> str:
+        """Switch these experts off, and all others on; return the reason of a refusal, or an empty text.
+
+        The engine refuses more: masks that leave no choice among the groups of a router.
+        """
+        run, header = self.steering, self.view.header
+        if run is None or header is None:
+            return "no model is loaded"
+        try:
+            check_mask(mask, header.model, None)
+        except UserError as error:
+            return str(error)
+        run.mask(mask)
+        self._mask = AskedMask(mask, self.view.runs)
+        return ""
 
     def go_on(self, *, at_once: bool = False) -> None:
         """Inject the default text at the next chunk boundary, or at once."""

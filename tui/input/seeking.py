@@ -6,7 +6,7 @@ import re
 from math import inf
 
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Marker, Perturbation
+from moe_watch.routing.events import Change, Marker, Perturbation
 from moe_watch.sessions.source import Jump, Timeline
 
 SEEK_SECONDS = 5.0
@@ -19,14 +19,14 @@ _TIME = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,6}):([0-9]{1,2}(?:\.[0-9]{1,3})?
 
 
 def stop_beside(timeline: Timeline, step: int, *, playing: bool) -> Jump | None:
-    """Return the jump to the next or previous marker or injection; None if there is none.
+    """Return the jump to the next or previous marker, injection or change of the mask; None if there is none.
 
     Args:
-        timeline: the present position, and all markers and injections.
+        timeline: the present position, and all markers, injections and changes of the mask.
         step: 1 for the next one, -1 for the previous one.
         playing: playback is active, so the position moves.
     """
-    stops: list[Marker | Perturbation] = [*timeline.marks, *timeline.perturbations]
+    stops: list[Marker | Perturbation | Change] = [*timeline.marks, *timeline.perturbations, *timeline.masks]
     if step > 0:
         found = min((stop.i for stop in stops if stop.i > timeline.position), default=None)
     else:

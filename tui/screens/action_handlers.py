@@ -7,10 +7,13 @@ from functools import partial
 
 from textual.app import App
 
+from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.sessions.source import END, HOME, PaceStatus
+from moe_watch.tui.input.actions import BY_ID
 from moe_watch.tui.input.control import Control
 from moe_watch.tui.screens.dashboard import DashboardScreen
 from moe_watch.tui.screens.dialogs import Dialogs
+from moe_watch.tui.state.mask_words import mask_change_text
 from moe_watch.tui.state.pace import pace_in_words
 from moe_watch.tui.widgets.toasts import Toasts
 
@@ -47,6 +50,8 @@ class Performers:
             "pause": control.toggle_pause,
             "multistep": control.toggle_multistep,
             "tap": control.toggle_tap,
+            "mask": self._switch_pointed,
+            "unmask": lambda: self._switch(ExpertMask(), "all experts on"),
             "faster": lambda: self._show_pace(control.change_pace(1)),
             "slower": lambda: self._show_pace(control.change_pace(-1)),
             "unlimited": lambda: self._show_pace(control.unlimited()),
@@ -86,8 +91,37 @@ class Performers:
             "pressure_lines": partial(board.switch, board.pressure, board.pressure.toggle_lines),
             "pressure_fits": partial(board.switch, board.pressure, board.pressure.toggle_fits),
             "token_colour": partial(board.switch, board.stream, board.stream.toggle_colouring),
+            "quantity": partial(board.switch, board.experts, self._next_quantity),
+            "original": partial(board.switch, board.experts, board.experts.toggle_original),
             "maximize": board.toggle_maximized,
         }
+
+    def _next_quantity(self) -> None:
+        if not self._board.experts.next_quantity():
+            self._toasts.tell("heatmap values: only usage is known here, --importance FILE adds saliency and ablation")
+
+    def _switch_pointed(self) -> None:
+        """Switch the expert, layer or column under the heatmap's cursor; without a cursor, show it."""
+        heatmap, header = self._board.experts, self._control.view.header
+        if header is None:
+            return
+        if heatmap.cursor is None:
+            self._board.show_panel(heatmap)
+            heatmap.point_at_busiest()
+            self._toasts.tell("choose an expert with the arrows, then x")
+            return
+        mask, pairs = self._control.mask, heatmap.cursor.pairs(header.model.layers, header.model.experts)
+        if heatmap.cursor.expert is None and set(pairs) & set(mask.pairs):
+            self._switch(ExpertMask.of(set(mask.pairs) - set(pairs)), f"all experts of layer {pairs[0][0]} on")
+            return
+        after = mask.toggled(pairs)
+        self._switch(after, mask_change_text(mask, after))
+
+    def _switch(self, mask: ExpertMask, what: str) -> None:
+        if refusal := self._control.switch_experts(mask):
+            self._toasts.tell(f"{BY_ID['mask'].title}: {refusal}", severity="warning")
+        else:
+            self._app.notify(f"{what}, from the next token on", timeout=PACE_SECONDS, markup=False)
 
     def _show_pace(self, pace: PaceStatus) -> None:
         """Show a new generation rate: the footer may lack the room for it; a playback speed is in the header."""

@@ -162,6 +162,21 @@ class DashboardScreen(Screen[None]):
     def switch(self, panel: Panel, toggle: Callable[[], None]) -> None:
         """Toggle a display of a panel, and show the panel if another tab or a maximised panel hides it."""
         toggle()
+        self._bring_up(panel)
+
+    def show_panel(self, panel: Panel) -> None:
+        """Show a panel, and focus it."""
+        self._bring_up(panel)
+        self._chosen = panel
+        self.call_after_refresh(self._focus_chosen)
+
+    def show_layer(self, layer: int | None) -> None:
+        """Show the heatmap with its cursor on a layer, by its position."""
+        if layer is not None:
+            self.show_panel(self.experts)
+            self.call_after_refresh(self.experts.go_to, layer)
+
+    def _bring_up(self, panel: Panel) -> None:
         if panel.is_on_screen:
             return
         self.minimize()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
-from moe_watch.sessions.library.listing import Condition, Entry, Preview
+from moe_watch.sessions.library.listing import Entry, Preview
+from moe_watch.sessions.library.scanning import Condition
 from moe_watch.sessions.text import plural, routers_text
 from moe_watch.tui.text.format import NOT_AVAILABLE, count, number, size
 from moe_watch.tui.text.sanitize import inert, one_line

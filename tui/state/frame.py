@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moe_watch.sessions.experts.importance import Importance
 from moe_watch.sessions.source import (
     Ability,
     Origin,
@@ -90,6 +91,8 @@ class Frame:
     """Trend of the pressure trajectory on the screen."""
     timeline: Timeline | None = None
     """Extent of a recording, and the position in it."""
+    importance: Importance | None = None
+    """Importance of the model's experts from files, if there are any."""
 
     @classmethod
     def of(
@@ -103,6 +106,7 @@ class Frame:
         simulated: bool = False,
         silent: float = 0.0,
         trend: Trend | None = None,
+        importance: Importance | None = None,
     ) -> Frame:
         """Take a snapshot of a run's state, and read the status of its source.
 
@@ -115,9 +119,11 @@ class Frame:
             simulated: the run is made up.
             silent: seconds since the last event of the run itself.
             trend: trend of the trajectory on the screen.
+            importance: importance of the model's experts from files.
         """
         if view.window is not None:
             view.window.usage  # noqa: B018 - counts the waiting tokens once, and not again in every copy
+        view.usage.settle()
         return cls(
             view=snapshot(view),
             origin=source.origin,
@@ -131,6 +137,7 @@ class Frame:
             silent=silent,
             trend=trend,
             timeline=source.timeline if isinstance(source, Seekable) else None,
+            importance=importance,
         )
 
     @property

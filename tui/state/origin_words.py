@@ -54,6 +54,7 @@ _WORDS: dict[Literal["model", "session"], OriginWords] = {
             "mark": FIXED,
             "tap": FIXED,
             "multistep": FIXED,
+            "mask": FIXED,
             "rate": "in a replay, + goes up to it",
             "seek": "nothing of the recording is read yet",
             "restart": "a replay has no worker",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec import UNSET
+
 from moe_watch.routing.chunks import ChunkClock
 from moe_watch.routing.events import (
     Change,
@@ -26,12 +28,15 @@ from moe_watch.routing.events import (
     Token,
     Vitals,
 )
+from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.routing.stats.slowdown import device_of
+from moe_watch.tui.state.mask_words import mask_change_text
 from moe_watch.tui.state.pressure.run_pressure import RunPressure
 from moe_watch.tui.state.pressure.trajectory import PressureTrack
 from moe_watch.tui.state.settings import CurrentSettings
 from moe_watch.tui.state.status import RunStatus, Status
 from moe_watch.tui.state.tokens.routing_windows import RoutingWindows
+from moe_watch.tui.state.tokens.run_usage import RunUsage
 from moe_watch.tui.state.tokens.stream_pieces import Piece, StreamPieces, event_pieces, token_piece
 from moe_watch.tui.state.tokens.token_counts import TokenTotals
 from moe_watch.tui.state.tokens.token_rate import TokenRate
@@ -62,6 +67,7 @@ class RunView:
         self.rate = TokenRate()
         self.stream = StreamPieces()
         self.routing = RoutingWindows(header)
+        self.usage = RunUsage(header)
         self.pressure = RunPressure(header)
         self.vitals = VitalsHistory("cpu" if header is None else device_of(header.backend.device))
         if header is not None:
@@ -105,6 +111,11 @@ class RunView:
     def sampling(self) -> Sampling | None:
         """Settings of the sampler."""
         return self.settings.sampling
+
+    @property
+    def mask(self) -> ExpertMask:
+        """Experts that are off."""
+        return self.settings.masked.mask
 
     @property
     def tokens(self) -> int:
@@ -240,6 +251,7 @@ class RunView:
             return
         if self.tap_off_at is None and not self.is_dense:
             self.routing.add(token)
+            self.usage.add(token)
             self.counts.observed += 1
         self.counts.tokens = token.i + 1
         self.vitals.rates.count(decode=token.phase == "decode")
@@ -269,6 +281,7 @@ class RunView:
         """Process a keyframe. Only one before the first token is news: there a recording begins, or a seek led."""
         if self.header is not None and self.counts_only:
             self.routing.add_counts(keyframe, self.header.model.experts)
+            self.usage.set_counts(keyframe)
             self.counts.observed = keyframe.i
             return
         if self.header is not None and keyframe.i and not self.tokens:
@@ -281,17 +294,25 @@ class RunView:
         self.vitals.rates.count(decode=False)  # readings before the keyframe came without their tokens
         self.pressure.begin_at(keyframe, jumped=jumped)
         self.counts.decoded += self.clock.filled
-        self.settings = CurrentSettings(self.tap_off_at, keyframe.multistep, self.sampling)
+        self.settings = CurrentSettings(
+            self.tap_off_at, keyframe.multistep, self.sampling, self.settings.masked.after(keyframe)
+        )
         if self.tap_off_at is None and not self.is_dense:
             self.routing.begin_at(keyframe)
+        if not self.is_dense:
+            self.usage.begin_at(keyframe)
         self.stream.begin_text(Piece("jump" if jumped else "begin", "", keyframe.i))
 
     def _feed_change(self, change: Change) -> None:
         self.vitals.slowdown.feed(change)
         self.pressure.derive(change)
-        self.settings = self.settings.changed(change)
+        before, self.settings = self.mask, self.settings.changed(change)
         if change.tap is not None:
             self.routing.switch_tap()
+        if change.mask is not UNSET:
+            self.pressure.change_mask(change)
+            self.routing.change_mask()
+            self.stream.add(Piece("mask", mask_change_text(before, self.mask), change.i))
         self._add_markers(change)
 
     def _feed_state(self, state: State) -> None:

@@ -1,10 +1,13 @@
-"""Settings of a run that the user may change while it runs: tap, multistep, sampling."""
+"""Settings of a run that the user may change while it runs: tap, multistep, sampling, mask."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from msgspec import UNSET
 
 from moe_watch.routing.events import Change, Sampling
+from moe_watch.routing.router.present_mask import PresentMask
 from moe_watch.tui.text.format import count
 
 
@@ -18,10 +21,12 @@ class CurrentSettings:
     """The run pauses after every chunk."""
     sampling: Sampling | None = None
     """Settings of the sampler."""
+    masked: PresentMask = field(default_factory=PresentMask)
+    """Experts that are off, and the first token without them."""
 
     def changed(self, change: Change) -> CurrentSettings:
         """Return the settings after a change."""
-        found = self
+        found = replace(self, masked=self.masked.after(change))
         if change.tap is not None:
             found = replace(found, tap_off_at=None if change.tap else change.i)
         if change.multistep is not None:
@@ -41,7 +46,9 @@ def sampling_text(sampling: Sampling) -> str:
 
 
 def change_labels(change: Change) -> list[str]:
-    """Return one label per changed setting: `tap off`, `multistep on`, the sampler's settings."""
+    """Return one label per changed setting, except the mask: `tap off`, `multistep on`, the sampler's settings."""
     switched = {"tap": change.tap, "multistep": change.multistep}
     found = [f"{name} {'on' if on else 'off'}" for name, on in switched.items() if on is not None]
+    if change.experts_per_token is not UNSET:
+        found.append(f"{change.experts_per_token} experts per token")
     return found if change.sampling is None else [*found, sampling_text(change.sampling)]

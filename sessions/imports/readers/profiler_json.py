@@ -27,6 +27,7 @@ class _Profile(msgspec.Struct):
 
     activation_counts: dict[str, list[int]]
     num_experts: int | None = None
+    num_experts_per_tok: int | None = None
     top_k: int | None = None
     model: str | None = None
 
@@ -86,9 +87,8 @@ def read_profile(document: Document, options: ImportOptions) -> CountedTrace:
     if profile.num_experts not in (None, experts):
         what = f"{where}: {experts} counts in a layer, but num_experts is {profile.num_experts}"
         raise UserError(what, advice="give it as it was written")
-    chosen = (
-        options.experts_per_token if profile.top_k is None else known_experts_per_token(options, where, profile.top_k)
-    )
+    stated = profile.num_experts_per_tok if profile.top_k is None else profile.top_k
+    chosen = options.experts_per_token if stated is None else known_experts_per_token(options, where, stated)
     known = ImportOptions(options.model, options.experts, chosen, options.layers, phase=options.phase)
     what = "a profile of activation counts"
     return counts_trace(counts, known, where, engine="unknown", what=what, experts=experts, model=profile.model)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moe_watch.backends.engine import Engine
-from moe_watch.backends.generation.run import NO_PREDICTION
+from moe_watch.backends.generation.observation import NO_PREDICTION
 from moe_watch.backends.protocol import MemoryCounters, Perturb, SetRate, Start, Stop
 from moe_watch.routing.events import Progress, Sampling, State, Token
 from tests.backends import tiny

@@ -114,7 +114,7 @@ def test_sampled_end_of_text_is_replaced(open_gguf: Open, tmp_path: pathlib.Path
     engine = open_gguf(llama_files.write_gguf(tmp_path / "stops.gguf", ends=most_frequent(open_gguf, tmp_path)))
     begin(engine, Sampling(seed=2, stop="never"))
     drawn = draw(engine, 200)
-    assert engine._ends.isdisjoint(token.id for token in drawn)
+    assert engine.codec.ends.isdisjoint(token.id for token in drawn)
     assert {token.would_stop for token in drawn} == {True, False}
 
 

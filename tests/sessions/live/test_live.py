@@ -201,7 +201,7 @@ class TestControl:
     def test_abilities(self, begin):
         stage, source, drained = begin()
         drained.wait_for(Header)
-        always = {"perturb", "prompt", "rate", "record", "mark", "turn"}
+        always = {"perturb", "prompt", "rate", "record", "mark", "turn", "mask"}
         assert source.abilities == always | {"pause", "tap", "multistep"}
         stage.worker.finish("eos")
         drained.wait_for_end()

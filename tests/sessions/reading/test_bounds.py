@@ -12,6 +12,7 @@ import pytest
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import (
     LEAST_LOGPROB,
+    Change,
     Cost,
     Event,
     Fork,
@@ -27,6 +28,7 @@ from moe_watch.routing.events import (
     Vitals,
     to_json,
 )
+from moe_watch.routing.pressure.instruments import Instruments
 from moe_watch.sessions.reading.bounds import BOUNDS, MAX_CELLS
 from moe_watch.sessions.reading.reader import read_session
 from tests.sessions.kit import HEADER, make_token
@@ -80,6 +82,12 @@ def chunk(**signals):
     return msgspec.json.decode(json.dumps(line), type=Event)
 
 
+def masked_keyframe(mask):
+    instruments = Instruments(HEADER)
+    instruments.feed(make_token(0))
+    return msgspec.structs.replace(instruments.keyframe(), mask=mask)
+
+
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
@@ -108,6 +116,19 @@ def chunk(**signals):
         (Perturbation(i=1, t=0.0, text="x", ids=[-2], form="raw", source="key"), "ids is -2, outside -1 to 2.1"),
         (State(state="dropped", i=1, t=0.0, count=-5), "count is -5, outside 0 to 9.0072e+15"),
         (Refused(i=1, t=-1.0, command="inject", why=""), "t is -1.0, outside 0 to 1e+09"),
+        (Change(i=1, t=0.0, mask=[(1, [0, 3]), (4, [2])], experts_per_token=2), ""),
+        (Change(i=1, t=0.0, mask=[]), ""),
+        (Change(i=1, t=0.0, mask=[(3, [0])]), "a mask of layer 3, which is no MoE layer"),
+        (Change(i=1, t=0.0, mask=[(1, [5])]), "a mask of expert 5 of 5"),
+        (Change(i=1, t=0.0, mask=[(1, [-1])]), "the masked experts of layer 1 do not ascend"),
+        (Change(i=1, t=0.0, mask=[(1, [2, 2])]), "the masked experts of layer 1 do not ascend"),
+        (Change(i=1, t=0.0, mask=[(1, [])]), "the masked experts of layer 1 do not ascend"),
+        (Change(i=1, t=0.0, mask=[(2, [1]), (1, [1])]), "the layers of a mask do not ascend"),
+        (Change(i=1, t=0.0, mask=[(1, [1 << 60])]), "the masked experts of layer 1 do not ascend"),
+        (Change(i=1, t=0.0, experts_per_token=0), "0 of 5 experts per token is impossible"),
+        (Change(i=1, t=0.0, experts_per_token=6), "6 of 5 experts per token is impossible"),
+        (masked_keyframe([(1, [0])]), ""),
+        (masked_keyframe([(1, [7])]), "a mask of expert 7 of 5"),
         (Cost(tap_off=1.0, tap_on=1.0, ratio=1e12), "ratio is 1000000000000.0, outside 1e-06 to 1e+09"),
         (
             Fork(i=1, t=0.0, arm="text", replicate=-1, seed=1, text="", injected=[], generated=[]),
@@ -133,6 +154,27 @@ def test_what_cannot_be_is_refused(tmp_path, event, reason):
 def test_a_header_that_cannot_be_is_refused(tmp_path, fields, reason):
     said = refusal(tmp_path, header=msgspec.structs.replace(HEADER, **fields))
     assert f", line 1: no session header, {reason}" in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"expert_ids": [[0, 2, 3, 5, 7]] * 3}, ""),
+        ({"expert_ids": [[0, 2, 3, 5, 7]] * 2}, "expert_ids holds 2 layers instead of 3"),
+        ({"expert_ids": [[0, 2, 3, 5]] * 3}, "expert_ids holds 4 experts instead of 5"),
+        ({"expert_ids": [[0, 2, 3, 5, 5]] * 3}, "expert_ids names an expert twice"),
+        ({"expert_ids": [[0, 2, 3, 5, -7]] * 3}, "expert_ids is -7, outside 0 to 262144"),
+        ({"own_experts_per_token": 3}, ""),
+        ({"own_experts_per_token": [3, 4, 5]}, ""),
+        ({"own_experts_per_token": [3, 4]}, "own experts per token of 2 layers"),
+        ({"own_experts_per_token": 0}, "0 of 5 own experts per token is impossible"),
+        ({"own_experts_per_token": [3, 4, 6]}, "6 of 5 own experts per token is impossible"),
+    ],
+)
+def test_other_numbers_of_a_model(tmp_path, fields, reason):
+    model = msgspec.structs.replace(HEADER.model, **fields)
+    said = refusal(tmp_path, header=msgspec.structs.replace(HEADER, model=model))
+    assert f", line 1: no session header, {reason}" in said if reason else not said
 
 
 @pytest.mark.parametrize(("layers", "experts"), [(1, MAX_CELLS + 1), (1, 1 << 20), (513, 512)])

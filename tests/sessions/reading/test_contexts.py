@@ -19,7 +19,7 @@ from moe_watch.routing.summary import Summary
 from moe_watch.sessions.comparing.sources import read_source
 from moe_watch.sessions.export.exporter import ExportPlan, export_session
 from moe_watch.sessions.fitting.file_fit import fit_file
-from moe_watch.sessions.library.listing import scan
+from moe_watch.sessions.library.scanning import scan
 from moe_watch.sessions.reading.reader import read_session
 from moe_watch.sessions.verifying.file import verify
 from tests.routing.test_contexts import two_contexts

@@ -35,8 +35,18 @@ EQUAL = [name for name in CONVERTED if name not in DIFFERENT]
 
 WEIGHTS, OUTPUT = 1e-5, 1e-4
 """Largest differences of weights, and of output logits."""
-RECURRENT = {"qwen3_next": 3.0, "qwen3_5_moe_text": 3.0}
-"""Factor of these bounds for models whose recurrent layers add up rounding errors."""
+RECURRENT = (
+    "bailing_hybrid",
+    "granitemoehybrid",
+    "jamba",
+    "kimi_linear",
+    "nemotron_h",
+    "qwen3_5_moe_text",
+    "qwen3_next",
+)
+"""Models whose recurrent layers add up rounding errors."""
+RECURRENT_FACTOR = 10.0
+"""Factor of both bounds for them."""
 LOOKED_UP = {"gemma4_text": 5e-3}
 """llama.cpp looks the GELU up in a table of half precision."""
 
@@ -65,7 +75,7 @@ def run(name: str, reference: Reference) -> tuple[EngineRun, EngineRun]:
 
 
 def check_equal(name: str, found: Distance) -> None:
-    factor = RECURRENT.get(name, 1.0)
+    factor = RECURRENT_FACTOR if name in RECURRENT else 1.0
     assert found.unequal == 0
     assert found.output_logits <= LOOKED_UP.get(name, OUTPUT * factor)
     if "per_expert" in GATES[name]:

@@ -30,7 +30,7 @@ from tests.truth.masked.reference import (
     distance,
     read_reference,
 )
-from tests.truth.mlx_comparison import MODELS, EngineRun, read_golden, run_model, run_pieces
+from tests.truth.mlx_comparison import MODELS, EngineRun, read_golden, run_pieces
 from tests.truth.test_engine import as_folder
 
 WEIGHTS, OUTPUT = 1e-5, 1e-4

@@ -8,7 +8,7 @@ import msgspec
 
 from moe_watch.routing.chunks import ChunkClock
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.events import Chunk, Event, Fork, Header, Keyframe, Perturbation, State
+from moe_watch.routing.events import Change, Chunk, Event, Fork, Header, Keyframe, Perturbation, State
 from moe_watch.routing.pressure.formulas import MODES
 from moe_watch.routing.pressure.instruments import CUTTING_STATES, Instruments
 from moe_watch.tui.state.pressure.injections import injection_label
@@ -79,6 +79,15 @@ class RunPressure:
         label, before_chunk = injection_label(perturbation), self.tracks[self.recorded].next_chunk
         for track in self.tracks.values():
             track.inject(perturbation, label, before_chunk)
+
+    def change_mask(self, change: Change) -> None:
+        """Process a change of the mask, which cuts the chunk short."""
+        self.clock.cut()
+        if not self.tracks:
+            return
+        before_chunk = self.tracks[self.recorded].next_chunk
+        for track in self.tracks.values():
+            track.change_mask(change, before_chunk)
 
     def change_state(self, state: State) -> None:
         """Process a state event; some states cut the chunk short, and a fresh context begins new trajectories."""

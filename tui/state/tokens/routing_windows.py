@@ -71,6 +71,11 @@ class RoutingWindows:
         """Begin a fresh context: its first token has no churn."""
         self._before = None
 
+    def change_mask(self) -> None:
+        """Mark the place of a change of the mask in the windows."""
+        for window in self.by_phase.values():
+            window.mark()
+
     def switch_tap(self) -> None:
         """Forget the newest token: the next observed token does not follow it."""
         self._before = self.newest = None

@@ -18,7 +18,19 @@ CHARACTERS_KEPT = 4_000
 """Characters kept of one token. No vocabulary has longer tokens; a file may claim anything."""
 
 Role = Literal[
-    "prompt", "injected", "generated", "inject", "change", "fresh", "end", "note", "refused", "warning", "begin", "jump"
+    "prompt",
+    "injected",
+    "generated",
+    "inject",
+    "change",
+    "mask",
+    "fresh",
+    "end",
+    "note",
+    "refused",
+    "warning",
+    "begin",
+    "jump",
 ]
 """The first three are tokens of the context, all others are markers between tokens. `begin` and `jump` mean that the
 text before them is missing: the recording begins there, or a seek led there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from math import nan
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from moe_watch.routing.router.observe import effective_experts
 from moe_watch.routing.usage.counts import UsageCounts, overlaps
 
 WINDOW_TOKENS = 256
+MARKS_KEPT = 64
 _MEANS = ("entropy", "effective", "churn")
 """Quantities that are averaged over layers and tokens."""
 
@@ -59,6 +61,8 @@ class TokenWindow:
         """Sums over layers, one column per quantity of `_MEANS`."""
         self._known: Floats = np.zeros((size, len(_MEANS)))
         """Number of layers in each of these sums."""
+        self._marks: deque[int] = deque(maxlen=MARKS_KEPT)
+        """Numbers of tokens that were counted before each mark."""
 
     @property
     def usage(self) -> UsageCounts:
@@ -76,6 +80,17 @@ class TokenWindow:
         self._waiting.append(routing)
         if len(self._waiting) > self._size:
             self._settle()
+
+    def mark(self) -> None:
+        """Mark the place after the last token."""
+        self._settle()
+        self._marks.append(self._seen)
+
+    @property
+    def marks(self) -> list[int]:
+        """Places of marks: the number of tokens in the window before each; marks before its first token are absent."""
+        before = self._seen - self.tokens
+        return [mark - before for mark in self._marks if mark > before]
 
     def layer_entropy(self) -> Floats:
         """Return the mean router entropy per layer `[L]`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from msgspec import UNSET
 from rich.style import Style
 from textual.content import Content
 from textual.geometry import Size
@@ -150,10 +151,19 @@ def base_name(model: str) -> str:
 def shape(header: Header, *, short: bool = False) -> str:
     """Return the numbers of layers, experts, and experts per token; `dense` without MoE layers."""
     model = header.model
-    if short:
-        top = top_k_text(model.experts_per_token)
-        return "dense" if model.is_dense else f"{len(model.layers)}×{model.experts} {top}"
-    return routers_text(len(model.layers), model.experts, model.experts_per_token)
+    routers = routers_text(len(model.layers), model.experts, model.experts_per_token)
+    top = top_k_text(model.experts_per_token)
+    if short and not model.is_dense:
+        routers = f"{len(model.layers)}×{model.experts} {top}"
+    own = model.own_experts_per_token
+    if short and model.is_dense:
+        return "dense"
+    return routers if own is UNSET else routers.replace(top, f"k={_k(model.experts_per_token)}, own {_k(own)}")
+
+
+def _k(experts_per_token: int | list[int]) -> str:
+    """Return a number of experts per token, or its range over the layers."""
+    return top_k_text(experts_per_token).removeprefix("top-")
 
 
 def more_time(ratio: float) -> str:

@@ -10,14 +10,16 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from moe_watch.routing.events import Marker, Perturbation
+from moe_watch.routing.events import Change, Marker, Perturbation
 from moe_watch.sessions.source import Timeline
 from moe_watch.tui.drawing.line import CellLine
 from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.mask_words import OFF
 from moe_watch.tui.text.format import clock_time, count
 from moe_watch.tui.widgets.frame_widget import FrameWidget
 
 HEAD, MARK, INJECTION = "●", "◆", "▴"
+"""Signs of the position, of markers and of injections; a change of the mask has `OFF`."""
 LEAST_BAR = 12
 """Least width of a bar, in cells."""
 
@@ -84,15 +86,15 @@ class TimelineBar(FrameWidget):
                 row.put("━" if column < head else "─", ink.chart.fill if column < head else ink.faint)
 
     def _place_ticks(self, timeline: Timeline, cells: int) -> None:
-        """Assign injections and markers to cells; a marker hides an injection in the same cell."""
+        """Assign signs to cells; a marker hides an injection in the same cell, and that a change of the mask."""
         key = (*_extent(timeline), cells)
         if key == self._ticked:
             return
         self._ticked = key
-        injections, marks = self._columns(timeline.perturbations, timeline), self._columns(timeline.marks, timeline)
-        self._ticks = dict.fromkeys(injections, INJECTION) | dict.fromkeys(marks, MARK)
+        found = ((timeline.masks, OFF), (timeline.perturbations, INJECTION), (timeline.marks, MARK))
+        self._ticks = {column: sign for events, sign in found for column in self._columns(events, timeline)}
 
-    def _columns(self, found: Iterable[Marker | Perturbation], timeline: Timeline) -> list[int]:
+    def _columns(self, found: Iterable[Marker | Perturbation | Change], timeline: Timeline) -> list[int]:
         return [self._column(event.i, timeline) for event in found]
 
     def _column(self, token: int, timeline: Timeline) -> int:
@@ -134,5 +136,6 @@ def _times(frame: Frame) -> str:
 
 
 def _extent(timeline: Timeline) -> tuple[int, ...]:
-    """Return the range of tokens and the numbers of markers and injections."""
-    return timeline.first, timeline.tokens, len(timeline.marks), len(timeline.perturbations)
+    """Return the range of tokens and the numbers of markers, injections and changes of the mask."""
+    numbers = len(timeline.marks), len(timeline.perturbations), len(timeline.masks)
+    return timeline.first, timeline.tokens, *numbers

@@ -15,6 +15,7 @@ from moe_watch.tui.drawing.chart import Chart, ChartAxis
 from moe_watch.tui.drawing.line import Part
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.imported_counts import CountedWindow
+from moe_watch.tui.state.mask_words import OFF, masked_router_text
 from moe_watch.tui.state.tokens.token_window import TokenWindow, mean_of_known
 from moe_watch.tui.text.format import NOT_AVAILABLE, count, number
 from moe_watch.tui.widgets.frame_widget import Panel
@@ -34,13 +35,14 @@ class EntropyPanel(Panel):
     NAME = "ENTROPY"
 
     def state(self, frame: Frame) -> Hashable:
-        return frame.view.runs, frame.view.observed, frame.view.tap_off_at
+        return frame.view.runs, frame.view.observed, frame.view.tap_off_at, str(frame.view.mask)
 
     def draw(self, frame: Frame, size: Size) -> list[Strip]:
         width, height = size
         view = frame.view
         window, header = view.window, view.header
-        note = ((f" {view.tap_off_text} ", self.palette.status.warn),) if view.tap_off_text else ()
+        texts = view.tap_off_text, masked_router_text(view.settings.masked)
+        note = tuple((f" {text} ", self.palette.status.warn) for text in texts if text)
         if view.is_dense:
             self.label("of the routers")
             return self.message(width, height, NO_ENTROPY)
@@ -156,14 +158,20 @@ class EntropyPanel(Panel):
         values = window.token_entropy()
         if np.isnan(values).all():
             return self.message(width, height, NOT_AVAILABLE)
-        return self._curve(values, width, height, now=True)
+        return self._curve(values, width, height, now=True, changes=window.marks)
 
-    def _curve(self, values: Floats, width: int, height: int, *, now: bool) -> list[Strip]:
-        """Draw values from left to right, averaging neighbours if there are more than dots; `now` marks the last."""
+    def _curve(self, values: Floats, width: int, height: int, *, now: bool, changes: Sequence[int] = ()) -> list[Strip]:
+        """Draw values from left to right, averaging neighbours if there are more than dots; `now` marks the last.
+
+        `changes` are numbers of values before a change of the mask; it is a vertical line.
+        """
         binned = _bin_by_mean(values, -(-len(values) // (2 * (width - AXIS_WIDTH))))
         known = binned[~np.isnan(binned)].tolist()
         axis = ChartAxis.around(known, least=LEAST_SPAN, most_steps=max(2, min(6, (height - 1) // 2)))
         chart = Chart(self.palette, width, height, (0, max(1, len(values) - 1)), axis)
+        for before in changes:
+            chart.vertical_line(before - 0.5, self.palette.status.warn)
+            chart.symbol(chart.column(before - 0.5), 0, OFF, self.palette.status.warn)
         step = (len(values) - 1) / max(1, len(binned) - 1)
         points = [(at * step, value) for at, value in enumerate(binned.tolist())]
         chart.canvas.curve(points, self.palette.text if now else self.palette.chart.fill)

@@ -16,6 +16,7 @@ from moe_watch.routing.events import Progress
 from moe_watch.tui.drawing.colours import ENTROPY_LIMITS, SURPRISAL_LIMITS
 from moe_watch.tui.drawing.line import CellLine, Part
 from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.mask_words import OFF
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.tokens.stream_pieces import PIECES_KEPT, Piece
 from moe_watch.tui.text.format import clock_time, count, number, percent, probability, size
@@ -169,6 +170,10 @@ class StreamPanel(Panel):
             case "inject":
                 wrap.end_line()
                 wrap.add_mark(piece, f" ⟶ {piece.text} ")
+            case "mask":
+                wrap.end_line()
+                wrap.add_mark(piece, f" {OFF} {piece.text} ")
+                wrap.end_line()
             case "fresh":
                 wrap.add_rule(piece, f" fresh context at token {count(piece.i)} ")
             case "jump":
@@ -288,9 +293,13 @@ class StreamPanel(Panel):
     def _style(self, run: PieceSpan) -> Style:
         ink, piece = self.palette, run.piece
         if run.mark:
-            return {"inject": ink.chip, "end": ink.status.good, "note": ink.accent_bold, "change": ink.accent}.get(
-                piece.role, ink.status.warn
-            )
+            return {
+                "inject": ink.chip,
+                "mask": ink.chip,
+                "end": ink.status.good,
+                "note": ink.accent_bold,
+                "change": ink.accent,
+            }.get(piece.role, ink.status.warn)
         if piece.role == "prompt":
             style = ink.muted + Style(italic=True)  # expected tokens have the same grey
         elif piece.role == "injected":

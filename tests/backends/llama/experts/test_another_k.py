@@ -1,4 +1,4 @@
-"""Another number of experts per token in llama.cpp: what is refused, and what the header says.
+"""Another number of experts per token in llama.cpp: refusals, and the header.
 
 Against `transformers`: tests/truth/masked.
 """
@@ -17,9 +17,10 @@ pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: 
 
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.engine_sizes import EngineSizes, FailedSizes, SizesItem
-from moe_watch.backends.llama import another_k, model
-from moe_watch.backends.llama.another_k import check_another_k, check_selected
+from moe_watch.backends.llama import model
 from moe_watch.backends.llama.engine import load
+from moe_watch.backends.llama.experts import another_k
+from moe_watch.backends.llama.experts.another_k import check_another_k, check_selected
 from moe_watch.backends.memory.ask import ask_engine
 from moe_watch.backends.model_files import catalog
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
@@ -137,7 +138,7 @@ def _replace(writer: gguf.GGUFWriter, add: Callable[[gguf.GGUFWriter], None]) ->
 def test_an_architecture_that_ignores_the_number_is_refused(
     open_with: OpenWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key of another number stands for an architecture whose code has a fixed one."""
+    """An architecture whose code has a fixed number: here the override has the key of another entry."""
     monkeypatch.setattr(another_k, "KEY", "expert_shared_count")
     with pytest.raises(UserError, match=r"llama[.]cpp selects 2 experts in layer 0 of pocket"):
         open_with("pocket", 3)

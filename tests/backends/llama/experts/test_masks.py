@@ -325,7 +325,7 @@ def test_scores_apart_are_a_stop_as_before(make: Make, pocket: Engine) -> None:
 
 @pytest.mark.parametrize("make", [compiled, python])
 def test_a_masked_expert_among_the_selected_is_an_error(make: Make, pocket: Engine) -> None:
-    """The name of a node that does not exist stands for a graph where the mask has no effect."""
+    """A graph where the mask has no effect: here its node has a name that does not exist."""
     settings = ContextSettings(context=256, threads=1, on_gpu=False, exact=True)
     tap = make(pocket, apart=False)
     if isinstance(tap, CompiledTap):

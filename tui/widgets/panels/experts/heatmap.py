@@ -15,16 +15,20 @@ from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.strip import Strip
 
-from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.arrays import Flags, Ints
 from moe_watch.tui.drawing.line import Part
+from moe_watch.tui.state.expert_numbers import expert_ids
 from moe_watch.tui.state.frame import Frame
+from moe_watch.tui.state.mask_words import OFF, off_text
 from moe_watch.tui.state.run import RunView
 from moe_watch.tui.state.tokens.token_window import experts_of
-from moe_watch.tui.text.format import count, percent
 from moe_watch.tui.widgets.frame_widget import Panel
 from moe_watch.tui.widgets.panels.experts.cell_layout import CellLayout
 from moe_watch.tui.widgets.panels.experts.cell_renderer import SIDE_WIDTH, CellRenderer, HeatmapContent
-from moe_watch.tui.widgets.panels.experts.colour_scale import Levels, heatmap_levels, scale_end
+from moe_watch.tui.widgets.panels.experts.colour_scale import Levels, heatmap_levels
+from moe_watch.tui.widgets.panels.experts.cursor import HeatmapCursor
+from moe_watch.tui.widgets.panels.experts.heatmap_values import HeatmapValues, QuantityName, known_quantities, values_of
+from moe_watch.tui.widgets.panels.experts.readout import readout
 
 HEADER_ROWS = 1
 """Rows above the cells."""
@@ -48,35 +52,57 @@ class ExpertHeatmap(Panel):
 
     def __init__(self, *, id: str = "experts") -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
-        self.cursor: tuple[int, int] | None = None
-        """Layer (position in the model's list) and expert under the cursor."""
+        self.cursor: HeatmapCursor | None = None
+        self.quantity: QuantityName = "usage"
+        """Quantity that the user has chosen."""
+        self.original = False
+        """Experts of a pruned model have their numbers in the whole model."""
         self.content: HeatmapContent | None = None
         self._levels: Levels | None = None
         self._newest: Ints | None = None
-        self._shares: Floats | None = None
-        self._scale = 1.0
+        self._shown_values: HeatmapValues | None = None
         self._renderer: CellRenderer | None = None
         self._keys: list[bytes] = []
         self._strips: dict[int, Strip] = {}
 
     def state(self, frame: Frame) -> Hashable:
-        return frame.view.runs, frame.view.observed, frame.view.tap_off_at
+        view = frame.view
+        return view.runs, view.observed, view.tap_off_at, str(view.mask), id(frame.importance)
 
     def draw(self, frame: Frame, size: Size) -> list[Strip]:  # noqa: ARG002 - `set_levels` needs no frame
         return [self.render_line(y) for y in range(size.height)]
 
     def redraw(self) -> None:
-        view = self.frame.view if self.frame else None
-        if view is None or view.window is None or not view.window.tokens:
-            if self.frame is not None:
-                self._clear()
+        frame = self.frame
+        if frame is None:
             return
-        self._shares = view.window.usage.shares()
-        self._scale = scale_end(self._shares)
-        newest = None if view.newest is None else experts_of(view.newest, len(self._shares))
-        self.set_levels(heatmap_levels(self._shares, self._scale), newest)
+        view, shown = frame.view, values_of(frame, self._kind(frame))
+        if shown is None or view.is_dense or not shown.values.size:
+            self._clear()
+            return
+        self._shown_values = shown
+        newest = None if view.newest is None else experts_of(view.newest, len(shown.values))
+        self.set_levels(heatmap_levels(np.maximum(shown.values, 0.0), shown.scale), newest)
         if self.content is not None:
-            self._describe(view, self.content.layout.binning)
+            self._describe(view, shown, self.content.layout.binning)
+
+    def _kind(self, frame: Frame) -> QuantityName:
+        """Return the chosen quantity, or usage if it is not known for this run."""
+        return self.quantity if self.quantity in known_quantities(frame) else "usage"
+
+    def next_quantity(self) -> bool:
+        """Show the next known quantity; return False if only usage is known."""
+        kinds = known_quantities(self.frame) if self.frame is not None else []
+        if len(kinds) < 2 or self.frame is None:
+            return False
+        self.quantity = kinds[(kinds.index(self._kind(self.frame)) + 1) % len(kinds)]
+        self.redraw_all()
+        return True
+
+    def toggle_original(self) -> None:
+        """Show the numbers of a pruned model's experts in the whole model, or those in its file."""
+        self.original = not self.original
+        self.redraw_all()
 
     def set_levels(self, levels: Levels, newest: Ints | None = None) -> None:
         """Show these levels, and repaint the rows that differ.
@@ -109,15 +135,32 @@ class ExpertHeatmap(Panel):
         """Return the rows of legend and readout that have changed."""
         return [y for y in content.notes if self._draw_line(y) != self._strips.get(y)]
 
-    def _describe(self, view: RunView, binning: str) -> None:
-        self.label(f"{view.window_text} · {binning}" if binning else f"usage, {view.window_text}", *self._note(view))
+    def _describe(self, view: RunView, shown: HeatmapValues, binning: str) -> None:
+        plain = shown.quantity == "usage"
+        if not binning:
+            self.label(shown.title, *self._note(view))
+        else:
+            self.label(f"{view.window_text if plain else shown.title} · {binning}", *self._note(view))
 
     def _note(self, view: RunView) -> tuple[Part, ...]:
-        """Return the reason why nothing new is shown."""
-        return ((f" {view.tap_off_text} ", self.palette.status.warn),) if view.tap_off_text else ()
+        """Return the reason why nothing new is shown, the number of experts that are off, and the numbering."""
+        warn, parts = self.palette.status.warn, []
+        if view.tap_off_text:
+            parts.append((f" {view.tap_off_text} ", warn))
+        if view.mask:
+            parts.append((f" {OFF} {off_text(view.mask)} ", warn))
+        if self._names is not None:
+            parts.append((" numbers of the whole model ", self.palette.muted))
+        return tuple(parts)
+
+    @property
+    def _names(self) -> list[list[int]] | None:
+        """Numbers of a pruned model's experts in the whole model, if they are asked for."""
+        header = self.frame.view.header if self.frame else None
+        return None if header is None or not self.original else expert_ids(header.model)
 
     def _clear(self) -> None:
-        self.content = self._levels = self._shares = self.cursor = None
+        self.content = self._levels = self._shown_values = self.cursor = None
         self._keys = []
         self.label("", *(self._note(self.frame.view) if self.frame else ()))
         self._repaint(range(self.content_size.height))
@@ -142,7 +185,10 @@ class ExpertHeatmap(Panel):
             layout=layout,
             cells=layout.bin(levels),
             lit=layout.selected(newest if self._has_top or not layout.binning else None),
-            shares=self._shares,
+            shares=None if self._shown_values is None else self._shown_values.values,
+            off=self._off(layout),
+            tops=self._shown_values.tops(self._names) if side and self._shown_values is not None else [],
+            side_head="top" if self._names is None else "orig",
             cursor=self.cursor,
             layer_ids=self._layer_ids(),
             gutter=self._gutter(),
@@ -151,6 +197,18 @@ class ExpertHeatmap(Panel):
             notes=notes,
         )
 
+    def _off(self, layout: CellLayout) -> Flags | None:
+        """Return the cells with an expert that is off; None if all are on."""
+        view = self.frame.view if self.frame else None
+        if view is None or view.header is None or not view.mask:
+            return None
+        positions = {layer: at for at, layer in enumerate(view.header.model.layers)}
+        flags = np.zeros((layout.bands, layout.columns), np.bool_)
+        for layer, expert in view.mask.pairs:
+            if layer in positions and expert < layout.experts:
+                flags[positions[layer] // layout.layer_bin, expert // layout.expert_bin] = True
+        return flags if flags.any() else None
+
     def _fit(self, layers: int, experts: int, notes: int) -> tuple[CellLayout, bool]:
         """Return the layout above this number of notes, and whether there is room for the top expert beside it."""
         width, height = self.content_size
@@ -158,7 +216,7 @@ class ExpertHeatmap(Panel):
         halves = not self.palette.heatmap.glyphs_only
         side_width = SIDE_WIDTH if rows >= layers or not halves else 2 * SIDE_WIDTH
         beside = CellLayout.fit(layers, experts, room - side_width, rows, halves=halves)
-        if self._shares is not None and not beside.binning and room - side_width >= experts:
+        if self._shown_values is not None and not beside.binning and room - side_width >= experts:
             return beside, True
         return CellLayout.fit(layers, experts, room, rows, halves=halves), False
 
@@ -184,6 +242,8 @@ class ExpertHeatmap(Panel):
     def _keys_of(self, content: HeatmapContent) -> list[bytes]:
         """Return one key per row of everything that its drawing depends on, except the cursor."""
         tables = [content.cells, content.lit]
+        if content.off is not None:
+            tables.append(content.off)
         if content.shares is not None and (content.side or content.numbered):
             tables.append(np.rint(np.nan_to_num(100 * content.shares, nan=-1.0)))
         bands = [b"".join([table.tobytes() for table in band]) for band in zip(*tables, strict=True)]
@@ -210,7 +270,7 @@ class ExpertHeatmap(Panel):
         if y < HEADER_ROWS + content.layout.rows:
             return self._renderer.cells(content, y - HEADER_ROWS)
         if y in content.notes:
-            return self._draw_readout() if y == content.notes[-1] else self._renderer.legend(content, self._scale)
+            return self._draw_readout() if y == content.notes[-1] else self._renderer.legend(content, self._ends)
         return self.row(content.width).strip()
 
     def _draw_empty(self, y: int) -> Strip:
@@ -223,42 +283,53 @@ class ExpertHeatmap(Panel):
             row.to((row.width - len(text)) // 2).put(text, self.palette.faint)
         return row.strip()
 
-    def _draw_readout(self) -> Strip:
-        row, ink = self.row(self.content_size.width), self.palette
-        at = self.cursor or self._busiest()
-        if at is None or self.frame is None or self.frame.view.window is None or self._shares is None:
-            return row.strip()
-        layer, expert = at
-        selections = int(self.frame.view.window.usage.counts[layer].sum())
-        share = float(self._shares[layer, expert])
-        lift = share * self._shares.shape[1]
-        where = f"layer {self._layer_ids()[layer]} · expert {expert}"
-        lead = ("▸ ", ink.accent) if self.cursor else ("▴ ", ink.muted)
-        numbers, long = f" · {percent(share)} of {count(selections)}", " selections"
-        return row.first_that_fits(
-            [lead, (where, ink.strong), (numbers + long, ink.text), (f" · {lift:.1f}× the even share", ink.muted)],
-            [lead, (where, ink.strong), (numbers + long, ink.text), (f" · {lift:.1f}× even", ink.muted)],
-            [lead, (where, ink.strong), (numbers, ink.text), (f" · {lift:.1f}× even", ink.muted)],
-        ).strip()
+    @property
+    def _ends(self) -> tuple[str, str]:
+        return ("", "") if self._shown_values is None else self._shown_values.ends
 
-    def _busiest(self) -> tuple[int, int] | None:
-        if self._shares is None or np.isnan(self._shares).all():
+    def _draw_readout(self) -> Strip:
+        row = self.row(self.content_size.width)
+        at = self.cursor or self._busiest()
+        if at is None or self.frame is None or self._shown_values is None:
+            return row.strip()
+        return readout(row, self.palette, self.frame, self._shown_values, at, pointed=self.cursor is not None).strip()
+
+    def _busiest(self) -> HeatmapCursor | None:
+        if self._shown_values is None or np.isnan(self._shown_values.values).all():
             return None
-        layer, expert = divmod(int(np.nanargmax(self._shares)), self._shares.shape[1])
-        return layer, expert
+        layer, expert = divmod(int(np.nanargmax(self._shown_values.values)), self._shown_values.values.shape[1])
+        return HeatmapCursor(layer, expert)
 
     # The cursor
 
     def action_move(self, layers: int, experts: int) -> None:
-        """Move the cursor by cells."""
+        """Move the cursor by cells, and over the heads of rows and columns one by one."""
         content = self.content
         if content is None or self._levels is None:
             return
-        layer, expert = self.cursor or self._busiest() or (0, 0)
-        if self.cursor is not None:
-            layer += layers * content.layout.layer_bin
-            expert += experts * content.layout.expert_bin
-        self._point_at(layer, expert)
+        if self.cursor is None:
+            self.point_at_busiest()
+        elif (head := self.cursor.on_head(layers, experts, self._levels.shape)) is not None:
+            self._move_cursor(head)
+        elif (cell := self.cursor.cell) is None:
+            self._point_at(self.cursor.layer or 0, self.cursor.expert or 0)
+        else:
+            layer = cell[0] + layers * content.layout.layer_bin
+            expert = cell[1] + experts * content.layout.expert_bin
+            if layer < 0 or expert < 0:
+                self._move_cursor(HeatmapCursor(None if layer < 0 else layer, None if expert < 0 else expert))
+            else:
+                self._point_at(layer, expert)
+
+    def point_at_busiest(self) -> None:
+        """Move the cursor to the cell with the highest value."""
+        busiest = self._busiest()
+        self._point_at(*((0, 0) if busiest is None or busiest.cell is None else busiest.cell))
+
+    def go_to(self, layer: int) -> None:
+        """Move the cursor to the head of a layer, by its position."""
+        if self._levels is not None and layer < len(self._levels):
+            self._move_cursor(HeatmapCursor(layer, None))
 
     def _point_at(self, layer: int, expert: int) -> None:
         """Move the cursor to the busiest expert of the cell that holds this layer and expert."""
@@ -271,9 +342,9 @@ class ExpertHeatmap(Panel):
         columns = slice(column * layout.expert_bin, (column + 1) * layout.expert_bin)
         cell = self._levels[rows, columns]
         inner_layer, inner_expert = divmod(int(cell.argmax()), cell.shape[1])
-        self._move_cursor((rows.start + inner_layer, columns.start + inner_expert))
+        self._move_cursor(HeatmapCursor(rows.start + inner_layer, columns.start + inner_expert))
 
-    def _move_cursor(self, at: tuple[int, int] | None) -> None:
+    def _move_cursor(self, at: HeatmapCursor | None) -> None:
         if at == self.cursor or self._levels is None:
             return
         self.cursor = at
@@ -291,10 +362,16 @@ class ExpertHeatmap(Panel):
         content = self.content
         if offset is None or content is None:
             return
-        row, column = offset.y - HEADER_ROWS, (offset.x - content.gutter) // content.layout.cell_width
-        band = content.layout.band_at(row) if row >= 0 else None
-        if band is not None and offset.x >= content.gutter and column < content.layout.columns:
-            self._point_at(band * content.layout.layer_bin, column * content.layout.expert_bin)
+        layout = content.layout
+        row, column = offset.y - HEADER_ROWS, (offset.x - content.gutter) // layout.cell_width
+        band = layout.band_at(row) if row >= 0 else None
+        inside = offset.x >= content.gutter and column < layout.columns
+        if band is not None and inside:
+            self._point_at(band * layout.layer_bin, column * layout.expert_bin)
+        elif band is not None and offset.x < content.gutter:
+            self._move_cursor(HeatmapCursor(band * layout.layer_bin, None))
+        elif row < 0 and inside:
+            self._move_cursor(HeatmapCursor(None, column * layout.expert_bin))
 
     def on_leave(self) -> None:
         if not self.has_focus:

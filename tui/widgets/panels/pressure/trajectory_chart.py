@@ -14,6 +14,7 @@ from moe_watch.routing.half_life.fit import Fit
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS
 from moe_watch.tui.drawing.chart import Chart, ChartAxis, x_axis_labels
 from moe_watch.tui.drawing.colours import Palette
+from moe_watch.tui.state.mask_words import OFF
 from moe_watch.tui.state.pressure.trajectory import PressureTrack
 from moe_watch.tui.text.format import number
 
@@ -24,7 +25,7 @@ LEAST_SPAN = 0.1
 SIGNS = {"mid": "●", "fast": "f", "slow": "s", "net": "n"}
 """Symbols at the newest end of a curve, and before its name: colours alone would not distinguish the curves."""
 INJECTION_LINES = 6
-"""Number of injections, the newest ones, that have a full line and a label."""
+"""Number of injections, and of changes of the mask, the newest ones, that have a full line and a label."""
 RESTART_ROOM = 4
 """Columns per fresh context, on average, below which a short line at the bottom marks a fresh context."""
 _SHORT_LINE = "╵"
@@ -72,6 +73,7 @@ class PressureChart:
         chart = Chart(self.ink, width, height - 1, (self.first, self.last), axis)
         self._draw_restarts(chart)
         self._draw_injections(chart)
+        self._draw_mask_changes(chart)
         self._draw_cliff(chart)
         self._draw_levels(chart)
         self._draw_half_below(chart)
@@ -115,6 +117,14 @@ class PressureChart:
             chart.write(chart.column(x), chart.canvas.height - 1, _SHORT_LINE, self.ink.accent)
         for x in shown[-INJECTION_LINES:]:
             chart.vertical_line(x, self.ink.accent)
+
+    def _draw_mask_changes(self, chart: Chart) -> None:
+        """Draw full lines for the newest changes of the mask, and short ones for earlier ones."""
+        shown = [change.chunk - 0.5 for change in self.track.mask_changes.points if change.chunk >= self.first]
+        for x in shown[:-INJECTION_LINES]:
+            chart.write(chart.column(x), chart.canvas.height - 1, _SHORT_LINE, self.ink.status.warn)
+        for x in shown[-INJECTION_LINES:]:
+            chart.vertical_line(x, self.ink.status.warn)
 
     @property
     def _cliff(self) -> int | None:
@@ -205,6 +215,11 @@ class PressureChart:
             (chart.column(injection.chunk - 0.5), f"▴{injection.chunk}", ink.accent)
             for injection in reversed(list(self.track.injections.points)[-INJECTION_LINES:])
             if first <= injection.chunk <= last
+        ]
+        marks += [
+            (chart.column(change.chunk - 0.5), f"{OFF}{change.chunk}", ink.status.warn)
+            for change in reversed(list(self.track.mask_changes.points)[-INJECTION_LINES:])
+            if first <= change.chunk <= last
         ]
         marks += [
             (chart.column(chunk - 0.5), f"▸{chunk}", ink.muted) for chunk in self._begins if first < chunk <= last

@@ -19,7 +19,7 @@ KEY = "expert_used_count"
 OPTION = "--experts-per-token"
 
 TABLE = re.compile(r"blk\.\d+\.ffn_gate_tid2eid\.weight")
-"""Experts by token, as many as the model's own number."""
+"""Table of experts by token; its width is the model's own number."""
 
 WIDTH_FROM_K = frozenset({"qwen2moe", "qwen3moe", "qwen3next", "qwen3vlmoe", "qwen35moe", "qwen4exp", "rnd1"})
 """Architectures whose experts' width llama.cpp computes from the experts per token if the file does not give it."""

@@ -1,0 +1,1 @@
+"""Choices of the user about the experts of a llama.cpp model."""

@@ -1,0 +1,1 @@
+"""Measurements of experts that are switched off."""
