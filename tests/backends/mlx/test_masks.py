@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import re
+from collections import defaultdict
 from typing import Any
 
 import mlx.core as mx
@@ -10,19 +12,23 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_map
-from mlx_lm.models import Klear, longcat_flash, muse_spark
+from mlx_lm.models import Klear, deepseek_v3, glm4_moe_lite, longcat_flash, muse_spark
 
 from moe_watch.backends.engine import Engine
 from moe_watch.backends.mlx import masks
 from moe_watch.backends.mlx.layers import family_of, moe_layers
+from moe_watch.backends.mlx.open_model import open_model
 from moe_watch.backends.mlx.tap import RouterTap
+from moe_watch.backends.model_files.config import read_config
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.masks import ExpertGroups, ExpertMask
 from tests.backends import tiny
 from tests.backends.conftest import load_folder
 from tests.backends.mlx import test_gates as blocks
 from tests.backends.mlx.test_engine import PROMPT, begin, draw, sets
-from tests.backends.mlx.test_gates import BLOCKS, EXPERTS, OneLayer, build, half, make, tokens
+from tests.backends.mlx.test_gates import EXPERTS, SIGMOID, OneLayer, build, half, make, tokens
+from tests.truth.expected import GATES
+from tests.truth.mlx_comparison import MODELS
 
 OFF = (1, 6)
 """One expert of each of two groups."""
@@ -31,6 +37,11 @@ MASK = ExpertMask.of((0, expert) for expert in OFF)
 
 COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 SELECTED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k")
+
+BLOCKS = blocks.BLOCKS | {
+    "deepseek_v3": (make(deepseek_v3.DeepseekV3MoE), SIGMOID),
+    "glm4_moe_lite": (make(glm4_moe_lite.Glm4MoeLiteMoE), SIGMOID),
+}
 
 REFUSED = {"deepseek": "the router of mlx-lm's deepseek has neither a linear module nor a selection bias"}
 MASKED = [name for name in BLOCKS if name not in REFUSED]
@@ -74,7 +85,7 @@ def test_a_masked_block_is_the_block_without_these_experts(name: str, monkeypatc
     np.testing.assert_array_equal(np.sort(routing.experts[0]), np.sort(np.array(KEPT)[of_pruned.experts[0]]))
     assert np.isneginf(routing.logits[0][:, OFF]).all()
     np.testing.assert_allclose(routing.logits[0][:, KEPT], of_pruned.logits[0], rtol=0, atol=1e-5)
-    assert np.isin(before.experts[0], OFF).sum() > 3, "a mask of experts that nobody selects shows nothing"
+    assert np.isin(before.experts[0], OFF).sum() > 3, "a mask of unused experts shows nothing"
     assert np.abs(masked - whole).max() > 1e-3
 
 
@@ -102,13 +113,13 @@ def test_half_precision_is_masked_too(name: str) -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_groups_and_refusals_are_those_of_the_code(name: str) -> None:
     layers = list(moe_layers(build(BLOCKS[name][0])))
-    grouped = ("deepseek_v3", "mimo", "bailing", "kimi")
+    grouped = ("deepseek_v3", "glm4", "mimo", "bailing", "kimi")
     assert masks.groups_of(layers) == (ExpertGroups(2, 1) if name.startswith(grouped) else None)
     assert masks.why_no_mask(layers) == REFUSED.get(name, "")
 
 
 def test_experts_that_do_nothing_can_be_masked() -> None:
-    """LongCat's experts that return their input follow those of the container."""
+    """LongCat's router also scores experts that return their input; their numbers follow the container's."""
     model, x = build(make(longcat_flash.LongcatFlashMoE, zero_expert_num=4)), tokens()
     tap = RouterTap(model)
     off = [0, EXPERTS, EXPERTS + 3]
@@ -134,9 +145,32 @@ def spark() -> Any:
 
 
 def test_a_softmax_of_a_bare_weight_is_refused() -> None:
-    """The weights of the others would still share the probability with a masked expert."""
+    """The other weights would still share the probability with a masked expert."""
     layers = list(moe_layers(build(make(blocks.deepseek_v41.MoE, scoring_func="softmax"))))
     assert masks.why_no_mask(layers) == "the softmax of mlx-lm's deepseek_v41 is over a product that no module outputs"
+
+
+PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "families.md"
+
+
+def test_the_page_has_what_is_masked_in_every_family() -> None:
+    rows = [row.split("|")[1:-1] for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
+    listed = {
+        family: set(cells[4].partition(";")[0].strip().split(", "))
+        for cells in rows
+        if len(cells) == 5
+        for family in re.findall(r"`(\w+)`", cells[0])
+    }
+    found: dict[str, set[str]] = defaultdict(set, Klear={"refused"}, muse_spark={"refused"})
+    models = [build(block) for block, _ in BLOCKS.values()]
+    models += [open_model(MODELS / name, read_config(MODELS / name))[0] for name in GATES]
+    for layer in (layer for model in models for layer in moe_layers(model)):
+        if masks.why_no_mask([layer]):
+            found[layer.family].add("refused")
+            continue
+        found[layer.family] |= {"logits"} if layer.linear is not None else set()
+        found[layer.family] |= {"bias"} if list(masks.selection_biases(layer)) else set()
+    assert found == listed
 
 
 # -- the engine
@@ -254,7 +288,7 @@ def test_a_fork_keeps_the_mask(qwen: Engine) -> None:
 
 
 def test_a_hooked_module_keeps_the_file_of_its_class() -> None:
-    """Families are told apart by it."""
+    """It distinguishes families."""
     model = tiny.random_model(tiny.QWEN3)
     router, block = model.layers[1].mlp.gate, model.layers[1].mlp
     RouterTap(model).mask(ExpertMask.of([(1, 0)]))
