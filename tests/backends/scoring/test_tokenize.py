@@ -19,10 +19,16 @@ class TextEngine:
 
     def __init__(self, *, template: bool = True, fails: bool = False) -> None:
         self.has_chat_template = template
-        self.codec = SimpleNamespace(begin=1, render=self._fail if fails else self._render)
+        render = self._fail if fails else self._render
+        self.codec = SimpleNamespace(begin=1, render=render, encode=self._encode)
 
     def encode(self, text: str, *, turn: bool, first: bool) -> list[int]:
         assert not turn
+        return self._encode(text, first=first)
+
+    @staticmethod
+    def _encode(text: str, *, first: bool, plain: bool = False) -> list[int]:
+        assert not plain
         return [*([1] if first else []), *map(ord, text)]
 
     @staticmethod
