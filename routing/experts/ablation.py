@@ -6,7 +6,7 @@ that contains 0 are the same, up to the number of draws.
 
 Simulated coverage of 95 % intervals over 1,000 and 4,100 tokens: 94 % with autocorrelated normal or skewed values
 (φ = 0.5) and if 5 % of the tokens are affected, 89 and 93 % if 1 % are: the damage of an expert with few tokens is
-uncertain by more than its interval. `python -m benchmarks.ablation.intervals` prints them.
+uncertain by more than its interval. `python -m benchmarks.experts.ablation_intervals` prints them.
 
 References: efron-1979, carlstein-1986, kunsch-1989, hall-1988, davison-hinkley-1997, phipson-smyth-2010.
 """

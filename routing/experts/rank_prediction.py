@@ -3,7 +3,7 @@
 Pooled over layers, ρ is mostly about the difference between layers; within layers it judges the choice that pruning
 makes. The intervals resample the tokens that the damage was measured on, in blocks; the ranking and the experts are
 fixed. Noise of the damage lowers ρ, and a resample has more noise than the measurement: so an interval spans the
-percentile interval and the basic one, its reflection at the measured ρ. `python -m benchmarks.ablation.intervals`
+percentile interval and the basic one, its reflection at the measured ρ. `python -m benchmarks.experts.ablation_intervals`
 prints the simulated coverage of ρ with the true damage.
 
 References: spearman-1904, efron-1979, carlstein-1986.

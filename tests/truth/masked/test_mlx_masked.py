@@ -183,7 +183,7 @@ def test_a_header_has_both_numbers_of_experts_per_token(tmp_path: pathlib.Path) 
     engine = load(location, options=EngineOptions(experts_per_token=5), progress=lambda _: None)
     assert (engine.model.experts_per_token, engine.model.own_experts_per_token) == (5, 3)
     assert engine.backend.settings["experts_per_token"] == 5
-    with pytest.raises(UserError, match="--experts-per-token is 9, and m has 8 experts per layer.*1 to 8"):
+    with pytest.raises(UserError, match=r"--experts-per-token is 9, and m has 8 experts per layer.*1 to 8"):
         load(location, options=EngineOptions(experts_per_token=9), progress=lambda _: None)
 
 

@@ -1,6 +1,6 @@
 """Damage of pruning pocket from 8 to 6 experts per layer, by each ranking: docs/pruning.md.
 
-    python -m benchmarks.pruning [--page docs/pruning.md]
+    python -m benchmarks.experts.pruning [--page docs/pruning.md]
 
 Experts are ranked on one half of the source files that pocket was not trained on, and the models are scored on the
 other half. With --page the tables are written into the page, between its markers. Takes about half an hour.
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moe_watch.routing.experts.plan import dropped_experts, kept_experts, lost_overall
 
 from benchmarks.quantization import BEGIN, END
 from moe_watch.backends.protocol import EngineOptions
 from moe_watch.backends.scoring_messages import Score, UsageSums
 from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.experts.plan import dropped_experts, kept_experts, lost_overall
 from moe_watch.routing.header import ModelInfo
 from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.routing.stats.perplexity import PairedPerplexity, first_scored, paired, perplexity
@@ -35,7 +35,7 @@ from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.scoring.perplexity import read_text, text_windows
 
-HELD_OUT = Path(__file__).resolve().parents[1] / "models" / "pocket" / "held_out"
+HELD_OUT = Path(__file__).resolve().parents[2] / "models" / "pocket" / "held_out"
 KEEP = 6
 RANDOM_DRAWS = 20
 SEED = 0

@@ -1,4 +1,4 @@
-"""Simulated coverage of the intervals of an ablation: `python -m benchmarks.ablation.intervals`.
+"""Simulated coverage of the intervals of an ablation: `python -m benchmarks.experts.ablation_intervals`.
 
 Damage of an expert is simulated per token with a known mean: autocorrelated normal values, skewed values, and experts
 that change few tokens in short stretches. Rankings are simulated with a known ρ with the true damage. Prints the share

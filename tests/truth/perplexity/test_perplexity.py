@@ -10,9 +10,9 @@ import pytest
 
 from moe_watch.commands.app import run
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEXT = ROOT / "models" / "pocket" / "held_out" / "score.txt"
-TOOL = Path(__file__).with_name("perplexity")
+TOOL = Path(__file__).parent
 SCORED_PER_WINDOW = 255
 
 
