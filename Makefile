@@ -57,9 +57,10 @@ format: $(INSTALLED)-lint ## rewrite the style that `lint` checks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)-test ## measure the cost of observing and of drawing
+bench: $(INSTALLED)-test ## measure the cost of observing, of drawing and of scoring
 	$(BIN)/python -m benchmarks.observation_cost $(ARGS)
 	$(BIN)/python -m benchmarks.heatmap
+	$(BIN)/python -m benchmarks.experts.scoring $(ARGS)
 
 pocket: $(TRAIN)/.installed ## train, export and evaluate pocket again (40 to 60 minutes on two cores)
 	mkdir -p $(POCKET)

@@ -32,7 +32,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     base: MaskRows = []
     """Experts that are off in every evaluation, the first one included."""
     masks: list[MaskRows] = []
-    """Experts that are off beside those of `base`, one evaluation each."""
+    """Experts that are off beside the ones in `base`, one evaluation each."""
     surprisal: bool = True
     """Return the surprisal of each token; with `masks` also the divergence from the whole model."""
     usage: bool = False
@@ -62,7 +62,7 @@ class UsageSums(msgspec.Struct, frozen=True, kw_only=True):
     norms: list[list[float]] | None = None
     """[L][E] sums of ‖weight · f(x)‖₂ over the tokens that select the expert; None if not requested."""
     entropy: list[float] | None = None
-    """[L] sums of router entropy, over ln E; None if the gate is unknown."""
+    """[L] sums of router entropy, over ln E; None if the gate is unknown, or with one expert per layer."""
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True, tag=True):

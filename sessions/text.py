@@ -49,7 +49,7 @@ def routers_text(layers: int, experts: int, experts_per_token: int | list[int]) 
     return f"{layers} layers × {experts} experts, {top_k_text(experts_per_token)}"
 
 
-PRUNED = "expert numbers are those of the pruned model; the original numbers are in model.expert_ids of the session"
+PRUNED = "experts have the numbers of the pruned model; their original numbers are in model.expert_ids of the session"
 """Note of a session of a pruned model."""
 
 MASK_SHOWN = 12

@@ -233,10 +233,11 @@ class MoeWatchApp(App[None]):
 
     def _show(self) -> None:
         if self.dashboard.is_mounted:
+            frame = self.frame_now
             with self.batch_update():
-                self.dashboard.show(self.frame_now)
-        if isinstance(self.screen, ExpertsScreen):
-            self.screen.show(self.frame_now)
+                self.dashboard.show(frame)
+                if isinstance(self.screen, ExpertsScreen):
+                    self.screen.show(frame, self._clock())
 
     def _frame_done(self, drawing: float) -> None:
         """Adapt the frame rate to the time of drawing; folding has a fixed share of any rate."""
@@ -303,7 +304,8 @@ class MoeWatchApp(App[None]):
 
     def _show_experts(self) -> None:
         heatmap = self.dashboard.experts
-        self.push_screen(ExpertsScreen(self.frame_now, original=heatmap.original), self.dashboard.show_layer)
+        page = ExpertsScreen(self.frame_now, self._clock(), original=heatmap.original)
+        self.push_screen(page, self.dashboard.show_layer)
 
     # Sessions
 

@@ -114,11 +114,11 @@ class RouterMasks:
             for at, layer in enumerate(self._layers)
             if (masked := mask.masked(layer.index))
         }
-        for at, masked in self.off.items():
-            self._mask_layer(self._layers[at], masked)
+        for at, experts in self.off.items():
+            self._mask_layer(self._layers[at], experts)
 
-    def _mask_layer(self, layer: MoeLayer, masked: Ints) -> None:
-        off = mx.array(np.isin(np.arange(layer.experts), masked))
+    def _mask_layer(self, layer: MoeLayer, experts: Ints) -> None:
+        off = mx.array(np.isin(np.arange(layer.experts), experts))
         if layer.linear is not None:
             self._undo.append(hook(layer.linear, _without(off)))
         for owner, name in selection_biases(layer):

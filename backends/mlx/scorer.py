@@ -1,4 +1,4 @@
-"""Scorer of given tokens on a loaded mlx-lm model, with a prompt cache of its own.
+"""Scorer of given tokens on a loaded mlx-lm model, with a separate prompt cache.
 
 Hooks and masks are in place only while a pass is built; MLX evaluates it afterwards. So the passes of the run, before
 and after, have the hooks and the mask of the run.

@@ -13,6 +13,7 @@ from moe_watch.backends.engine import RouterOutputs, ScoredBatch
 from moe_watch.backends.scoring_messages import UsageSums
 from moe_watch.backends.tap_rows import ScoredRouting
 from moe_watch.routing.arrays import Floats, Ints
+from moe_watch.routing.errors import UserError
 from moe_watch.routing.events import ModelInfo
 from moe_watch.routing.router.gates import Gate, parse, probabilities, scores, weights
 from moe_watch.routing.router.observe import normalised_entropy
@@ -30,6 +31,7 @@ class UsageSum:
 
     def __init__(self, model: ModelInfo, *, saliency: bool) -> None:
         shape = len(model.layers), model.experts
+        self._layers = model.layers
         self._gate = parse(model.gate)
         self._rows = np.zeros(shape[0], np.int64)
         self._counts = np.zeros(shape, np.int64)
@@ -42,6 +44,7 @@ class UsageSum:
 
         Raises:
             RuntimeError: the engine did not compute every row, or did not read what was requested.
+            UserError: a router outputs NaN.
         """
         experts = _all_read(batch.routing.experts, "experts")
         if not experts:
@@ -61,7 +64,7 @@ class UsageSum:
             counts=self._counts.tolist(),
             weights=None if self._weights is None else self._weights.tolist(),
             norms=None if self._norms is None else self._norms.tolist(),
-            entropy=None if self._entropy is None else self._entropy.tolist(),
+            entropy=None if self._entropy is None or self._counts.shape[1] == 1 else self._entropy.tolist(),
         )
 
     def _add_weights(self, gate: Gate, routing: RouterOutputs, experts: Sequence[AnyInts], cells: Ints) -> None:
@@ -74,6 +77,12 @@ class UsageSum:
                 self._entropy = self._weights = None
                 return
             scored = rows.astype(np.float64) if is_scored else scores(gate, rows)
+            if np.isnan(scored).any():
+                raise UserError(
+                    f"the router of layer {self._layers[layer]} outputs NaN: damaged weights, or an overflow in their "
+                    "precision",
+                    advice="try another file of the model, or another precision",
+                )
             self._entropy[layer] += float(normalised_entropy(probabilities(scored)).sum())
             if not routing.weights and gate.scale is not None:
                 weighed.append(_weights(gate, rows, scored, experts[layer].astype(np.int64)))
@@ -90,8 +99,7 @@ class UsageSum:
     def _summed(self, cells: Ints, values: Sequence[AnyFloats]) -> Floats:
         """Return the sums [L, E] of one value per selection, given per layer [T, k]."""
         every = np.concatenate([layer.ravel() for layer in values])
-        found: Floats = np.bincount(cells, every.astype(np.float64), self._counts.size).reshape(self._counts.shape)
-        return found
+        return np.bincount(cells, every, self._counts.size).astype(np.float64, copy=False).reshape(self._counts.shape)
 
 
 def _weights(gate: Gate, given: AnyFloats, scored: Floats, selected: Ints) -> AnyFloats:

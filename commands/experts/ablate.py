@@ -21,7 +21,7 @@ from moe_watch.commands.options import (
 )
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from moe_watch.commands.watching.settings import check_model, require_routers
+from moe_watch.commands.watching.settings import check_model
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -136,7 +136,10 @@ def _choices(options: Options) -> tuple[Load, _Choice]:
     Raises:
         UserError: an option is invalid, or the model cannot be found or is dense.
     """
+    from moe_watch.backends.model_files.catalog import locate
+    from moe_watch.backends.model_files.preflight import is_dense_model
     from moe_watch.backends.protocol import Load
+    from moe_watch.sessions.experts.ablation import DENSE, MOE_ONLY
 
     name = chosen_model(options["model"], options["model_option"])
     engine, backend = engine_options_of(options), options["backend"]
@@ -144,7 +147,7 @@ def _choices(options: Options) -> tuple[Load, _Choice]:
     for given in (choice.teacher, choice.corpus):
         require(given is None or not given.is_dir(), f"{given} is a folder", "give a file")
     check_model(name, backend, engine)
-    require_routers(name, backend)
+    require(not is_dense_model(locate(name, backend)), f"{name}: {DENSE}", MOE_ONLY)
     return Load(model=name, backend=backend, options=engine), choice
 
 
@@ -179,9 +182,10 @@ def _measure(load: Load, choice: _Choice, output: Path | None) -> AblationReport
     from moe_watch.sessions.paths import replace_file, sync_folder, writing
 
     path = None if output is None else partial_file(output)
-    with progress_bar() as bar:
-        view = _View(bar, path)
-        try:
+    view: _AblationView | None = None
+    try:
+        with progress_bar() as bar:
+            view = _AblationView(bar, path)
             with KeptWorker(load, view.loading) as worker:
                 tokens = choice.given(worker)
                 plan = plan_of(worker.ready, tokens, choice.layers, choice.experts, saliency=choice.saliency)
@@ -195,14 +199,15 @@ def _measure(load: Load, choice: _Choice, output: Path | None) -> AblationReport
                             replace_file(output, to_bytes(report))
                         sync_folder(output.parent)
                     records.discard()
-        except KeyboardInterrupt:
+    except KeyboardInterrupt:
+        if view is not None:
             view.interrupted()
-            raise
+        raise
     view.finished()
     return report
 
 
-class _View:
+class _AblationView:
     """Progress of an ablation on standard error. A `moe_watch.sessions.experts.ablation.AblationWatcher`."""
 
     def __init__(self, bar: ProgressBar, path: Path | None) -> None:
@@ -250,7 +255,7 @@ class _View:
         self._bar.update(self._task, description="intervals", total=None, amount="")
 
     def interrupted(self) -> None:
-        """Say what is kept of the measurement."""
+        """Print the number of evaluations that are kept."""
         done = self._found + self._done
         if self._path is None:
             complain("interrupted; without --output nothing is kept")

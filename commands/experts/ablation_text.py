@@ -16,7 +16,7 @@ HEADING = ["EXPERT", "TOKENS", "Δ NATS", "95 %", "KL", "P HOLM", "WEIGHT", "SAL
 def report_lines(report: AblationReport) -> Iterator[str]:
     """Yield the lines of a result, at most 80 cells wide."""
     from moe_watch.commands.tables import table_lines
-    from moe_watch.sessions.experts.ablation_wording import controls_text, significance, stability, verdict
+    from moe_watch.sessions.experts.ablation_wording import controls_text, kl_verdict, significance, stability, verdict
 
     whole = report.whole
     yield (
@@ -32,6 +32,7 @@ def report_lines(report: AblationReport) -> Iterator[str]:
     yield from table_lines(ranked)
     yield ""
     yield from _wrapped(verdict(report))
+    yield from _wrapped(kl_verdict(report))
     yield from _wrapped(stability(report))
     yield from _wrapped(significance(report))
     for line in controls_text(report):

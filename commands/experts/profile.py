@@ -142,7 +142,7 @@ def _of_model(
         engine = replace(engine, context=window or DEFAULT_WINDOW)
     load = Load(model=name, backend=backend, options=engine)
     with progress_bar() as bar:
-        view = _View(bar)
+        view = _EvaluationView(bar)
         try:
             usage = evaluate_corpora(load, texts, view, window=window, saliency=saliency)
             bar.update(view.task, description="resampling", amount="")
@@ -192,7 +192,7 @@ def _refuse_engine_options(options: Options) -> None:
     require(not given, f"{named} without --corpus", "files are read, not evaluated: leave it out")
 
 
-class _View:
+class _EvaluationView:
     """Progress on standard error. A `moe_watch.sessions.experts.evaluated_usage.EvaluationWatcher`."""
 
     def __init__(self, bar: ProgressBar) -> None:

@@ -15,11 +15,13 @@ from moe_watch.backends.scoring_messages import Score, Scored
 from moe_watch.routing.arrays import Floats, Ints, packed
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.experts.ablation import block_sums, spread_over_ranks
-from moe_watch.routing.pressure.missing_signals import DENSE
 from moe_watch.routing.router.masks import ExpertMask, check_mask
 from moe_watch.sessions.experts.ablation_records import AblationPlan, AblationRecords, WholeWindow, masked_window
 from moe_watch.sessions.experts.given_tokens import GivenTokens
 from moe_watch.sessions.live.shared_worker import KeptWorker
+
+DENSE = "a dense model has no experts to switch off"
+MOE_ONLY = "give a Mixture-of-Experts model"
 
 Expert = tuple[int, int]
 """Model layer index and number of an expert."""
@@ -58,14 +60,13 @@ def plan_of(
     """
     model = ready.model
     if model.is_dense:
-        raise UserError(f"{model.name}: {DENSE}", advice="give an MoE model")
+        raise UserError(f"{model.name}: {DENSE}", advice=MOE_ONLY)
     chosen = sorted(set(model.layers if layers is None else layers))
     for layer in chosen:
         check_mask(ExpertMask.of([(layer, 0)]), model, None)
     if experts is not None and not 1 <= experts <= model.experts:
-        raise UserError(
-            f"--experts is {experts}", advice=f"a layer of {model.name} has {model.experts}; use all, or fewer"
-        )
+        what = f"--experts is {experts}, and a layer of {model.name} has {model.experts}"
+        raise UserError(what, advice=f"use 1 to {model.experts}, or all")
     if model.trained_length is not None and tokens.length > model.trained_length:
         raise UserError(
             f"--window is {tokens.length:,}, and {model.name} was trained on {model.trained_length:,} tokens",

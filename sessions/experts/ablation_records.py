@@ -66,7 +66,7 @@ class MaskedWindow(msgspec.Struct, frozen=True, kw_only=True, tag="masked"):
     """The same of KL."""
 
 
-Measured = WholeWindow | MaskedWindow
+Evaluation = WholeWindow | MaskedWindow
 _lines = msgspec.json.Decoder(AblationPlan | WholeWindow | MaskedWindow)
 
 
@@ -124,7 +124,7 @@ class AblationRecords:
         found = [each[layer, expert] for each in self._masked]
         return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
 
-    def add(self, measured: Measured) -> None:
+    def add(self, measured: Evaluation) -> None:
         """Store an evaluation.
 
         Raises:
@@ -148,7 +148,7 @@ class AblationRecords:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _append(self, line: AblationPlan | Measured) -> None:
+    def _append(self, line: AblationPlan | Evaluation) -> None:
         if self._path is None:
             return
         left = memoryview(msgspec.json.encode(line) + b"\n")
@@ -186,7 +186,7 @@ class AblationRecords:
         if not lines:
             self._append(self._plan)
 
-    def _fits(self, found: Measured) -> bool:
+    def _fits(self, found: Evaluation) -> bool:
         """Return whether an evaluation is of a window and an expert of the plan."""
         if not 0 <= found.window < len(self._blocks):
             return False
@@ -198,7 +198,7 @@ class AblationRecords:
         known = found.layer in self._plan.layers and 0 <= found.expert < model.experts
         return known and len(found.delta) in (0, size) and len(found.divergence) == len(found.delta)
 
-    def _keep(self, measured: Measured) -> None:
+    def _keep(self, measured: Evaluation) -> None:
         if isinstance(measured, WholeWindow):
             self.whole[measured.window] = measured
             return
@@ -220,11 +220,12 @@ def partial_file(output: Path) -> Path:
     return output.with_name(output.name + ENDING)
 
 
-def _decoded(line: bytes, path: Path) -> AblationPlan | Measured:
+def _decoded(line: bytes, path: Path) -> AblationPlan | Evaluation:
     try:
-        return _lines.decode(line)
+        found: AblationPlan | Evaluation = _lines.decode(line)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise _damaged(path) from error
+    return found
 
 
 def _damaged(path: Path) -> UserError:

@@ -53,7 +53,7 @@ class _Usage:
         """Mean norm per token; NaN for an expert that no token selects."""
         if self.norms is None:
             return None
-        return np.divide(self.norms, self.tokens, out=np.full(len(self.tokens), np.nan), where=self.tokens > 0)
+        return np.where(self.tokens > 0, self.norms / np.maximum(self.tokens, 1), np.nan)
 
 
 def ablation_report(

@@ -57,6 +57,20 @@ def verdict(report: AblationReport) -> str:
     return f"{said}: {_listed([own, *(_rho(scores[name]) for name in equal)])}; {scored(worse)}."
 
 
+def kl_verdict(report: AblationReport) -> str:
+    """Return one sentence about the ranking with the largest ρ with KL; empty if there is none."""
+    scores = {
+        name: found.kl.within_layers
+        for name, found in report.rank_correlations.items()
+        if found.kl.within_layers is not None
+    }
+    if not scores:
+        return ""
+    best = max(scores, key=lambda name: scores[name])
+    interval = interval_text(report.rank_correlations[best].kl.within_layers_interval)
+    return f"With KL, {NAMES[best]} has the largest ρ within layers: {_rho(scores[best])} {interval}."
+
+
 def stability(report: AblationReport) -> str:
     """Return one sentence about the damage itself."""
     rho = report.split_half.delta_surprisal.within_layers

@@ -54,7 +54,7 @@ class EvaluationWatcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class _CutText:
     """Windows of one text."""
 
     group: str
@@ -160,14 +160,14 @@ def _group_names(corpora: Sequence[Corpus]) -> list[str]:
     return found
 
 
-def _cut(worker: KeptWorker, corpora: Sequence[Corpus], names: Sequence[str], length: int) -> list[_Text]:
+def _cut(worker: KeptWorker, corpora: Sequence[Corpus], names: Sequence[str], length: int) -> list[_CutText]:
     """Return the windows of all texts, in order."""
     texts = [example.text for corpus in corpora for example in corpus.examples]
-    found: list[_Text] = []
+    found: list[_CutText] = []
     for at in range(0, len(texts), TOGETHER):
         answer = worker.tokenize(texts[at : at + TOGETHER])
         for name, ids in zip(names[at : at + TOGETHER], answer.ids, strict=True):
-            found.append(_Text(name, windows(ids, length, answer.begin)))
+            found.append(_CutText(name, windows(ids, length, answer.begin)))
     return found
 
 
@@ -177,7 +177,7 @@ class _Evaluation:
     def __init__(
         self,
         worker: KeptWorker,
-        texts: Sequence[_Text],
+        texts: Sequence[_CutText],
         watcher: EvaluationWatcher,
         clock: Callable[[], float],
         *,

@@ -18,7 +18,7 @@ from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.live.teacher_forcing import teacher_script
 from moe_watch.sessions.scoring.corpus import read_corpus
 from moe_watch.sessions.scoring.windows import FEWEST_TOKENS, windows
-from moe_watch.sessions.text import plural
+from moe_watch.sessions.text import plural, whole_text
 
 FEWEST_WINDOWS = 2
 BATCH = 32
@@ -108,7 +108,7 @@ def _given(
     length: int,
     most: int,
 ) -> GivenTokens:
-    found = GivenTokens(kind, str(path), _limited(texts, begin, length, most), length)
+    found = GivenTokens(kind, whole_text(str(path)), _limited(texts, begin, length, most), length)
     if len(found.windows) < FEWEST_WINDOWS or len(found.block_tokens) < FEWEST_BLOCKS:
         tokens = plural(sum(map(len, found.windows)), "token")
         raise UserError(

@@ -144,7 +144,7 @@ def _faults_of_quantities(profile: ExpertProfile) -> Iterator[str]:
 
 
 def _contradictions(profile: ExpertProfile, names: Sequence[str], used: Sequence[str]) -> Iterator[str]:
-    """Yield what is doubtful in a profile that can be used."""
+    """Yield the contradictions in a profile that can be used."""
     by_layer = _k_by_layer(profile, names)
     for name in used:
         count, k = sum(profile.activation_counts[name]), by_layer[name]

@@ -121,7 +121,7 @@ def _found(path: Path) -> Path:
 
 
 def _merged(a: ObservedModel, b: ObservedModel, which: str) -> ObservedModel:
-    """Return what is known of a model from two files.
+    """Return the facts of a model from two files.
 
     Raises:
         UserError: they are of different models.
@@ -233,7 +233,7 @@ class _RecordedUsage:
             self.warnings.append(f"{self._path}: the run has {k} experts per token, the model itself has {own}")
 
     def _note_mask(self, masked: bool) -> None:
-        warning = f"{self._path}: experts were switched off in the run: the counts are not those of the whole model"
+        warning = f"{self._path}: experts were switched off in the run: the whole model would have other counts"
         if masked and warning not in self.warnings:
             self.warnings.append(warning)
 

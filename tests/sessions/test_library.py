@@ -109,7 +109,7 @@ def test_a_torn_token_is_not_counted(folder, golden_path):
 
 
 def test_events_of_a_newer_minor_version_are_passed_over(folder, golden_path):
-    lines = golden_path.read_bytes().replace(b'"schema_minor":3', b'"schema_minor":9').splitlines(keepends=True)
+    lines = golden_path.read_bytes().replace(b'"schema_minor":4', b'"schema_minor":9').splitlines(keepends=True)
     path = folder / "newer.moe.jsonl"
     path.write_bytes(b"".join([*lines[:4], b'{"event":"dream"}\n', *lines[4:]]))
     assert (scan(path).condition, scan(path).facts.tokens) == ("whole", 9)

@@ -352,7 +352,7 @@ def test_switching_a_layer_off_is_refused(snap):
 
 
 @pytest.mark.parametrize("presses", [2, 3], ids=["saliency", "damage"])
-def test_heat_from_files(snap, presses):
+def test_heatmap_from_files(snap, presses):
     files = profile({**SALIENCY, 2: [None] * 7 + [1.0]}), ablation(DAMAGE)
     snap(size=WIDE, importance=files, press=["h"] * presses)
 

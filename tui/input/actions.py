@@ -260,7 +260,7 @@ ACTIONS: tuple[Action, ...] = (  # a table, one action after the other
         "Colour tokens by surprisal or by router entropy.", "panels", of_routers=True, footer=13,
     ),
     Action(
-        "heat", ("h",), "h", "heat",
+        "quantity", ("h",), "h", "heatmap values",
         "Show another quantity in the heatmap: usage, weight mass, and from files saliency and damage by ablation.",
         "panels", of_routers=True, footer=34,
     ),

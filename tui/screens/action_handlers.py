@@ -91,14 +91,14 @@ class Performers:
             "pressure_lines": partial(board.switch, board.pressure, board.pressure.toggle_lines),
             "pressure_fits": partial(board.switch, board.pressure, board.pressure.toggle_fits),
             "token_colour": partial(board.switch, board.stream, board.stream.toggle_colouring),
-            "heat": partial(board.switch, board.experts, self._next_heat),
+            "quantity": partial(board.switch, board.experts, self._next_quantity),
             "original": partial(board.switch, board.experts, board.experts.toggle_original),
             "maximize": board.toggle_maximized,
         }
 
-    def _next_heat(self) -> None:
-        if not self._board.experts.next_heat():
-            self._toasts.tell("heat: only usage is known here, --importance FILE adds saliency and ablation")
+    def _next_quantity(self) -> None:
+        if not self._board.experts.next_quantity():
+            self._toasts.tell("heatmap values: only usage is known here, --importance FILE adds saliency and ablation")
 
     def _switch_pointed(self) -> None:
         """Switch the expert, layer or column under the heatmap's cursor; without a cursor, show it."""

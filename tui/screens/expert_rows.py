@@ -161,7 +161,12 @@ def sentences(plan: KeepPlan) -> list[str]:
             f"{percent(selections)} of the selections{weight} of {plural(facts.tokens, 'token')}."
         )
     never, rarely = int(facts.never.sum()), int(facts.rarely.sum())
-    found.append(f"{plural(never, 'expert')} never selected, {rarely} rarely (less than a tenth of the even share).")
+    if never or rarely:
+        found.append(
+            f"{plural(never, 'expert')} never selected, {rarely} rarely (less than a tenth of the even share)."
+        )
+    else:
+        found.append("Every expert was selected, none of them rarely.")
     if facts.mask:
         found.append(f"{off_text(facts.mask)}: their tokens go to other experts.")
     if facts.mass is not None and facts.mass_from:

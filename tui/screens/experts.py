@@ -21,6 +21,8 @@ from moe_watch.tui.text.sanitize import one_line
 KEYS = "← → number kept · r ranking · enter to the heatmap · esc back"
 ROOM = 5
 """Cells of the list's frame and scrollbar."""
+LEAST_SECONDS = 0.5
+"""Time between two drawings: the numbers are to be read, and thousands of experts take some milliseconds."""
 TALL = 30
 """Least height of a screen with a line for each sentence."""
 NOTHING_YET = "no token yet"
@@ -31,6 +33,7 @@ class ExpertsScreen(ModalScreen[int | None]):
 
     Args:
         frame: the run on the screen; later frames are given to `show`.
+        now: seconds, monotonic.
         original: experts of a pruned model have their numbers in the whole model.
     """
 
@@ -41,7 +44,7 @@ class ExpertsScreen(ModalScreen[int | None]):
         Binding("r", "next_ranking", show=False),
     ]
 
-    def __init__(self, frame: Frame, *, original: bool = False) -> None:
+    def __init__(self, frame: Frame, now: float, *, original: bool = False) -> None:
         super().__init__(id="experts-page")
         self.facts = ExpertFacts.of(frame)
         self.ranking: RankingName = "count"
@@ -49,6 +52,7 @@ class ExpertsScreen(ModalScreen[int | None]):
         """Number of experts that each layer keeps; 0 before the first token."""
         self._original = original
         self._drawn = (frame.view.runs, frame.view.tokens)
+        self._drawn_at = now
 
     def compose(self) -> ComposeResult:
         with Vertical(id="experts-box") as box:
@@ -82,11 +86,12 @@ class ExpertsScreen(ModalScreen[int | None]):
         keep = min(max(self.keep, facts.keeps.start), facts.experts)
         return KeepPlan(facts, name, keep)
 
-    def show(self, frame: Frame) -> None:
-        """Draw the run as it is now, unless it has no new token."""
+    def show(self, frame: Frame, now: float) -> None:
+        """Draw the run as it is now, unless it has no new token, or was drawn a moment ago."""
         at = frame.view.runs, frame.view.tokens
-        if at == self._drawn or not self.is_mounted:
+        if at == self._drawn or now - self._drawn_at < LEAST_SECONDS or not self.is_mounted:
             return
+        self._drawn_at = now
         self._drawn, self.facts = at, ExpertFacts.of(frame)
         if self.facts is not None and not self.keep:
             self.keep = self.facts.usual_keep

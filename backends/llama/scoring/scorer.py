@@ -1,4 +1,4 @@
-"""Scorer on llama.cpp: a context of its own on the loaded model, with an output for every token.
+"""Scorer on llama.cpp: a separate context on the loaded model, with an output for every token.
 
 llama.cpp computes the last layer for tokens with an output only, so here its rows are all there.
 """
@@ -43,10 +43,12 @@ class LlamaScorer(Scorer):
         saliency: read the norms of the experts' weighted outputs.
 
     Raises:
-        UserError: there is not enough memory, or the model's graph has no node with these outputs.
+        UserError: the window is longer than the model supports, there is not enough memory, or the model's graph has
+            no node with these outputs.
     """
 
     def __init__(self, loaded: LoadedLlamaModel, form: RowFormat, window: int, *, usage: bool, saliency: bool) -> None:
+        check_window(window, loaded)
         self._loaded, self._form = loaded, form
         self._settings = scoring_settings(loaded.settings, window, loaded.tokenizer.vocabulary)
         self._reads = self._usage = usage and bool(form.layers)
@@ -70,6 +72,8 @@ class LlamaScorer(Scorer):
     def evaluate(self, ids: Sequence[int]) -> Iterator[ScoredBatch]:
         check_ids(ids, self._loaded)
         clear(self._context)
+        if self._tap is not None:
+            self._tap.drop()  # an evaluation that failed leaves rows
         step = batch_size(self._context)
         for start in range(0, len(ids), step):
             piece = ids[start : start + step]
@@ -95,9 +99,10 @@ class LlamaScorer(Scorer):
 
     def _replace_context(self) -> None:
         """Create the context once more, with a tap: llama.cpp sets a callback when it creates a context."""
+        tap = self._new_tap()
+        context = new_context(self._loaded.model, self._settings, tap)
         self.close()
-        self._tap = self._new_tap()
-        self._context = new_context(self._loaded.model, self._settings, self._tap)
+        self._tap, self._context = tap, context
 
     def _batch(self, tokens: int) -> ScoredBatch:
         """Return the output of the last evaluation."""
@@ -141,6 +146,20 @@ def scoring_settings(settings: ContextSettings, window: int, vocabulary: int) ->
     largest = BATCH if vocabulary <= LARGE_VOCABULARY else SMALL_BATCH
     batch = max(MIN_BATCH, min(largest, window))
     return replace(settings, context=window, batch=batch, micro_batch=min(batch, settings.micro_batch))
+
+
+def check_window(window: int, loaded: LoadedLlamaModel) -> None:
+    """Refuse a window longer than the sequences of the model's training, as for the context of a run.
+
+    Raises:
+        UserError: it is longer.
+    """
+    trained = loaded.info.trained_length
+    if trained is not None and window > trained:
+        raise UserError(
+            f"a window of {window:,} tokens is longer than {loaded.info.name} supports, which is {trained:,}",
+            advice="give a shorter window",
+        )
 
 
 def check_ids(ids: Sequence[int], loaded: LoadedLlamaModel) -> None:

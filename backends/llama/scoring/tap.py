@@ -77,6 +77,11 @@ class ScoringTap(PythonTap):
         if node.ne[2] > 0:
             self._norms[layer][name].append(row_norms(node))
 
+    def drop(self) -> None:
+        """Drop everything that was read, and an error."""
+        self._norms.clear()
+        self._seen, self._applied, self._error = [], [], None
+
     def routing(self, form: RowFormat, tokens: int) -> RouterOutputs:
         """Return the routing with the weights that the model applies, if the gate is known."""
         seen = self.peek()

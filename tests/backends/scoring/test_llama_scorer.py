@@ -141,6 +141,8 @@ def test_a_mask_that_does_not_hold_is_an_error(scorers: Any, monkeypatch: pytest
         scorer.mask(MASK)
         with pytest.raises(UserError, match=r"layer [14] selected expert [037], which is switched off"):
             logits(scorer)
+        scorer.mask(ExpertMask())
+        np.testing.assert_array_equal(logits(scorer), logits(scorers()))
 
 
 # -- the context

@@ -12,6 +12,7 @@ from moe_watch.backends.engine import RouterOutputs, ScoredBatch
 from moe_watch.backends.scoring.usage_sums import UsageSum
 from moe_watch.backends.scoring_messages import UsageSums
 from moe_watch.backends.tap_rows import ScoredRouting
+from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import ModelInfo
 from moe_watch.routing.router.gates import UNKNOWN_GATE, parse, scores
 from moe_watch.routing.router.observe import UNITS, observe
@@ -35,7 +36,7 @@ def model(gate: str, k: int | list[int] = K) -> ModelInfo:
 
 
 def drawn(k: list[int] | None = None, seed: int = 0) -> tuple[list[Any], list[Any]]:
-    """Experts [T, k] in an order of their own, and logits [T, E], per layer."""
+    """Experts [T, k] in any order, and logits [T, E], per layer."""
     rng = np.random.default_rng(seed)
     logits = [rng.standard_normal((T, E)).astype(np.float32) for _ in range(LAYERS)]
     chosen = k or [K] * LAYERS
@@ -154,6 +155,25 @@ def test_a_row_that_was_not_computed_is_an_error(wrong: int) -> None:
     experts[1][T // 2] = wrong
     with pytest.raises(RuntimeError, match="did not compute every row"):
         sums(model("top_k_softmax"), batch(experts, logits))
+
+
+def test_a_router_without_numbers_is_refused() -> None:
+    experts, logits = drawn()
+    logits[1][3, 0] = np.nan
+    with pytest.raises(UserError, match="the router of layer 2 outputs NaN"):
+        sums(model("top_k_softmax"), batch(experts, logits))
+
+
+def test_masked_experts_have_no_share_of_the_entropy() -> None:
+    experts, logits = drawn()
+    for rows, chosen in zip(logits, experts, strict=True):
+        rows[:, 0] = -np.inf
+        chosen[:] = np.argsort(-rows, axis=1)[:, :K]
+    found = sums(model("top_k_softmax"), batch(experts, logits))
+    seen = observe(np.stack(logits, 1), np.stack(experts, 1).astype(np.int64), "top_k_softmax")
+    assert seen.entropy is not None
+    np.testing.assert_allclose(found.entropy, seen.entropy.sum(0) * UNITS.entropy, rtol=0, atol=T * UNITS.entropy / 2)
+    assert [row[0] for row in found.counts] == [0] * LAYERS
 
 
 def test_a_layer_without_rows_or_norms_is_an_error() -> None:

@@ -268,6 +268,7 @@ def test_impossible_windows_are_refused_and_others_follow(
     for command, why in (
         (Score(ids=[], window=WINDOW), "a window of 0 tokens"),
         (Score(ids=ids * 2, window=WINDOW), "does not fit into 64"),
+        (Score(ids=ids, window=2049), r"a window of 2,049 tokens .*2,048"),
         (Score(ids=[*ids, engine.vocabulary], window=WINDOW), f"token {engine.vocabulary}"),
         (Score(ids=[-1], window=WINDOW), "token -1"),
         (Score(ids=ids, window=WINDOW, masks=[[(99, [0])]]), "no MoE layer 99"),

@@ -55,6 +55,7 @@ def test_one_measured_chunk_is_no_plural():
             measured=number + 1,
             initial=None,
             crossing=CrossingResult(chunk=None),
+            since_mask=None,
             verdict="stable",
             half_life=None,
             p_sequential=1.0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.ablation.intervals import PHI, affected, blocks_of, coverage, normal, skewed
 from moe_watch.routing.experts.ablation import (
     DRAWS,
     FEWEST_BLOCKS,
@@ -21,6 +20,7 @@ from moe_watch.routing.experts.ablation import (
     spread_over_ranks,
 )
 from moe_watch.routing.stats.permutation import holm
+from tests.routing.experts.planted_damage import PHI, affected, blocks_of, coverage, normal, skewed
 
 
 def of_blocks(*sums, size=20.0):

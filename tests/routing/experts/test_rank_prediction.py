@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from benchmarks.ablation.intervals import rho_coverage
 from moe_watch.routing.experts.ablation import Blocks
 from moe_watch.routing.experts.rank_prediction import differences, predict, split_half
 from moe_watch.routing.router.agreement import mean_ranks
+from tests.routing.experts.planted_damage import rho_coverage
 
 LAYER = np.repeat([1, 3, 4], 8)
 

@@ -19,8 +19,8 @@ from tests.truth.test_engine import as_folder
 
 SALIENCY = 1e-5
 """Largest relative difference of the mean norm of an expert."""
-ROUNDING = {"qwen3_next": 10.0, "qwen3_5_moe_text": 3.0}
-"""Factor of this bound for models in which rounding errors grow."""
+ROUNDING = {"llama4_text": 3.0}
+"""Factor of this bound for a model whose router logits are already 4e-5 from the reference: rounding before it."""
 
 NOT_READ = ("dbrx",)
 """Models whose experts mlx-lm evaluates one at a time."""

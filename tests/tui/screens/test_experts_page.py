@@ -92,12 +92,15 @@ async def test_enter_goes_to_the_layer_in_the_heatmap():
 
 
 async def test_the_page_follows_the_run():
-    run = MadeUpRun()
-    async with running([*run.prompt(), *run.generate(20)]) as (app, pilot, source):
+    run, clock = MadeUpRun(), ManualClock()
+    async with running([*run.prompt(), *run.generate(20)], clock=clock) as (app, pilot, source):
         page = await opened(app, pilot)
         before = run.i
         assert f"of {before} tokens" in words(page)
         source.add(run.generate(7))
+        await settle(app, pilot)
+        assert f"of {before} tokens" in words(page)
+        clock.advance(1.0)
         await settle(app, pilot)
         assert f"of {before + 7} tokens" in words(page)
         await press(app, pilot, "escape")
@@ -145,11 +148,12 @@ async def test_imported_counts_have_counts_alone(tmp_path):
 
 
 async def test_before_the_first_token_there_is_nothing_to_rank():
-    run = MadeUpRun()
-    async with running([run.header]) as (app, pilot, source):
+    run, clock = MadeUpRun(), ManualClock()
+    async with running([run.header], clock=clock) as (app, pilot, source):
         page = await opened(app, pilot)
         assert words(page) == "no token yet"
         await press(app, pilot, "left", "r")
+        clock.advance(1.0)
         source.add([*run.prompt()][1:])
         await settle(app, pilot)
         assert "keeps 6 of 8" in words(page)
@@ -240,7 +244,7 @@ async def test_without_weights_and_files_h_says_what_would_add_more():
     items = [run.header]
     async with running(items) as (app, pilot, _):
         await press(app, pilot, "h")
-        assert toasts(app) == ["heat: only usage is known here, --importance FILE adds saliency and ablation"]
+        assert toasts(app) == ["heatmap values: only usage is known here, --importance FILE adds saliency and ablation"]
 
 
 @pytest.mark.parametrize(("keep", "share"), [(2, 3 / 19), (4, 0.0)])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moe_watch.routing.events import Chunk, Keyframe, Perturbation, Pressures
+from moe_watch.routing.events import Change, Chunk, Keyframe, Perturbation, Pressures
 from moe_watch.tui.state.pressure.trajectory import PressureTrack
 
 
@@ -141,3 +141,36 @@ def test_chunks_before_a_jump_are_missed_where_they_were_not_recorded():
     early.begin_at(keyframe(3), recorded=False)
     early.add(chunk(3, 0.5, warm_up=True))
     assert (early.entered_at, early.unavailable) == (60, early.series.unavailable)
+
+
+def test_another_mask_begins_the_measurement_again():
+    found = track(chunk(0, 0.9, warm_up=True), chunk(1, 0.8), chunk(2, 0.7))
+    perturb(found, 60)
+    found.add(chunk(3, 0.3))
+    assert (found.start.initial, found.start.crossing, found.series.mid) == (0.8, 3, [0.8, 0.7, 0.3])
+    assert found.delta == pytest.approx(0.3 - 0.7)
+    found.change_mask(Change(i=80, t=1.0, mask=[(1, [0])]), found.next_chunk)
+    assert found.start.initial is None
+    assert (found.series.mid, found.series.current.masked_at) == ([], 80)
+    assert found.last_injection is None
+    assert found.delta is None
+    found.add(chunk(4, 0.6))
+    assert (found.start.initial, found.series.mid) == (0.6, [0.6])
+
+
+def test_a_mask_from_the_beginning_changes_nothing():
+    found = track()
+    found.change_mask(Change(i=0, t=0.0, mask=[(1, [0])]), found.next_chunk)
+    found.add(chunk(0, 0.5))
+    assert (found.start.initial, found.series.mid, found.series.current.masked_at) == (0.5, [0.5], None)
+
+
+def test_a_mask_in_a_recording_without_the_start_gives_it_one():
+    found = begun_at(keyframe(14), chunk(14, 0.5))
+    assert "after the first measured one" in found.series.unavailable
+    assert found.start.problem
+    found.change_mask(Change(i=300, t=1.0, mask=[(1, [0])]), found.next_chunk)
+    for at in range(15, 22):
+        found.add(chunk(at, 0.5))
+    assert found.series.unavailable == ""
+    assert found.start.initial == 0.5

@@ -17,7 +17,7 @@ from tests.tui.scripted import REPLAYING, SEEKABLE
 SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
 NEEDS_ROUTERS = {
     *("tap", "pressure_mode", "pressure_lines", "pressure_fits", "token_colour"),
-    *("mask", "unmask", "heat", "original", "experts"),
+    *("mask", "unmask", "quantity", "original", "experts"),
 }
 
 

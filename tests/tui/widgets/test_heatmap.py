@@ -76,12 +76,12 @@ async def test_brighter_means_more():
 
 
 @pytest.mark.parametrize("theme", [DARK.name, LIGHT.name])
-@pytest.mark.parametrize("ramp", ["heat", "tokens"])
+@pytest.mark.parametrize("ramp", ["quantity", "tokens"])
 async def test_the_ramps_luminance_only_rises_or_only_falls(theme, ramp):
     """The ramp stays readable where colours become greys."""
     async with running(main_run(5), theme=theme) as (app, _, _):
         ink = app.dashboard.experts.palette
-        colours = ink.heatmap.ramp if ramp == "heat" else [style.color for style in ink.tokens]
+        colours = ink.heatmap.ramp if ramp == "quantity" else [style.color for style in ink.tokens]
         luminance = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (colour.triplet for colour in colours)]
         steps = np.diff(luminance)
         assert len(ink.heatmap.ramp) == HEATMAP_LEVELS
@@ -186,7 +186,7 @@ async def test_the_mouse_reads_a_cell_and_leaving_forgets_it():
 async def test_only_rows_that_differ_are_repainted(monkeypatch):
     async with running(large(32, 8, 2)) as (app, _, _):
         heatmap = app.dashboard.experts
-        heatmap._heat = None
+        heatmap._shown_values = None
         levels = np.zeros((32, 8), np.int16)
         heatmap.set_levels(levels)
         repainted = []

@@ -87,7 +87,7 @@ class RunPressure:
             return
         before_chunk = self.tracks[self.recorded].next_chunk
         for track in self.tracks.values():
-            track.mask_changes.add(change.i, before_chunk)
+            track.change_mask(change, before_chunk)
 
     def change_state(self, state: State) -> None:
         """Process a state event; some states cut the chunk short, and a fresh context begins new trajectories."""

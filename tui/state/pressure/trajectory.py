@@ -9,7 +9,7 @@ from operator import attrgetter
 
 import msgspec
 
-from moe_watch.routing.events import Chunk, Keyframe, Perturbation, State
+from moe_watch.routing.events import Change, Chunk, Keyframe, Perturbation, State
 from moe_watch.routing.half_life.series import MidSeries
 from moe_watch.routing.pressure.formulas import CONTEXT_MODES, WARM_UP_CHUNKS
 from moe_watch.routing.pressure.instruments import complete_chunks, lacks_start
@@ -127,6 +127,14 @@ class PressureTrack:
         """Process an injection before the chunk with this index."""
         self.injections.add(perturbation, label, before_chunk)
 
+    def change_mask(self, change: Change, before_chunk: int) -> None:
+        """Begin again with another mask: earlier measurements belong to the mask before."""
+        self.mask_changes.add(change.i, before_chunk)
+        self.series.feed(change)
+        if change.i:
+            self.injections.begin_context()
+            self.start = MeasuredStart()
+
     def move_behind(self, cut: Chunk) -> None:
         """Move the last injection, mask change and restart behind the chunk they cut short, whose event comes after."""
         self.injections.move_behind(cut)
@@ -137,13 +145,14 @@ class PressureTrack:
 
     @property
     def last_injection(self) -> InjectionPoint | None:
-        """The last injection, if it is in the current context."""
+        """The last injection, if it is in the current context, and came after the last change of the mask."""
         last = self.injections.last
-        return None if last is None or (self.restarts and last.i < self.restarts[-1].i) else last
+        begins = max((points[-1].i for points in (self.restarts, self.mask_changes.points) if points), default=0)
+        return None if last is None or last.i < begins else last
 
     @property
     def delta(self) -> float | None:
-        """P_mid of the complete chunk after the last injection minus that before it; None if in another context."""
+        """P_mid of the complete chunk after the last injection minus that before it; None without a last injection."""
         return None if self.last_injection is None else self.injections.delta
 
     def averaged(self, chunk: Chunk) -> int:

@@ -13,8 +13,9 @@ from moe_watch.routing.half_life.fit import Fit, fit_half_life, too_long, too_sh
 from moe_watch.routing.pressure.external_energy import ExternalEnergy, boundaries_of, external_energy
 from moe_watch.tui.state.run import RunView
 
-Extent = tuple[int, int, int | None, int | None, int]
-"""Length of a trajectory: its context, measured chunks, last injection, the chunk after it, and number of forks."""
+Extent = tuple[int, int | None, int, int | None, int | None, int]
+"""Length of a trajectory: context, last change of the mask, measured chunks, last injection, the chunk after it, and
+number of forks."""
 REST = 9
 """Pause after a refit, as a multiple of its duration: refits take at most a tenth of a core."""
 
@@ -30,6 +31,8 @@ class FitInput:
     mid: tuple[float, ...]
     context: int = 0
     """Number of the context: the newest that is long enough for a fit."""
+    since_mask: int | None = None
+    """Index of the first token since the mask changed in the context; None without a change."""
     problem: str = ""
     """Reason why nothing can be fitted to it yet."""
     injected: int | None = None
@@ -49,6 +52,7 @@ class FitInput:
             positions=tuple(judged.positions),
             mid=tuple(judged.mid),
             context=judged.number,
+            since_mask=judged.masked_at,
             problem=track.unavailable,
             injected=_injected(view, mode),
             after=_after(view, mode),
@@ -58,7 +62,7 @@ class FitInput:
     @property
     def extent(self) -> Extent:
         """Length of the trajectory; it changes when the trajectory grows."""
-        return self.context, len(self.mid), self.injected, self.after, len(self.forks)
+        return self.context, self.since_mask, len(self.mid), self.injected, self.after, len(self.forks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +175,8 @@ class Trends:
 def _extent(view: RunView, mode: str) -> Extent:
     """Return the `FitInput.extent` of the current trajectory."""
     judged = view.tracks[mode].series.judged
-    return judged.number, len(judged.mid), _injected(view, mode), _after(view, mode), len(_forks(view, mode))
+    injected, after, forks = _injected(view, mode), _after(view, mode), len(_forks(view, mode))
+    return judged.number, judged.masked_at, len(judged.mid), injected, after, forks
 
 
 def _injected(view: RunView, mode: str) -> int | None:

@@ -188,8 +188,13 @@ class CellRenderer:
         label = f"{content.layer_ids[position] if first else '':>{content.gutter - 1}}"
         at_cursor = content.under_cursor(upper) is not None or content.under_cursor(lower) is not None
         style = ink.chip if head is not None else ink.accent_bold if at_cursor else ink.muted
-        row.put(label, style if first else ink.muted)
-        row.put(OFF if first and content.has_off(upper, lower) else " ", ink.status.warn)
+        style = style if first else ink.muted
+        if first and content.has_off(upper, lower):
+            row.put(label, style).put(OFF, ink.status.warn)
+        elif head is not None and first:
+            row.put(label, style).put(" ")
+        else:
+            row.put(f"{label} ", style)
 
     def legend(self, content: HeatmapContent, ends: tuple[str, str]) -> Strip:
         """Return the row with the colour ramp and its ends, and with the meanings of the signs that are used."""

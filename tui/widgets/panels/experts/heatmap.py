@@ -27,7 +27,7 @@ from moe_watch.tui.widgets.panels.experts.cell_layout import CellLayout
 from moe_watch.tui.widgets.panels.experts.cell_renderer import SIDE_WIDTH, CellRenderer, HeatmapContent
 from moe_watch.tui.widgets.panels.experts.colour_scale import Levels, heatmap_levels
 from moe_watch.tui.widgets.panels.experts.cursor import HeatmapCursor
-from moe_watch.tui.widgets.panels.experts.heat import Heat, HeatKind, heat_of, known_kinds
+from moe_watch.tui.widgets.panels.experts.heatmap_values import HeatmapValues, QuantityName, known_quantities, values_of
 from moe_watch.tui.widgets.panels.experts.readout import readout
 
 HEADER_ROWS = 1
@@ -53,14 +53,14 @@ class ExpertHeatmap(Panel):
     def __init__(self, *, id: str = "experts") -> None:  # noqa: A002 - the name that Textual uses
         super().__init__(id=id)
         self.cursor: HeatmapCursor | None = None
-        self.heat_kind: HeatKind = "usage"
+        self.quantity: QuantityName = "usage"
         """Quantity that the user has chosen."""
         self.original = False
         """Experts of a pruned model have their numbers in the whole model."""
         self.content: HeatmapContent | None = None
         self._levels: Levels | None = None
         self._newest: Ints | None = None
-        self._heat: Heat | None = None
+        self._shown_values: HeatmapValues | None = None
         self._renderer: CellRenderer | None = None
         self._keys: list[bytes] = []
         self._strips: dict[int, Strip] = {}
@@ -76,26 +76,26 @@ class ExpertHeatmap(Panel):
         frame = self.frame
         if frame is None:
             return
-        view, heat = frame.view, heat_of(frame, self._kind(frame))
-        if heat is None or view.is_dense or not heat.values.size:
+        view, shown = frame.view, values_of(frame, self._kind(frame))
+        if shown is None or view.is_dense or not shown.values.size:
             self._clear()
             return
-        self._heat = heat
-        newest = None if view.newest is None else experts_of(view.newest, len(heat.values))
-        self.set_levels(heatmap_levels(np.maximum(heat.values, 0.0), heat.scale), newest)
+        self._shown_values = shown
+        newest = None if view.newest is None else experts_of(view.newest, len(shown.values))
+        self.set_levels(heatmap_levels(np.maximum(shown.values, 0.0), shown.scale), newest)
         if self.content is not None:
-            self._describe(view, heat, self.content.layout.binning)
+            self._describe(view, shown, self.content.layout.binning)
 
-    def _kind(self, frame: Frame) -> HeatKind:
+    def _kind(self, frame: Frame) -> QuantityName:
         """Return the chosen quantity, or usage if it is not known for this run."""
-        return self.heat_kind if self.heat_kind in known_kinds(frame) else "usage"
+        return self.quantity if self.quantity in known_quantities(frame) else "usage"
 
-    def next_heat(self) -> bool:
+    def next_quantity(self) -> bool:
         """Show the next known quantity; return False if only usage is known."""
-        kinds = known_kinds(self.frame) if self.frame is not None else []
+        kinds = known_quantities(self.frame) if self.frame is not None else []
         if len(kinds) < 2 or self.frame is None:
             return False
-        self.heat_kind = kinds[(kinds.index(self._kind(self.frame)) + 1) % len(kinds)]
+        self.quantity = kinds[(kinds.index(self._kind(self.frame)) + 1) % len(kinds)]
         self.redraw_all()
         return True
 
@@ -135,12 +135,12 @@ class ExpertHeatmap(Panel):
         """Return the rows of legend and readout that have changed."""
         return [y for y in content.notes if self._draw_line(y) != self._strips.get(y)]
 
-    def _describe(self, view: RunView, heat: Heat, binning: str) -> None:
-        plain = heat.quantity == "usage"
+    def _describe(self, view: RunView, shown: HeatmapValues, binning: str) -> None:
+        plain = shown.quantity == "usage"
         if not binning:
-            self.label(heat.title, *self._note(view))
+            self.label(shown.title, *self._note(view))
         else:
-            self.label(f"{view.window_text if plain else heat.title} · {binning}", *self._note(view))
+            self.label(f"{view.window_text if plain else shown.title} · {binning}", *self._note(view))
 
     def _note(self, view: RunView) -> tuple[Part, ...]:
         """Return the reason why nothing new is shown, the number of experts that are off, and the numbering."""
@@ -160,7 +160,7 @@ class ExpertHeatmap(Panel):
         return None if header is None or not self.original else expert_ids(header.model)
 
     def _clear(self) -> None:
-        self.content = self._levels = self._heat = self.cursor = None
+        self.content = self._levels = self._shown_values = self.cursor = None
         self._keys = []
         self.label("", *(self._note(self.frame.view) if self.frame else ()))
         self._repaint(range(self.content_size.height))
@@ -185,9 +185,9 @@ class ExpertHeatmap(Panel):
             layout=layout,
             cells=layout.bin(levels),
             lit=layout.selected(newest if self._has_top or not layout.binning else None),
-            shares=None if self._heat is None else self._heat.values,
+            shares=None if self._shown_values is None else self._shown_values.values,
             off=self._off(layout),
-            tops=[] if self._heat is None else self._heat.tops(self._names),
+            tops=self._shown_values.tops(self._names) if side and self._shown_values is not None else [],
             side_head="top" if self._names is None else "orig",
             cursor=self.cursor,
             layer_ids=self._layer_ids(),
@@ -216,7 +216,7 @@ class ExpertHeatmap(Panel):
         halves = not self.palette.heatmap.glyphs_only
         side_width = SIDE_WIDTH if rows >= layers or not halves else 2 * SIDE_WIDTH
         beside = CellLayout.fit(layers, experts, room - side_width, rows, halves=halves)
-        if self._heat is not None and not beside.binning and room - side_width >= experts:
+        if self._shown_values is not None and not beside.binning and room - side_width >= experts:
             return beside, True
         return CellLayout.fit(layers, experts, room, rows, halves=halves), False
 
@@ -285,19 +285,19 @@ class ExpertHeatmap(Panel):
 
     @property
     def _ends(self) -> tuple[str, str]:
-        return ("", "") if self._heat is None else self._heat.ends
+        return ("", "") if self._shown_values is None else self._shown_values.ends
 
     def _draw_readout(self) -> Strip:
         row = self.row(self.content_size.width)
         at = self.cursor or self._busiest()
-        if at is None or self.frame is None or self._heat is None:
+        if at is None or self.frame is None or self._shown_values is None:
             return row.strip()
-        return readout(row, self.palette, self.frame, self._heat, at, pointed=self.cursor is not None).strip()
+        return readout(row, self.palette, self.frame, self._shown_values, at, pointed=self.cursor is not None).strip()
 
     def _busiest(self) -> HeatmapCursor | None:
-        if self._heat is None or np.isnan(self._heat.values).all():
+        if self._shown_values is None or np.isnan(self._shown_values.values).all():
             return None
-        layer, expert = divmod(int(np.nanargmax(self._heat.values)), self._heat.values.shape[1])
+        layer, expert = divmod(int(np.nanargmax(self._shown_values.values)), self._shown_values.values.shape[1])
         return HeatmapCursor(layer, expert)
 
     # The cursor

@@ -13,17 +13,19 @@ from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.state.mask_words import OFF
 from moe_watch.tui.text.format import count
 from moe_watch.tui.widgets.panels.experts.cursor import HeatmapCursor
-from moe_watch.tui.widgets.panels.experts.heat import Heat
+from moe_watch.tui.widgets.panels.experts.heatmap_values import HeatmapValues
 
 
-def readout(row: CellLine, ink: Palette, frame: Frame, heat: Heat, at: HeatmapCursor, *, pointed: bool) -> CellLine:
+def readout(
+    row: CellLine, ink: Palette, frame: Frame, shown: HeatmapValues, at: HeatmapCursor, *, pointed: bool
+) -> CellLine:
     """Draw the longest form that fits.
 
     Args:
         row: the empty line.
         ink: palette.
         frame: of the run.
-        heat: quantity that is shown.
+        shown: quantity that is shown.
         at: place to describe.
         pointed: it is under the cursor, and not the one with the highest value.
     """
@@ -33,7 +35,7 @@ def readout(row: CellLine, ink: Palette, frame: Frame, heat: Heat, at: HeatmapCu
     lead = ("▸ ", ink.accent) if pointed else ("▴ ", ink.muted)
     where, off = _place(header.model, at), _off(frame, at)
     switched = [(f" · {OFF} {off}", ink.status.warn)] if off else []
-    facts = _of_layer(frame, at) if at.cell is None else heat.facts(*at.cell)
+    facts = _of_layer(frame, at) if at.cell is None else shown.facts(*at.cell)
     forms: list[list[Part]] = []
     for text in facts:
         first, _, rest = text.partition(" · ")

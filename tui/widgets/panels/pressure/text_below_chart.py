@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from moe_watch.routing.half_life.fit import Fit, in_words
+from moe_watch.routing.half_life.series import since_mask
 from moe_watch.routing.pressure.external_energy import ExternalEnergy
 from moe_watch.routing.pressure.formulas import WARM_UP_CHUNKS, Mode, reachability
 from moe_watch.routing.stats.bootstrap import Estimate
@@ -47,10 +48,18 @@ def start_of(track: PressureTrack, trend: Trend | None) -> TrajectoryStart | Non
 
     Only one of them is shown: the verdict refers to the fitted curve, and P₀ is a single chunk's value with its noise.
     """
+    trend = _of_present_mask(track, trend)
     fit = trend.fit if trend is not None and trend.series.context == track.series.current.number else None
     if fit is not None and fit.start > 0:
         return TrajectoryStart("start", fit.start)
     return None if track.start.initial is None else TrajectoryStart("P₀", track.start.initial)
+
+
+def _of_present_mask(track: PressureTrack, trend: Trend | None) -> Trend | None:
+    """Return the trend; None if the mask has changed since it was computed."""
+    context = None if trend is None else track.series.context(trend.series.context)
+    is_old = trend is not None and context is not None and trend.series.since_mask != context.masked_at
+    return None if is_old else trend
 
 
 def text_below_chart(
@@ -64,6 +73,7 @@ def text_below_chart(
         tap_off: message that routing is not observed, and since when.
         energy_problem: reason why the run's forks give no external energy in this mode.
     """
+    trend = _of_present_mask(track, trend)
     found = [TextLine("warning", (f"{tap_off}: chunks have no pressure", tap_off))] if tap_off else []
     found += _verdicts(track, trend) if track.chunks else []
     if trend is None or trend.fit is None:
@@ -106,7 +116,8 @@ def _verdict(track: PressureTrack, trend: Trend, fit: Fit) -> TextLine:
     shorter = verdict.partition(" (")[0]
     if fit.verdict == "unreachable" and fit.reach is not None:
         shorter = f"unreachable: floor {number(fit.reach.floor, 3)} > half {number(fit.reach.half, 3)}"
-    return TextLine("verdict", (f"{where}{verdict}{lag}", f"{where}{shorter}{lag}"))
+    since = "" if trend.series.since_mask is None else f" · {since_mask(trend.series.since_mask)}"
+    return TextLine("verdict", (f"{where}{verdict}{since}{lag}", f"{where}{shorter}{since}{lag}"))
 
 
 def _lag(track: PressureTrack, trend: Trend) -> str:

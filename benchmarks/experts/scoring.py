@@ -1,6 +1,6 @@
 """Cost of scoring given tokens: usage, saliency and masks, beside the bare engine that computes every token's output.
 
-python -m benchmarks.scoring --rounds 8
+python -m benchmarks.experts.scoring --rounds 8
 """
 
 from __future__ import annotations

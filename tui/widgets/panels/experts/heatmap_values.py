@@ -17,16 +17,16 @@ from moe_watch.tui.text.format import NOT_AVAILABLE, count, number, percent
 from moe_watch.tui.text.sanitize import one_line
 from moe_watch.tui.widgets.panels.experts.colour_scale import scale_end
 
-HeatKind = Literal["usage", "weight", "saliency", "damage"]
+QuantityName = Literal["usage", "weight", "saliency", "damage"]
 FILE_NAME = 24
 """Characters shown of a file's name."""
 
 
 @dataclass(frozen=True)
-class Heat:
+class HeatmapValues:
     """Values of one quantity, and its words."""
 
-    quantity: HeatKind
+    quantity: QuantityName
     values: Floats
     """`[L, E]`: shares of a layer, or parts of its highest value; NaN where nothing is known."""
     scale: float
@@ -78,7 +78,7 @@ class Heat:
         return [f"{parts[0]} ({self.source})", *parts]
 
 
-def known_kinds(frame: Frame) -> list[HeatKind]:
+def known_quantities(frame: Frame) -> list[QuantityName]:
     """Return the quantities that are known for the run on the screen."""
     importance, found = frame.importance, ["usage"]
     if frame.view.usage.mass is not None:
@@ -88,7 +88,7 @@ def known_kinds(frame: Frame) -> list[HeatKind]:
     return found  # type: ignore[return-value]  # a list of these literals
 
 
-def heat_of(frame: Frame, kind: HeatKind) -> Heat | None:
+def values_of(frame: Frame, kind: QuantityName) -> HeatmapValues | None:
     """Return the values of a quantity; None while there are none."""
     view, importance = frame.view, frame.importance
     if kind in ("saliency", "damage") and importance is not None:
@@ -101,13 +101,13 @@ def heat_of(frame: Frame, kind: HeatKind) -> Heat | None:
     return _shares("usage", view.window.usage.shares(), counts.astype(np.float64), f"usage, {view.window_text}")
 
 
-def _shares(kind: HeatKind, values: Floats, amounts: Floats, title: str) -> Heat:
+def _shares(kind: QuantityName, values: Floats, amounts: Floats, title: str) -> HeatmapValues:
     end = scale_end(values)
     more = "≥ " if np.nanmax(values, initial=0.0) > end else ""
-    return Heat(kind, values, end, title, ("0 %", f"{more}{100 * end:.3g} % of a layer"), amounts)
+    return HeatmapValues(kind, values, end, title, ("0 %", f"{more}{100 * end:.3g} % of a layer"), amounts)
 
 
-def _weight(view: RunView) -> Heat:
+def _weight(view: RunView) -> HeatmapValues:
     usage = view.usage
     mass = np.zeros(usage.usage.counts.shape) if usage.mass is None else usage.mass
     with np.errstate(invalid="ignore"):
@@ -116,7 +116,7 @@ def _weight(view: RunView) -> Heat:
     return _shares("weight", values, mass, f"weight mass, {plural(usage.weighted, 'token')}{since}")
 
 
-def _imported(importance: Importance, kind: HeatKind) -> Heat | None:
+def _imported(importance: Importance, kind: QuantityName) -> HeatmapValues | None:
     amounts = importance.saliency if kind == "saliency" else importance.damage
     if amounts is None:
         return None
@@ -125,4 +125,4 @@ def _imported(importance: Importance, kind: HeatKind) -> Heat | None:
         values: Floats = np.where(highest > 0, amounts / highest, np.where(np.isnan(amounts), np.nan, 0.0))
     source = one_line(importance.source(kind), FILE_NAME)
     name = "saliency" if kind == "saliency" else "damage by ablation"
-    return Heat(kind, values, 1.0, f"{name}, {source}", ("0", "its layer’s highest"), amounts, source)
+    return HeatmapValues(kind, values, 1.0, f"{name}, {source}", ("0", "its layer’s highest"), amounts, source)
