@@ -48,7 +48,7 @@ LOGITS, WEIGHTS = "ffn_moe_logits", "ffn_moe_weights_norm"
 NAMED = re.compile(rf"({LOGITS}|{WEIGHTS})-(\d+)")
 
 
-@pytest.fixture(scope="module", params=["Q4_K_M", "Q8_0", "IQ4_NL", "MXFP4_MOE"])
+@pytest.fixture(scope="module", params=["F16", "Q4_K_M", "Q8_0", "IQ4_NL", "MXFP4_MOE"])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, ...]:
     """A whole file with experts of one type, and the pruned one."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -84,6 +84,15 @@ def test_the_same_experts_are_selected(files: tuple[pathlib.Path, ...], pieces: 
     original = numbers[np.arange(len(numbers))[None, :, None], seen.experts]
     same = (np.sort(original) == np.sort(expected.experts)).all(-1)[computed]
     assert same.mean() >= SAME_SETS
+
+
+def test_token_by_token_the_output_is_the_same(files: tuple[pathlib.Path, ...]) -> None:
+    """The products of single rows do not depend on the number of rows."""
+    whole, pruned = files
+    pieces = [[token] for token in IDS]
+    seen, expected = run(pruned, pieces), run(whole, pieces, mask_of(kept_of(pruned), EXPERTS))
+    largest = np.abs(seen.output_logits - expected.output_logits).max(-1)
+    assert (largest < 1e-4).mean() >= SAME_SETS
 
 
 def test_without_the_mask_the_whole_file_selects_others(files: tuple[pathlib.Path, ...]) -> None:
