@@ -35,8 +35,8 @@ from tests.truth.test_engine import as_folder
 
 WEIGHTS, OUTPUT = 1e-5, 1e-4
 """Largest differences of weights over the gate's factor, and of output logits."""
-ROUNDING = {"qwen3_next": 10.0, "qwen3_5_moe_text": 3.0, "llama4_text": 3.0, "deepseek_v2": 3.0, "longcat_flash": 3.0}
-"""Factor of these bounds for models in which rounding errors grow, or whose logits are large."""
+ROUNDING = {"qwen3_next": 5.0, "qwen3_5_moe_text": 3.0, "longcat_flash": 3.0}
+"""Factor of these bounds for models in which rounding errors grow."""
 
 REFUSED = ("deepseek_v2",)
 """Models whose routers have neither a linear module nor a selection bias."""
@@ -66,8 +66,8 @@ def check_equal(name: str, found: Distance) -> None:
     factor = ROUNDING.get(name, 1.0)
     assert found.unequal == 0
     assert found.output_logits <= OUTPUT * factor
-    assert found.weights is None or found.weights <= WEIGHTS * factor
-    assert (found.weights is None) == ("per_expert" in GATES[name] and found.weights is None)
+    assert found.weights is not None
+    assert found.weights <= WEIGHTS * factor
 
 
 def masked_selected(layers: list[int], experts: np.ndarray, mask: ExpertMask) -> int:
@@ -183,7 +183,7 @@ def test_a_header_has_both_numbers_of_experts_per_token(tmp_path: pathlib.Path) 
     engine = load(location, options=EngineOptions(experts_per_token=5), progress=lambda _: None)
     assert (engine.model.experts_per_token, engine.model.own_experts_per_token) == (5, 3)
     assert engine.backend.settings["experts_per_token"] == 5
-    with pytest.raises(UserError, match="--experts-per-token is 9, and m has 8 experts per layer.*1 to 8"):
+    with pytest.raises(UserError, match=r"--experts-per-token is 9, and m has 8 experts per layer.*1 to 8"):
         load(location, options=EngineOptions(experts_per_token=9), progress=lambda _: None)
 
 

@@ -61,7 +61,7 @@ def test_saliency_is_that_of_transformers(engine: Engine, name: str) -> None:
 
 @pytest.mark.parametrize("engine", NOT_READ, indirect=True)
 def test_norms_that_cannot_be_read_are_refused(engine: Engine) -> None:
-    with pytest.raises(UserError, match="saliency of dbrx cannot be measured: .* one at a time"):
+    with pytest.raises(UserError, match=r"saliency of dbrx cannot be measured: .* one at a time"):
         engine.scorer(40, usage=True, saliency=True)
     golden = read_golden("dbrx")
     [batch] = list(engine.scorer(40, usage=True, saliency=False).evaluate(golden.ids.tolist()))
