@@ -9,7 +9,14 @@ from pathlib import Path
 
 from moe_watch.backends.model_files import ollama
 from moe_watch.backends.model_files.catalog import ModelLocation
-from moe_watch.backends.model_files.config import Config, check_selection, expert_count, layer_count, read_config
+from moe_watch.backends.model_files.config import (
+    Config,
+    check_selection,
+    context_length,
+    expert_count,
+    layer_count,
+    read_config,
+)
 from moe_watch.backends.model_files.dense import check_generates, check_task, is_dense
 from moe_watch.backends.model_files.gguf import GgufFile, read_parts
 from moe_watch.backends.model_files.gguf_checks import check_model
@@ -74,6 +81,15 @@ def hidden_layers(location: ModelLocation) -> int | None:
     file = read_parts(location.path, digests=False)[0]
     blocks = file.number("block_count")
     return None if blocks is None else blocks - (file.number("nextn_predict_layers") or 0)
+
+
+def longest_context(location: ModelLocation) -> int | None:
+    """Return the longest context that a model supports, in tokens; None if its files do not state it."""
+    if location.path is None:
+        return None
+    if location.format == "huggingface":
+        return context_length(read_config(location.path))
+    return read_parts(location.path, digests=False)[0].number("context_length")
 
 
 def _download_again(location: ModelLocation) -> str:

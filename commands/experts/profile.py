@@ -126,6 +126,8 @@ def _of_model(
     """Evaluate corpora with a model."""
     from msgspec.structs import replace
 
+    from moe_watch.backends.model_files.catalog import locate
+    from moe_watch.backends.model_files.preflight import longest_context
     from moe_watch.backends.protocol import Load
     from moe_watch.sessions.experts.evaluated_usage import DEFAULT_WINDOW, evaluate_corpora
     from moe_watch.sessions.scoring.corpus import read_corpus
@@ -138,8 +140,11 @@ def _of_model(
     check_model(name, backend, engine)
     require_routers(name, backend)
     texts = [read_corpus(path) for path in corpora]
-    if engine.context is None:
-        engine = replace(engine, context=window or DEFAULT_WINDOW)
+    longest = longest_context(locate(name, backend))
+    if window is not None and longest is not None:
+        require(window <= longest, f"--window is {window}", f"use at most {longest:,} tokens, the context of {name}")
+    if engine.context is None and longest is not None:
+        engine = replace(engine, context=window or min(DEFAULT_WINDOW, longest))
     load = Load(model=name, backend=backend, options=engine)
     with progress_bar() as bar:
         view = _EvaluationView(bar)

@@ -165,6 +165,7 @@ def test_names_cannot_act_on_the_terminal(capsys: Captured, tmp_path: Path) -> N
         (["pocket", "other", "--corpus", "prose.jsonl"], "--corpus and 2 models given"),
         (["no model", "--corpus", "good.jsonl"], "there is no model called 'no model'"),
         (["pocket", "--corpus", "good.jsonl", "--window", "1"], "--window is 1: use at least 2 tokens"),
+        (["pocket", "--corpus", "good.jsonl", "--window", "2049"], "--window is 2049: use at most 2,048 tokens"),
         (["pocket", "--corpus", "good.jsonl", "--threads", "0"], "--threads is 0"),
         (["pocket", "--corpus", "good.jsonl", "--keep", "0"], "--keep is 0"),
         (["pocket", "--corpus", "good.jsonl", "--experts", "8"], "--experts and --corpus given"),
