@@ -15,8 +15,8 @@ MAX_FILES = 16
 MAX_ATTRIBUTES = 14
 MAX_ASSERTS = 10
 MAX_UNTYPED = 8
-WIRE_RECORDS = {"Header", "Keyframe", "Token", "Vitals"}
-"""Lines of the session format: one field per key, and the keys are fixed. So are those of `--json`, in `results.py`."""
+WIRE_RECORDS = {"Header", "ModelInfo", "Keyframe", "Token", "Vitals", "PlanRecord"}
+"""Lines of the session format and of plan.json: one field per key, and the keys are fixed. So are those of `--json`, in `results.py`."""
 WIDGETS = {"App", "Screen", "ModalScreen", "Widget", "Static"}
 
 
