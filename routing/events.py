@@ -210,7 +210,7 @@ class Refused(_Event, tag="refused", frozen=True, kw_only=True):
     """Tokens so far."""
     t: float
     command: str
-    """`start`, `inject`, `sampling`, `tap`, `fork`, `load` or `measure`; later versions may have more."""
+    """`start`, `inject`, `sampling`, `tap`, `mask`, `fork`, `load` or `measure`; later versions may have more."""
     why: str
     """One line for the user."""
 
