@@ -26,7 +26,7 @@ MUTED = "$foreground 60%"
 
 
 def order_width(plan: KeepPlan, width: int) -> int:
-    """Return the cells for the experts of a layer in a list of this width: as many as the longest row needs."""
+    """Return the cells for the experts of a layer in a list of this width, enough for the longest row."""
     facts = plan.facts
     longest = facts.experts * (len(str(facts.experts - 1)) + 1) + int(facts.off.sum(1).max(initial=0)) + len(CUT) + 2
     return max(LEAST_ORDER, min(width - _LAYER - NUMBERS_WIDTH, longest))

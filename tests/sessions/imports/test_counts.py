@@ -114,7 +114,7 @@ async def test_the_dashboard_shows_what_was_counted_and_says_what_is_not_there(i
         assert app.view.tokens == 0
         experts, entropy = shown(board.experts), shown(board.entropy)
         assert f"EXPERTS  usage, imported, {counts.sum():,} selections" in experts
-        np.testing.assert_allclose(board.experts._shares, session.usage("prefill"))
+        np.testing.assert_allclose(board.experts.content.shares, session.usage("prefill"))
         hottest = session.usage("prefill").max()
         assert f"{100 * hottest:.1f} % of" in experts
         assert "ENTROPY  of usage, no order in time" in entropy
