@@ -161,8 +161,8 @@ def file_difference(folder: Path, masked: PrunedModel) -> tuple[float, float]:
 # -- writing
 
 
-def _nats(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+def _nats(interval: tuple[float, float] | None) -> str:
+    return "too few tokens" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
 
 
 def pruning_table(whole: list[Floats], models: Sequence[PrunedModel], profile: dict[str, Any]) -> str:
@@ -217,8 +217,8 @@ def comparisons(whole: list[Floats], models: Sequence[PrunedModel]) -> str:
 
 
 def _differs(found: PairedPerplexity) -> bool:
-    low, high = found.difference_interval
-    return low > 0 or high < 0
+    interval = found.difference_interval
+    return interval is not None and (interval[0] > 0 or interval[1] < 0)
 
 
 def expert_table(ablation: dict[str, Any]) -> str:

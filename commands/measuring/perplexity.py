@@ -161,12 +161,11 @@ def _lines(report: PerplexityReport) -> list[str]:
     """Return the report as lines of text."""
     lines = [_line(report)]
     if report.against is not None and report.paired is not None:
-        low, high = report.paired.ratio_interval
-        nats, (nats_low, nats_high) = report.paired.difference, report.paired.difference_interval
+        paired = report.paired
         lines += [
             _line(report.against),
-            f"ratio {report.paired.ratio:.4f} (95 %: {low:.4f} to {high:.4f}), "
-            f"{nats:+.4f} nats per token ({nats_low:+.4f} to {nats_high:+.4f}), paired by token",
+            f"ratio {paired.ratio:.4f} ({_interval(paired.ratio_interval, '.4f')}), "
+            f"{paired.difference:+.4f} nats per token ({_interval(paired.difference_interval, '+.4f')}), paired by token",
         ]
     lines.append(
         f"{report.tokens:,} of {report.text_tokens:,} tokens scored, in {report.windows} windows of {report.context}"
@@ -175,10 +174,15 @@ def _lines(report: PerplexityReport) -> list[str]:
 
 
 def _line(value: PerplexityValue) -> str:
-    low, high = value.interval
     named = f"{value.model} ({value.quantization or value.backend})"
     without = f" without {value.ablate}" if value.ablate else ""
     return (
         f"{named}{without}: perplexity {value.perplexity:.4f} ± {value.standard_error:.5f} "
-        f"(95 %: {low:.4f} to {high:.4f})"
+        f"({_interval(value.interval, '.4f')})"
     )
+
+
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    if interval is None:
+        return "too few tokens for an interval"
+    return f"95 %: {interval[0]:{form}} to {interval[1]:{form}}"

@@ -3,8 +3,8 @@
 Pooled over layers, ρ is mostly about the difference between layers; within layers it judges the choice that pruning
 makes. The intervals resample the tokens that the damage was measured on, in blocks; the ranking and the experts are
 fixed. Noise of the damage lowers ρ, and a resample has more noise than the measurement: so an interval spans the
-percentile interval and the basic one, its reflection at the measured ρ. `python -m benchmarks.experts.ablation_intervals`
-prints the simulated coverage of ρ with the true damage.
+percentile interval and the basic one, its reflection at the measured ρ. Their simulated coverage of ρ with the true
+damage: `python -m benchmarks.experts.ablation_intervals`.
 
 References: spearman-1904, efron-1979, carlstein-1986.
 """
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_watch.routing.arrays import Floats, Ints
-from moe_watch.routing.experts.ablation import VALUES, Blocks, resamples
 from moe_watch.routing.router.agreement import rank_correlation
+from moe_watch.routing.stats.token_blocks import VALUES, Blocks, resamples
 
 DRAWS = 1_000
 FEWEST_EXPERTS = 3

@@ -12,7 +12,7 @@ from math import exp, sqrt
 import numpy as np
 
 from moe_watch.routing.arrays import Floats
-from moe_watch.routing.stats.token_blocks import TokenBlocks
+from moe_watch.routing.stats.token_blocks import FEWEST_BLOCKS, Blocks, block_means
 
 FEWEST_WINDOWS = 2
 """llama.cpp's tool refuses a text of fewer."""
@@ -32,8 +32,8 @@ class Perplexity:
     perplexity: float
     standard_error: float
     """Of the perplexity, as llama.cpp's tool gives it: tokens are taken as independent."""
-    interval: tuple[float, float]
-    """95 %, by a block bootstrap."""
+    interval: tuple[float, float] | None
+    """95 %, by a block bootstrap; None for fewer than `FEWEST_BLOCKS` blocks."""
     tokens: int
     """Scored tokens."""
 
@@ -44,8 +44,8 @@ class PairedPerplexity:
 
     difference: float
     """Mean surprisal of the first model less that of the second, in nats per token."""
-    difference_interval: tuple[float, float]
-    """95 %, by a block bootstrap of the differences."""
+    difference_interval: tuple[float, float] | None
+    """95 %, by a block bootstrap of the differences; None for fewer than `FEWEST_BLOCKS` blocks."""
 
     @property
     def ratio(self) -> float:
@@ -53,9 +53,9 @@ class PairedPerplexity:
         return exp(self.difference)
 
     @property
-    def ratio_interval(self) -> tuple[float, float]:
+    def ratio_interval(self) -> tuple[float, float] | None:
         """95 % interval of the ratio."""
-        return exp(self.difference_interval[0]), exp(self.difference_interval[1])
+        return _exp(self.difference_interval)
 
 
 def perplexity(surprisals: Sequence[Floats]) -> Perplexity:
@@ -66,14 +66,13 @@ def perplexity(surprisals: Sequence[Floats]) -> Perplexity:
 
     References: jelinek-1977, kunsch-1989.
     """
-    values, blocks = np.concatenate(surprisals), TokenBlocks.of(surprisals)
+    values = np.concatenate(surprisals)
     mean = float(values.mean())
     variance = max(0.0, float((values * values).mean()) - mean * mean)
-    low, high = blocks.interval()
     return Perplexity(
         perplexity=exp(mean),
         standard_error=exp(mean) * sqrt(variance / (len(values) - 1)),
-        interval=(exp(low), exp(high)),
+        interval=_exp(_interval(surprisals)),
         tokens=len(values),
     )
 
@@ -83,5 +82,15 @@ def paired(first: Sequence[Floats], second: Sequence[Floats]) -> PairedPerplexit
 
     References: kunsch-1989.
     """
-    differences = TokenBlocks.of([a - b for a, b in zip(first, second, strict=True)])
-    return PairedPerplexity(differences.mean, differences.interval())
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    return PairedPerplexity(float(np.concatenate(differences).mean()), _interval(differences))
+
+
+def _interval(windows: Sequence[Floats]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean over all tokens; None for too few blocks."""
+    blocks = Blocks.of(windows)
+    return None if len(blocks.tokens) < FEWEST_BLOCKS else block_means(blocks).interval(0)
+
+
+def _exp(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (exp(interval[0]), exp(interval[1]))

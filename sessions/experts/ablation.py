@@ -14,8 +14,9 @@ from moe_watch.backends.protocol import Ready
 from moe_watch.backends.scoring_messages import Score, Scored
 from moe_watch.routing.arrays import Floats, Ints, packed
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.experts.ablation import block_sums, spread_over_ranks
+from moe_watch.routing.experts.ablation import spread_over_ranks
 from moe_watch.routing.router.masks import ExpertMask, check_mask
+from moe_watch.routing.stats.token_blocks import block_sums
 from moe_watch.sessions.experts.ablation_records import AblationPlan, AblationRecords, WholeWindow, masked_window
 from moe_watch.sessions.experts.given_tokens import GivenTokens
 from moe_watch.sessions.live.shared_worker import KeptWorker

@@ -10,18 +10,10 @@ from msgspec import json
 
 from moe_watch.backends.scoring_messages import UsageSums
 from moe_watch.routing.arrays import Floats, Ints, unpacked
-from moe_watch.routing.experts.ablation import (
-    BLOCK,
-    BlockMeans,
-    Blocks,
-    block_means,
-    draws_for,
-    halves,
-    least_used,
-    similar_expert,
-)
+from moe_watch.routing.experts.ablation import draws_for, halves, least_used, similar_expert
 from moe_watch.routing.experts.rank_prediction import RankCorrelation, differences, predict, split_half
 from moe_watch.routing.stats.permutation import holm
+from moe_watch.routing.stats.token_blocks import BLOCK, BlockMeans, Blocks, block_means
 from moe_watch.sessions.experts.ablation import Expert
 from moe_watch.sessions.experts.ablation_records import AblationPlan, AblationRecords
 from moe_watch.sessions.experts.given_tokens import GivenTokens

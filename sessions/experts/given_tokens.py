@@ -12,7 +12,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.experts.ablation import BLOCK, FEWEST_BLOCKS, block_sizes
+from moe_watch.routing.stats.token_blocks import BLOCK, FEWEST_BLOCKS, block_sizes
 from moe_watch.sessions.library.lookup import session_file
 from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.live.teacher_forcing import teacher_script

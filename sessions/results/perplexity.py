@@ -23,16 +23,22 @@ class PerplexityValue(Struct, frozen=True, kw_only=True):
     standard_error: Annotated[
         float, Meta(description="Standard error as llama.cpp gives it: tokens are taken as independent.")
     ]
-    interval: Annotated[Interval, Meta(description="95 % interval of `perplexity`, by a block bootstrap.")]
+    interval: Annotated[
+        Interval | None,
+        Meta(description="95 % interval of `perplexity`, by a block bootstrap; null for too few tokens."),
+    ]
 
 
 class PerplexityRatio(Struct, frozen=True, kw_only=True):
     """Comparison of two models, token by token."""
 
     ratio: Annotated[float, Meta(description="Perplexity of the model over that of the other one.")]
-    ratio_interval: Annotated[Interval, Meta(description="95 % interval of `ratio`.")]
+    ratio_interval: Annotated[Interval | None, Meta(description="95 % interval of `ratio`; null for too few tokens.")]
     difference: Annotated[float, Meta(description="Mean difference of surprisal, model less the other one, in nats.")]
-    difference_interval: Annotated[Interval, Meta(description="95 % interval of `difference`, by a block bootstrap.")]
+    difference_interval: Annotated[
+        Interval | None,
+        Meta(description="95 % interval of `difference`, by a block bootstrap; null for too few tokens."),
+    ]
 
 
 class PerplexityReport(PerplexityValue, frozen=True, kw_only=True):

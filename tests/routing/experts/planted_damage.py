@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from moe_watch.routing.arrays import Floats, Ints
-from moe_watch.routing.experts.ablation import Blocks, block_means, block_sizes, block_sums, halves
+from moe_watch.routing.experts.ablation import halves
 from moe_watch.routing.experts.rank_prediction import predict, split_half
 from moe_watch.routing.router.agreement import rank_correlation
+from moe_watch.routing.stats.token_blocks import Blocks, block_means, block_sizes, block_sums
 
 WINDOW = 511
 """Predicted tokens of a window."""

@@ -5,21 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_watch.routing.experts.ablation import (
+from moe_watch.routing.experts.ablation import draws_for, halves, least_used, similar_expert, spread_over_ranks
+from moe_watch.routing.stats.permutation import holm
+from moe_watch.routing.stats.token_blocks import (
     DRAWS,
     FEWEST_BLOCKS,
     Blocks,
     block_means,
     block_sizes,
     block_sums,
-    draws_for,
-    halves,
-    least_used,
     resamples,
-    similar_expert,
-    spread_over_ranks,
 )
-from moe_watch.routing.stats.permutation import holm
 from tests.routing.experts.planted_damage import PHI, affected, blocks_of, coverage, normal, skewed
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from moe_watch.routing.experts.ablation import Blocks
 from moe_watch.routing.experts.rank_prediction import differences, predict, split_half
 from moe_watch.routing.router.agreement import mean_ranks
+from moe_watch.routing.stats.token_blocks import Blocks
 from tests.routing.experts.planted_damage import rho_coverage
 
 LAYER = np.repeat([1, 3, 4], 8)
