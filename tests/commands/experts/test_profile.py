@@ -89,6 +89,19 @@ def test_a_model_and_a_corpus(capsys: Captured, corpus: Path, tmp_path: Path) ->
     assert "pocket: 6 layers × 8 experts, top-2" in shown.out
 
 
+@pytest.mark.model
+def test_the_window_fits_a_model_with_a_short_context(capsys: Captured, corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed: pip install moe-watch[llama]")
+    from tests.backends import llama_files, tiny
+
+    path = llama_files.write_gguf(tmp_path / "short.gguf", tiny.MIXTRAL | {"max_position_embeddings": 64})
+    assert run(["profile", str(path), "--corpus", str(corpus), "--json"]) == 0
+    found = msgspec.json.decode(capsys.readouterr().out, type=ExpertProfile)
+    assert (found.window, found.num_hidden_layers, found.num_experts) == (64, 2, 4)
+    assert found.unavailable == dict.fromkeys(("saliency", "saliency_mass"), "not measured: give --saliency")
+    assert "use at most 64 tokens" in complaint(capsys, path, "--corpus", corpus, "--window", "65")
+
+
 def test_a_recording(capsys: Captured, recording: Path) -> None:
     assert run(["profile", str(recording)]) == 0
     shown = capsys.readouterr()
