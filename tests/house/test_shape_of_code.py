@@ -16,7 +16,8 @@ MAX_ATTRIBUTES = 14
 MAX_ASSERTS = 10
 MAX_UNTYPED = 8
 WIRE_RECORDS = {"Header", "ModelInfo", "Keyframe", "Token", "Vitals", "PlanRecord"}
-"""Lines of the session format and of plan.json: one field per key, and the keys are fixed. So are those of `--json`, in `results.py`."""
+"""Lines of the session format, and plan.json: one field per key, and the keys are fixed. So are those of `--json`, in
+`results.py`."""
 WIDGETS = {"App", "Screen", "ModalScreen", "Widget", "Static"}
 
 
