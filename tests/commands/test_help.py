@@ -36,9 +36,10 @@ def test_commands_stand_under_headings(capsys):
     places = [shown.index(f"\n{heading}:\n") for heading in HEADINGS]
     assert places == sorted(places)
     assert "Commands:" not in shown
+    longest = max(map(len, NAMES))
     for listed in HEADINGS.values():
         for name, (_, short_help) in listed.items():
-            assert f"\n  {name:<8}  {short_help}\n" in shown
+            assert f"\n  {name.ljust(longest)}  {short_help}\n" in shown
 
 
 @pytest.mark.parametrize("name", NAMES)
