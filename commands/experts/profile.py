@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from moe_watch.sessions.experts.usage_groups import ObservedUsage
 
 RANKING_NAMES = ("count", "weight_mass", "saliency", "saliency_mass")
-SNIFFED = 1 << 16
-"""First bytes of a file by which a profile is recognised."""
 EPILOG = """
 With --corpus, the texts are evaluated in windows, without generating. A corpus is JSON Lines, one example per line:
 
@@ -166,9 +164,9 @@ def _made(usage: ObservedUsage, keeps: tuple[int, ...]) -> LoadedProfile:
 
 def _of_files(names: tuple[str, ...], keeps: tuple[int, ...], options: Options) -> LoadedProfile:
     """Read recordings, counts of other programs, or one profile."""
-    from moe_watch.sessions.experts.profile_file import is_profile, read_profile
+    from moe_watch.sessions.experts.measured_files import kind_of
+    from moe_watch.sessions.experts.profile_file import read_profile
     from moe_watch.sessions.experts.recorded_usage import usage_of_files
-    from moe_watch.sessions.fitting.pressure_series import read_content
     from moe_watch.sessions.imports.traces import ImportOptions
 
     require(bool(names), "neither --corpus nor a file given", "give texts for a model with --corpus, or recordings")
@@ -177,7 +175,7 @@ def _of_files(names: tuple[str, ...], keeps: tuple[int, ...], options: Options) 
     for option, value in (("--experts", experts), ("--experts-per-token", chosen)):
         require(value is None or value >= 1, f"{option} is {value}", "use 1 or more")
     paths = [Path(name) for name in names]
-    profiles = [path for path in paths if path.is_file() and is_profile(read_content(path, SNIFFED))]
+    profiles = [path for path in paths if path.is_file() and kind_of(path) == "profile"]
     if profiles:
         require(
             len(paths) == 1, f"{profiles[0]} is a profile, and {len(paths)} files are given", "show a profile alone"

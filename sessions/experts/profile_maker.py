@@ -211,13 +211,6 @@ def _pairs(groups: Sequence[UsageGroup]) -> list[GroupPair]:
     ]
 
 
-def _mean_correlation(a: Floats, b: Floats) -> float | None:
-    """Return the mean over layers of Spearman's ρ; None where no layer has one."""
-    by_layer = ranking_correlation(a, b)
-    known = by_layer[~np.isnan(by_layer)]
-    return _rounded(float(known.mean())) if known.size else None
-
-
 def _shares(layers: Sequence[int], table: Floats | Ints) -> dict[str, list[float]]:
     return _by_layer(layers, np.round(table, DIGITS).tolist())
 
