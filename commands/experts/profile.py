@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_watch.commands.experts.result_files import kept_for_dashboard, say_places
 from moe_watch.commands.options import COUNT, DEFAULT_MODEL, Options, engine_options, engine_options_of, require
 from moe_watch.commands.output import complain, print_result, say
-from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from moe_watch.commands.watching.settings import check_model, require_routers
+from moe_watch.commands.watching.headless import new_task, note, progress_bar, show_amount, show_progress
+from moe_watch.commands.watching.settings import checked_load, require_routers
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -88,7 +89,7 @@ def profile(
     """
     _check_output(output, force=force)
     require(keep is None or keep >= 1, f"--keep is {keep}", "keep at least 1")
-    keeps = () if keep is None else (keep,)
+    keeps, another_k = () if keep is None else (keep,), options["experts_per_token"] is not None
     found = _of_model(names, corpora, keeps, options) if corpora else _of_files(names, keeps, options)
     if output is not None:
         from moe_watch.sessions.experts.profile_file import write_profile
@@ -103,8 +104,8 @@ def profile(
             say(line)
     for warning in [*found.profile.warnings, *found.warnings]:
         complain(warning)
-    if output is not None:
-        say(f"the profile is {output}", err=True)
+    kept = bool(corpora) and kept_for_dashboard(found.profile, "profile", another_k=another_k)
+    say_places("profile", output, kept=kept)
 
 
 def _check_output(output: Path | None, *, force: bool) -> None:
@@ -126,24 +127,23 @@ def _of_model(
 
     from moe_watch.backends.model_files.catalog import locate
     from moe_watch.backends.model_files.preflight import longest_context
-    from moe_watch.backends.protocol import Load
-    from moe_watch.sessions.experts.evaluated_usage import DEFAULT_WINDOW, evaluate_corpora
+    from moe_watch.sessions.experts.evaluated_usage import evaluate_corpora
     from moe_watch.sessions.scoring.corpus import read_corpus
+    from moe_watch.sessions.scoring.windows import WINDOW
 
     require(len(names) <= 1, f"--corpus and {len(names)} models given", "give one model")
     require(options.pop("experts") is None, "--experts and --corpus given", "the model has the number: leave it out")
     window, saliency, backend = (options.pop(name) for name in ("window", "saliency", "backend"))
     require(window is None or window >= 2, f"--window is {window}", "use at least 2 tokens")
     name, engine = names[0] if names else DEFAULT_MODEL, engine_options_of(options)
-    check_model(name, backend, engine)
+    load = checked_load(name, backend, engine)
     require_routers(name, backend)
     texts = [read_corpus(path) for path in corpora]
     longest = longest_context(locate(name, backend))
     if window is not None and longest is not None:
         require(window <= longest, f"--window is {window}", f"use at most {longest:,} tokens, the context of {name}")
     if engine.context is None and longest is not None:
-        engine = replace(engine, context=window or min(DEFAULT_WINDOW, longest))
-    load = Load(model=name, backend=backend, options=engine)
+        load = replace(load, options=replace(engine, context=window or min(WINDOW, longest)))
     with progress_bar() as bar:
         view = _EvaluationView(bar)
         try:
@@ -212,16 +212,10 @@ class _EvaluationView:
         self._bar.reset(self.task, description="tokenizing", total=None, amount="")
 
     def estimated(self, seconds: float, tokens: int, number_of_windows: int) -> None:
-        from moe_watch.commands.experts.profile_text import duration
+        from moe_watch.tui.text.format import duration
 
-        self._say(f"{tokens:,} tokens in {number_of_windows:,} windows: about {duration(seconds)}")
+        note(self._bar, f"{tokens:,} tokens in {number_of_windows:,} windows: about {duration(seconds)}")
 
     def evaluated(self, tokens: int, total: int) -> None:
         self.done, self.total = tokens, total
         show_amount(self._bar, self.task, "evaluating", tokens, total, "tokens")
-
-    def _say(self, line: str) -> None:
-        if self._bar.disable:
-            say(line, err=True)
-        else:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -30,13 +30,6 @@ TITLES: dict[Ranking, str] = {
 }
 
 
-def duration(seconds: float) -> str:
-    """Return a duration for an estimate: `8 s`, `12 min`, `2.5 h`."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
-
-
 def profile_lines(found: LoadedProfile, by: Ranking, keep: int | None = None) -> Iterator[str]:
     """Yield a profile as lines: what was observed, a table of layers, and the stability of all rankings.
 
