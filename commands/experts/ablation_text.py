@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from moe_watch.commands.experts.ablation_wording import (
-    NAMES,
     controls_text,
     interval_text,
     kl_verdict,
@@ -16,6 +15,7 @@ from moe_watch.commands.experts.ablation_wording import (
     verdict,
 )
 from moe_watch.commands.tables import table_lines
+from moe_watch.routing.experts.rankings import WORDS
 
 if TYPE_CHECKING:
     from moe_watch.sessions.results.ablation import AblationReport, ExpertDamage, RankCorrelationResult
@@ -37,7 +37,7 @@ def report_lines(report: AblationReport) -> Iterator[str]:
     yield ""
     ranked = [["RANKING", "ρ WITHIN LAYERS", "ρ POOLED", "ρ WITHIN, KL"]]
     for name, found in report.rank_correlations.items():
-        ranked.append([NAMES[name], *_correlations(found.delta_surprisal), _within(found.kl)])
+        ranked.append([WORDS[name], *_correlations(found.delta_surprisal), _within(found.kl)])
     yield from table_lines(ranked)
     yield ""
     yield from _wrapped(verdict(report))

@@ -12,16 +12,15 @@ from moe_watch.commands.options import COUNT, DEFAULT_MODEL, Options, engine_opt
 from moe_watch.commands.output import complain, print_result, say
 from moe_watch.commands.watching.headless import new_task, note, progress_bar, show_amount, show_progress
 from moe_watch.commands.watching.settings import checked_load, require_routers
+from moe_watch.routing.experts.rankings import BY_OPTION
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
     from moe_watch.routing.events import Progress
-    from moe_watch.routing.experts.sums import Ranking
     from moe_watch.sessions.experts.profile_file import LoadedProfile
     from moe_watch.sessions.experts.usage_groups import ObservedUsage
 
-RANKING_NAMES = ("count", "weight_mass", "saliency", "saliency_mass")
 EPILOG = """
 With --corpus, the texts are evaluated in windows, without generating. A corpus is JSON Lines, one example per line:
 
@@ -56,7 +55,7 @@ Definitions and limits: docs/profile.md.
 @click.option("--keep", type=COUNT, metavar="N", help="Show the stability of keeping N experts.  [default: all N]")
 @click.option(
     "--by",
-    type=click.Choice(RANKING_NAMES),
+    type=click.Choice(list(BY_OPTION)),
     default="count",
     show_default=True,
     help="Quantity by which the table ranks experts.",
@@ -72,7 +71,7 @@ def profile(
     names: tuple[str, ...],
     corpora: tuple[Path, ...],
     keep: int | None,
-    by: Ranking,
+    by: str,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -100,7 +99,7 @@ def profile(
     else:
         from moe_watch.commands.experts.profile_text import profile_lines
 
-        for line in profile_lines(found, by, keep):
+        for line in profile_lines(found, BY_OPTION[by], keep):
             say(line)
     for warning in [*found.profile.warnings, *found.warnings]:
         complain(warning)

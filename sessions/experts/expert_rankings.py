@@ -13,7 +13,8 @@ from moe_watch.backends.pruning.experts_of_model import PrunableModel
 from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.experts.sums import ExpertSums, Ranking, total
+from moe_watch.routing.experts.rankings import BY_OPTION, WORDS
+from moe_watch.routing.experts.sums import ExpertSums, total
 from moe_watch.sessions.experts.ablation_file import damage_table, read_ablation
 from moe_watch.sessions.experts.measured_files import kind_of
 from moe_watch.sessions.experts.profile_file import LoadedProfile, read_profile
@@ -22,7 +23,6 @@ from moe_watch.sessions.imports.traces import ImportOptions
 from moe_watch.sessions.results.ablation import AblationReport
 from moe_watch.sessions.results.pruning import PruneBy
 
-QUANTITIES: dict[PruneBy, Ranking] = {"count": "count", "weight": "weight_mass", "saliency": "saliency"}
 SOURCES = {
     "count": "a profile, a recording, imported counts or an importance matrix",
     "weight": "a profile or a recording",
@@ -102,14 +102,13 @@ def read_ranking(path: Path, by: PruneBy, model: PrunableModel, *, same_weights:
         UserError: the file cannot be read, lacks the quantity, or is of another model.
     """
     measured = _read_checked(path, model, same_weights=same_weights)
-    values = measured.damage if by == "damage" else measured.sums.ranking(QUANTITIES[by])
+    values = measured.damage if by == "damage" else measured.sums.ranking(BY_OPTION[by])
     if values is None:
-        raise UserError(f"{path} has no {_named(by)} of the experts", advice=f"give {SOURCES[by]}")
+        raise UserError(
+            f"{path} has no {by if by == 'damage' else WORDS[BY_OPTION[by]]} of the experts",
+            advice=f"give {SOURCES[by]}",
+        )
     return RankedExperts(values=values, sums=measured.sums, path=path, sha256=_digest(path), warnings=measured.warnings)
-
-
-def _named(by: PruneBy) -> str:
-    return "weight mass" if by == "weight" else by
 
 
 def _read_checked(path: Path, model: PrunableModel, *, same_weights: bool) -> _Measured:

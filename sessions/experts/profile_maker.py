@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import Floats, Ints
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.experts.rankings import RANKINGS, Ranking
 from moe_watch.routing.experts.stability import (
     FEWEST_BLOCKS,
     RESAMPLES,
@@ -19,7 +20,7 @@ from moe_watch.routing.experts.stability import (
     rank_stability,
     ranking_correlation,
 )
-from moe_watch.routing.experts.sums import RANKINGS, ExpertSums, Ranking, total
+from moe_watch.routing.experts.sums import ExpertSums, total
 from moe_watch.routing.header import experts_per_token
 from moe_watch.sessions.experts.usage_groups import ObservedModel, ObservedUsage, UsageGroup
 from moe_watch.sessions.results.profile import (

@@ -86,6 +86,9 @@ def test_a_model_and_a_corpus(capsys: Captured, corpus: Path, tmp_path: Path) ->
     assert last == f"the profile is {output}; the dashboard shows it from now on"
     assert stored_profile(found).profile == found
 
+    for by in ("weight", "weight_mass"):  # as `prune` calls it, and as the key is called
+        assert run(["profile", str(output), "--by", by]) == 0
+        assert "by router weight mass" in capsys.readouterr().out
     assert run(["profile", str(output), "--by", "saliency"]) == 0
     shown = capsys.readouterr()
     assert "by saliency" in shown.out

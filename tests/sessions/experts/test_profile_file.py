@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.experts.sums import RANKINGS, total
+from moe_watch.routing.experts.rankings import RANKINGS
+from moe_watch.routing.experts.sums import total
 from moe_watch.sessions.experts.profile_file import (
     read_profile,
     to_bytes,
