@@ -15,6 +15,7 @@ from moe_watch.backends.scoring_messages import Score
 from moe_watch.commands.app import run
 from moe_watch.commands.experts.ablation_text import MOST_ROWS, report_lines
 from moe_watch.sessions.experts.ablation_file import read_ablation
+from moe_watch.sessions.experts.stored_importance import stored_importance
 from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.paths import importance_directory
 from moe_watch.sessions.results.ablation import AblationReport
@@ -56,6 +57,7 @@ def test_damage_equals_masked_minus_whole_surprisal(capsys, corpus, tmp_path, en
     assert max(found.experts, key=lambda each: each.delta_surprisal).layer == 0
     first = found.experts[0]
     with KeptWorker(Load(model="pocket", backend=engine, options=EngineOptions()), lambda _: None) as worker:
+        assert stored_importance(worker.ready.model).known == ["damage"]
         answer = worker.tokenize([CODE, CODE[200:]])
         windows, left = [], 450
         for ids in answer.ids:

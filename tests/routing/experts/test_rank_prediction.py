@@ -94,7 +94,7 @@ def test_split_halves():
 
 
 def test_intervals_of_planted_correlations_cover():
-    pooled, within, stability = rho_coverage(1.0, 0.5, 80)
+    pooled, within, stability = rho_coverage(1.0, 0.5, 40)
     assert 0.88 <= pooled <= 1.0
     assert 0.88 <= within <= 1.0
     assert stability > 0.5
