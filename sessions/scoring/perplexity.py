@@ -21,6 +21,7 @@ from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.routing.stats.perplexity import FEWEST_WINDOWS, SHORTEST_WINDOW, first_scored
 from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.scoring.windows import WINDOW
+from moe_watch.sessions.text import whole_text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +135,7 @@ def read_text(path: Path, window: int | None, most: int | None) -> TextToScore:
         text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
-    return TextToScore(path.name, text, sha256(content).hexdigest(), length, most)
+    return TextToScore(whole_text(path.name), text, sha256(content).hexdigest(), length, most)
 
 
 def score_text(
