@@ -17,5 +17,10 @@ WORDS: Mapping[str, str] = {
 }
 """Words for each ranking in text."""
 
-BY_OPTION: Mapping[str, Ranking] = {"weight": "weight_mass", **{name: name for name in RANKINGS}}
-"""Ranking by its value of `--by`. The option is shorter than the key, which is accepted too."""
+BY_OPTION: Mapping[str, Ranking] = {
+    "count": "count",
+    "weight": "weight_mass",
+    "saliency": "saliency",
+    "saliency_mass": "saliency_mass",
+}
+"""Ranking by its value of `--by`."""

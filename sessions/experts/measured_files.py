@@ -16,6 +16,8 @@ MAX_BYTES = 1 << 28
 """Size limit of a file. 100 layers of 512 experts take some 10 MB in a profile, and 20 MB in an ablation."""
 SNIFFED = 1 << 16
 """First bytes of a file by which its kind is recognized."""
+PROFILE_KEYS = b'"calibration_corpus"', b'"activation_counts"'
+"""Counts alone are no profile: they are imported."""
 BLANKS = b"\xef\xbb\xbf \t\r\n"
 ADVICE = "give a profile, an ablation, a recording or an importance matrix"
 
@@ -33,7 +35,7 @@ def kind_of(path: Path) -> Literal["profile", "ablation"] | None:
         raise system_error(path, error, failed="cannot be read", advice=ADVICE) from error
     if not start.lstrip(BLANKS).startswith(b"{"):
         return None
-    if b'"activation_counts"' in start:
+    if all(key in start for key in PROFILE_KEYS):
         return "profile"
     return "ablation" if b'"delta_surprisal"' in start else None
 

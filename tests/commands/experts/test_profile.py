@@ -86,9 +86,8 @@ def test_a_model_and_a_corpus(capsys: Captured, corpus: Path, tmp_path: Path) ->
     assert last == f"the profile is {output}; the dashboard shows it from now on"
     assert stored_profile(found).profile == found
 
-    for by in ("weight", "weight_mass"):  # as `prune` calls it, and as the key is called
-        assert run(["profile", str(output), "--by", by]) == 0
-        assert "by router weight mass" in capsys.readouterr().out
+    assert run(["profile", str(output), "--by", "weight"]) == 0
+    assert "by router weight mass" in capsys.readouterr().out
     assert run(["profile", str(output), "--by", "saliency"]) == 0
     shown = capsys.readouterr()
     assert "by saliency" in shown.out
@@ -164,7 +163,7 @@ def test_a_file_of_the_reference_tool_is_shown(capsys: Captured, tmp_path: Path)
     assert json.loads(shown.out)["activation_counts"] == {"0": [3, 2]}
     [warning] = shown.err.splitlines()
     assert "counts of layer 0 sum to 5, not to tokens × experts per token (4 × 1)" in warning
-    assert run(["profile", str(path), "--by", "weight_mass", "--keep", "1"]) == 0
+    assert run(["profile", str(path), "--by", "weight", "--keep", "1"]) == 0
     assert "no weight mass: the file does not have it" in capsys.readouterr().out
 
 
@@ -236,8 +235,8 @@ def test_bad_input_is_one_line(
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "prose.jsonl").write_text("Once upon a time\n")
     (tmp_path / "good.jsonl").write_text('{"text": "def f(x):"}\n')
-    (tmp_path / "broken.json").write_text('{"activation_counts": {"0": [1]}}')
-    (tmp_path / "nested.json").write_text('{"activation_counts": ' + "[" * 100_000)
+    (tmp_path / "broken.json").write_text('{"calibration_corpus": "a", "activation_counts": {"0": [1]}}')
+    (tmp_path / "nested.json").write_text('{"calibration_corpus": "a", "activation_counts": ' + "[" * 100_000)
     nan = profile.read_text().replace('"saliency_mass": {', '"saliency_mass": {"9": [NaN],')
     (tmp_path / "nan.json").write_text(nan)
     before = sorted(tmp_path.iterdir())

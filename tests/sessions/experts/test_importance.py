@@ -98,7 +98,9 @@ def test_an_ablation_of_other_layers_is_of_another_model(write):
         load(write("x.json", ablation_file.to_bytes(other)))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"{", b'{"experts": [1]}', b'["activation_counts"]'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"{", b'{"experts": [1]}', b'{"activation_counts": {"0": [1]}}']
+)
 def test_other_files_are_refused(write, content):
     with pytest.raises(UserError, match="neither a profile nor an ablation"):
         read_importance(write("x.json", content))
@@ -107,8 +109,8 @@ def test_other_files_are_refused(write, content):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b'{"activation_counts": {"a": []}}', "not a profile"),
-        (b'{"activation_counts": {"0": [-1]}}', "not a profile"),
+        (b'{"calibration_corpus": "", "activation_counts": {"a": []}}', "not a profile"),
+        (b'{"calibration_corpus": 1, "activation_counts": {"0": [1]}}', "not a profile"),
         (b'{"experts": [{"delta_surprisal": 1}]}', "not an ablation"),
     ],
 )
