@@ -288,11 +288,18 @@ def measured() -> Iterator[str]:
             models = candidates(rankings(profile, ablation), worker.ready.model)
             whole = score(worker, models)
             scored = sum(map(len, whole))
-            yield f"Ranked on {profile['calibration_tokens']:,} tokens, scored on {scored:,} others."
+            yield (
+                f"Ranked on {profile['calibration_tokens']:,} tokens, by damage on the first {ablation['tokens']:,} of "
+                f"them, scored on {scored:,} others."
+            )
             yield f"### 8 to {KEEP} experts\n\n{pruning_table(whole, models, profile)}"
             yield f"### Between rankings\n\n{comparisons(whole, models)}"
             yield f"### Does a ranking predict the damage?\n\n{correlation_table(ablation)}"
-            yield f"### Routing before and after\n\n{routing_table(worker, models)}"
+            yield (
+                "### Routing before and after\n\nOver the scored text, with the experts off. Entropies are over ln 8: "
+                f"the largest that {KEEP} experts can reach is {np.log(KEEP) / np.log(8):.3f}.\n\n"
+                f"{routing_table(worker, models)}"
+            )
         on_file, masked = file_difference(folder, models[RANKINGS.index(ON_FILE)])
         yield (
             f"### As a file\n\nThe model pruned by {ON_FILE} as a file: perplexity {on_file:.4f}. The whole model with "
