@@ -56,7 +56,10 @@ def test_toggling_switches_off_first_and_on_only_if_all_are_off():
     [
         ("2:0", "made has no MoE layer 2: MoE layers: 0 to 1"),
         ("0:8", "layer 0 of made has no expert 8: experts are 0 to 7"),
-        ("1:0,1:1,1:2,1:3,1:4,1:5,1:6", "layer 1 would keep 1 experts, and selects 2 per token: switch off 6 of its 8"),
+        (
+            "1:0,1:1,1:2,1:3,1:4,1:5,1:6",
+            "layer 1 would keep 1 of 8 experts, and selects 2 per token: switch off 6 of them",
+        ),
     ],
 )
 def test_masks_that_leave_no_choice_or_name_nothing_are_refused(text, said):
@@ -73,7 +76,7 @@ def test_a_dense_model_has_no_layer_to_mask():
 def test_experts_per_token_by_layer_count_for_their_layer():
     by_layer = model(k=[2, 7])
     check_mask(parse_mask("0:0,0:1,1:0"), by_layer, None)
-    with pytest.raises(UserError, match="layer 1 would keep 6 experts, and selects 7"):
+    with pytest.raises(UserError, match="layer 1 would keep 6 of 8 experts, and selects 7"):
         check_mask(parse_mask("1:0,1:1"), by_layer, None)
 
 
