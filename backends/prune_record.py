@@ -56,6 +56,12 @@ class PruneRecord(msgspec.Struct, frozen=True, kw_only=True):
             and all(0 <= number < self.experts for numbers in self.kept.values() for number in numbers)
         )
 
+    def with_digests(self, digests: dict[str, str]) -> PruneRecord:
+        """Return the record with the SHA-256 of the last step's source files, by name."""
+        *before, last = self.history
+        step = msgspec.structs.replace(last, source_sha256=digests)
+        return msgspec.structs.replace(self, history=[*before, step])
+
 
 def record_at(path: Path) -> PruneRecord | None:
     """Return the record of a GGUF file or a model folder; None if it has none, or a damaged one.

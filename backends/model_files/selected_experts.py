@@ -18,6 +18,24 @@ IDENTITY_EXPERTS = "zero_expert_num"
 """Key with the number of experts that return their input, which a router selects like the others."""
 
 
+def check_selectable(name: str, k: int, experts: int | None) -> int:
+    """Return the number of experts of a layer, of which k can be selected.
+
+    Args:
+        name: name of the model.
+        k: experts per token.
+        experts: experts of a layer; 0 or None for a dense model.
+
+    Raises:
+        UserError: the model is dense, or k is outside 1..E.
+    """
+    if not experts:
+        raise UserError(f"{OPTION} is {k}, and {name} is a dense model", advice=f"leave out {OPTION}")
+    if not 1 <= k <= experts:
+        raise UserError(f"{OPTION} is {k}, and {name} has {experts} experts per layer", advice=f"give 1 to {experts}")
+    return experts
+
+
 def with_experts_per_token(config: Config, k: int, name: str) -> Config:
     """Return the entries of a config with which every MoE layer selects k experts: nested sections are whole.
 
@@ -25,11 +43,8 @@ def with_experts_per_token(config: Config, k: int, name: str) -> Config:
         UserError: k is outside 1..E, or the config has no such number.
     """
     experts = expert_count(config)
-    if experts is None:
-        raise UserError(f"{OPTION} is {k}, and {name} is a dense model", advice=f"leave out {OPTION}")
-    experts += next((n for each in config_sections(config) if isinstance(n := each.get(IDENTITY_EXPERTS), int)), 0)
-    if not 1 <= k <= experts:
-        raise UserError(f"{OPTION} is {k}, and {name} has {experts} experts per layer", advice=f"give 1 to {experts}")
+    identities = next((n for each in config_sections(config) if isinstance(n := each.get(IDENTITY_EXPERTS), int)), 0)
+    check_selectable(name, k, experts and experts + identities)
     entries = _entries(config, k)
     if not entries:
         raise UserError(

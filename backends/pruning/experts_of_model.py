@@ -10,8 +10,6 @@ from moe_watch.backends.prune_record import PruneRecord
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.masks import ExpertGroups
 
-WHOLE_MODEL = "give a model that keeps its routers' experts as they are"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunableModel:

@@ -196,7 +196,7 @@ def write_pruned(
     rows = _rows(model, kept, model.first_of_groups(keep))
     names = [part.path.name for part in model.parts]
     alignment = model.parts[0].layout.alignment
-    header = _header(model, keep, _with_digests(record, dict.fromkeys(names, "0" * DIGEST)), rows)
+    header = _header(model, keep, record.with_digests(dict.fromkeys(names, "0" * DIGEST)), rows)
     data = -(-len(header) // alignment) * alignment
     ranges: list[list[CopiedRange]] = [[] for _ in model.parts]
     at = data
@@ -212,17 +212,11 @@ def write_pruned(
             name: copy_ranges(part.path, each, file, advance)
             for name, part, each in zip(names, model.parts, ranges, strict=True)
         }
-        final = _header(model, keep, _with_digests(record, digests), rows)
+        final = _header(model, keep, record.with_digests(digests), rows)
         if len(final) != len(header):
             raise ValueError("the header changed its length")
         file.seek(0)
         file.write(final)
-
-
-def _with_digests(record: PruneRecord, digests: dict[str, str]) -> PruneRecord:
-    *before, last = record.history
-    step = msgspec.structs.replace(last, source_sha256=digests)
-    return msgspec.structs.replace(record, history=[*before, step])
 
 
 def _rows(model: PrunableGguf, kept: Mapping[int, Sequence[int]], others: Sequence[int]) -> list[_PlacedTensor]:

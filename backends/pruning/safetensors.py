@@ -292,10 +292,7 @@ def _new_config(model: PrunableFolder, keep: int, record: PruneRecord, digests: 
         for key in EXPERT_COUNTS:
             if section.get(key) == model.experts:
                 section[key] = keep
-    *before, last = record.history
-    step = msgspec.structs.replace(last, source_sha256=digests)
-    done = msgspec.structs.replace(record, history=[*before, step])
-    return config | {CONFIG_KEY: msgspec.to_builtins(done, str_keys=True)}
+    return config | {CONFIG_KEY: msgspec.to_builtins(record.with_digests(digests), str_keys=True)}
 
 
 def _write_json(path: Path, content: object) -> None:

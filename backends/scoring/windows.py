@@ -12,7 +12,7 @@ from moe_watch.backends.scoring.usage_sums import UsageSum
 from moe_watch.backends.scoring.window_predictions import WindowPredictions
 from moe_watch.backends.scoring_messages import Conversation, Score, Scored, Tokenize, Tokenized, UsageSums
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.router.masks import ExpertMask, check_mask, unused_has_no_effect
+from moe_watch.routing.router.masks import ExpertMask, unused_has_no_effect
 
 WHOLE = -1
 """`Scored.mask` of the first evaluation."""
@@ -91,11 +91,7 @@ class WindowScoring:
         if not 1 <= len(command.ids) <= command.window:
             raise UserError(f"a window of {len(command.ids)} tokens does not fit into {command.window}")
         for mask in masks:
-            if mask and self._engine.why_no_mask:
-                raise UserError(
-                    f"experts of {self._engine.model.name} cannot be switched off: {self._engine.why_no_mask}"
-                )
-            check_mask(mask, self._engine.model, self._engine.groups)
+            self._engine.check_mask(mask)
 
     def _scorer_for(self, command: Score, *, usage: bool) -> Scorer:
         needs = command.window, usage, command.usage and command.saliency

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_watch.commands.experts.ablation_text import report_lines
+from moe_watch.commands.experts.result_files import kept_for_dashboard, say_places
 from moe_watch.commands.options import (
     COUNT,
     Options,
@@ -20,8 +21,8 @@ from moe_watch.commands.options import (
     require,
 )
 from moe_watch.commands.output import complain, print_result, say
-from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from moe_watch.commands.watching.settings import check_model
+from moe_watch.commands.watching.headless import new_task, note, progress_bar, show_amount, show_progress
+from moe_watch.commands.watching.settings import checked_load
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -58,7 +59,9 @@ SHORTEST_WINDOW = 21
     metavar="all|N",
     help="Measure all experts, or N of each layer, spread over the ranks by usage.",
 )
-@click.option("--window", type=COUNT, default=512, show_default=True, metavar="N", help="Tokens evaluated together.")
+@click.option(
+    "--window", type=COUNT, metavar="N", help="Tokens evaluated in one context.  [default: 512, or the trained length]"
+)
 @click.option(
     "--tokens", type=COUNT, default=DEFAULT_TOKENS, show_default=True, metavar="N", help="Largest number of tokens."
 )
@@ -98,8 +101,8 @@ def ablate(as_json: bool, output: Path | None, force: bool, **options: Any) -> N
     else:
         for line in report_lines(report):
             say(line)
-    if output is not None:
-        say(f"the result is {output}", err=True)
+    kept = kept_for_dashboard(report, "ablation", another_k=load.options.experts_per_token is not None)
+    say_places("ablation", output, kept=kept)
 
 
 class _Choice:
@@ -108,7 +111,7 @@ class _Choice:
     def __init__(self, options: Options) -> None:
         self.teacher: Path | None = options["teacher"]
         self.corpus: Path | None = options["corpus"]
-        self.window: int = options["window"]
+        self.window: int | None = options["window"]
         self.tokens: int = options["tokens"]
         self.saliency: bool = options["saliency"]
         require(
@@ -116,7 +119,11 @@ class _Choice:
             "ablate needs tokens to evaluate" if self.teacher is None else "--teacher and --corpus both given",
             "give --teacher SESSION or --corpus FILE",
         )
-        require(self.window >= SHORTEST_WINDOW, f"--window is {self.window}", f"use at least {SHORTEST_WINDOW} tokens")
+        require(
+            self.window is None or self.window >= SHORTEST_WINDOW,
+            f"--window is {self.window}",
+            f"use at least {SHORTEST_WINDOW} tokens",
+        )
         require(self.tokens > 0, f"--tokens is {self.tokens}", "use at least 1")
         self.layers = _layers(options["layers"])
         self.experts = _experts(options["experts"])
@@ -124,10 +131,12 @@ class _Choice:
     def given(self, worker: KeptWorker) -> GivenTokens:
         """Return the tokens in windows."""
         from moe_watch.sessions.experts.given_tokens import corpus_tokens, session_tokens
+        from moe_watch.sessions.scoring.windows import chosen_window
 
+        length = chosen_window(self.window, worker.ready.model.trained_length, None)
         if self.corpus is not None:
-            return corpus_tokens(worker, self.corpus, self.window, self.tokens)
-        return session_tokens(worker, self.teacher or Path(), self.window, self.tokens)
+            return corpus_tokens(worker, self.corpus, length, self.tokens)
+        return session_tokens(worker, self.teacher or Path(), length, self.tokens)
 
 
 def _choices(options: Options) -> tuple[Load, _Choice]:
@@ -138,7 +147,6 @@ def _choices(options: Options) -> tuple[Load, _Choice]:
     """
     from moe_watch.backends.model_files.catalog import locate
     from moe_watch.backends.model_files.preflight import is_dense_model
-    from moe_watch.backends.protocol import Load
     from moe_watch.sessions.experts.ablation import DENSE, MOE_ONLY
 
     name = chosen_model(options["model"], options["model_option"])
@@ -146,9 +154,9 @@ def _choices(options: Options) -> tuple[Load, _Choice]:
     choice = _Choice(options)
     for given in (choice.teacher, choice.corpus):
         require(given is None or not given.is_dir(), f"{given} is a folder", "give a file")
-    check_model(name, backend, engine)
+    load = checked_load(name, backend, engine)
     require(not is_dense_model(locate(name, backend)), f"{name}: {DENSE}", MOE_ONLY)
-    return Load(model=name, backend=backend, options=engine), choice
+    return load, choice
 
 
 def _layers(text: str | None) -> list[int] | None:
@@ -176,8 +184,9 @@ def _experts(text: str) -> int | None:
 
 def _measure(load: Load, choice: _Choice, output: Path | None) -> AblationReport:
     from moe_watch.sessions.experts.ablation import measure, plan_of
+    from moe_watch.sessions.experts.ablation_file import to_bytes
     from moe_watch.sessions.experts.ablation_records import AblationRecords, partial_file
-    from moe_watch.sessions.experts.ablation_report import ablation_report, to_bytes
+    from moe_watch.sessions.experts.ablation_report import ablation_report
     from moe_watch.sessions.live.shared_worker import KeptWorker
     from moe_watch.sessions.paths import replace_file, sync_folder, writing
 
@@ -235,7 +244,7 @@ class _AblationView:
         self._total, self._found = evaluations, measured
         self._bar.reset(self._task)
         if measured:
-            self._say(f"resumed: {measured:,} of {evaluations:,} evaluations are measured already")
+            note(self._bar, f"resumed: {measured:,} of {evaluations:,} evaluations are measured already")
 
     def begun(self) -> None:
         self._last = time.monotonic()
@@ -247,7 +256,10 @@ class _AblationView:
         self._done += 1
         left = self._total - self._found - self._done
         if self._done == SAMPLE and left > 0:
-            self._say(f"{left + SAMPLE:,} evaluations with one expert off: about {_duration(self._each * left)}")
+            from moe_watch.tui.text.format import duration
+
+            about = duration(self._each * left)
+            note(self._bar, f"{left + SAMPLE:,} evaluations with one expert off: about {about}")
         done = self._found + self._done
         show_amount(self._bar, self._task, "one expert off", done, self._total, "evaluations")
 
@@ -272,13 +284,3 @@ class _AblationView:
     def _each(self) -> float:
         """Mean seconds per evaluation."""
         return self._busy / max(1, self._done)
-
-    def _say(self, line: str) -> None:
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in words: `8 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -5,6 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from moe_watch.commands.experts.ablation_wording import (
+    controls_text,
+    interval_text,
+    kl_verdict,
+    p_text,
+    significance,
+    stability,
+    verdict,
+)
+from moe_watch.commands.tables import table_lines
+from moe_watch.routing.experts.rankings import WORDS
+
 if TYPE_CHECKING:
     from moe_watch.sessions.results.ablation import AblationReport, ExpertDamage, RankCorrelationResult
 
@@ -15,9 +27,6 @@ HEADING = ["EXPERT", "TOKENS", "Δ NATS", "95 %", "KL", "P HOLM", "WEIGHT", "SAL
 
 def report_lines(report: AblationReport) -> Iterator[str]:
     """Yield the lines of a result, at most 80 cells wide."""
-    from moe_watch.commands.tables import table_lines
-    from moe_watch.sessions.experts.ablation_wording import controls_text, kl_verdict, significance, stability, verdict
-
     whole = report.whole
     yield (
         f"{report.model}: {report.tokens:,} tokens in {report.corpus.windows} windows, surprisal"
@@ -28,7 +37,7 @@ def report_lines(report: AblationReport) -> Iterator[str]:
     yield ""
     ranked = [["RANKING", "ρ WITHIN LAYERS", "ρ POOLED", "ρ WITHIN, KL"]]
     for name, found in report.rank_correlations.items():
-        ranked.append([name.replace("_", " "), *_correlations(found.delta_surprisal), _within(found.kl)])
+        ranked.append([WORDS[name], *_correlations(found.delta_surprisal), _within(found.kl)])
     yield from table_lines(ranked)
     yield ""
     yield from _wrapped(verdict(report))
@@ -53,8 +62,6 @@ def _expert_rows(report: AblationReport) -> list[list[str]]:
 
 
 def _row(each: ExpertDamage) -> list[str]:
-    from moe_watch.sessions.experts.ablation_wording import interval_text, p_text
-
     return [
         f"{each.layer}:{each.expert}",
         f"{each.tokens:,}",
@@ -80,8 +87,6 @@ def _within(found: RankCorrelationResult) -> str:
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    from moe_watch.sessions.experts.ablation_wording import interval_text
-
     return "n/a" if value is None else f"{value:.2f} {interval_text(interval)}".replace("-", "−")
 
 

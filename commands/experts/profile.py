@@ -7,28 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_watch.commands.experts.result_files import kept_for_dashboard, say_places
 from moe_watch.commands.options import COUNT, DEFAULT_MODEL, Options, engine_options, engine_options_of, require
 from moe_watch.commands.output import complain, print_result, say
-from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
-from moe_watch.commands.watching.settings import check_model, require_routers
+from moe_watch.commands.watching.headless import new_task, note, progress_bar, show_amount, show_progress
+from moe_watch.commands.watching.settings import checked_load, require_routers
+from moe_watch.routing.experts.rankings import BY_OPTION
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
     from moe_watch.routing.events import Progress
-    from moe_watch.routing.experts.sums import Ranking
     from moe_watch.sessions.experts.profile_file import LoadedProfile
     from moe_watch.sessions.experts.usage_groups import ObservedUsage
 
-RANKING_NAMES: dict[str, Ranking] = {
-    "count": "count",
-    "weight": "weight_mass",
-    "saliency": "saliency",
-    "saliency_mass": "saliency_mass",
-}
-"""Rankings by their names on the command line, which `prune` shares."""
-SNIFFED = 1 << 16
-"""First bytes of a file by which a profile is recognised."""
 EPILOG = """
 With --corpus, the texts are evaluated in windows, without generating. A corpus is JSON Lines, one example per line:
 
@@ -63,8 +55,7 @@ Definitions and limits: docs/profile.md.
 @click.option("--keep", type=COUNT, metavar="N", help="Show the stability of keeping N experts.  [default: all N]")
 @click.option(
     "--by",
-    "ranking",
-    type=click.Choice(list(RANKING_NAMES)),
+    type=click.Choice(list(BY_OPTION)),
     default="count",
     show_default=True,
     help="Quantity by which the table ranks experts.",
@@ -80,7 +71,7 @@ def profile(
     names: tuple[str, ...],
     corpora: tuple[Path, ...],
     keep: int | None,
-    ranking: str,
+    by: str,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -97,7 +88,7 @@ def profile(
     """
     _check_output(output, force=force)
     require(keep is None or keep >= 1, f"--keep is {keep}", "keep at least 1")
-    keeps = () if keep is None else (keep,)
+    keeps, another_k = () if keep is None else (keep,), options["experts_per_token"] is not None
     found = _of_model(names, corpora, keeps, options) if corpora else _of_files(names, keeps, options)
     if output is not None:
         from moe_watch.sessions.experts.profile_file import write_profile
@@ -108,12 +99,12 @@ def profile(
     else:
         from moe_watch.commands.experts.profile_text import profile_lines
 
-        for line in profile_lines(found, RANKING_NAMES[ranking], keep):
+        for line in profile_lines(found, BY_OPTION[by], keep):
             say(line)
     for warning in [*found.profile.warnings, *found.warnings]:
         complain(warning)
-    if output is not None:
-        say(f"the profile is {output}", err=True)
+    kept = bool(corpora) and kept_for_dashboard(found.profile, "profile", another_k=another_k)
+    say_places("profile", output, kept=kept)
 
 
 def _check_output(output: Path | None, *, force: bool) -> None:
@@ -135,24 +126,23 @@ def _of_model(
 
     from moe_watch.backends.model_files.catalog import locate
     from moe_watch.backends.model_files.preflight import longest_context
-    from moe_watch.backends.protocol import Load
-    from moe_watch.sessions.experts.evaluated_usage import DEFAULT_WINDOW, evaluate_corpora
+    from moe_watch.sessions.experts.evaluated_usage import evaluate_corpora
     from moe_watch.sessions.scoring.corpus import read_corpus
+    from moe_watch.sessions.scoring.windows import WINDOW
 
     require(len(names) <= 1, f"--corpus and {len(names)} models given", "give one model")
     require(options.pop("experts") is None, "--experts and --corpus given", "the model has the number: leave it out")
     window, saliency, backend = (options.pop(name) for name in ("window", "saliency", "backend"))
     require(window is None or window >= 2, f"--window is {window}", "use at least 2 tokens")
     name, engine = names[0] if names else DEFAULT_MODEL, engine_options_of(options)
-    check_model(name, backend, engine)
+    load = checked_load(name, backend, engine)
     require_routers(name, backend)
     texts = [read_corpus(path) for path in corpora]
     longest = longest_context(locate(name, backend))
     if window is not None and longest is not None:
         require(window <= longest, f"--window is {window}", f"use at most {longest:,} tokens, the context of {name}")
     if engine.context is None and longest is not None:
-        engine = replace(engine, context=window or min(DEFAULT_WINDOW, longest))
-    load = Load(model=name, backend=backend, options=engine)
+        load = replace(load, options=replace(engine, context=window or min(WINDOW, longest)))
     with progress_bar() as bar:
         view = _EvaluationView(bar)
         try:
@@ -173,9 +163,9 @@ def _made(usage: ObservedUsage, keeps: tuple[int, ...]) -> LoadedProfile:
 
 def _of_files(names: tuple[str, ...], keeps: tuple[int, ...], options: Options) -> LoadedProfile:
     """Read recordings, counts of other programs, or one profile."""
-    from moe_watch.sessions.experts.profile_file import is_profile, read_profile
+    from moe_watch.sessions.experts.measured_files import kind_of
+    from moe_watch.sessions.experts.profile_file import read_profile
     from moe_watch.sessions.experts.recorded_usage import usage_of_files
-    from moe_watch.sessions.fitting.pressure_series import read_content
     from moe_watch.sessions.imports.traces import ImportOptions
 
     require(bool(names), "neither --corpus nor a file given", "give texts for a model with --corpus, or recordings")
@@ -184,7 +174,7 @@ def _of_files(names: tuple[str, ...], keeps: tuple[int, ...], options: Options) 
     for option, value in (("--experts", experts), ("--experts-per-token", chosen)):
         require(value is None or value >= 1, f"{option} is {value}", "use 1 or more")
     paths = [Path(name) for name in names]
-    profiles = [path for path in paths if path.is_file() and is_profile(read_content(path, SNIFFED))]
+    profiles = [path for path in paths if path.is_file() and kind_of(path) == "profile"]
     if profiles:
         require(
             len(paths) == 1, f"{profiles[0]} is a profile, and {len(paths)} files are given", "show a profile alone"
@@ -221,16 +211,10 @@ class _EvaluationView:
         self._bar.reset(self.task, description="tokenizing", total=None, amount="")
 
     def estimated(self, seconds: float, tokens: int, number_of_windows: int) -> None:
-        from moe_watch.commands.experts.profile_text import duration
+        from moe_watch.tui.text.format import duration
 
-        self._say(f"{tokens:,} tokens in {number_of_windows:,} windows: about {duration(seconds)}")
+        note(self._bar, f"{tokens:,} tokens in {number_of_windows:,} windows: about {duration(seconds)}")
 
     def evaluated(self, tokens: int, total: int) -> None:
         self.done, self.total = tokens, total
         show_amount(self._bar, self.task, "evaluating", tokens, total, "tokens")
-
-    def _say(self, line: str) -> None:
-        if self._bar.disable:
-            say(line, err=True)
-        else:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from moe_watch.commands.tables import table_lines
+from moe_watch.routing.experts.rankings import WORDS
 
 if TYPE_CHECKING:
     from moe_watch.routing.arrays import Floats
-    from moe_watch.routing.experts.sums import Ranking
+    from moe_watch.routing.experts.rankings import Ranking
     from moe_watch.sessions.experts.profile_file import LoadedProfile
-    from moe_watch.sessions.results.profile import ProfileStability
+    from moe_watch.sessions.results.profile import GroupAgreement, ProfileStability, RankingStability
 
 WIDTH = 80
 SHOWN = 2
@@ -28,13 +29,6 @@ TITLES: dict[Ranking, str] = {
     "saliency": "saliency (mean ‖weight · f(x)‖₂ over the expert's tokens)",
     "saliency_mass": "saliency mass (sum of ‖weight · f(x)‖₂)",
 }
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for an estimate: `8 s`, `12 min`, `2.5 h`."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def profile_lines(found: LoadedProfile, by: Ranking, keep: int | None = None) -> Iterator[str]:
@@ -56,7 +50,7 @@ def profile_lines(found: LoadedProfile, by: Ranking, keep: int | None = None) ->
     yield ""
     values = found.sums.ranking(by)
     if values is None:
-        yield from _wrapped(f"no {by.replace('_', ' ')}: {profile.unavailable.get(by, 'the file does not have it')}")
+        yield from _wrapped(f"no {WORDS[by]}: {profile.unavailable.get(by, 'the file does not have it')}")
     else:
         yield from _layers(found, values, by, keep)
     yield ""
@@ -153,28 +147,8 @@ def _stability(stability: ProfileStability | None, reason: str | None, keep: int
     across = stability.across
     rows = [[*heading, *(["GROUPS KEEP", "GROUPS ρ"] if across else [])]]
     for by in dict.fromkeys([*stability.within, *(across or {})]):
-        within = stability.within.get(by)
-        cells = (
-            [NOTHING] * 4
-            if within is None
-            else [
-                _share([each[at] for each in within.same_set.values()]),
-                _share([each[at] for each in within.overlap.values()]),
-                _share([each[at] for each in within.half_overlap.values()]),
-                _correlation(_mean(list(within.half_correlation.values()))),
-            ]
-        )
-        if across:
-            groups = across.get(by)
-            cells += (
-                [NOTHING] * 2
-                if groups is None
-                else [
-                    _share([each[at] for each in groups.overlap.values()]),
-                    _correlation(_mean(list(groups.correlation.values()))),
-                ]
-            )
-        rows.append([f"by {by.replace('_', ' ')}", *cells])
+        agreement = _agreement(across.get(by), at) if across else []
+        rows.append([f"by {WORDS.get(by, by)}", *_resampled(stability.within.get(by), at), *agreement])
     size, chance = stability.keep[at], stability.chance[at]
     yield from _wrapped(f"Keeping {size} of {experts} experts in each layer; means over layers:")
     yield ""
@@ -188,6 +162,25 @@ def _stability(stability: ProfileStability | None, reason: str | None, keep: int
         )
     if across:
         yield from _wrapped(f"GROUPS: mean over {plural(len(stability.pairs), 'pair')} of domains or files.")
+
+
+def _resampled(within: RankingStability | None, at: int) -> list[str]:
+    """Return the cells of a ranking's stability, for a position in `stability.keep`."""
+    if within is None:
+        return [NOTHING] * 4
+    shares = (within.same_set, within.overlap, within.half_overlap)
+    return [
+        *(_share([each[at] for each in share.values()]) for share in shares),
+        _correlation(_mean(list(within.half_correlation.values()))),
+    ]
+
+
+def _agreement(across: GroupAgreement | None, at: int) -> list[str]:
+    """Return the cells of a ranking's agreement between groups, for a position in `stability.keep`."""
+    if across is None:
+        return [NOTHING] * 2
+    overlap = [each[at] for each in across.overlap.values()]
+    return [_share(overlap), _correlation(_mean(list(across.correlation.values())))]
 
 
 def _position(stability: ProfileStability, keep: int | None, experts: int) -> int | None:

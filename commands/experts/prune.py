@@ -14,7 +14,7 @@ from moe_watch.commands.watching.headless import new_task, progress_bar, show_am
 
 if TYPE_CHECKING:
     from moe_watch.sessions.experts.model_pruning import PlannedPruning
-    from moe_watch.sessions.results.pruning import PrunedLayer, PruneReport
+    from moe_watch.sessions.results.pruning import PruneBy, PrunedLayer, PruneReport
 
 BY = ("count", "weight", "saliency", "damage", "random")
 HEADING = ["LAYER", "LEAVE", "LEAVE, NEVER ROUTED", "COUNT LOST", "WEIGHT LOST"]
@@ -59,7 +59,7 @@ def prune(
     model: str,
     output: Path,
     keep: int,
-    by: str,
+    by: PruneBy,
     ranking: Path | None,
     seed: int | None,
     *,
@@ -81,7 +81,7 @@ def prune(
         model=model,
         output=output,
         keep=keep,
-        by=by,  # type: ignore[arg-type]  # a choice of the option
+        by=by,
         ranking=None if ranking is None else session_file(ranking),
         seed=seed or 0,
         same_weights=same_weights,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_watch.commands.options import COUNT, chosen_model, engine_options, engine_options_of, model_choice, require
-from moe_watch.commands.output import complain, print_result, say
-from moe_watch.commands.watching.headless import new_task, progress_bar, show_amount, show_progress
+from moe_watch.commands.output import print_result, say
+from moe_watch.commands.watching.headless import new_task, note, progress_bar, show_amount, show_progress
+from moe_watch.commands.watching.settings import checked_load
 from moe_watch.routing.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,10 +85,9 @@ def _scored(model: str, backend: str, engine: EngineOptions, text: TextToScore, 
     Raises:
         UserError: the model cannot be loaded, or cannot score the text.
     """
-    from moe_watch.commands.watching.settings import check_model
     from moe_watch.sessions.scoring.perplexity import score_text
 
-    check_model(model, backend, engine)
+    load = checked_load(model, backend, engine)
     with progress_bar() as bar:
         task = new_task(bar)
 
@@ -98,11 +98,11 @@ def _scored(model: str, backend: str, engine: EngineOptions, text: TextToScore, 
             show_amount(bar, task, "scoring", done, total, "windows")
 
         def estimated(seconds: float) -> None:
-            from moe_watch.tui.text.format import clock_time
+            from moe_watch.tui.text.format import duration
 
-            complain(f"{model}: about {clock_time(seconds)} for the whole text, by its first window")
+            note(bar, f"{model}: about {duration(seconds)} for the whole text, by its first window")
 
-        return score_text(model, backend, engine, text, mask, loading=loading, scored=scored, estimated=estimated)
+        return score_text(load, text, mask, loading=loading, scored=scored, estimated=estimated)
 
 
 def _require_same_tokens(first: ModelScore, second: ModelScore) -> None:

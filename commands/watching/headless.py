@@ -105,12 +105,22 @@ def show_progress(bar: ProgressBar, task: TaskID, progress: Progress) -> None:
     show_amount(bar, task, description, progress.done, progress.total, progress.unit)
 
 
+def note(bar: ProgressBar, line: str) -> None:
+    """Print a line on standard error, above the progress bar if it is shown."""
+    from moe_watch.tui.text.sanitize import inert
+
+    if bar.disable:
+        say(line, err=True)
+    else:
+        bar.console.print(inert(line), markup=False, highlight=False, soft_wrap=True)
+
+
 def show_pause(bar: ProgressBar, state: State) -> None:
     """Print on standard error that the run pauses or resumes by itself, above the progress bar."""
     from moe_watch.tui.text.sanitize import one_line
 
     if state.why in ("temperature", "memory") and state.message:
-        bar.console.print(one_line(state.message, 300), markup=False, highlight=False, soft_wrap=True)
+        note(bar, one_line(state.message, 300))
 
 
 def _amount(done: int, total: int | None, unit: str | None) -> str:

@@ -24,7 +24,7 @@ from moe_watch.commands.watching.pause_options import control_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moe_watch.backends.protocol import EngineOptions
+    from moe_watch.backends.protocol import EngineOptions, Load
     from moe_watch.backends.run_spec import TeacherScript
     from moe_watch.sessions.live.settings import RunSettings
 
@@ -160,3 +160,15 @@ def check_model(model: str, backend: str, options: EngineOptions) -> None:
     location = locate(model, backend)
     check_support(choose_backend(backend, location), options)
     preflight(location)
+
+
+def checked_load(model: str, backend: str, options: EngineOptions) -> Load:
+    """Return the command that loads a model, after `check_model`.
+
+    Raises:
+        UserError: as `check_model`, or the model's name is not valid UTF-8.
+    """
+    from moe_watch.sessions.live.settings import RunSettings
+
+    check_model(model, backend, options)
+    return RunSettings(model=model, backend=backend, options=options).load()  # type: ignore[arg-type]  # checked

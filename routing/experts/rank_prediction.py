@@ -57,11 +57,6 @@ class PairedDifference:
     difference: float
     interval: tuple[float, float]
 
-    @property
-    def is_clear(self) -> bool:
-        """True if the interval does not contain 0."""
-        return self.interval[0] > 0 or self.interval[1] < 0
-
 
 def rho_interval(value: float, draws: Floats, largest: float = 1.0) -> tuple[float, float] | None:
     """Return the interval that spans the 95 % percentile interval of draws and its reflection at the measured value.

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_watch.routing.arrays import Floats, Ints
-from moe_watch.routing.experts.sums import ExpertSums, Ranking, mean_norm, ranked, total
+from moe_watch.routing.experts.rankings import Ranking
+from moe_watch.routing.experts.sums import ExpertSums, mean_norm, ranked, total
 from moe_watch.routing.router.agreement import rank_correlation
 
 FEWEST_BLOCKS = 8

@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal, get_args
 
 import numpy as np
 
 from moe_watch.routing.arrays import Floats, Ints
-
-Ranking = Literal["count", "weight_mass", "saliency", "saliency_mass"]
-"""Quantity by which experts are ranked, higher first."""
-RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
+from moe_watch.routing.experts.rankings import Ranking
 
 
 @dataclass(frozen=True, slots=True, eq=False)

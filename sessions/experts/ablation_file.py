@@ -1,19 +1,18 @@
-"""Reader of the file that `ablate` writes."""
+"""File that `ablate` writes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from moe_watch.backends.system.regular_files import read_regular
-from moe_watch.routing.errors import UserError, system_error
+from moe_watch.routing.arrays import Floats
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.experts.measured_files import decoded_file
 from moe_watch.sessions.results.ablation import AblationReport
 
-MAX_BYTES = 1 << 28
-"""Size limit of a file; 100,000 experts take some 40 MB."""
 ADVICE = "give the file that `moe-watch ablate -o` wrote"
 
 
@@ -23,23 +22,24 @@ def read_ablation(path: Path) -> AblationReport:
     Raises:
         UserError: the file cannot be read, or is not the result of a finished ablation.
     """
-    try:
-        content = read_regular(path, MAX_BYTES)
-    except (OSError, ValueError) as error:
-        raise system_error(path, error, failed="cannot be read", advice=ADVICE) from error
-    try:
-        found = msgspec.json.decode(content, type=AblationReport)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not an ablation ({reason})", advice=ADVICE) from error
+    found = decoded_file(path, AblationReport, "an ablation", advice=ADVICE)
     if fault := _fault(found):
         raise UserError(f"{path}: not an ablation ({fault})", advice=ADVICE)
     return found
 
 
-def damage_by_expert(report: AblationReport) -> Mapping[tuple[int, int], float]:
-    """Return Δ surprisal in nats by model layer index and expert, of the measured experts."""
-    return {(each.layer, each.expert): each.delta_surprisal for each in report.experts}
+def to_bytes(report: AblationReport) -> bytes:
+    """Return the file of a report: indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+def damage_table(report: AblationReport) -> Floats:
+    """Return Δ surprisal in nats `[L, E]`; NaN for an expert that was not measured."""
+    places = {layer: at for at, layer in enumerate(report.layers)}
+    found = np.full((len(report.layers), report.experts_per_layer), np.nan)
+    for each in report.experts:
+        found[places[each.layer], each.expert] = each.delta_surprisal
+    return found
 
 
 def _fault(report: AblationReport) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from msgspec import json
 
 from moe_watch.backends.scoring_messages import UsageSums
 from moe_watch.routing.arrays import Floats, Ints, unpacked
@@ -95,11 +94,6 @@ def ablation_report(
         controls=_controls(chosen, delta, means, usage.tokens, layer),
         whole=_whole(tokens, records),
     )
-
-
-def to_bytes(report: AblationReport) -> bytes:
-    """Return the file of a report: indented JSON."""
-    return json.format(json.encode(report), indent=1) + b"\n"
 
 
 def _damages(tokens: GivenTokens, records: AblationRecords, chosen: Sequence[Expert]) -> tuple[Blocks, Blocks]:

@@ -21,10 +21,8 @@ from moe_watch.routing.pressure.missing_signals import DENSE
 from moe_watch.sessions.experts.usage_groups import Block, ObservedModel, ObservedUsage, UsageGroup, blocks_of_group
 from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.scoring.corpus import Corpus
-from moe_watch.sessions.scoring.windows import FEWEST_TOKENS, windows
+from moe_watch.sessions.scoring.windows import FEWEST_TOKENS, chosen_window, windows
 
-DEFAULT_WINDOW = 512
-"""Tokens of a window, or fewer if the model was trained on shorter sequences."""
 TOGETHER = 32
 """Texts of one request to the tokenizer."""
 TIMED = 2
@@ -87,7 +85,7 @@ def evaluate_corpora(
         load: loads the model.
         corpora: the texts.
         watcher: observer of the progress.
-        window: tokens of a window; None chooses `DEFAULT_WINDOW`, or the length that the model was trained on.
+        window: tokens of a window; None chooses `WINDOW`, or the length that the model was trained on.
         saliency: measure the norms of the experts' outputs too.
         clock: clock in seconds.
 
@@ -121,27 +119,6 @@ def evaluate_corpora(
         window=max(len(each) for text in texts for each in text.windows),
         corpus_sha256=[each.sha256 for each in corpora],
     )
-
-
-def chosen_window(given: int | None, trained: int | None, context: int | None) -> int:
-    """Return the number of tokens of a window.
-
-    Args:
-        given: the user's number; None for the default.
-        trained: longest sequence in training; None if the model does not state it.
-        context: longest context that is loaded; None if it is unknown.
-
-    Raises:
-        UserError: the user's number is too small, or exceeds the context.
-    """
-    limits = [each for each in (trained, context) if each is not None]
-    if given is None:
-        return max(FEWEST_TOKENS, min([DEFAULT_WINDOW, *limits]))
-    if given < FEWEST_TOKENS:
-        raise UserError(f"--window is {given}", advice=f"a window has at least {FEWEST_TOKENS} tokens")
-    if context is not None and given > context:
-        raise UserError(f"--window is {given}, but the context has {context:,} tokens", advice="use fewer")
-    return given
 
 
 def _engine_warnings(ready: Ready) -> list[str]:

@@ -12,16 +12,17 @@ import numpy as np
 from moe_watch.backends.pruning.experts_of_model import PrunableModel
 from moe_watch.backends.system.regular_files import open_regular
 from moe_watch.routing.arrays import Floats
-from moe_watch.routing.errors import UserError, system_error
-from moe_watch.routing.experts.sums import ExpertSums, Ranking, total
-from moe_watch.sessions.experts.ablation_file import read_ablation
-from moe_watch.sessions.experts.profile_file import is_profile, read_profile
+from moe_watch.routing.errors import UserError
+from moe_watch.routing.experts.rankings import BY_OPTION, WORDS
+from moe_watch.routing.experts.sums import ExpertSums, total
+from moe_watch.sessions.experts.ablation_file import damage_table, read_ablation
+from moe_watch.sessions.experts.measured_files import kind_of
+from moe_watch.sessions.experts.profile_file import LoadedProfile, read_profile
 from moe_watch.sessions.experts.recorded_usage import usage_of_files
 from moe_watch.sessions.imports.traces import ImportOptions
 from moe_watch.sessions.results.ablation import AblationReport
 from moe_watch.sessions.results.pruning import PruneBy
 
-QUANTITIES: dict[PruneBy, Ranking] = {"count": "count", "weight": "weight_mass", "saliency": "saliency"}
 SOURCES = {
     "count": "a profile, a recording, imported counts or an importance matrix",
     "weight": "a profile or a recording",
@@ -29,8 +30,6 @@ SOURCES = {
     "damage": "an ablation made with `moe-watch ablate MODEL --experts all -o FILE`",
 }
 """Files that have each quantity."""
-BEGINNING = 1 << 16
-"""Bytes by which the kind of a file is recognized."""
 STEP = 1 << 20
 
 
@@ -103,14 +102,13 @@ def read_ranking(path: Path, by: PruneBy, model: PrunableModel, *, same_weights:
         UserError: the file cannot be read, lacks the quantity, or is of another model.
     """
     measured = _read_checked(path, model, same_weights=same_weights)
-    values = measured.damage if by == "damage" else measured.sums.ranking(QUANTITIES[by])
+    values = measured.damage if by == "damage" else measured.sums.ranking(BY_OPTION[by])
     if values is None:
-        raise UserError(f"{path} has no {_named(by)} of the experts", advice=f"give {SOURCES[by]}")
+        raise UserError(
+            f"{path} has no {by if by == 'damage' else WORDS[BY_OPTION[by]]} of the experts",
+            advice=f"give {SOURCES[by]}",
+        )
     return RankedExperts(values=values, sums=measured.sums, path=path, sha256=_digest(path), warnings=measured.warnings)
-
-
-def _named(by: PruneBy) -> str:
-    return "weight mass" if by == "weight" else by
 
 
 def _read_checked(path: Path, model: PrunableModel, *, same_weights: bool) -> _Measured:
@@ -123,27 +121,26 @@ def _read_checked(path: Path, model: PrunableModel, *, same_weights: bool) -> _M
 
 
 def _read(path: Path) -> _Measured:
-    try:
-        with open_regular(path) as file:
-            start = file.read(BEGINNING)
-    except (OSError, ValueError) as error:
-        advice = "give a profile, an ablation, a recording or an importance matrix"
-        raise system_error(path, error, failed="cannot be read", advice=advice) from error
-    if is_profile(start):
-        found = read_profile(path)
-        profile = found.profile
-        return _Measured(
-            model=profile.model,
-            fingerprint=profile.fingerprint,
-            layers=found.layers,
-            experts=profile.num_experts,
-            sums=found.sums,
-            expert_ids=None if profile.expert_ids is None else list(profile.expert_ids.values()),
-            warnings=found.warnings,
-        )
-    if b'"delta_surprisal"' in start:
-        return _of_ablation(read_ablation(path))
-    return _of_usage(path)
+    match kind_of(path):
+        case "profile":
+            return _of_profile(read_profile(path))
+        case "ablation":
+            return _of_ablation(read_ablation(path))
+        case None:
+            return _of_usage(path)
+
+
+def _of_profile(found: LoadedProfile) -> _Measured:
+    profile = found.profile
+    return _Measured(
+        model=profile.model,
+        fingerprint=profile.fingerprint,
+        layers=found.layers,
+        experts=profile.num_experts,
+        sums=found.sums,
+        expert_ids=None if profile.expert_ids is None else list(profile.expert_ids.values()),
+        warnings=found.warnings,
+    )
 
 
 def _of_usage(path: Path) -> _Measured:
@@ -163,11 +160,11 @@ def _of_usage(path: Path) -> _Measured:
 def _of_ablation(report: AblationReport) -> _Measured:
     shape = len(report.layers), report.experts_per_layer
     places = {layer: at for at, layer in enumerate(report.layers)}
-    damage, norms, weights = (np.full(shape, np.nan) for _ in range(3))
+    norms, weights = (np.full(shape, np.nan) for _ in range(2))
     counts = np.zeros(shape, np.int64)
     for each in report.experts:
         at = places[each.layer], each.expert
-        damage[at], counts[at] = each.delta_surprisal, each.tokens
+        counts[at] = each.tokens
         weights[at] = np.nan if each.weight_mass is None else each.weight_mass
         norms[at] = np.nan if each.saliency_mass is None else each.saliency_mass
     return _Measured(
@@ -181,7 +178,7 @@ def _of_ablation(report: AblationReport) -> _Measured:
             None if np.isnan(weights).any() else weights,
             None if np.isnan(norms).any() else norms,
         ),
-        damage=damage,
+        damage=damage_table(report),
     )
 
 

@@ -14,16 +14,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.arrays import Floats
 from moe_watch.routing.errors import UserError, system_error
 from moe_watch.routing.experts.sums import ExpertSums
-from moe_watch.routing.header import ModelInfo
+from moe_watch.sessions.experts.measured_files import decoded_file
 from moe_watch.sessions.paths import replace_file
 from moe_watch.sessions.results.profile import METRIC_VERSION, ExpertProfile
 
-MAX_BYTES = 1 << 28
-"""Size limit of a file. 100 layers of 512 experts with every quantity take some 10 MB."""
 MAX_LAYER = 1 << 20
 MAX_EXPERTS = 1 << 16
 LARGEST = 2**53
@@ -50,21 +47,8 @@ def read_profile(path: Path) -> LoadedProfile:
     Raises:
         UserError: the file cannot be read, is not a profile, or has a list of a wrong length or an impossible number.
     """
-    try:
-        content = read_regular(path, MAX_BYTES)
-    except (OSError, ValueError) as error:
-        raise system_error(path, error, failed="cannot be read", advice=ADVICE) from error
-    try:
-        found = msgspec.json.decode(content, type=ExpertProfile)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not a profile ({reason})", advice=ADVICE) from error
+    found = decoded_file(path, ExpertProfile, "a profile", advice=ADVICE)
     return loaded(found, str(path))
-
-
-def is_profile(content: bytes) -> bool:
-    """Return whether the first bytes of a file are the beginning of a profile's JSON, as tools write it."""
-    return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and b'"activation_counts"' in content
 
 
 def loaded(profile: ExpertProfile, where: str) -> LoadedProfile:
@@ -193,38 +177,6 @@ def _table(table: Mapping[str, Sequence[float | None]] | None, used: Sequence[st
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def check_fits(loaded_profile: LoadedProfile, model: ModelInfo) -> None:
-    """Check that a profile has the MoE layers and experts of a model.
-
-    Raises:
-        UserError: it has others: it is the profile of another model.
-    """
-    profile = loaded_profile.profile
-    advice = f"give a profile of {model.name}"
-    if loaded_profile.layers != model.layers:
-        what = f"the profile of {profile.model} has {_layers(loaded_profile.layers)}, not {_layers(model.layers)}"
-        raise UserError(what, advice=advice)
-    if profile.num_experts != model.experts:
-        what = f"the profile of {profile.model} has {profile.num_experts} experts in a layer, not {model.experts}"
-        raise UserError(what, advice=advice)
-
-
-def is_of_same_file(profile: ExpertProfile, model: ModelInfo) -> bool | None:
-    """Return whether a profile was made with exactly this model file; None if a fingerprint is unknown.
-
-    Another quantization of the same model has another fingerprint.
-    """
-    if profile.fingerprint is None or model.fingerprint is None:
-        return None
-    return profile.fingerprint == model.fingerprint
-
-
-def _layers(layers: Sequence[int]) -> str:
-    if not layers:
-        return "no MoE layers"
-    return f"{len(layers)} MoE layers ({layers[0]} to {layers[-1]})"
 
 
 def to_bytes(profile: ExpertProfile) -> bytes:

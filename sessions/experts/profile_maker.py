@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import Floats, Ints
 from moe_watch.routing.errors import UserError
+from moe_watch.routing.experts.rankings import RANKINGS, Ranking
 from moe_watch.routing.experts.stability import (
     FEWEST_BLOCKS,
     RESAMPLES,
@@ -19,7 +20,7 @@ from moe_watch.routing.experts.stability import (
     rank_stability,
     ranking_correlation,
 )
-from moe_watch.routing.experts.sums import RANKINGS, ExpertSums, Ranking, total
+from moe_watch.routing.experts.sums import ExpertSums, total
 from moe_watch.routing.header import experts_per_token
 from moe_watch.sessions.experts.usage_groups import ObservedModel, ObservedUsage, UsageGroup
 from moe_watch.sessions.results.profile import (
@@ -30,7 +31,7 @@ from moe_watch.sessions.results.profile import (
     ProfileStability,
     RankingStability,
 )
-from moe_watch.sessions.text import plural
+from moe_watch.sessions.text import plural, whole_text
 from moe_watch.sessions.version import version
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ def make_profile(usage: ObservedUsage, keeps: Sequence[int] = ()) -> ExpertProfi
     layers = model.layers
     return ExpertProfile(
         model=model.name,
-        calibration_corpus=usage.corpus,
+        calibration_corpus=whole_text(usage.corpus),
         calibration_examples=sum(group.examples for group in usage.groups),
         calibration_tokens=sum(group.tokens for group in usage.groups),
         num_hidden_layers=model.hidden_layers,
@@ -92,7 +93,7 @@ def make_profile(usage: ObservedUsage, keeps: Sequence[int] = ()) -> ExpertProfi
         corpus_sha256=usage.corpus_sha256,
         groups=[_group(group, layers) for group in usage.groups] if len(usage.groups) > 1 else [],
         stability=stability,
-        warnings=usage.warnings,
+        warnings=[whole_text(each) for each in usage.warnings],
         unavailable={**usage.absent, **{key: reason for key, (value, reason) in facts.items() if value is None}},
     )
 
@@ -130,7 +131,7 @@ def _number(value: float) -> float | None:
 def _group(group: UsageGroup, layers: Sequence[int]) -> ProfileGroup:
     sums = total(group.blocks)
     return ProfileGroup(
-        name=group.name,
+        name=whole_text(group.name),
         examples=group.examples,
         tokens=group.tokens,
         activation_counts=_by_layer(layers, sums.counts.tolist()),
@@ -200,8 +201,8 @@ def _pairs(groups: Sequence[UsageGroup]) -> list[GroupPair]:
     rankings = _rankings(groups) if len(groups) > 1 else {}
     return [
         GroupPair(
-            a=groups[a].name,
-            b=groups[b].name,
+            a=whole_text(groups[a].name),
+            b=whole_text(groups[b].name),
             correlation={
                 by: _rounded(float(np.mean(ranking_correlation(values[a], values[b]))))
                 for by, values in rankings.items()
@@ -209,13 +210,6 @@ def _pairs(groups: Sequence[UsageGroup]) -> list[GroupPair]:
         )
         for a, b in combinations(range(len(groups)), 2)
     ]
-
-
-def _mean_correlation(a: Floats, b: Floats) -> float | None:
-    """Return the mean over layers of Spearman's ρ; None where no layer has one."""
-    by_layer = ranking_correlation(a, b)
-    known = by_layer[~np.isnan(by_layer)]
-    return _rounded(float(known.mean())) if known.size else None
 
 
 def _shares(layers: Sequence[int], table: Floats | Ints) -> dict[str, list[float]]:

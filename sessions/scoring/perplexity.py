@@ -11,7 +11,7 @@ from time import monotonic
 import numpy as np
 from msgspec.structs import replace
 
-from moe_watch.backends.protocol import EngineOptions, Ready
+from moe_watch.backends.protocol import Load, Ready
 from moe_watch.backends.scoring_messages import Score
 from moe_watch.backends.system.regular_files import read_regular
 from moe_watch.routing.arrays import Floats
@@ -19,11 +19,9 @@ from moe_watch.routing.errors import UserError, system_error
 from moe_watch.routing.events import Progress
 from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.routing.stats.perplexity import FEWEST_WINDOWS, SHORTEST_WINDOW, first_scored
-from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.shared_worker import KeptWorker
-
-WINDOW = 512
-"""Tokens of a window, llama.cpp's default."""
+from moe_watch.sessions.scoring.windows import WINDOW
+from moe_watch.sessions.text import whole_text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,13 +135,11 @@ def read_text(path: Path, window: int | None, most: int | None) -> TextToScore:
         text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start})", advice="give a text file") from error
-    return TextToScore(path.name, text, sha256(content).hexdigest(), length, most)
+    return TextToScore(whole_text(path.name), text, sha256(content).hexdigest(), length, most)
 
 
 def score_text(
-    model: str,
-    backend: str,
-    options: EngineOptions,
+    load: Load,
     text: TextToScore,
     mask: ExpertMask,
     *,
@@ -154,9 +150,7 @@ def score_text(
     """Load a model in a worker, and score a text with it.
 
     Args:
-        model: name or path of the model.
-        backend: engine, or `auto`.
-        options: options of the engine; the context is a window.
+        load: loads the model; its context is replaced by a window.
         text: the text.
         mask: experts that are off.
         loading: called with the progress of loading.
@@ -166,12 +160,8 @@ def score_text(
     Raises:
         UserError: the model cannot be loaded, or cannot score the text.
     """
-    load = RunSettings(
-        model=model,
-        backend=backend,  # type: ignore[arg-type]  # checked by the caller
-        options=replace(options, context=text.window),
-    ).load()
-    with KeptWorker(load, loading) as worker:
+    fitting = replace(load, options=replace(load.options, context=text.window))
+    with KeptWorker(fitting, loading) as worker:
         windows = text_windows(worker, text.text, text.window, text.most)
         began = monotonic()
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_watch.routing.arrays import Flags, Floats, Ints
 from moe_watch.routing.experts.plan import dropped_experts, kept_experts, lost, lost_overall, possible_keeps
+from moe_watch.routing.experts.sums import ranked
 from moe_watch.routing.header import Header
 from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.tui.state.frame import Frame
@@ -129,9 +130,7 @@ class KeepPlan:
     @cached_property
     def order(self) -> Ints:
         """Experts of each layer from the most to the least important `[L, E]`; the lower index first of equal ones."""
-        ranking = self.facts.ranking(self.name)
-        found: Ints = np.argsort(-np.where(np.isnan(ranking), -np.inf, ranking), axis=1, kind="stable")
-        return found
+        return ranked(self.facts.ranking(self.name))
 
     @cached_property
     def kept(self) -> Ints:
@@ -146,14 +145,14 @@ class KeepPlan:
     @cached_property
     def counts_lost(self) -> list[float]:
         """Share of each layer's selections that goes."""
-        return lost(self.facts.counts, self.kept).tolist()  # type: ignore[no-any-return]  # floats
+        return [float(share) for share in lost(self.facts.counts, self.kept)]
 
     @cached_property
     def mass_lost(self) -> list[float]:
         """Share of each layer's weight mass that goes; NaN if it is unknown."""
         if self.facts.mass is None:
             return [float("nan")] * len(self.kept)
-        return lost(self.facts.mass, self.kept).tolist()  # type: ignore[no-any-return]  # floats
+        return [float(share) for share in lost(self.facts.mass, self.kept)]
 
     @property
     def overall(self) -> tuple[float, float]:

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.header import Header
-from moe_watch.sessions.experts.importance import (
-    Importance,
-    ImportanceFile,
-    importance_of,
-    stored_importance,
-)
+from moe_watch.sessions.experts.importance import Importance, ImportanceFile, importance_of
+from moe_watch.sessions.experts.stored_importance import stored_importance
 
 
 class ImportanceOfRun:

@@ -61,6 +61,13 @@ def factor(value: float) -> str:
     return f"{value:g}×"
 
 
+def duration(seconds: float) -> str:
+    """Return an estimate of a time: `8 s`, `12 min`, `2.5 h`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def clock_time(seconds: float) -> str:
     """Return a recorded time in clock notation: `0:07`, `12:34`, `1:02:03`."""
     minutes, second = divmod(int(seconds), 60)

@@ -13,10 +13,10 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from moe_watch.backends.model_files.gguf import GgufFile
+from moe_watch.backends.model_files.selected_experts import OPTION, check_selectable
 from moe_watch.routing.errors import UserError
 
 KEY = "expert_used_count"
-OPTION = "--experts-per-token"
 
 TABLE = re.compile(r"blk\.\d+\.ffn_gate_tid2eid\.weight")
 """Table of experts by token; its width is the model's own number."""
@@ -37,16 +37,12 @@ def check_another_k(name: str, parts: Sequence[GgufFile], k: int) -> None:
         UserError: the number is refused.
     """
     first = parts[0]
-    experts = first.number("expert_count") or 0
-    if not experts:
-        raise UserError(f"{OPTION} is {k}, and {name} is a dense model", advice=f"leave out {OPTION}")
+    experts = check_selectable(name, k, first.number("expert_count"))
     if first.array(KEY) is not None:
         raise UserError(
             f"{OPTION} is {k}, and {name} has one number of experts per token for each layer",
             advice=f"leave out {OPTION}",
         )
-    if not 1 <= k <= experts:
-        raise UserError(f"{OPTION} is {k}, and {name} has {experts} experts per layer", advice=f"give 1 to {experts}")
     groups, used = (first.number(f"expert_group_{what}") or 0 for what in ("count", "used_count"))
     if groups > 1 and k > (most := experts // groups * used):
         raise UserError(

@@ -13,10 +13,11 @@ from moe_watch.backends.model_files import catalog
 from moe_watch.backends.protocol import EngineOptions, Load
 from moe_watch.backends.scoring_messages import Score
 from moe_watch.commands.app import run
-from moe_watch.commands.experts.ablate import _duration
 from moe_watch.commands.experts.ablation_text import MOST_ROWS, report_lines
 from moe_watch.sessions.experts.ablation_file import read_ablation
+from moe_watch.sessions.experts.stored_importance import stored_importance
 from moe_watch.sessions.live.shared_worker import KeptWorker
+from moe_watch.sessions.paths import importance_directory
 from moe_watch.sessions.results.ablation import AblationReport
 from tests.backends import tiny
 from tests.commands.test_bad_input import complaint
@@ -49,12 +50,14 @@ def test_damage_equals_masked_minus_whole_surprisal(capsys, corpus, tmp_path, en
     found = result(capsys, *options)
     assert read_ablation(output) == found
     assert not output.with_name("out.json.partial").exists()
+    assert read_ablation(importance_directory(found.fingerprint) / "ablation.json") == found
     assert [each.layer for each in found.experts] == [0] * 3 + [5] * 3
     assert all((each.saliency is None) == (each.tokens == 0) for each in found.experts)
     assert sum(each.tokens > 0 for each in found.experts) > 3
     assert max(found.experts, key=lambda each: each.delta_surprisal).layer == 0
     first = found.experts[0]
     with KeptWorker(Load(model="pocket", backend=engine, options=EngineOptions()), lambda _: None) as worker:
+        assert stored_importance(worker.ready.model).known == ["damage"]
         answer = worker.tokenize([CODE, CODE[200:]])
         windows, left = [], 450
         for ids in answer.ids:
@@ -107,6 +110,7 @@ class TestOnLlama:
             assert said in captured.out
         assert "evaluations with one expert off: about" in captured.err
         assert "s per expert and 1,000 tokens" in captured.err
+        assert captured.err.splitlines()[-1] == "the dashboard shows this ablation from now on"
 
     def test_an_interrupted_measurement_is_resumed(self, capsys, corpus, tmp_path, monkeypatch):
         options = ("--corpus", str(corpus), "--layers", "0", "--experts", "3", *SMALL)
@@ -202,7 +206,3 @@ def _text(corpus):
     path = corpus.with_suffix(".txt")
     path.write_text(CODE[:500])
     return path
-
-
-def test_times_are_in_words():
-    assert [_duration(each) for each in (0.2, 65, 720, 12600)] == ["1 s", "65 s", "12 min", "3.5 h"]

@@ -16,10 +16,12 @@ import pytest
 from rich.cells import cell_len
 
 from moe_watch.commands.app import run
-from moe_watch.commands.experts.profile_text import duration, profile_lines
-from moe_watch.sessions.experts.profile_file import loaded, read_profile, write_profile
+from moe_watch.commands.experts.profile_text import profile_lines
+from moe_watch.sessions.experts.profile_file import LoadedProfile, loaded, read_profile, write_profile
 from moe_watch.sessions.experts.profile_maker import make_profile
+from moe_watch.sessions.paths import importance_directory
 from moe_watch.sessions.results.profile import ExpertProfile
+from moe_watch.tui.text.format import duration
 from tests.sessions.experts.observed import block, usage
 from tests.sessions.made_sessions import write_session
 
@@ -81,12 +83,39 @@ def test_a_model_and_a_corpus(capsys: Captured, corpus: Path, tmp_path: Path) ->
     estimate, last = shown.err.splitlines()
     assert f"{found.calibration_tokens:,} tokens in " in estimate
     assert ": about " in estimate
-    assert last == f"the profile is {output}"
+    assert last == f"the profile is {output}; the dashboard shows it from now on"
+    assert stored_profile(found).profile == found
 
+    assert run(["profile", str(output), "--by", "weight"]) == 0
+    assert "by router weight mass" in capsys.readouterr().out
     assert run(["profile", str(output), "--by", "saliency"]) == 0
     shown = capsys.readouterr()
     assert "by saliency" in shown.out
     assert "pocket: 6 layers × 8 experts, top-2" in shown.out
+
+
+def stored_profile(found: ExpertProfile) -> LoadedProfile:
+    assert found.fingerprint is not None
+    return read_profile(importance_directory(found.fingerprint) / "profile.json")
+
+
+@pytest.mark.model
+def test_only_what_the_dashboard_can_show_is_stored(capsys: Captured, corpus: Path, tmp_path: Path) -> None:
+    def last_line(*options: str) -> str:
+        assert run(["profile", "pocket", "--corpus", str(corpus), "--window", "32", *options]) == 0
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert ": about " in last_line()
+    assert ": about " in last_line("--saliency", "--experts-per-token", "1")
+    assert not list((tmp_path / "data").rglob("*.json"))
+    assert last_line("--saliency") == "the dashboard shows this profile from now on"
+    [stored] = (tmp_path / "data").rglob("*.json")
+    stored.unlink()
+    stored.parent.rmdir()
+    stored.parent.write_text("a file in the folder's place")
+    assert last_line("--saliency").startswith(
+        "moe-watch: the dashboard will not show this profile: it cannot be stored ("
+    )
 
 
 @pytest.mark.model
@@ -206,8 +235,8 @@ def test_bad_input_is_one_line(
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "prose.jsonl").write_text("Once upon a time\n")
     (tmp_path / "good.jsonl").write_text('{"text": "def f(x):"}\n')
-    (tmp_path / "broken.json").write_text('{"activation_counts": {"0": [1]}}')
-    (tmp_path / "nested.json").write_text('{"activation_counts": ' + "[" * 100_000)
+    (tmp_path / "broken.json").write_text('{"calibration_corpus": "a", "activation_counts": {"0": [1]}}')
+    (tmp_path / "nested.json").write_text('{"calibration_corpus": "a", "activation_counts": ' + "[" * 100_000)
     nan = profile.read_text().replace('"saliency_mass": {', '"saliency_mass": {"9": [NaN],')
     (tmp_path / "nan.json").write_text(nan)
     before = sorted(tmp_path.iterdir())
@@ -256,15 +285,9 @@ def test_ctrl_c_writes_nothing(tmp_path: Path) -> None:
     assert "stopped after " in line
     assert line.endswith("nothing is written")
     assert not output.exists()
-    assert sorted(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_durations() -> None:
-    assert [duration(each) for each in (0.1, 8.4, 99, 100, 5940, 9000)] == [
-        "1 s",
-        "8 s",
-        "99 s",
-        "2 min",
-        "99 min",
-        "2.5 h",
-    ]
+    found = [duration(each) for each in (0.1, 8.4, 99, 100, 5940, 9000)]
+    assert found == ["1 s", "8 s", "99 s", "2 min", "99 min", "2.5 h"]

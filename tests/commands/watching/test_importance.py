@@ -16,6 +16,14 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "golden-1.4-fields.moe.jsonl"
 COUNTS = {str(layer): [1, 2, 3, 4, 5] for layer in (1, 2, 4)}
 
 
+def profile(counts, model="made/up model"):
+    return {
+        "model": model, "calibration_corpus": "c.jsonl", "calibration_examples": 1, "calibration_tokens": 9,
+        "num_hidden_layers": 6, "num_experts": len(next(iter(counts.values()))), "num_experts_per_tok": 1,
+        "activation_counts": counts,
+    }  # fmt: skip
+
+
 @pytest.fixture
 def opened(monkeypatch):
     """Sources and files that would be shown on the screen."""
@@ -38,13 +46,13 @@ def run(*arguments):
 
 
 def test_files_of_the_recorded_model_reach_the_dashboard(opened, tmp_path):
-    file = write(tmp_path, "profile.json", {"activation_counts": COUNTS, "model": "made/up model"})
+    file = write(tmp_path, "profile.json", profile(COUNTS))
     run(GOLDEN, "--importance", file)
     assert [name for name, _ in opened[0][1]] == ["profile.json"]
 
 
 def test_a_file_of_another_model_is_refused_before_the_screen_opens(opened, tmp_path):
-    file = write(tmp_path, "other.json", {"activation_counts": {"0": [1, 2]}})
+    file = write(tmp_path, "other.json", profile({"0": [1, 2]}))
     with pytest.raises(UserError, match=r"other\.json is of another model"):
         run(GOLDEN, "--importance", file)
     assert opened == []
@@ -59,7 +67,7 @@ def test_a_file_of_another_kind_is_refused(opened, tmp_path):
 
 
 def test_without_a_dashboard_it_has_no_effect_and_is_refused(tmp_path):
-    file = write(tmp_path, "profile.json", {"activation_counts": COUNTS})
+    file = write(tmp_path, "profile.json", profile(COUNTS))
     with pytest.raises(UserError, match="--importance with --headless"):
         run(GOLDEN, "--headless", "--importance", file)
 

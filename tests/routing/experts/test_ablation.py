@@ -105,14 +105,14 @@ def test_too_few_blocks_are_refused():
 
 @pytest.mark.parametrize("series", [normal, skewed, affected(0.05)], ids=["normal", "skewed", "rare"])
 def test_intervals_cover_and_p_does_not_cry_wolf(series):
-    covered, significant = coverage(series, 2044, 500)
+    covered, significant = coverage(series, 1022, 300)
     assert 0.915 <= covered <= 0.985
     assert 0.015 <= significant <= 0.085
 
 
 def test_blocks_of_one_token_would_be_too_narrow():
     """Negative control: the coverage above comes from the blocks."""
-    values = normal(np.random.default_rng(0), 500, 1022)
+    values = normal(np.random.default_rng(0), 100, 1022)
     found = block_means(Blocks(np.ones(1022), values))
     assert PHI == 0.5
     assert (np.abs(found.mean) <= found.half_width).mean() < 0.8

@@ -81,10 +81,9 @@ def test_differences_are_paired_and_clear_only_where_they_are():
     random = np.random.default_rng(7)
     rankings = {"noise": random.random(24), "good": means, "same": means * 2}
     pairs = {(each.better, each.worse): each for each in differences(predict(rankings, damage_of(means, 0.5), LAYER))}
-    assert pairs["good", "noise"].is_clear
+    assert pairs["good", "noise"].interval[0] > 0
     assert pairs["good", "same"].difference == 0
     assert pairs["good", "same"].interval == (0.0, 0.0)
-    assert not pairs["good", "same"].is_clear
 
 
 def test_split_halves():
@@ -94,7 +93,7 @@ def test_split_halves():
 
 
 def test_intervals_of_planted_correlations_cover():
-    pooled, within, stability = rho_coverage(1.0, 0.5, 80)
+    pooled, within, stability = rho_coverage(1.0, 0.5, 40)
     assert 0.88 <= pooled <= 1.0
     assert 0.88 <= within <= 1.0
     assert stability > 0.5

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from moe_watch.routing.experts.rankings import RANKINGS
 from moe_watch.routing.experts.stability import (
     FEWEST_BLOCKS,
     RankStability,
@@ -16,7 +17,7 @@ from moe_watch.routing.experts.stability import (
     rank_stability,
     ranking_correlation,
 )
-from moe_watch.routing.experts.sums import RANKINGS, ExpertSums, total
+from moe_watch.routing.experts.sums import ExpertSums, total
 from tests.routing.experts.planted_usage import planted_blocks
 
 EXPERTS = 16

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moe_watch.routing.experts.sums import RANKINGS, ExpertSums, ranked, total
+from moe_watch.routing.experts.rankings import RANKINGS
+from moe_watch.routing.experts.sums import ExpertSums, ranked, total
 
 
 def sums(counts: list[list[int]], norms: list[list[float]] | None = None) -> ExpertSums:

@@ -7,12 +7,7 @@ import json
 import msgspec
 import pytest
 
-from moe_watch.routing.errors import UserError
-from moe_watch.sessions.experts.ablation import measure, plan_of
-from moe_watch.sessions.experts.ablation_file import damage_by_expert, read_ablation
-from moe_watch.sessions.experts.ablation_records import AblationRecords, partial_file
-from moe_watch.sessions.experts.ablation_report import ablation_report, to_bytes
-from moe_watch.sessions.experts.ablation_wording import (
+from moe_watch.commands.experts.ablation_wording import (
     controls_text,
     interval_text,
     kl_verdict,
@@ -21,6 +16,11 @@ from moe_watch.sessions.experts.ablation_wording import (
     stability,
     verdict,
 )
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.experts.ablation import measure, plan_of
+from moe_watch.sessions.experts.ablation_file import damage_table, read_ablation, to_bytes
+from moe_watch.sessions.experts.ablation_records import AblationRecords, partial_file
+from moe_watch.sessions.experts.ablation_report import ablation_report
 from moe_watch.sessions.experts.given_tokens import corpus_tokens
 from moe_watch.sessions.results.ablation import RankingDifference
 from tests.sessions.experts.scripted_scoring import MODEL, UNUSED, ScriptedScoring, Silence, planted
@@ -274,7 +274,7 @@ def test_a_dense_model_is_refused(corpus):
 def test_the_file_is_read_and_faults_are_named(corpus, tmp_path):
     content = ablate(ScriptedScoring(), corpus)
     found = report_of(content, tmp_path)
-    assert damage_by_expert(found)[1, 5] == found.experts[5].delta_surprisal
+    assert damage_table(found)[0, 5] == found.experts[5].delta_surprisal
     for change, said in (
         (lambda value: value.update(experts=[]), "no expert was measured"),
         (lambda value: value["experts"].append(value["experts"][0]), "layer 1, expert 0 is there twice"),

@@ -13,7 +13,7 @@ from moe_watch.backends.protocol import Load
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.experts.sums import total
 from moe_watch.sessions.experts import evaluated_usage
-from moe_watch.sessions.experts.evaluated_usage import ENOUGH_EXAMPLES, MOST_GROUPS, chosen_window, evaluate_corpora
+from moe_watch.sessions.experts.evaluated_usage import ENOUGH_EXAMPLES, MOST_GROUPS, evaluate_corpora
 from moe_watch.sessions.experts.usage_groups import ObservedUsage
 from moe_watch.sessions.scoring.corpus import Corpus, read_corpus
 from tests.sessions.experts.observed import EXPERTS, ArithmeticWorker
@@ -175,24 +175,3 @@ def test_an_interrupt_ends_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         evaluate_corpora(Load(model="pocket"), [corpus(tmp_path, {"text": "a" * 40})], Watched(), window=5)
     assert workers[0].closed
-
-
-@pytest.mark.parametrize(
-    ("given", "trained", "context", "chosen"),
-    [
-        (None, None, None, 512),
-        (None, 2048, 8192, 512),
-        (None, 128, 8192, 128),
-        (None, 2048, 256, 256),
-        (1000, 128, 2000, 1000),
-        (2, None, None, 2),
-    ],
-)
-def test_the_window(given: int | None, trained: int | None, context: int | None, chosen: int) -> None:
-    assert chosen_window(given, trained, context) == chosen
-
-
-@pytest.mark.parametrize(("given", "said"), [(1, "--window is 1"), (513, "--window is 513, but the context has 512")])
-def test_an_impossible_window(given: int, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        chosen_window(given, None, 512)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from moe_watch.routing.errors import UserError
-from moe_watch.routing.experts.sums import RANKINGS, ExpertSums
+from moe_watch.routing.experts.rankings import RANKINGS
+from moe_watch.routing.experts.sums import ExpertSums
 from moe_watch.sessions.experts.profile_maker import make_profile
 from tests.sessions.experts.observed import COUNTS, EXPERTS, MODEL, K, block, usage
 

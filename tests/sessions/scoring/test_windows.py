@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_watch.sessions.scoring.windows import windows
+from moe_watch.routing.errors import UserError
+from moe_watch.sessions.scoring.windows import chosen_window, windows
 
 
 def test_without_a_beginning_token() -> None:
@@ -37,3 +38,24 @@ def test_all_tokens_are_in_order_and_none_is_there_twice(ids: list[int], length:
     assert len(ids) - len(together) <= 1
     assert all(2 <= len(each) <= length for each in found)
     assert all(len(each) == length for each in found[:-1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "context", "chosen"),
+    [
+        (None, None, None, 512),
+        (None, 2048, 8192, 512),
+        (None, 128, 8192, 128),
+        (None, 2048, 256, 256),
+        (1000, 128, 2000, 1000),
+        (2, None, None, 2),
+    ],
+)
+def test_the_window(asked: int | None, trained: int | None, context: int | None, chosen: int) -> None:
+    assert chosen_window(asked, trained, context) == chosen
+
+
+@pytest.mark.parametrize(("asked", "said"), [(1, "--window is 1"), (513, "--window is 513, but the context has 512")])
+def test_an_impossible_window(asked: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        chosen_window(asked, None, 512)

@@ -7,7 +7,6 @@ import pytest
 
 from moe_watch.routing.events import Change, Chunk
 from moe_watch.routing.router.masks import ExpertMask
-from moe_watch.sessions.experts.importance import ImportanceFile
 from moe_watch.sessions.imports.importer import import_trace
 from moe_watch.sessions.imports.traces import ImportOptions
 from moe_watch.tui.app import MoeWatchApp
@@ -254,7 +253,7 @@ async def test_a_damage_of_some_experts_is_no_ranking():
 
 
 async def test_files_of_another_model_are_refused_in_one_line():
-    app = with_files(main_run(20), ("profile.json", ImportanceFile(activation_counts={0: [1, 2]})))
+    app = with_files(main_run(20), profile(counts={"0": [1, 2]}))
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await settle(app, pilot)
         assert toasts(app) == [

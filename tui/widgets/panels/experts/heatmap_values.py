@@ -80,12 +80,15 @@ class HeatmapValues:
 
 def known_quantities(frame: Frame) -> list[QuantityName]:
     """Return the quantities that are known for the run on the screen."""
-    importance, found = frame.importance, ["usage"]
+    importance = frame.importance
+    found: list[QuantityName] = ["usage"]
     if frame.view.usage.mass is not None:
         found.append("weight")
-    if importance is not None:
-        found += [kind for kind in ("saliency", "damage") if kind in importance.known]
-    return found  # type: ignore[return-value]  # a list of these literals
+    if importance is not None and importance.saliency is not None:
+        found.append("saliency")
+    if importance is not None and importance.damage is not None:
+        found.append("damage")
+    return found
 
 
 def values_of(frame: Frame, kind: QuantityName) -> HeatmapValues | None:

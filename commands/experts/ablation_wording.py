@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from moe_watch.routing.experts.rankings import WORDS
 from moe_watch.routing.results import Interval
 from moe_watch.sessions.results.ablation import AblationControl, AblationReport
 
-NAMES = {"count": "count", "weight_mass": "weight mass", "saliency": "saliency", "saliency_mass": "saliency mass"}
-"""Words for the rankings."""
 SIGNIFICANT = 0.05
 UNSTABLE = 0.5
 """Split-half ρ within layers below which the damage itself is mostly noise."""
@@ -40,20 +39,20 @@ def verdict(report: AblationReport) -> str:
     worse = [name for name in others if name not in equal]
 
     def scored(names: Iterable[str]) -> str:
-        return _listed(f"{NAMES[name]} {_rho(scores[name])}" for name in names)
+        return _listed(f"{WORDS[name]} {_rho(scores[name])}" for name in names)
 
     if not any(clear.values()):
         return f"The rankings do not differ from each other: ρ within layers is {scored(order)}."
     if not worse:
         return (
-            f"No ranking is clearly the best: ρ within layers is {scored(order)}; {NAMES[best]} does not differ from"
+            f"No ranking is clearly the best: ρ within layers is {scored(order)}; {WORDS[best]} does not differ from"
             f" the others."
         )
     interval = interval_text(report.rank_correlations[best].delta_surprisal.within_layers_interval)
     own = f"ρ within layers {_rho(scores[best])} {interval}"
-    said = f"{NAMES[best].capitalize()} predicts the damage best"
+    said = f"{WORDS[best].capitalize()} predicts the damage best"
     if equal:
-        said += f", but not clearly better than {_listed(NAMES[name] for name in equal)}"
+        said += f", but not clearly better than {_listed(WORDS[name] for name in equal)}"
     return f"{said}: {_listed([own, *(_rho(scores[name]) for name in equal)])}; {scored(worse)}."
 
 
@@ -68,7 +67,7 @@ def kl_verdict(report: AblationReport) -> str:
         return ""
     best = max(scores, key=lambda name: scores[name])
     interval = interval_text(report.rank_correlations[best].kl.within_layers_interval)
-    return f"With KL, {NAMES[best]} has the largest ρ within layers: {_rho(scores[best])} {interval}."
+    return f"With KL, {WORDS[best]} has the largest ρ within layers: {_rho(scores[best])} {interval}."
 
 
 def stability(report: AblationReport) -> str:
