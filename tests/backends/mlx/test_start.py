@@ -39,6 +39,20 @@ def test_the_tokenizer_is_the_one_that_transformers_builds(full: Any) -> None:
             assert light.decode(ids, skip_special_tokens=False) == full.decode(ids, skip_special_tokens=False)
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_special_tokens_that_a_text_spells_are_plain_text_when_asked_for(full: Any, text: str) -> None:
+    """The codec of a folder is over the tokenizer that transformers builds, the embedded model's over the file."""
+    light, spells = TokenizerFile(POCKET_FOLDER, [1]), "</s>" in text
+    for first in (True, False):
+        parsed, plain = (
+            light.encode(text, add_special_tokens=first, split_special_tokens=each) for each in (False, True)
+        )
+        assert plain == full.encode(text, add_special_tokens=first, split_special_tokens=True)
+        assert (plain != parsed) == spells
+        assert light.decode(plain, skip_special_tokens=False).endswith(text)
+        assert light.encode(text, add_special_tokens=first) == parsed
+
+
 def test_runs_are_bit_identical() -> None:
     pocket = locate("pocket", "mlx")
     runs = [run(pocket), run(replace(pocket, origin="folder"))]
