@@ -132,7 +132,7 @@ def _never_and_rarely(found: LoadedProfile) -> Iterator[str]:
     else:
         yield from _wrapped(f"NEVER: every expert was selected at least once in {plural(tokens, 'token')}.")
     yield from _wrapped(
-        f"RARE: {plural(rare, 'expert')} selected less than {RARE:.0%} as often as the mean of the layer's experts."
+        f"RARE: {plural(rare, 'expert')} selected less than {RARE * 100:.0f} % as often as the mean of the layer's experts."
     )
 
 

@@ -132,8 +132,8 @@ def check_mask(mask: ExpertMask, model: ModelInfo, groups: ExpertGroups | None) 
         left, k = model.experts - len(masked), k_by_layer[layer]
         if left < k:
             raise UserError(
-                f"layer {layer} would keep {left} experts, and selects {k} per token",
-                advice=f"switch off {model.experts - k} of its {model.experts} experts at most",
+                f"layer {layer} would keep {left} of {model.experts} experts, and selects {k} per token",
+                advice=f"switch off at most {model.experts - k}",
             )
         if groups is not None and groups.count > 1:
             _check_groups(layer, masked, model.experts, k, groups)
