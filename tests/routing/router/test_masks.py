@@ -73,7 +73,7 @@ def test_a_dense_model_has_no_layer_to_mask():
 def test_experts_per_token_by_layer_count_for_their_layer():
     by_layer = model(k=[2, 7])
     check_mask(parse_mask("0:0,0:1,1:0"), by_layer, None)
-    with pytest.raises(UserError, match="layer 1 would keep 6 experts, and selects 7"):
+    with pytest.raises(UserError, match="layer 1 would keep 6 of 8 experts, and selects 7"):
         check_mask(parse_mask("1:0,1:1"), by_layer, None)
 
 
