@@ -183,7 +183,8 @@ def _of_files(names: tuple[str, ...], keeps: tuple[int, ...], options: Options) 
             len(paths) == 1, f"{profiles[0]} is a profile, and {len(paths)} files are given", "show a profile alone"
         )
         return read_profile(profiles[0])
-    return _made(usage_of_files(paths, ImportOptions(experts=experts, experts_per_token=chosen)), keeps)
+    options_of_import = ImportOptions(experts=experts, experts_per_token=chosen)
+    return _made(usage_of_files(paths, options_of_import, ("--experts", "--experts-per-token")), keeps)
 
 
 def _refuse_engine_options(options: Options) -> None:

@@ -63,8 +63,12 @@ def read_profile(path: Path) -> LoadedProfile:
 
 
 def is_profile(content: bytes) -> bool:
-    """Return whether the first bytes of a file are the beginning of a profile's JSON, as tools write it."""
-    return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and b'"activation_counts"' in content
+    """Return whether the first bytes of a file are the beginning of a profile's JSON, as tools write it.
+
+    Counts alone are no profile: they are imported.
+    """
+    keys = b'"calibration_corpus"', b'"activation_counts"'
+    return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and all(key in content for key in keys)
 
 
 def loaded(profile: ExpertProfile, where: str) -> LoadedProfile:

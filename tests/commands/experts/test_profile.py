@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
@@ -195,6 +196,9 @@ def test_names_cannot_act_on_the_terminal(capsys: Captured, tmp_path: Path) -> N
         (["a.moe.jsonl", "--by", "luck"], "'luck'"),
         (["good.jsonl"], "JSON of unknown format"),
         (["broken.json"], "not a profile"),
+        (["counts.json"], "counts do not state the experts per token: use --experts-per-token N"),
+        (["ids.npy"], "name the format: `moe-watch import FILE --from sglang`"),
+        (["runs.json", "--experts", "8"], "--run 0 up to 1 with `moe-watch import`, and give the session"),
         (["nested.json"], "not a profile"),
         (["nan.json"], "not a profile"),
         (["PROFILE.json", "a.moe.jsonl"], "PROFILE.json is a profile, and 2 files are given"),
@@ -206,8 +210,11 @@ def test_bad_input_is_one_line(
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "prose.jsonl").write_text("Once upon a time\n")
     (tmp_path / "good.jsonl").write_text('{"text": "def f(x):"}\n')
-    (tmp_path / "broken.json").write_text('{"activation_counts": {"0": [1]}}')
-    (tmp_path / "nested.json").write_text('{"activation_counts": ' + "[" * 100_000)
+    (tmp_path / "broken.json").write_text('{"calibration_corpus": "a", "activation_counts": {"0": [1]}}')
+    (tmp_path / "nested.json").write_text('{"calibration_corpus": "a", "activation_counts": ' + "[" * 100_000)
+    (tmp_path / "counts.json").write_text('{"model": "m", "num_experts": 4, "activation_counts": {"0": [1, 2, 0, 1]}}')
+    np.save(tmp_path / "ids.npy", np.ones((2, 1, 2), np.int64))
+    (tmp_path / "runs.json").write_text('[{"routed_experts": [[[1, 2]]]}, {"routed_experts": [[[1, 2]]]}]')
     nan = profile.read_text().replace('"saliency_mass": {', '"saliency_mass": {"9": [NaN],')
     (tmp_path / "nan.json").write_text(nan)
     before = sorted(tmp_path.iterdir())
@@ -268,3 +275,13 @@ def test_durations() -> None:
         "99 min",
         "2.5 h",
     ]
+
+
+def test_counts_of_another_profiler_need_no_further_keys(capsys: Captured, tmp_path: Path) -> None:
+    """A file with `activation_counts` alone, as `moe-watch import` reads it too."""
+    path = tmp_path / "counts.json"
+    path.write_text('{"model": "m", "num_experts": 4, "activation_counts": {"0": [1, 2, 0, 1], "2": [0, 0, 2, 2]}}')
+    assert run(["profile", str(path), "--experts-per-token", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["activation_counts"] == {"0": [1, 2, 0, 1], "2": [0, 0, 2, 2]}
+    assert (found["num_experts"], found["num_experts_per_tok"], found["calibration_tokens"]) == (4, 2, 2)
