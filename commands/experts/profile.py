@@ -138,7 +138,7 @@ def _of_model(
     require(window is None or window >= 2, f"--window is {window}", "use at least 2 tokens")
     name, engine = names[0] if names else DEFAULT_MODEL, engine_options_of(options)
     check_model(name, backend, engine)
-    require_routers(name, backend)
+    require_routers(name, backend, "a dense model has no experts to rank")
     texts = [read_corpus(path) for path in corpora]
     longest = longest_context(locate(name, backend))
     if window is not None and longest is not None:

@@ -132,7 +132,8 @@ def _never_and_rarely(found: LoadedProfile) -> Iterator[str]:
     else:
         yield from _wrapped(f"NEVER: every expert was selected at least once in {plural(tokens, 'token')}.")
     yield from _wrapped(
-        f"RARE: {plural(rare, 'expert')} selected less than {_percent(RARE)} as often as the mean of the layer's experts."
+        f"RARE: {plural(rare, 'expert')} selected less than {_percent(RARE)} as often as the mean of the layer's "
+        "experts."
     )
 
 
@@ -184,7 +185,8 @@ def _stability(stability: ProfileStability | None, reason: str | None, keep: int
         blocks = plural(stability.blocks, "block" if stability.block == "tokens" else stability.block)
         yield from _wrapped(
             f"SAME SET, KEPT: {stability.resamples} resamples of {blocks}: how often they keep the same set, and the "
-            f"share of its experts. HALVES: two random halves, which share no token; chance is {_percent(chance)}, and ρ 0."
+            f"share of its experts. HALVES: two random halves, which share no token; chance is {_percent(chance)}, "
+            "and ρ 0."
         )
     if across:
         yield from _wrapped(f"GROUPS: mean over {plural(len(stability.pairs), 'pair')} of domains or files.")
