@@ -149,7 +149,7 @@ def _check_groups(layer: int, masked: frozenset[int], experts: int, k: int, grou
         )
     if sum(sorted(left)[: groups.used]) < k:
         raise UserError(
-            f"{groups.used} groups of layer {layer} could hold fewer than {k} experts",
+            f"{groups.used} of {groups.count} groups of layer {layer} could hold fewer than {k} experts",
             advice="switch off fewer experts, or experts of several groups",
         )
 

@@ -255,7 +255,7 @@ def test_impossible_choices_are_refused_before_an_evaluation(corpus, choice, sai
 
 def test_a_model_that_must_keep_all_experts_is_refused(corpus):
     worker = ScriptedScoring(model=msgspec.structs.replace(MODEL, experts_per_token=6))
-    with pytest.raises(UserError, match="layer 1 would keep 5 experts, and selects 6 per token"):
+    with pytest.raises(UserError, match="layer 1 would keep 5 of 6 experts, and selects 6 per token"):
         ablate(worker, corpus)
 
 
