@@ -243,7 +243,7 @@ def test_nothing_is_hooked_or_replaced_without_a_mask() -> None:
 
 def test_the_engine_refuses_what_leaves_no_choice(glm: Engine, qwen: Engine, tmp_path: pathlib.Path) -> None:
     assert glm.groups == ExpertGroups(2, 1)
-    with pytest.raises(UserError, match="1 groups of layer 1 could hold fewer than 3 experts"):
+    with pytest.raises(UserError, match="1 of 2 groups of layer 1 could hold fewer than 3 experts"):
         glm.mask(ExpertMask.of([(1, 0), (1, 1)]))
     with pytest.raises(UserError, match="would keep 2 of 8 experts, and selects 3"):
         qwen.mask(ExpertMask.of((1, expert) for expert in range(6)))
