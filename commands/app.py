@@ -29,6 +29,8 @@ Examples:
   moe-watch replay run.moe.jsonl           replay a session
   moe-watch fit run.moe.jsonl              fit the half-life of its pressure
   moe-watch measure pocket -o results      measure many runs, with control
+  moe-watch profile pocket --corpus a.txt  rank the experts over a text
+  moe-watch ablate pocket --corpus a.txt   measure the damage of each expert
   moe-watch compare results-a results-b    compare half-lives and routing
   moe-watch bench ./Mixtral-8x7B-4bit      measure the observation cost
   moe-watch export run.moe.jsonl --to csv  write tables for other programs

@@ -34,6 +34,7 @@ from moe_watch.routing.usage.counts import usage_entropy
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.shared_worker import KeptWorker
 from moe_watch.sessions.scoring.perplexity import read_text, text_windows
+from moe_watch.tui.text.format import signed
 
 HELD_OUT = Path(__file__).resolve().parents[2] / "models" / "pocket" / "held_out"
 KEEP = 6
@@ -162,7 +163,7 @@ def file_difference(folder: Path, masked: PrunedModel) -> tuple[float, float]:
 
 
 def _nats(interval: tuple[float, float] | None) -> str:
-    return "too few tokens" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+    return "too few tokens" if interval is None else f"{signed(interval[0], 4)} to {signed(interval[1], 4)}"
 
 
 def pruning_table(whole: list[Floats], models: Sequence[PrunedModel], profile: dict[str, Any]) -> str:
@@ -180,7 +181,7 @@ def pruning_table(whole: list[Floats], models: Sequence[PrunedModel], profile: d
         lost = [100 * lost_overall(quantity, model.kept) for quantity in (counts, mass)]
         lines.append(
             f"| {model.name} | {lost[0]:.1f} % | {lost[1]:.1f} % | {perplexity(model.surprisals).perplexity:.2f}"
-            f" | {found.ratio:.3f} | {found.difference:+.4f} ({_nats(found.difference_interval)}) |"
+            f" | {found.ratio:.3f} | {signed(found.difference, 4)} ({_nats(found.difference_interval)}) |"
         )
     random = np.array([paired(model.surprisals, whole).difference for model in models[len(RANKINGS) :]])
     lost = [
@@ -191,7 +192,7 @@ def pruning_table(whole: list[Floats], models: Sequence[PrunedModel], profile: d
     lines.append(
         f"| random, median of {len(random)} | {lost[0]:.1f} % | {lost[1]:.1f} %"
         f" | {own.perplexity * exp(middle):.2f} | {exp(middle):.3f}"
-        f" | {middle:+.4f} (all draws: {_nats((random.min(), random.max()))}) |"
+        f" | {signed(middle, 4)} (all draws: {_nats((random.min(), random.max()))}) |"
     )
     return "\n".join(lines)
 
@@ -205,7 +206,7 @@ def comparisons(whole: list[Floats], models: Sequence[PrunedModel]) -> str:
         words = "differ" if _differs(found) else "do not differ"
         if np.array_equal(a.kept, b.kept):
             words = "keep the same experts"
-        difference = f"{found.difference:+.4f} ({_nats(found.difference_interval)})"
+        difference = f"{signed(found.difference, 4)} ({_nats(found.difference_interval)})"
         lines.append(f"| {a.name} | {b.name} | {difference} | {words} |")
     if not any(_differs(found) for _, _, found in pairs):
         lines += ["", "The rankings do not differ from each other."]
@@ -233,7 +234,7 @@ def expert_table(ablation: dict[str, Any]) -> str:
         saliency = "never selected" if each["saliency"] is None else f"{each['saliency']:.3f}"
         lines.append(
             f"| {each['layer']}:{each['expert']} | {each['tokens']:,} | {each['weight_mass']:,.0f} | {saliency}"
-            f" | {each['saliency_mass']:,.0f} | {each['delta_surprisal']:+.4f} ({interval}) | {each['kl']:.4f}"
+            f" | {each['saliency_mass']:,.0f} | {signed(each['delta_surprisal'], 4)} ({interval}) | {each['kl']:.4f}"
             f" | {each['p_corrected']:.4f} |"
         )
     return "\n".join(lines)
@@ -287,11 +288,18 @@ def measured() -> Iterator[str]:
             models = candidates(rankings(profile, ablation), worker.ready.model)
             whole = score(worker, models)
             scored = sum(map(len, whole))
-            yield f"Ranked on {profile['calibration_tokens']:,} tokens, scored on {scored:,} others."
+            yield (
+                f"Ranked on {profile['calibration_tokens']:,} tokens, by damage on the first {ablation['tokens']:,} of "
+                f"them, scored on {scored:,} others."
+            )
             yield f"### 8 to {KEEP} experts\n\n{pruning_table(whole, models, profile)}"
             yield f"### Between rankings\n\n{comparisons(whole, models)}"
             yield f"### Does a ranking predict the damage?\n\n{correlation_table(ablation)}"
-            yield f"### Routing before and after\n\n{routing_table(worker, models)}"
+            yield (
+                "### Routing before and after\n\nOver the scored text, with the experts off. Entropies are over ln 8: "
+                f"the largest that {KEEP} experts can reach is {np.log(KEEP) / np.log(8):.3f}.\n\n"
+                f"{routing_table(worker, models)}"
+            )
         on_file, masked = file_difference(folder, models[RANKINGS.index(ON_FILE)])
         yield (
             f"### As a file\n\nThe model pruned by {ON_FILE} as a file: perplexity {on_file:.4f}. The whole model with "

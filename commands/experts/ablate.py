@@ -39,7 +39,7 @@ SHORTEST_WINDOW = 21
 """Tokens: one that is given and a block that is predicted."""
 
 
-@click.command()
+@click.command(epilog="Definitions, statistics and limits: docs/ablation.md.")
 @model_choice
 @click.option(
     "--teacher", type=click.Path(path_type=Path), metavar="FILE", help="Evaluate the tokens of this recorded session."

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from moe_watch.sessions.experts.profile_file import LoadedProfile
     from moe_watch.sessions.experts.usage_groups import ObservedUsage
 
-RANKING_NAMES = ("count", "weight_mass", "saliency", "saliency_mass")
+RANKING_NAMES: dict[str, Ranking] = {
+    "count": "count",
+    "weight": "weight_mass",
+    "saliency": "saliency",
+    "saliency_mass": "saliency_mass",
+}
+"""Rankings by their names on the command line, which `prune` shares."""
 SNIFFED = 1 << 16
 """First bytes of a file by which a profile is recognised."""
 EPILOG = """
@@ -57,7 +63,8 @@ Definitions and limits: docs/profile.md.
 @click.option("--keep", type=COUNT, metavar="N", help="Show the stability of keeping N experts.  [default: all N]")
 @click.option(
     "--by",
-    type=click.Choice(RANKING_NAMES),
+    "ranking",
+    type=click.Choice(list(RANKING_NAMES)),
     default="count",
     show_default=True,
     help="Quantity by which the table ranks experts.",
@@ -73,7 +80,7 @@ def profile(
     names: tuple[str, ...],
     corpora: tuple[Path, ...],
     keep: int | None,
-    by: Ranking,
+    ranking: str,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -101,7 +108,7 @@ def profile(
     else:
         from moe_watch.commands.experts.profile_text import profile_lines
 
-        for line in profile_lines(found, by, keep):
+        for line in profile_lines(found, RANKING_NAMES[ranking], keep):
             say(line)
     for warning in [*found.profile.warnings, *found.warnings]:
         complain(warning)

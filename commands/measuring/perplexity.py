@@ -164,7 +164,8 @@ def _lines(report: PerplexityReport) -> list[str]:
         paired = report.paired
         lines += [
             _line(report.against),
-            f"ratio {paired.ratio:.4f} ({_interval(paired.ratio_interval, '.4f')}), paired by token: "
+            f"ratio to {report.against.model}: {paired.ratio:.4f} ({_interval(paired.ratio_interval, '.4f')})",
+            "difference, paired by token: "
             f"{paired.difference:+.4f} nats per token ({_interval(paired.difference_interval, '+.4f')})",
         ]
     lines.append(

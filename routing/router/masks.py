@@ -133,7 +133,7 @@ def check_mask(mask: ExpertMask, model: ModelInfo, groups: ExpertGroups | None) 
         if left < k:
             raise UserError(
                 f"layer {layer} would keep {left} of {model.experts} experts, and selects {k} per token",
-                advice=f"switch off at most {model.experts - k}",
+                advice=f"switch off {model.experts - k} of them at most",
             )
         if groups is not None and groups.count > 1:
             _check_groups(layer, masked, model.experts, k, groups)

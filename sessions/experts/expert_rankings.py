@@ -219,7 +219,7 @@ def _check_all_measured(path: Path, damage: Floats, layers: Sequence[int]) -> No
         if (measured := int((~np.isnan(row)).sum())) < len(row):
             raise UserError(
                 f"{path} has the damage of {measured} of {len(row)} experts in layer {layer}",
-                advice="measure all: `moe-watch ablate MODEL --experts all`",
+                advice="measure all: `moe-watch ablate` without --layers and --experts",
             )
 
 

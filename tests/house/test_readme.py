@@ -16,10 +16,15 @@ import moe_watch
 from tests.e2e.terminal import PROGRAM, Terminal
 
 ROOT = Path(__file__).parents[2]
+HELD_OUT = ROOT / "models" / "pocket" / "held_out"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
 
-QUICKER = {"bench": ("--tokens", "20"), "measure": ("--chunk-size", "8", "--runs", "2")}
+QUICKER = {
+    "bench": ("--tokens", "20"),
+    "measure": ("--chunk-size", "8", "--runs", "2"),
+    "ablate": ("--layers", "0", "--tokens", "512"),
+}
 """Options added to commands that would take many times as long as the others."""
 
 pytestmark = pytest.mark.model
@@ -27,7 +32,7 @@ pytestmark = pytest.mark.model
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The reader's folder, which has a model in it."""
+    """The reader's folder, which has a model, a corpus and a text in it."""
     place = tmp_path_factory.mktemp("reader")
     own = place / "my-moe"
     own.mkdir()
@@ -36,6 +41,11 @@ def folder(tmp_path_factory):
             shutil.copy(path, own)
         elif path.suffix == ".gguf":
             shutil.copy(path, place / "my-moe.gguf")
+    texts = [json.loads(line)["text"] for line in (HELD_OUT / "rank.jsonl").read_text(encoding="utf-8").splitlines()]
+    corpus = "".join(json.dumps({"text": text[at : at + 600]}) + "\n" for text in texts for at in (0, 2000))
+    (place / "texts.jsonl").write_text(corpus, encoding="utf-8")
+    held_out = (HELD_OUT / "score.txt").read_text(encoding="utf-8")[:6000]
+    (place / "held-out.txt").write_text(held_out, encoding="utf-8")
     return place
 
 

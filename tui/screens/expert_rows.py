@@ -168,7 +168,8 @@ def sentences(plan: KeepPlan) -> list[str]:
     else:
         found.append("Every expert was selected, none of them rarely.")
     if facts.mask:
-        found.append(f"{off_text(facts.mask)}: their tokens go to other experts.")
+        whose = "its" if len(facts.mask) == 1 else "their"
+        found.append(f"{off_text(facts.mask)}: {whose} tokens go to other experts.")
     if facts.mass is not None and facts.mass_from:
         found.append(f"The weight mass is of the tokens from {count(facts.mass_from)} on: keyframes do not hold it.")
     worst = plan.worst_damage

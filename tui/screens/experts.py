@@ -18,6 +18,8 @@ from moe_watch.tui.state.expert_ranking import ExpertFacts, KeepPlan, RankingNam
 from moe_watch.tui.state.frame import Frame
 from moe_watch.tui.text.sanitize import one_line
 
+SCROLL_KEYS = "tab and ↑ ↓ scroll"
+"""Shown if the experts of a layer do not fit."""
 KEYS = "← → number kept · r ranking · enter to the heatmap · esc back"
 ROOM = 5
 """Cells of the list's frame and scrollbar."""
@@ -62,11 +64,12 @@ class ExpertsScreen(ModalScreen[int | None]):
             yield Static(id="experts-words")
             yield Static(id="experts-head")
             yield OptionList(id="experts-list", markup=False)
-        with VerticalScroll(id="experts-layer", can_focus=False):
+        with VerticalScroll(id="experts-layer"):
             yield Static(id="experts-detail")
 
     def on_mount(self) -> None:
         self._list.focus()
+        self.watch(self._layer, "show_vertical_scrollbar", self._name_scroll_keys)
         self._draw()
 
     def on_resize(self) -> None:
@@ -75,6 +78,14 @@ class ExpertsScreen(ModalScreen[int | None]):
     @property
     def _list(self) -> OptionList:
         return self.query_one("#experts-list", OptionList)
+
+    @property
+    def _layer(self) -> VerticalScroll:
+        return self.query_one("#experts-layer", VerticalScroll)
+
+    def _name_scroll_keys(self, overflows: bool) -> None:
+        self._layer.can_focus = overflows
+        self._layer.border_subtitle = SCROLL_KEYS if overflows else ""
 
     @property
     def plan(self) -> KeepPlan | None:
@@ -144,7 +155,7 @@ class ExpertsScreen(ModalScreen[int | None]):
         plan, at = self.plan, self._list.highlighted
         if plan is None or at is None or at >= len(plan.facts.counts):
             return
-        self.query_one("#experts-layer").border_title = Content(f"Layer {plan.facts.layers[at]}")
+        self._layer.border_title = Content(f"Layer {plan.facts.layers[at]}")
         self.query_one("#experts-detail", Static).update(detail_rows(plan, at, self._names))
 
     # Actions

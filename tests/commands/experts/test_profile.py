@@ -135,7 +135,7 @@ def test_a_file_of_the_reference_tool_is_shown(capsys: Captured, tmp_path: Path)
     assert json.loads(shown.out)["activation_counts"] == {"0": [3, 2]}
     [warning] = shown.err.splitlines()
     assert "counts of layer 0 sum to 5, not to tokens × experts per token (4 × 1)" in warning
-    assert run(["profile", str(path), "--by", "weight_mass", "--keep", "1"]) == 0
+    assert run(["profile", str(path), "--by", "weight", "--keep", "1"]) == 0
     assert "no weight mass: the file does not have it" in capsys.readouterr().out
 
 

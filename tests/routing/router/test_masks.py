@@ -58,7 +58,7 @@ def test_toggling_switches_off_first_and_on_only_if_all_are_off():
         ("0:8", "layer 0 of made has no expert 8: experts are 0 to 7"),
         (
             "1:0,1:1,1:2,1:3,1:4,1:5,1:6",
-            "layer 1 would keep 1 of 8 experts, and selects 2 per token: switch off at most 6",
+            "layer 1 would keep 1 of 8 experts, and selects 2 per token: switch off 6 of them",
         ),
     ],
 )

@@ -68,6 +68,29 @@ async def test_keys_change_the_number_and_the_ranking():
         assert "by count" in words(page)
 
 
+async def test_every_expert_of_a_layer_can_be_read_in_a_small_terminal():
+    async with running(main_run(300), size=(80, 24)) as (app, pilot, _):
+        page = await opened(app, pilot)
+        layer = page.query_one("#experts-layer")
+        assert layer.border_subtitle == "tab and ↑ ↓ scroll"
+        assert layer.max_scroll_y > 0
+        await press(app, pilot, "tab", *["down"] * 9)
+        assert layer.scroll_y == layer.max_scroll_y
+        assert page.query_one("#experts-list").highlighted == 0
+        await press(app, pilot, "left")
+        assert page.plan.keep == 5
+        await press(app, pilot, "escape")
+        assert app.screen is app.dashboard
+
+
+async def test_without_overflow_no_scroll_keys_are_named():
+    async with running(main_run(300), size=(120, 40)) as (app, pilot, _):
+        page = await opened(app, pilot)
+        assert not page.query_one("#experts-layer").border_subtitle
+        await press(app, pilot, "tab", "down")
+        assert page.query_one("#experts-list").highlighted == 1
+
+
 async def test_clicks_change_them_too():
     async with running(main_run(300), size=(120, 40)) as (app, pilot, _):
         page = await opened(app, pilot)
@@ -120,7 +143,7 @@ async def test_never_selected_is_apart_from_rarely_selected_and_from_off():
         assert (facts.never == never).all()
         assert (facts.rarely == rare).all()
         page = await opened(app, pilot)
-        assert "1 expert off: their tokens go to other experts" in words(page)
+        assert "1 expert off: its tokens go to other experts" in words(page)
         assert rows(page)[2].split()[-1] == "1"
         assert "×3" in rows(page)[2]
 

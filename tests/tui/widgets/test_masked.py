@@ -67,7 +67,7 @@ async def test_the_head_of_a_row_is_refused_plainly_and_switches_a_layer_on_agai
         app.dashboard.experts.go_to(1)
         await press(app, pilot, "x")
         assert toasts(app) == [
-            "expert off/on: layer 1 would keep 0 of 8 experts, and selects 2 per token: switch off at most 6"
+            "expert off/on: layer 1 would keep 0 of 8 experts, and selects 2 per token: switch off 6 of them at most"
         ]
         assert all(each[0] != "mask" for each in source.asked)
         app.dashboard.experts.go_to(2)
