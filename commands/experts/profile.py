@@ -136,7 +136,7 @@ def _of_model(
     require(window is None or window >= 2, f"--window is {window}", "use at least 2 tokens")
     name, engine = names[0] if names else DEFAULT_MODEL, engine_options_of(options)
     load = checked_load(name, backend, engine)
-    require_routers(name, backend)
+    require_routers(name, backend, "a dense model has no experts to rank")
     texts = [read_corpus(path) for path in corpora]
     longest = longest_context(locate(name, backend))
     if window is not None and longest is not None:
@@ -180,7 +180,8 @@ def _of_files(names: tuple[str, ...], keeps: tuple[int, ...], options: Options) 
             len(paths) == 1, f"{profiles[0]} is a profile, and {len(paths)} files are given", "show a profile alone"
         )
         return read_profile(profiles[0])
-    return _made(usage_of_files(paths, ImportOptions(experts=experts, experts_per_token=chosen)), keeps)
+    options_of_import = ImportOptions(experts=experts, experts_per_token=chosen)
+    return _made(usage_of_files(paths, options_of_import, ("--experts", "--experts-per-token")), keeps)
 
 
 def _refuse_engine_options(options: Options) -> None:

@@ -84,7 +84,7 @@ def _layers(found: LoadedProfile, values: Floats, by: Ranking, keep: int | None)
                 ", ".join(_expert(expert, values[index, expert], even) for expert in reversed(bottom)),
                 str(int((counts[index] == 0).sum())),
                 str(int(rare[index].sum())),
-                NOTHING if within is None or at is None else f"{within.overlap[name][at]:.0%}",
+                NOTHING if within is None or at is None else _percent(within.overlap[name][at]),
                 _correlation(None if within is None else within.half_correlation.get(name)),
             ]
         )
@@ -126,7 +126,8 @@ def _never_and_rarely(found: LoadedProfile) -> Iterator[str]:
     else:
         yield from _wrapped(f"NEVER: every expert was selected at least once in {plural(tokens, 'token')}.")
     yield from _wrapped(
-        f"RARE: {plural(rare, 'expert')} selected less than {RARE:.0%} as often as the mean of the layer's experts."
+        f"RARE: {plural(rare, 'expert')} selected less than {_percent(RARE)} as often as the mean of the layer's "
+        "experts."
     )
 
 
@@ -158,7 +159,8 @@ def _stability(stability: ProfileStability | None, reason: str | None, keep: int
         blocks = plural(stability.blocks, "block" if stability.block == "tokens" else stability.block)
         yield from _wrapped(
             f"SAME SET, KEPT: {stability.resamples} resamples of {blocks}: how often they keep the same set, and the "
-            f"share of its experts. HALVES: two random halves, which share no token; chance is {chance:.0%}, and ρ 0."
+            f"share of its experts. HALVES: two random halves, which share no token; chance is {_percent(chance)}, "
+            "and ρ 0."
         )
     if across:
         yield from _wrapped(f"GROUPS: mean over {plural(len(stability.pairs), 'pair')} of domains or files.")
@@ -193,7 +195,7 @@ def _position(stability: ProfileStability, keep: int | None, experts: int) -> in
 
 def _share(values: Sequence[float]) -> str:
     found = _mean(values)
-    return NOTHING if found is None else f"{found:.0%}"
+    return NOTHING if found is None else _percent(found)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -203,3 +205,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
+
+
+def _percent(share: float) -> str:
+    from moe_watch.tui.text.format import percent
+
+    return percent(share, 0)

@@ -118,8 +118,22 @@ def _lines(report: PruneReport) -> list[str]:
     return [
         f"{report.model}: {report.keep} of {report.experts} experts stay in each layer, by {by}",
         *table_lines([HEADING, *rows, total], right=(0, 3, 4)),
+        *_unknown(report),
         f"{size(report.bytes_before)} before, {size(report.bytes_after)} after",
     ]
+
+
+def _unknown(report: PruneReport) -> list[str]:
+    """Return the reason of the shares that are not known, as a line; none if all are."""
+    from moe_watch.tui.text.sanitize import one_line
+
+    shares = {"selections": report.count_lost, "router weights": report.weight_lost}
+    lacking = [name for name, share in shares.items() if share is None]
+    if not lacking:
+        return []
+    if report.ranking is None:
+        return ["–: not known without the usage of the experts: give a file of it with --from"]
+    return [f"–: {one_line(report.ranking)} has no {' and no '.join(lacking)}"]
 
 
 def _cells(layer: PrunedLayer) -> list[str]:

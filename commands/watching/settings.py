@@ -134,8 +134,13 @@ def default_prompt(model: str) -> str:
     return POCKET_PROMPT if model == "pocket" else PROMPT
 
 
-def require_routers(model: str, backend: str) -> None:
+def require_routers(model: str, backend: str, why: str = "") -> None:
     """Refuse a dense model for a command that measures routing, before it is loaded.
+
+    Args:
+        model: name or path of the model.
+        backend: engine, or `auto`.
+        why: reason; by default that a dense model has no pressure.
 
     Raises:
         UserError: the model is dense by its files. One that is not downloaded yet passes.
@@ -144,7 +149,7 @@ def require_routers(model: str, backend: str) -> None:
     from moe_watch.backends.model_files.preflight import is_dense_model
     from moe_watch.routing.pressure.missing_signals import DENSE
 
-    require(not is_dense_model(locate(model, backend)), f"{model}: {DENSE}", "record it with `moe-watch record`")
+    require(not is_dense_model(locate(model, backend)), f"{model}: {why or DENSE}", "record it with `moe-watch record`")
 
 
 def check_model(model: str, backend: str, options: EngineOptions) -> None:

@@ -192,7 +192,7 @@ def _across(groups: Sequence[UsageGroup], layers: Sequence[int], keeps: Sequence
         pairs = list(combinations(values, 2))
         found[by] = GroupAgreement(
             overlap=_shares(layers, np.mean([kept_overlap(a, b, keeps) for a, b in pairs], axis=0)),
-            correlation=_correlations(layers, np.mean([ranking_correlation(a, b) for a, b in pairs], axis=0)),
+            correlation=_correlations(layers, _mean_known([ranking_correlation(a, b) for a, b in pairs])),
         )
     return found
 
@@ -203,13 +203,24 @@ def _pairs(groups: Sequence[UsageGroup]) -> list[GroupPair]:
         GroupPair(
             a=whole_text(groups[a].name),
             b=whole_text(groups[b].name),
-            correlation={
-                by: _rounded(float(np.mean(ranking_correlation(values[a], values[b]))))
-                for by, values in rankings.items()
-            },
+            correlation={by: _mean_correlation(values[a], values[b]) for by, values in rankings.items()},
         )
         for a, b in combinations(range(len(groups)), 2)
     ]
+
+
+def _mean_correlation(a: Floats, b: Floats) -> float | None:
+    """Return the mean over layers of Spearman's ρ; None where no layer has one."""
+    return _rounded(float(_mean_known(ranking_correlation(a, b))))
+
+
+def _mean_known(values: Floats | Sequence[Floats]) -> Floats:
+    """Return the mean over the first axis of the values that are numbers; NaN where there are none."""
+    table = np.asarray(values)
+    known = ~np.isnan(table)
+    number = known.sum(0)
+    mean: Floats = np.where(known, table, 0.0).sum(0) / np.where(number, number, np.nan)
+    return mean
 
 
 def _shares(layers: Sequence[int], table: Floats | Ints) -> dict[str, list[float]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ OF_MODEL = "to profile a model, give texts with --corpus FILE.jsonl"
 NO_NORMS = "a recording has no norms of the experts' outputs: profile the model with --corpus and --saliency"
 NO_WEIGHTS = "{} has no router weights"
 NO_ENTROPY = "{} has no router entropy"
+OF_IMPORT = re.compile(r"--(?:experts-per-token|experts|layers|prompt-tokens|phase|run|choice|start|dtype)\b(?!-)")
+"""Options of `moe-watch import` in advice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +50,18 @@ class FileUsage:
     warnings: list[str]
 
 
-def usage_of_files(paths: Sequence[Path], options: ImportOptions) -> ObservedUsage:
+def usage_of_files(paths: Sequence[Path], options: ImportOptions, offered: Collection[str] = ()) -> ObservedUsage:
     """Return the usage in recordings, imported counts and files of other programs, all of one model.
 
     Args:
         paths: the files, or names of recordings; at least one.
         options: facts about files of other programs that the user gives.
+        offered: options of `moe-watch import` that the command has too.
 
     Raises:
         UserError: a file cannot be read, has no routing, or is of another model than the first.
     """
-    found = [_usage_of_file(path, options, len(paths)) for path in paths]
+    found = [_usage_of_file(path, options, offered, len(paths)) for path in paths]
     model = found[0].model
     for path, each in zip(paths[1:], found[1:], strict=True):
         model = _merged(model, each.model, f"{paths[0]} and {path}")
@@ -91,7 +95,7 @@ def _first_without(key: str, files: Sequence[FileUsage]) -> str:
     return "a file"
 
 
-def _usage_of_file(path: Path, options: ImportOptions, files: int) -> FileUsage:
+def _usage_of_file(path: Path, options: ImportOptions, offered: Collection[str], files: int) -> FileUsage:
     if path.is_dir():
         raise UserError(f"{path}: a folder", advice=OF_MODEL)
     named = _found(path)
@@ -99,7 +103,13 @@ def _usage_of_file(path: Path, options: ImportOptions, files: int) -> FileUsage:
         return _recorded(named, files)
     if is_gguf(named) and read_gguf(named, digests=False).metadata.get("general.type") != "imatrix":
         raise UserError(f"{named}: a GGUF file, but not an importance matrix", advice=OF_MODEL)
-    trace = read_trace(named, options)
+    try:
+        trace = read_trace(named, options)
+    except UserError as error:
+        if set(OF_IMPORT.findall(error.advice)) <= set(offered):
+            raise
+        advice = f"{error.advice} with `moe-watch import`, and give the session that it writes"
+        raise UserError(error.what, advice=advice) from error
     if isinstance(trace, CountedTrace):
         return _counted(trace, named)
     return _routed(trace, named, files)

@@ -13,7 +13,7 @@ from moe_watch.sessions.imports.session_writer import write_trace
 from moe_watch.sessions.imports.traces import CountedTrace, ImportOptions, RoutedTrace, Trace
 from moe_watch.sessions.reading.multipart import shown
 
-NAME_FORMAT = "name the format with --from, such as sglang (counts) or vllm (expert ids)"
+NAME_FORMAT = "name the format: `moe-watch import FILE --from sglang` (counts) or `--from vllm` (expert ids)"
 UNKNOWN = "convert it to one of the formats in docs/data.md, such as CSV of token,layer,expert_1,…"
 SHOWN = 8
 """Largest number of names that a message lists."""

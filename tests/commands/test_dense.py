@@ -74,7 +74,7 @@ class TestRecording:
         header, *events = read_session(Path("a.moe.jsonl"))
         assert (header.model.layers, header.model.gate, header.capture) == ([], "none", ["logprob"])
         assert (header.model.expert_bytes, header.model.non_expert_bytes) == (None, header.model.bytes)
-        assert (header.schema, header.schema_minor) == (1, 3)
+        assert (header.schema, header.schema_minor) == (1, 4)
         tokens = [event for event in events if isinstance(event, Token)]
         assert len(tokens) == sum(live["tokens"].values())
         assert all(not token.experts and token.entropy is None for token in tokens)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -126,7 +127,7 @@ def _checked_heading(document: Document) -> list[str]:
         UserError: a name occurs twice, so that one of the two columns would be read as something else, or not at all.
     """
     heading = heading_of(document)
-    if repeated := [name for name in dict.fromkeys(heading) if name and heading.count(name) > 1]:
+    if repeated := [name for name, times in Counter(heading).items() if name and times > 1]:
         raise UserError(
             f"{document.path}, line 1: column {repeated[0][:40]!r} occurs twice", advice="remove or rename one of them"
         )

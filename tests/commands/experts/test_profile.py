@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
@@ -224,6 +225,9 @@ def test_names_cannot_act_on_the_terminal(capsys: Captured, tmp_path: Path) -> N
         (["a.moe.jsonl", "--by", "luck"], "'luck'"),
         (["good.jsonl"], "JSON of unknown format"),
         (["broken.json"], "not a profile"),
+        (["counts.json"], "counts do not state the experts per token: use --experts-per-token N"),
+        (["ids.npy"], "name the format: `moe-watch import FILE --from sglang`"),
+        (["runs.json", "--experts", "8"], "--run 0 up to 1 with `moe-watch import`, and give the session"),
         (["nested.json"], "not a profile"),
         (["nan.json"], "not a profile"),
         (["PROFILE.json", "a.moe.jsonl"], "PROFILE.json is a profile, and 2 files are given"),
@@ -237,6 +241,9 @@ def test_bad_input_is_one_line(
     (tmp_path / "good.jsonl").write_text('{"text": "def f(x):"}\n')
     (tmp_path / "broken.json").write_text('{"calibration_corpus": "a", "activation_counts": {"0": [1]}}')
     (tmp_path / "nested.json").write_text('{"calibration_corpus": "a", "activation_counts": ' + "[" * 100_000)
+    (tmp_path / "counts.json").write_text('{"model": "m", "num_experts": 4, "activation_counts": {"0": [1, 2, 0, 1]}}')
+    np.save(tmp_path / "ids.npy", np.ones((2, 1, 2), np.int64))
+    (tmp_path / "runs.json").write_text('[{"routed_experts": [[[1, 2]]]}, {"routed_experts": [[[1, 2]]]}]')
     nan = profile.read_text().replace('"saliency_mass": {', '"saliency_mass": {"9": [NaN],')
     (tmp_path / "nan.json").write_text(nan)
     before = sorted(tmp_path.iterdir())
@@ -258,12 +265,11 @@ def test_an_existing_file_is_replaced_by_force(capsys: Captured, recording: Path
     assert read_profile(profile).profile.model == "made/up model"
 
 
-def test_a_dense_model_is_refused(capsys: Captured, tmp_path: Path, corpus: Path) -> None:
-    folder = tmp_path / "dense"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
-    said = complaint(capsys, folder, "--corpus", corpus)
-    assert str(folder) in said or "dense" in said
+def test_a_dense_model_is_refused(capsys: Captured, corpus: Path) -> None:
+    """By its files, before it is loaded."""
+    model = Path(__file__).parents[2] / "truth" / "dense" / "llama" / "model.gguf"
+    said = complaint(capsys, model, "--corpus", corpus)
+    assert f"{model}: a dense model has no experts to rank" in said
 
 
 @pytest.mark.model
@@ -291,3 +297,12 @@ def test_ctrl_c_writes_nothing(tmp_path: Path) -> None:
 def test_durations() -> None:
     found = [duration(each) for each in (0.1, 8.4, 99, 100, 5940, 9000)]
     assert found == ["1 s", "8 s", "99 s", "2 min", "99 min", "2.5 h"]
+
+
+def test_counts_of_another_profiler_need_no_further_keys(capsys: Captured, tmp_path: Path) -> None:
+    """A file with `activation_counts` alone, as `moe-watch import` reads it too."""
+    path = tmp_path / "counts.json"
+    path.write_text('{"model": "m", "num_experts": 4, "activation_counts": {"0": [1, 2, 0, 1], "2": [0, 0, 2, 2]}}')
+    assert run(["profile", str(path), "--experts-per-token", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["activation_counts"] == {"0": [1, 2, 0, 1], "2": [0, 0, 2, 2]}

@@ -172,6 +172,22 @@ def test_random_is_by_seed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
     assert with_usage["count_lost"] > 0
 
 
+def test_shares_that_are_not_known_have_a_reason(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dash alone says nothing: counts without weights, a random draw without any usage, and all known."""
+    whole, counts = profile(tmp_path / "profile.json"), profile(tmp_path / "counts.json", weight_mass=None)
+    arguments = ["prune", "pocket", str(tmp_path / "o.gguf"), "--keep", "6", "--dry-run", "--by"]
+
+    def reason(*more: str) -> list[str]:
+        assert run([*arguments, *more]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("–")]
+
+    assert reason("random") == ["–: not known without the usage of the experts: give a file of it with --from"]
+    [line] = reason("count", "--from", counts)
+    assert line.endswith("has no router weights")
+    assert reason("count", "--from", whole) == []
+    assert reason("random", "--from", whole) == []
+
+
 def test_a_recording_is_a_ranking(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     recording = tmp_path / "run.moe.jsonl"
     assert run(["record", "pocket", "--backend", "llama.cpp", "--tokens", "30", "--output", str(recording)]) == 0

@@ -92,6 +92,20 @@ def test_groups_and_their_agreement() -> None:
     assert stability.across["count"].overlap["1"] == pytest.approx(shares, abs=1e-4)
 
 
+def test_a_layer_without_a_correlation_does_not_hide_the_others() -> None:
+    """In the second group all experts of layer 3 have equal counts: there ρ is undefined."""
+    equal = replace(block(2), counts=np.stack([COUNTS[0] * 2, np.full(EXPERTS, 5)]))
+    found = make_profile(usage([block()] * 4, [equal] * 4, [block(3)] * 4)).stability
+    assert found is not None
+    assert found.across is not None
+    assert [pair.correlation["count"] for pair in found.pairs] == [1.0, 1.0, 1.0]
+    assert found.across["count"].correlation == {"1": 1.0, "3": 1.0}
+    alone = make_profile(usage([block()] * 4, [equal] * 4)).stability
+    assert alone is not None
+    assert alone.across is not None
+    assert alone.across["count"].correlation == {"1": 1.0, "3": None}
+
+
 def test_sums_alone_are_not_resampled() -> None:
     found = make_profile(usage([block()], block=None))
     assert found.stability is None

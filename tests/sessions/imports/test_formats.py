@@ -165,7 +165,7 @@ def test_a_refused_format_is_named_with_the_reason_and_what_to_do(example, tmp_p
     [
         ('{"a": 1, "b": 2}', "JSON of unknown format, with a, b: convert it to one of the formats in docs/data.md"),
         ('{"a": 1}\n{"a": 2}\n', "JSON Lines of unknown format, with a"),
-        ("[1, 2]", "a list that may be counts or expert ids: name the format with --from"),
+        ("[1, 2]", "a list that may be counts or expert ids: name the format: `moe-watch import FILE --from"),
         ("step,router,choice\n1,2,3\n", "text of unknown format, with columns step, router, choice"),
         (b"\x00\x01\x02", "neither UTF-8 text nor a known format"),
         ('{"a": 1}\n{"a": ', "line 2: not JSON"),

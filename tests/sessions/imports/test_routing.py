@@ -168,7 +168,7 @@ def test_arrays_alone_need_to_be_told_whose_they_are(imported, tmp_path):
     experts = made_routing()
     path = tmp_path / "routing.npy"
     np.save(path, experts)
-    refused(imported, "counts or expert ids: name the format with --from", path)
+    refused(imported, "counts or expert ids: name the format: `moe-watch import FILE --from sglang`", path)
     np.testing.assert_array_equal(imported(path, form="vllm").experts(), experts)
     np.savez(tmp_path / "routing.npz", routed_experts=experts)
     options = ImportOptions(experts=8, prompt_tokens=10, model="mine")

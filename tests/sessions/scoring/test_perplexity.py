@@ -72,6 +72,8 @@ def test_a_vocabulary_without_a_begin_token_keeps_the_first_one():
 def test_a_text_of_less_than_two_windows_is_refused():
     with pytest.raises(UserError, match=r"19 tokens, fewer than 2 windows of 10: give a longer text"):
         text_windows(LetterWorker(), letters(19), 10)
+    with pytest.raises(UserError, match=r"the text has 1 token, fewer than 2 windows"):
+        text_windows(LetterWorker(), letters(1), 10)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
