@@ -19,7 +19,7 @@ from moe_watch.routing.router.gates import Scores, Weighting, parse
 FEWEST_IN_GROUP = 2
 """Experts that every group keeps: engines score a group by the sum of its two best experts."""
 
-PAIR = re.compile(r"(\d{1,9}):(\d{1,9})")
+PAIR = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 NOTATION = "give LAYER:EXPERT pairs separated by commas, for example 0:3,5:1"
 
 
@@ -132,7 +132,7 @@ def check_mask(mask: ExpertMask, model: ModelInfo, groups: ExpertGroups | None) 
         left, k = model.experts - len(masked), k_by_layer[layer]
         if left < k:
             raise UserError(
-                f"layer {layer} would keep {left} experts, and selects {k} per token",
+                f"layer {layer} would keep {left} {'expert' if left == 1 else 'experts'}, and selects {k} per token",
                 advice=f"switch off {model.experts - k} of its {model.experts} experts at most",
             )
         if groups is not None and groups.count > 1:

@@ -22,7 +22,7 @@ from moe_watch.routing.results import finite
 from moe_watch.routing.router.masks import FEWEST_IN_GROUP
 from moe_watch.sessions.experts.expert_rankings import SOURCES, RankedExperts, random_ranking, read_ranking
 from moe_watch.sessions.results.pruning import PruneBy, PrunedLayer, PruneReport
-from moe_watch.sessions.text import plural
+from moe_watch.sessions.text import plural, whole_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +94,17 @@ def write_planned(planned: PlannedPruning, progress: Callable[[int, int], None])
     step = PruneStep(
         by=order.by,
         keep=order.keep,
-        ranking=None if ranking.path is None else ranking.path.name,
+        ranking=None if ranking.path is None else whole_text(ranking.path.name),
         ranking_sha256=ranking.sha256,
         seed=ranking.seed,
-        source=model.name,
+        source=whole_text(model.name),
         source_sha256={},
     )
     kept = {layer: row.tolist() for layer, row in zip(model.layers, planned.kept, strict=True)}
     prune_model(model, kept, step, order.output, advance)
     files = [order.output] if order.output.is_file() else order.output.rglob("*")
     size = sum(path.stat().st_size for path in files if path.is_file())
-    return structs.replace(planned.report, output=str(order.output), bytes_after=size)
+    return structs.replace(planned.report, output=whole_text(str(order.output)), bytes_after=size)
 
 
 def _check_keep(keep: int, model: PrunableModel) -> None:
@@ -157,9 +157,9 @@ def _report(order: PruneOrder, model: PrunableModel, ranking: RankedExperts, kep
         ],
         count_lost=None if counts is None else finite(lost_overall(counts, kept)),
         weight_lost=None if weights is None else finite(lost_overall(weights, kept)),
-        model=model.name,
+        model=whole_text(model.name),
         experts=model.experts,
-        ranking=None if ranking.path is None else str(ranking.path),
+        ranking=None if ranking.path is None else whole_text(str(ranking.path)),
         seed=ranking.seed,
         expert_ids=None if model.record is None else {str(layer): row for layer, row in original.items()},
         bytes_before=model.bytes,

@@ -120,7 +120,7 @@ def test_a_refused_mask_leaves_the_run_as_it_is(engine: Engine, applied: Applied
     script = [(PROMPT_TOKENS + 2, SetMask(TOO_MANY)), (PROMPT_TOKENS + 4, SetMask([(9, [0])]))]
     session = run(engine, *script, tokens=10)
     assert session.refused == ["mask", "mask"]
-    assert "layer 0 would keep 1 experts, and selects 2 per token" in session.refusals[0]
+    assert "layer 0 would keep 1 expert, and selects 2 per token" in session.refusals[0]
     assert "has no MoE layer 9" in session.refusals[1]
     assert changes(session) == []
     assert applied.masks == []
@@ -140,7 +140,7 @@ def test_a_run_with_a_refused_mask_does_not_begin(engine: Engine, applied: Appli
     [state] = session.events
     assert isinstance(state, State)
     assert state.state == "error"
-    assert "would keep 1 experts" in (state.message or "")
+    assert "would keep 1 expert" in (state.message or "")
     assert applied.masks == []
     with pytest.raises(UserError, match="has no expert 4"):
         first_tokens(engine, start(mask=[(0, [4])]))

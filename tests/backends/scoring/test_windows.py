@@ -273,7 +273,7 @@ def test_impossible_windows_are_refused_and_others_follow(
         (Score(ids=[-1], window=WINDOW), "token -1"),
         (Score(ids=ids, window=WINDOW, masks=[[(99, [0])]]), "no MoE layer 99"),
         (Score(ids=ids, window=WINDOW, masks=[[(0, [8])]]), "no expert 8"),
-        (Score(ids=ids, window=WINDOW, base=[(0, [0, 1, 2])], masks=[[(0, [3, 4, 5, 6])]]), "would keep 1 experts"),
+        (Score(ids=ids, window=WINDOW, base=[(0, [0, 1, 2])], masks=[[(0, [3, 4, 5, 6])]]), "would keep 1 expert"),
     ):
         with pytest.raises(UserError, match=why):
             list(scoring.score(command))

@@ -92,7 +92,7 @@ def test_the_whole_model_is_forced_to_the_same_tokens(
         ("9:0", "pocket has no MoE layer 9"),
         ("0:x", "--ablate is '0:x'"),
         ("", "--ablate is ''"),
-        ("0:0,0:1,0:2,0:3,0:4,0:5,0:6", "layer 0 would keep 1 experts, and selects 2 per token"),
+        ("0:0,0:1,0:2,0:3,0:4,0:5,0:6", "layer 0 would keep 1 expert, and selects 2 per token"),
     ],
 )
 @pytest.mark.parametrize("command", ["record", "measure"])

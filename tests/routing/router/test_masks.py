@@ -56,7 +56,7 @@ def test_toggling_switches_off_first_and_on_only_if_all_are_off():
     [
         ("2:0", "made has no MoE layer 2: MoE layers: 0 to 1"),
         ("0:8", "layer 0 of made has no expert 8: experts are 0 to 7"),
-        ("1:0,1:1,1:2,1:3,1:4,1:5,1:6", "layer 1 would keep 1 experts, and selects 2 per token: switch off 6 of its 8"),
+        ("1:0,1:1,1:2,1:3,1:4,1:5,1:6", "layer 1 would keep 1 expert, and selects 2 per token: switch off 6 of its 8"),
     ],
 )
 def test_masks_that_leave_no_choice_or_name_nothing_are_refused(text, said):

@@ -83,7 +83,7 @@ async def test_the_last_k_experts_of_a_layer_stay():
         await press(app, pilot, "2", "down")
         app.dashboard.experts._point_at(0, 6)
         await press(app, pilot, "x")
-        assert "layer 0 would keep 1 experts" in toasts(app)[0]
+        assert "layer 0 would keep 1 expert" in toasts(app)[0]
         assert all(each[0] != "mask" for each in source.asked)
 
 

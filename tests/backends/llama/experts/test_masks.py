@@ -366,7 +366,7 @@ def test_a_mask_that_cannot_be_written_is_an_error(which: str, request: pytest.F
 
 
 def test_a_mask_that_leaves_no_choice_is_refused(engine: Engine) -> None:
-    with pytest.raises(UserError, match="layer 3 would keep 1 experts, and selects 2 per token"):
+    with pytest.raises(UserError, match="layer 3 would keep 1 expert, and selects 2 per token"):
         engine.mask(ExpertMask.of((3, expert) for expert in range(7)))
     with pytest.raises(UserError, match="has no MoE layer 6"):
         engine.mask(ExpertMask.of([(6, 0)]))
