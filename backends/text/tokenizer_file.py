@@ -32,7 +32,8 @@ class TokenizerFile:
         """Return the variables that a chat template of the user can use."""
         return {**self._names, "tools": None, "documents": None}
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False) -> list[int]:
+        self.backend_tokenizer.encode_special_tokens = split_special_tokens
         return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:

@@ -21,6 +21,7 @@ from moe_watch.routing.router.masks import ExpertMask
 from moe_watch.routing.stats.perplexity import FEWEST_WINDOWS, SHORTEST_WINDOW, first_scored
 from moe_watch.sessions.live.settings import RunSettings
 from moe_watch.sessions.live.shared_worker import KeptWorker
+from moe_watch.sessions.text import plural
 
 WINDOW = 512
 """Tokens of a window, llama.cpp's default."""
@@ -55,7 +56,7 @@ def text_windows(worker: KeptWorker, text: str, window: int, most: int | None = 
     whole = len(ids) // window
     if whole < FEWEST_WINDOWS:
         raise UserError(
-            f"the text has {len(ids):,} tokens, fewer than {FEWEST_WINDOWS} windows of {window:,}",
+            f"the text has {plural(len(ids), 'token')}, fewer than {FEWEST_WINDOWS} windows of {window:,}",
             advice="give a longer text, or a smaller --context",
         )
     windows = [ids[at * window : (at + 1) * window] for at in range(whole)]
