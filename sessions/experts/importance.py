@@ -24,6 +24,7 @@ LONGEST_FILE = 1 << 28
 MOST_STORED = 32
 """Files of one model in the data directory that are read, the newest ones."""
 
+Amount = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 
 
@@ -41,8 +42,8 @@ class ImportanceFile(msgspec.Struct, frozen=True):
     model: str | None = None
     fingerprint: str | None = None
     activation_counts: dict[int, list[Count]] | None = None
-    weight_mass: dict[int, list[float | None]] | None = None
-    saliency: dict[int, list[float | None]] | None = None
+    weight_mass: dict[int, list[Amount | None]] | None = None
+    saliency: dict[int, list[Amount | None]] | None = None
     experts: list[MeasuredExpert] | None = None
 
 
