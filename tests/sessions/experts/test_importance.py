@@ -92,7 +92,16 @@ def test_an_ablation_of_an_absent_expert_is_of_another_model(write):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", "{", '{"activation_counts": {"a": []}}', '{"activation_counts": {"0": [-1]}}', '{"experts": [1]}'],
+    [
+        "",
+        "[]",
+        "{}",
+        "{",
+        '{"activation_counts": {"a": []}}',
+        '{"activation_counts": {"0": [-1]}}',
+        '{"experts": [1]}',
+        '{"activation_counts": {"1": [1]}, "saliency": {"1": [-1]}}',
+    ],
 )
 def test_other_files_are_refused(write, content):
     with pytest.raises(UserError, match="neither a profile nor an ablation"):
