@@ -17,6 +17,8 @@ from moe_watch.backends.model_files.gguf import GgufFile, read_gguf
 GGUF_PREFIX = "moe_watch.prune."
 """Keys: `experts`, `layers`, `kept.<layer>` and `history`, the steps as JSON."""
 CONFIG_KEY = "moe_watch_prune"
+MOST_EXPERTS = 1 << 16
+"""Largest number of experts of the whole model, as in a profile."""
 
 
 class PruneStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +53,8 @@ class PruneRecord(msgspec.Struct, frozen=True, kw_only=True):
     def is_consistent(self) -> bool:
         """Return whether all layers keep the same number of distinct experts of the whole model."""
         return (
-            len({len(numbers) for numbers in self.kept.values()}) == 1
+            self.experts <= MOST_EXPERTS
+            and len({len(numbers) for numbers in self.kept.values()}) == 1
             and all(len(set(numbers)) == len(numbers) > 0 for numbers in self.kept.values())
             and all(0 <= number < self.experts for numbers in self.kept.values() for number in numbers)
         )
@@ -96,6 +99,24 @@ def record_of_config(config: Config) -> PruneRecord | None:
     except (msgspec.MsgspecError, RecursionError):
         return None
     return record if record is not None and record.is_consistent else None
+
+
+def fitting(record: PruneRecord | None, layers: Sequence[int], experts: int) -> PruneRecord | None:
+    """Return the record of a model of this shape; None without one, and if it is of another shape.
+
+    Args:
+        record: the record in the model's files, or None.
+        layers: model layer index of each MoE layer.
+        experts: experts of each layer.
+    """
+    if record is None or sorted(record.kept) != sorted(layers):
+        return None
+    return record if all(len(numbers) == experts for numbers in record.kept.values()) else None
+
+
+def text_of(name: str) -> str:
+    """Return the name of a file as text: bytes that are not UTF-8 are replaced."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def expert_ids(record: PruneRecord | None, layers: Sequence[int], experts: int) -> list[list[int]] | UnsetType:

@@ -214,5 +214,5 @@ def _indexed_files(folder: Path) -> set[str]:
         return set()
     try:
         return {str(name) for name in json.loads(read_regular(path))["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a valid index", advice=AGAIN) from error

@@ -10,6 +10,9 @@ from moe_watch.backends.prune_record import PruneRecord
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.masks import ExpertGroups
 
+LONGEST_NAME = 100
+"""Characters of a tensor's name in a message."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunableModel:
@@ -62,7 +65,8 @@ class PrunableModel:
 def unknown_tensor(name: str, tensor: str) -> UserError:
     """Return the error for a tensor that may have an axis of experts."""
     return UserError(
-        f"{name} has the tensor {tensor!r}, which this version does not prune: a file without it could be wrong",
+        f"{name} has the tensor {tensor[:LONGEST_NAME]!r}, which this version does not prune: a file without it could "
+        "be wrong",
         advice="no file was written; prune another conversion of the model",
     )
 
@@ -75,6 +79,6 @@ def no_experts(name: str) -> UserError:
 def wrong_axis(name: str, tensor: str, shape: Sequence[int], experts: int) -> UserError:
     """Return the error for a layer with another number of experts."""
     return UserError(
-        f"tensor {tensor!r} of {name} has shape {tuple(shape)}, which does not fit {experts} experts",
+        f"tensor {tensor[:LONGEST_NAME]!r} of {name} has shape {tuple(shape)}, which does not fit {experts} experts",
         advice="layers with different numbers of experts cannot be pruned",
     )

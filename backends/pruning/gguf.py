@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,13 @@ from moe_watch.backends.model_files.gguf import (
 )
 from moe_watch.backends.model_files.safetensors import AGAIN, TensorInfo
 from moe_watch.backends.model_files.sizes import fingerprint
-from moe_watch.backends.prune_record import GGUF_PREFIX, PruneRecord, record_of_gguf
+from moe_watch.backends.prune_record import GGUF_PREFIX, PruneRecord, fitting, record_of_gguf, text_of
 from moe_watch.backends.pruning.copying import Advance, CopiedRange, copy_ranges, kept_ranges
 from moe_watch.backends.pruning.experts_of_model import PrunableModel, no_experts, unknown_tensor, wrong_axis
 from moe_watch.routing.errors import UserError
 from moe_watch.routing.router.masks import ExpertGroups
 
-IN_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+IN_LAYER = re.compile(r"blk\.([0-9]{1,9})\.(.+)", re.DOTALL)
 SLICED = re.compile(
     r"ffn_(?:gate|up|down|gate_up)_exps\.(?:weight|bias|scale|input_scale)"
     r"|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:_vl)?(?:\.bias)?"
@@ -46,7 +47,7 @@ WEIGHTS = re.compile(r"ffn_(?:gate|up|down|gate_up)_exps\.weight")
 ROUTER = "ffn_gate_inp.weight"
 WITHOUT_EXPERTS = re.compile(r"ffn_norm_exps\..+|ffn_gate_inp\.scale|\w+_shexp\..+")
 """Tensors of MoE layers without that axis: a norm, a scale of the router's input, shared experts."""
-ABOUT_EXPERTS = re.compile(r".*(?:exp|gate_inp|router).*")
+ABOUT_EXPERTS = re.compile(r".*(?:exp|gate_inp|router).*", re.DOTALL)
 """Any other name of this form may have an axis of experts."""
 HASHED = re.compile(r"ffn_gate_tid2eid(?:\..+)?")
 """Table of a router that selects experts by the token."""
@@ -111,10 +112,11 @@ def read_prunable(name: str, path: Path) -> PrunableGguf:
         raise no_experts(name)
     after = (first.number("block_count") or 0) - (first.number("nextn_predict_layers") or 0)
     tensors = [tensor for part in parts for tensor in part.tensors]
+    layers = sorted(layer for layer in sliced if layer < after)
     return PrunableGguf(
         name=name,
         path=path,
-        layers=sorted(layer for layer in sliced if layer < after),
+        layers=layers,
         ahead=[f"blk.{layer}" for layer in sorted(sliced) if layer >= after],
         experts=experts,
         chosen=max(first.array("expert_used_count") or (first.number("expert_used_count") or 1,)),
@@ -122,7 +124,7 @@ def read_prunable(name: str, path: Path) -> PrunableGguf:
         bytes=sum(part.path.stat().st_size for part in parts),
         expert_bytes=sum(tensor.bytes for found in sliced.values() for tensor in found.values()),
         fingerprint=fingerprint(first.metadata, tensors),
-        record=record_of_gguf(first),
+        record=fitting(record_of_gguf(first), layers, experts),
         parts=parts,
     )
 
@@ -137,7 +139,7 @@ def _check_names(name: str, parts: Sequence[GgufFile]) -> None:
     tensors = [tensor.name for part in parts for tensor in part.tensors]
     keys = [key for key, _, _ in parts[0].layout.entries]
     for what, found in (("tensors", tensors), ("metadata entries", keys)):
-        twice = {each for each in found if found.count(each) > 1} if len(set(found)) < len(found) else set()
+        twice = [each for each, times in Counter(found).items() if times > 1]
         if twice:
             raise UserError(f"{name} is corrupt: two {what} named {min(twice)!r}", advice=AGAIN)
     if any("\N{REPLACEMENT CHARACTER}" in tensor for tensor in tensors):
@@ -194,7 +196,7 @@ def write_pruned(
     """
     keep = len(next(iter(kept.values())))
     rows = _rows(model, kept, model.first_of_groups(keep))
-    names = [part.path.name for part in model.parts]
+    names = [text_of(part.path.name) for part in model.parts]
     alignment = model.parts[0].layout.alignment
     header = _header(model, keep, record.with_digests(dict.fromkeys(names, "0" * DIGEST)), rows)
     data = -(-len(header) // alignment) * alignment

@@ -29,7 +29,11 @@ def check_output(path: Path, size: int) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    if path.exists() or path.is_symlink():
+    try:
+        exists = path.exists() or path.is_symlink()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({reason_of(error)})", advice="give another path") from error
+    if exists:
         raise _taken(path)
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder", advice="create it, or give another path")

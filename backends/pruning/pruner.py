@@ -48,7 +48,12 @@ def read_prunable_model(location: ModelLocation) -> PrunableGguf | PrunableFolde
     if location.path is None:
         raise ValueError(f"{location.name} has not been fetched")
     read = gguf.read_prunable if location.format == "gguf" else safetensors.read_prunable
-    return read(location.name, location.path)
+    model = read(location.name, location.path)
+    if not model.layers:
+        raise UserError(
+            f"{location.name} has experts only in layers that predict further tokens", advice="give a complete model"
+        )
+    return model
 
 
 def prune_model(

@@ -27,10 +27,10 @@ from moe_watch.backends.model_files.config import (
     read_config,
 )
 from moe_watch.backends.model_files.preflight import INDEX, TEMPLATES, weight_files
-from moe_watch.backends.model_files.safetensors import SafetensorsFile, read_safetensors
+from moe_watch.backends.model_files.safetensors import AGAIN, SafetensorsFile, read_safetensors
 from moe_watch.backends.model_files.sizes import fingerprint
 from moe_watch.backends.model_files.stored_types import MODELOPT, is_packed
-from moe_watch.backends.prune_record import CONFIG_KEY, PruneRecord, record_of_config
+from moe_watch.backends.prune_record import CONFIG_KEY, PruneRecord, fitting, record_of_config, text_of
 from moe_watch.backends.pruning.copying import Advance, CopiedRange, copy_ranges, kept_ranges
 from moe_watch.backends.pruning.experts_of_model import PrunableModel, no_experts
 from moe_watch.backends.pruning.tensor_roles import ExpertTensor, predicts_ahead, roles
@@ -75,20 +75,21 @@ def read_prunable(name: str, folder: Path) -> PrunableFolder:
     cut = [each for each in found if each.role != "copied"]
     if not cut:
         raise no_experts(name)
-    layers = layer_count(config)
+    count = layer_count(config)
+    layers = sorted({each.layer for each in cut if not predicts_ahead(each.block, count)})
     by_file = iter(found)
     return PrunableFolder(
         name=name,
         path=folder,
-        layers=sorted({each.layer for each in cut if not predicts_ahead(each.block, layers)}),
-        ahead=sorted({each.block for each in cut if predicts_ahead(each.block, layers)}),
+        layers=layers,
+        ahead=sorted({each.block for each in cut if predicts_ahead(each.block, count)}),
         experts=experts,
         chosen=_chosen(name, config),
-        groups=_groups(config),
+        groups=_groups(name, config, experts),
         bytes=sum(path.stat().st_size for path in [*paths, *_other_files(folder)]),
         expert_bytes=sum(each.tensor.bytes for each in cut),
         fingerprint=fingerprint(config, tensors),
-        record=record_of_config(config),
+        record=fitting(record_of_config(config), layers, experts),
         config=config,
         files=[
             (path, header, [next(by_file) for _ in header.tensors]) for path, header in zip(paths, headers, strict=True)
@@ -133,11 +134,13 @@ def _chosen(name: str, config: Config) -> int:
     return max(counts)
 
 
-def _groups(config: Config) -> ExpertGroups | None:
+def _groups(name: str, config: Config, experts: int) -> ExpertGroups | None:
     for section in config_sections(config):
         count = next((section[key] for key in GROUP_COUNTS if isinstance(section.get(key), int)), 0)
         used = next((section[key] for key in GROUPS_USED if isinstance(section.get(key), int)), 0)
         if count > 1 and 0 < used < count:
+            if experts % count:
+                raise UserError(f"{name} divides {experts} experts into {count} groups", advice=AGAIN)
             return ExpertGroups(count, used)
     return None
 
@@ -188,7 +191,7 @@ def write_pruned(
     total = 0
     for path, header, found in model.files:
         rows = _new_rows(header, found, kept, others, model.ahead, model.experts)
-        digests[path.name] = _write_file(path, header, rows, output, model.experts, advance)
+        digests[text_of(path.name)] = _write_file(path, header, rows, output, model.experts, advance)
         places |= {row.name: path.name for row in rows}
         total += sum(row.bytes for row in rows)
     for path in _other_files(model.path):
@@ -196,7 +199,7 @@ def write_pruned(
         target.parent.mkdir(exist_ok=True)
         size = path.stat().st_size
         with target.open("xb") as file:
-            digests[path.relative_to(model.path).as_posix()] = copy_ranges(
+            digests[text_of(path.relative_to(model.path).as_posix())] = copy_ranges(
                 path, [CopiedRange(0, size, 0)] if size else [], file, advance
             )
     digests["config.json"] = hashlib.sha256(read_regular(model.path / "config.json")).hexdigest()
@@ -255,7 +258,7 @@ def _write_file(
     for row in rows:
         table[row.name] = {"dtype": row.dtype, "shape": row.shape, "data_offsets": [at, at + row.bytes]}
         at += row.bytes
-    encoded = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded = _json(table, separators=(",", ":"))
     encoded += b" " * (-len(encoded) % PADDED)
     target = 8 + len(encoded)
     ranges: list[CopiedRange] = []
@@ -271,7 +274,8 @@ def _write_file(
 
 def _write_index(model: PrunableFolder, output: Path, places: Mapping[str, str], total: int) -> None:
     index = json.loads(read_regular(model.path / INDEX))
-    metadata = index.get("metadata") or {}
+    given = index.get("metadata")
+    metadata = dict(given) if isinstance(given, dict) else {}
     if "total_size" in metadata:
         metadata["total_size"] = total
     if "total_parameters" in metadata:
@@ -296,6 +300,14 @@ def _new_config(model: PrunableFolder, keep: int, record: PruneRecord, digests: 
 
 
 def _write_json(path: Path, content: object) -> None:
-    with path.open("x", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    with path.open("xb") as file:
+        file.write(_json(content, indent=2) + b"\n")
+
+
+def _json(content: object, *, indent: int | None = None, separators: tuple[str, str] | None = None) -> bytes:
+    """Return JSON in UTF-8; half of a surrogate pair, which UTF-8 does not have, stays an escape."""
+    text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=indent, separators=separators).encode()

@@ -21,7 +21,8 @@ Role = Literal["numbered", "stacked", "copied"]
 
 CONTAINER = "|".join(sorted(EXPERT_CONTAINERS))
 STACKED_BLOCK = re.compile(rf"(?P<block>.*?)\.(?:{CONTAINER})\.(?P<inside>.+)")
-NUMBERED = re.compile(r"(?P<expert>\d+)\.(?P<rest>.+)")
+LAYER = re.compile(r"[0-9]{1,9}")
+NUMBERED = re.compile(r"(?P<expert>[0-9]{1,9})\.(?P<rest>.+)")
 GRANITE = re.compile(r"(?P<block>.*\.block_sparse_moe)\.(?:input|output)_linear\.\w+")
 """Stacked experts of Granite, directly in the block."""
 JOINED = re.compile(r"mlp\.(?:w1|v1|w2)")
@@ -166,6 +167,6 @@ def _split_layer(name: str) -> tuple[int, str]:
     """Return the model layer index in a tensor's name and the name after it; −1 if it has none."""
     parts = name.split(".")
     for place, (component, index) in enumerate(pairwise(parts)):
-        if component in LAYER_LISTS and index.isdecimal():
+        if component in LAYER_LISTS and LAYER.fullmatch(index):
             return int(index), ".".join(parts[place + 2 :])
     return -1, name

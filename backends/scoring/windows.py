@@ -112,6 +112,8 @@ class WindowScoring:
         for batch in scorer.evaluate(command.ids):
             if command.surprisal:
                 predictions.add(batch.logits)
+            elif np.isnan(batch.logits[:, 0]).any():  # a router or a layer that outputs NaN reaches every logit
+                raise self._no_numbers("NaN")
             if total is not None:
                 total.add(batch)
         self._require_numbers(predictions, command)
@@ -136,14 +138,17 @@ class WindowScoring:
         """Refuse predictions that are not numbers.
 
         Raises:
-            UserError: a surprisal is NaN.
+            UserError: a surprisal is NaN or infinite.
         """
-        if command.surprisal and (wrong := np.flatnonzero(np.isnan(predictions.surprisal))).size:
-            raise UserError(
-                f"{self._engine.model.name} outputs NaN after token {wrong[0]} of the window: damaged weights, or an "
-                "overflow in their precision",
-                advice="try another file of the model, or another precision",
-            )
+        if command.surprisal and (wrong := np.flatnonzero(~np.isfinite(predictions.surprisal))).size:
+            kind = "NaN" if np.isnan(predictions.surprisal[wrong[0]]) else "a probability of 0"
+            raise self._no_numbers(f"{kind} after token {wrong[0]} of the window")
+
+    def _no_numbers(self, what: str) -> UserError:
+        return UserError(
+            f"{self._engine.model.name} outputs {what}: damaged weights, or an overflow in their precision",
+            advice="try another file of the model, or another precision",
+        )
 
     def _is_unused(self, mask: ExpertMask, base: ExpertMask, usage: UsageSums) -> bool:
         """Return whether no token of the window selects an expert that the mask adds."""

@@ -269,7 +269,9 @@ class _AblationView:
     def interrupted(self) -> None:
         """Print the number of evaluations that are kept."""
         done = self._found + self._done
-        if self._path is None:
+        if not self._total:
+            complain("interrupted before the first evaluation with an expert off; resume: same command")
+        elif self._path is None:
             complain("interrupted; without --output nothing is kept")
         else:
             complain(f"interrupted with {done:,} of {self._total:,} evaluations in {self._path}; resume: same command")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,9 +108,30 @@ def prune(
 def _write(planned: PlannedPruning) -> PruneReport:
     from moe_watch.sessions.experts.model_pruning import write_planned
 
-    with progress_bar() as bar:
+    with _unwinding(), progress_bar() as bar:
         task = new_task(bar)
         return write_planned(planned, lambda done, total: show_amount(bar, task, "pruning", done, total, "bytes"))
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Let SIGTERM or a closed terminal end the process once the unfinished file is removed."""
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    ending = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for each in ending:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in ending:
+            signal.signal(each, signal.SIG_DFL)
+        if received:
+            os.kill(os.getpid(), received[0])
 
 
 def _lines(report: PruneReport) -> list[str]:

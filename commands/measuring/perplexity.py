@@ -52,6 +52,7 @@ def perplexity(
     small model. --context is the length of a window, 512 by default. --experts-per-token and --ablate apply to MODEL
     alone, so that MODEL can be compared with itself: `--ablate 0:3 --against MODEL`.
     """
+    from moe_watch.commands.watching.settings import check_model
     from moe_watch.routing.router.masks import ExpertMask, parse_mask
     from moe_watch.sessions.scoring.perplexity import read_text
 
@@ -60,6 +61,8 @@ def perplexity(
     mask = ExpertMask() if ablate is None else parse_mask(ablate)
     require(windows is None or windows >= 2, f"--windows is {windows}", "give 2 or more")
     name = chosen_model(model, model_option)
+    if against is not None:  # before the first model is scored, which may take an hour
+        check_model(against, backend, _without_k(engine))
     first = _scored(name, backend, engine, given, mask)
     second = None
     if against is not None:

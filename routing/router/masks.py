@@ -19,7 +19,7 @@ from moe_watch.routing.router.gates import Scores, Weighting, parse
 FEWEST_IN_GROUP = 2
 """Experts that every group keeps: engines score a group by the sum of its two best experts."""
 
-PAIR = re.compile(r"(\d{1,9}):(\d{1,9})")
+PAIR = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 NOTATION = "give LAYER:EXPERT pairs separated by commas, for example 0:3,5:1"
 
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -108,11 +108,14 @@ class AblationRecords:
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         if self._descriptor >= 0:
+            if not self.is_resumed:  # the plan alone is nothing to resume
+                with suppress(OSError):
+                    self.discard()
             os.close(self._descriptor)
 
     @property
     def is_resumed(self) -> bool:
-        """True if windows of an earlier attempt are there."""
+        """True if windows are there, of this or an earlier attempt."""
         return bool(self.whole) or any(self._masked)
 
     def measured(self, window: int) -> set[tuple[int, int]]:
@@ -190,13 +193,13 @@ class AblationRecords:
         """Return whether an evaluation is of a window and an expert of the plan."""
         if not 0 <= found.window < len(self._blocks):
             return False
-        size = 8 * self._blocks[found.window]
-        model = self._plan.model
+        blocks, model = self._blocks[found.window], self._plan.model
         if isinstance(found, WholeWindow):
-            table = found.usage.counts
-            return len(found.surprisal) == size and [len(row) for row in table] == [model.experts] * len(model.layers)
+            return _are_numbers(found.surprisal, blocks) and _fits(found.usage, self._plan)
         known = found.layer in self._plan.layers and 0 <= found.expert < model.experts
-        return known and len(found.delta) in (0, size) and len(found.divergence) == len(found.delta)
+        if not found.delta and not found.divergence:
+            return known
+        return known and _are_numbers(found.delta, blocks) and _are_numbers(found.divergence, blocks)
 
     def _keep(self, measured: Evaluation) -> None:
         if isinstance(measured, WholeWindow):
@@ -226,6 +229,25 @@ def _decoded(line: bytes, path: Path) -> AblationPlan | Evaluation:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise _damaged(path) from error
     return found
+
+
+def _are_numbers(content: bytes, count: int) -> bool:
+    """Return whether the bytes are this number of finite numbers."""
+    return len(content) == 8 * count and bool(np.isfinite(unpacked(content)).all())
+
+
+def _fits(usage: UsageSums, plan: AblationPlan) -> bool:
+    """Return whether the sums have the shape of the plan's model, and possible values."""
+    layers, experts = len(plan.model.layers), plan.model.experts
+    tables = [usage.counts, usage.weights, usage.norms]
+    rows = [usage.rows, usage.entropy]
+    return (
+        (usage.norms is not None) == plan.saliency
+        and all(table is None or [len(row) for row in table] == [experts] * layers for table in tables)
+        and all(row is None or len(row) == layers for row in rows)
+        and all(value >= 0 for table in tables for row in table or () for value in row)
+        and all(value >= 0 for row in rows for value in row or ())
+    )
 
 
 def _damaged(path: Path) -> UserError:

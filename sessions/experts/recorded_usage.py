@@ -100,7 +100,7 @@ def _usage_of_file(path: Path, options: ImportOptions, offered: Collection[str],
         raise UserError(f"{path}: a folder", advice=OF_MODEL)
     named = _found(path)
     if is_session(read_content(named, SNIFFED)):
-        return _recorded(named, files)
+        return _recorded(named, options, files)
     if is_gguf(named) and read_gguf(named, digests=False).metadata.get("general.type") != "imatrix":
         raise UserError(f"{named}: a GGUF file, but not an importance matrix", advice=OF_MODEL)
     try:
@@ -165,12 +165,17 @@ def _with_unique_names(groups: Sequence[UsageGroup]) -> list[UsageGroup]:
     return found
 
 
-def _recorded(path: Path, files: int) -> FileUsage:
+def _recorded(path: Path, options: ImportOptions, files: int) -> FileUsage:
     """Read a recording: its tokens, or the counts of an import without tokens."""
     with closing(RunReader(path)) as reader:
         header = reader.header
         if header.is_dense:
             raise UserError(f"{path}: {header.model.name}: {DENSE}", advice="give a recording of an MoE model")
+        if options.experts is not None or options.experts_per_token is not None:
+            raise UserError(
+                f"{path} is a recording, which states its number of experts and of experts per token",
+                advice="leave out --experts and --experts-per-token, which are for imported counts",
+            )
         usage = _RecordedUsage(header, path, files)
         for event in reader:
             usage.feed(event)

@@ -298,3 +298,24 @@ def test_a_model_that_outputs_no_numbers_is_refused(
     monkeypatch.setattr(scoring._scorer, "evaluate", broken)
     with pytest.raises(UserError, match="pocket outputs NaN after token 7 of the window"):
         list(scoring.score(Score(ids=ids, window=WINDOW)))
+
+
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (-np.inf, "a probability of 0 after token 7")])
+def test_usage_of_a_model_that_outputs_no_numbers_is_refused(
+    scoring: WindowScoring, ids: list[int], monkeypatch: pytest.MonkeyPatch, value: float, said: str
+) -> None:
+    """A router with NaN hides the gate, so that its scores are not read: the selections are wrong all the same."""
+    needs_surprisal = np.isinf(value)
+    command = Score(ids=ids, window=WINDOW, surprisal=needs_surprisal, usage=True)
+    list(scoring.score(command))
+    evaluate = scoring._scorer.evaluate  # type: ignore[union-attr]
+
+    def broken(given: Any) -> Any:
+        for batch in evaluate(given):
+            wrong = np.array(batch.logits)
+            wrong[7, ids[8] if needs_surprisal else slice(None)] = value
+            yield dataclasses.replace(batch, logits=wrong)
+
+    monkeypatch.setattr(scoring._scorer, "evaluate", broken)
+    with pytest.raises(UserError, match=f"pocket outputs {said}"):
+        list(scoring.score(command))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
+from moe_watch.backends.model_files.catalog import locate
 from moe_watch.backends.text.tokenizer import BROKEN, StreamDetokenizer
+from moe_watch.backends.text.tokenizer_file import TokenizerFile
 from tests.backends.tiny import byte_tokenizer
 
 WORDS = ["▁dog", "▁", "dog", "▁Hello", ",", "é", "▁naïve", BROKEN]
@@ -86,3 +89,13 @@ def ids_of_bytes(tokenizer: Tokenizer) -> dict[int, int]:
     letters = dict(zip(printable, map(chr, printable), strict=True))
     letters |= {byte: chr(256 + rank) for rank, byte in enumerate(sorted({*range(256)} - {*printable}))}
     return {byte: tokenizer.token_to_id(letter) for byte, letter in letters.items()}
+
+
+def test_special_tokens_in_a_plain_text_are_letters() -> None:
+    """On the embedded model, whose tokenizer is read without transformers; the next text is not affected."""
+    pocket = TokenizerFile(locate("pocket", "mlx").path or Path(), [])
+    begin = pocket.encode("<s>", add_special_tokens=False)
+    plain = pocket.encode("<s>", add_special_tokens=False, split_special_tokens=True)
+    assert len(begin) == 1 < len(plain)
+    assert pocket.decode(plain, skip_special_tokens=True) == "<s>"
+    assert pocket.encode("<s>", add_special_tokens=False) == begin

@@ -218,6 +218,8 @@ def test_names_cannot_act_on_the_terminal(capsys: Captured, tmp_path: Path) -> N
         (["a.moe.jsonl", "-ot", "x=CPU"], "--override-tensor without --corpus"),
         (["a.moe.jsonl", "--experts", "0"], "--experts is 0"),
         (["a.moe.jsonl", "--experts-per-token", "0"], "--experts-per-token is 0"),
+        (["a.moe.jsonl", "--experts", "8"], "a.moe.jsonl is a recording, which states its number of experts"),
+        (["a.moe.jsonl", "--experts-per-token", "1"], "a.moe.jsonl is a recording, which states its number of experts"),
         (["a.moe.jsonl", "--force"], "--force without --output"),
         (["a.moe.jsonl", "-o", "good.jsonl"], "good.jsonl: exists already"),
         (["a.moe.jsonl", "-o", "good.jsonl/PROFILE.json"], "cannot be written"),

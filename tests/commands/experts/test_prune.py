@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -358,3 +361,22 @@ def test_equal_experts_are_said(tmp_path: pathlib.Path, capsys: pytest.CaptureFi
     found = pruned(capsys, *arguments, "--from", path, "--dry-run")
     assert [each["dropped"] for each in found["layers"]] == [[6, 7]] * LAYERS
     assert any(each.startswith("equal values in layer 0, 1, 2") for each in found["warnings"])
+
+
+ENDED = """
+import importlib, os, sys
+module = importlib.import_module("moe_watch.commands.experts.prune")
+module.show_amount = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))
+from moe_watch.commands.app import run
+sys.exit(run(["prune", "pocket", sys.argv[2], "--keep", "6", "--by", "random"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("name", ["pruned.gguf", "pruned"])
+def test_a_process_that_is_ended_leaves_nothing_behind(tmp_path: pathlib.Path, number: int, name: str) -> None:
+    command = [sys.executable, "-c", ENDED, str(int(number)), str(tmp_path / name)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -number
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import msgspec
+import numpy as np
 import pytest
 
 from moe_watch.commands.experts.ablation_wording import (
@@ -205,6 +207,55 @@ def test_a_damaged_file_is_refused_and_kept(corpus, tmp_path, damage):
     with pytest.raises(UserError, match="not the windows of an ablation: delete it to start over"):
         ablate(ScriptedScoring(), corpus, path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda usage: usage.update(weights=[[1.0]]),
+        lambda usage: usage.update(norms=None),
+        lambda usage: usage["norms"][0].pop(),
+        lambda usage: usage.update(rows=[]),
+        lambda usage: usage["counts"][0].__setitem__(0, -1),
+        lambda usage: usage["entropy"].append(0.5),
+    ],
+    ids=["weights", "no-norms", "norms", "rows", "negative", "entropy"],
+)
+def test_usage_of_another_shape_is_refused(corpus, tmp_path, change):
+    path = tmp_path / "out.json.partial"
+    with pytest.raises(KeyboardInterrupt):
+        ablate(ScriptedScoring(stop_after=20), corpus, path)
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    whole = next(line for line in lines if line["type"] == "whole")
+    whole["usage"].setdefault("entropy", None)
+    whole["usage"]["entropy"] = whole["usage"]["entropy"] or [0.5] * len(whole["usage"]["rows"])
+    change(whole["usage"])
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="not the windows of an ablation"):
+        ablate(ScriptedScoring(), corpus, path)
+
+
+def test_numbers_that_are_none_are_refused(corpus, tmp_path):
+    path = tmp_path / "out.json.partial"
+    with pytest.raises(KeyboardInterrupt):
+        ablate(ScriptedScoring(stop_after=20), corpus, path)
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    masked = next(line for line in lines if line.get("delta"))
+    nothing = np.full(len(base64.b64decode(masked["delta"])) // 8, np.nan)
+    masked["delta"] = base64.b64encode(nothing.tobytes()).decode()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="not the windows of an ablation"):
+        ablate(ScriptedScoring(), corpus, path)
+
+
+def test_a_failure_before_the_first_evaluation_leaves_no_file(corpus, tmp_path):
+    path = tmp_path / "out.json.partial"
+    with pytest.raises(KeyboardInterrupt):
+        ablate(ScriptedScoring(stop_after=0), corpus, path)
+    assert not path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        ablate(ScriptedScoring(stop_after=1), corpus, path)
+    assert path.exists()
 
 
 def test_two_processes_do_not_write_one_file(corpus, tmp_path):

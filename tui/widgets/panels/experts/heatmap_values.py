@@ -124,7 +124,7 @@ def _imported(importance: Importance, kind: QuantityName) -> HeatmapValues | Non
     if amounts is None:
         return None
     highest = np.nanmax(np.where(np.isnan(amounts), -np.inf, amounts), axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         values: Floats = np.where(highest > 0, amounts / highest, np.where(np.isnan(amounts), np.nan, 0.0))
     source = one_line(importance.source(kind), FILE_NAME)
     name = "saliency" if kind == "saliency" else "damage by ablation"
