@@ -58,8 +58,7 @@ def _check_teacher(engine: Engine, spec: RunSpec) -> None:
     """Refuse tokens that have another meaning for this model, or do not fit into its context."""
     if spec.injections is not None or spec.forks is not None:
         raise UserError("teacher forcing allows no injections and no forks", advice="remove one of the two")
-    for context in _checked_contexts(spec.teacher_tokens, engine):
-        _check_room(context, engine)
+    _checked_contexts(spec.teacher_tokens, engine, must_fit=True)
 
 
 def session_texts(engine: Engine, tokens: Sequence[TeacherTokens]) -> list[list[int]]:
@@ -70,7 +69,7 @@ def session_texts(engine: Engine, tokens: Sequence[TeacherTokens]) -> list[list[
     """
     texts: list[list[int]] = []
     before = 0
-    for context in _checked_contexts(tokens, engine):
+    for context in _checked_contexts(tokens, engine, must_fit=False):
         new = [token for piece in context.pieces for token in piece.ids]
         if texts and len(context.kept) == before:
             texts[-1] += new
@@ -80,8 +79,13 @@ def session_texts(engine: Engine, tokens: Sequence[TeacherTokens]) -> list[list[
     return texts
 
 
-def _checked_contexts(tokens: Sequence[TeacherTokens], engine: Engine) -> list[TeacherContext]:
+def _checked_contexts(tokens: Sequence[TeacherTokens], engine: Engine, *, must_fit: bool) -> list[TeacherContext]:
     """Return the contexts of a session whose tokens mean the same for this model.
+
+    Args:
+        tokens: tokens of the session.
+        engine: a loaded model.
+        must_fit: each context must fit into the model's.
 
     Raises:
         UserError: they do not, or the session does not begin with a prompt.
@@ -91,6 +95,8 @@ def _checked_contexts(tokens: Sequence[TeacherTokens], engine: Engine) -> list[T
     found = _contexts(tokens)
     for context in found:
         _check_vocabulary(context.pieces, engine)
+        if must_fit:
+            _check_room(context, engine)
         _check_text(context, engine.detokenizer())
     return found
 

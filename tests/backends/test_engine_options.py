@@ -242,7 +242,7 @@ def test_values_out_of_range(options: dict[str, Any], said: str) -> None:
 
 GIVEN = {
     "threads": 2, "gpu_layers": 0, "context": 64, "batch": 64, "micro_batch": 64, "mmap": False, "mlock": False,
-    "kv_type": "f16", "tensor_overrides": ["x=CPU"], "trust_remote_code": True,
+    "kv_type": "f16", "experts_per_token": 2, "tensor_overrides": ["x=CPU"], "trust_remote_code": True,
 }  # fmt: skip
 """A value for every option, none of them the default."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from moe_watch.backends.protocol import EngineOptions, TemplateFile
 from moe_watch.commands.options import generation_options, model_choice, recording_options
+from moe_watch.commands.watching.ablate_option import ablate_option
 from moe_watch.commands.watching.pause_options import control_options
 from moe_watch.commands.watching.settings import POCKET_PROMPT, run_settings
 from moe_watch.commands.watching.watch import watch
@@ -28,6 +29,7 @@ def settings(*arguments: str, **more: Any) -> RunSettings:
     @click.command()
     @model_choice
     @generation_options
+    @ablate_option
     @recording_options
     @control_options
     def command(**options: Any) -> None:
@@ -89,7 +91,7 @@ def test_watch_continues_at_the_end_of_text_and_of_the_context_unless_told_to_st
     made = []
     monkeypatch.setattr(f"{WATCH}.require_terminal", lambda **_: None)
     monkeypatch.setattr(f"{WATCH}.run_settings", lambda *given, **more: made.append(run_settings(*given, **more)))
-    monkeypatch.setattr(f"{WATCH}.show", lambda _: None)
+    monkeypatch.setattr(f"{WATCH}.show", lambda *_, **__: None)
     monkeypatch.setattr("moe_watch.sessions.live.source.LiveSource", lambda _: None)
     watch.main(args=["pocket", *arguments], standalone_mode=False)
     (settings,) = made
