@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -61,21 +62,23 @@ class PrunedModel:
 # -- ranking
 
 
-def moe_watch(*arguments: str) -> None:
-    """Run a command of moe-watch.
+def moe_watch(folder: Path, *arguments: str) -> bytes:
+    """Run a command of moe-watch, which keeps its files in `folder`; returns its output.
 
     Raises:
         subprocess.CalledProcessError: it fails.
     """
-    subprocess.run([sys.executable, "-m", "moe_watch", *arguments], check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"XDG_DATA_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+    command = [sys.executable, "-m", "moe_watch", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout
 
 
 def ranked(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the profile and the ablation of pocket on the ranking half."""
     corpus, engine = str(HELD_OUT / "rank.jsonl"), ("--backend", "llama.cpp")
     profile, ablation = folder / "profile.json", folder / "ablation.json"
-    moe_watch("profile", "pocket", "--corpus", corpus, "--saliency", "-o", str(profile), *engine)
-    moe_watch("ablate", "pocket", "--corpus", corpus, "-o", str(ablation), *engine)
+    moe_watch(folder, "profile", "pocket", "--corpus", corpus, "--saliency", "-o", str(profile), *engine)
+    moe_watch(folder, "ablate", "pocket", "--corpus", corpus, "-o", str(ablation), *engine)
     return json.loads(profile.read_bytes()), json.loads(ablation.read_bytes())
 
 
@@ -150,13 +153,9 @@ def _added(a: UsageSums, b: UsageSums) -> UsageSums:
 def file_difference(folder: Path, masked: PrunedModel) -> tuple[float, float]:
     """Return the perplexity of the pruned file, and of the whole model with the same experts off."""
     output, profile = folder / "pruned.gguf", str(folder / "profile.json")
-    moe_watch("prune", "pocket", str(output), "--keep", str(KEEP), "--by", ON_FILE, "--from", profile)
-    done = subprocess.run(
-        [sys.executable, "-m", "moe_watch", "perplexity", str(output), "--text", str(HELD_OUT / "score.txt"), "--json"],
-        check=True,
-        capture_output=True,
-    )
-    return float(json.loads(done.stdout)["perplexity"]), perplexity(masked.surprisals).perplexity
+    moe_watch(folder, "prune", "pocket", str(output), "--keep", str(KEEP), "--by", ON_FILE, "--from", profile)
+    printed = moe_watch(folder, "perplexity", str(output), "--text", str(HELD_OUT / "score.txt"), "--json")
+    return float(json.loads(printed)["perplexity"]), perplexity(masked.surprisals).perplexity
 
 
 # -- writing
