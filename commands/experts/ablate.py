@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_watch.commands.experts.ablation_text import report_lines
 from moe_watch.commands.experts.result_files import kept_for_dashboard, say_places
 from moe_watch.commands.options import (
     COUNT,
@@ -99,6 +98,8 @@ def ablate(as_json: bool, output: Path | None, force: bool, **options: Any) -> N
     if as_json:
         print_result(report)
     else:
+        from moe_watch.commands.experts.ablation_text import report_lines
+
         for line in report_lines(report):
             say(line)
     kept = kept_for_dashboard(report, "ablation", another_k=load.options.experts_per_token is not None)

@@ -25,6 +25,8 @@ MAX_LAYER = 1 << 20
 MAX_EXPERTS = 1 << 16
 LARGEST = 2**53
 """Largest count: every whole number up to it is exact as a 64-bit float."""
+LARGEST_AMOUNT = 1e200
+"""Largest weight mass or saliency: products and sums of these stay finite."""
 ADVICE = "give a profile with activation_counts, as `moe-watch profile -o` writes it"
 
 
@@ -110,7 +112,7 @@ def _faults_of_quantities(profile: ExpertProfile) -> Iterator[str]:
         for name, row in table.items():
             if len(row) != profile.num_experts:
                 yield f"{key} of layer {name[:8]} has {len(row)} numbers, but num_experts is {profile.num_experts}"
-            elif not all(value is None or (math.isfinite(value) and value >= 0) for value in row):
+            elif not all(value is None or 0 <= value <= LARGEST_AMOUNT for value in row):
                 yield f"{key} of layer {name[:8]} has an impossible number"
             elif key == "saliency" and any(
                 (value is None) != (count == 0) for value, count in zip(row, counts[name], strict=True)

@@ -157,6 +157,10 @@ def test_a_damaged_file_is_refused(tmp_path: Path, changes: dict[str, Any], said
         (lambda each: each["weight_mass"].pop("3"), "weight_mass has other layers"),
         (lambda each: each["weight_mass"]["1"].pop(), "weight_mass of layer 1 has 3 numbers"),
         (lambda each: each["weight_mass"]["1"].__setitem__(0, -1.0), "weight_mass of layer 1 has an impossible number"),
+        (
+            lambda each: each["weight_mass"]["1"].__setitem__(0, 1.7e308),
+            "weight_mass of layer 1 has an impossible number",
+        ),
         (lambda each: each["saliency"]["1"].append(0.0), "saliency of layer 1 has 5 numbers"),
         (lambda each: each["saliency"]["1"].__setitem__(0, None), "saliency of layer 1 is null for a selected expert"),
         (lambda each: each["saliency"]["1"].__setitem__(3, 0.5), "saliency of layer 1 is null for a selected expert"),

@@ -10,12 +10,12 @@ from tests.tui.screens.importance_files import DAMAGE, SALIENCY, ablation, profi
 from tests.tui.screens.test_experts_page import opened, rows, words
 
 EDGE = 1.7e308
+LARGEST = 1e200
+"""Of a saliency; a profile with more is refused."""
 FILES = {
-    "largest": profile(dict.fromkeys(range(6), [EDGE] * 8), weight_mass=dict.fromkeys(range(6), [EDGE] * 8)),
-    "one large": profile(SALIENCY | {0: [EDGE, *[1e-308] * 7]}),
-    "negative": profile(SALIENCY | {0: [-5.0, *[1.0] * 7]}),
-    "all negative": profile(dict.fromkeys(range(6), [-EDGE] * 8)),
-    "none": profile(dict.fromkeys(range(6), [None] * 8), weight_mass=dict.fromkeys(range(6), [None] * 8)),
+    "largest": profile(dict.fromkeys(range(6), [LARGEST] * 8)),
+    "one large": profile(SALIENCY | {0: [LARGEST, *[1e-308] * 7]}),
+    "one selected": profile({layer: [1.0, *([None] * 7)] for layer in range(6)}),
     "zero": profile(dict.fromkeys(range(6), [0.0] * 8)),
     "damage": ablation(DAMAGE | {(0, 0): EDGE, (5, 7): -EDGE}),
     "one damage": ablation({(3, 3): 0.0}),
