@@ -73,6 +73,7 @@ truth: $(TRAIN)/.installed $(INSTALLED)-test $(LLAMA_CPP) ## make the golden fil
 	$(TRAIN)/bin/python models/pocket/golden.py
 	$(TRAIN)/bin/python models/truth/make.py
 	$(TRAIN)/bin/python models/truth/masked.py
+	$(TRAIN)/bin/python models/truth/saliency.py
 	$(TRAIN)/bin/python models/truth/make_gguf.py --llama-cpp $(LLAMA_CPP)
 	$(BIN)/python -m models.truth.mlx_table
 	$(BIN)/python -m models.truth.llama_table
