@@ -21,11 +21,14 @@ def off_text(mask: ExpertMask) -> str:
 
 
 def masked_router_text(masked: PresentMask) -> str:
-    """Return the statement that numbers are of a masked router, and since when; empty if all experts are on."""
+    """Return the statement that numbers are of a masked router, and since when; empty if all experts are on.
+
+    It fits the narrowest panel; the panel of experts has the number of experts that are off.
+    """
     if not masked.mask:
         return ""
     since = "" if masked.since is None else f" since token {count(masked.since)}"
-    return f"of the masked router{since}, {off_text(masked.mask)}"
+    return f"of the masked router{since}"
 
 
 def mask_change_text(before: ExpertMask, after: ExpertMask) -> str:
